@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/base/log.h"
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <memory>
+
+namespace outrigger {
+namespace {
+
+constexpr int64_t kLimitIntervalMs = 1000;
+
+spdlog::level::level_enum to_spdlog(LogLevel level) {
+    switch (level) {
+        case LogLevel::kTrace:
+            return spdlog::level::trace;
+        case LogLevel::kDebug:
+            return spdlog::level::debug;
+        case LogLevel::kInfo:
+            return spdlog::level::info;
+        case LogLevel::kWarning:
+            return spdlog::level::warn;
+        case LogLevel::kError:
+            return spdlog::level::err;
+        case LogLevel::kOff:
+            return spdlog::level::off;
+    }
+    return spdlog::level::off;
+}
+
+spdlog::logger& logger() {
+    // Leaked on purpose: threads may log until the process is gone.
+    static spdlog::logger* const instance = [] {
+        auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+        auto* created = new spdlog::logger("outrigger", std::move(sink));
+        // The journal stamps lines itself.
+        const bool under_journal = std::getenv("JOURNAL_STREAM") != nullptr;
+        created->set_pattern(under_journal ? "[%l] %v" : "%Y-%m-%dT%H:%M:%S.%e [%P] [%l] %v");
+        created->set_level(spdlog::level::info);
+        created->flush_on(spdlog::level::trace);
+        return created;
+    }();
+    return *instance;
+}
+
+}  // namespace
+
+void set_log_level(LogLevel lowest) {
+    logger().set_level(to_spdlog(lowest));
+}
+
+bool log_enabled(LogLevel level) {
+    return logger().should_log(to_spdlog(level));
+}
+
+void write_log(LogLevel level, std::string_view line) {
+    logger().log(to_spdlog(level), spdlog::string_view_t(line.data(), line.size()));
+}
+
+bool LogLimiter::allow(uint64_t& suppressed) {
+    const int64_t now_ms = std::chrono::duration_cast<std::chrono::milliseconds>(
+                               std::chrono::steady_clock::now().time_since_epoch())
+                               .count();
+    int64_t next_ms = next_allowed_ms_.load(std::memory_order_relaxed);
+    if (now_ms < next_ms || !next_allowed_ms_.compare_exchange_strong(
+                                next_ms, now_ms + kLimitIntervalMs, std::memory_order_relaxed)) {
+        suppressed_.fetch_add(1, std::memory_order_relaxed);
+        return false;
+    }
+    suppressed = suppressed_.exchange(0, std::memory_order_relaxed);
+    return true;
+}
+
+}  // namespace outrigger

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The program's log: lines on stderr through spdlog, which stays out of this header.
+///
+/// Levels: error, the daemon or a device cannot go on; warning, a peer or the host misbehaved and
+/// was answered; info, a line per connection and device; debug, a line per message; trace, a line
+/// per request. What a peer can cause goes through a LogLimiter: at most one line a second a kind.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <atomic>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+namespace outrigger {
+
+enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarning, kError, kOff };
+
+/// Sets the lowest level that is written; `kInfo` until called. Any thread.
+void set_log_level(LogLevel lowest);
+[[nodiscard]] bool log_enabled(LogLevel level);
+/// Writes one line. Any thread.
+void write_log(LogLevel level, std::string_view line);
+
+template <class... Args>
+void log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
+    if (log_enabled(level)) {
+        write_log(level, fmt::format(format, std::forward<Args>(args)...));
+    }
+}
+
+/// Lets one line a second through and counts what it held back. Any thread; one object a kind.
+class LogLimiter final {
+  public:
+    /// True when a line may be written now; `suppressed` is then how many were held back before.
+    [[nodiscard]] bool allow(uint64_t& suppressed);
+
+    template <class... Args>
+    void log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
+        uint64_t suppressed = 0;
+        if (!log_enabled(level) || !allow(suppressed)) {
+            return;
+        }
+        auto line = fmt::format(format, std::forward<Args>(args)...);
+        if (suppressed > 0) {
+            line += fmt::format(" ({} more like this not shown)", suppressed);
+        }
+        write_log(level, line);
+    }
+
+  private:
+    std::atomic<int64_t> next_allowed_ms_ = 0;
+    std::atomic<uint64_t> suppressed_ = 0;
+};
+
+}  // namespace outrigger

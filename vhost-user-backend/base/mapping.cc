@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/base/mapping.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <limits>
+#include <utility>
+
+#include "vhost-user-backend/base/checked_math.h"
+
+namespace outrigger {
+
+Mapping::Mapping(Mapping&& other) noexcept
+    : map_base_(std::exchange(other.map_base_, nullptr)),
+      map_length_(std::exchange(other.map_length_, 0)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+    if (this != &other) {
+        unmap();
+        map_base_ = std::exchange(other.map_base_, nullptr);
+        map_length_ = std::exchange(other.map_length_, 0);
+        data_ = std::exchange(other.data_, nullptr);
+        size_ = std::exchange(other.size_, 0);
+    }
+    return *this;
+}
+
+Mapping::~Mapping() {
+    unmap();
+}
+
+void Mapping::unmap() {
+    if (map_base_ != nullptr) {
+        ::munmap(map_base_, map_length_);
+        map_base_ = nullptr;
+    }
+}
+
+Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
+    struct stat status {};
+    if (::fstat(fd, &status) != 0) {
+        return failure(error_from_errno("cannot examine the memory file"));
+    }
+    if (!S_ISREG(status.st_mode)) {
+        return failure(Error{.message = "the memory file is not a regular file, memfd or shm object"});
+    }
+    // hugetlbfs and memfd report their size like any file. VIRTIO memory behind the end of the
+    // file would raise SIGBUS at the first access.
+    const auto file_size = static_cast<uint64_t>(status.st_size);
+    if (length == 0 || !range_fits<uint64_t>(offset, length, file_size)) {
+        return failure(Error{.message = "the memory file is shorter than the region in it"});
+    }
+    const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    const uint64_t aligned = align_down<uint64_t>(offset, page);
+    const uint64_t slack = offset - aligned;
+    const auto total = checked_add<uint64_t>(slack, length);
+    if (!total || *total > std::numeric_limits<size_t>::max() ||
+        aligned > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
+        return failure(Error{.message = "the memory region does not fit the address space"});
+    }
+    void* base = ::mmap(nullptr,
+                        *total,
+                        PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_NORESERVE,
+                        fd,
+                        static_cast<off_t>(aligned));
+    if (base == MAP_FAILED) {
+        return failure(error_from_errno("cannot map the memory file"));
+    }
+#ifdef MADV_DONTDUMP
+    // The guest's secrets do not belong in our core file. Best effort.
+    ::madvise(base, *total, MADV_DONTDUMP);
+#endif
+    Mapping mapping;
+    mapping.map_base_ = static_cast<std::byte*>(base);
+    mapping.map_length_ = *total;
+    mapping.data_ = mapping.map_base_ + slack;
+    mapping.size_ = length;
+    return mapping;
+}
+
+}  // namespace outrigger

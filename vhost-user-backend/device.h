@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The one interface a device implements. A device says what it is and what a request means; the
+/// framework does everything else: the protocol, rings, kicks and calls, memory, workers.
+///
+/// Threads. Two kinds call a device: the control thread (configuration, negotiation, reset) and
+/// one worker per queue (start_queue, process_queue, stop_queue). A queue belongs to one worker
+/// from start to stop, and several queues may share a worker; calls for different queues can run
+/// at the same time. What both sides touch must be atomic or guarded by the device.
+///
+/// Order. on_negotiated() comes before the first start_queue() and may come again while queues
+/// run (a front end re-sends features to switch dirty logging); reset() only when no queue runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+
+#include "vhost-user-backend/base/feature_set.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/guest/addresses.h"
+#include "vhost-user-backend/io/worker.h"
+#include "vhost-user-backend/virtq/virtqueue.h"
+
+namespace outrigger {
+
+struct DeviceIdentity {
+    uint32_t virtio_id = 0;         ///< VIRTIO 1.3, 5: 2 block, 4 entropy, ...
+    std::string_view name;          ///< for logs: "blk", "rng"
+    uint16_t queue_count = 1;       ///< rings the device has, fixed for its life
+    uint16_t queue_size_max = 1024; ///< largest ring accepted
+    uint16_t config_bytes = 0;      ///< size of the configuration space, at most 256
+};
+
+/// What process_queue() leaves behind.
+enum class QueueProgress : uint8_t {
+    kDrained,  ///< pop() gave nothing more
+    kMore,     ///< stopped at the batch limit; call again after the worker's other queues
+    kWaiting,  ///< stopped for a reason of the device's own (tokens, a full submission queue);
+               ///< nothing more until it calls Virtqueue::request_processing() on the worker
+};
+
+/// Why a configuration access fails.
+enum class ConfigError : uint8_t {
+    kReadOnly,  ///< the field cannot be written
+    kValue,     ///< the field cannot take that value
+};
+
+/// Byte offset into the device's configuration space, already checked against its size.
+enum class ConfigOffset : uint32_t {};
+
+class Device {
+  public:
+    virtual ~Device() = default;
+
+    [[nodiscard]] virtual DeviceIdentity identity() const = 0;
+
+    /// The device's own bits (0 to 23 and 50 and up). Ring and transport bits are the framework's.
+    [[nodiscard]] virtual FeatureSet offered_features() const = 0;
+
+    /// What the driver took, always a subset of the offer. Control thread.
+    virtual void on_negotiated(FeatureSet agreed) = 0;
+
+    /// Fills `out`; [at, at + out.size()) lies inside config_bytes. Control thread.
+    virtual void read_config(ConfigOffset at, std::span<std::byte> out) const;
+
+    /// Control thread. The default refuses: most devices have nothing to write.
+    [[nodiscard]] virtual Result<void, ConfigError> write_config(ConfigOffset at,
+                                                                 std::span<const std::byte> in);
+
+    /// Lends a queue that is about to run on `worker`, whose thread calls this. On failure the
+    /// queue does not start, and the front end is told.
+    [[nodiscard]] virtual Result<void> start_queue(QueueIndex index,
+                                                   Virtqueue& queue,
+                                                   Worker& worker) = 0;
+
+    /// Pops and answers requests until the ring is empty or the batch limit. Queue's worker.
+    [[nodiscard]] virtual QueueProgress process_queue(QueueIndex index) = 0;
+
+    /// Ends the loan: pop nothing more, bring every chain back (finish or cancel its I/O), then
+    /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
+    virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
+
+    /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new
+    /// session. All queues are stopped. Control thread.
+    virtual void reset() = 0;
+};
+
+}  // namespace outrigger

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One region of guest memory: a file descriptor of the front end, mapped here.
+/// vhost-user "Memory region description".
+#pragma once
+
+#include <cstdint>
+
+#include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/guest/addresses.h"
+
+namespace outrigger {
+
+/// What the front end says of a region. All in bytes.
+struct MemoryRegionLayout {
+    GuestAddr guest_address{};
+    uint64_t size = 0;
+    FrontendAddr frontend_address{};
+    uint64_t mmap_offset = 0;
+
+    friend bool operator==(const MemoryRegionLayout&, const MemoryRegionLayout&) = default;
+};
+
+/// Immutable. Unmaps when the last snapshot that holds it is gone.
+class MemoryRegion final {
+  public:
+    /// Checks that no end wraps and that the file covers the range, then maps it. `fd` is borrowed.
+    [[nodiscard]] static Result<MemoryRegion> map(const MemoryRegionLayout& layout, int fd);
+
+    [[nodiscard]] const MemoryRegionLayout& layout() const { return layout_; }
+
+    /// First byte of the region here.
+    [[nodiscard]] std::byte* data() const { return mapping_.data(); }
+
+  private:
+    MemoryRegion(const MemoryRegionLayout& layout, Mapping mapping);
+
+    MemoryRegionLayout layout_;
+    Mapping mapping_;
+};
+
+}  // namespace outrigger

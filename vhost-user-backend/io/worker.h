@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A thread that serves queues: it runs an event loop, polls its sources adaptively, and sleeps
+/// only after every source has armed its notifications.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/io/event_loop.h"
+
+namespace outrigger {
+
+/// Something a worker serves: a running queue. All members are called on the worker's thread.
+class WorkSource {
+  public:
+    /// Does what can be done without waiting, publishes results, and says whether it did anything.
+    [[nodiscard]] virtual bool poll() = 0;
+
+    /// Arms the notification that ends a sleep. False: work appeared meanwhile, do not sleep.
+    [[nodiscard]] virtual bool prepare_sleep() = 0;
+
+  protected:
+    ~WorkSource() = default;
+};
+
+struct WorkerOptions {
+    std::string thread_name = "worker";           ///< at most 15 characters are shown by the system
+    LoopKind loop = LoopKind::kAuto;
+    std::chrono::microseconds poll_max{0};        ///< how long to look for work before sleeping
+    std::optional<unsigned> cpu;                  ///< pin the thread there
+};
+
+struct WorkerCounters {
+    Counter sleeps;
+    Counter polls_hit;   ///< a spin found work
+    Counter polls_idle;  ///< a spin ended without work
+};
+
+class Worker final {
+  public:
+    /// Starts the thread and returns when its loop runs, or with the reason why it cannot.
+    [[nodiscard]] static Result<std::unique_ptr<Worker>> start(const WorkerOptions& options);
+
+    Worker(const Worker&) = delete;
+    Worker& operator=(const Worker&) = delete;
+    /// Stops and joins. All sources must have been removed.
+    ~Worker();
+
+    /// Runs `task` on the worker's thread. Any thread.
+    void post(EventLoop::Task task) { loop_->post(std::move(task)); }
+
+    // The rest is thread-bound to the worker.
+
+    [[nodiscard]] EventLoop& loop() { return *loop_; }
+
+    void add_source(WorkSource& source);
+    void remove_source(WorkSource& source);
+
+    [[nodiscard]] const WorkerCounters& counters() const { return counters_; }
+};
+
+}  // namespace outrigger

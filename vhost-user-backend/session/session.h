@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One front end's connection to one device: the vhost-user state machine.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/worker.h"
+#include "vhost-user-backend/session/counters.h"
+
+namespace outrigger {
+
+struct SessionOptions {
+    /// A front end that begins a message must finish it, and take a reply, within this time.
+    std::chrono::milliseconds message_timeout{10'000};
+    /// Memory regions that ADD_MEM_REG may add up to (GET_MAX_MEM_SLOTS).
+    size_t memory_slots = 509;
+};
+
+/// Thread-bound: control thread. Requests are answered in order; one that must wait for a worker
+/// (GET_VRING_BASE drains its ring) holds back the next, while the loop serves other sessions.
+class Session final {
+  public:
+    struct Environment {
+        Device& device;
+        EventLoop& control_loop;
+        std::span<Worker* const> workers;  ///< queue i runs on worker i modulo their count
+        SessionCounters& counters;
+    };
+
+    using OnClosed = std::move_only_function<void(CloseReason)>;
+
+    /// Begins to serve `socket`. `on_closed` is called once, from the loop, after every ring has
+    /// stopped, every chain is back, the device is reset and the memory is unmapped; the session
+    /// may then be destroyed.
+    Session(const Environment& environment,
+            UniqueFd socket,
+            const SessionOptions& options,
+            OnClosed on_closed);
+
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+    ~Session();
+
+    /// Ends the session from our side. `on_closed` follows, at once or later.
+    void close();
+
+  private:
+    class Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace outrigger

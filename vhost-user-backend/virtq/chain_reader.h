@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A cursor over the device-readable bytes of a chain, whatever descriptors they came in.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <type_traits>
+
+namespace outrigger {
+
+/// Thread-bound: queue worker. Must not outlive its chain.
+class ChainReader final {
+  public:
+    /// Consumes `segments` in place. Bytes in them: `bytes`.
+    ChainReader(std::span<iovec> segments, uint64_t bytes)
+        : segments_(segments), remaining_(bytes) {}
+
+    /// Bytes not consumed yet.
+    [[nodiscard]] uint64_t remaining() const { return remaining_; }
+
+    /// Copies min(remaining(), out.size()) bytes to `out` and consumes them; returns how many.
+    size_t read(std::span<std::byte> out);
+
+    /// Copies one wire struct; nullopt, and nothing consumed, when fewer bytes remain.
+    template <class T>
+        requires std::is_trivially_copyable_v<T>
+    [[nodiscard]] std::optional<T> read_object() {
+        if (remaining_ < sizeof(T)) {
+            return std::nullopt;
+        }
+        T object;
+        read(std::as_writable_bytes(std::span(&object, 1)));
+        return object;
+    }
+
+    /// Consumes `bytes`, at most remaining(), without reading them.
+    void skip(uint64_t bytes);
+
+    /// All remaining bytes as iovecs for the kernel, valid as long as the chain; consumes them.
+    /// Segments of length 0 do not appear.
+    [[nodiscard]] std::span<const iovec> take_iovecs();
+
+  private:
+    std::span<iovec> segments_;
+    uint64_t remaining_;
+};
+
+}  // namespace outrigger

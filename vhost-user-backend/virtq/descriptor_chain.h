@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One request of the driver, checked: a buffer chain that was popped from a ring.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/guest/guest_buffer.h"
+#include "vhost-user-backend/virtq/chain_reader.h"
+#include "vhost-user-backend/virtq/chain_writer.h"
+
+namespace outrigger {
+
+class Virtqueue;
+
+/// Where a ring keeps one chain while the device has it. Owned by the ring; devices never see it.
+struct ChainSlot {
+    std::vector<iovec> segments;  // device-readable ones first; capacity is kept between uses
+    size_t readable_segments = 0;
+    uint64_t readable_bytes = 0;
+    uint64_t writable_bytes = 0;
+    uint32_t memory_lease = 0;       // which of the ring's memory leases pins the segments
+    uint16_t head = 0;               // split: head index; packed: buffer id
+    uint16_t descriptor_count = 0;   // ring slots taken (packed: to skip on use)
+};
+
+/// The right and the duty to answer one request. Move-only; thread-bound: queue worker.
+///
+/// Life: `Virtqueue::pop()` gives it; the device takes the reader and writer, does its work, and
+/// calls `complete(bytes)` once. A chain that is destroyed without that returns itself with used
+/// length 0, so that no descriptor of the guest is ever lost. The buffers stay mapped and valid
+/// until then, whatever the front end does to its memory table meanwhile; kernel I/O on them must
+/// have ended before the chain goes.
+class DescriptorChain final {
+  public:
+    DescriptorChain(Virtqueue& queue, ChainSlot& slot) : queue_(&queue), slot_(&slot) {}
+
+    DescriptorChain(DescriptorChain&& other) noexcept
+        : queue_(std::exchange(other.queue_, nullptr)), slot_(other.slot_) {}
+
+    DescriptorChain& operator=(DescriptorChain&& other) noexcept;
+    DescriptorChain(const DescriptorChain&) = delete;
+    DescriptorChain& operator=(const DescriptorChain&) = delete;
+    ~DescriptorChain();
+
+    /// Bytes of all device-readable and all device-writable buffers, below 2^32 each.
+    [[nodiscard]] uint64_t readable_bytes() const { return slot_->readable_bytes; }
+
+    [[nodiscard]] uint64_t writable_bytes() const { return slot_->writable_bytes; }
+
+    /// Cursors from the first byte. They consume the chain's segment list in place, so take each
+    /// once; they must not outlive the chain.
+    [[nodiscard]] ChainReader take_reader();
+    [[nodiscard]] ChainWriter take_writer();
+
+    /// The head index (split) or buffer id (packed), for logs and traces.
+    [[nodiscard]] uint16_t id() const { return slot_->head; }
+
+    /// Returns the chain to the driver. `written_bytes`: how many bytes of the device-writable
+    /// part, from its start, hold data now (VIRTIO 1.3, 2.7.8.2); at most writable_bytes(). The
+    /// ring publishes it with the batch (see Virtqueue::publish). The chain is spent afterwards.
+    void complete(uint32_t written_bytes);
+
+  private:
+    Virtqueue* queue_;  // null once completed or moved from
+    ChainSlot* slot_;
+};
+
+}  // namespace outrigger

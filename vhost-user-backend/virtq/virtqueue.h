@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A virtqueue, device side: split or packed, behind one class.
+///
+/// Devices use `pop()` and the chain it gives. Everything else is for the framework, which decides
+/// when kicks are wanted, when a batch is published and when the driver is called.
+///
+/// Thread-bound: the worker that the queue belongs to. Nothing here locks or allocates on the
+/// request path; a chain's segment list grows at most once to its largest size.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/guest/addresses.h"
+#include "vhost-user-backend/guest/memory_snapshot.h"
+#include "vhost-user-backend/virtq/descriptor_chain.h"
+#include "vhost-user-backend/virtq/ring_error.h"
+
+namespace outrigger {
+
+/// VIRTIO 1.3, 2.7 and 2.8.10: the largest queue size.
+inline constexpr uint32_t kQueueSizeLimit = 32768;
+
+/// How a ring is laid out and what was negotiated for it.
+struct VirtqueueConfig {
+    uint16_t size = 0;  ///< 1 to kQueueSizeLimit; a power of two for split rings
+    bool packed = false;
+    bool event_idx = false;
+    bool indirect = false;
+    FrontendAddr descriptor_area{};  ///< split: descriptor table; packed: descriptor ring
+    FrontendAddr driver_area{};      ///< split: available ring; packed: driver event suppression
+    FrontendAddr device_area{};      ///< split: used ring; packed: device event suppression
+};
+
+/// Where a ring stands, as SET_VRING_BASE and GET_VRING_BASE carry it.
+/// Split: bits 0-15 the next available index. Packed: bits 0-14 available index, 15 its wrap
+/// counter, 16-30 used index, 31 its wrap counter. vhost-user "VRING state description".
+struct VringBase {
+    uint32_t raw = 0;
+};
+
+/// Why a ring cannot be set up.
+enum class VirtqueueSetupError : uint8_t {
+    kSize,       ///< 0, too large, or not a power of two (split)
+    kAlignment,  ///< an area is not aligned as VIRTIO 1.3, 2.7 or 2.8 demand
+    kUnmapped,   ///< an area does not lie wholly in one region
+    kBase,       ///< the base has bits or an index that this ring cannot have
+};
+
+struct VirtqueueCounters {
+    Counter chains_popped;
+    Counter chains_completed;
+    Counter batches_published;
+    Counter calls_wanted;  ///< how often publish() asked for a call
+};
+
+class Virtqueue final {
+  public:
+    /// Examines every area against `memory`; nothing of the ring is written.
+    /// `base` as it came with SET_VRING_BASE. For a packed ring whose upper half is 0 and whose
+    /// lower half is not, the used position is taken to be the available one (DPDK virtio-user).
+    [[nodiscard]] static Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> create(
+        const VirtqueueConfig& config,
+        VringBase base,
+        std::shared_ptr<const MemorySnapshot> memory);
+
+    Virtqueue(const Virtqueue&) = delete;
+    Virtqueue& operator=(const Virtqueue&) = delete;
+    /// All chains must be back.
+    ~Virtqueue();
+
+    // --- For devices ---------------------------------------------------------------------------
+
+    /// The next request, or nothing: the ring is empty, broken, or holds back requests until some
+    /// of those in flight complete (so that hostile giant chains cost bounded memory).
+    [[nodiscard]] std::optional<DescriptorChain> pop();
+
+    /// Breaks the ring: for requests that leave no way to answer them. Safe while chains are out.
+    void break_ring(RingError error);
+
+    [[nodiscard]] uint16_t size() const { return config_.size; }
+
+    /// Ends a QueueProgress::kWaiting: the worker calls process_queue() again on its next turn.
+    void request_processing() { processing_requested_ = true; }
+
+    /// Chains that were popped and not yet completed.
+    [[nodiscard]] uint32_t in_flight() const { return in_flight_; }
+
+    // --- For the framework ---------------------------------------------------------------------
+
+    /// Was request_processing() called since this was asked last?
+    [[nodiscard]] bool take_processing_request() {
+        return std::exchange(processing_requested_, false);
+    }
+
+    /// Is there a head to pop now? One load of shared memory; false when broken, unmapped, or
+    /// holding back.
+    [[nodiscard]] bool has_available() const;
+
+    /// Tells the driver that kicks are not needed while the device looks by itself.
+    void suppress_kicks();
+
+    /// Asks for kicks again and looks once more behind a full fence. True: work came meanwhile,
+    /// so the caller must process before it sleeps.
+    [[nodiscard]] bool enable_kicks();
+
+    /// Makes all completed chains visible with one store, then says whether the driver wants a
+    /// call for them. Cheap when nothing was completed.
+    [[nodiscard]] bool publish();
+
+    /// Takes over another snapshot: rings addresses are translated anew; chains in flight keep
+    /// the old one. A ring that the new memory does not cover yields nothing until a later
+    /// snapshot covers it again (REM_MEM_REG followed by ADD_MEM_REG).
+    void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
+
+    /// True when no chain in flight pins a snapshot older than the current one.
+    [[nodiscard]] bool old_memory_released() const;
+
+    /// Where the ring stands. Right only when in_flight() is 0 and everything is published.
+    [[nodiscard]] VringBase base() const;
+
+    [[nodiscard]] std::optional<RingError> broken() const { return broken_; }
+
+    [[nodiscard]] const VirtqueueCounters& counters() const { return counters_; }
+
+    [[nodiscard]] const VirtqueueConfig& config() const { return config_; }
+
+    /// Of DescriptorChain only.
+    void complete_chain(ChainSlot& slot, uint32_t written_bytes);
+
+  private:
+    // virtq room: yours to fill.
+    VirtqueueConfig config_;
+    uint32_t in_flight_ = 0;
+    bool processing_requested_ = false;
+    std::optional<RingError> broken_;
+    VirtqueueCounters counters_;
+};
+
+}  // namespace outrigger

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Bytes and descriptors through a Unix stream socket: one system call each, portable to BSD and
+/// macOS, where descriptors cannot be received close-on-exec in one step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/wire/messages.h"
+
+namespace outrigger::wire {
+
+enum class ReceiveStatus : uint8_t {
+    kData,         ///< `bytes` > 0
+    kWouldBlock,   ///< nothing there now
+    kEnded,        ///< the peer closed, or the connection broke
+    kFdsTruncated, ///< more descriptors than fit, or none could be installed (EMFILE)
+};
+
+struct ReceiveResult {
+    ReceiveStatus status = ReceiveStatus::kEnded;
+    size_t bytes = 0;
+    std::vector<UniqueFd> fds;  ///< close-on-exec; those received beside kFdsTruncated are closed
+};
+
+/// One recvmsg of at most out.size() bytes.
+[[nodiscard]] ReceiveResult receive_some(int socket, std::span<std::byte> out);
+
+/// Sends all of `head` and then `payload`, with `fds` (borrowed) on the first byte. Waits while
+/// the socket is full, but at most `timeout_ms`. Never raises SIGPIPE.
+[[nodiscard]] Result<void> send_all(int socket,
+                                    std::span<const std::byte> head,
+                                    std::span<const std::byte> payload,
+                                    std::span<const int> fds,
+                                    int timeout_ms);
+
+}  // namespace outrigger::wire

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/wire/message_codec.h"
+
+#include <cstring>
+#include <iterator>
+#include <utility>
+
+#include "vhost-user-backend/wire/fd_passing.h"
+
+namespace outrigger::wire {
+
+StreamStatus MessageStream::accept_header() {
+    Header& header = partial_.header;
+    std::memcpy(&header, header_.data(), sizeof header);
+    if ((header.flags & kFlagVersionMask) != kVersion) {
+        return StreamStatus::kBadVersion;
+    }
+    const bool is_reply = (header.flags & kFlagReply) != 0;
+    if (is_reply != (expect_ == Expect::kReplies)) {
+        return StreamStatus::kUnexpectedReply;
+    }
+    if (header.size > kPayloadBytesMax) {
+        return StreamStatus::kTooLarge;
+    }
+    partial_.payload.resize(header.size);
+    return StreamStatus::kIncomplete;
+}
+
+StreamStatus MessageStream::try_receive(Message& message) {
+    // Exactly the header first, then exactly the payload: descriptors stay with their message, and
+    // a message behind this one stays in the socket. Bounded: each turn receives a byte or leaves.
+    while (true) {
+        const bool in_header = header_bytes_ < header_.size();
+        const std::span<std::byte> wanted =
+            in_header ? std::span(header_).subspan(header_bytes_)
+                      : std::span(partial_.payload).subspan(payload_bytes_);
+        if (!wanted.empty()) {
+            const bool first_byte = header_bytes_ == 0;
+            ReceiveResult received = receive_some(socket_, wanted);
+            switch (received.status) {
+                case ReceiveStatus::kWouldBlock:
+                    return StreamStatus::kIncomplete;
+                case ReceiveStatus::kEnded:
+                    return inside_message() ? StreamStatus::kEndedMidMessage
+                                            : StreamStatus::kEnded;
+                case ReceiveStatus::kFdsTruncated:
+                    return StreamStatus::kTooManyFds;
+                case ReceiveStatus::kData:
+                    break;
+            }
+            if (!received.fds.empty()) {
+                if (!first_byte) {
+                    return StreamStatus::kFdsInsideMessage;
+                }
+                partial_.fds = std::move(received.fds);
+            }
+            (in_header ? header_bytes_ : payload_bytes_) += received.bytes;
+            if (in_header && header_bytes_ == header_.size()) {
+                const StreamStatus verdict = accept_header();
+                if (verdict != StreamStatus::kIncomplete) {
+                    return verdict;
+                }
+            }
+            if (header_bytes_ < header_.size() || payload_bytes_ < partial_.payload.size()) {
+                continue;
+            }
+        }
+        message = std::exchange(partial_, Message{});
+        header_bytes_ = 0;
+        payload_bytes_ = 0;
+        return StreamStatus::kMessage;
+    }
+}
+
+}  // namespace outrigger::wire
