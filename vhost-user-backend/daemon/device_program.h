@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What a device's main() tells the daemon shell; the shell does the rest of the program.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/option_table.h"
+#include "vhost-user-backend/device.h"
+
+namespace outrigger {
+
+struct DeviceProgram {
+    std::string_view name;     ///< "outrigger-blk"
+    std::string_view type;     ///< the manifest's type: "block", "rng", ...
+    std::string_view summary;  ///< one sentence for --help and the man page
+    std::span<const OptionSpec> options;           ///< the device's own: --name=VALUE, or keys of --device
+    std::span<const std::string_view> capabilities; ///< "features" of --print-capabilities
+    /// Opens what the device needs, before privileges are dropped.
+    Result<std::unique_ptr<Device>> (*create_device)(const OptionValues& values);
+};
+
+/// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with
+/// --exit-on-disconnect; 1 when something failed at run time; 2 for a wrong command line.
+[[nodiscard]] int run_device_program(int argc, char** argv, const DeviceProgram& program);
+
+}  // namespace outrigger

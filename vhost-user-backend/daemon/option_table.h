@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Command-line options as data: one table gives the parser, --help, the man page's option list
+/// and the keys of --device. A style test compares them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "vhost-user-backend/base/result.h"
+
+namespace outrigger {
+
+enum class OptionKind : uint8_t {
+    kFlag,    ///< no value: --read-only, or read-only=on|off as a device key
+    kText,    ///< any text
+    kNumber,  ///< decimal, or hexadecimal with 0x
+    kSize,    ///< bytes, with an optional suffix K, M, G or T of 1024
+    kChoice,  ///< one of `choices`
+};
+
+struct OptionSpec {
+    std::string_view name;        ///< without dashes: "blk-file"
+    OptionKind kind = OptionKind::kText;
+    std::string_view value_name;  ///< "PATH", "N"; empty for flags
+    std::string_view help;        ///< a sentence without a full stop; names the default
+    std::string_view default_value;      ///< empty: none
+    std::span<const std::string_view> choices{};
+    uint64_t number_min = 0;             ///< kNumber and kSize
+    uint64_t number_max = UINT64_MAX;
+};
+
+/// The values that one device was given. Every value was checked against its OptionSpec.
+class OptionValues final {
+  public:
+    /// Parses and checks `text`; an error names the option and what it takes.
+    [[nodiscard]] Result<void> set(const OptionSpec& spec, std::string_view text);
+
+    [[nodiscard]] bool has(std::string_view name) const { return values_.contains(name); }
+
+    /// False when not given.
+    [[nodiscard]] bool flag(std::string_view name) const;
+    /// The value, or nullopt when neither given nor defaulted.
+    [[nodiscard]] std::optional<std::string> text(std::string_view name) const;
+    [[nodiscard]] std::optional<uint64_t> number(std::string_view name) const;
+
+  private:
+    struct Value {
+        std::string text;
+        uint64_t number = 0;
+    };
+
+    std::map<std::string, Value, std::less<>> values_;
+};
+
+}  // namespace outrigger
