@@ -40,10 +40,6 @@ TEST(PayloadSize, MemoryTableMustMatchItsCount) {
     EXPECT_FALSE(payload_size_fits(PayloadRule::kMemoryTable, memory_table_payload(2, 3)));
 }
 
-TEST(PayloadSize, MemoryTableMayHaveRoomForAllRegions) {
-    EXPECT_TRUE(payload_size_fits(PayloadRule::kMemoryTable, memory_table_payload(1, 8)));
-}
-
 TEST(PayloadSize, MemoryTableCountThatWouldWrapIsRefused) {
     EXPECT_FALSE(
         payload_size_fits(PayloadRule::kMemoryTable, memory_table_payload(0x8000'0000, 0)));
