@@ -24,11 +24,6 @@ wire::MemoryRegion region_at(const wire::Message& message, size_t offset) {
     return region;
 }
 
-/// The one region of ADD_MEM_REG and REM_MEM_REG, which some front ends send without padding.
-wire::MemoryRegion single_region(const wire::Message& message) {
-    return region_at(message, message.payload.size() - sizeof(wire::MemoryRegion));
-}
-
 Result<MemorySnapshot::RegionPointer, Refusal> map_region(std::string_view device,
                                                           const wire::MemoryRegion& region,
                                                           const UniqueFd& fd) {
@@ -82,7 +77,8 @@ Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& 
 }
 
 Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& message) {
-    auto region = map_region(identity_.name, single_region(message), message.fds[0]);
+    auto region = map_region(
+        identity_.name, payload_as<wire::SingleMemoryRegion>(message).region, message.fds[0]);
     if (!region) {
         return refuse(region.error());
     }
@@ -97,7 +93,8 @@ Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& me
 
 Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& message) {
     // A descriptor that comes along (libblkio sends one) is closed with the message.
-    auto memory = memory_->without_region(to_layout(single_region(message)));
+    auto memory =
+        memory_->without_region(to_layout(payload_as<wire::SingleMemoryRegion>(message).region));
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
     }

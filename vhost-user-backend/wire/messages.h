@@ -184,13 +184,16 @@ struct Log {
 static_assert(sizeof(Log) == 16);
 
 /// "An IOTLB message".
-struct [[gnu::packed]] Iotlb {
+struct Iotlb {
     uint64_t iova;
     uint64_t size;
     uint64_t user_address;
     uint8_t permissions;
     uint8_t type;
+    uint8_t padding[6];
 };
+
+static_assert(sizeof(Iotlb) == 32);
 
 /// "Virtio device config space": the header, then `size` bytes.
 struct ConfigHeader {

@@ -150,11 +150,7 @@ bool memory_table_size_fits(std::span<const std::byte> payload) {
         return false;
     }
     const uint64_t count = load<MemoryTableHeader>(payload).region_count;
-    const uint64_t needed = sizeof(MemoryTableHeader) + count * sizeof(MemoryRegion);
-    // libvhost-user's peers send room for all eight regions however many they fill.
-    constexpr uint64_t kWhole =
-        sizeof(MemoryTableHeader) + kMemTableRegionsMax * sizeof(MemoryRegion);
-    return payload.size() == needed || (payload.size() == kWhole && needed <= kWhole);
+    return payload.size() == sizeof(MemoryTableHeader) + count * sizeof(MemoryRegion);
 }
 
 bool config_size_fits(std::span<const std::byte> payload) {
@@ -199,12 +195,11 @@ bool payload_size_fits(PayloadRule rule, std::span<const std::byte> payload) {
         case PayloadRule::kMemoryTable:
             return memory_table_size_fits(payload);
         case PayloadRule::kSingleRegion:
-            return payload.size() == sizeof(SingleMemoryRegion) ||
-                   payload.size() == sizeof(MemoryRegion);
+            return payload.size() == sizeof(SingleMemoryRegion);
         case PayloadRule::kLog:
             return payload.size() == sizeof(Log);
         case PayloadRule::kIotlb:
-            return payload.size() == sizeof(Iotlb) || payload.size() == alignof(uint64_t) * 4;
+            return payload.size() == sizeof(Iotlb);
         case PayloadRule::kConfig:
             return config_size_fits(payload);
         case PayloadRule::kCryptoSession:

@@ -20,8 +20,8 @@ enum class PayloadRule : uint8_t {
     kU64,
     kVringState,
     kVringAddress,
-    kMemoryTable,   ///< 8 + 32 for each region
-    kSingleRegion,  ///< 40; some front ends leave the padding out (32)
+    kMemoryTable,  ///< 8 + 32 for each region
+    kSingleRegion,
     kLog,
     kIotlb,
     kConfig,  ///< 12 + the size named in it, at most 256
