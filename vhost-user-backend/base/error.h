@@ -26,8 +26,8 @@ struct Error {
 
 }  // namespace outrigger
 
-#define OUTRIGGER_ASSERT(condition)                                        \
-    do {                                                                   \
-        if (!(condition)) [[unlikely]]                                     \
-            ::outrigger::abort_on_bug(#condition, __FILE__, __LINE__);     \
+#define OUTRIGGER_ASSERT(condition)                                    \
+    do {                                                               \
+        if (!(condition)) [[unlikely]]                                 \
+            ::outrigger::abort_on_bug(#condition, __FILE__, __LINE__); \
     } while (false)

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/base/log.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
 
 namespace outrigger {
 namespace {

@@ -6,12 +6,12 @@
 /// per request. What a peer can cause goes through a LogLimiter: at most one line a second a kind.
 #pragma once
 
-#include <fmt/core.h>
-
 #include <atomic>
 #include <cstdint>
 #include <string_view>
 #include <utility>
+
+#include <fmt/core.h>
 
 namespace outrigger {
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/base/mapping.h"
 
+#include <limits>
+#include <utility>
+
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <limits>
-#include <utility>
 
 #include "vhost-user-backend/base/checked_math.h"
 
@@ -42,11 +42,13 @@ void Mapping::unmap() {
 
 Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
     struct stat status {};
+
     if (::fstat(fd, &status) != 0) {
         return failure(error_from_errno("cannot examine the memory file"));
     }
     if (!S_ISREG(status.st_mode)) {
-        return failure(Error{.message = "the memory file is not a regular file, memfd or shm object"});
+        return failure(
+            Error{.message = "the memory file is not a regular file, memfd or shm object"});
     }
     // hugetlbfs and memfd report their size like any file. VIRTIO memory behind the end of the
     // file would raise SIGBUS at the first access.

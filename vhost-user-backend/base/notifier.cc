@@ -57,13 +57,15 @@ SignalResult send_notification(int fd) {
 
 Result<void> check_notification_fd(int fd) {
     struct stat status {};
+
     if (::fstat(fd, &status) != 0) {
         return failure(error_from_errno("cannot examine a notification descriptor"));
     }
     // The kernel shows anonymous inodes (eventfd and its like) without a file type.
     const bool anonymous = (status.st_mode & S_IFMT) == 0;
     if (!anonymous && !S_ISFIFO(status.st_mode)) {
-        return failure(Error{.message = "a notification descriptor is neither an eventfd nor a pipe"});
+        return failure(
+            Error{.message = "a notification descriptor is neither an eventfd nor a pipe"});
     }
     return make_nonblocking_cloexec(fd);
 }

@@ -16,7 +16,8 @@ namespace outrigger {
 
 /// What a read of a notification descriptor found.
 enum class DrainResult : uint8_t {
-    kSignalled,  ///< there was at least one signal, all pending ones are consumed or remain readable
+    kSignalled,  ///< there was at least one signal, all pending ones are consumed or remain
+                 ///< readable
     kEmpty,      ///< nothing there: a spurious wake-up, harmless
     kEnded,      ///< every writer is gone; it will never be readable with data again
     kBroken,     ///< not something that can be read as a notification

@@ -22,10 +22,10 @@ template <class E>
 }  // namespace outrigger
 
 /// Evaluates a Result; returns its error from the enclosing function, else yields its value.
-#define OUTRIGGER_TRY(expression)                                             \
-    __extension__({                                                           \
-        auto try_result_ = (expression);                                      \
-        if (!try_result_.has_value()) [[unlikely]]                            \
-            return std::unexpected(std::move(try_result_).error());           \
-        *std::move(try_result_);                                              \
+#define OUTRIGGER_TRY(expression)                                   \
+    __extension__({                                                 \
+        auto try_result_ = (expression);                            \
+        if (!try_result_.has_value()) [[unlikely]]                  \
+            return std::unexpected(std::move(try_result_).error()); \
+        *std::move(try_result_);                                    \
     })

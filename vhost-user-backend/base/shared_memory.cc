@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/base/shared_memory.h"
 
+#include <atomic>
+#include <string>
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#include <atomic>
-#include <string>
 
 namespace outrigger {
 namespace {

@@ -2,9 +2,9 @@
 /// Owner of one file descriptor. Borrowed descriptors travel as plain `int`.
 #pragma once
 
-#include <unistd.h>
-
 #include <utility>
+
+#include <unistd.h>
 
 namespace outrigger {
 

@@ -3,12 +3,12 @@
 /// are copied or handed to the kernel as an iovec, and never read through a reference.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
+
+#include <sys/uio.h>
 
 namespace outrigger {
 

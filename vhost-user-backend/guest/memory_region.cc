@@ -22,8 +22,8 @@ Result<MemoryRegion> MemoryRegion::map(const MemoryRegionLayout& layout, int fd)
     if (layout.size > std::numeric_limits<size_t>::max()) {
         return failure(Error{.message = "a memory region does not fit the address space"});
     }
-    Mapping mapping = OUTRIGGER_TRY(
-        Mapping::map_file(fd, layout.mmap_offset, static_cast<size_t>(layout.size)));
+    Mapping mapping =
+        OUTRIGGER_TRY(Mapping::map_file(fd, layout.mmap_offset, static_cast<size_t>(layout.size)));
     return MemoryRegion(layout, std::move(mapping));
 }
 

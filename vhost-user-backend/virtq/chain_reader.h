@@ -2,13 +2,13 @@
 /// A cursor over the device-readable bytes of a chain, whatever descriptors they came in.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <type_traits>
+
+#include <sys/uio.h>
 
 namespace outrigger {
 
@@ -27,7 +27,8 @@ class ChainReader final {
 
     /// Copies one wire struct; nullopt, and nothing consumed, when fewer bytes remain.
     template <class T>
-        requires std::is_trivially_copyable_v<T>
+    requires std::is_trivially_copyable_v<T>
+
     [[nodiscard]] std::optional<T> read_object() {
         if (remaining_ < sizeof(T)) {
             return std::nullopt;

@@ -2,12 +2,12 @@
 /// A cursor over the device-writable bytes of a chain, whatever descriptors they came in.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+
+#include <sys/uio.h>
 
 #include "vhost-user-backend/guest/guest_buffer.h"
 

@@ -2,13 +2,13 @@
 /// One request of the driver, checked: a buffer chain that was popped from a ring.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
+
+#include <sys/uio.h>
 
 #include "vhost-user-backend/guest/guest_buffer.h"
 #include "vhost-user-backend/virtq/chain_reader.h"
@@ -24,9 +24,9 @@ struct ChainSlot {
     size_t readable_segments = 0;
     uint64_t readable_bytes = 0;
     uint64_t writable_bytes = 0;
-    uint32_t memory_lease = 0;       // which of the ring's memory leases pins the segments
-    uint16_t head = 0;               // split: head index; packed: buffer id
-    uint16_t descriptor_count = 0;   // ring slots taken (packed: to skip on use)
+    uint32_t memory_lease = 0;      // which of the ring's memory leases pins the segments
+    uint16_t head = 0;              // split: head index; packed: buffer id
+    uint16_t descriptor_count = 0;  // ring slots taken (packed: to skip on use)
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.
@@ -46,7 +46,12 @@ class DescriptorChain final {
     DescriptorChain& operator=(DescriptorChain&& other) noexcept;
     DescriptorChain(const DescriptorChain&) = delete;
     DescriptorChain& operator=(const DescriptorChain&) = delete;
-    ~DescriptorChain();
+
+    ~DescriptorChain() {
+        if (queue_ != nullptr) [[unlikely]] {
+            complete(0);
+        }
+    }
 
     /// Bytes of all device-readable and all device-writable buffers, below 2^32 each.
     [[nodiscard]] uint64_t readable_bytes() const { return slot_->readable_bytes; }
@@ -55,8 +60,14 @@ class DescriptorChain final {
 
     /// Cursors from the first byte. They consume the chain's segment list in place, so take each
     /// once; they must not outlive the chain.
-    [[nodiscard]] ChainReader take_reader();
-    [[nodiscard]] ChainWriter take_writer();
+    [[nodiscard]] ChainReader take_reader() {
+        return {std::span(slot_->segments).first(slot_->readable_segments), slot_->readable_bytes};
+    }
+
+    [[nodiscard]] ChainWriter take_writer() {
+        return {std::span(slot_->segments).subspan(slot_->readable_segments),
+                slot_->writable_bytes};
+    }
 
     /// The head index (split) or buffer id (packed), for logs and traces.
     [[nodiscard]] uint16_t id() const { return slot_->head; }

@@ -8,11 +8,9 @@
 /// request path; a chain's segment list grows at most once to its largest size.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <utility>
 #include <vector>
 
@@ -20,8 +18,12 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/guest/addresses.h"
 #include "vhost-user-backend/guest/memory_snapshot.h"
+#include "vhost-user-backend/virtq/chain_slots.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
+#include "vhost-user-backend/virtq/memory_leases.h"
+#include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
+#include "vhost-user-backend/virtq/split_virtqueue.h"
 
 namespace outrigger {
 
@@ -88,10 +90,11 @@ class Virtqueue final {
     [[nodiscard]] uint16_t size() const { return config_.size; }
 
     /// Ends a QueueProgress::kWaiting: the worker calls process_queue() again on its next turn.
+    /// The ring calls this itself when it holds back no longer.
     void request_processing() { processing_requested_ = true; }
 
     /// Chains that were popped and not yet completed.
-    [[nodiscard]] uint32_t in_flight() const { return in_flight_; }
+    [[nodiscard]] uint32_t in_flight() const { return slots_.in_flight(); }
 
     // --- For the framework ---------------------------------------------------------------------
 
@@ -117,7 +120,10 @@ class Virtqueue final {
 
     /// Takes over another snapshot: rings addresses are translated anew; chains in flight keep
     /// the old one. A ring that the new memory does not cover yields nothing until a later
-    /// snapshot covers it again (REM_MEM_REG followed by ADD_MEM_REG).
+    /// snapshot covers it again (REM_MEM_REG followed by ADD_MEM_REG); chains that complete in
+    /// between are kept and written then. What was completed before becomes visible in the old
+    /// memory; the next publish() asks for the call. A ring that is covered again requests
+    /// processing.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
     /// True when no chain in flight pins a snapshot older than the current one.
@@ -136,11 +142,38 @@ class Virtqueue final {
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
 
   private:
-    // virtq room: yours to fill.
+    /// A chain that was completed while the ring was not in guest memory.
+    struct PendingUse {
+        uint16_t head;
+        uint16_t descriptor_count;
+        uint32_t written_bytes;
+    };
+
+    Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const MemorySnapshot> memory);
+
+    template <class Ring>
+    [[nodiscard]] std::optional<DescriptorChain> pop_from(Ring& ring);
+
+    [[nodiscard]] bool holds_back() const { return slots_.are_full(); }
+
+    void set_areas(const RingAreas& areas);
+    void push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count);
+    void make_visible();
+
     VirtqueueConfig config_;
-    uint32_t in_flight_ = 0;
+    bool mapped_ = false;
+    bool may_pop_ = false;  // mapped and not broken
     bool processing_requested_ = false;
+    bool call_owed_ = false;    // something became visible for which publish() must ask for a call
+    bool first_batch_ = true;   // nothing has been published yet
+    uint32_t unpublished_ = 0;  // chains pushed to the ring and not visible yet
     std::optional<RingError> broken_;
+    SplitVirtqueue split_;  // one of the two is in use
+    PackedVirtqueue packed_;
+    RegionHint hint_;
+    MemoryLeases memory_;
+    ChainSlots slots_;
+    std::vector<PendingUse> pending_;
     VirtqueueCounters counters_;
 };
 

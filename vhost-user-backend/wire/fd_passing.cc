@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/wire/fd_passing.h"
 
-#include <sys/socket.h>
-#include <sys/uio.h>
-
-#include <fcntl.h>
-#include <poll.h>
-
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 
 namespace outrigger::wire {
 namespace {
@@ -110,8 +109,8 @@ Result<void> send_all(int socket,
         message.msg_iovlen = ranges.size();
         if (sent == 0 && !fds.empty()) {
             message.msg_control = control.data();
-            message.msg_controllen = static_cast<decltype(message.msg_controllen)>(
-                CMSG_SPACE(fds.size() * sizeof(int)));
+            message.msg_controllen =
+                static_cast<decltype(message.msg_controllen)>(CMSG_SPACE(fds.size() * sizeof(int)));
             cmsghdr* rights = CMSG_FIRSTHDR(&message);
             rights->cmsg_level = SOL_SOCKET;
             rights->cmsg_type = SCM_RIGHTS;

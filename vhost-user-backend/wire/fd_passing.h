@@ -15,10 +15,10 @@
 namespace outrigger::wire {
 
 enum class ReceiveStatus : uint8_t {
-    kData,         ///< `bytes` > 0
-    kWouldBlock,   ///< nothing there now
-    kEnded,        ///< the peer closed, or the connection broke
-    kFdsTruncated, ///< more descriptors than fit, or none could be installed (EMFILE)
+    kData,          ///< `bytes` > 0
+    kWouldBlock,    ///< nothing there now
+    kEnded,         ///< the peer closed, or the connection broke
+    kFdsTruncated,  ///< more descriptors than fit, or none could be installed (EMFILE)
 };
 
 struct ReceiveResult {

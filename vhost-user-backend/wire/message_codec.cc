@@ -41,8 +41,7 @@ StreamStatus MessageStream::try_receive(Message& message) {
                 case ReceiveStatus::kWouldBlock:
                     return StreamStatus::kIncomplete;
                 case ReceiveStatus::kEnded:
-                    return inside_message() ? StreamStatus::kEndedMidMessage
-                                            : StreamStatus::kEnded;
+                    return inside_message() ? StreamStatus::kEndedMidMessage : StreamStatus::kEnded;
                 case ReceiveStatus::kFdsTruncated:
                     return StreamStatus::kTooManyFds;
                 case ReceiveStatus::kData:

@@ -118,6 +118,7 @@ struct Header {
     uint32_t flags;  ///< bits 0-1 version, 2 reply, 3 NEED_REPLY
     uint32_t size;   ///< bytes of payload that follow
 };
+
 static_assert(sizeof(Header) == 12);
 
 /// "A vring state description".
@@ -125,6 +126,7 @@ struct VringState {
     uint32_t index;
     uint32_t num;
 };
+
 static_assert(sizeof(VringState) == 8);
 
 /// "A vring address description".
@@ -136,6 +138,7 @@ struct VringAddress {
     uint64_t available;
     uint64_t log;
 };
+
 static_assert(sizeof(VringAddress) == 40);
 
 inline constexpr uint32_t kVringAddressFlagLog = 1;
@@ -151,6 +154,7 @@ struct MemoryRegion {
     uint64_t user_address;
     uint64_t mmap_offset;
 };
+
 static_assert(sizeof(MemoryRegion) == 32);
 
 inline constexpr uint32_t kMemTableRegionsMax = 8;
@@ -160,6 +164,7 @@ struct MemoryTableHeader {
     uint32_t region_count;
     uint32_t padding;
 };
+
 static_assert(sizeof(MemoryTableHeader) == 8);
 
 /// "Single memory region description": ADD_MEM_REG and REM_MEM_REG.
@@ -167,6 +172,7 @@ struct SingleMemoryRegion {
     uint64_t padding;
     MemoryRegion region;
 };
+
 static_assert(sizeof(SingleMemoryRegion) == 40);
 
 /// "Log description".
@@ -174,16 +180,20 @@ struct Log {
     uint64_t size;
     uint64_t offset;
 };
+
 static_assert(sizeof(Log) == 16);
 
 /// "An IOTLB message".
-struct [[gnu::packed]] Iotlb {
+struct Iotlb {
     uint64_t iova;
     uint64_t size;
     uint64_t user_address;
     uint8_t permissions;
     uint8_t type;
+    uint8_t padding[6];
 };
+
+static_assert(sizeof(Iotlb) == 32);
 
 /// "Virtio device config space": the header, then `size` bytes.
 struct ConfigHeader {
@@ -191,6 +201,7 @@ struct ConfigHeader {
     uint32_t size;
     uint32_t flags;  ///< 0: only writable fields may change; 1: migration
 };
+
 static_assert(sizeof(ConfigHeader) == 12);
 
 inline constexpr uint32_t kConfigBytesMax = 256;
@@ -201,6 +212,7 @@ struct VringArea {
     uint64_t size;
     uint64_t offset;
 };
+
 static_assert(sizeof(VringArea) == 24);
 
 /// "Inflight description".
@@ -211,6 +223,7 @@ struct Inflight {
     uint16_t queue_size;
     uint32_t padding;
 };
+
 static_assert(sizeof(Inflight) == 24);
 
 /// "Device state transfer parameters".
@@ -218,12 +231,14 @@ struct DeviceStateTransfer {
     uint32_t direction;  ///< 0 save, 1 load
     uint32_t phase;      ///< 0 stopped
 };
+
 static_assert(sizeof(DeviceStateTransfer) == 8);
 
 /// "VhostUserShared".
 struct SharedObject {
     uint8_t uuid[16];
 };
+
 static_assert(sizeof(SharedObject) == 16);
 
 /// "VIRTIO Shared Memory Region configuration".
@@ -232,6 +247,7 @@ struct ShmemConfig {
     uint32_t padding;
     uint64_t sizes[256];
 };
+
 static_assert(sizeof(ShmemConfig) == 2056);
 
 /// "MMAP request".
@@ -243,6 +259,7 @@ struct ShmemMap {
     uint64_t length;
     uint64_t flags;
 };
+
 static_assert(sizeof(ShmemMap) == 40);
 
 /// No message of the specification is larger; a larger size closes the connection.

@@ -38,7 +38,13 @@ constexpr RequestDescription row(BackendRequest request,
                                  FdRule fds,
                                  Gate gate,
                                  ReplyRule reply) {
-    return {static_cast<uint32_t>(request), name, payload, fds, gate, StateRule::kAny, reply,
+    return {static_cast<uint32_t>(request),
+            name,
+            payload,
+            fds,
+            gate,
+            StateRule::kAny,
+            reply,
             Served::kNotYet};
 }
 
@@ -112,6 +118,7 @@ constexpr std::array kBackendRequests = {
     row(B::kShmemMap,             "SHMEM_MAP",               P::kShmemMap,     D::kOne,  needs(PF::kShmem),                R::kAck),
     row(B::kShmemUnmap,           "SHMEM_UNMAP",             P::kShmemMap,     D::kNone, needs(PF::kShmem),                R::kAck),
 };
+
 // clang-format on
 
 template <size_t Size>
@@ -143,10 +150,7 @@ bool memory_table_size_fits(std::span<const std::byte> payload) {
         return false;
     }
     const uint64_t count = load<MemoryTableHeader>(payload).region_count;
-    const uint64_t needed = sizeof(MemoryTableHeader) + count * sizeof(MemoryRegion);
-    // libvhost-user's peers send room for all eight regions however many they fill.
-    constexpr uint64_t kWhole = sizeof(MemoryTableHeader) + kMemTableRegionsMax * sizeof(MemoryRegion);
-    return payload.size() == needed || (payload.size() == kWhole && needed <= kWhole);
+    return payload.size() == sizeof(MemoryTableHeader) + count * sizeof(MemoryRegion);
 }
 
 bool config_size_fits(std::span<const std::byte> payload) {
@@ -191,12 +195,11 @@ bool payload_size_fits(PayloadRule rule, std::span<const std::byte> payload) {
         case PayloadRule::kMemoryTable:
             return memory_table_size_fits(payload);
         case PayloadRule::kSingleRegion:
-            return payload.size() == sizeof(SingleMemoryRegion) ||
-                   payload.size() == sizeof(MemoryRegion);
+            return payload.size() == sizeof(SingleMemoryRegion);
         case PayloadRule::kLog:
             return payload.size() == sizeof(Log);
         case PayloadRule::kIotlb:
-            return payload.size() == sizeof(Iotlb) || payload.size() == alignof(uint64_t) * 4;
+            return payload.size() == sizeof(Iotlb);
         case PayloadRule::kConfig:
             return config_size_fits(payload);
         case PayloadRule::kCryptoSession:
@@ -238,18 +241,30 @@ FdCount expected_fds(FdRule rule, std::span<const std::byte> payload) {
 
 std::string_view protocol_feature_name(unsigned bit) {
     static constexpr std::array<std::string_view, 24> kNames = {
-        "MQ",           "LOG_SHMFD",
-        "RARP",         "REPLY_ACK",
-        "MTU",          "BACKEND_REQ",
-        "CROSS_ENDIAN", "CRYPTO_SESSION",
-        "PAGEFAULT",    "CONFIG",
-        "BACKEND_SEND_FD", "HOST_NOTIFIER",
-        "INFLIGHT_SHMFD",  "RESET_DEVICE",
-        "INBAND_NOTIFICATIONS", "CONFIGURE_MEM_SLOTS",
-        "STATUS",               "XEN_MMAP",
-        "SHARED_OBJECT",        "DEVICE_STATE",
-        "GET_VRING_BASE_INFLIGHT", "GPA_ADDRESSES",
-        "SHMEM",                   "GET_VRING_BASE_SKIP_DRAIN",
+        "MQ",
+        "LOG_SHMFD",
+        "RARP",
+        "REPLY_ACK",
+        "MTU",
+        "BACKEND_REQ",
+        "CROSS_ENDIAN",
+        "CRYPTO_SESSION",
+        "PAGEFAULT",
+        "CONFIG",
+        "BACKEND_SEND_FD",
+        "HOST_NOTIFIER",
+        "INFLIGHT_SHMFD",
+        "RESET_DEVICE",
+        "INBAND_NOTIFICATIONS",
+        "CONFIGURE_MEM_SLOTS",
+        "STATUS",
+        "XEN_MMAP",
+        "SHARED_OBJECT",
+        "DEVICE_STATE",
+        "GET_VRING_BASE_INFLIGHT",
+        "GPA_ADDRESSES",
+        "SHMEM",
+        "GET_VRING_BASE_SKIP_DRAIN",
     };
     return bit < kNames.size() ? kNames[bit] : std::string_view{};
 }

@@ -20,8 +20,8 @@ enum class PayloadRule : uint8_t {
     kU64,
     kVringState,
     kVringAddress,
-    kMemoryTable,   ///< 8 + 32 for each region
-    kSingleRegion,  ///< 40; some front ends leave the padding out (32)
+    kMemoryTable,  ///< 8 + 32 for each region
+    kSingleRegion,
     kLog,
     kIotlb,
     kConfig,  ///< 12 + the size named in it, at most 256
@@ -44,14 +44,14 @@ enum class FdRule : uint8_t {
 
 /// What answers a request. Where it has no reply of its own, NEED_REPLY asks for a u64: 0 or not.
 enum class ReplyRule : uint8_t {
-    kAck,           ///< no reply of its own
-    kU64,           ///< u64
-    kU64WithFd,     ///< u64 whose bit 8 says that no descriptor comes with it
-    kVringState,    ///< vring state
-    kConfig,        ///< config header and bytes
-    kLogIfShmfd,    ///< the log description, when LOG_SHMFD was negotiated
-    kFd,            ///< the payload, with a descriptor
-    kInflight,      ///< inflight description with a descriptor
+    kAck,         ///< no reply of its own
+    kU64,         ///< u64
+    kU64WithFd,   ///< u64 whose bit 8 says that no descriptor comes with it
+    kVringState,  ///< vring state
+    kConfig,      ///< config header and bytes
+    kLogIfShmfd,  ///< the log description, when LOG_SHMFD was negotiated
+    kFd,          ///< the payload, with a descriptor
+    kInflight,    ///< inflight description with a descriptor
     kCryptoSession,
     kShmemConfig,
 };
@@ -107,6 +107,7 @@ struct FdCount {
     size_t least;
     size_t most;
 };
+
 [[nodiscard]] FdCount expected_fds(FdRule rule, std::span<const std::byte> payload);
 
 /// "REPLY_ACK" and so on, or empty for a bit that the specification does not name.

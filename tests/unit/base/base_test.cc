@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+#include <cstring>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/feature_set.h"
+#include "vhost-user-backend/base/little_endian.h"
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/base/shared_memory.h"
+#include "vhost-user-backend/base/untrusted.h"
+
+namespace outrigger {
+namespace {
+
+TEST(CheckedMath, AdditionStopsAtTheTypeMaximum) {
+    EXPECT_EQ(checked_add<uint32_t>(UINT32_MAX - 1, 1), UINT32_MAX);
+    EXPECT_FALSE(checked_add<uint32_t>(UINT32_MAX, 1).has_value());
+}
+
+TEST(CheckedMath, RangeFitsCannotBeFooledByWrapping) {
+    EXPECT_TRUE(range_fits<uint64_t>(10, 10, 20));
+    EXPECT_FALSE(range_fits<uint64_t>(10, 11, 20));
+    EXPECT_FALSE(range_fits<uint64_t>(UINT64_MAX, 2, 20));
+    EXPECT_FALSE(range_fits<uint64_t>(21, 0, 20));
+}
+
+TEST(CheckedMath, AlignUpReportsOverflow) {
+    EXPECT_EQ(align_up<uint64_t>(4097, 4096), 8192U);
+    EXPECT_EQ(align_up<uint64_t>(4096, 4096), 4096U);
+    EXPECT_FALSE(align_up<uint64_t>(UINT64_MAX, 4096).has_value());
+}
+
+TEST(LittleEndian, IsLittleEndianInMemory) {
+    const Le32 value(0x0403'0201);
+    std::array<uint8_t, 4> bytes{};
+    std::memcpy(bytes.data(), &value, sizeof value);
+    EXPECT_EQ(bytes, (std::array<uint8_t, 4>{1, 2, 3, 4}));
+    EXPECT_EQ(value.value(), 0x0403'0201U);
+}
+
+TEST(Untrusted, GivesItsValueOnlyThroughABound) {
+    EXPECT_EQ(Untrusted<uint16_t>(7).index_below(8), 7);
+    EXPECT_FALSE(Untrusted<uint16_t>(8).index_below(8).has_value());
+    EXPECT_EQ(Untrusted<uint16_t>(8).at_most(8), 8);
+}
+
+TEST(FeatureSet, KnowsItsBits) {
+    const FeatureSet set = FeatureSet::of({0, 63});
+    EXPECT_TRUE(set.has(0));
+    EXPECT_TRUE(set.has(63));
+    EXPECT_FALSE(set.has(62));
+    EXPECT_TRUE(set.contains(FeatureSet::of({63})));
+    EXPECT_FALSE(set.contains(FeatureSet::of({1, 63})));
+}
+
+TEST(SharedMemory, CannotBeTruncated) {
+    const UniqueFd fd = create_shared_memory("test", 8192).value();
+    EXPECT_NE(::ftruncate(fd.get(), 4096), 0);
+    EXPECT_NE(::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
+TEST(Mapping, KeepsTheSlackOfAnUnalignedOffset) {
+    const UniqueFd fd = create_shared_memory("test", 8192).value();
+    const char text[] = "here";
+    ASSERT_EQ(::pwrite(fd.get(), text, sizeof text, 4100), static_cast<ssize_t>(sizeof text));
+    const Mapping mapping = Mapping::map_file(fd.get(), 4100, 100).value();
+    EXPECT_EQ(std::memcmp(mapping.data(), text, sizeof text), 0);
+}
+
+TEST(LogLimiter, LetsOneLineThroughAndCountsTheOthers) {
+    LogLimiter limiter;
+    uint64_t suppressed = 0;
+    EXPECT_TRUE(limiter.allow(suppressed));
+    EXPECT_FALSE(limiter.allow(suppressed));
+    EXPECT_FALSE(limiter.allow(suppressed));
+}
+
+class NotifierKinds : public testing::TestWithParam<Notifier::Kind> {};
+
+TEST_P(NotifierKinds, SignalsUntilDrained) {
+    const Notifier notifier = Notifier::create(GetParam()).value();
+    EXPECT_EQ(drain_notification(notifier.read_fd()), DrainResult::kEmpty);
+    notifier.signal();
+    notifier.signal();
+    notifier.drain();
+    EXPECT_EQ(drain_notification(notifier.read_fd()), DrainResult::kEmpty);
+}
+
+TEST_P(NotifierKinds, AFullChannelCountsAsSignalled) {
+    const Notifier notifier = Notifier::create(GetParam()).value();
+    if (GetParam() == Notifier::Kind::kDefault) {
+        const uint64_t almost_full = UINT64_MAX - 1;
+        ASSERT_EQ(::write(notifier.write_fd(), &almost_full, sizeof almost_full), 8);
+    } else {
+        std::array<char, 4096> filler{};
+        while (::write(notifier.write_fd(), filler.data(), filler.size()) > 0) {
+        }
+    }
+    EXPECT_EQ(send_notification(notifier.write_fd()), SignalResult::kDelivered);
+}
+
+INSTANTIATE_TEST_SUITE_P(EventfdAndPipe,
+                         NotifierKinds,
+                         testing::Values(Notifier::Kind::kDefault, Notifier::Kind::kPipe));
+
+TEST(Notification, APipeWithoutWritersHasEnded) {
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const UniqueFd reader(ends[0]);
+    ::close(ends[1]);
+    EXPECT_EQ(drain_notification(reader.get()), DrainResult::kEnded);
+}
+
+TEST(Notification, ALostReaderIsNoticed) {
+    const auto old_handler = ::signal(SIGPIPE, SIG_IGN);
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    ::close(ends[0]);
+    const UniqueFd writer(ends[1]);
+    EXPECT_EQ(send_notification(writer.get()), SignalResult::kLost);
+    ::signal(SIGPIPE, old_handler);
+}
+
+TEST(Notification, ADirectoryCannotBeRead) {
+    const UniqueFd directory(::open("/", O_RDONLY | O_DIRECTORY));
+    EXPECT_EQ(drain_notification(directory.get()), DrainResult::kBroken);
+}
+
+TEST(NotificationCheck, TakesEventfdsAndPipesAndMakesThemNonBlocking) {
+    const UniqueFd event(::eventfd(0, 0));
+    ASSERT_TRUE(check_notification_fd(event.get()).has_value());
+    EXPECT_NE(::fcntl(event.get(), F_GETFL) & O_NONBLOCK, 0);
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const UniqueFd reader(ends[0]);
+    const UniqueFd writer(ends[1]);
+    EXPECT_TRUE(check_notification_fd(reader.get()).has_value());
+}
+
+TEST(NotificationCheck, RefusesWhatIsReadableForEver) {
+    const UniqueFd zero(::open("/dev/zero", O_RDWR));
+    EXPECT_FALSE(check_notification_fd(zero.get()).has_value());
+    const UniqueFd file(::open("/proc/self/exe", O_RDONLY));
+    EXPECT_FALSE(check_notification_fd(file.get()).has_value());
+    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
+    EXPECT_FALSE(check_notification_fd(socket.get()).has_value());
+}
+
+}  // namespace
+}  // namespace outrigger

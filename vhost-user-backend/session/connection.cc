@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/session/connection.h"
+
+#include <utility>
+
+#include "vhost-user-backend/wire/fd_passing.h"
+
+namespace outrigger {
+namespace {
+
+/// Messages handled before other sessions of the same control thread have their turn.
+constexpr int kMessagesPerTurn = 16;
+
+CloseReason to_close_reason(wire::StreamStatus status) {
+    switch (status) {
+        case wire::StreamStatus::kMessage:
+        case wire::StreamStatus::kIncomplete:
+            break;
+        case wire::StreamStatus::kEnded:
+            return CloseReason::kPeerClosed;
+        case wire::StreamStatus::kEndedMidMessage:
+            return CloseReason::kEndedMidMessage;
+        case wire::StreamStatus::kBadVersion:
+            return CloseReason::kBadVersion;
+        case wire::StreamStatus::kUnexpectedReply:
+            return CloseReason::kUnexpectedReply;
+        case wire::StreamStatus::kTooLarge:
+            return CloseReason::kTooLarge;
+        case wire::StreamStatus::kTooManyFds:
+            return CloseReason::kTooManyFds;
+        case wire::StreamStatus::kFdsInsideMessage:
+            return CloseReason::kFdsInsideMessage;
+    }
+    OUTRIGGER_ASSERT(false);
+    return CloseReason::kShutdown;
+}
+
+}  // namespace
+
+Connection::Connection(EventLoop& loop,
+                       UniqueFd socket,
+                       std::chrono::milliseconds message_timeout,
+                       Handler& handler)
+    : loop_(loop),
+      socket_(std::move(socket)),
+      message_timeout_(message_timeout),
+      handler_(handler),
+      stream_(socket_.get(), wire::MessageStream::Expect::kRequests) {
+    watch();
+}
+
+Connection::~Connection() {
+    unwatch();
+    disarm_stall_timer();
+}
+
+void Connection::watch() {
+    if (!watch_) {
+        watch_ = loop_.watch_readable(socket_.get(), [this] { on_readable(); });
+    }
+}
+
+void Connection::unwatch() {
+    if (watch_) {
+        loop_.unwatch(*std::exchange(watch_, std::nullopt));
+    }
+}
+
+void Connection::resume() {
+    if (!ended_) {
+        watch();
+    }
+}
+
+void Connection::on_readable() {
+    for (int turn = 0; turn < kMessagesPerTurn; ++turn) {
+        wire::Message message;
+        const wire::StreamStatus status = stream_.try_receive(message);
+        if (status == wire::StreamStatus::kIncomplete) {
+            // Idle time counts, not total time: a slow front end is not a stalled one.
+            disarm_stall_timer();
+            if (stream_.inside_message()) {
+                arm_stall_timer();
+            }
+            return;
+        }
+        disarm_stall_timer();
+        if (status != wire::StreamStatus::kMessage) {
+            end(to_close_reason(status));
+            return;
+        }
+        if (!handler_.on_message(std::move(message))) {
+            unwatch();
+            return;
+        }
+    }
+}
+
+void Connection::arm_stall_timer() {
+    stall_timer_ = loop_.start_timer(EventLoop::Clock::now() + message_timeout_, [this] {
+        stall_timer_.reset();
+        end(CloseReason::kStalled);
+    });
+}
+
+void Connection::disarm_stall_timer() {
+    if (stall_timer_) {
+        loop_.cancel_timer(*std::exchange(stall_timer_, std::nullopt));
+    }
+}
+
+void Connection::end(CloseReason reason) {
+    if (!std::exchange(ended_, true)) {
+        unwatch();
+        handler_.on_end(reason);
+    }
+}
+
+bool Connection::send_reply(uint32_t request, std::span<const std::byte> payload) {
+    const wire::Header header{.request = request,
+                              .flags = wire::kVersion | wire::kFlagReply,
+                              .size = static_cast<uint32_t>(payload.size())};
+    // Replies are a few hundred bytes at most. A socket that has no room for one belongs to a front
+    // end that has not read hundreds of them: waiting would only stall other sessions.
+    constexpr int kNoWait = 0;
+    return wire::send_all(socket_.get(), std::as_bytes(std::span(&header, 1)), payload, {}, kNoWait)
+        .has_value();
+}
+
+}  // namespace outrigger

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// Features, configuration space, status and reset.
+#include <algorithm>
+#include <utility>
+
+#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/session/features.h"
+#include "vhost-user-backend/session/session_impl.h"
+
+namespace outrigger {
+namespace {
+
+/// VIRTIO 1.3, 2.1.
+constexpr uint8_t kStatusFeaturesOk = 8;
+constexpr uint8_t kStatusNeedsReset = 64;
+constexpr uint64_t kStatusMax = 0xff;
+
+/// Old cloud-hypervisor asks for the configuration space where virtio-mmio has it.
+constexpr uint32_t kMmioConfigOffset = 0x100;
+
+}  // namespace
+
+Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& message) {
+    const FeatureSet wanted{payload_as<uint64_t>(message)};
+    features_refused_ = !offered_.contains(wanted);
+    if (features_refused_) {
+        return refuse(Refusal::kFeatures);
+    }
+    features_ = wanted;
+    features_known_ = true;
+    // Comes again while rings run, to switch dirty logging: indices and rings stay as they are.
+    environment_.device.on_negotiated(wanted & kDeviceFeatureBits);
+    for (const Vring& ring : rings_) {
+        if (ring.runner != nullptr) {
+            QueueRunner& runner = *ring.runner;
+            const bool enabled = effectively_enabled(ring);
+            runner.worker().post([&runner, enabled] { runner.set_enabled(enabled); });
+        }
+    }
+    return done();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::Message& message) {
+    const FeatureSet wanted{payload_as<uint64_t>(message)};
+    if (!protocol_offered_.contains(wanted)) {
+        return refuse(Refusal::kFeatures);
+    }
+    protocol_features_ = wanted;
+    return done();
+}
+
+Session::Impl::Outcome Session::Impl::handle_get_config(const wire::Message& message) {
+    auto header = payload_as<wire::ConfigHeader>(message);
+    uint32_t offset = header.offset;
+    if (offset >= kMmioConfigOffset && offset - kMmioConfigOffset < wire::kConfigBytesMax) {
+        offset -= kMmioConfigOffset;
+    }
+    if (header.size == 0 || !range_fits(offset, header.size, wire::kConfigBytesMax)) {
+        environment_.counters.refused.add(Refusal::kConfigRange);
+        return reply({});  // a payload of size zero tells the error
+    }
+    // Front ends ask for as much as they know of; what this device does not have reads as zero.
+    Payload payload(sizeof header + header.size);
+    header.flags = 0;
+    std::memcpy(payload.data(), &header, sizeof header);
+    if (offset < identity_.config_bytes) {
+        const size_t present = std::min<size_t>(header.size, identity_.config_bytes - offset);
+        environment_.device.read_config(ConfigOffset{offset},
+                                        std::span(payload).subspan(sizeof header, present));
+    }
+    return reply(std::move(payload));
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_config(const wire::Message& message) {
+    const auto header = payload_as<wire::ConfigHeader>(message);
+    if (header.size == 0 ||
+        !range_fits<uint32_t>(header.offset, header.size, identity_.config_bytes)) {
+        return refuse(Refusal::kConfigRange);
+    }
+    const auto bytes = std::span<const std::byte>(message.payload).subspan(sizeof header);
+    if (!environment_.device.write_config(ConfigOffset{header.offset}, bytes)) {
+        return refuse(Refusal::kConfigValue);
+    }
+    return done();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_status(const wire::Message& message) {
+    const auto value = payload_as<uint64_t>(message);
+    if (value > kStatusMax) {
+        return refuse(Refusal::kStatus);
+    }
+    status_ = static_cast<uint8_t>(value);
+    if (features_refused_) {
+        // This is how a device says that it does not take the features (VIRTIO 1.3, 3.1.1).
+        status_ &= static_cast<uint8_t>(~kStatusFeaturesOk);
+    }
+    if (value != 0) {
+        return done();
+    }
+    reset_device([this] { finish(done()); });
+    return later();
+}
+
+Session::Impl::Outcome Session::Impl::handle_get_status() {
+    const bool broken = std::ranges::any_of(rings_, &Vring::broken);
+    return reply_u64(broken ? status_ | kStatusNeedsReset : status_);
+}
+
+Session::Impl::Outcome Session::Impl::handle_reset_device() {
+    reset_device([this] { finish(done()); });
+    return later();
+}
+
+void Session::Impl::reset_device(Continuation then) {
+    stop_all_rings([this, then = std::move(then)]() mutable {
+        for (Vring& ring : rings_) {
+            // The connection and what belongs to it stay: memory, call and err descriptors.
+            ring = Vring{.descriptors = {.kick = nullptr,
+                                         .call = std::move(ring.descriptors.call),
+                                         .err = std::move(ring.descriptors.err)}};
+        }
+        status_ = 0;
+        features_refused_ = false;
+        environment_.device.reset();
+        then();
+    });
+}
+
+}  // namespace outrigger

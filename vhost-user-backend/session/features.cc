@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/session/features.h"
+
+#include "vhost-user-backend/wire/messages.h"
+
+namespace outrigger {
+
+FeatureSet offered_virtio_features(const Device& device) {
+    const FeatureSet transport = FeatureSet::of({kFeatureIndirectDesc,
+                                                 kFeatureEventIdx,
+                                                 wire::kProtocolFeaturesBit,
+                                                 kFeatureVersion1,
+                                                 kFeatureRingPacked,
+                                                 kFeatureRingReset});
+    const FeatureSet own = device.offered_features();
+    OUTRIGGER_ASSERT(kDeviceFeatureBits.contains(own));
+    return transport | own;
+}
+
+FeatureSet offered_protocol_features(const DeviceIdentity& identity) {
+    using enum wire::ProtocolFeature;
+    FeatureSet features = FeatureSet::of({wire::bit(kMq),
+                                          wire::bit(kReplyAck),
+                                          wire::bit(kResetDevice),
+                                          wire::bit(kConfigureMemSlots),
+                                          wire::bit(kStatus)});
+    // QEMU warns when rng, net or fs offer it without having use for it.
+    if (identity.config_bytes > 0) {
+        features = features.with(wire::bit(kConfig));
+    }
+    return features;
+}
+
+}  // namespace outrigger

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG. A change makes a new snapshot; it is answered when
+// every ring uses it and, where memory went away, no request in flight uses the old one.
+#include <cstring>
+#include <utility>
+
+#include "vhost-user-backend/session/session_impl.h"
+
+namespace outrigger {
+namespace {
+
+MemoryRegionLayout to_layout(const wire::MemoryRegion& region) {
+    return {.guest_address = GuestAddr{region.guest_address},
+            .size = region.size,
+            .frontend_address = FrontendAddr{region.user_address},
+            .mmap_offset = region.mmap_offset};
+}
+
+/// The region at `offset` of a payload whose size was checked.
+wire::MemoryRegion region_at(const wire::Message& message, size_t offset) {
+    wire::MemoryRegion region;
+    OUTRIGGER_ASSERT(offset + sizeof region <= message.payload.size());
+    std::memcpy(&region, message.payload.data() + offset, sizeof region);
+    return region;
+}
+
+Result<MemorySnapshot::RegionPointer, Refusal> map_region(std::string_view device,
+                                                          const wire::MemoryRegion& region,
+                                                          const UniqueFd& fd) {
+    auto mapped = MemoryRegion::map(to_layout(region), fd.get());
+    if (!mapped) {
+        static LogLimiter limiter;
+        limiter.log(LogLevel::kWarning, "{}: {}", device, mapped.error().message);
+        return failure(Refusal::kMemoryFile);
+    }
+    return std::make_shared<const MemoryRegion>(*std::move(mapped));
+}
+
+}  // namespace
+
+Session::Impl::Outcome Session::Impl::take_memory(std::shared_ptr<const MemorySnapshot> memory,
+                                                  bool drain) {
+    memory_ = std::move(memory);
+    auto task = std::make_shared<RunnerTask>(
+        [snapshot = memory_, drain](QueueRunner& runner, QueueRunner::Done runner_done) {
+            runner.adopt_memory(snapshot, drain, std::move(runner_done));
+        });
+    // A ring may have been told to start before its memory was known.
+    for_each_runner(task, [this] {
+        start_ready_rings(std::nullopt, [this](std::optional<Refusal>) { finish(done()); });
+    });
+    return later();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& message) {
+    const auto header = payload_as<wire::MemoryTableHeader>(message);
+    if (header.region_count == 0 || header.region_count > wire::kMemTableRegionsMax) {
+        return refuse(Refusal::kMemoryTable);
+    }
+    std::vector<MemorySnapshot::RegionPointer> regions;
+    regions.reserve(header.region_count);
+    for (size_t i = 0; i < header.region_count; ++i) {
+        const auto region = region_at(message, sizeof header + i * sizeof(wire::MemoryRegion));
+        auto mapped = map_region(identity_.name, region, message.fds[i]);
+        if (!mapped) {
+            return refuse(mapped.error());
+        }
+        regions.push_back(*std::move(mapped));
+    }
+    auto memory =
+        MemorySnapshot::create(std::move(regions), memory_->epoch() + 1, wire::kMemTableRegionsMax);
+    if (!memory) {
+        return refuse(Refusal::kMemoryTable);
+    }
+    constexpr bool kDrain = true;
+    return take_memory(*std::move(memory), kDrain);
+}
+
+Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& message) {
+    auto region = map_region(
+        identity_.name, payload_as<wire::SingleMemoryRegion>(message).region, message.fds[0]);
+    if (!region) {
+        return refuse(region.error());
+    }
+    auto memory = memory_->with_region(*std::move(region), options_.memory_slots);
+    if (!memory) {
+        return refuse(Refusal::kMemoryTable);
+    }
+    // Requests in flight keep using the regions that both snapshots hold.
+    constexpr bool kDrain = false;
+    return take_memory(*std::move(memory), kDrain);
+}
+
+Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& message) {
+    // A descriptor that comes along (libblkio sends one) is closed with the message.
+    auto memory =
+        memory_->without_region(to_layout(payload_as<wire::SingleMemoryRegion>(message).region));
+    if (!memory) {
+        return refuse(Refusal::kMemoryTable);
+    }
+    constexpr bool kDrain = true;
+    return take_memory(*std::move(memory), kDrain);
+}
+
+}  // namespace outrigger

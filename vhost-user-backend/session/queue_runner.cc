@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/session/queue_runner.h"
+
+#include <utility>
+
+#include "vhost-user-backend/base/notifier.h"
+
+namespace outrigger {
+namespace {
+
+/// A descriptor that claims to be readable and never is would keep the worker awake for nothing.
+constexpr uint32_t kEmptyKicksMax = 1000;
+
+bool has_fd(const SharedFd& fd) {
+    return fd != nullptr && fd->valid();
+}
+
+}  // namespace
+
+QueueRunner::QueueRunner(const Environment& environment,
+                         std::unique_ptr<Virtqueue> queue,
+                         RingDescriptors descriptors,
+                         bool enabled,
+                         OnBroken on_broken)
+    : environment_(environment),
+      queue_(std::move(queue)),
+      descriptors_(std::move(descriptors)),
+      on_broken_(std::move(on_broken)),
+      enabled_(enabled) {}
+
+Result<void> QueueRunner::start() {
+    OUTRIGGER_TRY(
+        environment_.device.start_queue(environment_.index, *queue_, environment_.worker));
+    watch_kick();
+    environment_.worker.add_source(*this);
+    return {};
+}
+
+void QueueRunner::watch_kick() {
+    if (has_fd(descriptors_.kick)) {
+        kick_watch_ = environment_.worker.loop().watch_readable(descriptors_.kick->get(),
+                                                                [this] { on_kick(); });
+    }
+}
+
+void QueueRunner::unwatch_kick() {
+    if (kick_watch_) {
+        environment_.worker.loop().unwatch(*std::exchange(kick_watch_, std::nullopt));
+    }
+}
+
+void QueueRunner::set_kick(SharedFd kick) {
+    unwatch_kick();
+    descriptors_.kick = std::move(kick);
+    empty_kicks_ = 0;
+    watch_kick();
+}
+
+void QueueRunner::set_call(SharedFd call) {
+    descriptors_.call = std::move(call);
+    signal_call();
+}
+
+void QueueRunner::on_kick() {
+    // The worker polls every source after its callbacks: reading the signal is all there is to do.
+    switch (drain_notification(descriptors_.kick->get())) {
+        case DrainResult::kSignalled:
+            empty_kicks_ = 0;
+            environment_.counters.kicks_received.add();
+            return;
+        case DrainResult::kEmpty:
+            if (++empty_kicks_ < kEmptyKicksMax) {
+                return;
+            }
+            break;
+        case DrainResult::kEnded:
+            // The writers of a pipe are gone. The ring still runs, it just gets no kicks.
+            unwatch_kick();
+            return;
+        case DrainResult::kBroken:
+            break;
+    }
+    unwatch_kick();
+    queue_->break_ring(RingError::kKickBroken);
+}
+
+void QueueRunner::signal_call() {
+    if (!has_fd(descriptors_.call)) {
+        return;
+    }
+    if (send_notification(descriptors_.call->get()) == SignalResult::kDelivered) {
+        environment_.counters.calls_sent.add();
+    } else {
+        environment_.counters.calls_lost.add();
+    }
+}
+
+void QueueRunner::publish() {
+    if (queue_->publish()) {
+        signal_call();
+    }
+}
+
+bool QueueRunner::may_process() const {
+    return enabled_ && !stopping_ && !waiting_;
+}
+
+bool QueueRunner::poll() {
+    if (waiting_ && queue_->take_processing_request()) {
+        waiting_ = false;
+    }
+    bool worked = false;
+    if (may_process() && queue_->has_available()) {
+        if (std::exchange(kicks_enabled_, false)) {
+            queue_->suppress_kicks();
+        }
+        waiting_ = environment_.device.process_queue(environment_.index) == QueueProgress::kWaiting;
+        worked = true;
+    }
+    publish();
+    check_broken();
+    check_memory_released();
+    return worked;
+}
+
+bool QueueRunner::prepare_sleep() {
+    if (!may_process() || kicks_enabled_) {
+        return true;
+    }
+    kicks_enabled_ = true;
+    // True when requests came between the last look and the arming: they may have seen kicks
+    // suppressed, so nobody would wake us for them.
+    return !queue_->enable_kicks();
+}
+
+void QueueRunner::check_broken() {
+    const auto error = queue_->broken();
+    if (!error || std::exchange(broken_reported_, true)) {
+        return;
+    }
+    if (has_fd(descriptors_.err)) {
+        (void)send_notification(descriptors_.err->get());
+    }
+    on_broken_(*error);
+}
+
+void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
+                               bool drain,
+                               Done done) {
+    queue_->adopt_memory(std::move(memory));
+    if (!drain) {
+        done();
+        return;
+    }
+    memory_released_ = std::move(done);
+    check_memory_released();
+}
+
+void QueueRunner::check_memory_released() {
+    if (memory_released_ && queue_->old_memory_released()) {
+        std::exchange(memory_released_, nullptr)();
+    }
+}
+
+void QueueRunner::stop(Stopped stopped) {
+    stopping_ = true;
+    stopped_ = std::move(stopped);
+    unwatch_kick();
+    environment_.device.stop_queue(environment_.index, [this] {
+        // Not from here: the device may still be inside a completion, and the worker inside poll().
+        environment_.worker.post([this] { finish_stop(); });
+    });
+}
+
+void QueueRunner::finish_stop() {
+    OUTRIGGER_ASSERT(queue_->in_flight() == 0);
+    publish();
+    check_broken();
+    check_memory_released();
+    environment_.worker.remove_source(*this);
+    const VringBase base = queue_->base();
+    std::exchange(stopped_, nullptr)(base);
+}
+
+}  // namespace outrigger

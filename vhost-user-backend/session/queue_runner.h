@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A started ring on its worker: takes kicks, has the device process requests, publishes what was
+/// completed and calls the driver.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/session/counters.h"
+
+namespace outrigger {
+
+/// A descriptor that the control thread and a worker hold together.
+using SharedFd = std::shared_ptr<const UniqueFd>;
+
+/// The descriptors of a ring. Null or empty ones do not exist: no kick means that the ring is
+/// looked at when it starts and whenever the worker is awake, no call that the driver polls.
+struct RingDescriptors {
+    SharedFd kick;
+    SharedFd call;
+    SharedFd err;
+};
+
+/// Constructed on the control thread, then thread-bound to the worker until stop() has called back.
+class QueueRunner final : public WorkSource {
+  public:
+    using Done = std::move_only_function<void()>;
+    using Stopped = std::move_only_function<void(VringBase)>;
+    using OnBroken = std::move_only_function<void(RingError)>;
+
+    struct Environment {
+        Device& device;
+        QueueIndex index;
+        Worker& worker;
+        SessionCounters& counters;
+    };
+
+    /// `on_broken` is called on the worker, once, when the ring breaks.
+    QueueRunner(const Environment& environment,
+                std::unique_ptr<Virtqueue> queue,
+                RingDescriptors descriptors,
+                bool enabled,
+                OnBroken on_broken);
+
+    QueueRunner(const QueueRunner&) = delete;
+    QueueRunner& operator=(const QueueRunner&) = delete;
+    ~QueueRunner() = default;
+
+    /// Any thread: to post to it.
+    [[nodiscard]] Worker& worker() { return environment_.worker; }
+
+    /// Lends the queue to the device and looks at the ring at once, whether or not a kick came:
+    /// a kick may have been lost while nobody watched (vhost-user "Ring states").
+    [[nodiscard]] Result<void> start();
+
+    /// A ring that is not enabled keeps its requests.
+    void set_enabled(bool enabled) { enabled_ = enabled; }
+
+    void set_kick(SharedFd kick);
+    /// Signals the new descriptor once: QEMU swaps it while requests complete.
+    void set_call(SharedFd call);
+
+    void set_err(SharedFd err) { descriptors_.err = std::move(err); }
+
+    /// Takes over `memory`. `done` is called when the ring uses it, or, if `drain` is set, when
+    /// no request in flight uses older memory either.
+    void adopt_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain, Done done);
+
+    /// Takes the queue back from the device, waits until no request is in flight, and tells where
+    /// the ring stands. Nothing touches the runner afterwards.
+    void stop(Stopped stopped);
+
+    [[nodiscard]] bool poll() override;
+    [[nodiscard]] bool prepare_sleep() override;
+
+  private:
+    [[nodiscard]] bool may_process() const;
+    void watch_kick();
+    void unwatch_kick();
+    void on_kick();
+    void signal_call();
+    void publish();
+    void check_broken();
+    void check_memory_released();
+    void finish_stop();
+
+    Environment environment_;
+    std::unique_ptr<Virtqueue> queue_;
+    RingDescriptors descriptors_;
+    OnBroken on_broken_;
+    std::optional<WatchId> kick_watch_;
+    Done memory_released_;
+    Stopped stopped_;
+    uint32_t empty_kicks_ = 0;
+    bool enabled_;
+    bool kicks_enabled_ =
+        false;              // the first sleep arms them, whatever an earlier run left in the ring
+    bool waiting_ = false;  // the device asked not to be called until it says so
+    bool stopping_ = false;
+    bool broken_reported_ = false;
+};
+
+}  // namespace outrigger

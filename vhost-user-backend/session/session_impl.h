@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Inside of Session: its state, and one handler per request. Included by the room's own files.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/session/connection.h"
+#include "vhost-user-backend/session/queue_runner.h"
+#include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/wire/request_table.h"
+
+namespace outrigger {
+
+/// What the front end said of one ring, and the ring itself while it runs.
+struct Vring {
+    std::optional<uint16_t> size = std::nullopt;
+    std::optional<wire::VringAddress> address = std::nullopt;
+    VringBase base{};
+    RingDescriptors descriptors{};
+    bool started = false;  ///< SET_VRING_KICK came, GET_VRING_BASE did not
+    bool enabled = false;  ///< SET_VRING_ENABLE 1 came
+    bool broken = false;
+    std::unique_ptr<QueueRunner> runner = nullptr;  ///< set while the queue is lent to the device
+};
+
+class Session::Impl final : public Connection::Handler {
+  public:
+    Impl(const Environment& environment,
+         UniqueFd socket,
+         const SessionOptions& options,
+         OnClosed on_closed);
+
+    void close(CloseReason reason);
+
+    [[nodiscard]] bool on_message(wire::Message message) override;
+
+    void on_end(CloseReason reason) override { close(reason); }
+
+  private:
+    /// The bytes of a reply; empty means "no reply of its own".
+    using Payload = std::vector<std::byte>;
+
+    /// What a handler comes to: a payload, a refusal, or kLater, after which finish() is called.
+    struct Later {};
+
+    struct Outcome {
+        enum class Kind : uint8_t { kDone, kReply, kRefused, kLater };
+        Kind kind = Kind::kDone;
+        Payload payload{};
+        Refusal refusal{};
+    };
+
+    static Outcome done() { return {}; }
+
+    static Outcome later() { return {.kind = Outcome::Kind::kLater}; }
+
+    static Outcome refuse(Refusal refusal) {
+        return {.kind = Outcome::Kind::kRefused, .refusal = refusal};
+    }
+
+    static Outcome reply(Payload payload) {
+        return {.kind = Outcome::Kind::kReply, .payload = std::move(payload)};
+    }
+
+    template <class T>
+    static Outcome reply_object(const T& object) {
+        const auto bytes = std::as_bytes(std::span(&object, 1));
+        return reply(Payload(bytes.begin(), bytes.end()));
+    }
+
+    static Outcome reply_u64(uint64_t value) { return reply_object(value); }
+
+    /// The payload as a wire struct; its size was checked against the request table.
+    template <class T>
+    static T payload_as(const wire::Message& message) {
+        T object;
+        OUTRIGGER_ASSERT(message.payload.size() >= sizeof object);
+        std::memcpy(&object, message.payload.data(), sizeof object);
+        return object;
+    }
+
+    // session.cc: the frame around every request
+    [[nodiscard]] std::optional<CloseReason> malformed(const wire::RequestDescription& request,
+                                                       const wire::Message& message) const;
+    [[nodiscard]] std::optional<Refusal> not_now(const wire::RequestDescription& request,
+                                                 const wire::Message& message) const;
+    [[nodiscard]] Outcome dispatch(wire::Message& message);
+    void finish(Outcome outcome);
+    void answer(const Outcome& outcome);
+    void answer_refusal(Refusal refusal);
+    [[nodiscard]] bool acknowledges() const;
+    void send(std::span<const std::byte> payload);
+    void begin_close();
+    void end_close();
+
+    // session.cc: waiting for workers
+    using RunnerTask = std::move_only_function<void(QueueRunner&, QueueRunner::Done)>;
+    using Continuation = std::move_only_function<void()>;
+    /// Runs `task` for each running ring on its worker; `then` here, once all called their Done.
+    void for_each_runner(const std::shared_ptr<RunnerTask>& task, Continuation then);
+    void for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then);
+    void stop_ring(size_t index, Continuation then);
+    void stop_all_rings(Continuation then);
+    [[nodiscard]] bool any_ring_running() const;
+    void on_ring_broken(size_t index, RingError error);
+    /// Starts every ring that was told to start and now has all it needs; `then` gets the refusal
+    /// of ring `asked`, if it could not start.
+    void start_ready_rings(std::optional<size_t> asked,
+                           std::move_only_function<void(std::optional<Refusal>)> then);
+    [[nodiscard]] bool ring_is_ready(const Vring& ring) const;
+    [[nodiscard]] std::optional<Refusal> start_ring(size_t index, Continuation then);
+    [[nodiscard]] bool effectively_enabled(const Vring& ring) const;
+
+    // device_requests.cc
+    Outcome handle_set_features(const wire::Message& message);
+    Outcome handle_set_protocol_features(const wire::Message& message);
+    Outcome handle_get_config(const wire::Message& message);
+    Outcome handle_set_config(const wire::Message& message);
+    Outcome handle_set_status(const wire::Message& message);
+    Outcome handle_get_status();
+    Outcome handle_reset_device();
+    void reset_device(Continuation then);
+
+    // memory_requests.cc
+    Outcome handle_set_mem_table(const wire::Message& message);
+    Outcome handle_add_mem_reg(const wire::Message& message);
+    Outcome handle_rem_mem_reg(const wire::Message& message);
+    Outcome take_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain);
+
+    // vring_requests.cc
+    [[nodiscard]] std::optional<size_t> ring_index(uint64_t raw) const;
+    Outcome handle_set_vring_num(const wire::Message& message);
+    Outcome handle_set_vring_addr(const wire::Message& message);
+    Outcome handle_set_vring_base(const wire::Message& message);
+    Outcome handle_get_vring_base(const wire::Message& message);
+    Outcome handle_set_vring_kick(wire::Message& message);
+    Outcome handle_set_vring_call(wire::Message& message);
+    Outcome handle_set_vring_err(wire::Message& message);
+    Outcome handle_set_vring_enable(const wire::Message& message);
+
+    struct RingFd {
+        size_t index = 0;
+        SharedFd fd;
+    };
+
+    [[nodiscard]] Result<RingFd, Refusal> take_ring_fd(wire::Message& message) const;
+    [[nodiscard]] bool address_is_possible(const wire::VringAddress& address,
+                                           std::optional<uint16_t> size) const;
+    [[nodiscard]] VirtqueueConfig queue_config(const Vring& ring) const;
+
+    Environment environment_;
+    SessionOptions options_;
+    OnClosed on_closed_;
+    DeviceIdentity identity_;
+    FeatureSet offered_;
+    FeatureSet protocol_offered_;
+    FeatureSet features_;
+    FeatureSet protocol_features_;
+    bool features_known_ = false;
+    bool features_refused_ = false;
+    uint8_t status_ = 0;
+    std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
+    std::vector<Vring> rings_;
+
+    // The request in hand: answers go to it.
+    uint32_t request_ = 0;
+    bool needs_reply_ = false;
+    bool has_own_reply_ = false;
+    bool handling_ = false;            // on_message() is on the stack
+    std::optional<Outcome> finished_;  // finish() came while it was
+    bool waiting_ = false;             // for finish()
+    std::optional<CloseReason> close_reason_;
+    bool closing_ = false;
+    LogLimiter refusal_log_;
+    LogLimiter broken_log_;
+    Connection connection_;  // last: it may call back as soon as it exists
+};
+
+}  // namespace outrigger

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// The SET_VRING_* and GET_VRING_BASE requests. Front ends send them in different orders, so each
+// one only notes what it says; a ring starts when it was told to (SET_VRING_KICK) and has a size,
+// addresses and memory. vhost-user "Ring states", "Starting and stopping rings".
+#include <utility>
+
+#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/session/features.h"
+#include "vhost-user-backend/session/session_impl.h"
+
+namespace outrigger {
+namespace {
+
+constexpr uint32_t kPackedIndexMask = 0x7fff;
+constexpr unsigned kPackedUsedShift = 16;
+constexpr uint32_t kSplitBaseMax = 0xffff;
+
+/// Bytes and alignment of a ring's three areas. VIRTIO 1.3, 2.7 and 2.8.
+struct AreaRule {
+    uint64_t bytes;
+    uint64_t alignment;
+};
+
+struct RingAreas {
+    AreaRule descriptor;
+    AreaRule driver;
+    AreaRule device;
+};
+
+RingAreas ring_areas(bool packed, uint64_t size) {
+    if (packed) {
+        return {{16 * size, 16}, {4, 4}, {4, 4}};
+    }
+    return {{16 * size, 16}, {6 + 2 * size, 2}, {6 + 8 * size, 4}};
+}
+
+}  // namespace
+
+std::optional<size_t> Session::Impl::ring_index(uint64_t raw) const {
+    return raw < rings_.size() ? std::optional<size_t>(raw) : std::nullopt;
+}
+
+VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
+    return {.size = *ring.size,
+            .packed = features_.has(kFeatureRingPacked),
+            .event_idx = features_.has(kFeatureEventIdx),
+            .indirect = features_.has(kFeatureIndirectDesc),
+            .descriptor_area = FrontendAddr{ring.address->descriptor},
+            .driver_area = FrontendAddr{ring.address->available},
+            .device_area = FrontendAddr{ring.address->used}};
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_num(const wire::Message& message) {
+    const auto state = payload_as<wire::VringState>(message);
+    const auto index = ring_index(state.index);
+    if (!index) {
+        return refuse(Refusal::kRingIndex);
+    }
+    // Only split rings need a power of two. Before the features are known it may be either; the
+    // ring is checked again when it starts.
+    const bool must_be_power = features_known_ && !features_.has(kFeatureRingPacked);
+    if (state.num == 0 || state.num > identity_.queue_size_max ||
+        (must_be_power && !is_power_of_two(state.num))) {
+        return refuse(Refusal::kRingSize);
+    }
+    rings_[*index].size = static_cast<uint16_t>(state.num);
+    return done();
+}
+
+bool Session::Impl::address_is_possible(const wire::VringAddress& address,
+                                        std::optional<uint16_t> size) const {
+    // The smallest ring stands for one whose size is not known yet.
+    const RingAreas areas = ring_areas(features_.has(kFeatureRingPacked), size.value_or(1));
+    const auto possible = [&](uint64_t start, const AreaRule& rule) {
+        if (start % rule.alignment != 0 || !checked_add(start, rule.bytes)) {
+            return false;
+        }
+        // Some front ends send the memory later; the ring is checked again when it starts.
+        return memory_->regions().empty() ||
+               memory_->translate_frontend(FrontendAddr{start}, rule.bytes).has_value();
+    };
+    return possible(address.descriptor, areas.descriptor) &&
+           possible(address.available, areas.driver) && possible(address.used, areas.device);
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_addr(const wire::Message& message) {
+    const auto address = payload_as<wire::VringAddress>(message);
+    const auto index = ring_index(address.index);
+    if (!index) {
+        return refuse(Refusal::kRingIndex);
+    }
+    Vring& ring = rings_[*index];
+    if (ring.runner != nullptr) {
+        // A running ring keeps its place; only the logging of its used ring may change.
+        const bool same_place = address.descriptor == ring.address->descriptor &&
+                                address.available == ring.address->available &&
+                                address.used == ring.address->used;
+        if (!same_place) {
+            return refuse(Refusal::kState);
+        }
+    } else if (!address_is_possible(address, ring.size)) {
+        return refuse(Refusal::kRingAddress);
+    }
+    ring.address = address;
+    return done();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_base(const wire::Message& message) {
+    const auto state = payload_as<wire::VringState>(message);
+    const auto index = ring_index(state.index);
+    if (!index) {
+        return refuse(Refusal::kRingIndex);
+    }
+    Vring& ring = rings_[*index];
+    if (features_known_) {
+        const bool packed = features_.has(kFeatureRingPacked);
+        const uint32_t available = state.num & kPackedIndexMask;
+        const uint32_t used = state.num >> kPackedUsedShift & kPackedIndexMask;
+        const bool possible = packed ? !ring.size || (available < *ring.size && used < *ring.size)
+                                     : state.num <= kSplitBaseMax;
+        if (!possible) {
+            return refuse(Refusal::kRingBase);
+        }
+    }
+    ring.base = VringBase{state.num};
+    return done();
+}
+
+Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message& message) {
+    const auto state = payload_as<wire::VringState>(message);
+    const auto index = ring_index(state.index);
+    if (!index) {
+        return refuse(Refusal::kRingIndex);
+    }
+    stop_ring(*index, [this, index = *index] {
+        finish(reply_object(wire::VringState{.index = static_cast<uint32_t>(index),
+                                             .num = rings_[index].base.raw}));
+    });
+    return later();
+}
+
+Result<Session::Impl::RingFd, Refusal> Session::Impl::take_ring_fd(wire::Message& message) const {
+    const auto value = payload_as<uint64_t>(message);
+    // Bits 9 to 63 are reserved: with any of them set, the index is not what was meant.
+    if ((value & ~(wire::kVringFdIndexMask | wire::kVringFdNone)) != 0) {
+        return failure(Refusal::kRingIndex);
+    }
+    const auto index = ring_index(value & wire::kVringFdIndexMask);
+    if (!index) {
+        return failure(Refusal::kRingIndex);
+    }
+    if (message.fds.empty()) {
+        return RingFd{.index = *index, .fd = nullptr};
+    }
+    UniqueFd fd = std::move(message.fds[0]);
+    if (!check_notification_fd(fd.get())) {
+        return failure(Refusal::kNotificationFd);
+    }
+    return RingFd{.index = *index, .fd = std::make_shared<const UniqueFd>(std::move(fd))};
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& message) {
+    auto taken = take_ring_fd(message);
+    if (!taken) {
+        return refuse(taken.error());
+    }
+    const size_t index = taken->index;
+    Vring& ring = rings_[index];
+    ring.descriptors.kick = taken->fd;
+    ring.started = true;
+    if (ring.runner != nullptr) {
+        for_one_runner(
+            *ring.runner,
+            [fd = std::move(taken->fd)](QueueRunner& runner, QueueRunner::Done runner_done) {
+                runner.set_kick(fd);
+                runner_done();
+            },
+            [this] { finish(done()); });
+        return later();
+    }
+    start_ready_rings(index, [this, index](std::optional<Refusal> refusal) {
+        if (refusal) {
+            rings_[index].started = false;
+            rings_[index].descriptors.kick = nullptr;
+        }
+        finish(refusal ? refuse(*refusal) : done());
+    });
+    return later();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_call(wire::Message& message) {
+    auto taken = take_ring_fd(message);
+    if (!taken) {
+        return refuse(taken.error());
+    }
+    Vring& ring = rings_[taken->index];
+    ring.descriptors.call = taken->fd;
+    if (ring.runner == nullptr) {
+        return done();
+    }
+    for_one_runner(
+        *ring.runner,
+        [fd = std::move(taken->fd)](QueueRunner& runner, QueueRunner::Done runner_done) {
+            runner.set_call(fd);
+            runner_done();
+        },
+        [this] { finish(done()); });
+    return later();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_err(wire::Message& message) {
+    auto taken = take_ring_fd(message);
+    if (!taken) {
+        return refuse(taken.error());
+    }
+    Vring& ring = rings_[taken->index];
+    ring.descriptors.err = taken->fd;
+    if (ring.runner == nullptr) {
+        return done();
+    }
+    for_one_runner(
+        *ring.runner,
+        [fd = std::move(taken->fd)](QueueRunner& runner, QueueRunner::Done runner_done) {
+            runner.set_err(fd);
+            runner_done();
+        },
+        [this] { finish(done()); });
+    return later();
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_vring_enable(const wire::Message& message) {
+    const auto state = payload_as<wire::VringState>(message);
+    const auto index = ring_index(state.index);
+    if (!index) {
+        return refuse(Refusal::kRingIndex);
+    }
+    if (state.num > 1) {
+        return refuse(Refusal::kRingEnable);
+    }
+    Vring& ring = rings_[*index];
+    ring.enabled = state.num == 1;
+    if (ring.runner == nullptr) {
+        return done();
+    }
+    for_one_runner(
+        *ring.runner,
+        [enabled = ring.enabled](QueueRunner& runner, QueueRunner::Done runner_done) {
+            runner.set_enabled(enabled);
+            runner_done();
+        },
+        [this] { finish(done()); });
+    return later();
+}
+
+}  // namespace outrigger

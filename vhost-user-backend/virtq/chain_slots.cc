@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/virtq/chain_slots.h"
+
+#include <algorithm>
+
+namespace outrigger {
+namespace {
+
+constexpr size_t kSegmentsPerEntry = 8;
+constexpr size_t kSegmentsAtLeast = 4096;
+
+/// A list that grew beyond this is released when its chain comes back, so that one freak request
+/// in each slot does not hold memory for ever.
+constexpr size_t kSegmentsKept = 256;
+
+}  // namespace
+
+ChainSlots::ChainSlots(uint16_t size, uint32_t id_count)
+    : slots_(size_t{size} + 1),
+      ids_((id_count + kWordBits - 1) / kWordBits),
+      segments_max_(std::max(kSegmentsPerEntry * size, kSegmentsAtLeast)) {
+    free_.reserve(slots_.size());
+    for (ChainSlot& slot : slots_) {
+        free_.push_back(&slot);
+    }
+}
+
+void ChainSlots::put_back(ChainSlot& slot) {
+    word_of(slot.head) &= ~bit_of(slot.head);
+    segments_in_flight_ -= slot.segments.size();
+    --in_flight_;
+    if (slot.segments.capacity() > kSegmentsKept) [[unlikely]] {
+        std::vector<iovec>().swap(slot.segments);
+    }
+    free_.push_back(&slot);
+}
+
+}  // namespace outrigger

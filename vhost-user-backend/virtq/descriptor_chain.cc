@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/virtq/descriptor_chain.h"
+
+#include "vhost-user-backend/virtq/virtqueue.h"
+
+namespace outrigger {
+
+DescriptorChain& DescriptorChain::operator=(DescriptorChain&& other) noexcept {
+    if (this != &other) {
+        if (queue_ != nullptr) {
+            complete(0);
+        }
+        queue_ = std::exchange(other.queue_, nullptr);
+        slot_ = other.slot_;
+    }
+    return *this;
+}
+
+void DescriptorChain::complete(uint32_t written_bytes) {
+    OUTRIGGER_ASSERT(queue_ != nullptr);
+    std::exchange(queue_, nullptr)->complete_chain(*slot_, written_bytes);
+}
+
+}  // namespace outrigger

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/virtq/virtqueue.h"
+
+#include <bit>
+
+#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/error.h"
+
+namespace outrigger {
+namespace {
+
+/// Ids of a packed ring are what the driver likes: any 16-bit number.
+constexpr uint32_t kPackedIds = 1U << 16;
+
+constexpr uint32_t kSplitBaseMask = 0xffff;
+constexpr uint32_t kPackedIndexMask = 0x7fff;
+constexpr uint32_t kPackedWrapShift = 15;
+constexpr uint32_t kPackedUsedShift = 16;
+
+RingAreaRules area_rules(const VirtqueueConfig& config) {
+    return config.packed ? PackedVirtqueue::area_rules(config.size)
+                         : SplitVirtqueue::area_rules(config.size);
+}
+
+/// One area here. Both its addresses must be aligned: the one in the front end, because the
+/// specification says so, and ours, because fields are accessed atomically.
+Result<std::byte*, VirtqueueSetupError> locate_area(const MemorySnapshot& memory,
+                                                    FrontendAddr address,
+                                                    const RingAreaRule& rule) {
+    if (static_cast<uint64_t>(address) % rule.alignment != 0) {
+        return failure(VirtqueueSetupError::kAlignment);
+    }
+    const auto range = memory.translate_frontend(address, rule.bytes);
+    if (!range) {
+        return failure(VirtqueueSetupError::kUnmapped);
+    }
+    auto* const data = static_cast<std::byte*>(range->as_iovec().iov_base);
+    if (std::bit_cast<uintptr_t>(data) % rule.alignment != 0) {
+        return failure(VirtqueueSetupError::kAlignment);
+    }
+    return data;
+}
+
+Result<RingAreas, VirtqueueSetupError> locate_areas(const MemorySnapshot& memory,
+                                                    const VirtqueueConfig& config) {
+    const RingAreaRules rules = area_rules(config);
+    RingAreas areas;
+    areas.descriptor = OUTRIGGER_TRY(locate_area(memory, config.descriptor_area, rules.descriptor));
+    areas.driver = OUTRIGGER_TRY(locate_area(memory, config.driver_area, rules.driver));
+    areas.device = OUTRIGGER_TRY(locate_area(memory, config.device_area, rules.device));
+    return areas;
+}
+
+PackedVirtqueue::Position packed_position(uint32_t half) {
+    return {.index = static_cast<uint16_t>(half & kPackedIndexMask),
+            .wrap = (half >> kPackedWrapShift & 1) != 0};
+}
+
+uint32_t packed_half(PackedVirtqueue::Position position) {
+    return position.index | uint32_t{position.wrap} << kPackedWrapShift;
+}
+
+/// The two halves of a packed ring's base, made consistent.
+struct PackedBase {
+    PackedVirtqueue::Position next_available;
+    PackedVirtqueue::Position next_used;
+};
+
+PackedBase parse_packed_base(VringBase base) {
+    const uint32_t available = base.raw & kSplitBaseMask;
+    const uint32_t used = base.raw >> kPackedUsedShift;
+    // DPDK's virtio-user leaves the used half empty. Taken literally, a fresh ring (0x8000) would
+    // write its first used descriptor with the wrong wrap counter, and the driver never see it.
+    return {.next_available = packed_position(available),
+            .next_used = packed_position(used == 0 ? available : used)};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
+    const VirtqueueConfig& config, VringBase base, std::shared_ptr<const MemorySnapshot> memory) {
+    if (config.size == 0 || config.size > kQueueSizeLimit ||
+        (!config.packed && !is_power_of_two(config.size))) {
+        return failure(VirtqueueSetupError::kSize);
+    }
+    const PackedBase packed = parse_packed_base(base);
+    const bool base_fits = config.packed ? packed.next_available.index < config.size &&
+                                               packed.next_used.index < config.size
+                                         : base.raw <= kSplitBaseMask;
+    if (!base_fits) {
+        return failure(VirtqueueSetupError::kBase);
+    }
+    const RingAreas areas = OUTRIGGER_TRY(locate_areas(*memory, config));
+    std::unique_ptr<Virtqueue> queue(new Virtqueue(config, std::move(memory)));
+    queue->set_areas(areas);
+    if (config.packed) {
+        queue->packed_.start(packed.next_available, packed.next_used);
+    } else {
+        queue->split_.start(static_cast<uint16_t>(base.raw));
+    }
+    return queue;
+}
+
+Virtqueue::Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const MemorySnapshot> memory)
+    : config_(config),
+      split_(config.size, config.event_idx),
+      packed_(config.size, config.event_idx),
+      memory_(std::move(memory)),
+      slots_(config.size, config.packed ? kPackedIds : config.size) {}
+
+Virtqueue::~Virtqueue() {
+    OUTRIGGER_ASSERT(in_flight() == 0);
+}
+
+std::optional<DescriptorChain> Virtqueue::pop() {
+    if (!may_pop_ || holds_back()) [[unlikely]] {
+        return std::nullopt;
+    }
+    return config_.packed ? pop_from(packed_) : pop_from(split_);
+}
+
+template <class Ring>
+std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
+    ChainSlot& slot = slots_.peek();
+    ChainBuilder builder(memory_.current(),
+                         hint_,
+                         slot,
+                         {.indirect = config_.indirect, .segments_max = slots_.segments_max()});
+    const auto fetched = ring.fetch(builder, slots_);
+    if (!fetched) [[unlikely]] {
+        break_ring(fetched.error());
+        return std::nullopt;
+    }
+    if (!*fetched) {
+        return std::nullopt;
+    }
+    slots_.take(slot);
+    slot.memory_lease = memory_.pin();
+    counters_.chains_popped.add();
+    return std::optional<DescriptorChain>(std::in_place, *this, slot);
+}
+
+void Virtqueue::break_ring(RingError error) {
+    if (!broken_) {
+        broken_ = error;
+    }
+    may_pop_ = false;
+}
+
+void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
+    OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
+    counters_.chains_completed.add();
+    const bool held_back = holds_back();
+    slots_.put_back(slot);
+    if (held_back && !holds_back()) [[unlikely]] {
+        request_processing();
+    }
+    memory_.unpin(slot.memory_lease);
+    push_used(slot.head, written_bytes, slot.descriptor_count);
+}
+
+void Virtqueue::push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count) {
+    if (!mapped_) [[unlikely]] {
+        pending_.push_back(
+            {.head = head, .descriptor_count = descriptor_count, .written_bytes = written_bytes});
+        return;
+    }
+    if (config_.packed) {
+        packed_.push_used(head, written_bytes, descriptor_count);
+    } else {
+        split_.push_used(head, written_bytes, descriptor_count);
+    }
+    ++unpublished_;
+}
+
+void Virtqueue::make_visible() {
+    if (config_.packed) {
+        packed_.make_visible();
+    } else {
+        split_.make_visible();
+    }
+    unpublished_ = 0;
+    counters_.batches_published.add();
+    if (first_batch_) {
+        // Whoever served this ring before may have published without calling.
+        first_batch_ = false;
+        call_owed_ = true;
+    }
+}
+
+bool Virtqueue::publish() {
+    if (unpublished_ > 0) {
+        make_visible();
+    } else if (!call_owed_) {
+        return false;
+    }
+    const bool asked = mapped_ && (config_.packed ? packed_.call_wanted() : split_.call_wanted());
+    if (!std::exchange(call_owed_, false) && !asked) {
+        return false;
+    }
+    counters_.calls_wanted.add();
+    return true;
+}
+
+bool Virtqueue::has_available() const {
+    if (!may_pop_ || holds_back()) {
+        return false;
+    }
+    return config_.packed ? packed_.has_available() : split_.has_available();
+}
+
+void Virtqueue::suppress_kicks() {
+    if (!may_pop_) {
+        return;
+    }
+    if (config_.packed) {
+        packed_.suppress_kicks();
+    } else {
+        split_.suppress_kicks();
+    }
+}
+
+bool Virtqueue::enable_kicks() {
+    // While the ring holds back, a completion wakes the queue, not a kick.
+    if (!may_pop_ || holds_back()) {
+        return false;
+    }
+    return config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+}
+
+void Virtqueue::set_areas(const RingAreas& areas) {
+    mapped_ = areas.descriptor != nullptr;
+    may_pop_ = mapped_ && !broken_;
+    if (config_.packed) {
+        packed_.set_areas(areas);
+    } else {
+        split_.set_areas(areas);
+    }
+}
+
+void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
+    if (unpublished_ > 0) {
+        // These were written in the old memory: only there do they make sense.
+        make_visible();
+        call_owed_ = true;
+    }
+    const bool was_mapped = mapped_;
+    const auto areas = locate_areas(*memory, config_);
+    memory_.adopt(std::move(memory));
+    hint_ = {};
+    set_areas(areas.value_or(RingAreas{}));
+    if (!mapped_ || was_mapped) {
+        return;
+    }
+    for (const PendingUse& use : pending_) {
+        push_used(use.head, use.written_bytes, use.descriptor_count);
+    }
+    pending_.clear();
+    request_processing();
+}
+
+bool Virtqueue::old_memory_released() const {
+    return memory_.old_count() == 0;
+}
+
+VringBase Virtqueue::base() const {
+    if (!config_.packed) {
+        return {.raw = split_.next_available()};
+    }
+    return {.raw = packed_half(packed_.next_available()) | packed_half(packed_.next_used())
+                                                               << kPackedUsedShift};
+}
+
+}  // namespace outrigger
