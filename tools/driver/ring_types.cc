@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/driver/ring_types.h"
+
+namespace outrigger::driver {
+
+std::string_view describe(DeviceFault fault) {
+    switch (fault) {
+        case DeviceFault::kNone:
+            return "none";
+        case DeviceFault::kUsedIndexJump:
+            return "more used entries than chains in flight";
+        case DeviceFault::kUsedIdOutOfRange:
+            return "used id beyond the ring";
+        case DeviceFault::kUsedIdNotInFlight:
+            return "used id that was not in flight";
+    }
+    return "";
+}
+
+}  // namespace outrigger::driver
