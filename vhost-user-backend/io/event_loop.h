@@ -5,6 +5,7 @@
 /// Two implementations pass the same tests: UringLoop (Linux) and AsioLoop (everywhere).
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -37,7 +38,9 @@ class EventLoop {
     void post(Task task);
 
     /// Calls `on_readable` again and again as long as `fd` is readable or hung up: level-triggered,
-    /// so the callback must drain or unwatch. `fd` is borrowed and must stay open until unwatch().
+    /// so the callback must drain or unwatch. `fd` is borrowed and must stay open until unwatch();
+    /// it may be made non-blocking. One watch a descriptor. What cannot be waited for (a regular
+    /// file) counts as always readable.
     [[nodiscard]] virtual WatchId watch_readable(int fd, Task on_readable) = 0;
 
     /// The callback is not called again once this returns. Also from within the callback itself.
@@ -50,7 +53,7 @@ class EventLoop {
 
     /// Dispatches what is ready; when nothing is, sleeps until something is or `until` has come.
     /// `until` in the past (time_point::min()) never sleeps; time_point::max() has no bound.
-    /// True when anything ran.
+    /// True when anything ran. Not from within a callback.
     bool run_once(Clock::time_point until);
 
     /// The io_uring of this loop, or null when it has none. Thread-bound.
@@ -59,7 +62,42 @@ class EventLoop {
     [[nodiscard]] virtual const char* name() const = 0;
 
   protected:
-    EventLoop() = default;
+    explicit EventLoop(Notifier wakeup);
+
+    /// One turn of the implementation: calls back for what is ready; when nothing is, waits until
+    /// something is or `until` has come (time_point::min(): do not wait). True when a callback ran.
+    virtual bool turn(Clock::time_point until) = 0;
+
+    /// Readable when another thread posted to a sleeping loop. The implementation watches it, and
+    /// answers with on_wakeup().
+    [[nodiscard]] int wakeup_fd() const { return wakeup_.read_fd(); }
+
+    void on_wakeup() { wakeup_.drain(); }
+
+    /// Drops tasks and timers, whose captures may still use the loop: first in every destructor.
+    void drop_tasks();
+
+  private:
+    struct Timer {
+        Clock::time_point deadline;
+        TimerId id;  // grows, so equal deadlines run in order of starting
+        Task task;
+    };
+
+    static bool later(const Timer& a, const Timer& b);
+    bool run_posted();
+    bool run_due_timers();
+
+    Notifier wakeup_;
+
+    std::mutex posted_mutex_;
+    std::vector<Task> posted_;              // guarded by posted_mutex_
+    std::atomic<bool> has_posted_ = false;  // posted_ is not empty
+    std::atomic<bool> may_sleep_ = false;   // a post must signal wakeup_
+
+    std::vector<Task> running_;  // the swapped-out posted_, kept for its capacity
+    std::vector<Timer> timers_;  // a heap by later()
+    uint64_t last_timer_id_ = 0;
 };
 
 enum class LoopKind : uint8_t {

@@ -2,9 +2,9 @@
 /// Submission of io_uring operations from a worker. Completions arrive in the worker's one wait.
 #pragma once
 
-#include <liburing.h>
-
 #include <cstdint>
+
+#include <liburing.h>
 
 namespace outrigger {
 

@@ -3,10 +3,9 @@
 /// only after every source has armed its notifications.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <functional>
+#include <latch>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,6 +14,7 @@
 
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/io/adaptive_polling.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 namespace outrigger {
@@ -33,10 +33,10 @@ class WorkSource {
 };
 
 struct WorkerOptions {
-    std::string thread_name = "worker";           ///< at most 15 characters are shown by the system
-    LoopKind loop = LoopKind::kAuto;
-    std::chrono::microseconds poll_max{0};        ///< how long to look for work before sleeping
-    std::optional<unsigned> cpu;                  ///< pin the thread there
+    std::string thread_name = "worker";          ///< at most 15 characters are shown by the system
+    LoopKind loop = LoopKind::kAuto;             ///< how the thread waits
+    std::chrono::microseconds poll_max{0};       ///< longest look for work before a sleep; 0: none
+    std::optional<unsigned> cpu = std::nullopt;  ///< pin the thread there
 };
 
 struct WorkerCounters {
@@ -62,10 +62,30 @@ class Worker final {
 
     [[nodiscard]] EventLoop& loop() { return *loop_; }
 
+    /// From a task or a callback, also from within a source's own poll().
     void add_source(WorkSource& source);
     void remove_source(WorkSource& source);
 
+    /// Any thread.
     [[nodiscard]] const WorkerCounters& counters() const { return counters_; }
+
+  private:
+    explicit Worker(const WorkerOptions& options) : options_(options), polling_(options.poll_max) {}
+
+    [[nodiscard]] Result<void> set_up_thread();
+    void serve();
+    [[nodiscard]] bool poll_sources();
+    [[nodiscard]] bool look_for_work(EventLoop::Clock::time_point since);
+    [[nodiscard]] bool sources_ready_to_sleep();
+
+    const WorkerOptions options_;
+    AdaptivePolling polling_;
+    WorkerCounters counters_;
+    std::unique_ptr<EventLoop> loop_;   // made and destroyed by the worker's thread
+    std::vector<WorkSource*> sources_;  // null: removed, swept after the round
+    bool stopping_ = false;             // set by a task, so thread-bound
+    std::latch stop_posted_{1};
+    std::thread thread_;
 };
 
 }  // namespace outrigger

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "vhost-user-backend/base/checked_math.h"
-#include "vhost-user-backend/session/features.h"
+#include "vhost-user-backend/session/feature_offer.h"
 #include "vhost-user-backend/session/session_impl.h"
 
 namespace outrigger {

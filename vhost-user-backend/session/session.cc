@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "vhost-user-backend/session/features.h"
+#include "vhost-user-backend/session/feature_offer.h"
 #include "vhost-user-backend/session/session_impl.h"
 
 namespace outrigger {

@@ -6,7 +6,7 @@
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/notifier.h"
-#include "vhost-user-backend/session/features.h"
+#include "vhost-user-backend/session/feature_offer.h"
 #include "vhost-user-backend/session/session_impl.h"
 
 namespace outrigger {
@@ -15,25 +15,6 @@ namespace {
 constexpr uint32_t kPackedIndexMask = 0x7fff;
 constexpr unsigned kPackedUsedShift = 16;
 constexpr uint32_t kSplitBaseMax = 0xffff;
-
-/// Bytes and alignment of a ring's three areas. VIRTIO 1.3, 2.7 and 2.8.
-struct AreaRule {
-    uint64_t bytes;
-    uint64_t alignment;
-};
-
-struct RingAreas {
-    AreaRule descriptor;
-    AreaRule driver;
-    AreaRule device;
-};
-
-RingAreas ring_areas(bool packed, uint64_t size) {
-    if (packed) {
-        return {{16 * size, 16}, {4, 4}, {4, 4}};
-    }
-    return {{16 * size, 16}, {6 + 2 * size, 2}, {6 + 8 * size, 4}};
-}
 
 }  // namespace
 
@@ -71,17 +52,20 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_num(const wire::Message& 
 bool Session::Impl::address_is_possible(const wire::VringAddress& address,
                                         std::optional<uint16_t> size) const {
     // The smallest ring stands for one whose size is not known yet.
-    const RingAreas areas = ring_areas(features_.has(kFeatureRingPacked), size.value_or(1));
-    const auto possible = [&](uint64_t start, const AreaRule& rule) {
-        if (start % rule.alignment != 0 || !checked_add(start, rule.bytes)) {
+    const uint16_t entries = size.value_or(1);
+    const RingAreaRules rules = features_.has(kFeatureRingPacked)
+                                    ? PackedVirtqueue::area_rules(entries)
+                                    : SplitVirtqueue::area_rules(entries);
+    const auto possible = [&](uint64_t start, const RingAreaRule& rule) {
+        if (start % rule.alignment != 0 || !checked_add<uint64_t>(start, rule.bytes)) {
             return false;
         }
         // Some front ends send the memory later; the ring is checked again when it starts.
         return memory_->regions().empty() ||
                memory_->translate_frontend(FrontendAddr{start}, rule.bytes).has_value();
     };
-    return possible(address.descriptor, areas.descriptor) &&
-           possible(address.available, areas.driver) && possible(address.used, areas.device);
+    return possible(address.descriptor, rules.descriptor) &&
+           possible(address.available, rules.driver) && possible(address.used, rules.device);
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_vring_addr(const wire::Message& message) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "vhost-user-backend/session/features.h"
+#include "vhost-user-backend/session/feature_offer.h"
 
 #include "vhost-user-backend/wire/messages.h"
 

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/io/uring.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/io/event_loop.h"
+
+namespace outrigger {
+namespace {
+
+constexpr auto kNever = EventLoop::Clock::time_point::max();
+constexpr auto kNoSleep = EventLoop::Clock::time_point::min();
+
+struct RecordingOperation final : UringOperation {
+    void on_complete(int32_t value, uint32_t) override {
+        result = value;
+        ++completions;
+    }
+
+    std::optional<int32_t> result;
+    int completions = 0;
+};
+
+class UringTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        auto loop = create_event_loop(LoopKind::kUring);
+        if (!loop) {
+            GTEST_SKIP() << loop.error().message;
+        }
+        loop_ = *std::move(loop);
+        uring_ = loop_->uring();
+        ASSERT_NE(uring_, nullptr);
+    }
+
+    void wait_for(const RecordingOperation& operation) {
+        while (!operation.result) {
+            (void)loop_->run_once(kNever);
+        }
+    }
+
+    std::unique_ptr<EventLoop> loop_;
+    Uring* uring_ = nullptr;
+};
+
+TEST(UringOfAsio, IsAbsent) {
+    auto loop = create_event_loop(LoopKind::kAsio);
+    ASSERT_TRUE(loop);
+
+    EXPECT_EQ((*loop)->uring(), nullptr);
+}
+
+TEST_F(UringTest, ReadsAFile) {
+    std::string path = testing::TempDir() + "uring-read-XXXXXX";
+    const UniqueFd file(::mkostemp(path.data(), O_CLOEXEC));
+    ASSERT_TRUE(file.valid());
+    ::unlink(path.c_str());
+    ASSERT_EQ(::pwrite(file.get(), "0123456789", 10, 0), 10);
+    std::array<char, 4> out{};
+    RecordingOperation operation;
+    io_uring_sqe* const sqe = uring_->next_sqe();
+    ASSERT_NE(sqe, nullptr);
+    io_uring_prep_read(sqe, file.get(), out.data(), out.size(), 3);
+    uring_->bind(sqe, operation);
+
+    wait_for(operation);
+
+    EXPECT_EQ(operation.result, 4);
+    EXPECT_EQ(std::string_view(out.data(), out.size()), "3456");
+}
+
+TEST_F(UringTest, ReportsAnErrorAsNegativeErrno) {
+    char byte = 0;
+    RecordingOperation operation;
+    io_uring_sqe* const sqe = uring_->next_sqe();
+    ASSERT_NE(sqe, nullptr);
+    io_uring_prep_read(sqe, -1, &byte, 1, 0);
+    uring_->bind(sqe, operation);
+
+    wait_for(operation);
+
+    EXPECT_EQ(operation.result, -EBADF);
+}
+
+TEST_F(UringTest, NothingReachesTheKernelBeforeTheTurn) {
+    RecordingOperation operation;
+    io_uring_sqe* const sqe = uring_->next_sqe();
+    ASSERT_NE(sqe, nullptr);
+    io_uring_prep_nop(sqe);
+    uring_->bind(sqe, operation);
+    EXPECT_EQ(operation.completions, 0);
+
+    (void)loop_->run_once(kNoSleep);
+
+    EXPECT_EQ(operation.completions, 1);
+}
+
+TEST_F(UringTest, FloodAboveTheQueueSizesCompletesEachOnce) {
+    // Above the submission queue (1024) and the completion queue (4096).
+    std::vector<RecordingOperation> operations(10'000);
+    for (RecordingOperation& operation : operations) {
+        io_uring_sqe* const sqe = uring_->next_sqe();
+        ASSERT_NE(sqe, nullptr);
+        io_uring_prep_nop(sqe);
+        uring_->bind(sqe, operation);
+    }
+
+    const auto missing = [&] {
+        return std::ranges::any_of(operations, [](auto& each) { return each.completions == 0; });
+    };
+    while (missing()) {
+        (void)loop_->run_once(kNever);
+    }
+    (void)loop_->run_once(kNoSleep);
+
+    EXPECT_TRUE(std::ranges::all_of(operations, [](auto& each) { return each.completions == 1; }));
+}
+
+TEST_F(UringTest, OperationsStartedByACompletionRun) {
+    struct Chain final : UringOperation {
+        explicit Chain(Uring& ring) : uring(ring) {}
+
+        void start() {
+            io_uring_sqe* const sqe = uring.next_sqe();
+            ASSERT_NE(sqe, nullptr);
+            io_uring_prep_nop(sqe);
+            uring.bind(sqe, *this);
+        }
+
+        void on_complete(int32_t, uint32_t) override {
+            if (++completions < 5000) {
+                start();
+            }
+        }
+
+        Uring& uring;
+        int completions = 0;
+    };
+
+    Chain chain(*uring_);
+    chain.start();
+
+    while (chain.completions < 5000) {
+        (void)loop_->run_once(kNever);
+    }
+}
+
+TEST_F(UringTest, PostedTasksRunAmidAFlood) {
+    struct Endless final : UringOperation {
+        void start(Uring& uring) {
+            ring = &uring;
+            io_uring_sqe* const sqe = uring.next_sqe();
+            ASSERT_NE(sqe, nullptr);
+            io_uring_prep_nop(sqe);
+            uring.bind(sqe, *this);
+        }
+
+        void on_complete(int32_t, uint32_t) override {
+            if (!stop) {
+                start(*ring);
+            }
+        }
+
+        Uring* ring = nullptr;
+        bool stop = false;
+    };
+
+    Endless endless;
+    endless.start(*uring_);
+    loop_->post([&] { loop_->post([&] { endless.stop = true; }); });
+
+    while (!endless.stop) {
+        (void)loop_->run_once(kNoSleep);
+    }
+    (void)loop_->run_once(kNoSleep);
+    (void)loop_->run_once(kNoSleep);
+
+    EXPECT_FALSE(loop_->run_once(kNoSleep));
+}
+
+TEST_F(UringTest, DestructionWaitsForOperationsAndTellsTheirOwners) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    const UniqueFd read_end(ends[0]);
+    const UniqueFd write_end(ends[1]);
+    auto buffer = std::make_unique<std::array<char, 64>>();
+    RecordingOperation operation;
+    io_uring_sqe* const sqe = uring_->next_sqe();
+    ASSERT_NE(sqe, nullptr);
+    io_uring_prep_read(sqe, read_end.get(), buffer->data(), 64, 0);
+    uring_->bind(sqe, operation);
+    (void)loop_->run_once(kNoSleep);
+    ASSERT_EQ(operation.completions, 0);
+
+    loop_.reset();
+    buffer.reset();
+
+    EXPECT_EQ(operation.completions, 1);
+    EXPECT_LT(operation.result.value_or(0), 0);
+}
+
+TEST_F(UringTest, KnowsWhichOperationsTheKernelHas) {
+    EXPECT_TRUE(uring_->supports(IORING_OP_READV));
+    EXPECT_FALSE(uring_->supports(255));
+}
+
+}  // namespace
+}  // namespace outrigger

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The Linux event loop: one io_uring whose completions are kicks, wake-ups and block I/O alike.
+#pragma once
+
+#include <memory>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/io/event_loop.h"
+
+namespace outrigger {
+
+/// Fails where the kernel refuses io_uring or is older than 5.11. Must run on the loop's thread,
+/// which must also destroy the loop.
+[[nodiscard]] Result<std::unique_ptr<EventLoop>> create_uring_loop();
+
+}  // namespace outrigger

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/io/worker.h"
+
+#include <algorithm>
+#include <future>
+#include <utility>
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+namespace outrigger {
+namespace {
+
+using Clock = EventLoop::Clock;
+
+/// Tells the processor that this is a spin, for the sake of its other hyper-thread.
+void pause_processor() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+/// Signals are for the control thread. Those that a thread raises by its own accesses stay.
+class BlockedSignals final {
+  public:
+    BlockedSignals() {
+        sigset_t blocked;
+        sigfillset(&blocked);
+        for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) {
+            sigdelset(&blocked, own);
+        }
+        pthread_sigmask(SIG_SETMASK, &blocked, &before_);
+    }
+
+    BlockedSignals(const BlockedSignals&) = delete;
+    BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_{};
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
+    std::unique_ptr<Worker> worker(new Worker(options));
+    std::promise<Result<void>> started;
+    auto outcome = started.get_future();
+    try {
+        const BlockedSignals inherited;
+        worker->thread_ = std::thread([raw = worker.get(), started = std::move(started)]() mutable {
+            auto set_up = raw->set_up_thread();
+            const bool ready = set_up.has_value();
+            started.set_value(std::move(set_up));
+            if (ready) {
+                raw->serve();
+                // An io_uring ends on the thread that made it, but not under the feet of the
+                // post() that told it to stop.
+                raw->stop_posted_.wait();
+                raw->loop_.reset();
+            }
+        });
+    } catch (const std::system_error& refused) {
+        return failure(error_from_code("cannot start a worker thread", refused.code().value()));
+    }
+    OUTRIGGER_TRY(outcome.get());
+    return worker;
+}
+
+Worker::~Worker() {
+    if (!thread_.joinable()) {
+        return;
+    }
+    // After a failed start there is neither a loop nor anything to stop. The future that start()
+    // waited on makes the thread's writes to loop_ visible here.
+    if (loop_ != nullptr) {
+        loop_->post([this] { stopping_ = true; });
+        stop_posted_.count_down();
+    }
+    thread_.join();
+    OUTRIGGER_ASSERT(std::ranges::all_of(sources_, [](auto* source) { return source == nullptr; }));
+}
+
+Result<void> Worker::set_up_thread() {
+    constexpr size_t kNameMax = 15;
+    (void)pthread_setname_np(pthread_self(), options_.thread_name.substr(0, kNameMax).c_str());
+    if (options_.cpu) {
+        cpu_set_t cpus;
+        CPU_ZERO(&cpus);
+        if (*options_.cpu < CPU_SETSIZE) {
+            CPU_SET(*options_.cpu, &cpus);
+        }
+        const int error = pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
+        if (error != 0) {
+            return failure(error_from_code(
+                "cannot run a worker on processor " + std::to_string(*options_.cpu), error));
+        }
+    }
+    auto loop = create_event_loop(options_.loop);
+    if (!loop) {
+        return failure(std::move(loop).error());
+    }
+    loop_ = *std::move(loop);
+    return {};
+}
+
+void Worker::serve() {
+    const bool adapts = polling_.maximum() > AdaptivePolling::Duration::zero();
+    bool idle = false;  // nothing was found since `idle_since`: polling adapts to how long it lasts
+    Clock::time_point idle_since{};
+    while (!stopping_) {
+        bool worked = loop_->run_once(Clock::time_point::min());
+        worked |= poll_sources();
+        if (worked) {
+            if (idle) {
+                polling_.on_work_after(Clock::now() - idle_since);
+                idle = false;
+            }
+            continue;
+        }
+        if (adapts && !idle) {
+            idle_since = Clock::now();
+            idle = !look_for_work(idle_since);
+            if (!idle) {
+                continue;
+            }
+        }
+        if (sources_ready_to_sleep()) {
+            counters_.sleeps.add();
+            (void)loop_->run_once(Clock::time_point::max());
+        }
+    }
+}
+
+/// Spins until something was found and done (true) or the budget is spent.
+bool Worker::look_for_work(Clock::time_point since) {
+    const auto budget = polling_.budget();
+    if (budget == AdaptivePolling::Duration::zero()) {
+        return false;
+    }
+    const auto end = since + budget;
+    do {
+        pause_processor();
+        bool worked = poll_sources();
+        worked |= loop_->run_once(Clock::time_point::min());
+        if (worked) {
+            counters_.polls_hit.add();
+            return true;
+        }
+    } while (Clock::now() < end);
+    counters_.polls_idle.add();
+    return false;
+}
+
+bool Worker::poll_sources() {
+    bool worked = false;
+    // By index: a source may add or remove sources from within its poll().
+    for (size_t i = 0; i < sources_.size(); ++i) {
+        if (sources_[i] != nullptr) {
+            worked |= sources_[i]->poll();
+        }
+    }
+    std::erase(sources_, nullptr);
+    return worked;
+}
+
+bool Worker::sources_ready_to_sleep() {
+    for (size_t i = 0; i < sources_.size(); ++i) {
+        if (sources_[i] != nullptr && !sources_[i]->prepare_sleep()) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void Worker::add_source(WorkSource& source) {
+    OUTRIGGER_ASSERT(std::ranges::find(sources_, &source) == sources_.end());
+    sources_.push_back(&source);
+}
+
+void Worker::remove_source(WorkSource& source) {
+    std::ranges::replace(sources_, &source, static_cast<WorkSource*>(nullptr));
+}
+
+}  // namespace outrigger
