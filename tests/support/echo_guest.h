@@ -31,12 +31,11 @@ class EchoBuffers final {
     /// The request as a chain: two readable parts, two writable ones.
     [[nodiscard]] std::array<driver::Segment, 4> chain() const {
         using driver::offset_by;
-        return {{{.address = request_, .length = 1, .device_writable = false},
-                 {.address = offset_by(request_, 1), .length = kBytes - 1, .device_writable = false},
-                 {.address = response_, .length = kBytes - 7, .device_writable = true},
-                 {.address = offset_by(response_, kBytes - 7),
-                  .length = 7,
-                  .device_writable = true}}};
+        return {
+            {{.address = request_, .length = 1, .device_writable = false},
+             {.address = offset_by(request_, 1), .length = kBytes - 1, .device_writable = false},
+             {.address = response_, .length = kBytes - 7, .device_writable = true},
+             {.address = offset_by(response_, kBytes - 7), .length = 7, .device_writable = true}}};
     }
 
     /// Fills the request with bytes that no other call used, and clears the response.
@@ -73,8 +72,7 @@ class EchoBuffers final {
     EchoBuffers& buffers,
     driver::ChainLayout layout = driver::ChainLayout::kDirect) {
     buffers.fill();
-    const auto completion =
-        queue.transact(buffers.chain(), driver::after(kPatience), layout);
+    const auto completion = queue.transact(buffers.chain(), driver::after(kPatience), layout);
     if (!completion) {
         return "the request did not complete";
     }

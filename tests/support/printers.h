@@ -4,9 +4,10 @@
 
 #include <ostream>
 
+#include "vhost-user-backend/session/counters.h"
+
 #include "tools/driver/frontend.h"
 #include "tools/driver/ring_types.h"
-#include "vhost-user-backend/session/counters.h"
 
 namespace outrigger::driver {
 

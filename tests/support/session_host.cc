@@ -36,7 +36,10 @@ SessionHost::SessionHost(Device& device, const SessionHostOptions& options)
 SessionHost::~SessionHost() {
     close_session();
     OUTRIGGER_ASSERT(wait_closed().has_value());
-    on_control([this] { stopping_ = true; });
+    // The workers first: one of them may still be inside post() of the control loop.
+    workers_.clear();
+    loop_.load()->post([this] { stopping_ = true; });
+    stop_posted_.count_down();
     control_.join();
 }
 
@@ -46,6 +49,8 @@ void SessionHost::run_control() {
     while (!stopping_) {
         (void)loop->run_once(EventLoop::Clock::time_point::max());
     }
+    // post() may still be on its way out of the loop that goes now.
+    stop_posted_.wait();
 }
 
 void SessionHost::on_control(EventLoop::Task task) {
@@ -66,18 +71,17 @@ driver::Frontend SessionHost::connect() {
             const std::lock_guard lock(closed_mutex_);
             closed_.reset();
         }
-        session_ = std::make_unique<Session>(
-            Session::Environment{.device = device_,
-                                 .control_loop = *loop_,
-                                 .workers = worker_pointers_,
-                                 .counters = counters_},
-            std::move(socket),
-            options_.session,
-            [this](CloseReason reason) {
-                session_.reset();
-                const std::lock_guard lock(closed_mutex_);
-                closed_ = reason;
-            });
+        session_ = std::make_unique<Session>(Session::Environment{.device = device_,
+                                                                  .control_loop = *loop_,
+                                                                  .workers = worker_pointers_,
+                                                                  .counters = counters_},
+                                             std::move(socket),
+                                             options_.session,
+                                             [this](CloseReason reason) {
+                                                 session_.reset();
+                                                 const std::lock_guard lock(closed_mutex_);
+                                                 closed_ = reason;
+                                             });
     });
     return std::move(frontend);
 }

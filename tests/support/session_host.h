@@ -7,17 +7,19 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <latch>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
 
-#include "tools/driver/frontend.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/session.h"
+
+#include "tools/driver/frontend.h"
 
 namespace outrigger::testing {
 
@@ -63,7 +65,8 @@ class SessionHost final {
     std::vector<Worker*> worker_pointers_;
 
     std::atomic<EventLoop*> loop_ = nullptr;  // made and run by control_
-    std::atomic<bool> stopping_ = false;
+    bool stopping_ = false;                   // control thread
+    std::latch stop_posted_{1};
     std::unique_ptr<Session> session_;  // control thread
     std::mutex closed_mutex_;
     std::optional<CloseReason> closed_;
