@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced by ./demo, ./test and tests/guest/run: shows long steps, installs packages, builds.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+if [[ -t 1 && -z ${CI:-} && ${TERM:-dumb} != dumb ]]; then
+    on_terminal=yes
+    bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' yellow=$'\e[33m' plain=$'\e[0m'
+    clear_line=$'\r\e[K'
+else
+    on_terminal=
+    bold='' dim='' green='' red='' yellow='' plain='' clear_line=''
+fi
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+    printf '%s%s%s\n' "$red" "$*" "$plain" >&2
+    exit 1
+}
+
+# Microseconds since the epoch. EPOCHREALTIME uses the locale's decimal sign.
+now_us() { printf '%s' "${EPOCHREALTIME//[.,]/}"; }
+
+# seconds_since START_US: one decimal, "12.3".
+seconds_since() {
+    local tenths=$((($(now_us) - $1) / 100000))
+    printf '%d.%d' $((tenths / 10)) $((tenths % 10))
+}
+
+# one_line_for_terminal TEXT: what of TEXT fits beside a step's title.
+one_line_for_terminal() {
+    local text=${1//[^[:print:]]/} room=$((${COLUMNS:-80} - 46))
+    printf '%s' "${text:0:$((room > 0 ? room : 0))}"
+}
+
+# step TITLE LOG COMMAND...: runs COMMAND with its output in LOG. A terminal shows a spinner with
+# the newest line of LOG; elsewhere the title is printed at once and the time at the end, with a
+# sign of life each minute. Fails with COMMAND's status, after the end of LOG.
+step() {
+    local title=$1 log=$2 started pid status=0 frame=0 newest quiet_since
+    shift 2
+    mkdir -p "$(dirname "$log")"
+    started=$(now_us)
+    quiet_since=$SECONDS
+    "$@" >"$log" 2>&1 </dev/null &
+    pid=$!
+    step_pid=$pid
+    [[ $on_terminal ]] || say "  ... $title"
+    while kill -0 "$pid" 2>/dev/null; do
+        if [[ $on_terminal ]]; then
+            newest=$(tail -n 1 "$log" 2>/dev/null)
+            printf '%s  %s %-32s %s%5.5ss %s%s' "$clear_line" "${spinner:frame++%4:1}" "$title" "$dim" \
+                "$(seconds_since "$started")" "$(one_line_for_terminal "$newest")" "$plain"
+        elif ((SECONDS - quiet_since >= 60)); then
+            quiet_since=$SECONDS
+            say "      still at it: $(tail -n 1 "$log" 2>/dev/null | cut -c 1-100)"
+        fi
+        sleep 0.1
+    done
+    wait "$pid" || status=$?
+    step_pid=
+    if ((status == 0)); then
+        printf '%s  %sok%s  %-32s %s%s s%s\n' "$clear_line" "$green" "$plain" "$title" "$dim" \
+            "$(seconds_since "$started")" "$plain"
+    else
+        printf '%s  %sfailed%s  %s (status %s); the end of %s:\n' "$clear_line" "$red" "$plain" \
+            "$title" "$status" "${log#"$root"/}"
+        tail -n 40 "$log" | sed 's/^/      /'
+    fi
+    return "$status"
+}
+spinner='|/-\'
+step_pid=
+
+# stop_step: ends the command of a step that was interrupted.
+stop_step() {
+    [[ $step_pid ]] || return 0
+    kill "$step_pid" 2>/dev/null
+    wait "$step_pid" 2>/dev/null
+    step_pid=
+}
+
+# packages_of GROUP...: the names in .ci/packages.
+packages_of() {
+    local group
+    for group in "$@"; do
+        sed -n "s/^$group  *\([^ ]*\).*/\1/p" "$root/.ci/packages"
+    done
+}
+
+is_installed() {
+    [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null) == ii* ]]
+}
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# with_retries COMMAND...: package mirrors fail for moments; four attempts in about a minute.
+with_retries() {
+    local pause
+    for pause in 5 15 30; do
+        "$@" && return 0
+        say "failed; again in $pause s: $*"
+        sleep "$pause"
+    done
+    "$@"
+}
+
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q \
+        -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
+}
+
+update_and_install() { apt update && apt install --no-install-recommends "$@"; }
+
+# install_packages GROUP...: installs what dpkg does not know as installed; touches nothing else.
+install_packages() {
+    local missing=() package
+    command -v dpkg-query >/dev/null || die "this needs Debian 12 (dpkg and apt); see README.md for a build by hand"
+    for package in $(packages_of "$@"); do
+        is_installed "$package" || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || die "run this as root, or install sudo; missing packages: ${missing[*]}"
+        say "  these packages are missing, and sudo may ask for your password: ${missing[*]}"
+        sudo -v || die "cannot install without root"
+    fi
+    step "installing ${#missing[@]} packages" "$root/build/log/apt.log" \
+        with_retries update_and_install "${missing[@]}"
+}
+
+# configure_build DIR OPTION...: `meson setup`, once.
+configure_build() {
+    local dir=$1
+    shift
+    [[ -f $dir/build.ninja ]] && return 0
+    rm -rf "$dir"
+    meson setup "$dir" "$@"
+}
+
+# Release: what ./demo runs and packagers want. The others are for ./test.
+configure_release() { configure_build "$root/build/release" "$root" --buildtype=release; }
+
+build_release() { ninja -C "$root/build/release"; }

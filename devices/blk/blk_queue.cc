@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/blk_queue.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include <linux/virtio_blk.h>
+
+#include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/log.h"
+
+#include "devices/blk/segment_cursor.h"
+
+namespace outrigger {
+namespace {
+
+LogLimiter& limiter_for(BlkRefusal refusal) {
+    static std::array<LogLimiter, kBlkRefusalCount> limiters;
+    return limiters[static_cast<size_t>(refusal)];
+}
+
+LogLimiter image_failures;
+
+/// The status is the last device-writable byte, and a driver may rely only on the first `len`
+/// bytes that the used element tells (VIRTIO 1.3, 2.7.8.2): so an answer covers them all.
+void complete(DescriptorChain& chain, const GuestBuffer& status, uint8_t value) {
+    const auto byte = std::byte{value};
+    status.copy_from(std::span(&byte, 1));
+    chain.complete(static_cast<uint32_t>(chain.writable_bytes()));
+}
+
+ImageCommand image_command(BlkCommand command) {
+    switch (command) {
+        case BlkCommand::kRead:
+            return ImageCommand::kRead;
+        case BlkCommand::kWrite:
+            return ImageCommand::kWrite;
+        case BlkCommand::kFlush:
+            return ImageCommand::kFlush;
+        case BlkCommand::kDiscard:
+            return ImageCommand::kDiscard;
+        case BlkCommand::kWriteZeroes:
+            return ImageCommand::kWriteZeroes;
+        case BlkCommand::kGetId:
+            break;
+    }
+    abort_on_bug("kGetId is answered without the image", __FILE__, __LINE__);
+}
+
+}  // namespace
+
+/// A request in flight, and all that must stay in place for it.
+class BlkQueue::Slot final : public ImageRequest {
+  public:
+    void on_image_done(int os_error) override { owner->on_done(*this, os_error); }
+
+    BlkQueue* owner = nullptr;
+    std::optional<DescriptorChain> chain;
+    GuestBuffer status;
+    BlkCommand blk_command = BlkCommand::kRead;
+    uint64_t bytes = 0;
+    std::array<ImageRange, kBlkRangesMax> range_storage;
+};
+
+BlkQueue::BlkQueue(Virtqueue& queue,
+                   std::unique_ptr<ImageQueue> image,
+                   const BlkShared& shared,
+                   BlkCounters& counters)
+    : queue_(queue),
+      shared_(shared),
+      counters_(counters),
+      slots_(std::make_unique<Slot[]>(requests_for(queue))),
+      slot_count_(requests_for(queue)),
+      image_(std::move(image)) {
+    free_.reserve(slot_count_);
+    for (uint32_t i = 0; i < slot_count_; ++i) {
+        slots_[i].owner = this;
+        free_.push_back(&slots_[i]);
+    }
+}
+
+BlkQueue::~BlkQueue() {
+    OUTRIGGER_ASSERT(free_.size() == slot_count_);
+}
+
+uint32_t BlkQueue::requests_for(const Virtqueue& queue) {
+    return std::min<uint32_t>(queue.size(), kRequestsMax);
+}
+
+QueueProgress BlkQueue::process() {
+    for (uint32_t taken = 0; taken < kBatchMax; ++taken) {
+        if (free_.empty() || bytes_in_flight_ >= kBytesMax) {
+            // Only now, not when the limit was hit: it may never matter.
+            if (queue_.has_available()) {
+                waiting_ = true;
+                counters_.waits.add();
+                return QueueProgress::kWaiting;
+            }
+            return QueueProgress::kDrained;
+        }
+        std::optional<DescriptorChain> chain = queue_.pop();
+        if (!chain) {
+            return QueueProgress::kDrained;
+        }
+        serve(std::move(*chain));
+    }
+    return QueueProgress::kMore;
+}
+
+void BlkQueue::serve(DescriptorChain chain) {
+    Slot& slot = *free_.back();
+    ChainReader reader = chain.take_reader();
+    ChainWriter writer = chain.take_writer();
+    const auto request = parse_request(reader, writer, shared_.geometry, slot.range_storage);
+    if (!request) [[unlikely]] {
+        refuse(chain, request.error());
+        return;
+    }
+    if (request->command == BlkCommand::kGetId) [[unlikely]] {
+        answer_id(chain, *request);
+        return;
+    }
+    free_.pop_back();
+    slot.chain.emplace(std::move(chain));
+    submit(slot, *request);
+}
+
+void BlkQueue::refuse(DescriptorChain& chain, const RefusedBlkRequest& refused) {
+    counters_.refused.add(refused.reason);
+    limiter_for(refused.reason)
+        .log(LogLevel::kWarning,
+             "blk: refused a request of the guest: {}",
+             describe(refused.reason));
+    if (refused.reason == BlkRefusal::kNoStatus) {
+        // There is no way to tell the driver. The chain goes back unused as it is destroyed.
+        queue_.break_ring(RingError::kDevice);
+        return;
+    }
+    complete(chain, refused.status, status_of(refused.reason));
+}
+
+/// VIRTIO 1.3, 5.2.6: 20 bytes, padded with NULs. A shorter buffer gets the beginning.
+void BlkQueue::answer_id(DescriptorChain& chain, const BlkRequest& request) {
+    uint64_t bytes = 0;
+    for (const iovec& segment : request.data) {
+        bytes += segment.iov_len;
+    }
+    SegmentCursor(request.data, bytes).scatter(shared_.serial);
+    counters_.completed.add(BlkCommand::kGetId);
+    complete(chain, request.status, VIRTIO_BLK_S_OK);
+}
+
+void BlkQueue::submit(Slot& slot, const BlkRequest& request) {
+    slot.blk_command = request.command;
+    slot.status = request.status;
+    slot.bytes = request.length_bytes;
+    slot.command = image_command(request.command);
+    slot.stable = shared_.write_through.load(std::memory_order_relaxed);
+    slot.offset_bytes = request.offset_bytes;
+    slot.length_bytes = request.length_bytes;
+    slot.data = request.data;
+    slot.ranges = request.ranges;
+    bytes_in_flight_ += slot.bytes;
+    raise_to(counters_.requests_in_flight, slot_count_ - free_.size());
+    raise_to(counters_.bytes_in_flight, bytes_in_flight_);
+    image_->submit(slot);
+}
+
+void BlkQueue::on_done(Slot& slot, int os_error) {
+    if (os_error == 0) [[likely]] {
+        counters_.completed.add(slot.blk_command);
+        if (slot.blk_command == BlkCommand::kRead) {
+            counters_.bytes_read.add(slot.bytes);
+        } else if (slot.blk_command == BlkCommand::kWrite) {
+            counters_.bytes_written.add(slot.bytes);
+        }
+    } else {
+        counters_.failed.add(slot.blk_command);
+        image_failures.log(LogLevel::kWarning,
+                           "blk: the host failed a request at byte {}: {}",
+                           slot.offset_bytes,
+                           error_from_code("image I/O", os_error).message);
+    }
+    complete(*slot.chain, slot.status, os_error == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+    slot.chain.reset();
+    bytes_in_flight_ -= slot.bytes;
+    free_.push_back(&slot);
+    if (std::exchange(waiting_, false)) {
+        queue_.request_processing();
+    }
+    if (drained_ && free_.size() == slot_count_) {
+        // Called last: the ring is gone afterwards.
+        std::exchange(drained_, nullptr)();
+    }
+}
+
+void BlkQueue::stop(std::move_only_function<void()> drained) {
+    if (free_.size() == slot_count_) {
+        drained();
+        return;
+    }
+    drained_ = std::move(drained);
+}
+
+}  // namespace outrigger

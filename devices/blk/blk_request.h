@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Reads one block request out of a chain, whatever descriptors it came in: a complete, checked
+/// value or the reason why not. Pure: no I/O, no device state. VIRTIO 1.3, 5.2.6.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <span>
+#include <string_view>
+
+#include <sys/uio.h>
+
+#include "vhost-user-backend/guest/guest_buffer.h"
+#include "vhost-user-backend/virtq/chain_reader.h"
+#include "vhost-user-backend/virtq/chain_writer.h"
+
+#include "devices/blk/image.h"
+
+namespace outrigger {
+
+/// Sectors of the protocol are 512 bytes whatever the block size (VIRTIO 1.3, 5.2.4).
+inline constexpr uint32_t kSectorBytes = 512;
+
+/// The most segments that one discard or write-zeroes request may have.
+inline constexpr size_t kBlkRangesMax = 16;
+
+/// What requests are checked against.
+struct BlkGeometry {
+    uint64_t capacity_sectors = 0;
+    uint32_t block_bytes = kSectorBytes;  ///< power of two; every access is a multiple of it
+    bool read_only = false;
+    bool discard = false;               ///< discard requests are known
+    bool unmap_zeroes = false;          ///< the unmap flag of write-zeroes has an effect
+    uint32_t discard_sectors_max = 0;   ///< in one segment
+    uint32_t discard_segments_max = 0;  ///< at most kBlkRangesMax
+    uint32_t write_zeroes_sectors_max = 0;
+    uint32_t write_zeroes_segments_max = 0;  ///< at most kBlkRangesMax
+};
+
+enum class BlkCommand : uint8_t { kRead, kWrite, kFlush, kGetId, kDiscard, kWriteZeroes };
+inline constexpr size_t kBlkCommandCount = 6;
+
+/// What is wrong with a request.
+enum class BlkRefusal : uint8_t {
+    kNoStatus,        ///< no device-writable byte: there is no way to answer
+    kHeaderShort,     ///< fewer than 16 device-readable bytes
+    kUnknownType,     ///< a type that is not known or was not offered
+    kReservedFlags,   ///< a reserved segment flag, or unmap in a discard
+    kReadOnly,        ///< anything that changes a read-only disk
+    kUnaligned,       ///< sector or length is not a multiple of the block size
+    kBeyondEnd,       ///< reaches beyond the capacity, or wraps
+    kSegmentList,     ///< discard or write-zeroes data is empty or no multiple of 16 bytes
+    kSegmentCount,    ///< more segments than offered
+    kSegmentTooLong,  ///< a segment longer than offered
+};
+inline constexpr size_t kBlkRefusalCount = 10;
+
+[[nodiscard]] std::string_view describe(BlkRefusal refusal);
+
+/// The status byte that answers a refused request; kNoStatus has none. VIRTIO 1.3, 5.2.6.2: a
+/// request that the device does not know is UNSUPP, everything else that is wrong IOERR.
+[[nodiscard]] uint8_t status_of(BlkRefusal refusal);
+
+/// Valid as long as its chain and the range storage.
+struct BlkRequest {
+    BlkCommand command = BlkCommand::kRead;
+    GuestBuffer status;  ///< one byte: the last device-writable one
+    uint64_t offset_bytes = 0;
+    uint64_t length_bytes = 0;           ///< kRead, kWrite: bytes of `data`; ranges: their sum
+    std::span<const iovec> data;         ///< kRead, kGetId: to fill; kWrite: to store
+    std::span<const ImageRange> ranges;  ///< kDiscard, kWriteZeroes
+};
+
+struct RefusedBlkRequest {
+    BlkRefusal reason = BlkRefusal::kNoStatus;
+    GuestBuffer status;  ///< empty for kNoStatus
+};
+
+/// Header and segments are copied once, then checked; no byte of guest memory is written.
+/// `range_storage` has room for kBlkRangesMax.
+[[nodiscard]] std::expected<BlkRequest, RefusedBlkRequest> parse_request(
+    ChainReader& reader,
+    ChainWriter& writer,
+    const BlkGeometry& geometry,
+    std::span<ImageRange, kBlkRangesMax> range_storage);
+
+}  // namespace outrigger

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The image kind for raw files and block devices.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "devices/blk/image.h"
+#include "devices/blk/image_file.h"
+#include "devices/blk/thread_engine.h"
+
+namespace outrigger {
+
+enum class IoEngineKind : uint8_t {
+    kAuto,   ///< io_uring where worker and kernel have it, else threads
+    kUring,  ///< io_uring, or queues do not start
+    kThreads,
+};
+
+class FileImage final : public Image {
+  public:
+    FileImage(std::unique_ptr<ImageFile> file, IoEngineKind engine)
+        : file_(std::move(file)), engine_(engine) {}
+
+    [[nodiscard]] const ImageProperties& properties() const override { return file_->properties; }
+
+    [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
+                                                                 uint32_t requests_max) override;
+
+  private:
+    /// Started with the first queue that needs it, after the sandbox is closed: what a thread may
+    /// do is inherited from its parent.
+    [[nodiscard]] Result<IoThreadPool*> threads();
+
+    std::unique_ptr<ImageFile> file_;
+    const IoEngineKind engine_;
+    std::mutex mutex_;
+    std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
+};
+
+}  // namespace outrigger

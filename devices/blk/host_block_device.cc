@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/host_block_device.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <string>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+namespace outrigger {
+namespace {
+
+/// A number from the device's queue directory in sysfs; a partition has it one level up. Nothing
+/// when sysfs is not there (containers): the caller then assumes that the host can, and learns.
+std::optional<uint64_t> read_queue_limit(dev_t device, const char* name) {
+    for (const char* const parent : {"", "../"}) {
+        const std::string path = fmt::format(
+            "/sys/dev/block/{}:{}/{}queue/{}", major(device), minor(device), parent, name);
+        const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+        if (!fd.valid()) {
+            continue;
+        }
+        char text[32];
+        const ssize_t length = ::read(fd.get(), text, sizeof text);
+        uint64_t value = 0;
+        if (length > 0 && std::from_chars(text, text + length, value).ec == std::errc()) {
+            return value;
+        }
+    }
+    return std::nullopt;
+}
+
+template <class T>
+T query(int fd, unsigned long request, T otherwise) {
+    T value{};
+    return ::ioctl(fd, request, &value) == 0 ? value : otherwise;
+}
+
+}  // namespace
+
+Result<ImageProperties> properties_of_device(int fd, dev_t device) {
+    ImageProperties properties;
+    if (::ioctl(fd, BLKGETSIZE64, &properties.size_bytes) != 0) {
+        return failure(error_from_errno("cannot read the size of the block device"));
+    }
+    const int logical = query<int>(fd, BLKSSZGET, 512);
+    properties.block_bytes = static_cast<uint32_t>(std::max(logical, 512));
+    const auto physical = query<unsigned>(fd, BLKPBSZGET, properties.block_bytes);
+    properties.physical_block_bytes = is_power_of_two(physical)
+                                          ? std::max(physical, properties.block_bytes)
+                                          : properties.block_bytes;
+    properties.minimum_io_bytes = query<unsigned>(fd, BLKIOMIN, 0);
+    properties.optimal_io_bytes = query<unsigned>(fd, BLKIOOPT, 0);
+    // -1 says that a stacked device's parts do not line up: then there is nothing to tell.
+    properties.alignment_offset_bytes =
+        static_cast<uint32_t>(std::max(query<int>(fd, BLKALIGNOFF, 0), 0));
+    const uint64_t granularity = read_queue_limit(device, "discard_granularity").value_or(0);
+    if (is_power_of_two(granularity) && granularity <= (uint64_t{1} << 30)) {
+        properties.discard_alignment_bytes = static_cast<uint32_t>(granularity);
+    }
+    const bool zeroes = read_queue_limit(device, "write_zeroes_max_bytes").value_or(1) != 0;
+    const bool discards = read_queue_limit(device, "discard_max_bytes").value_or(1) != 0;
+    properties.can_discard = zeroes || discards;
+    properties.can_unmap_zeroes = zeroes;
+    return properties;
+}
+
+}  // namespace outrigger

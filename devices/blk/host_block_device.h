@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What the host says of one of its block devices.
+#pragma once
+
+#include <sys/types.h>
+
+#include "vhost-user-backend/base/result.h"
+
+#include "devices/blk/image.h"
+
+namespace outrigger {
+
+/// `fd` is an open block device whose number is `device`. read_only is left false; the caller
+/// knows how it opened it.
+[[nodiscard]] Result<ImageProperties> properties_of_device(int fd, dev_t device);
+
+}  // namespace outrigger

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What stands behind a disk. An image knows bytes and nothing of virtio: one file per kind.
+///
+/// Threads: an Image is shared by all queues of a device, and its members may be called from any
+/// thread. An ImageQueue belongs to one worker.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include <sys/uio.h>
+
+#include "vhost-user-backend/base/result.h"
+
+namespace outrigger {
+
+class Worker;
+
+/// What the disk tells its guest about itself. Sizes in bytes; block sizes are powers of two.
+struct ImageProperties {
+    uint64_t size_bytes = 0;               ///< a multiple of block_bytes
+    uint32_t block_bytes = 512;            ///< smallest unit that can be accessed, at least 512
+    uint32_t physical_block_bytes = 512;   ///< smallest unit written without read-modify-write
+    uint32_t alignment_offset_bytes = 0;   ///< where the first physical block begins
+    uint32_t minimum_io_bytes = 0;         ///< preferred granularity; 0: not known
+    uint32_t optimal_io_bytes = 0;         ///< preferred size for streaming; 0: not known
+    uint32_t discard_alignment_bytes = 0;  ///< granularity of deallocation; 0: not known
+    bool read_only = false;
+    bool can_discard = false;       ///< deallocates on request
+    bool can_unmap_zeroes = false;  ///< can deallocate so that zeroes are read
+};
+
+enum class ImageCommand : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+
+/// One segment of a discard or write-zeroes request.
+struct ImageRange {
+    uint64_t offset_bytes = 0;
+    uint64_t length_bytes = 0;
+    bool unmap = false;  ///< write-zeroes: may deallocate
+};
+
+/// One request. Owned by the caller; it, `data` and `ranges` stay in place until on_image_done().
+/// The caller has checked every bound: offsets and lengths are multiples of block_bytes and lie
+/// inside the image, and nothing but reads and flushes comes to a read-only image.
+class ImageRequest {
+  public:
+    /// The request has ended: 0, or an errno value. Called once, on the queue's worker, possibly
+    /// before submit() returns. The request may be used again afterwards.
+    virtual void on_image_done(int os_error) = 0;
+
+    ImageCommand command = ImageCommand::kRead;
+    bool stable = false;                 ///< kWrite, kWriteZeroes: on stable storage before it ends
+    uint64_t offset_bytes = 0;           // kRead, kWrite
+    uint64_t length_bytes = 0;           // kRead, kWrite: the bytes of `data`
+    std::span<const iovec> data;         // kRead, kWrite; no empty segments
+    std::span<const ImageRange> ranges;  // kDiscard, kWriteZeroes
+
+  protected:
+    ~ImageRequest() = default;
+};
+
+/// An image's end for one queue. Thread-bound: the queue's worker.
+class ImageQueue {
+  public:
+    ImageQueue() = default;
+    ImageQueue(const ImageQueue&) = delete;
+    ImageQueue& operator=(const ImageQueue&) = delete;
+    /// No request may be under way.
+    virtual ~ImageQueue() = default;
+
+    /// Begins `request`; at most as many at a time as were agreed in open_queue(). Does not block
+    /// and does not allocate.
+    virtual void submit(ImageRequest& request) = 0;
+};
+
+class Image {
+  public:
+    Image() = default;
+    Image(const Image&) = delete;
+    Image& operator=(const Image&) = delete;
+    /// Every queue is closed.
+    virtual ~Image() = default;
+
+    [[nodiscard]] virtual const ImageProperties& properties() const = 0;
+
+    /// Called on `worker`'s thread, which outlives the queue.
+    [[nodiscard]] virtual Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
+                                                                         uint32_t requests_max) = 0;
+};
+
+}  // namespace outrigger

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/image_file.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "vhost-user-backend/base/checked_math.h"
+
+#include "devices/blk/direct_io.h"
+#include "devices/blk/host_block_device.h"
+
+namespace outrigger {
+namespace {
+
+/// A guest's page cache works in 4 KiB; Linux guests refuse larger blocks.
+constexpr uint32_t kPhysicalBlockBytesMax = 4096;
+
+std::string_view advice_for_open(int os_error, const ImageFileOptions& options) {
+    switch (os_error) {
+        case ENOENT:
+            return "; create it first, for example with truncate -s 10G FILE";
+        case EACCES:
+        case EPERM:
+        case EROFS:
+            return options.read_only ? "; give the daemon's user access to it"
+                                     : "; give the daemon's user access to it, or use --read-only";
+        case EINVAL:
+            return options.direct ? "; its file system may not support --cache=none: use "
+                                    "--cache=writeback"
+                                  : "";
+        default:
+            return "";
+    }
+}
+
+Error open_error(const ImageFileOptions& options, int os_error) {
+    Error error = error_from_code(fmt::format("cannot open image {}", options.path), os_error);
+    error.message += advice_for_open(os_error, options);
+    return error;
+}
+
+Result<void> check_type(const ImageFileOptions& options, const struct stat& status) {
+    if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) {
+        return {};
+    }
+    const std::string_view what = S_ISDIR(status.st_mode) ? "a directory" : "a special file";
+    return failure(
+        Error{.message = fmt::format(
+                  "image {} is {}: give a raw image file or a block device", options.path, what)});
+}
+
+Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
+    struct stat status = {};
+    if (::stat(options.path.c_str(), &status) != 0) {
+        return failure(open_error(options, errno));
+    }
+    OUTRIGGER_TRY(check_type(options, status));
+    // O_NONBLOCK in case it became a FIFO meanwhile; taken off again, because io_uring would
+    // answer EAGAIN where it should wait.
+    const int flags = (options.read_only ? O_RDONLY : O_RDWR) | (options.direct ? O_DIRECT : 0);
+    UniqueFd fd(::open(options.path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    if (!fd.valid()) {
+        return failure(open_error(options, errno));
+    }
+    if (::fstat(fd.get(), &status) != 0 || ::fcntl(fd.get(), F_SETFL, flags) != 0) {
+        return failure(open_error(options, errno));
+    }
+    OUTRIGGER_TRY(check_type(options, status));
+    return fd;
+}
+
+/// An open-file-description lock: it goes with the descriptor, not with the process, and QEMU's
+/// tools see it.
+Result<void> lock_image(const ImageFileOptions& options, int fd) {
+    struct flock lock = {};
+    lock.l_type = options.read_only ? F_RDLCK : F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+        return {};
+    }
+    const int os_error = errno;
+    if (os_error == EAGAIN || os_error == EACCES) {
+        return failure(Error{.message = fmt::format("image {} is in use by another process, which "
+                                                    "would corrupt it: stop that one first, or "
+                                                    "open both with --read-only",
+                                                    options.path),
+                             .os_error = os_error});
+    }
+    Error error = error_from_code(fmt::format("cannot lock image {}", options.path), os_error);
+    error.message += "; if nothing else writes it, use --lock=off";
+    return failure(std::move(error));
+}
+
+/// Regular files have no block device's limits; the file system's block is what counts.
+ImageProperties properties_of_file(int fd, const struct stat& status, bool read_only) {
+    ImageProperties properties;
+    properties.size_bytes = static_cast<uint64_t>(status.st_size);
+    const auto file_system_block = static_cast<uint64_t>(std::max<long>(status.st_blksize, 0));
+    if (is_power_of_two(file_system_block) && file_system_block >= 512 &&
+        file_system_block <= (uint64_t{1} << 30)) {
+        const auto block = static_cast<uint32_t>(file_system_block);
+        properties.physical_block_bytes = std::min(block, kPhysicalBlockBytesMax);
+        properties.minimum_io_bytes = block;
+        properties.discard_alignment_bytes = block;
+    }
+    if (!read_only) {
+        // A hole behind the end changes nothing, and says whether the file system can punch.
+        const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+        const auto behind_end = align_up<uint64_t>(properties.size_bytes, 65536);
+        properties.can_discard =
+            behind_end && ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0;
+        properties.can_unmap_zeroes = properties.can_discard;
+    }
+    return properties;
+}
+
+/// Decides the block size, and refuses images whose size it does not divide.
+Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options) {
+    ImageProperties& properties = file.properties;
+    const uint32_t least = file.direct ? std::max(properties.block_bytes, file.offset_alignment)
+                                       : properties.block_bytes;
+    const uint32_t block = options.block_bytes.value_or(least);
+    if (file.direct && block < file.offset_alignment) {
+        return failure(Error{.message = fmt::format(
+                                 "image {} needs --blk-size={} or more with --cache=none, because "
+                                 "the host cannot access less at a time",
+                                 options.path,
+                                 file.offset_alignment)});
+    }
+    properties.block_bytes = block;
+    properties.physical_block_bytes = std::max(properties.physical_block_bytes, block);
+    if (properties.size_bytes % block != 0) {
+        const auto rounded = align_up<uint64_t>(properties.size_bytes, block);
+        return failure(Error{
+            .message = fmt::format("the size of image {}, {} bytes, is not a multiple of its block "
+                                   "size {}: extend it with truncate -s {} FILE",
+                                   options.path,
+                                   properties.size_bytes,
+                                   block,
+                                   rounded.value_or(0))});
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
+    auto file = std::make_unique<ImageFile>();
+    file->fd = OUTRIGGER_TRY(open_descriptor(options));
+    const int fd = file->fd.get();
+    if (options.lock) {
+        OUTRIGGER_TRY(lock_image(options, fd));
+    }
+    struct stat status = {};
+    if (::fstat(fd, &status) != 0) {
+        return failure(open_error(options, errno));
+    }
+    file->is_block_device = S_ISBLK(status.st_mode);
+    file->properties = file->is_block_device
+                           ? OUTRIGGER_TRY(properties_of_device(fd, status.st_rdev))
+                           : properties_of_file(fd, status, options.read_only);
+    file->properties.read_only = options.read_only;
+    if (options.direct) {
+        const DirectIoAlignment alignment =
+            OUTRIGGER_TRY(probe_direct_io(fd, file->properties, options.path));
+        file->direct = true;
+        file->address_alignment = alignment.address;
+        file->offset_alignment = alignment.offset;
+    }
+    OUTRIGGER_TRY(settle_block_size(*file, options));
+    return file;
+}
+
+}  // namespace outrigger

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/// An open image file and what is known of it: facts found at start, failures learnt on the way.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/blk/image.h"
+
+namespace outrigger {
+
+struct ImageFileOptions {
+    std::string path;
+    bool read_only = false;
+    bool direct = false;  ///< bypass the host's page cache (O_DIRECT)
+    bool lock = true;     ///< refuse an image that another process writes
+    /// Block size to offer; chosen from the host when not given. A power of two, 512 to 65536.
+    std::optional<uint32_t> block_bytes{};
+};
+
+/// Immutable after open() but for the atomics, which any worker may set.
+struct ImageFile {
+    /// Opens, locks and examines. Every error is one line that says what to do.
+    [[nodiscard]] static Result<std::unique_ptr<ImageFile>> open(const ImageFileOptions& options);
+
+    UniqueFd fd;
+    ImageProperties properties;
+    bool is_block_device = false;
+    bool direct = false;
+    uint32_t address_alignment = 1;  ///< of memory, for direct I/O
+    uint32_t offset_alignment = 1;   ///< of offsets and lengths, for direct I/O
+
+    /// A sync or a stable write failed once: the kernel may have dropped what it could not write
+    /// and would report success next time, so every later flush fails too.
+    std::atomic<bool> sync_failed = false;
+
+    // The host said that it cannot; it is not asked again.
+    std::atomic<bool> no_punch_hole = false;
+    std::atomic<bool> no_zero_range = false;
+    std::atomic<bool> no_device_discard = false;
+};
+
+}  // namespace outrigger

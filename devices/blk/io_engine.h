@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+/// How one system call on an image file is made without blocking the queue: by io_uring or by a
+/// pool of threads. An engine knows nothing of requests; it reports what the kernel returned.
+#pragma once
+
+#include <cstdint>
+
+#include <sys/uio.h>
+
+#include "vhost-user-backend/io/uring.h"
+
+namespace outrigger {
+
+enum class IoOpcode : uint8_t {
+    kRead,           ///< preadv2
+    kWrite,          ///< pwritev2, with RWF_DSYNC when stable
+    kSync,           ///< fdatasync
+    kPunchHole,      ///< fallocate: deallocate, reads give zeroes, size unchanged
+    kZeroRange,      ///< fallocate: zeroes, allocated, size unchanged
+    kDeviceDiscard,  ///< the BLKDISCARD of block devices; contents undefined afterwards
+};
+
+/// One system call. The owner keeps it, the segments and their memory in place until on_complete(),
+/// which gets the call's result (>= 0, or -errno) on the queue's worker, never inside submit().
+class IoOperation : public UringOperation {
+  public:
+    IoOpcode opcode = IoOpcode::kRead;
+    bool stable = false;
+    uint64_t offset_bytes = 0;
+    uint64_t length_bytes = 0;  // kPunchHole, kZeroRange, kDeviceDiscard
+    const iovec* segments = nullptr;
+    uint32_t segment_count = 0;  // 1 to 1024
+
+    // Of the engine, between submit() and on_complete().
+    IoOperation* next = nullptr;
+    int32_t call_result = 0;
+
+  protected:
+    ~IoOperation() = default;
+};
+
+/// Thread-bound: the queue's worker.
+class IoEngine {
+  public:
+    IoEngine() = default;
+    IoEngine(const IoEngine&) = delete;
+    IoEngine& operator=(const IoEngine&) = delete;
+    /// No operation may be under way.
+    virtual ~IoEngine() = default;
+
+    virtual void submit(IoOperation& operation) = 0;
+};
+
+/// A first-in first-out list of operations that needs no memory of its own.
+class IoOperationList final {
+  public:
+    [[nodiscard]] bool empty() const { return first_ == nullptr; }
+
+    void push(IoOperation& operation) {
+        operation.next = nullptr;
+        (first_ == nullptr ? first_ : last_->next) = &operation;
+        last_ = &operation;
+    }
+
+    /// Null when empty.
+    IoOperation* pop() {
+        IoOperation* const operation = first_;
+        if (operation != nullptr) {
+            first_ = operation->next;
+            operation->next = nullptr;
+        }
+        return operation;
+    }
+
+  private:
+    IoOperation* first_ = nullptr;
+    IoOperation* last_ = nullptr;
+};
+
+}  // namespace outrigger

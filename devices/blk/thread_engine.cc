@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/thread_engine.h"
+
+#include <cerrno>
+#include <memory>
+#include <system_error>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+namespace outrigger {
+namespace {
+
+int64_t call_kernel(int fd, const IoOperation& operation) {
+    const auto offset = static_cast<off_t>(operation.offset_bytes);
+    const auto length = static_cast<off_t>(operation.length_bytes);
+    const int count = static_cast<int>(operation.segment_count);
+    switch (operation.opcode) {
+        case IoOpcode::kRead:
+            return ::preadv2(fd, operation.segments, count, offset, 0);
+        case IoOpcode::kWrite:
+            return ::pwritev2(
+                fd, operation.segments, count, offset, operation.stable ? RWF_DSYNC : 0);
+        case IoOpcode::kSync:
+            return ::fdatasync(fd);
+        case IoOpcode::kPunchHole:
+            return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+        case IoOpcode::kZeroRange:
+            return ::fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+        case IoOpcode::kDeviceDiscard: {
+            uint64_t range[2] = {operation.offset_bytes, operation.length_bytes};
+            return ::ioctl(fd, BLKDISCARD, &range);
+        }
+    }
+    return 0;
+}
+
+}  // namespace
+
+int32_t run_operation(int fd, const IoOperation& operation) {
+    const int64_t result = call_kernel(fd, operation);
+    // The kernel transfers at most 2 GiB - 4 KiB in one call, so the result fits.
+    return result < 0 ? -errno : static_cast<int32_t>(result);
+}
+
+Result<std::unique_ptr<IoThreadPool>> IoThreadPool::start(int fd, size_t thread_count) {
+    auto pool = std::unique_ptr<IoThreadPool>(new IoThreadPool(fd));
+    try {
+        for (size_t i = 0; i < thread_count; ++i) {
+            pool->threads_.emplace_back([raw = pool.get()] { raw->run(); });
+        }
+    } catch (const std::system_error& error) {
+        // One thread is enough to go on; more only make it faster.
+        if (pool->threads_.empty()) {
+            return failure(
+                error_from_code("cannot start a thread for image I/O", error.code().value()));
+        }
+    }
+    return pool;
+}
+
+IoThreadPool::~IoThreadPool() {
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+    }
+    job_waiting_.notify_all();
+    for (std::thread& thread : threads_) {
+        thread.join();
+    }
+}
+
+void IoThreadPool::submit(IoOperation& operation, ThreadEngine& engine) {
+    {
+        const std::lock_guard lock(mutex_);
+        if (jobs_count_ == jobs_.size()) {
+            // Full: unroll into a larger ring. Happens until the size fits the queues' limits.
+            std::vector<Job> larger(jobs_.empty() ? 64 : jobs_.size() * 2);
+            for (size_t i = 0; i < jobs_count_; ++i) {
+                larger[i] = jobs_[(jobs_begin_ + i) % jobs_.size()];
+            }
+            jobs_ = std::move(larger);
+            jobs_begin_ = 0;
+        }
+        jobs_[(jobs_begin_ + jobs_count_) % jobs_.size()] = {&operation, &engine};
+        ++jobs_count_;
+    }
+    job_waiting_.notify_one();
+}
+
+void IoThreadPool::run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+        job_waiting_.wait(lock, [this] { return stopping_ || jobs_count_ > 0; });
+        if (jobs_count_ == 0) {
+            return;
+        }
+        const Job job = jobs_[jobs_begin_];
+        jobs_begin_ = (jobs_begin_ + 1) % jobs_.size();
+        --jobs_count_;
+        lock.unlock();
+        job.operation->call_result = run_operation(fd_, *job.operation);
+        job.engine->finish(*job.operation);
+        lock.lock();
+    }
+}
+
+void ThreadEngine::finish(IoOperation& operation) {
+    bool must_post = false;
+    {
+        const std::lock_guard lock(mutex_);
+        finished_.push(operation);
+        must_post = !std::exchange(delivery_posted_, true);
+    }
+    // Without `must_post` a delivery on its way takes the operation, and with it perhaps the last
+    // reason for this object to exist: touch nothing any more.
+    if (must_post) {
+        worker_.post([this] { deliver(); });
+    }
+}
+
+void ThreadEngine::deliver() {
+    IoOperationList finished;
+    {
+        const std::lock_guard lock(mutex_);
+        finished = std::exchange(finished_, {});
+        delivery_posted_ = false;
+    }
+    while (IoOperation* const operation = finished.pop()) {
+        operation->on_complete(operation->call_result, 0);
+    }
+}
+
+}  // namespace outrigger

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The engine for hosts without io_uring, and for the calls that io_uring does not have: a bounded
+/// pool of threads that make blocking system calls. Results go back to each queue's worker.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/io/worker.h"
+
+#include "devices/blk/io_engine.h"
+
+namespace outrigger {
+
+class ThreadEngine;
+
+/// The threads of one image, shared by its queues. Any thread.
+class IoThreadPool final {
+  public:
+    /// Starts `thread_count` (> 0) threads that work on `fd`, which is borrowed.
+    [[nodiscard]] static Result<std::unique_ptr<IoThreadPool>> start(int fd, size_t thread_count);
+
+    IoThreadPool(const IoThreadPool&) = delete;
+    IoThreadPool& operator=(const IoThreadPool&) = delete;
+    /// Joins. Nothing may be under way.
+    ~IoThreadPool();
+
+    void submit(IoOperation& operation, ThreadEngine& engine);
+
+  private:
+    struct Job {
+        IoOperation* operation;
+        ThreadEngine* engine;
+    };
+
+    explicit IoThreadPool(int fd) : fd_(fd) {}
+
+    void run();
+
+    const int fd_;
+    std::mutex mutex_;
+    std::condition_variable job_waiting_;  // also signalled when stopping_ is set
+    std::vector<Job> jobs_;                // a ring buffer: guarded by mutex_, grows to its use
+    size_t jobs_begin_ = 0;
+    size_t jobs_count_ = 0;
+    bool stopping_ = false;
+    std::vector<std::thread> threads_;
+};
+
+/// One queue's end of the pool.
+class ThreadEngine final : public IoEngine {
+  public:
+    ThreadEngine(IoThreadPool& pool, Worker& worker) : pool_(pool), worker_(worker) {}
+
+    void submit(IoOperation& operation) override { pool_.submit(operation, *this); }
+
+    /// Called by the pool, on its thread, with operation.call_result set.
+    void finish(IoOperation& operation);
+
+  private:
+    void deliver();
+
+    IoThreadPool& pool_;
+    Worker& worker_;
+    std::mutex mutex_;
+    IoOperationList finished_;      // guarded by mutex_
+    bool delivery_posted_ = false;  // guarded by mutex_
+};
+
+/// Makes the call, blocking; returns its result or -errno.
+[[nodiscard]] int32_t run_operation(int fd, const IoOperation& operation);
+
+}  // namespace outrigger

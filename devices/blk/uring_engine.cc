@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/uring_engine.h"
+
+#include <algorithm>
+
+#include <fcntl.h>
+#include <liburing.h>
+
+#include "vhost-user-backend/base/error.h"
+
+namespace outrigger {
+namespace {
+
+/// What the kernel transfers at most in one call.
+constexpr size_t kTransferBytesMax = 0x7fff'f000;
+
+/// Prepares `sqe`. One segment goes without the vector, whose import costs the kernel a copy.
+void prepare_transfer(io_uring_sqe* sqe, int fd, const IoOperation& operation) {
+    const bool write = operation.opcode == IoOpcode::kWrite;
+    if (operation.segment_count == 1) {
+        const iovec& only = *operation.segments;
+        const auto length = static_cast<unsigned>(std::min(only.iov_len, kTransferBytesMax));
+        if (write) {
+            io_uring_prep_write(sqe, fd, only.iov_base, length, operation.offset_bytes);
+        } else {
+            io_uring_prep_read(sqe, fd, only.iov_base, length, operation.offset_bytes);
+        }
+    } else if (write) {
+        io_uring_prep_writev(
+            sqe, fd, operation.segments, operation.segment_count, operation.offset_bytes);
+    } else {
+        io_uring_prep_readv(
+            sqe, fd, operation.segments, operation.segment_count, operation.offset_bytes);
+    }
+    if (write && operation.stable) {
+        sqe->rw_flags = RWF_DSYNC;
+    }
+}
+
+void prepare(io_uring_sqe* sqe, int fd, const IoOperation& operation) {
+    const auto offset = static_cast<off_t>(operation.offset_bytes);
+    const auto length = static_cast<off_t>(operation.length_bytes);
+    switch (operation.opcode) {
+        case IoOpcode::kRead:
+        case IoOpcode::kWrite:
+            prepare_transfer(sqe, fd, operation);
+            return;
+        case IoOpcode::kSync:
+            io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+            return;
+        case IoOpcode::kPunchHole:
+            io_uring_prep_fallocate(
+                sqe, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+            return;
+        case IoOpcode::kZeroRange:
+            io_uring_prep_fallocate(
+                sqe, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+            return;
+        case IoOpcode::kDeviceDiscard:
+            abort_on_bug("kDeviceDiscard goes to the helper", __FILE__, __LINE__);
+    }
+}
+
+Uring& ring_of(Worker& worker) {
+    Uring* const uring = worker.loop().uring();
+    OUTRIGGER_ASSERT(uring != nullptr);
+    return *uring;
+}
+
+}  // namespace
+
+UringEngine::UringEngine(int fd, Worker& worker, IoEngine* helper)
+    : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
+
+bool UringEngine::can_serve(const Uring& uring) {
+    return uring.supports(IORING_OP_READ) && uring.supports(IORING_OP_WRITE) &&
+           uring.supports(IORING_OP_READV) && uring.supports(IORING_OP_WRITEV) &&
+           uring.supports(IORING_OP_FSYNC) && uring.supports(IORING_OP_FALLOCATE);
+}
+
+void UringEngine::submit(IoOperation& operation) {
+    if (operation.opcode == IoOpcode::kDeviceDiscard) {
+        OUTRIGGER_ASSERT(helper_ != nullptr);
+        helper_->submit(operation);
+        return;
+    }
+    if (parked_.empty() && try_submit(operation)) {
+        return;
+    }
+    // The kernel is short of memory or of room for completions. Completions are taken before
+    // posted tasks run again, so this makes progress as soon as the kernel can.
+    if (parked_.empty()) {
+        worker_.post([this] { retry_parked(); });
+    }
+    parked_.push(operation);
+}
+
+bool UringEngine::try_submit(IoOperation& operation) {
+    io_uring_sqe* const sqe = uring_.next_sqe();
+    if (sqe == nullptr) {
+        return false;
+    }
+    prepare(sqe, fd_, operation);
+    uring_.bind(sqe, operation);
+    return true;
+}
+
+void UringEngine::retry_parked() {
+    IoOperationList waiting = parked_;
+    parked_ = {};
+    while (IoOperation* const operation = waiting.pop()) {
+        submit(*operation);
+    }
+}
+
+}  // namespace outrigger

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+# Sourced after .ci/steps.sh and prepare.sh: boots the guest once, with our daemons behind its
+# devices, and collects what it proves. A device is a folder in tests/guest/devices with
+#   modules    the kernel modules it needs, one a line
+#   guest.sh   prove_<device> and show_<device>, run in the guest by busybox
+#   host.sh    <device>_title, _program (below the build directory), _setup (files in $work, and for
+#              the guest in $guest_extra), _command SOCKET (sets daemon_command), _qemu_args SOCKET
+#              (appends to qemu_args), _check (calls host_result), _report (says what was proven)
+# and nothing else has to know it.
+# shellcheck shell=bash
+
+# What a boot is made with; the caller sets them.
+build=$root/build/release  # where the daemons are
+rings=split                # split, packed
+queues=1                   # of the devices that have several
+memory=memfd               # memfd, file
+accelerator=               # tcg, kvm; choose_accelerator sets it
+boot_timeout_s=180
+daemon_wrapper=()          # runs the daemons, for example: setarch -R
+reference=                 # yes: QEMU's daemons in place of ours
+
+# What a boot leaves behind.
+declare -A value=()  # figures: value[blk.write_rate]
+declare -A proof=()  # details of what passed
+failures=()          # "name: detail"
+guest_devices=()
+
+# on_result NAME STATUS DETAIL: called for each proof as it comes. The caller may replace it.
+on_result() { :; }
+
+host_result() {
+    local name=$1 status=$2
+    shift 2
+    if [[ $status == ok ]]; then
+        proof[$name]=$*
+    else
+        failures+=("$name: $*")
+    fi
+    on_result "$name" "$status" "$*"
+}
+
+all_devices() {
+    local folder
+    for folder in "$guest_source"/devices/*/; do
+        basename "$folder"
+    done
+}
+
+for device in $(all_devices); do
+    # shellcheck source=/dev/null
+    source "$guest_source/devices/$device/host.sh"
+done
+
+# available_devices: those whose program is built (with --reference: those that QEMU can serve).
+available_devices() {
+    local device program
+    for device in $(all_devices); do
+        if [[ $reference ]]; then
+            declare -F "${device}_reference_command" >/dev/null && echo "$device"
+        else
+            program=${device}_program
+            [[ -x $build/${!program} ]] && echo "$device"
+        fi
+    done
+    return 0
+}
+
+# Millions of guest instructions a second below which KVM is no virtualisation; TCG reaches hundreds.
+kvm_speed_min=1000
+
+# choose_accelerator: sets accelerator and accelerator_reason. A /dev/kvm may be an interpreter.
+choose_accelerator() {
+    local speed
+    if [[ ! -e /dev/kvm ]]; then
+        accelerator=tcg accelerator_reason="this machine has no /dev/kvm"
+    elif [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+        accelerator=tcg accelerator_reason="this user may not open /dev/kvm"
+    elif ! speed=$(timeout -k 1 10 python3 "$guest_source/kvm_speed.py" 2>/dev/null); then
+        accelerator=tcg accelerator_reason="/dev/kvm does not run a short loop"
+    elif ((${speed%.*} < kvm_speed_min)); then
+        accelerator=tcg
+        accelerator_reason="/dev/kvm runs a short loop at $speed million instructions a second, too slow"
+    else
+        accelerator=kvm
+        accelerator_reason="/dev/kvm runs a short loop at $speed million instructions a second"
+    fi
+}
+
+# Every process started here, to end them whatever happens.
+declare -A process_of=()
+
+# end_process NAME SECONDS: SIGTERM, then SIGKILL. Sets ended_status: the exit status, or "killed".
+end_process() {
+    local pid=${process_of[$1]:-} deadline=$((SECONDS + $2 + 1))
+    ended_status=0
+    [[ $pid ]] || return 0
+    unset "process_of[$1]"
+    kill -TERM "$pid" 2>/dev/null
+    while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do
+        sleep 0.02
+    done
+    if kill -KILL "$pid" 2>/dev/null; then
+        wait "$pid" 2>/dev/null
+        ended_status=killed
+        return
+    fi
+    wait "$pid" 2>/dev/null || ended_status=$?
+}
+
+# clean_up_guest: for the caller's EXIT trap, too.
+clean_up_guest() {
+    local name
+    for name in "${!process_of[@]}"; do
+        end_process "$name" 2
+    done
+    [[ ! ${work:-} ]] || rm -rf "$work"
+    work=
+}
+
+# start_daemon DEVICE: and waits until its socket is there.
+start_daemon() {
+    local device=$1 socket=$work/$1.sock tries daemon_command=()
+    if [[ $reference ]]; then
+        "${device}_reference_command" "$socket"
+    else
+        "${device}_command" "$socket"
+    fi
+    "${daemon_wrapper[@]}" "${daemon_command[@]}" >"$work/$device.log" 2>&1 </dev/null &
+    process_of[$device]=$!
+    for ((tries = 0; tries < 1000; tries++)); do
+        [[ -S $socket ]] && return 0
+        kill -0 "${process_of[$device]}" 2>/dev/null || break
+        sleep 0.01
+    done
+    host_result "$device.start" failed "$(tail -n 1 "$work/$device.log")"
+    return 1
+}
+
+# Ends the daemon as an operator would. It must exit with 0, and sanitizers must have been silent.
+stop_daemon() {
+    local device=$1 report
+    end_process "$device" 5
+    report=$(grep -m 1 -E 'ERROR: [A-Za-z]+Sanitizer|WARNING: ThreadSanitizer|runtime error:' "$work/$device.log")
+    if [[ $report ]]; then
+        host_result "$device.exit" failed "$report"
+    elif [[ $ended_status != 0 ]]; then
+        host_result "$device.exit" failed "status $ended_status after SIGTERM: $(tail -n 1 "$work/$device.log")"
+    elif [[ -e $work/$device.sock && ! $reference ]]; then
+        host_result "$device.exit" failed "the socket is still there"
+    else
+        host_result "$device.exit" ok "left cleanly on SIGTERM"
+    fi
+}
+
+make_qemu_args() {
+    local mode=$1 ram processors=$((queues > 2 ? queues : 2)) append='panic=-1' device cpu=max
+    local packed=off
+    [[ $rings == packed ]] && packed=on
+    [[ $accelerator == kvm ]] && cpu=host
+    case $memory in
+        memfd) ram=memory-backend-memfd,id=ram,size=512M,share=on ;;
+        file) ram=memory-backend-file,id=ram,size=512M,share=on,discard-data=on,mem-path=$work/ram ;;
+    esac
+    append+=" console=ttyS0 outrigger.rings=$rings outrigger.devices=$(IFS=,; echo "${guest_devices[*]}")"
+    qemu_args=(-nodefaults -no-user-config -no-reboot -display none
+        -machine q35,memory-backend=ram -accel "$accelerator" -cpu "$cpu" -smp "$processors"
+        -m 512M -object "$ram"
+        -kernel "$(guest_kernel)" -initrd "$work/initramfs")
+    # A single processor would not do: QEMU 7.2 translates cmpxchg16b wrongly for one.
+    if [[ $mode == shell ]]; then
+        qemu_args+=(-append "$append quiet outrigger.shell" -serial mon:stdio -serial null)
+    else
+        qemu_args+=(-append "$append loglevel=5" -serial "file:$work/console.log"
+            -serial "file:$work/results.log")
+    fi
+    for device in "${guest_devices[@]}"; do
+        "${device}_qemu_args" "$work/$device.sock"
+    done
+}
+
+# follow_results: hands over each line of the guest's results while QEMU runs, within the timeout.
+follow_results() {
+    local deadline=$((SECONDS + boot_timeout_s)) running=yes kind name rest descriptor
+    : >>"$work/results.log"
+    exec {descriptor}<"$work/results.log"
+    local line='' part
+    while :; do
+        # Looks before reading, so that lines from QEMU's last moment are still read.
+        kill -0 "${process_of[qemu]}" 2>/dev/null || running=
+        while IFS= read -r -u "$descriptor" part || { line+=$part; false; }; do
+            line=${line}${part%$'\r'}
+            read -r kind name rest <<<"$line"
+            line=''
+            case $kind in
+                OUTRIGGER-TEST) [[ $name == all ]] && guest_finished=yes || host_result "$name" $rest ;;
+                OUTRIGGER-VALUE) value[$name]=$rest ;;
+            esac
+        done
+        [[ $running ]] || break
+        if ((SECONDS >= deadline)); then
+            host_result boot.timeout failed "the guest is not done after $boot_timeout_s s"
+            end_process qemu 2
+            break
+        fi
+        sleep 0.05
+        on_tick
+    done
+    exec {descriptor}<&-
+}
+
+# on_tick: called while waiting; the caller may replace it to show that time passes.
+on_tick() { :; }
+
+# boot_guest [shell]: one whole round. Fails when anything did not hold; $work is kept until
+# clean_up_guest or the next boot.
+boot_guest() {
+    local mode=${1:-proof} device complaint
+    clean_up_guest
+    value=() proof=() failures=() guest_finished=''
+    work=$(mktemp -d "${TMPDIR:-/tmp}/outrigger-guest.XXXXXX") || return
+    guest_extra=$work/extra
+    mkdir "$guest_extra"
+    for device in "${guest_devices[@]}"; do
+        "${device}_setup" || { host_result "$device.setup" failed "cannot prepare"; return 1; }
+    done
+    pack_cpio "$guest_extra" "$work/extra.cpio" || return
+    cat "$guest_dir/initramfs" "$work/extra.cpio" >"$work/initramfs" || return
+    for device in "${guest_devices[@]}"; do
+        start_daemon "$device" || return
+    done
+    make_qemu_args "$mode"
+    if [[ $mode == shell ]]; then
+        qemu-system-x86_64 "${qemu_args[@]}"
+    else
+        qemu-system-x86_64 "${qemu_args[@]}" >"$work/qemu.log" 2>&1 </dev/null &
+        process_of[qemu]=$!
+        follow_results
+        if [[ ! $guest_finished && ${#failures[@]} == 0 ]]; then
+            host_result boot.end failed "the guest ended early: $(tail -qn 1 "$work/qemu.log" "$work/console.log" | tr '\n' ' ')"
+        fi
+        complaint=$(grep -a -m 1 -E 'BUG:|WARNING:|Oops|Call Trace|I/O error|is not a head|blocked for more|EXT4-fs error|Kernel panic' "$work/console.log")
+        [[ ! $complaint ]] || host_result boot.console failed "the kernel says: ${complaint%$'\r'}"
+    fi
+    end_process qemu 2
+    for device in "${guest_devices[@]}"; do
+        stop_daemon "$device"
+    done
+    [[ $mode == shell ]] && return 0
+    for device in "${guest_devices[@]}"; do
+        "${device}_check"
+    done
+    ((${#failures[@]} == 0))
+}
+
+# keep_logs DIR: after a failure.
+keep_logs() {
+    mkdir -p "$1"
+    cp "$work"/*.log "$1"/ 2>/dev/null
+    printf '%s\n' "${failures[@]}" >"$1/failures"
+    printf '%q ' qemu-system-x86_64 "${qemu_args[@]}" >"$1/qemu-command"
+}
