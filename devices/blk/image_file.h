@@ -20,7 +20,7 @@ struct ImageFileOptions {
     bool direct = false;  ///< bypass the host's page cache (O_DIRECT)
     bool lock = true;     ///< refuse an image that another process writes
     /// Block size to offer; chosen from the host when not given. A power of two, 512 to 65536.
-    std::optional<uint32_t> block_bytes;
+    std::optional<uint32_t> block_bytes{};
 };
 
 /// Immutable after open() but for the atomics, which any worker may set.

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A back end inside the test program: a control thread, workers, a device, and sessions over
+/// socket pairs, put together as the daemon shell does it.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <latch>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/worker.h"
+#include "vhost-user-backend/session/session.h"
+
+#include "tools/driver/frontend.h"
+
+namespace outrigger::testing {
+
+struct SessionHostOptions {
+    size_t worker_count = 1;
+    SessionOptions session{};
+    std::chrono::microseconds poll_max{0};
+};
+
+/// The event loop that these tests use: the environment's OUTRIGGER_TEST_LOOP, "uring" or "asio".
+[[nodiscard]] LoopKind loop_under_test();
+
+/// Used from the test's thread.
+class SessionHost final {
+  public:
+    SessionHost(Device& device, const SessionHostOptions& options);
+    SessionHost(const SessionHost&) = delete;
+    SessionHost& operator=(const SessionHost&) = delete;
+    /// Closes the session and joins all threads.
+    ~SessionHost();
+
+    /// A front end whose other end is served. The session before it must have closed.
+    [[nodiscard]] driver::Frontend connect();
+
+    /// Why the session closed; nullopt when it has not within kPatience.
+    [[nodiscard]] std::optional<CloseReason> wait_closed();
+
+    /// Ends the session from the back end's side.
+    void close_session();
+
+    [[nodiscard]] const SessionCounters& counters() const { return counters_; }
+
+    /// Runs `task` on the control thread and waits for it.
+    void on_control(EventLoop::Task task);
+
+  private:
+    void run_control();
+
+    Device& device_;
+    SessionHostOptions options_;
+    SessionCounters counters_;
+    std::vector<std::unique_ptr<Worker>> workers_;
+    std::vector<Worker*> worker_pointers_;
+
+    std::atomic<EventLoop*> loop_ = nullptr;  // made and run by control_
+    bool stopping_ = false;                   // control thread
+    std::latch stop_posted_{1};
+    std::unique_ptr<Session> session_;  // control thread
+    std::mutex closed_mutex_;
+    std::optional<CloseReason> closed_;
+    std::thread control_;
+};
+
+}  // namespace outrigger::testing
