@@ -22,8 +22,8 @@
 namespace outrigger {
 
 struct BlkDeviceOptions {
-    BlkShape shape;
-    std::string serial;               ///< at most kSerialBytes
+    BlkShape shape{};
+    std::string serial{};             ///< at most kSerialBytes
     bool write_back_at_reset = true;  ///< what the `writeback` byte is until the driver writes it
 };
 
