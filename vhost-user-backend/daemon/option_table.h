@@ -23,13 +23,13 @@ enum class OptionKind : uint8_t {
 };
 
 struct OptionSpec {
-    std::string_view name;        ///< without dashes: "blk-file"
+    std::string_view name;  ///< without dashes: "blk-file"
     OptionKind kind = OptionKind::kText;
-    std::string_view value_name;  ///< "PATH", "N"; empty for flags
-    std::string_view help;        ///< a sentence without a full stop; names the default
-    std::string_view default_value;      ///< empty: none
+    std::string_view value_name;     ///< "PATH", "N"; empty for flags
+    std::string_view help;           ///< a sentence without a full stop; names the default
+    std::string_view default_value;  ///< empty: none
     std::span<const std::string_view> choices{};
-    uint64_t number_min = 0;             ///< kNumber and kSize
+    uint64_t number_min = 0;  ///< kNumber and kSize
     uint64_t number_max = UINT64_MAX;
 };
 
