@@ -45,6 +45,8 @@ def junit_cases(path):
                 status, detail = "passed", ""
             name = case.get("name", "?")
             group = case.get("classname") or ""
+            if " / " in group:  # TAP: Meson numbers the cases
+                group, name = "", name.split(" ", 1)[-1]
             if " / " in name:
                 program = name.split(" / ")[-1]
             yield (program, f"{group}.{name}" if group else name, status, case.get("time") or "0",

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents name what exists; the man pages say what the programs say."""
+"""Documents name what exists."""
 
 import hashlib
 import re
-import subprocess
 
 from source_tree import ROOT
 
@@ -13,10 +12,6 @@ _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _FILE_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)*/?$")
 _SOURCE_ENDINGS = (".cc", ".h", ".py", ".sh", ".md", ".build")
-
-
-class Skip(Exception):
-    """The check cannot run here; the message says what is missing."""
 
 
 def _named_files(file):
@@ -65,37 +60,6 @@ def check_required(files):
     text = (ROOT / "LICENSE").read_bytes() if (ROOT / "LICENSE").is_file() else b""
     if hashlib.sha256(text).hexdigest() != _LICENSE_SHA256:
         problems.append("LICENSE differs from the text of Apache-2.0")
-    return problems
-
-
-def _options(text):
-    """The long options that a help text or a man page names."""
-    return set(re.findall(r"(?<![\w-])--([a-z][a-z0-9-]*)", text))
-
-
-def check_man_pages(files, build):
-    """Each daemon has a man page, and it and --help name the same options."""
-    programs = sorted((build / "devices").glob("*/outrigger-*")) if build else []
-    programs = [path for path in programs if path.is_file() and "." not in path.name]
-    if not programs:
-        raise Skip("no daemon is built")
-    pages = {file.path.split("/")[-1].split(".")[0]: file for file in files
-             if re.match(r"man/[^/]+\.[0-9]$", file.path)}
-    problems = []
-    for program in programs:
-        if program.name not in pages:
-            problems.append(f"man/{program.name}.8 is missing")
-            continue
-        outcome = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60, check=False)
-        if outcome.returncode != 0:
-            problems.append(f"{program.name} --help ends with status {outcome.returncode}")
-        page = pages[program.name]
-        in_help = _options(outcome.stdout)
-        in_page = _options(page.text.replace("\\-", "-"))
-        problems += [f"{page.path} does not name --{name}" for name in sorted(in_help - in_page)]
-        problems += [f"{page.path} names --{name}, --help does not" for name in sorted(in_page - in_help)]
-    problems += [f"{page.path}: no program {name} is built" for name, page in sorted(pages.items())
-                 if name.startswith("outrigger-") and name not in {path.name for path in programs}]
     return problems
 
 

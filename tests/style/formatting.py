@@ -4,8 +4,7 @@
 import shutil
 import subprocess
 
-from documents import Skip
-from source_tree import ROOT
+from source_tree import ROOT, Skip
 
 _FORMATTER = "clang-format-14"
 _FILES_AT_ONCE = 40

@@ -9,6 +9,10 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+class Skip(Exception):
+    """A check cannot run here; the message says what is missing."""
+
+
 def _tracked_paths():
     """What git tracks or would track; a tree without git (a release archive) is walked."""
     # A clone may belong to another user than the one who tests it, as in CI.
