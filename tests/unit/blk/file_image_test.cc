@@ -12,7 +12,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/unit/blk/temporary_image.h"
+#include "tests/support/temporary_image.h"
 
 namespace outrigger {
 namespace {
