@@ -18,7 +18,7 @@
 #include "devices/blk/direct_io.h"
 #include "devices/blk/host_block_device.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// A guest's page cache works in 4 KiB; Linux guests refuse larger blocks.
@@ -180,4 +180,4 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
     return file;
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

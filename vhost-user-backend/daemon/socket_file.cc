@@ -55,6 +55,7 @@ Result<SocketFile> SocketFile::adopt(const std::string& path) {
             std::memcpy(slot.path.data(), path.c_str(), path.size() + 1);
             slot.device = status.st_dev;
             slot.inode = status.st_ino;
+            // Pairs with the exchange in remove_if_ours(), which then sees all of the above.
             slot.owned.store(true, std::memory_order_release);
             return SocketFile(i);
         }
