@@ -22,11 +22,13 @@ inline constexpr uint16_t kUsedBit = 1U << 15;
 /// Fields of guest memory as the driver writes them. The host of the tests is little-endian.
 template <class T>
 void put(std::byte* at, T value) {
+    // SAFETY: the tests place fields at their alignment inside memory that outlives the rings.
     __atomic_store_n(reinterpret_cast<T*>(at), value, __ATOMIC_RELEASE);
 }
 
 template <class T>
 [[nodiscard]] T get(const std::byte* at) {
+    // SAFETY: as in put().
     return __atomic_load_n(reinterpret_cast<const T*>(at), __ATOMIC_ACQUIRE);
 }
 
