@@ -26,11 +26,11 @@
 namespace outrigger {
 
 struct DeviceIdentity {
-    uint32_t virtio_id = 0;         ///< VIRTIO 1.3, 5: 2 block, 4 entropy, ...
-    std::string_view name;          ///< for logs: "blk", "rng"
-    uint16_t queue_count = 1;       ///< rings the device has, fixed for its life
-    uint16_t queue_size_max = 1024; ///< largest ring accepted
-    uint16_t config_bytes = 0;      ///< size of the configuration space, at most 256
+    uint32_t virtio_id = 0;          ///< VIRTIO 1.3, 5: 2 block, 4 entropy, ...
+    std::string_view name;           ///< for logs: "blk", "rng"
+    uint16_t queue_count = 1;        ///< rings the device has, fixed for its life
+    uint16_t queue_size_max = 1024;  ///< largest ring accepted
+    uint16_t config_bytes = 0;       ///< size of the configuration space, at most 256
 };
 
 /// What process_queue() leaves behind.

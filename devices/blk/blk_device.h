@@ -19,11 +19,11 @@
 #include "devices/blk/blk_queue.h"
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 struct BlkDeviceOptions {
-    BlkShape shape;
-    std::string serial;               ///< at most kSerialBytes
+    BlkShape shape{};
+    std::string serial{};             ///< at most kSerialBytes
     bool write_back_at_reset = true;  ///< what the `writeback` byte is until the driver writes it
 };
 
@@ -73,4 +73,4 @@ class BlkDevice final : public Device {
     std::vector<std::unique_ptr<BlkQueue>> queues_;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -11,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 int64_t call_kernel(int fd, const IoOperation& operation) {
@@ -114,15 +114,25 @@ void ThreadEngine::finish(IoOperation& operation) {
         const std::lock_guard lock(mutex_);
         finished_.push(operation);
         must_post = !std::exchange(delivery_posted_, true);
+        if (must_post) {
+            posting_.store(true, std::memory_order_relaxed);
+        }
     }
     // Without `must_post` a delivery on its way takes the operation, and with it perhaps the last
     // reason for this object to exist: touch nothing any more.
     if (must_post) {
         worker_.post([this] { deliver(); });
+        // Release: pairs with the acquire in deliver(), which waits for this last access of ours.
+        posting_.store(false, std::memory_order_release);
     }
 }
 
 void ThreadEngine::deliver() {
+    // The thread that posted this may not have left post() yet, and what is delivered here may end
+    // worker and engine. It has a handful of instructions to go.
+    while (posting_.load(std::memory_order_acquire)) {
+        std::this_thread::yield();
+    }
     IoOperationList finished;
     {
         const std::lock_guard lock(mutex_);
@@ -134,4 +144,4 @@ void ThreadEngine::deliver() {
     }
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

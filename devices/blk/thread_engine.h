@@ -3,6 +3,7 @@
 /// pool of threads that make blocking system calls. Results go back to each queue's worker.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
@@ -14,7 +15,7 @@
 
 #include "devices/blk/io_engine.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 class ThreadEngine;
 
@@ -67,11 +68,12 @@ class ThreadEngine final : public IoEngine {
     IoThreadPool& pool_;
     Worker& worker_;
     std::mutex mutex_;
-    IoOperationList finished_;      // guarded by mutex_
-    bool delivery_posted_ = false;  // guarded by mutex_
+    IoOperationList finished_;           // guarded by mutex_
+    bool delivery_posted_ = false;       // guarded by mutex_
+    std::atomic<bool> posting_ = false;  // a pool thread is about to touch worker_ and this
 };
 
 /// Makes the call, blocking; returns its result or -errno.
 [[nodiscard]] int32_t run_operation(int fd, const IoOperation& operation);
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

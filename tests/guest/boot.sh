@@ -180,7 +180,7 @@ make_qemu_args() {
 
 # follow_results: hands over each line of the guest's results while QEMU runs, within the timeout.
 follow_results() {
-    local deadline=$((SECONDS + boot_timeout_s)) running=yes kind name rest descriptor
+    local deadline=$((SECONDS + boot_timeout_s)) running=yes kind name rest status detail descriptor
     : >>"$work/results.log"
     exec {descriptor}<"$work/results.log"
     local line='' part
@@ -192,7 +192,10 @@ follow_results() {
             read -r kind name rest <<<"$line"
             line=''
             case $kind in
-                OUTRIGGER-TEST) [[ $name == all ]] && guest_finished=yes || host_result "$name" $rest ;;
+                OUTRIGGER-TEST)
+                    read -r status detail <<<"$rest"
+                    [[ $name == all ]] && guest_finished=yes || host_result "$name" "$status" "$detail"
+                    ;;
                 OUTRIGGER-VALUE) value[$name]=$rest ;;
             esac
         done

@@ -23,22 +23,27 @@ enum class OptionKind : uint8_t {
 };
 
 struct OptionSpec {
-    std::string_view name;        ///< without dashes: "blk-file"
+    std::string_view name{};  ///< without dashes: "blk-file"
     OptionKind kind = OptionKind::kText;
-    std::string_view value_name;  ///< "PATH", "N"; empty for flags
-    std::string_view help;        ///< a sentence without a full stop; names the default
-    std::string_view default_value;      ///< empty: none
+    std::string_view value_name{};     ///< "PATH", "N"; empty for flags
+    std::string_view help{};           ///< a sentence without a full stop or the default
+    std::string_view default_value{};  ///< empty: none; shown behind the help
     std::span<const std::string_view> choices{};
-    uint64_t number_min = 0;             ///< kNumber and kSize
+    uint64_t number_min = 0;  ///< kNumber and kSize
     uint64_t number_max = UINT64_MAX;
+    bool hidden = false;  ///< accepted, but neither in --help nor in the man page
 };
 
 /// The values that one device was given. Every value was checked against its OptionSpec.
 class OptionValues final {
   public:
-    /// Parses and checks `text`; an error names the option and what it takes.
+    /// Parses and checks `text`; an error names the option and what it takes. Flags take on or off.
     [[nodiscard]] Result<void> set(const OptionSpec& spec, std::string_view text);
 
+    /// Gives every option of `specs` that has a default and no value its default.
+    void set_defaults(std::span<const OptionSpec> specs);
+
+    /// Given or defaulted.
     [[nodiscard]] bool has(std::string_view name) const { return values_.contains(name); }
 
     /// False when not given.

@@ -37,8 +37,8 @@ bool EventLoop::run_once(Clock::time_point until) {
     if (!timers_.empty()) {
         until = std::min(until, timers_.front().deadline);
     }
+    // Both pair with post(), see there.
     may_sleep_.store(true, std::memory_order_seq_cst);
-    // Pairs with the store in post(), see there.
     const bool task_came = has_posted_.load(std::memory_order_seq_cst);
     ran = turn(task_came ? Clock::time_point::min() : until);
     may_sleep_.store(false, std::memory_order_relaxed);

@@ -5,9 +5,9 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/unit/blk/temporary_image.h"
+#include "tests/support/temporary_image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 std::string error_of(const ImageFileOptions& options) {
@@ -123,4 +123,4 @@ TEST(ImageFileLock, CanBeSwitchedOff) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -51,7 +51,7 @@ prove_blk() {
     fi
 
     if umount /mnt; then
-        pass blk.unmount
+        pass blk.unmount clean
     else
         fail blk.unmount "umount failed"
     fi

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+/// How many requests a second one core moves through a ring: driver and device take turns in one
+/// thread, so nothing but ring work is measured, on both sides. Prints a line for each kind of
+/// ring. Not a test: `virtq-loop [milliseconds per line, default 1000]`.
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/virtq/virtqueue.h"
+
+#include "tools/driver/driver_queue.h"
+#include "tools/driver/guest_memory.h"
+
+namespace outrigger::bench {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr uint16_t kRingSize = 256;
+constexpr uint64_t kMemoryBytes = 16 << 20;
+constexpr uint32_t kHeaderBytes = 16;
+
+struct Kind {
+    const char* name;
+    bool packed;
+    bool event_idx;
+    driver::ChainLayout layout;
+    unsigned depth;
+};
+
+/// The driver's memory as the framework sees it.
+std::shared_ptr<const MemorySnapshot> snapshot_of(const driver::GuestMemory& memory) {
+    std::vector<MemorySnapshot::RegionPointer> regions;
+    for (const driver::RegionId id : memory.regions()) {
+        const wire::MemoryRegion region = memory.description(id);
+        const MemoryRegionLayout layout = {
+            .guest_address = GuestAddr{region.guest_address},
+            .size = region.size,
+            .frontend_address = FrontendAddr{region.user_address},
+            .mmap_offset = region.mmap_offset,
+        };
+        regions.push_back(
+            std::make_shared<const MemoryRegion>(MemoryRegion::map(layout, memory.fd(id)).value()));
+    }
+    const size_t count = regions.size();
+    return MemorySnapshot::create(std::move(regions), 1, count).value();
+}
+
+class Loop final {
+  public:
+    explicit Loop(const Kind& kind)
+        : kind_(kind),
+          memory_(driver::GuestMemory::create(kMemoryBytes).value()),
+          driver_(driver::DriverQueue::create(memory_,
+                                              {.packed = kind.packed,
+                                               .ring = {.size = kRingSize,
+                                                        .event_idx = kind.event_idx,
+                                                        .indirect_segments_max = 2}})
+                      .value()),
+          buffers_(memory_.allocate(kRingSize * 64, 64).value()) {
+        const wire::VringAddress areas = driver_.vring_address(memory_);
+        const VirtqueueConfig config = {
+            .size = kRingSize,
+            .packed = kind.packed,
+            .event_idx = kind.event_idx,
+            .indirect = true,
+            .descriptor_area = FrontendAddr{areas.descriptor},
+            .driver_area = FrontendAddr{areas.available},
+            .device_area = FrontendAddr{areas.used},
+        };
+        device_ =
+            Virtqueue::create(config, VringBase{driver_.base()}, snapshot_of(memory_)).value();
+    }
+
+    /// One batch of `depth` requests there and back.
+    void turn() {
+        for (unsigned i = 0; i < kind_.depth; ++i) {
+            const GuestAddr header = driver::offset_by(buffers_, i * 64);
+            const std::array<driver::Segment, 2> segments = {{
+                {.address = header, .length = kHeaderBytes, .device_writable = false},
+                {.address = driver::offset_by(header, 32), .length = 1, .device_writable = true},
+            }};
+            check(driver_.try_add(segments, i, kind_.layout));
+        }
+        driver_.publish();
+        kicks_ += driver_.kick_needed() ? 1U : 0U;
+        if (timed_) {
+            const auto begin = steady_clock::now();
+            serve();
+            device_time_ += steady_clock::now() - begin;
+        } else {
+            serve();
+        }
+        for (unsigned i = 0; i < kind_.depth; ++i) {
+            check(driver_.poll_used().has_value());
+        }
+    }
+
+    /// From now on the device's part of each turn is measured too; that takes time itself.
+    void begin_timing() { timed_ = true; }
+
+    [[nodiscard]] std::chrono::duration<double> device_time() const { return device_time_; }
+
+  private:
+    static void check(bool good) {
+        if (!good) {
+            std::fputs("virtq-loop: the ring does not work\n", stderr);
+            std::exit(1);
+        }
+    }
+
+    void serve() {
+        device_->suppress_kicks();
+        do {
+            while (auto chain = device_->pop()) {
+                ChainReader reader = chain->take_reader();
+                ChainWriter writer = chain->take_writer();
+                const auto header = reader.read_object<std::array<uint64_t, 2>>();
+                check(header.has_value());
+                header_sum_ += (*header)[0];
+                const std::byte status{0};
+                writer.write(std::span(&status, 1));
+                chain->complete(1);
+            }
+            calls_ += device_->publish() ? 1U : 0U;
+        } while (device_->enable_kicks());
+    }
+
+    Kind kind_;
+    driver::GuestMemory memory_;
+    driver::DriverQueue driver_;
+    GuestAddr buffers_;
+    std::unique_ptr<Virtqueue> device_;
+    bool timed_ = false;
+    steady_clock::duration device_time_{};
+    uint64_t kicks_ = 0;
+    uint64_t calls_ = 0;
+    uint64_t header_sum_ = 0;
+};
+
+/// Turns for `duration`; how many, and how long exactly.
+std::pair<uint64_t, double> turn_for(Loop& loop, std::chrono::milliseconds duration) {
+    uint64_t turns = 0;
+    const auto begin = steady_clock::now();
+    auto now = begin;
+    do {
+        for (int i = 0; i < 1000; ++i) {
+            loop.turn();
+        }
+        turns += 1000;
+        now = steady_clock::now();
+    } while (now - begin < duration);
+    return {turns, std::chrono::duration<double>(now - begin).count()};
+}
+
+void measure(const Kind& kind, std::chrono::milliseconds duration) {
+    Loop loop(kind);
+    const auto [turns, seconds] = turn_for(loop, duration);
+    loop.begin_timing();
+    const auto [timed_turns, timed_seconds] = turn_for(loop, duration / 2);
+    std::printf(
+        "%-26s depth %3u  %6.2f M requests/s  %6.1f ns each, of which the device %5.1f ns\n",
+        kind.name,
+        kind.depth,
+        static_cast<double>(turns) * kind.depth / seconds / 1e6,
+        seconds * 1e9 / static_cast<double>(turns) / kind.depth,
+        loop.device_time().count() * 1e9 / static_cast<double>(timed_turns) / kind.depth);
+}
+
+int run(int argc, char** argv) {
+    const std::chrono::milliseconds duration(argc > 1 ? std::atoi(argv[1]) : 1000);
+    using driver::ChainLayout;
+    for (const unsigned depth : {1U, 32U}) {
+        for (const Kind& kind : {
+                 Kind{"split", false, false, ChainLayout::kDirect, depth},
+                 Kind{"split event_idx", false, true, ChainLayout::kDirect, depth},
+                 Kind{"split event_idx indirect", false, true, ChainLayout::kIndirect, depth},
+                 Kind{"packed", true, false, ChainLayout::kDirect, depth},
+                 Kind{"packed event_idx", true, true, ChainLayout::kDirect, depth},
+                 Kind{"packed event_idx indirect", true, true, ChainLayout::kIndirect, depth},
+             }) {
+            measure(kind, duration);
+        }
+    }
+    return 0;
+}
+
+}  // namespace
+}  // namespace outrigger::bench
+
+int main(int argc, char** argv) {
+    return outrigger::bench::run(argc, argv);
+}

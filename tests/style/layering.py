@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which room may include which: the arrows of ARCHITECTURE.md."""
+
+import re
+
+from source_tree import ROOT
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
+_FRAMEWORK = "vhost-user-backend"
+
+# The rooms of the framework, each with what it may include beside itself.
+_ALLOWED = {
+    "base": set(),
+    "guest": {"base"},
+    "wire": {"base"},
+    "io": {"base"},
+    "virtq": {"base", "guest"},
+    "device.h": {"base", "guest", "virtq", "io"},
+    "session": {"base", "guest", "wire", "io", "virtq", "device.h"},
+    "daemon": {"base", "guest", "wire", "io", "virtq", "device.h", "session"},
+}
+# What stands on the framework. A device never includes another device, the session or the wire.
+_ALLOWED_TO_DEVICES = {"base", "guest", "virtq", "io", "device.h", "daemon"}
+# The other end of the protocol is written independently.
+_ALLOWED_TO_FRONT_ENDS = {"base", "wire"}
+_HEADERS_ALLOWED_TO_FRONT_ENDS = {f"{_FRAMEWORK}/guest/addresses.h"}
+
+
+def room_of(path):
+    """("framework", "virtq"), ("devices", "blk"), ("tools", "driver"), ("vmm-lite", "") or None."""
+    parts = path.split("/")
+    if parts[0] == _FRAMEWORK and len(parts) > 1:
+        room = parts[1]
+        # device.h and device.cc are one room; README.md and meson.build are none.
+        return ("framework", "device.h" if room in ("device.h", "device.cc") else room)
+    if parts[0] in ("devices", "tools") and len(parts) > 2:
+        return (parts[0], parts[1])
+    if parts[0] in ("vmm-lite", "tools"):
+        return (parts[0], "")
+    return None
+
+
+def is_allowed(path, included):
+    """Whether the file at `path` may include `included`, both from the root."""
+    own, other = room_of(path), room_of(included)
+    if own is None:
+        return True  # tests may see everything
+    if other is None:
+        return False  # nothing depends on tests
+    if own == other:
+        return True
+    if own[0] == "framework":
+        return other[0] == "framework" and other[1] in _ALLOWED.get(own[1], set())
+    if own[0] == "devices":
+        return other[0] == "framework" and other[1] in _ALLOWED_TO_DEVICES
+    if other[0] == "framework":
+        return other[1] in _ALLOWED_TO_FRONT_ENDS or included in _HEADERS_ALLOWED_TO_FRONT_ENDS
+    return own[0] == "tools" and other[0] == "tools"
+
+
+def _includes(file):
+    for number, line in file.numbered_lines():
+        found = _INCLUDE.match(line)
+        if found:
+            yield number, found.group(1)
+
+
+def check_arrows(files):
+    """Every #include points the way the architecture says."""
+    problems = []
+    for file in files:
+        if not file.is_cpp:
+            continue
+        own = room_of(file.path)
+        if own and own[0] == "framework" and own[1] not in _ALLOWED:
+            problems.append(f"{file.path}: room '{own[1]}' is not in the table of layering.py")
+        for number, included in _includes(file):
+            if not is_allowed(file.path, included):
+                problems.append(f"{file.path}:{number}: may not include {included}")
+    return problems
+
+
+def check_paths(files):
+    """Every #include "..." is written from the root."""
+    problems = []
+    for file in files:
+        if not file.is_cpp:
+            continue
+        for number, included in _includes(file):
+            if not (ROOT / included).is_file():
+                problems.append(f"{file.path}:{number}: no file {included} from the root")
+    return problems
+
+
+def check_itself(_files):
+    """The layering check refuses the arrows that must not be, and no others."""
+    framework = _FRAMEWORK + "/"
+    refused = [
+        (framework + "base/log.h", framework + "guest/addresses.h"),
+        (framework + "wire/messages.h", framework + "guest/addresses.h"),
+        (framework + "virtq/virtqueue.h", framework + "io/worker.h"),
+        (framework + "io/worker.h", framework + "virtq/virtqueue.h"),
+        (framework + "device.h", framework + "session/session.h"),
+        (framework + "session/session.h", framework + "daemon/daemon.h"),
+        (framework + "daemon/daemon.h", "devices/rng/rng_device.h"),
+        ("devices/rng/main.cc", "devices/blk/image.h"),
+        ("devices/rng/main.cc", framework + "session/session.h"),
+        ("devices/rng/main.cc", framework + "wire/messages.h"),
+        ("tools/driver/ring.cc", framework + "virtq/virtqueue.h"),
+        ("tools/driver/ring.cc", framework + "guest/memory_region.h"),
+        ("vmm-lite/vm.cc", framework + "session/session.h"),
+        ("vmm-lite/vm.cc", "devices/blk/image.h"),
+        ("devices/blk/main.cc", "tests/support/fake.h"),
+        ("devices/blk/main.cc", "image.h"),
+    ]
+    accepted = [
+        (framework + "virtq/virtqueue.h", framework + "guest/addresses.h"),
+        (framework + "device.cc", framework + "device.h"),
+        (framework + "session/session.h", framework + "device.h"),
+        ("devices/rng/main.cc", framework + "daemon/device_program.h"),
+        ("tools/driver/ring.cc", framework + "guest/addresses.h"),
+        ("tools/driver/ring.cc", framework + "wire/messages.h"),
+        ("tools/outrigger-bench/main.cc", "tools/driver/ring.h"),
+        ("vmm-lite/vm.cc", framework + "base/result.h"),
+        ("tests/unit/blk/blk_test.cc", "devices/blk/image.h"),
+    ]
+    return [f"{path} -> {included} is accepted" for path, included in refused if is_allowed(path, included)
+            ] + [f"{path} -> {included} is refused" for path, included in accepted
+                 if not is_allowed(path, included)]
+
+
+CHECKS = {
+    "layering.arrows": check_arrows,
+    "layering.include-paths": check_paths,
+    "layering.self-check": check_itself,
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/command_line.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <sys/un.h>
+
+#include "vhost-user-backend/daemon/common_options.h"
+#include "vhost-user-backend/daemon/option_parser.h"
+
+namespace outrigger {
+namespace {
+
+using Table = std::vector<const OptionSpec*>;
+
+void append(Table& table, std::span<const OptionSpec> specs) {
+    for (const OptionSpec& spec : specs) {
+        OUTRIGGER_ASSERT(std::ranges::find(table, spec.name, &OptionSpec::name) == table.end());
+        table.push_back(&spec);
+    }
+}
+
+const OptionSpec* find_option(const Table& table, std::string_view name) {
+    // Two names for one thing: the tables of other projects' users are full of the shorter one.
+    const auto found =
+        std::ranges::find(table, name == "socket" ? "socket-path" : name, &OptionSpec::name);
+    return found != table.end() ? *found : nullptr;
+}
+
+std::unexpected<Error> usage_error(std::string message) {
+    return failure(Error{.message = std::move(message)});
+}
+
+/// Sets each option once.
+class OnceOnly final {
+  public:
+    [[nodiscard]] Result<void> set(OptionValues& values,
+                                   const OptionSpec& spec,
+                                   std::string_view text) {
+        if (std::ranges::count(seen_, spec.name)) {
+            return usage_error("--" + std::string(spec.name) + " is given twice");
+        }
+        seen_.push_back(spec.name);
+        return values.set(spec, text);
+    }
+
+  private:
+    std::vector<std::string_view> seen_;
+};
+
+Result<void> read_device_text(std::string_view text, const Table& table, OptionValues& values) {
+    OnceOnly once;
+    for (const KeyValue& item : OUTRIGGER_TRY(split_device_text(text))) {
+        const OptionSpec* const spec = find_option(table, item.key);
+        if (spec == nullptr) {
+            return usage_error("a device has no option " + item.key);
+        }
+        OUTRIGGER_TRY(once.set(values, *spec, item.value));
+    }
+    return {};
+}
+
+Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
+    const auto path = values.text("socket-path");
+    const auto fd = values.number("fd");
+    if (path && fd) {
+        return usage_error("--socket-path and --fd exclude each other: give one of them");
+    }
+    if (!path && !fd) {
+        return usage_error("--socket-path is required: say where the front end connects");
+    }
+    if (fd) {
+        settings.fd = static_cast<int>(*fd);
+        return {};
+    }
+    constexpr size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
+    if (path->size() > kPathMax) {
+        return usage_error("--socket-path is longer than a socket's name can be (" +
+                           std::to_string(kPathMax) + " bytes): choose a shorter one");
+    }
+    settings.socket_path = *path;
+    return {};
+}
+
+/// Checks what was given for one device and fills in the defaults.
+Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& program) {
+    values.set_defaults(device_common_options());
+    values.set_defaults(program.options);
+    DeviceSettings settings;
+    OUTRIGGER_TRY(read_endpoint(values, settings));
+    if (const auto cpus = values.text("cpus")) {
+        auto list = parse_cpu_list(*cpus);
+        if (!list) {
+            return usage_error("--cpus takes a list of processors like 0-3,6, not '" + *cpus + "'");
+        }
+        settings.cpus = *std::move(list);
+    }
+    settings.queue_threads = static_cast<unsigned>(values.number("queue-threads").value_or(1));
+    settings.poll_max = std::chrono::microseconds(values.number("poll-us").value_or(0));
+    if (program.check_options != nullptr) {
+        OUTRIGGER_TRY(program.check_options(values));
+    }
+    settings.values = std::move(values);
+    return settings;
+}
+
+Result<void> check_endpoints_differ(const std::vector<DeviceSettings>& devices) {
+    for (auto one = devices.begin(); one != devices.end(); ++one) {
+        const auto same = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
+            return one->fd == other.fd && one->socket_path == other.socket_path;
+        });
+        if (same != devices.end()) {
+            return usage_error("two devices have the same socket: give each its own");
+        }
+    }
+    return {};
+}
+
+LogLevel to_log_level(std::string_view name) {
+    constexpr std::array<std::pair<std::string_view, LogLevel>, 6> kLevels = {{
+        {"off", LogLevel::kOff},
+        {"error", LogLevel::kError},
+        {"warning", LogLevel::kWarning},
+        {"info", LogLevel::kInfo},
+        {"debug", LogLevel::kDebug},
+        {"trace", LogLevel::kTrace},
+    }};
+    const auto found =
+        std::ranges::find(kLevels, name, [](const auto& each) { return each.first; });
+    OUTRIGGER_ASSERT(found != kLevels.end());
+    return found->second;
+}
+
+LoopKind to_loop_kind(std::string_view name) {
+    if (name == "uring") {
+        return LoopKind::kUring;
+    }
+    return name == "asio" ? LoopKind::kAsio : LoopKind::kAuto;
+}
+
+/// What the options outside of --device say, and the texts of each --device.
+struct Given {
+    OptionValues device_defaults;
+    OptionValues process;
+    std::vector<std::string> devices;
+};
+
+Result<Given> read_arguments(std::span<const char* const> arguments, const Table& device_table) {
+    Table table = device_table;
+    append(table, process_options());
+    Given given;
+    OnceOnly once;
+    for (auto& option : OUTRIGGER_TRY(split_arguments(arguments, table))) {
+        if (option.spec->name == "device") {
+            given.devices.push_back(std::move(option.text));
+            continue;
+        }
+        const OptionSpec* const device_option = find_option(device_table, option.spec->name);
+        if (device_option != nullptr) {
+            OUTRIGGER_TRY(once.set(given.device_defaults, *device_option, option.text));
+        } else {
+            OUTRIGGER_TRY(once.set(given.process, *option.spec, option.text));
+        }
+    }
+    given.process.set_defaults(process_options());
+    return given;
+}
+
+Result<std::vector<DeviceSettings>> read_devices(const Given& given,
+                                                 const Table& device_table,
+                                                 const DeviceProgram& program) {
+    std::vector<DeviceSettings> devices;
+    if (given.devices.empty()) {
+        devices.push_back(OUTRIGGER_TRY(read_device(given.device_defaults, program)));
+        return devices;
+    }
+    if (given.devices.size() > kDevicesMax) {
+        return usage_error("--device can be given " + std::to_string(kDevicesMax) +
+                           " times at most: start another process for the rest");
+    }
+    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd")) {
+        return usage_error(
+            "with --device, the socket is one of its keys: --device socket-path=PATH,...");
+    }
+    for (const std::string& text : given.devices) {
+        OptionValues values = given.device_defaults;
+        auto read = read_device_text(text, device_table, values);
+        auto device = read ? read_device(std::move(values), program)
+                           : Result<DeviceSettings>(std::unexpected(std::move(read).error()));
+        if (!device) {
+            return usage_error("--device " + text + ": " + device.error().message);
+        }
+        devices.push_back(*std::move(device));
+    }
+    OUTRIGGER_TRY(check_endpoints_differ(devices));
+    return devices;
+}
+
+}  // namespace
+
+Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
+                                       const DeviceProgram& program) {
+    CommandLine line;
+    // QEMU's backend conventions: this one ignores all others, even wrong ones.
+    if (std::ranges::count(arguments, std::string_view("--print-capabilities"))) {
+        line.action = CommandAction::kCapabilities;
+        return line;
+    }
+    Table device_table;
+    append(device_table, device_common_options());
+    append(device_table, program.options);
+    const Given given = OUTRIGGER_TRY(read_arguments(arguments, device_table));
+    if (given.process.flag("help")) {
+        line.action = CommandAction::kHelp;
+        return line;
+    }
+    if (given.process.flag("version")) {
+        line.action = CommandAction::kVersion;
+        return line;
+    }
+    if (auto path = given.process.text("print-man-page")) {
+        line.action = CommandAction::kManPage;
+        line.man_page_template = *std::move(path);
+        return line;
+    }
+    line.loop = to_loop_kind(given.process.text("io").value_or(""));
+    line.exit_on_disconnect = given.process.flag("exit-on-disconnect");
+    line.message_timeout =
+        std::chrono::milliseconds(given.process.number("message-timeout-ms").value_or(0));
+    line.log_level = to_log_level(given.process.text("log-level").value_or(""));
+    line.devices = OUTRIGGER_TRY(read_devices(given, device_table, program));
+    return line;
+}
+
+}  // namespace outrigger

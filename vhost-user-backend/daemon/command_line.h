@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/// From argv to settings that were checked: whatever is wrong with a command line is found here.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/device_program.h"
+#include "vhost-user-backend/daemon/option_table.h"
+#include "vhost-user-backend/io/event_loop.h"
+
+namespace outrigger {
+
+/// One device to serve. Either `socket_path` or `fd` is set.
+struct DeviceSettings {
+    OptionValues values;  ///< the device's own options, with defaults
+    std::string socket_path;
+    std::optional<int> fd;
+    unsigned queue_threads = 1;
+    std::vector<unsigned> cpus;  ///< thread i runs on cpus[i modulo their count]; empty: anywhere
+    std::chrono::microseconds poll_max{0};
+};
+
+/// What the command line asks for.
+enum class CommandAction : uint8_t { kServe, kHelp, kVersion, kCapabilities, kManPage };
+
+struct CommandLine {
+    CommandAction action = CommandAction::kServe;
+    std::vector<DeviceSettings> devices;  ///< at least one for kServe, at most kDevicesMax
+    LoopKind loop = LoopKind::kAuto;
+    bool exit_on_disconnect = false;
+    std::chrono::milliseconds message_timeout{10'000};
+    LogLevel log_level = LogLevel::kInfo;
+    std::string man_page_template;  ///< path, for kManPage
+};
+
+/// Every error is one of usage: exit status 2.
+[[nodiscard]] Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
+                                                     const DeviceProgram& program);
+
+/// "0-3,6" as {0, 1, 2, 3, 6}; nullopt when it is no such list, or a number is above 1023.
+[[nodiscard]] std::optional<std::vector<unsigned>> parse_cpu_list(std::string_view text);
+
+struct KeyValue {
+    std::string key;
+    std::string value;
+};
+
+/// "a=1,b,c=x,,y" as {a: 1, b: on, c: x,y}.
+[[nodiscard]] Result<std::vector<KeyValue>> split_device_text(std::string_view text);
+
+}  // namespace outrigger

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/common_options.h"
+
+#include <array>
+#include <string_view>
+
+namespace outrigger {
+namespace {
+
+constexpr std::array<OptionSpec, 5> kDeviceCommonOptions = {{
+    {.name = "socket-path",
+     .value_name = "PATH",
+     .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
+    {.name = "fd",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Take the socket from inherited descriptor N, which listens or is already connected",
+     .number_min = 3,
+     .number_max = 1'000'000},
+    {.name = "queue-threads",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Serve the queues with N threads, at most one a queue",
+     .default_value = "1",
+     .number_min = 1,
+     .number_max = 64},
+    {.name = "cpus",
+     .value_name = "LIST",
+     .help = "Pin the queue threads to these processors in turn, like 0-3,6; without it they run "
+             "anywhere"},
+    {.name = "poll-us",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Look for requests for up to N microseconds before sleeping, less when they come "
+             "seldom; 0 never looks",
+     .default_value = "0",
+     .number_max = 1'000'000},
+}};
+
+constexpr std::array<std::string_view, 3> kLoops = {"auto", "uring", "asio"};
+constexpr std::array<std::string_view, 6> kLogLevels = {
+    "off", "error", "warning", "info", "debug", "trace"};
+
+constexpr std::array<OptionSpec, 10> kProcessOptions = {{
+    {.name = "device",
+     .value_name = "KEY=VALUE,...",
+     .help = "Serve one device with these options (names as above, without dashes; a comma in a "
+             "value is doubled); may be repeated, and options outside are then defaults for all"},
+    {.name = "io",
+     .kind = OptionKind::kChoice,
+     .value_name = "KIND",
+     .help = "How threads wait and do I/O: uring (io_uring), asio (the portable way), or auto: "
+             "io_uring where the kernel allows it",
+     .default_value = "auto",
+     .choices = kLoops},
+    {.name = "exit-on-disconnect",
+     .kind = OptionKind::kFlag,
+     .help = "Exit when the front end of every device has come and gone, instead of listening "
+             "again"},
+    {.name = "message-timeout-ms",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Close a session whose front end began a message and does not go on for N "
+             "milliseconds",
+     .default_value = "10000",
+     .number_min = 1,
+     .number_max = 3'600'000},
+    {.name = "log-level",
+     .kind = OptionKind::kChoice,
+     .value_name = "LEVEL",
+     .help = "Write log lines of this level and above: error (cannot go on), warning (a peer or "
+             "the host misbehaved), info (connections), debug (messages), trace (requests), or "
+             "off for none",
+     .default_value = "info",
+     .choices = kLogLevels},
+    {.name = "print-capabilities",
+     .kind = OptionKind::kFlag,
+     .help = "Print what this program is, as JSON, and exit; all else is ignored"},
+    {.name = "help", .kind = OptionKind::kFlag, .help = "Print this help and exit"},
+    {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
+    {.name = "socket",
+     .value_name = "PATH",
+     .help = "The same as --socket-path, as other daemons call it",
+     .hidden = true},
+    {.name = "print-man-page",
+     .value_name = "TEMPLATE",
+     .help = "Print the man page made from this file",
+     .hidden = true},
+}};
+
+}  // namespace
+
+std::span<const OptionSpec> device_common_options() {
+    return kDeviceCommonOptions;
+}
+
+std::span<const OptionSpec> process_options() {
+    return kProcessOptions;
+}
+
+}  // namespace outrigger

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/daemon.h"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <signal.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/privileges.h"
+#include "vhost-user-backend/daemon/termination.h"
+
+namespace outrigger {
+
+Result<void> Daemon::run() {
+    set_log_level(settings_.log_level);
+    OUTRIGGER_TRY(open());
+    OUTRIGGER_TRY(drop_privileges());
+    OUTRIGGER_TRY(start_workers());
+    OUTRIGGER_TRY(enter_sandbox());
+    accept();
+    return {};
+}
+
+/// Everything that has a name: files, devices, sockets. Sockets come last, because a front end
+/// that sees one expects it to be answered.
+Result<void> Daemon::open() {
+    OUTRIGGER_TRY(ensure_standard_descriptors());
+    OUTRIGGER_TRY(forbid_new_privileges());
+    OUTRIGGER_TRY(Termination::install());
+    loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
+    for (const DeviceSettings& settings : settings_.devices) {
+        served_.emplace_back().device = OUTRIGGER_TRY(program_.create_device(settings.values));
+    }
+    for (size_t i = 0; i < served_.size(); ++i) {
+        served_[i].endpoint = OUTRIGGER_TRY(open_endpoint(settings_.devices[i]));
+    }
+    return {};
+}
+
+Result<Endpoint> Daemon::open_endpoint(const DeviceSettings& settings) const {
+    Endpoint endpoint;
+    if (!settings.fd) {
+        endpoint.listener = OUTRIGGER_TRY(listen_at(settings.socket_path));
+        return endpoint;
+    }
+    InheritedSocket socket = OUTRIGGER_TRY(take_inherited_socket(*settings.fd));
+    if (socket.listening) {
+        endpoint.listener = ListeningSocket{.fd = std::move(socket.fd)};
+    } else {
+        endpoint.connection = std::move(socket.fd);
+    }
+    return endpoint;
+}
+
+Result<void> Daemon::start_workers() {
+    for (size_t i = 0; i < served_.size(); ++i) {
+        const DeviceSettings& settings = settings_.devices[i];
+        Served& served = served_[i];
+        const DeviceIdentity identity = served.device->identity();
+        const unsigned count = std::min<unsigned>(settings.queue_threads, identity.queue_count);
+        for (unsigned thread = 0; thread < count; ++thread) {
+            std::optional<unsigned> cpu;
+            if (!settings.cpus.empty()) {
+                cpu = settings.cpus[thread % settings.cpus.size()];
+            }
+            served.workers.push_back(OUTRIGGER_TRY(Worker::start(
+                {.thread_name = std::string(identity.name) + "-" + std::to_string(thread),
+                 .loop = settings_.loop,
+                 .poll_max = settings.poll_max,
+                 .cpu = cpu})));
+            served.worker_list.push_back(served.workers.back().get());
+        }
+    }
+    return {};
+}
+
+/// The last stage: from here on nothing is opened but what a front end sends.
+void Daemon::accept() {
+    for (size_t i = 0; i < served_.size(); ++i) {
+        const DeviceSettings& settings = settings_.devices[i];
+        const std::string where =
+            settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path;
+        Served& served = served_[i];
+        served.server = std::make_unique<DeviceServer>(
+            DeviceServer::Environment{.loop = *loop_,
+                                      .device = *served.device,
+                                      .workers = served.worker_list,
+                                      .session = {.message_timeout = settings_.message_timeout},
+                                      .exit_on_disconnect = settings_.exit_on_disconnect,
+                                      .label = std::string(program_.type) + " " + where},
+            std::move(served.endpoint),
+            [this] { ++finished_; });
+    }
+    std::optional<WatchId> termination;
+    termination = loop_->watch_readable(Termination::request_fd(), [&] {
+        loop_->unwatch(*termination);
+        log(LogLevel::kInfo,
+            "stopping: {}",
+            Termination::requested() == SIGINT ? "SIGINT" : "SIGTERM");
+        for (const Served& served : served_) {
+            served.server->shut_down();
+        }
+    });
+    for (const Served& served : served_) {
+        served.server->start();
+    }
+    while (finished_ < served_.size()) {
+        (void)loop_->run_once(EventLoop::Clock::time_point::max());
+    }
+}
+
+}  // namespace outrigger

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The life of a daemon in named stages: parse, open, drop privileges, start, sandbox, accept.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/command_line.h"
+#include "vhost-user-backend/daemon/device_program.h"
+#include "vhost-user-backend/daemon/device_server.h"
+#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/worker.h"
+
+namespace outrigger {
+
+/// Thread-bound: the main thread, which becomes the control thread.
+class Daemon final {
+  public:
+    Daemon(const DeviceProgram& program, const CommandLine& settings)
+        : program_(program), settings_(settings) {}
+
+    /// All stages behind "parse", until a signal or the last disconnect ends the last of them. An
+    /// error is one of run time: what was opened is closed and removed when the daemon goes.
+    [[nodiscard]] Result<void> run();
+
+  private:
+    /// Destroyed in the reverse order: server, workers, device.
+    struct Served {
+        std::unique_ptr<Device> device;
+        Endpoint endpoint;
+        std::vector<std::unique_ptr<Worker>> workers;
+        std::vector<Worker*> worker_list;
+        std::unique_ptr<DeviceServer> server;
+    };
+
+    [[nodiscard]] Result<void> open();
+    [[nodiscard]] Result<Endpoint> open_endpoint(const DeviceSettings& settings) const;
+    [[nodiscard]] Result<void> start_workers();
+    void accept();
+
+    const DeviceProgram& program_;
+    const CommandLine& settings_;
+    std::unique_ptr<EventLoop> loop_;
+    std::vector<Served> served_;
+    size_t finished_ = 0;
+};
+
+}  // namespace outrigger

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Serves one device to one front end after the other.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/listening_socket.h"
+#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/worker.h"
+#include "vhost-user-backend/session/counters.h"
+#include "vhost-user-backend/session/session.h"
+
+namespace outrigger {
+
+/// Where a front end comes from: exactly one of the two.
+struct Endpoint {
+    std::optional<ListeningSocket> listener;
+    UniqueFd connection;
+};
+
+/// Thread-bound: control thread.
+class DeviceServer final {
+  public:
+    struct Environment {
+        EventLoop& loop;
+        Device& device;
+        std::span<Worker* const> workers;
+        SessionOptions session;
+        bool exit_on_disconnect = false;
+        std::string label;  ///< for log lines: "rng /run/rng.sock"
+    };
+
+    /// `on_finished` is called once, from the loop, when no front end is served or will be.
+    DeviceServer(Environment environment,
+                 Endpoint endpoint,
+                 std::move_only_function<void()> on_finished);
+    DeviceServer(const DeviceServer&) = delete;
+    DeviceServer& operator=(const DeviceServer&) = delete;
+    ~DeviceServer();
+
+    /// Lets front ends in.
+    void start();
+
+    /// Stops listening, removes the socket and closes the session; on_finished() follows.
+    void shut_down();
+
+    [[nodiscard]] const SessionCounters& counters() const { return counters_; }
+
+  private:
+    void listen();
+    void stop_listening();
+    void on_connection();
+    void wait_after_failed_accept(int os_error);
+    void serve(UniqueFd connection);
+    void on_closed(CloseReason reason);
+    void finish();
+
+    Environment environment_;
+    Endpoint endpoint_;
+    std::move_only_function<void()> on_finished_;
+    SessionCounters counters_;
+    std::unique_ptr<Session> session_;
+    std::optional<WatchId> listen_watch_;
+    std::optional<TimerId> accept_timer_;
+    bool shutting_down_ = false;
+};
+
+}  // namespace outrigger

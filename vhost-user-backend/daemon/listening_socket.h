@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Where front ends connect: a Unix socket of our own, or one that was inherited.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/socket_file.h"
+
+namespace outrigger {
+
+struct ListeningSocket {
+    UniqueFd fd;                          ///< non-blocking, close-on-exec
+    std::optional<SocketFile> file = {};  ///< none for an inherited socket: its maker removes it
+};
+
+/// Listens at `path`, for our own user alone. A stale socket (nobody has it open) is replaced. A
+/// socket that some process has open, and any other kind of file, stays: that is an error.
+[[nodiscard]] Result<ListeningSocket> listen_at(const std::string& path);
+
+/// An inherited socket, examined.
+struct InheritedSocket {
+    UniqueFd fd;
+    bool listening = false;  ///< else connected
+};
+
+/// Takes descriptor `number`, which must be a Unix stream socket that listens or is connected.
+[[nodiscard]] Result<InheritedSocket> take_inherited_socket(int number);
+
+}  // namespace outrigger
