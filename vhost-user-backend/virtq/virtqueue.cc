@@ -221,11 +221,13 @@ void Virtqueue::suppress_kicks() {
 }
 
 bool Virtqueue::enable_kicks() {
-    // While the ring holds back, a completion wakes the queue, not a kick.
-    if (!may_pop_ || holds_back()) {
+    if (!may_pop_) {
         return false;
     }
-    return config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    const bool work = config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    // While the ring holds back, only a completion lets it go on. Kicks are armed all the same: by
+    // then there may be nothing left to do, and the caller asleep.
+    return work && !holds_back();
 }
 
 void Virtqueue::set_areas(const RingAreas& areas) {

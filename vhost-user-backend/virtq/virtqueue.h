@@ -111,7 +111,8 @@ class Virtqueue final {
     void suppress_kicks();
 
     /// Asks for kicks again and looks once more behind a full fence. True: work came meanwhile,
-    /// so the caller must process before it sleeps.
+    /// so the caller must process before it sleeps. A ring that is not in memory cannot ask: do it
+    /// again behind adopt_memory().
     [[nodiscard]] bool enable_kicks();
 
     /// Makes all completed chains visible with one store, then says whether the driver wants a
