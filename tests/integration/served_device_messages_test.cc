@@ -150,10 +150,11 @@ TEST_F(ServedMessages, AQueryThatCannotBeAnsweredAndAsksForNoAckClosesTheConnect
     expect_close_and_next_session(CloseReason::kRefused);
 }
 
-TEST_F(ServedMessages, AQueryThatCannotBeAnsweredIsRefusedWhenAnAckIsAskedFor) {
+// An acknowledgement would be taken for the answer: "one ring", here.
+TEST_F(ServedMessages, AQueryThatCannotBeAnsweredClosesTheConnectionAlsoWhenItAsksForAnAck) {
     negotiate({.protocol_features = FeatureSet::of({bit(ProtocolFeature::kReplyAck)})});
-    expect_refusal(Refusal::kNotNegotiated,
-                   [&] { return frontend().call(number(FrontendRequest::kGetQueueNum)); });
+    EXPECT_EQ(frontend().call(number(FrontendRequest::kGetQueueNum)), Answer::kClosed);
+    expect_close_and_next_session(CloseReason::kRefused);
 }
 
 TEST_F(ServedMessages, KnownMessagesThatAreNotServedAreRefused) {

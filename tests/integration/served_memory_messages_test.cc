@@ -146,6 +146,28 @@ TEST_F(MemoryMessages, ARingWhoseMemoryGoesAndComesBackGoesOn) {
     EXPECT_EQ(counters().rings_broken.total(), 0U);
 }
 
+// A device may keep a request for as long as it likes, until it is told to bring it back.
+TEST_F(MemoryMessages, ASessionThatWaitsForMemoryCanBeClosed) {
+    run();
+    device_.hold(true);
+    ASSERT_TRUE(queue().try_add(buffers().chain(), 5));
+    queue().publish_and_kick();
+    ASSERT_TRUE(eventually([&] { return device_.held() == 1; }));
+    device_.hold(false);
+    const wire::SingleMemoryRegion removal{.padding = 0,
+                                           .region = memory_.description(memory_.regions()[0])};
+    ASSERT_EQ(frontend().send({.request = number(FrontendRequest::kRemMemReg),
+                               .flags = wire::kVersion | wire::kFlagNeedReply,
+                               .size = sizeof removal},
+                              bytes_of(removal)),
+              Answer::kUnasked);
+    give_others_a_moment();
+    EXPECT_FALSE(frontend().has_input());
+    host_->close_session();
+    EXPECT_EQ(host_->wait_closed(), CloseReason::kShutdown);
+    EXPECT_EQ(device_.held(), 0U);
+}
+
 class FewMemorySlots : public SessionTest {
   protected:
     FewMemorySlots()

@@ -214,6 +214,43 @@ TEST_F(RingMessages, SetVringKickWithoutADescriptorStartsTheRingToo) {
     EXPECT_TRUE(eventually([&] { return queue().poll_used().has_value(); }));
 }
 
+// vhost-user SET_VRING_KICK: without a descriptor "polling should be used".
+TEST_F(RingMessages, ARingWithoutAKickDescriptorIsPolled) {
+    run();
+    EXPECT_EQ(frontend().set_vring_kick(0, -1), Answer::kAccepted);
+    for (int i = 0; i < 3; ++i) {
+        give_others_a_moment();
+        buffers().fill();
+        ASSERT_TRUE(queue().try_add(buffers().chain(), 3));
+        queue().publish();
+        ASSERT_TRUE(eventually([&] { return queue().poll_used().has_value(); }));
+        EXPECT_TRUE(buffers().answered());
+    }
+    EXPECT_EQ(counters().kicks_received.value(), 0U);
+    // With a descriptor, and stopped, it is not polled any more: the worker has no timer left.
+    EXPECT_EQ(frontend().set_vring_kick(0, queue().kick_fd()), Answer::kAccepted);
+    expect_echo();
+    EXPECT_EQ(frontend().set_vring_kick(0, -1), Answer::kAccepted);
+    EXPECT_EQ(frontend().get_vring_base(0).value(), queue().base());
+}
+
+// VIRTIO 1.3, 2.8.1: both wrap counters of a packed ring begin at 1.
+TEST_F(RingMessages, ARingWithoutABaseIsNew) {
+    for (const bool packed : {false, true}) {
+        SCOPED_TRACE(packed ? "packed" : "split");
+        prepare({.packed = packed});
+        EXPECT_EQ(frontend().set_vring_num(0, queue().size()), Answer::kAccepted);
+        EXPECT_EQ(frontend().set_vring_addr(queue().vring_address(memory_)), Answer::kAccepted);
+        EXPECT_EQ(frontend().set_vring_call(0, queue().call_fd()), Answer::kAccepted);
+        EXPECT_EQ(frontend().set_vring_kick(0, queue().kick_fd()), Answer::kAccepted);
+        EXPECT_EQ(frontend().set_vring_enable(0, 1), Answer::kAccepted);
+        expect_echo();
+        frontend().close();
+        ASSERT_TRUE(host_->wait_closed());
+        reconnect();
+    }
+}
+
 TEST_F(RingMessages, SetVringKickOnARunningRingSwapsTheDescriptor) {
     run();
     const auto other = Notifier::create(Notifier::Kind::kPipe).value();

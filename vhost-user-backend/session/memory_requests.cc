@@ -45,8 +45,10 @@ Session::Impl::Outcome Session::Impl::take_memory(std::shared_ptr<const MemorySn
         [snapshot = memory_, drain](QueueRunner& runner, QueueRunner::Done runner_done) {
             runner.adopt_memory(snapshot, drain, std::move(runner_done));
         });
+    draining_ = drain;
     // A ring may have been told to start before its memory was known.
     for_each_runner(task, [this] {
+        draining_ = false;
         start_ready_rings(std::nullopt, [this](std::optional<Refusal>) { finish(done()); });
     });
     return later();

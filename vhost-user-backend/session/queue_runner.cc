@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/session/queue_runner.h"
 
+#include <chrono>
 #include <utility>
 
 #include "vhost-user-backend/base/notifier.h"
@@ -10,6 +11,9 @@ namespace {
 
 /// A descriptor that claims to be readable and never is would keep the worker awake for nothing.
 constexpr uint32_t kEmptyKicksMax = 1000;
+
+/// How soon a ring without a kick descriptor is looked at again.
+constexpr auto kPollInterval = std::chrono::milliseconds(1);
 
 bool has_fd(const SharedFd& fd) {
     return fd != nullptr && fd->valid();
@@ -49,8 +53,23 @@ void QueueRunner::unwatch_kick() {
     }
 }
 
+void QueueRunner::look_again_later() {
+    if (!poll_timer_) {
+        // The worker polls every source after its timers, so there is nothing more to do.
+        poll_timer_ = environment_.worker.loop().start_timer(
+            EventLoop::Clock::now() + kPollInterval, [this] { poll_timer_.reset(); });
+    }
+}
+
+void QueueRunner::stop_looking() {
+    if (poll_timer_) {
+        environment_.worker.loop().cancel_timer(*std::exchange(poll_timer_, std::nullopt));
+    }
+}
+
 void QueueRunner::set_kick(SharedFd kick) {
     unwatch_kick();
+    stop_looking();
     descriptors_.kick = std::move(kick);
     empty_kicks_ = 0;
     watch_kick();
@@ -124,6 +143,10 @@ bool QueueRunner::poll() {
 }
 
 bool QueueRunner::prepare_sleep() {
+    if (may_process() && !has_fd(descriptors_.kick) && !queue_->broken()) {
+        look_again_later();
+        return true;
+    }
     if (!may_process() || kicks_enabled_) {
         return true;
     }
@@ -157,6 +180,12 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
     check_memory_released();
 }
 
+void QueueRunner::give_up_drain() {
+    if (memory_released_) {
+        std::exchange(memory_released_, nullptr)();
+    }
+}
+
 void QueueRunner::check_memory_released() {
     if (memory_released_ && queue_->old_memory_released()) {
         std::exchange(memory_released_, nullptr)();
@@ -167,6 +196,7 @@ void QueueRunner::stop(Stopped stopped) {
     stopping_ = true;
     stopped_ = std::move(stopped);
     unwatch_kick();
+    stop_looking();
     environment_.device.stop_queue(environment_.index, [this] {
         // Not from here: the device may still be inside a completion, and the worker inside poll().
         environment_.worker.post([this] { finish_stop(); });

@@ -18,7 +18,7 @@ namespace outrigger {
 using SharedFd = std::shared_ptr<const UniqueFd>;
 
 /// The descriptors of a ring. Null or empty ones do not exist: no kick means that the ring is
-/// looked at when it starts and whenever the worker is awake, no call that the driver polls.
+/// polled (vhost-user SET_VRING_KICK), no call that the driver polls.
 struct RingDescriptors {
     SharedFd kick;
     SharedFd call;
@@ -70,6 +70,9 @@ class QueueRunner final : public WorkSource {
     /// no request in flight uses older memory either.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain, Done done);
 
+    /// Ends the wait of adopt_memory() now, if there is one. The requests keep their memory.
+    void give_up_drain();
+
     /// Takes the queue back from the device, waits until no request is in flight, and tells where
     /// the ring stands. Nothing touches the runner afterwards.
     void stop(Stopped stopped);
@@ -81,6 +84,8 @@ class QueueRunner final : public WorkSource {
     [[nodiscard]] bool may_process() const;
     void watch_kick();
     void unwatch_kick();
+    void look_again_later();
+    void stop_looking();
     void on_kick();
     void signal_call();
     void publish();
@@ -93,6 +98,7 @@ class QueueRunner final : public WorkSource {
     RingDescriptors descriptors_;
     OnBroken on_broken_;
     std::optional<WatchId> kick_watch_;
+    std::optional<TimerId> poll_timer_;  // of a ring without a kick descriptor
     Done memory_released_;
     Stopped stopped_;
     uint32_t empty_kicks_ = 0;

@@ -264,12 +264,13 @@ void Session::Impl::answer_refusal(Refusal refusal) {
                      request != nullptr ? request->name : "a request",
                      request_,
                      describe(refusal));
-    if (acknowledges()) {
+    if (has_own_reply_) {
+        // The front end waits for an answer that does not exist. NEED_REPLY changes nothing here
+        // (vhost-user REPLY_ACK): an acknowledgement would be taken for the answer.
+        close(CloseReason::kRefused);
+    } else if (acknowledges()) {
         const uint64_t failed = 1;
         send(std::as_bytes(std::span(&failed, 1)));
-    } else if (has_own_reply_) {
-        // The front end waits for an answer that does not exist.
-        close(CloseReason::kRefused);
     }
 }
 
@@ -291,8 +292,18 @@ void Session::Impl::close(CloseReason reason) {
     environment_.counters.closed.add(reason);
     if (!waiting_) {
         begin_close();
+        return;
     }
-    // Else finish() goes on from where the workers are.
+    // Else finish() goes on from where the workers are. Nobody knows how long a device keeps the
+    // requests that a memory change waits for, unless it is told to bring them back.
+    if (draining_) {
+        for (const Vring& ring : rings_) {
+            if (ring.runner != nullptr) {
+                QueueRunner& runner = *ring.runner;
+                runner.worker().post([&runner] { runner.give_up_drain(); });
+            }
+        }
+    }
 }
 
 void Session::Impl::begin_close() {
@@ -406,6 +417,12 @@ bool Session::Impl::effectively_enabled(const Vring& ring) const {
     return ring.enabled || !features_.has(wire::kProtocolFeaturesBit);
 }
 
+VringBase Session::Impl::base_of(const Vring& ring) const {
+    // A ring that was never told where it stands is new. In a packed one, both wrap counters are 1.
+    constexpr VringBase kNewPackedRing{0x8000'8000};
+    return ring.base.value_or(features_.has(kFeatureRingPacked) ? kNewPackedRing : VringBase{});
+}
+
 bool Session::Impl::ring_is_ready(const Vring& ring) const {
     return ring.started && ring.runner == nullptr && ring.size && ring.address &&
            !memory_->regions().empty();
@@ -413,7 +430,7 @@ bool Session::Impl::ring_is_ready(const Vring& ring) const {
 
 std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then) {
     Vring& ring = rings_[index];
-    auto queue = Virtqueue::create(queue_config(ring), ring.base, memory_);
+    auto queue = Virtqueue::create(queue_config(ring), base_of(ring), memory_);
     if (!queue) {
         switch (queue.error()) {
             case VirtqueueSetupError::kSize:
@@ -450,11 +467,11 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
             if (started->has_value()) {
                 environment_.counters.rings_started.add();
             } else {
-                log(LogLevel::kWarning,
-                    "{}: ring {} cannot start: {}",
-                    identity_.name,
-                    index,
-                    started->error().message);
+                refusal_log_.log(LogLevel::kWarning,
+                                 "{}: ring {} cannot start: {}",
+                                 identity_.name,
+                                 index,
+                                 started->error().message);
                 rings_[index].runner.reset();
             }
             then();

@@ -23,7 +23,7 @@ namespace outrigger {
 struct Vring {
     std::optional<uint16_t> size = std::nullopt;
     std::optional<wire::VringAddress> address = std::nullopt;
-    VringBase base{};
+    std::optional<VringBase> base = std::nullopt;
     RingDescriptors descriptors{};
     bool started = false;  ///< SET_VRING_KICK came, GET_VRING_BASE did not
     bool enabled = false;  ///< SET_VRING_ENABLE 1 came
@@ -49,8 +49,6 @@ class Session::Impl final : public Connection::Handler {
     using Payload = std::vector<std::byte>;
 
     /// What a handler comes to: a payload, a refusal, or kLater, after which finish() is called.
-    struct Later {};
-
     struct Outcome {
         enum class Kind : uint8_t { kDone, kReply, kRefused, kLater };
         Kind kind = Kind::kDone;
@@ -118,6 +116,7 @@ class Session::Impl final : public Connection::Handler {
     [[nodiscard]] bool ring_is_ready(const Vring& ring) const;
     [[nodiscard]] std::optional<Refusal> start_ring(size_t index, Continuation then);
     [[nodiscard]] bool effectively_enabled(const Vring& ring) const;
+    [[nodiscard]] VringBase base_of(const Vring& ring) const;
 
     // device_requests.cc
     Outcome handle_set_features(const wire::Message& message);
@@ -177,6 +176,7 @@ class Session::Impl final : public Connection::Handler {
     bool handling_ = false;            // on_message() is on the stack
     std::optional<Outcome> finished_;  // finish() came while it was
     bool waiting_ = false;             // for finish()
+    bool draining_ = false;            // for rings that adopt memory, each still there
     std::optional<CloseReason> close_reason_;
     bool closing_ = false;
     LogLimiter refusal_log_;

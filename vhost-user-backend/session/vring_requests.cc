@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SET_VRING_* and GET_VRING_BASE requests. Front ends send them in different orders, so each
 // one only notes what it says; a ring starts when it was told to (SET_VRING_KICK) and has a size,
-// addresses and memory. vhost-user "Ring states", "Starting and stopping rings".
+// addresses and memory, which is looked at with KICK, ENABLE and each change of memory. vhost-user "Ring states", "Starting and stopping rings".
 #include <utility>
 
 #include "vhost-user-backend/base/checked_math.h"
@@ -119,7 +119,7 @@ Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message&
     }
     stop_ring(*index, [this, index = *index] {
         finish(reply_object(wire::VringState{.index = static_cast<uint32_t>(index),
-                                             .num = rings_[index].base.raw}));
+                                             .num = base_of(rings_[index]).raw}));
     });
     return later();
 }
