@@ -7,7 +7,7 @@
 
 #include <linux/virtio_blk.h>
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// Never binding for Linux, whose requests end at 1280 KiB by default; it bounds other drivers.
@@ -108,4 +108,4 @@ void copy_config(const BlkConfigSpace& space, uint32_t offset, std::span<std::by
     }
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

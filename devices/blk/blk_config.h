@@ -12,7 +12,7 @@
 #include "devices/blk/blk_request.h"
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// Its spelling follows the specification's struct virtio_blk_config, as far as we fill it.
 struct BlkConfigSpace {
@@ -67,4 +67,4 @@ struct BlkShape {
 /// Copies [offset, offset + out.size()) of the space to `out`; zeroes behind its end.
 void copy_config(const BlkConfigSpace& space, uint32_t offset, std::span<std::byte> out);
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -8,7 +8,7 @@
 
 #include "devices/blk/blk_request.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 struct BlkCounters {
     CounterTable<BlkCommand, kBlkCommandCount> completed;  ///< answered OK
@@ -28,4 +28,4 @@ inline void raise_to(Counter& maximum, uint64_t value) {
     }
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -9,7 +9,7 @@
 
 #include "vhost-user-backend/base/error.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 BlkDevice::BlkDevice(std::unique_ptr<Image> image, const BlkDeviceOptions& options)
     : image_(std::move(image)),
@@ -102,4 +102,4 @@ void BlkDevice::reset() {
     update_write_through();
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

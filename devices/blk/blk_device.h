@@ -19,7 +19,7 @@
 #include "devices/blk/blk_queue.h"
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 struct BlkDeviceOptions {
     BlkShape shape{};
@@ -73,4 +73,4 @@ class BlkDevice final : public Device {
     std::vector<std::unique_ptr<BlkQueue>> queues_;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -12,7 +12,7 @@
 
 #include "devices/blk/segment_cursor.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 LogLimiter& limiter_for(BlkRefusal refusal) {
@@ -203,4 +203,4 @@ void BlkQueue::stop(std::move_only_function<void()> drained) {
     drained_ = std::move(drained);
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -16,7 +16,7 @@
 #include "devices/blk/blk_request.h"
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// What the queues of a device share. Outlives them.
 struct BlkShared {
@@ -78,4 +78,4 @@ class BlkQueue final {
     std::unique_ptr<ImageQueue> image_;  // last: goes before the slots it points to
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

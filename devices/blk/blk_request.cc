@@ -9,7 +9,7 @@
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/little_endian.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// VIRTIO 1.3, 5.2.6: the device-readable head of every request.
@@ -245,4 +245,4 @@ std::string_view describe(BlkRefusal refusal) {
     return "unknown";
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

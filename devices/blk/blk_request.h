@@ -17,7 +17,7 @@
 
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// Sectors of the protocol are 512 bytes whatever the block size (VIRTIO 1.3, 5.2.4).
 inline constexpr uint32_t kSectorBytes = 512;
@@ -85,4 +85,4 @@ struct RefusedBlkRequest {
     const BlkGeometry& geometry,
     std::span<ImageRange, kBlkRangesMax> range_storage);
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// Thread-bound: queue worker.
 class BouncePool final {
@@ -52,4 +52,4 @@ class BouncePool final {
     size_t free_count_ = 0;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -16,7 +16,7 @@
 
 #include "devices/blk/bounce_pool.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// Linux 6.1 and later say it, for the file systems that know.
@@ -73,4 +73,4 @@ Result<DirectIoAlignment> probe_direct_io(int fd,
     return *alignment;
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

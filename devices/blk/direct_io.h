@@ -10,7 +10,7 @@
 
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 struct DirectIoAlignment {
     uint32_t address = 512;  ///< of every buffer
@@ -23,4 +23,4 @@ struct DirectIoAlignment {
                                                         const ImageProperties& properties,
                                                         std::string_view path);
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -4,7 +4,7 @@
 #include "devices/blk/file_queue.h"
 #include "devices/blk/uring_engine.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// How many blocking calls one image may have under way. Disks reward depth; threads cost memory.
@@ -43,4 +43,4 @@ Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32
         *file_, std::move(helper), std::move(engine), worker.loop(), requests_max);
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

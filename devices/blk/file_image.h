@@ -10,7 +10,7 @@
 #include "devices/blk/image_file.h"
 #include "devices/blk/thread_engine.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 enum class IoEngineKind : uint8_t {
     kAuto,   ///< io_uring where worker and kernel have it, else threads
@@ -39,4 +39,4 @@ class FileImage final : public Image {
     std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

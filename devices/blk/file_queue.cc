@@ -7,7 +7,7 @@
 
 #include "devices/blk/file_transfer.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 FileQueue::FileQueue(ImageFile& file,
                      std::unique_ptr<IoEngine> helper,
@@ -84,4 +84,4 @@ void FileQueue::give_back_bounce(std::span<std::byte> buffer) {
     }
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -16,7 +16,7 @@
 #include "devices/blk/image_file.h"
 #include "devices/blk/io_engine.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 class FileTransfer;
 
@@ -64,4 +64,4 @@ class FileQueue final : public ImageQueue {
     bool handing_on_turns_ = false;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

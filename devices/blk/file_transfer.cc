@@ -11,7 +11,7 @@
 #include "devices/blk/file_queue.h"
 #include "devices/blk/image_file.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// UIO_MAXIOV: the kernel refuses more segments in one call.
@@ -365,4 +365,4 @@ void FileTransfer::on_sync(int32_t result) {
     finish(result < 0 ? -result : failed ? EIO : 0);
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -14,7 +14,7 @@
 #include "devices/blk/io_engine.h"
 #include "devices/blk/segment_cursor.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 class FileQueue;
 struct ImageFile;
@@ -77,4 +77,4 @@ class FileTransfer final : public IoOperation {
     uint64_t range_end_ = 0;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

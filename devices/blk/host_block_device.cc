@@ -17,7 +17,7 @@
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// A number from the device's queue directory in sysfs; a partition has it one level up. Nothing
@@ -75,4 +75,4 @@ Result<ImageProperties> properties_of_device(int fd, dev_t device) {
     return properties;
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -8,10 +8,10 @@
 
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// `fd` is an open block device whose number is `device`. read_only is left false; the caller
 /// knows how it opened it.
 [[nodiscard]] Result<ImageProperties> properties_of_device(int fd, dev_t device);
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

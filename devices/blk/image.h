@@ -14,8 +14,10 @@
 #include "vhost-user-backend/base/result.h"
 
 namespace outrigger {
-
 class Worker;
+}  // namespace outrigger
+
+namespace outrigger::blk {
 
 /// What the disk tells its guest about itself. Sizes in bytes; block sizes are powers of two.
 struct ImageProperties {
@@ -89,4 +91,4 @@ class Image {
                                                                          uint32_t requests_max) = 0;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

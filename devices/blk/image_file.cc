@@ -18,16 +18,17 @@
 #include "devices/blk/direct_io.h"
 #include "devices/blk/host_block_device.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// A guest's page cache works in 4 KiB; Linux guests refuse larger blocks.
 constexpr uint32_t kPhysicalBlockBytesMax = 4096;
 
-std::string_view advice_for_open(int os_error, const ImageFileOptions& options) {
+std::string advice_for_open(int os_error, const ImageFileOptions& options) {
     switch (os_error) {
         case ENOENT:
-            return "; create it first, for example with truncate -s 10G FILE";
+            return fmt::format("; create it first, for example with truncate -s 10G {}",
+                               options.path);
         case EACCES:
         case EPERM:
         case EROFS:
@@ -142,11 +143,12 @@ Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options)
         const auto rounded = align_up<uint64_t>(properties.size_bytes, block);
         return failure(Error{
             .message = fmt::format("the size of image {}, {} bytes, is not a multiple of its block "
-                                   "size {}: extend it with truncate -s {} FILE",
+                                   "size {}: extend it with truncate -s {} {}",
                                    options.path,
                                    properties.size_bytes,
                                    block,
-                                   rounded.value_or(0))});
+                                   rounded.value_or(0),
+                                   options.path)});
     }
     return {};
 }
@@ -180,4 +182,4 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
     return file;
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -12,7 +12,7 @@
 
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 struct ImageFileOptions {
     std::string path;
@@ -45,4 +45,4 @@ struct ImageFile {
     std::atomic<bool> no_device_discard = false;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -9,7 +9,7 @@
 
 #include "vhost-user-backend/io/uring.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 enum class IoOpcode : uint8_t {
     kRead,           ///< preadv2
@@ -77,4 +77,4 @@ class IoOperationList final {
     IoOperation* last_ = nullptr;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -3,7 +3,7 @@
 
 #include "devices/blk/segment_cursor.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 class NullQueue final : public ImageQueue {
@@ -37,4 +37,4 @@ Result<std::unique_ptr<ImageQueue>> NullImage::open_queue(Worker& /*worker*/,
     return std::make_unique<NullQueue>(read_zeroes_);
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -7,7 +7,7 @@
 
 #include "devices/blk/image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 struct NullImageOptions {
     uint64_t size_bytes = 0;
@@ -32,4 +32,4 @@ class NullImage final : public Image {
     bool read_zeroes_;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

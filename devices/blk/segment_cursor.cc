@@ -6,7 +6,7 @@
 
 #include "vhost-user-backend/base/error.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 std::span<std::byte> SegmentCursor::current() const {
     const iovec& first = segments_.front();
@@ -85,4 +85,4 @@ bool SegmentCursor::is_aligned(uint32_t address_alignment, uint32_t length_align
     });
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

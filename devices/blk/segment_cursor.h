@@ -9,7 +9,7 @@
 
 #include <sys/uio.h>
 
-namespace outrigger {
+namespace outrigger::blk {
 
 class SegmentCursor final {
   public:
@@ -56,4 +56,4 @@ class SegmentCursor final {
     size_t offset_in_first_ = 0;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

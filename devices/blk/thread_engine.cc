@@ -11,7 +11,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 int64_t call_kernel(int fd, const IoOperation& operation) {
@@ -144,4 +144,4 @@ void ThreadEngine::deliver() {
     }
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

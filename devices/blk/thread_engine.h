@@ -15,7 +15,7 @@
 
 #include "devices/blk/io_engine.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 class ThreadEngine;
 
@@ -76,4 +76,4 @@ class ThreadEngine final : public IoEngine {
 /// Makes the call, blocking; returns its result or -errno.
 [[nodiscard]] int32_t run_operation(int fd, const IoOperation& operation);
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -8,7 +8,7 @@
 
 #include "vhost-user-backend/base/error.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 /// What the kernel transfers at most in one call.
@@ -113,4 +113,4 @@ void UringEngine::retry_parked() {
     }
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -8,7 +8,7 @@
 
 #include "devices/blk/io_engine.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// Thread-bound: the queue's worker.
 class UringEngine final : public IoEngine {
@@ -34,4 +34,4 @@ class UringEngine final : public IoEngine {
     IoOperationList parked_;  // the kernel refused entries for these; a retry is posted
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

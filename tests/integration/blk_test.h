@@ -26,6 +26,8 @@
 
 namespace outrigger::testing {
 
+using namespace outrigger::blk;
+
 class BlkTest : public ::testing::Test {
   protected:
     static constexpr uint64_t kDiskBytes = uint64_t{256} << 20;

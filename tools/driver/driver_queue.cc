@@ -104,7 +104,7 @@ wire::VringAddress DriverQueue::vring_address(const GuestMemory& memory) const {
 Answer DriverQueue::start(Frontend& frontend, const GuestMemory& memory) {
     Answer answer = frontend.set_vring_num(index_, size());
     if (went_well(answer)) {
-        answer = frontend.set_vring_base(index_, base());
+        answer = frontend.set_vring_base(index_, start_base());
     }
     if (went_well(answer)) {
         answer = frontend.set_vring_addr(vring_address(memory));

@@ -98,8 +98,13 @@ class DriverQueue final {
 
     [[nodiscard]] DeviceFault fault() const { return split_ ? split_->fault() : packed_->fault(); }
 
-    /// What GET_VRING_BASE must answer, and SET_VRING_BASE say, when nothing is in flight.
+    /// What GET_VRING_BASE must answer when nothing is in flight.
     [[nodiscard]] uint32_t base() const { return split_ ? split_->base() : packed_->base(); }
+
+    /// What SET_VRING_BASE must say to a device that has not seen what is in flight.
+    [[nodiscard]] uint32_t start_base() const {
+        return split_ ? split_->start_base() : packed_->start_base();
+    }
 
     /// The ring itself, for single fields. Null when it is of the other format.
     [[nodiscard]] SplitRing* split() { return split_ ? &*split_ : nullptr; }

@@ -55,7 +55,11 @@ void attach_fds(msghdr& message, std::vector<std::byte>& control, std::span<cons
 }  // namespace
 
 int milliseconds_until(Deadline deadline) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    const auto now = Clock::now();
+    if (deadline <= now) {
+        return 0;  // Deadline::min() would wrap below
+    }
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
     return static_cast<int>(std::clamp<int64_t>(left, 0, std::numeric_limits<int>::max()));
 }
 

@@ -82,6 +82,11 @@ uint32_t PackedRing::base() const {
     return available | used << 16;
 }
 
+uint32_t PackedRing::start_base() const {
+    const uint32_t used = used_slot_ | (used_wrap_ ? 0x8000U : 0U);
+    return used | used << 16;
+}
+
 void PackedRing::skip_slots(uint16_t count) {
     uint32_t slot = uint32_t{available_slot_} + count;
     if (slot >= size_) {

@@ -87,6 +87,9 @@ class PackedRing final {
     /// slot, 15 its wrap counter, 16-30 and 31 the same for used.
     [[nodiscard]] uint32_t base() const;
 
+    /// What SET_VRING_BASE must say to a device that has not seen what is in flight.
+    [[nodiscard]] uint32_t start_base() const;
+
     /// Clears the ring's memory and begins at slot 0 with both wrap counters 1.
     void reset();
 

@@ -77,6 +77,9 @@ class SplitRing final {
     /// What GET_VRING_BASE must answer when the device holds nothing.
     [[nodiscard]] uint32_t base() const { return available_index_; }
 
+    /// What SET_VRING_BASE must say to a device that has not seen what is in flight.
+    [[nodiscard]] uint32_t start_base() const { return used_index_; }
+
     /// Clears the ring's memory and begins at index 0, as after a device reset.
     void reset();
 

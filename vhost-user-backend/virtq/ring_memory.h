@@ -60,14 +60,7 @@ template <std::unsigned_integral T>
 /// nothing here, because the fence orders only atomic accesses, whereas the data is ordered by
 /// release stores and acquire loads, which it does model.
 [[gnu::always_inline]] inline void full_fence() {
-#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wtsan"
-#endif
     std::atomic_thread_fence(std::memory_order_seq_cst);
-#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 }
 
 /// The two halves of a split descriptor, each loaded once.

@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 ImageProperties disk_with_large_physical_blocks() {
@@ -136,4 +136,4 @@ TEST(BlkConfig, ReadsZeroesFarBehindTheEnd) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

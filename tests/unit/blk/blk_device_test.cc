@@ -11,7 +11,7 @@
 #include "devices/blk/null_image.h"
 #include "tests/unit/blk/disk_bench.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 constexpr uint64_t kDiskBytes = uint64_t{1} << 32;
@@ -415,4 +415,4 @@ TEST(NullDisk, OneTurnTakesABatchAndAsksForAnother) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -11,7 +11,7 @@
 
 #include "tests/unit/blk/chain_bytes.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 constexpr uint64_t kCapacitySectors = 2048;
@@ -397,4 +397,4 @@ TEST_F(BlkRequestParser, RefusesSegmentOfPartOfALargeBlock) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

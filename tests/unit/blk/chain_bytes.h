@@ -14,7 +14,7 @@
 #include "vhost-user-backend/virtq/chain_reader.h"
 #include "vhost-user-backend/virtq/chain_writer.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// Device-readable and device-writable buffers of a chain. Buffers are separate allocations, so
 /// that a sanitizer sees every byte beyond one.
@@ -93,4 +93,4 @@ inline std::vector<std::byte> segment_bytes(uint64_t sector, uint32_t count, uin
     return bytes;
 }
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -19,7 +19,7 @@
 #include "tools/driver/driver_queue.h"
 #include "tools/driver/guest_memory.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 
 /// An image whose requests end when and how the test says.
 class HeldImage final : public Image {
@@ -228,4 +228,4 @@ class DiskBench final {
     uint32_t last_length_ = 0;
 };
 
-}  // namespace outrigger
+}  // namespace outrigger::blk

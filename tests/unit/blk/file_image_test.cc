@@ -14,7 +14,7 @@
 
 #include "tests/support/temporary_image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 constexpr uint64_t kMebibyte = 1 << 20;
@@ -280,4 +280,4 @@ TEST(FileImageEngine, AutoUsesThreadsOnALoopWithoutUring) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

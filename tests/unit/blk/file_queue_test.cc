@@ -15,7 +15,7 @@
 
 #include "vhost-user-backend/io/event_loop.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 class ScriptedEngine final : public IoEngine {
@@ -605,4 +605,4 @@ TEST_F(FileQueueDirect, MoreUnalignedRequestsThanBuffersWaitAndEnd) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

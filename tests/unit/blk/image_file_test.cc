@@ -7,7 +7,7 @@
 
 #include "tests/support/temporary_image.h"
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 std::string error_of(const ImageFileOptions& options) {
@@ -123,4 +123,4 @@ TEST(ImageFileLock, CanBeSwitchedOff) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

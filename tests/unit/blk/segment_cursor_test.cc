@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-namespace outrigger {
+namespace outrigger::blk {
 namespace {
 
 class SegmentCursorTest : public testing::Test {
@@ -90,4 +90,4 @@ TEST_F(SegmentCursorTest, AlignmentLooksAtAddressAndLength) {
 }
 
 }  // namespace
-}  // namespace outrigger
+}  // namespace outrigger::blk

@@ -93,6 +93,12 @@ TEST_F(FrontendTest, AnOpenConnectionIsNotClosed) {
     EXPECT_FALSE(frontend_->wait_closed());
 }
 
+TEST_F(FrontendTest, InputIsLookedForWithoutWaiting) {
+    EXPECT_FALSE(frontend_->has_input());
+    put_u64(FrontendRequest::kGetFeatures, 1);
+    EXPECT_TRUE(frontend_->has_input());
+}
+
 TEST_F(FrontendTest, ReplyToAnotherRequestIsMalformed) {
     put_u64(FrontendRequest::kGetQueueNum, 1);
     EXPECT_EQ(frontend_->get_features().error(), Answer::kMalformed);

@@ -93,6 +93,15 @@ TEST_F(PackedRingTest, AChainOfTheWholeRingTogglesBothWrapCounters) {
     EXPECT_EQ(ring_->base(), 0x8000'8000U);
 }
 
+TEST_F(PackedRingTest, ADeviceThatHasSeenNothingStartsAtTheOldestRequest) {
+    make({.size = 3});
+    run_singly(2);
+    ASSERT_TRUE(ring_->try_add(std::span(kReadThenWrite).first(2), 7));
+    ring_->publish();
+    EXPECT_EQ(ring_->start_base(), 0x8002'8002U);
+    EXPECT_EQ(ring_->base(), 0x8002'0001U);
+}
+
 TEST_F(PackedRingTest, ARingOfOneDescriptorWorks) {
     make({.size = 1});
     run_singly(5);

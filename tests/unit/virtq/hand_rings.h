@@ -204,10 +204,12 @@ class PackedRing final {
 
     /// Driver event suppression: `flags` 0 enable, 1 disable, 2 at `offset` in the lap of `wrap`.
     void set_driver_event(uint16_t flags, uint16_t offset, bool wrap) {
-        put<uint16_t>(memory_.at(driver_event_),
-                      static_cast<uint16_t>(offset | uint16_t{wrap} << 15));
-        put<uint16_t>(memory_.at(driver_event_ + 2), flags);
+        put<uint32_t>(memory_.at(driver_event_),
+                      offset | uint32_t{wrap} << 15 | uint32_t{flags} << 16);
     }
+
+    /// Both fields in one load: offset and wrap counter below, flags above.
+    [[nodiscard]] uint32_t device_event() const { return get<uint32_t>(memory_.at(device_event_)); }
 
     [[nodiscard]] uint16_t device_event_flags() const {
         return get<uint16_t>(memory_.at(device_event_ + 2));

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/blk_program.h"
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "vhost-user-backend/base/checked_math.h"
+
+#include "devices/blk/blk_device.h"
+#include "devices/blk/file_image.h"
+#include "devices/blk/null_image.h"
+
+namespace outrigger::blk {
+namespace {
+
+constexpr std::string_view kOnOff[] = {"on", "off"};
+constexpr std::string_view kCaches[] = {"writeback", "writethrough", "none"};
+constexpr std::string_view kEngines[] = {"auto", "uring", "threads"};
+constexpr std::string_view kDiscards[] = {"unmap", "ignore"};
+
+constexpr OptionSpec kOptions[] = {
+    {.name = "blk-file",
+     .kind = OptionKind::kText,
+     .value_name = "PATH",
+     .help = "Serve this raw image file or block device"},
+    {.name = "read-only",
+     .kind = OptionKind::kFlag,
+     .help = "Open the image for reading only, and tell the guest so"},
+    {.name = "cache",
+     .kind = OptionKind::kChoice,
+     .value_name = "MODE",
+     .help = "How writes are cached until the guest chooses itself: writeback, in the host's page "
+             "cache until the guest flushes; writethrough, on stable storage before each is "
+             "answered; none, like writeback but past the page cache (O_DIRECT)",
+     .default_value = "writeback",
+     .choices = kCaches},
+    {.name = "discard",
+     .kind = OptionKind::kChoice,
+     .value_name = "HOW",
+     .help = "What becomes of space that the guest discards: unmap gives it back to the host, "
+             "ignore keeps it",
+     .default_value = "unmap",
+     .choices = kDiscards},
+    // QEMU asks for a queue per virtual CPU and refuses a back end that has fewer, so the default
+    // is more than most guests have CPUs. A queue that is not used costs next to nothing.
+    {.name = "num-queues",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Let the guest use up to N queues",
+     .default_value = "64",
+     .number_min = 1,
+     .number_max = 256},
+    {.name = "seg-max",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Let a request have up to N data segments; at most the front end's queue size less 2",
+     .default_value = "126",
+     .number_min = 1,
+     .number_max = 1022},
+    {.name = "blk-size",
+     .kind = OptionKind::kNumber,
+     .value_name = "BYTES",
+     .help = "The block size that the guest sees, a power of two; without it the smallest that the "
+             "host can access",
+     .number_min = 512,
+     .number_max = 65536},
+    {.name = "serial",
+     .kind = OptionKind::kText,
+     .value_name = "TEXT",
+     .help = "The disk's serial number, at most 20 bytes; without it there is none"},
+    {.name = "io-engine",
+     .kind = OptionKind::kChoice,
+     .value_name = "ENGINE",
+     .help = "How the host is asked to read and write: uring, threads, or auto: io_uring where "
+             "there is one",
+     .default_value = "auto",
+     .choices = kEngines},
+    {.name = "lock",
+     .kind = OptionKind::kChoice,
+     .value_name = "on|off",
+     .help = "Refuse an image that another process uses",
+     .default_value = "on",
+     .choices = kOnOff},
+    {.name = "null-size",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "Serve a disk of this size without storage behind it, to measure all but the storage; "
+             "in place of --blk-file",
+     .number_min = 512,
+     .number_max = uint64_t{1} << 62},
+    {.name = "null-read-zeroes",
+     .kind = OptionKind::kFlag,
+     .help = "Reads of a --null-size disk give zeroes, instead of leaving the guest's buffers"},
+};
+
+constexpr uint32_t kNullBlockBytes = 512;
+
+Result<void> usage_error(std::string message) {
+    return failure(Error{.message = std::move(message)});
+}
+
+Result<void> check_blk_options(const OptionValues& values) {
+    if (values.has("blk-file") == values.has("null-size")) {
+        return usage_error("give either --blk-file=PATH, the image to serve, or --null-size=SIZE");
+    }
+    if (values.flag("null-read-zeroes") && !values.has("null-size")) {
+        return usage_error("--null-read-zeroes goes with --null-size=SIZE only");
+    }
+    const uint64_t block_bytes = values.number("blk-size").value_or(kNullBlockBytes);
+    if (!is_power_of_two(block_bytes)) {
+        return usage_error("--blk-size takes a power of two, 512 to 65536");
+    }
+    if (values.number("null-size").value_or(0) % block_bytes != 0) {
+        return usage_error("--null-size takes a multiple of the block size, " +
+                           std::to_string(block_bytes));
+    }
+    if (values.text("serial").value_or("").size() > kSerialBytes) {
+        return usage_error("--serial takes at most 20 bytes");
+    }
+    return {};
+}
+
+IoEngineKind engine_of(std::string_view name) {
+    return name == "uring"     ? IoEngineKind::kUring
+           : name == "threads" ? IoEngineKind::kThreads
+                               : IoEngineKind::kAuto;
+}
+
+std::optional<uint32_t> block_size_of(const OptionValues& values) {
+    const std::optional<uint64_t> bytes = values.number("blk-size");
+    return bytes ? std::optional(static_cast<uint32_t>(*bytes)) : std::nullopt;
+}
+
+Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
+    if (const std::optional<uint64_t> size = values.number("null-size")) {
+        return std::make_unique<NullImage>(
+            NullImageOptions{.size_bytes = *size,
+                             .block_bytes = block_size_of(values).value_or(kNullBlockBytes),
+                             .read_only = values.flag("read-only"),
+                             .read_zeroes = values.flag("null-read-zeroes")});
+    }
+    auto file = OUTRIGGER_TRY(ImageFile::open({.path = values.text("blk-file").value_or(""),
+                                               .read_only = values.flag("read-only"),
+                                               .direct = values.text("cache") == "none",
+                                               .lock = values.text("lock") != "off",
+                                               .block_bytes = block_size_of(values)}));
+    return std::make_unique<FileImage>(std::move(file),
+                                       engine_of(values.text("io-engine").value_or("auto")));
+}
+
+Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
+    BlkDeviceOptions options;
+    options.serial = values.text("serial").value_or("");
+    options.shape.queue_count = static_cast<uint16_t>(values.number("num-queues").value_or(1));
+    options.shape.segments_max = static_cast<uint32_t>(values.number("seg-max").value_or(1));
+    options.shape.discard = values.text("discard") != "ignore";
+    options.write_back_at_reset = values.text("cache") != "writethrough";
+    auto image = OUTRIGGER_TRY(open_image(values));
+    return std::make_unique<BlkDevice>(std::move(image), options);
+}
+
+constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
+
+constexpr DeviceProgram kProgram = {
+    .name = "outrigger-blk",
+    .type = "block",
+    .summary =
+        "A vhost-user back end that serves a virtio block device: a raw image file or a "
+        "block device of the host",
+    .options = kOptions,
+    .capabilities = kCapabilities,
+    .create_device = create_blk_device,
+    .check_options = check_blk_options,
+};
+
+}  // namespace
+
+const DeviceProgram& blk_program() {
+    return kProgram;
+}
+
+}  // namespace outrigger::blk
