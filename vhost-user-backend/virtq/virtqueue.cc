@@ -147,32 +147,6 @@ void Virtqueue::break_ring(RingError error) {
     may_pop_ = false;
 }
 
-void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
-    OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
-    counters_.chains_completed.add();
-    const bool held_back = holds_back();
-    slots_.put_back(slot);
-    if (held_back && !holds_back()) [[unlikely]] {
-        request_processing();
-    }
-    memory_.unpin(slot.memory_lease);
-    push_used(slot.head, written_bytes, slot.descriptor_count);
-}
-
-void Virtqueue::push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count) {
-    if (!mapped_) [[unlikely]] {
-        pending_.push_back(
-            {.head = head, .descriptor_count = descriptor_count, .written_bytes = written_bytes});
-        return;
-    }
-    if (config_.packed) {
-        packed_.push_used(head, written_bytes, descriptor_count);
-    } else {
-        split_.push_used(head, written_bytes, descriptor_count);
-    }
-    ++unpublished_;
-}
-
 void Virtqueue::make_visible() {
     if (config_.packed) {
         packed_.make_visible();

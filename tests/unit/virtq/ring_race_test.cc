@@ -26,14 +26,9 @@ constexpr uint64_t kSecond = 0x10000;  // the two regions are neighbours
 constexpr uint64_t kMemoryEnd = 0x20000;
 
 // The test ends when it has seen this many good chains and broken rings, or has tried often enough.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr uint32_t kChainsWanted = 2'000;
-constexpr uint32_t kBreaksWanted = 200;
-#else
-constexpr uint32_t kChainsWanted = 20'000;
-constexpr uint32_t kBreaksWanted = 2'000;
-#endif
-constexpr uint32_t kPopsMax = 50'000'000;
+constexpr uint32_t kChainsWanted = 500;
+constexpr uint32_t kBreaksWanted = 500;
+constexpr uint32_t kPopsMax = 20'000'000;
 
 /// Rewrites all that a driver can, with values that are often nearly right.
 class HostileThread final {
@@ -100,7 +95,7 @@ class HostileThread final {
 
     void move_available_ring() {
         const uint64_t available = kRing + 16 * kSize;
-        const uint64_t ahead = random_() % 64 == 0 ? kSize + 1 : random_() % 4;
+        const uint64_t ahead = random_() % 64 == 0 ? kSize + 1 : random_() % kSize;
         put<uint16_t>(memory_.at(available + 4 + 2 * (random_() % kSize)),
                       static_cast<uint16_t>(random_() % (kSize + 1)));
         put<uint16_t>(
@@ -136,12 +131,15 @@ class RingRaceTest : public testing::Test {
                 if (auto chain = queue->pop()) {
                     check(*chain);
                     ++chains;
+                } else {
+                    std::this_thread::yield();  // let the other thread come up with something
                 }
                 (void)queue->publish();
                 (void)queue->enable_kicks();
                 hostile.follow(static_cast<uint16_t>(queue->base().raw));
             }
             ++breaks;
+            std::this_thread::yield();
             base = queue->base().raw;
         }
         EXPECT_GE(chains, kChainsWanted);
