@@ -119,11 +119,13 @@ ImageProperties properties_of_file(int fd, const struct stat& status, bool read_
         properties.discard_alignment_bytes = block;
     }
     if (!read_only) {
-        // A hole behind the end changes nothing, and says whether the file system can punch.
+        // A hole behind the end changes nothing, and says whether the file system can punch. Other
+        // errors than "cannot" are about that place.
         const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
         const auto behind_end = align_up<uint64_t>(properties.size_bytes, 65536);
         properties.can_discard =
-            behind_end && ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0;
+            !behind_end || ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0 ||
+            (errno != EOPNOTSUPP && errno != ENOSYS);
         properties.can_unmap_zeroes = properties.can_discard;
     }
     return properties;
