@@ -223,7 +223,11 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
     memory_.adopt(std::move(memory));
     hint_ = {};
     set_areas(areas.value_or(RingAreas{}));
-    if (!mapped_ || was_mapped) {
+    if (!mapped_) {
+        pending_.reserve(pending_.size() + in_flight());  // so that completions need not allocate
+        return;
+    }
+    if (was_mapped) {
         return;
     }
     for (const PendingUse& use : pending_) {
