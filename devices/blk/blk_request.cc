@@ -192,11 +192,12 @@ std::expected<BlkRequest, RefusedBlkRequest> parse_request(
         return std::unexpected(
             RefusedBlkRequest{.reason = BlkRefusal::kHeaderShort, .status = *status});
     }
-    BlkRequest request;
-    request.status = *status;
+    // Built in place: the result is as large as a cache line.
+    std::expected<BlkRequest, RefusedBlkRequest> request;
+    request->status = *status;
     if (const Refused refused =
-            parse_body(*header, reader, writer, geometry, range_storage, request)) {
-        return std::unexpected(RefusedBlkRequest{.reason = *refused, .status = *status});
+            parse_body(*header, reader, writer, geometry, range_storage, *request)) {
+        request = std::unexpected(RefusedBlkRequest{.reason = *refused, .status = *status});
     }
     return request;
 }

@@ -366,6 +366,13 @@ TEST_F(PackedErrorTest, EntriesInFlightMadeAvailableAgain) {
     expect_broken(RingError::kAvailableIndexJump);
 }
 
+TEST_F(PackedErrorTest, EntriesMadeAvailableAgainBeforeTheyAreVisiblyUsed) {
+    ring_.offer(1, std::vector<PackedDescriptor>(kSize, {.address = kData, .length = 4}));
+    queue_->pop()->complete(0);
+    ring_.offer(2, {{.address = kData, .length = 4}});
+    expect_broken(RingError::kAvailableIndexJump);
+}
+
 TEST_F(PackedErrorTest, ChainRunsIntoEntriesInFlight) {
     ring_.offer(1, {{.address = kData, .length = 4}, {.address = kData, .length = 4}});
     auto chain = queue_->pop();
