@@ -26,6 +26,7 @@ void PackedVirtqueue::make_visible() {
     // the buffers and every other field of the batch come before.
     store<uint16_t>(entry(first_unseen_) + kFlags, first_unseen_flags_, __ATOMIC_RELEASE);
     undecided_entries_ += unseen_entries_;
+    entries_held_ = static_cast<uint16_t>(entries_held_ - unseen_entries_);
     unseen_entries_ = 0;
 }
 

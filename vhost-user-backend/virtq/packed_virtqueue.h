@@ -90,7 +90,7 @@ class PackedVirtqueue final {
     uint16_t size_;
     bool event_idx_;
     bool kicks_suppressed_ = false;
-    uint16_t entries_in_flight_ = 0;   // ring entries of chains that were fetched and not pushed
+    uint16_t entries_held_ = 0;        // entries of chains that are not visibly used yet
     Position next_available_;          // of the next chain to fetch
     Position next_used_;               // of the next used descriptor, visible or not
     uint16_t first_unseen_ = 0;        // where the batch that is not visible yet begins
@@ -133,9 +133,9 @@ inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
     if (!has_available()) {
         return false;
     }
-    // A driver may not touch entries again before they are used. So chains in flight never hold
-    // more entries than the ring has, and the walk below is bounded by what is left.
-    const auto entries_free = static_cast<uint16_t>(size_ - entries_in_flight_);
+    // A driver may not touch entries again before it sees them used. So chains never hold more
+    // entries than the ring has, and the walk below is bounded by what is left.
+    const auto entries_free = static_cast<uint16_t>(size_ - entries_held_);
     if (entries_free == 0) [[unlikely]] {
         return failure(RingError::kAvailableIndexJump);
     }
@@ -150,7 +150,7 @@ inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
         return failure(finished.error());
     }
     next_available_ = behind(next_available_, end->entry_count);
-    entries_in_flight_ = static_cast<uint16_t>(entries_in_flight_ + end->entry_count);
+    entries_held_ = static_cast<uint16_t>(entries_held_ + end->entry_count);
     return true;
 }
 
@@ -207,8 +207,7 @@ inline void PackedVirtqueue::push_used(uint16_t id,
                                      __ATOMIC_RELAXED);
     }
     next_used_ = behind(next_used_, descriptor_count);
-    unseen_entries_ += descriptor_count;
-    entries_in_flight_ = static_cast<uint16_t>(entries_in_flight_ - descriptor_count);
+    unseen_entries_ = static_cast<uint16_t>(unseen_entries_ + descriptor_count);
 }
 
 }  // namespace outrigger

@@ -184,6 +184,7 @@ bool Virtqueue::has_available() const {
 }
 
 void Virtqueue::suppress_kicks() {
+    kicks_armed_ = false;
     if (!may_pop_) {
         return;
     }
@@ -195,11 +196,13 @@ void Virtqueue::suppress_kicks() {
 }
 
 bool Virtqueue::enable_kicks() {
-    // While the ring holds back, a completion wakes the queue, not a kick.
-    if (!may_pop_ || holds_back()) {
-        return false;
+    kicks_armed_ = true;
+    if (!may_pop_) {
+        return false;  // adopt_memory() arms kicks when the ring comes back
     }
-    return config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    const bool has_work = config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    // While the ring holds back, its work must wait for a completion.
+    return has_work && !holds_back();
 }
 
 void Virtqueue::set_areas(const RingAreas& areas) {
@@ -223,7 +226,14 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
     memory_.adopt(std::move(memory));
     hint_ = {};
     set_areas(areas.value_or(RingAreas{}));
-    if (!mapped_ || was_mapped) {
+    if (!mapped_) {
+        pending_.reserve(pending_.size() + in_flight());  // so that completions need not allocate
+        return;
+    }
+    if (kicks_armed_ && may_pop_) {
+        (void)enable_kicks();  // the new memory may not say so
+    }
+    if (was_mapped) {
         return;
     }
     for (const PendingUse& use : pending_) {

@@ -112,7 +112,8 @@ class Virtqueue final {
     void suppress_kicks();
 
     /// Asks for kicks again and looks once more behind a full fence. True: work came meanwhile,
-    /// so the caller must process before it sleeps.
+    /// so the caller must process before it sleeps. False while the ring holds back, is broken or
+    /// unmapped; kicks are armed all the same, at the latest when it is mapped again.
     [[nodiscard]] bool enable_kicks();
 
     /// Makes all completed chains visible with one store, then says whether the driver wants a
@@ -165,6 +166,7 @@ class Virtqueue final {
     bool mapped_ = false;
     bool may_pop_ = false;  // mapped and not broken
     bool processing_requested_ = false;
+    bool kicks_armed_ = false;  // what the caller asked for last
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
     bool first_batch_ = true;   // nothing has been published yet
     uint32_t unpublished_ = 0;  // chains pushed to the ring and not visible yet

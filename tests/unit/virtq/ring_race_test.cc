@@ -3,6 +3,7 @@
 /// does, every segment of every chain lies inside guest memory and the sums are right, because
 /// each descriptor is copied once and the copy is checked.
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -104,7 +105,7 @@ class HostileThread final {
     }
 
     [[nodiscard]] uint64_t* word(uint64_t at) const {
-        // SAFETY: callers pass multiples of 8 inside the memory, which outlives the test.
+        // SAFETY: multiples of 8 inside the ring and the tables, which the test keeps mapped.
         return reinterpret_cast<uint64_t*>(memory_.at(at));
     }
 
@@ -174,9 +175,7 @@ class RingRaceTest : public testing::Test {
                           size_t length,
                           const std::byte* region,
                           uint64_t region_bytes) {
-        // SAFETY: addresses as numbers; nothing is read through them.
-        const auto offset =
-            reinterpret_cast<uintptr_t>(begin) - reinterpret_cast<uintptr_t>(region);
+        const auto offset = std::bit_cast<uintptr_t>(begin) - std::bit_cast<uintptr_t>(region);
         return offset < region_bytes && length <= region_bytes - offset;
     }
 
