@@ -149,8 +149,3 @@ configure_build() {
     rm -rf "$dir"
     meson setup "$dir" "$@"
 }
-
-# Release: what ./demo runs and packagers want. The others are for ./test.
-configure_release() { configure_build "$root/build/release" "$root" --buildtype=release; }
-
-build_release() { ninja -C "$root/build/release"; }
