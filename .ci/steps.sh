@@ -37,7 +37,8 @@ one_line_for_terminal() {
 
 # step TITLE LOG COMMAND...: runs COMMAND with its output in LOG. A terminal shows a spinner with
 # the newest line of LOG; elsewhere the title is printed at once and the time at the end, with a
-# sign of life each minute. Fails with COMMAND's status, after the end of LOG.
+# sign of life each minute. Fails with COMMAND's status, after the end of LOG. With step_result=hidden
+# nothing stays of a success: the caller has more to say about it.
 step() {
     local title=$1 log=$2 started pid status=0 frame=0 newest quiet_since
     shift 2
@@ -61,18 +62,21 @@ step() {
     done
     wait "$pid" || status=$?
     step_pid=
-    if ((status == 0)); then
+    if ((status == 0)) && [[ $step_result == hidden ]]; then
+        printf '%s' "$clear_line"
+    elif ((status == 0)); then
         printf '%s  %sok%s  %-32s %s%s s%s\n' "$clear_line" "$green" "$plain" "$title" "$dim" \
             "$(seconds_since "$started")" "$plain"
     else
         printf '%s  %sfailed%s  %s (status %s); the end of %s:\n' "$clear_line" "$red" "$plain" \
             "$title" "$status" "${log#"$root"/}"
-        tail -n 40 "$log" | sed 's/^/      /'
+        tail -n 60 "$log" | sed 's/^/      /'
     fi
     return "$status"
 }
 spinner='|/-\'
 step_pid=
+step_result=shown
 
 # stop_step: ends the command of a step that was interrupted.
 stop_step() {
@@ -145,8 +149,3 @@ configure_build() {
     rm -rf "$dir"
     meson setup "$dir" "$@"
 }
-
-# Release: what ./demo runs and packagers want. The others are for ./test.
-configure_release() { configure_build "$root/build/release" "$root" --buildtype=release; }
-
-build_release() { ninja -C "$root/build/release"; }

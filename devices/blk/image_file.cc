@@ -34,6 +34,8 @@ std::string advice_for_open(int os_error, const ImageFileOptions& options) {
         case EROFS:
             return options.read_only ? "; give the daemon's user access to it"
                                      : "; give the daemon's user access to it, or use --read-only";
+        case EBUSY:
+            return "; the host has it mounted or made it part of another device: end that first";
         case EINVAL:
             return options.direct ? "; its file system may not support --cache=none: use "
                                     "--cache=writeback"
@@ -68,7 +70,10 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
     // O_NONBLOCK in case it became a FIFO meanwhile; taken off again, because io_uring would
     // answer EAGAIN where it should wait.
     const int flags = (options.read_only ? O_RDONLY : O_RDWR) | (options.direct ? O_DIRECT : 0);
-    UniqueFd fd(::open(options.path.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    // For a block device O_EXCL means: not while it is mounted, or part of another device.
+    const bool exclusive = S_ISBLK(status.st_mode) && options.lock && !options.read_only;
+    UniqueFd fd(::open(options.path.c_str(),
+                       flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (exclusive ? O_EXCL : 0)));
     if (!fd.valid()) {
         return failure(open_error(options, errno));
     }
@@ -114,11 +119,13 @@ ImageProperties properties_of_file(int fd, const struct stat& status, bool read_
         properties.discard_alignment_bytes = block;
     }
     if (!read_only) {
-        // A hole behind the end changes nothing, and says whether the file system can punch.
+        // A hole behind the end changes nothing, and says whether the file system can punch. Other
+        // errors than "cannot" are about that place.
         const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
         const auto behind_end = align_up<uint64_t>(properties.size_bytes, 65536);
         properties.can_discard =
-            behind_end && ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0;
+            !behind_end || ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0 ||
+            (errno != EOPNOTSUPP && errno != ENOSYS);
         properties.can_unmap_zeroes = properties.can_discard;
     }
     return properties;

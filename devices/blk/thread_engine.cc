@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -51,6 +52,7 @@ Result<std::unique_ptr<IoThreadPool>> IoThreadPool::start(int fd, size_t thread_
     try {
         for (size_t i = 0; i < thread_count; ++i) {
             pool->threads_.emplace_back([raw = pool.get()] { raw->run(); });
+            (void)::pthread_setname_np(pool->threads_.back().native_handle(), "blk-io");
         }
     } catch (const std::system_error& error) {
         // One thread is enough to go on; more only make it faster.

@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/rng/entropy_source.h"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
+#include <system_error>
+#include <thread>
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -13,6 +21,10 @@
 
 namespace outrigger::rng {
 namespace {
+
+/// What a thread reads from a device at a time, and about what lies in its pipe: no more than
+/// PIPE_BUF of any system.
+constexpr size_t kReadAheadBytes = 512;
 
 bool would_wait(int error) {
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
@@ -91,6 +103,72 @@ Result<std::unique_ptr<EntropySource>> connect_source(std::string_view text,
     return std::make_unique<DescriptorSource>(text, std::move(fd), kPollable);
 }
 
+/// Does a generator only repeat itself? So many equal bytes in a row do not happen by chance.
+bool is_stuck(std::span<const std::byte> bytes) {
+    constexpr size_t kEnough = 32;
+    return bytes.size() >= kEnough &&
+           std::ranges::adjacent_find(bytes, std::ranges::not_equal_to{}) == bytes.end();
+}
+
+/// Carries bytes from a device to a pipe until either ends. The pipe is all the read-ahead there
+/// is; its writing end goes with this function, which is how the source learns of the end.
+void read_ahead(const UniqueFd& device, const UniqueFd& pipe) {
+    // Signals are for other threads; SIGPIPE above all, which is how the source takes its leave.
+    sigset_t all;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    std::array<std::byte, kReadAheadBytes> buffer{};
+    while (true) {
+        const ssize_t count = ::read(device.get(), buffer.data(), buffer.size());
+        if (count < 0 && errno == EINTR) {
+            continue;
+        }
+        if (count <= 0) {
+            return;
+        }
+        const auto fresh = std::span(buffer).first(static_cast<size_t>(count));
+        if (is_stuck(fresh)) {
+            return;
+        }
+        // At most PIPE_BUF bytes, so they go whole or not at all: EPIPE when the source is gone.
+        const bool sent = ::write(pipe.get(), fresh.data(), fresh.size()) == count;
+        ::explicit_bzero(buffer.data(), buffer.size());
+        if (!sent) {
+            return;
+        }
+    }
+}
+
+/// A character device may block its readers even where it is asked not to (hwrng shares a mutex
+/// with the kernel's own reader), so a thread waits for it and not the queue's worker. The thread
+/// is not waited for: a driver in the kernel may keep it for as long as it likes.
+Result<std::unique_ptr<EntropySource>> start_device_source(const std::string& path,
+                                                           UniqueFd device) {
+    std::array<int, 2> ends{};
+    const int flags = ::fcntl(device.get(), F_GETFL);
+    if (flags < 0 || ::fcntl(device.get(), F_SETFL, flags & ~O_NONBLOCK) != 0 ||
+        ::pipe2(ends.data(), O_CLOEXEC) != 0) {
+        return failure(error_from_errno("cannot prepare the entropy source"));
+    }
+    UniqueFd reader(ends[0]);
+    UniqueFd writer(ends[1]);
+    // Random bytes should not lie about. Best effort: the kernel's default is larger.
+    (void)::fcntl(writer.get(), F_SETPIPE_SZ, static_cast<int>(kReadAheadBytes));
+    if (::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) {
+        return failure(error_from_errno("cannot prepare the entropy source"));
+    }
+    try {
+        std::thread([device = std::move(device), writer = std::move(writer)] {
+            read_ahead(device, writer);
+        }).detach();
+    } catch (const std::system_error& refused) {
+        return failure(error_from_code("cannot start the thread of the entropy source",
+                                       refused.code().value()));
+    }
+    constexpr bool kPollable = true;
+    return std::make_unique<DescriptorSource>(path, std::move(reader), kPollable);
+}
+
 Result<std::unique_ptr<EntropySource>> open_file_source(const std::string& path) {
     UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
 
@@ -104,7 +182,9 @@ Result<std::unique_ptr<EntropySource>> open_file_source(const std::string& path)
                                         "' is a directory or a disk: give a file, a character "
                                         "device, a FIFO or unix:PATH"});
     }
-    // A device such as hwrng says it is readable when it is not; only a FIFO can be trusted.
+    if (S_ISCHR(status.st_mode)) {
+        return start_device_source(path, std::move(fd));
+    }
     return std::make_unique<DescriptorSource>(path, std::move(fd), S_ISFIFO(status.st_mode));
 }
 

@@ -28,12 +28,13 @@ def main():
             continue
         print(f"{'not ok' if problems else 'ok'} {number} {name}")
         failed += bool(problems)
+        # On stderr, because Meson keeps the comments of this protocol to itself.
         if problems:
-            print(f"# {check.__doc__ or ''}")
+            print(f"{name}: {check.__doc__}", file=sys.stderr)
         for problem in problems[:PROBLEMS_SHOWN_MAX]:
-            print(f"#   {problem}")
+            print(f"    {problem}", file=sys.stderr)
         if len(problems) > PROBLEMS_SHOWN_MAX:
-            print(f"#   and {len(problems) - PROBLEMS_SHOWN_MAX} more")
+            print(f"    and {len(problems) - PROBLEMS_SHOWN_MAX} more", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -22,7 +22,9 @@ struct ProcessCounts {
         counts.threads = entries("/proc/self/task");
         std::ifstream maps("/proc/self/maps");
         for (std::string line; std::getline(maps, line);) {
-            counts.memory_mappings += line.find("outrigger-ram") != std::string::npos ? 1 : 0;
+            if (line.find("outrigger-ram") != std::string::npos) {
+                ++counts.memory_mappings;
+            }
         }
         return counts;
     }

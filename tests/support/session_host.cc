@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/session_host.h"
 
+#include <csignal>
 #include <cstdlib>
 #include <future>
 #include <string_view>
@@ -21,6 +22,8 @@ LoopKind loop_under_test() {
 
 SessionHost::SessionHost(Device& device, const SessionHostOptions& options)
     : device_(device), options_(options) {
+    // As the daemon shell does: a call whose reader is gone is an error code, not a signal.
+    (void)std::signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < options.worker_count; ++i) {
         auto worker = Worker::start({.thread_name = "test-worker",
                                      .loop = loop_under_test(),

@@ -52,6 +52,10 @@ class SessionHost final {
 
     [[nodiscard]] const SessionCounters& counters() const { return counters_; }
 
+    [[nodiscard]] const WorkerCounters& worker_counters(size_t worker) const {
+        return workers_.at(worker)->counters();
+    }
+
     /// Runs `task` on the control thread and waits for it.
     void on_control(EventLoop::Task task);
 

@@ -86,6 +86,9 @@ bool DriverQueue::wait_call(Deadline deadline) {
 
 void DriverQueue::reset() {
     split_ ? split_->reset() : packed_->reset();
+    // Signals of the time before mean nothing for what comes.
+    call_.drain();
+    error_.drain();
 }
 
 wire::VringAddress DriverQueue::vring_address(const GuestMemory& memory) const {

@@ -111,7 +111,8 @@ class DriverQueue final {
 
     [[nodiscard]] PackedRing* packed() { return packed_ ? &*packed_ : nullptr; }
 
-    /// Clears the ring, as a driver does after a device reset; nothing is in flight afterwards.
+    /// Clears the ring, as a driver does after a device reset; nothing is in flight and nothing
+    /// signalled afterwards.
     void reset();
 
     // --- Messages ------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ bool overlaps(const wire::MemoryRegion& region, uint64_t start, uint64_t size) {
 
 Result<GuestMemory> GuestMemory::create(uint64_t size, GuestAddr guest_address) {
     GuestMemory memory;
-    OUTRIGGER_TRY(memory.add_region({.guest_address = guest_address, .size = size}));
+    (void)OUTRIGGER_TRY(memory.add_region({.guest_address = guest_address, .size = size}));
     return memory;
 }
 

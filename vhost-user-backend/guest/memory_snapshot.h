@@ -6,6 +6,7 @@
 /// was popped under an older snapshot have let go. Immutable, so any thread may read it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -60,7 +61,17 @@ class MemorySnapshot final {
     /// `length` is 0). A caller that needs it all asks again behind the part it got.
     [[nodiscard]] GuestBuffer translate_prefix(GuestAddr address,
                                                uint64_t length,
-                                               RegionHint& hint) const;
+                                               RegionHint& hint) const {
+        if (hint.region_index < entries_.size()) [[likely]] {
+            const Entry& entry = entries_[hint.region_index];
+            const uint64_t offset = static_cast<uint64_t>(address) - entry.guest_start;
+            if (offset < entry.size) [[likely]] {
+                return {entry.data + offset,
+                        static_cast<size_t>(std::min(length, entry.size - offset))};
+            }
+        }
+        return find_prefix(address, length, hint);
+    }
 
     /// The whole range, when it lies in one region. For rings and indirect tables, which are read
     /// through pointers.
@@ -78,6 +89,11 @@ class MemorySnapshot final {
         uint64_t size;
         std::byte* data;
     };
+
+    /// translate_prefix() when the hint is wrong: a binary search.
+    [[nodiscard]] GuestBuffer find_prefix(GuestAddr address,
+                                          uint64_t length,
+                                          RegionHint& hint) const;
 
     std::vector<RegionPointer> regions_;  // sorted by guest address
     std::vector<Entry> entries_;          // the same order

@@ -171,7 +171,6 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
                                bool drain,
                                Done done) {
     queue_->adopt_memory(std::move(memory));
-    kicks_enabled_ = false;  // what was armed, if it was, is in the old memory
     if (!drain) {
         done();
         return;

@@ -13,9 +13,9 @@ namespace outrigger {
 size_t ChainReader::read(std::span<std::byte> out) {
     const auto bytes = static_cast<size_t>(std::min<uint64_t>(out.size(), remaining_));
     std::byte* to = out.data();
-    segment_cursor::consume(segments_, bytes, [&to](const iovec& piece) {
-        std::memcpy(to, piece.iov_base, piece.iov_len);
-        to += piece.iov_len;
+    segment_cursor::consume(segments_, bytes, [&to](const std::byte* piece, size_t piece_bytes) {
+        std::memcpy(to, piece, piece_bytes);
+        to += piece_bytes;
     });
     remaining_ -= bytes;
     return bytes;
@@ -23,7 +23,7 @@ size_t ChainReader::read(std::span<std::byte> out) {
 
 void ChainReader::skip(uint64_t bytes) {
     OUTRIGGER_ASSERT(bytes <= remaining_);
-    segment_cursor::consume(segments_, bytes, [](const iovec&) {});
+    segment_cursor::consume(segments_, bytes, [](const std::byte*, size_t) {});
     remaining_ -= bytes;
 }
 

@@ -4,11 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <type_traits>
 
 #include <sys/uio.h>
+
+#include "vhost-user-backend/virtq/segment_cursor.h"
 
 namespace outrigger {
 
@@ -34,7 +37,12 @@ class ChainReader final {
             return std::nullopt;
         }
         T object;
-        read(std::as_writable_bytes(std::span(&object, 1)));
+        if (segments_.front().iov_len >= sizeof(T)) [[likely]] {
+            remaining_ -= sizeof(T);
+            std::memcpy(&object, segment_cursor::take_from_front(segments_, sizeof(T)), sizeof(T));
+        } else {
+            read(std::as_writable_bytes(std::span(&object, 1)));
+        }
         return object;
     }
 

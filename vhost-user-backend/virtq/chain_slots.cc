@@ -9,10 +9,6 @@ namespace {
 constexpr size_t kSegmentsPerEntry = 8;
 constexpr size_t kSegmentsAtLeast = 4096;
 
-/// A list that grew beyond this is released when its chain comes back, so that one freak request
-/// in each slot does not hold memory for ever.
-constexpr size_t kSegmentsKept = 256;
-
 }  // namespace
 
 ChainSlots::ChainSlots(uint16_t size, uint32_t id_count)
@@ -23,16 +19,6 @@ ChainSlots::ChainSlots(uint16_t size, uint32_t id_count)
     for (ChainSlot& slot : slots_) {
         free_.push_back(&slot);
     }
-}
-
-void ChainSlots::put_back(ChainSlot& slot) {
-    word_of(slot.head) &= ~bit_of(slot.head);
-    segments_in_flight_ -= slot.segments.size();
-    --in_flight_;
-    if (slot.segments.capacity() > kSegmentsKept) [[unlikely]] {
-        std::vector<iovec>().swap(slot.segments);
-    }
-    free_.push_back(&slot);
 }
 
 }  // namespace outrigger

@@ -34,7 +34,15 @@ class ChainSlots final {
     }
 
     /// Takes a completed chain back.
-    void put_back(ChainSlot& slot);
+    void put_back(ChainSlot& slot) {
+        word_of(slot.head) &= ~bit_of(slot.head);
+        segments_in_flight_ -= slot.segments.size();
+        --in_flight_;
+        if (slot.segments.capacity() > kSegmentsKept) [[unlikely]] {
+            std::vector<iovec>().swap(slot.segments);
+        }
+        free_.push_back(&slot);
+    }
 
     [[nodiscard]] bool is_in_flight(uint16_t id) const {
         return (ids_[id / kWordBits] & bit_of(id)) != 0;
@@ -51,6 +59,10 @@ class ChainSlots final {
 
   private:
     static constexpr uint32_t kWordBits = 64;
+
+    /// A list that grew beyond this is released when its chain comes back, so that one freak
+    /// request in each slot does not hold memory for ever.
+    static constexpr size_t kSegmentsKept = 256;
 
     [[nodiscard]] uint64_t& word_of(uint16_t id) { return ids_[id / kWordBits]; }
 

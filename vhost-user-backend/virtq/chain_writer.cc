@@ -10,12 +10,12 @@
 
 namespace outrigger {
 
-size_t ChainWriter::write(std::span<const std::byte> in) {
+size_t ChainWriter::write_pieces(std::span<const std::byte> in) {
     const auto bytes = static_cast<size_t>(std::min<uint64_t>(in.size(), remaining_));
     const std::byte* from = in.data();
-    segment_cursor::consume(segments_, bytes, [&from](const iovec& piece) {
-        std::memcpy(piece.iov_base, from, piece.iov_len);
-        from += piece.iov_len;
+    segment_cursor::consume(segments_, bytes, [&from](std::byte* piece, size_t piece_bytes) {
+        std::memcpy(piece, from, piece_bytes);
+        from += piece_bytes;
     });
     remaining_ -= bytes;
     return bytes;
@@ -23,8 +23,8 @@ size_t ChainWriter::write(std::span<const std::byte> in) {
 
 uint64_t ChainWriter::write_zeroes(uint64_t bytes) {
     bytes = std::min(bytes, remaining_);
-    segment_cursor::consume(segments_, bytes, [](const iovec& piece) {
-        std::memset(piece.iov_base, 0, piece.iov_len);
+    segment_cursor::consume(segments_, bytes, [](std::byte* piece, size_t piece_bytes) {
+        std::memset(piece, 0, piece_bytes);
     });
     remaining_ -= bytes;
     return bytes;
@@ -32,7 +32,7 @@ uint64_t ChainWriter::write_zeroes(uint64_t bytes) {
 
 void ChainWriter::skip(uint64_t bytes) {
     OUTRIGGER_ASSERT(bytes <= remaining_);
-    segment_cursor::consume(segments_, bytes, [](const iovec&) {});
+    segment_cursor::consume(segments_, bytes, [](std::byte*, size_t) {});
     remaining_ -= bytes;
 }
 

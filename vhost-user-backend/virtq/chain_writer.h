@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 
 #include <sys/uio.h>
 
 #include "vhost-user-backend/guest/guest_buffer.h"
+#include "vhost-user-backend/virtq/segment_cursor.h"
 
 namespace outrigger {
 
@@ -24,7 +26,16 @@ class ChainWriter final {
     [[nodiscard]] uint64_t remaining() const { return remaining_; }
 
     /// Copies min(remaining(), in.size()) bytes from `in` and consumes them; returns how many.
-    size_t write(std::span<const std::byte> in);
+    size_t write(std::span<const std::byte> in) {
+        if (!in.empty() && !segments_.empty() && in.size() <= segments_.front().iov_len)
+            [[likely]] {
+            remaining_ -= in.size();
+            std::memcpy(
+                segment_cursor::take_from_front(segments_, in.size()), in.data(), in.size());
+            return in.size();
+        }
+        return write_pieces(in);
+    }
 
     /// Writes min(remaining(), bytes) zero bytes and consumes them; returns how many.
     uint64_t write_zeroes(uint64_t bytes);
@@ -40,6 +51,8 @@ class ChainWriter final {
     [[nodiscard]] std::span<const iovec> take_iovecs();
 
   private:
+    size_t write_pieces(std::span<const std::byte> in);
+
     std::span<iovec> segments_;
     uint64_t remaining_;
 };

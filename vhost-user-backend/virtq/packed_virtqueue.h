@@ -11,6 +11,7 @@
 #include "vhost-user-backend/virtq/chain_slots.h"
 #include "vhost-user-backend/virtq/ring_areas.h"
 #include "vhost-user-backend/virtq/ring_error.h"
+#include "vhost-user-backend/virtq/ring_memory.h"
 
 namespace outrigger {
 
@@ -67,6 +68,12 @@ class PackedVirtqueue final {
     [[nodiscard]] bool enable_kicks();
 
   private:
+    // Offsets within a descriptor. VIRTIO 1.3, 2.8.13.
+    static constexpr size_t kAddress = 0;
+    static constexpr size_t kLength = 8;
+    static constexpr size_t kId = 12;
+    static constexpr size_t kFlags = 14;
+
     struct ChainEnd {
         uint16_t id = 0;
         uint16_t entry_count = 0;
@@ -74,6 +81,8 @@ class PackedVirtqueue final {
 
     [[nodiscard]] Result<ChainEnd, RingError> read_chain(uint16_t entries_max,
                                                          ChainBuilder& builder) const;
+    /// Did the driver write these flags in the lap of `wrap`, and has the device not answered?
+    [[nodiscard]] static bool is_available(uint16_t flags, bool wrap);
     [[nodiscard]] std::byte* entry(uint16_t index) const;
     [[nodiscard]] Position behind(Position position, uint16_t entry_count) const;
 
@@ -81,7 +90,7 @@ class PackedVirtqueue final {
     uint16_t size_;
     bool event_idx_;
     bool kicks_suppressed_ = false;
-    uint16_t entries_in_flight_ = 0;   // ring entries of chains that were fetched and not pushed
+    uint16_t entries_held_ = 0;        // entries of chains that are not visibly used yet
     Position next_available_;          // of the next chain to fetch
     Position next_used_;               // of the next used descriptor, visible or not
     uint16_t first_unseen_ = 0;        // where the batch that is not visible yet begins
@@ -89,5 +98,116 @@ class PackedVirtqueue final {
     uint16_t unseen_entries_ = 0;      // how many entries it covers; 0: there is no batch
     uint32_t undecided_entries_ = 0;   // visible, but not yet decided whether to call
 };
+
+// --- What runs for each request, in the header so that it is inlined --------------------------
+
+inline bool PackedVirtqueue::is_available(uint16_t flags, bool wrap) {
+    const bool available = (flags & kDescriptorAvailable) != 0;
+    const bool used = (flags & kDescriptorUsed) != 0;
+    return available == wrap && used != wrap;
+}
+
+inline std::byte* PackedVirtqueue::entry(uint16_t index) const {
+    return areas_.descriptor + size_t{index} * kDescriptorBytes;
+}
+
+inline PackedVirtqueue::Position PackedVirtqueue::behind(Position position,
+                                                         uint16_t entry_count) const {
+    const uint32_t next = uint32_t{position.index} + entry_count;
+    if (next >= size_) {
+        return {.index = static_cast<uint16_t>(next - size_), .wrap = !position.wrap};
+    }
+    return {.index = static_cast<uint16_t>(next), .wrap = position.wrap};
+}
+
+inline bool PackedVirtqueue::has_available() const {
+    // Acquire pairs with the driver's barrier between writing the chain and the flags of its first
+    // descriptor, which it writes last (VIRTIO 1.3, 2.8.21).
+    return is_available(
+        ring_memory::load<uint16_t>(entry(next_available_.index) + kFlags, __ATOMIC_ACQUIRE),
+        next_available_.wrap);
+}
+
+inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
+                                                      const ChainSlots& slots) {
+    if (!has_available()) {
+        return false;
+    }
+    // A driver may not touch entries again before it sees them used. So chains never hold more
+    // entries than the ring has, and the walk below is bounded by what is left.
+    const auto entries_free = static_cast<uint16_t>(size_ - entries_held_);
+    if (entries_free == 0) [[unlikely]] {
+        return failure(RingError::kAvailableIndexJump);
+    }
+    const auto end = read_chain(entries_free, builder);
+    if (!end) [[unlikely]] {
+        return failure(end.error());
+    }
+    if (slots.is_in_flight(end->id)) [[unlikely]] {
+        return failure(RingError::kHeadInFlight);
+    }
+    if (const auto finished = builder.finish(end->id, end->entry_count); !finished) [[unlikely]] {
+        return failure(finished.error());
+    }
+    next_available_ = behind(next_available_, end->entry_count);
+    entries_held_ = static_cast<uint16_t>(entries_held_ + end->entry_count);
+    return true;
+}
+
+inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
+    uint16_t entries_max, ChainBuilder& builder) const {
+    uint16_t index = next_available_.index;
+    for (uint16_t count = 1; count <= entries_max; ++count) {
+        const std::byte* const at = entry(index);
+        // The one copy; everything is decided on it. Relaxed: ordered by the first one's flags.
+        const Descriptor descriptor = ring_memory::packed_descriptor(
+            ring_memory::load<uint64_t>(at + kAddress, __ATOMIC_RELAXED),
+            ring_memory::load<uint64_t>(at + kLength, __ATOMIC_RELAXED));
+        // Direct descriptors may come first, one table ends the chain. Only the last descriptor's
+        // buffer id counts (VIRTIO 1.3, 2.8.6).
+        if ((descriptor.flags & kDescriptorIndirect) != 0) {
+            if (const auto added = builder.add_packed_table(descriptor); !added) {
+                return failure(added.error());
+            }
+            return ChainEnd{.id = descriptor.link, .entry_count = count};
+        }
+        if (const auto added = builder.add(descriptor); !added) [[unlikely]] {
+            return failure(added.error());
+        }
+        if ((descriptor.flags & kDescriptorNext) == 0) {
+            return ChainEnd{.id = descriptor.link, .entry_count = count};
+        }
+        ++index;
+        if (index == size_) {
+            index = 0;
+        }
+    }
+    return failure(RingError::kChainTooLong);
+}
+
+inline void PackedVirtqueue::push_used(uint16_t id,
+                                       uint32_t written_bytes,
+                                       uint16_t descriptor_count) {
+    uint16_t flags =
+        next_used_.wrap ? static_cast<uint16_t>(kDescriptorAvailable | kDescriptorUsed) : 0;
+    if (written_bytes > 0) {
+        flags |= kDescriptorWrite;  // VIRTIO 1.3, 2.8.5: without it the length means nothing
+    }
+    std::byte* const at = entry(next_used_.index);
+    if (unseen_entries_ == 0) {
+        first_unseen_ = next_used_.index;
+        first_unseen_flags_ = flags;
+        ring_memory::store<uint32_t>(at + kLength, written_bytes, __ATOMIC_RELAXED);
+        ring_memory::store<uint16_t>(at + kId, id, __ATOMIC_RELAXED);
+    } else {
+        // The driver reads used descriptors in ring order, so it does not come here before it has
+        // seen the flags of the batch's first one. Relaxed: their release store orders this too.
+        ring_memory::store<uint64_t>(at + kLength,
+                                     written_bytes | uint64_t{id} << 32 | uint64_t{flags} << 48,
+                                     __ATOMIC_RELAXED);
+    }
+    next_used_ = behind(next_used_, descriptor_count);
+    unseen_entries_ = static_cast<uint16_t>(unseen_entries_ + descriptor_count);
+}
 
 }  // namespace outrigger

@@ -9,13 +9,6 @@ namespace {
 using ring_memory::load;
 using ring_memory::store;
 
-// Offsets within the available and used rings. VIRTIO 1.3, 2.7.6 and 2.7.8.
-constexpr size_t kFlags = 0;
-constexpr size_t kIndex = 2;
-constexpr size_t kEntries = 4;
-constexpr size_t kAvailableEntryBytes = 2;
-constexpr size_t kUsedEntryBytes = 8;
-
 constexpr uint16_t kAvailableNoInterrupt = 1;
 constexpr uint16_t kUsedNoNotify = 1;
 
@@ -28,81 +21,6 @@ void SplitVirtqueue::start(uint16_t next_available) {
     next_used_ = load<uint16_t>(areas_.device + kIndex, __ATOMIC_RELAXED);
     visible_used_ = next_used_;
     decided_used_ = next_used_;
-}
-
-bool SplitVirtqueue::has_available() const {
-    // Acquire pairs with the driver's barrier between writing entries and the available index
-    // (VIRTIO 1.3, 2.7.13.3).
-    return seen_available_ != next_available_ ||
-           load<uint16_t>(areas_.driver + kIndex, __ATOMIC_ACQUIRE) != next_available_;
-}
-
-Result<bool, RingError> SplitVirtqueue::fetch(ChainBuilder& builder, const ChainSlots& slots) {
-    if (seen_available_ == next_available_) {
-        // Acquire: as in has_available().
-        const auto available = load<uint16_t>(areas_.driver + kIndex, __ATOMIC_ACQUIRE);
-        if (available == next_available_) {
-            return false;
-        }
-        if (static_cast<uint16_t>(available - next_available_) > size_) [[unlikely]] {
-            return failure(RingError::kAvailableIndexJump);
-        }
-        seen_available_ = available;
-    }
-    const size_t position = next_available_ & mask();
-    // Relaxed: the acquire load of the index came first.
-    const auto head = load<uint16_t>(areas_.driver + kEntries + position * kAvailableEntryBytes,
-                                     __ATOMIC_RELAXED);
-    if (head >= size_) [[unlikely]] {
-        return failure(RingError::kHeadOutOfRange);
-    }
-    if (slots.is_in_flight(head)) [[unlikely]] {
-        return failure(RingError::kHeadInFlight);
-    }
-    if (const auto read = read_chain(head, builder); !read) [[unlikely]] {
-        return failure(read.error());
-    }
-    if (const auto finished = builder.finish(head, 1); !finished) [[unlikely]] {
-        return failure(finished.error());
-    }
-    ++next_available_;
-    return true;
-}
-
-Result<void, RingError> SplitVirtqueue::read_chain(uint16_t head, ChainBuilder& builder) const {
-    uint16_t index = head;
-    for (uint32_t seen = 0; seen < size_; ++seen) {
-        const std::byte* const at = areas_.descriptor + size_t{index} * kDescriptorBytes;
-        // The one copy; everything is decided on it. Relaxed: ordered by the available index.
-        const Descriptor descriptor = ring_memory::split_descriptor(
-            load<uint64_t>(at, __ATOMIC_RELAXED), load<uint64_t>(at + 8, __ATOMIC_RELAXED));
-        // VIRTIO 1.3, 2.7.5.3.2: direct descriptors may come first, one table ends the chain.
-        if ((descriptor.flags & kDescriptorIndirect) != 0) {
-            return builder.add_split_table(descriptor);
-        }
-        if (const auto added = builder.add(descriptor); !added) [[unlikely]] {
-            return added;
-        }
-        if ((descriptor.flags & kDescriptorNext) == 0) {
-            return {};
-        }
-        if (descriptor.link >= size_) [[unlikely]] {
-            return failure(RingError::kNextOutOfRange);
-        }
-        index = descriptor.link;
-    }
-    return failure(RingError::kChainTooLong);
-}
-
-void SplitVirtqueue::push_used(uint16_t head,
-                               uint32_t written_bytes,
-                               [[maybe_unused]] uint16_t descriptor_count) {
-    std::byte* const at = areas_.device + kEntries +
-                          size_t{static_cast<uint16_t>(next_used_ & mask())} * kUsedEntryBytes;
-    // Relaxed: the release store in make_visible() orders them for the driver.
-    store<uint32_t>(at, head, __ATOMIC_RELAXED);
-    store<uint32_t>(at + 4, written_bytes, __ATOMIC_RELAXED);
-    ++next_used_;
 }
 
 void SplitVirtqueue::make_visible() {

@@ -147,32 +147,6 @@ void Virtqueue::break_ring(RingError error) {
     may_pop_ = false;
 }
 
-void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
-    OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
-    counters_.chains_completed.add();
-    const bool held_back = holds_back();
-    slots_.put_back(slot);
-    if (held_back && !holds_back()) [[unlikely]] {
-        request_processing();
-    }
-    memory_.unpin(slot.memory_lease);
-    push_used(slot.head, written_bytes, slot.descriptor_count);
-}
-
-void Virtqueue::push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count) {
-    if (!mapped_) [[unlikely]] {
-        pending_.push_back(
-            {.head = head, .descriptor_count = descriptor_count, .written_bytes = written_bytes});
-        return;
-    }
-    if (config_.packed) {
-        packed_.push_used(head, written_bytes, descriptor_count);
-    } else {
-        split_.push_used(head, written_bytes, descriptor_count);
-    }
-    ++unpublished_;
-}
-
 void Virtqueue::make_visible() {
     if (config_.packed) {
         packed_.make_visible();
@@ -210,6 +184,7 @@ bool Virtqueue::has_available() const {
 }
 
 void Virtqueue::suppress_kicks() {
+    kicks_armed_ = false;
     if (!may_pop_) {
         return;
     }
@@ -221,13 +196,13 @@ void Virtqueue::suppress_kicks() {
 }
 
 bool Virtqueue::enable_kicks() {
+    kicks_armed_ = true;
     if (!may_pop_) {
-        return false;
+        return false;  // adopt_memory() arms kicks when the ring comes back
     }
-    const bool work = config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
-    // While the ring holds back, only a completion lets it go on. Kicks are armed all the same: by
-    // then there may be nothing left to do, and the caller asleep.
-    return work && !holds_back();
+    const bool has_work = config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    // While the ring holds back, its work must wait for a completion.
+    return has_work && !holds_back();
 }
 
 void Virtqueue::set_areas(const RingAreas& areas) {
@@ -251,7 +226,14 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
     memory_.adopt(std::move(memory));
     hint_ = {};
     set_areas(areas.value_or(RingAreas{}));
-    if (!mapped_ || was_mapped) {
+    if (!mapped_) {
+        pending_.reserve(pending_.size() + in_flight());  // so that completions need not allocate
+        return;
+    }
+    if (kicks_armed_ && may_pop_) {
+        (void)enable_kicks();  // the new memory may not say so
+    }
+    if (was_mapped) {
         return;
     }
     for (const PendingUse& use : pending_) {

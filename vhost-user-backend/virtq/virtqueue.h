@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/guest/addresses.h"
 #include "vhost-user-backend/guest/memory_snapshot.h"
@@ -111,8 +112,8 @@ class Virtqueue final {
     void suppress_kicks();
 
     /// Asks for kicks again and looks once more behind a full fence. True: work came meanwhile,
-    /// so the caller must process before it sleeps. A ring that is not in memory cannot ask: do it
-    /// again behind adopt_memory().
+    /// so the caller must process before it sleeps. False while the ring holds back, is broken or
+    /// unmapped; kicks are armed all the same, at the latest when it is mapped again.
     [[nodiscard]] bool enable_kicks();
 
     /// Makes all completed chains visible with one store, then says whether the driver wants a
@@ -165,6 +166,7 @@ class Virtqueue final {
     bool mapped_ = false;
     bool may_pop_ = false;  // mapped and not broken
     bool processing_requested_ = false;
+    bool kicks_armed_ = false;  // what the caller asked for last
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
     bool first_batch_ = true;   // nothing has been published yet
     uint32_t unpublished_ = 0;  // chains pushed to the ring and not visible yet
@@ -177,5 +179,31 @@ class Virtqueue final {
     std::vector<PendingUse> pending_;
     VirtqueueCounters counters_;
 };
+
+inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
+    OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
+    counters_.chains_completed.add();
+    const bool held_back = holds_back();
+    slots_.put_back(slot);
+    if (held_back && !holds_back()) [[unlikely]] {
+        request_processing();
+    }
+    memory_.unpin(slot.memory_lease);
+    push_used(slot.head, written_bytes, slot.descriptor_count);
+}
+
+inline void Virtqueue::push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count) {
+    if (!mapped_) [[unlikely]] {
+        pending_.push_back(
+            {.head = head, .descriptor_count = descriptor_count, .written_bytes = written_bytes});
+        return;
+    }
+    if (config_.packed) {
+        packed_.push_used(head, written_bytes, descriptor_count);
+    } else {
+        split_.push_used(head, written_bytes, descriptor_count);
+    }
+    ++unpublished_;
+}
 
 }  // namespace outrigger

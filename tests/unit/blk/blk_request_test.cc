@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include <linux/virtio_blk.h>
@@ -394,6 +395,44 @@ TEST_F(BlkRequestParser, RefusesSegmentOfPartOfALargeBlock) {
     chain_.readable(header_bytes(VIRTIO_BLK_T_DISCARD, 0)).readable(segment_bytes(8, 4, 0));
     chain_.writable(1);
     expect_refused(BlkRefusal::kUnaligned);
+}
+
+// --- Whatever comes ------------------------------------------------------------------------------
+
+TEST_F(BlkRequestParser, AcceptsNothingThatReachesBeyondTheDisk) {
+    std::mt19937_64 random(47);
+    const std::array<uint32_t, 8> types{0, 1, 4, 8, 11, 13, 14, 0x8000'0000};
+    const std::array<uint64_t, 6> sectors{
+        0, 1, kCapacitySectors - 1, kCapacitySectors, uint64_t{1} << 55, UINT64_MAX - 7};
+    const std::array<size_t, 7> sizes{0, 1, 15, 16, 511, 512, 1024};
+    size_t accepted = 0;
+    for (int round = 0; round < 20'000; ++round) {
+        chain_ = ChainBytes();
+        geometry_.block_bytes = random() % 2 == 0 ? 512 : 1024;
+        const auto header = header_bytes(types[random() % 8], sectors[random() % 6]);
+        const size_t cut = random() % 17;
+        chain_.readable(std::span(header).first(cut)).readable(std::span(header).subspan(cut));
+        for (uint64_t segments = random() % 6; segments > 0; --segments) {
+            chain_.readable(segment_bytes(
+                sectors[random() % 6], static_cast<uint32_t>(random() % 2000), random() % 3 == 0));
+        }
+        chain_.readable(data(sizes[random() % 7]));
+        chain_.writable(sizes[random() % 7]).writable(random() % 3);
+        const auto request = parse();
+        if (!request) {
+            continue;
+        }
+        ++accepted;
+        EXPECT_LE(request->offset_bytes, kCapacitySectors * 512);
+        if (request->ranges.empty()) {
+            EXPECT_LE(request->length_bytes, kCapacitySectors * 512 - request->offset_bytes);
+        }
+        for (const ImageRange& range : request->ranges) {
+            EXPECT_LE(range.offset_bytes, kCapacitySectors * 512);
+            EXPECT_LE(range.length_bytes, kCapacitySectors * 512 - range.offset_bytes);
+        }
+    }
+    EXPECT_GT(accepted, 1000U) << "the generator makes no good requests any more";
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -46,6 +47,26 @@ TEST_F(EntropySourceTest, AFileIsReadOnceAndThenEnds) {
     EXPECT_EQ(source->read_now(buffer_).value(), 10U);
     EXPECT_EQ(std::memcmp(buffer_.data(), "0123456789", 10), 0);
     EXPECT_FALSE(source->read_now(buffer_).has_value());
+}
+
+/// Waits until the source has bytes or has ended.
+Result<size_t> read_when_ready(EntropySource& source, std::span<std::byte> out) {
+    pollfd ready{.fd = source.readable_fd(), .events = POLLIN, .revents = 0};
+    EXPECT_EQ(::poll(&ready, 1, 20'000), 1);
+    return source.read_now(out);
+}
+
+TEST_F(EntropySourceTest, ACharacterDeviceIsReadByAThreadOfItsOwn) {
+    const auto source = open_entropy_source("/dev/urandom").value();
+    ASSERT_GT(read_when_ready(*source, buffer_).value(), 0U);
+    const auto first = buffer_;
+    ASSERT_GT(read_when_ready(*source, buffer_).value(), 0U);
+    EXPECT_NE(first, buffer_);
+}
+
+TEST_F(EntropySourceTest, ADeviceThatRepeatsItselfEnds) {
+    const auto source = open_entropy_source("/dev/zero").value();
+    EXPECT_FALSE(read_when_ready(*source, buffer_).has_value());
 }
 
 TEST_F(EntropySourceTest, AMissingFileIsNamedInTheError) {

@@ -127,6 +127,23 @@ TEST_F(MemoryChangeTest, RingThatComesBackGoesOn) {
     EXPECT_TRUE(queue_->pop().has_value());
 }
 
+TEST_F(MemoryChangeTest, KicksAskedForMeanwhileAreArmedWhenTheRingComesBack) {
+    queue_->suppress_kicks();
+    queue_->adopt_memory(memory_.snapshot_without(0, 2));
+    EXPECT_FALSE(queue_->enable_kicks());
+    EXPECT_TRUE(ring_.no_notify());
+    queue_->adopt_memory(memory_.snapshot(3));
+    EXPECT_FALSE(ring_.no_notify());
+}
+
+TEST_F(MemoryChangeTest, SuppressedKicksStaySuppressedThroughChanges) {
+    EXPECT_FALSE(queue_->enable_kicks());
+    queue_->suppress_kicks();
+    queue_->adopt_memory(memory_.snapshot_without(0, 2));
+    queue_->adopt_memory(memory_.snapshot(3));
+    EXPECT_TRUE(ring_.no_notify());
+}
+
 TEST_F(MemoryChangeTest, MemoryThatKeepsTheRingRequestsNothing) {
     queue_->adopt_memory(memory_.snapshot(2));
     EXPECT_FALSE(queue_->take_processing_request());
@@ -250,6 +267,14 @@ TEST_F(HoldBackTest, GiantChainsAreHeldBack) {
     EXPECT_FALSE(queue_->has_available());
     EXPECT_FALSE(queue_->enable_kicks());
     EXPECT_FALSE(queue_->broken().has_value());
+}
+
+/// A worker that armed kicks once does not arm them again, so they must be armed here too.
+TEST_F(HoldBackTest, KicksAreArmedAllTheSame) {
+    queue_->suppress_kicks();
+    EXPECT_TRUE(ring_.no_notify());
+    EXPECT_FALSE(queue_->enable_kicks());
+    EXPECT_FALSE(ring_.no_notify());
 }
 
 TEST_F(HoldBackTest, ACompletionLetsTheNextOneIn) {

@@ -295,6 +295,37 @@ TEST_F(SplitErrorTest, ReadableInTheTableAfterWritableDirect) {
                         RingError::kReadableAfterWritable);
 }
 
+TEST_F(SplitErrorTest, BufferThatIsTheRingItself) {
+    const auto ring_bytes = static_cast<uint32_t>(ring_.end() - kRing);
+    ring_.set_descriptor(0, {.address = kRing, .length = ring_bytes, .flags = kWrite});
+    ring_.offer(0);
+    auto chain = queue_->pop();
+    ASSERT_TRUE(chain.has_value());
+    const std::vector<std::byte> ones(ring_bytes, std::byte{0xff});
+    EXPECT_EQ(chain->take_writer().write(ones), ring_bytes);
+    chain->complete(ring_bytes);
+    EXPECT_TRUE(queue_->publish());
+    EXPECT_EQ(ring_.used_index(), 1);
+    EXPECT_EQ(ring_.used(0), (UsedElement{.id = 0, .length = ring_bytes}));
+    expect_broken(RingError::kAvailableIndexJump);
+}
+
+TEST_F(SplitErrorTest, BuffersThatAreTheSameMemory) {
+    ring_.set_descriptor(0, {.address = kData, .length = 4, .flags = kNext, .next = 1});
+    ring_.set_descriptor(1, {.address = kData, .length = 4, .flags = kNext | kWrite, .next = 2});
+    ring_.set_descriptor(2, {.address = kData + 2, .length = 4, .flags = kWrite});
+    ring_.offer(0);
+    auto chain = queue_->pop();
+    ASSERT_TRUE(chain.has_value());
+    EXPECT_EQ(chain->readable_bytes(), 4U);
+    EXPECT_EQ(chain->writable_bytes(), 8U);
+}
+
+TEST_F(SplitErrorTest, RingOfAllOnes) {
+    std::memset(memory_.at(kRing), 0xff, ring_.end() - kRing);
+    expect_broken(RingError::kAvailableIndexJump);
+}
+
 TEST_F(SplitErrorTest, TheFirstReasonStays) {
     ring_.offer(kSize);
     expect_broken(RingError::kHeadOutOfRange);
@@ -362,6 +393,13 @@ TEST_F(PackedErrorTest, EntriesInFlightMadeAvailableAgain) {
     ring_.offer(1, std::vector<PackedDescriptor>(kSize, {.address = kData, .length = 4}));
     auto chain = queue_->pop();
     ASSERT_TRUE(chain.has_value());
+    ring_.offer(2, {{.address = kData, .length = 4}});
+    expect_broken(RingError::kAvailableIndexJump);
+}
+
+TEST_F(PackedErrorTest, EntriesMadeAvailableAgainBeforeTheyAreVisiblyUsed) {
+    ring_.offer(1, std::vector<PackedDescriptor>(kSize, {.address = kData, .length = 4}));
+    queue_->pop()->complete(0);
     ring_.offer(2, {{.address = kData, .length = 4}});
     expect_broken(RingError::kAvailableIndexJump);
 }
@@ -437,6 +475,13 @@ TEST_F(PackedErrorTest, IndirectOneEntryTooLong) {
 TEST_F(PackedErrorTest, IndirectTableAcrossTwoRegions) {
     expect_chain_breaks({{.address = kMore - 8, .length = 16, .flags = kIndirect}},
                         RingError::kIndirectUnmapped);
+}
+
+TEST_F(PackedErrorTest, RingOfAllOnesIsNoWork) {
+    std::memset(memory_.at(kRing), 0xff, ring_.end() - kRing);
+    EXPECT_FALSE(queue_->has_available());
+    EXPECT_FALSE(queue_->pop().has_value());
+    EXPECT_FALSE(queue_->enable_kicks());
 }
 
 TEST_F(PackedErrorTest, WrongWrapCounterIsNoWork) {

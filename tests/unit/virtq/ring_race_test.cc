@@ -3,6 +3,7 @@
 /// does, every segment of every chain lies inside guest memory and the sums are right, because
 /// each descriptor is copied once and the copy is checked.
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -26,14 +27,9 @@ constexpr uint64_t kSecond = 0x10000;  // the two regions are neighbours
 constexpr uint64_t kMemoryEnd = 0x20000;
 
 // The test ends when it has seen this many good chains and broken rings, or has tried often enough.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr uint32_t kChainsWanted = 2'000;
-constexpr uint32_t kBreaksWanted = 200;
-#else
-constexpr uint32_t kChainsWanted = 20'000;
-constexpr uint32_t kBreaksWanted = 2'000;
-#endif
-constexpr uint32_t kPopsMax = 50'000'000;
+constexpr uint32_t kChainsWanted = 500;
+constexpr uint32_t kBreaksWanted = 500;
+constexpr uint32_t kPopsMax = 20'000'000;
 
 /// Rewrites all that a driver can, with values that are often nearly right.
 class HostileThread final {
@@ -100,7 +96,7 @@ class HostileThread final {
 
     void move_available_ring() {
         const uint64_t available = kRing + 16 * kSize;
-        const uint64_t ahead = random_() % 64 == 0 ? kSize + 1 : random_() % 4;
+        const uint64_t ahead = random_() % 64 == 0 ? kSize + 1 : random_() % kSize;
         put<uint16_t>(memory_.at(available + 4 + 2 * (random_() % kSize)),
                       static_cast<uint16_t>(random_() % (kSize + 1)));
         put<uint16_t>(
@@ -109,6 +105,7 @@ class HostileThread final {
     }
 
     [[nodiscard]] uint64_t* word(uint64_t at) const {
+        // SAFETY: multiples of 8 inside the ring and the tables, which the test keeps mapped.
         return reinterpret_cast<uint64_t*>(memory_.at(at));
     }
 
@@ -135,12 +132,15 @@ class RingRaceTest : public testing::Test {
                 if (auto chain = queue->pop()) {
                     check(*chain);
                     ++chains;
+                } else {
+                    std::this_thread::yield();  // let the other thread come up with something
                 }
                 (void)queue->publish();
                 (void)queue->enable_kicks();
                 hostile.follow(static_cast<uint16_t>(queue->base().raw));
             }
             ++breaks;
+            std::this_thread::yield();
             base = queue->base().raw;
         }
         EXPECT_GE(chains, kChainsWanted);
@@ -175,8 +175,7 @@ class RingRaceTest : public testing::Test {
                           size_t length,
                           const std::byte* region,
                           uint64_t region_bytes) {
-        const auto offset =
-            reinterpret_cast<uintptr_t>(begin) - reinterpret_cast<uintptr_t>(region);
+        const auto offset = std::bit_cast<uintptr_t>(begin) - std::bit_cast<uintptr_t>(region);
         return offset < region_bytes && length <= region_bytes - offset;
     }
 

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/blk/blk_program.h"
+
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <linux/virtio_blk.h>
+
+#include <gtest/gtest.h>
+
+#include "devices/blk/blk_config.h"
+#include "tests/support/temporary_image.h"
+
+namespace outrigger::blk {
+namespace {
+
+using Given = std::initializer_list<std::pair<std::string_view, std::string_view>>;
+
+OptionValues values_of(Given given) {
+    OptionValues values;
+    for (const auto& [name, text] : given) {
+        const auto spec = std::ranges::find(blk_program().options, name, &OptionSpec::name);
+        EXPECT_NE(spec, blk_program().options.end()) << name;
+        EXPECT_TRUE(values.set(*spec, text)) << name << "=" << text;
+    }
+    values.set_defaults(blk_program().options);
+    return values;
+}
+
+std::string usage_problem(Given given) {
+    const auto checked = blk_program().check_options(values_of(given));
+    return checked ? std::string() : checked.error().message;
+}
+
+std::unique_ptr<Device> device_of(Given given) {
+    return blk_program().create_device(values_of(given)).value();
+}
+
+uint32_t config_u32(const Device& device, uint32_t offset) {
+    std::array<std::byte, 4> bytes{};
+    device.read_config(ConfigOffset{offset}, bytes);
+    Le32 value;
+    std::ranges::copy(bytes, std::as_writable_bytes(std::span(&value, 1)).begin());
+    return value;
+}
+
+TEST(BlkProgram, WantsAnImageOrASize) {
+    EXPECT_NE(usage_problem({}).find("--blk-file"), std::string::npos);
+    EXPECT_EQ(usage_problem({{"blk-file", "x"}}), "");
+    EXPECT_EQ(usage_problem({{"null-size", "1M"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"null-size", "1M"}}), "");
+}
+
+TEST(BlkProgram, BlockSizeIsAPowerOfTwo) {
+    EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"blk-size", "4096"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"blk-size", "4095"}}), "");
+}
+
+TEST(BlkProgram, NullSizeIsAMultipleOfTheBlockSize) {
+    EXPECT_NE(usage_problem({{"null-size", "1000"}}), "");
+    EXPECT_NE(usage_problem({{"null-size", "512"}, {"blk-size", "4096"}}), "");
+}
+
+TEST(BlkProgram, SerialHas20BytesAtMost) {
+    EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"serial", "12345678901234567890"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"serial", "123456789012345678901"}}), "");
+}
+
+TEST(BlkProgram, ReadZeroesIsForTheNullDisk) {
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"null-read-zeroes", "on"}}), "");
+}
+
+TEST(BlkProgram, MissingImageIsAnErrorOfRunTime) {
+    EXPECT_EQ(usage_problem({{"blk-file", "/nonexistent"}}), "");
+    EXPECT_FALSE(blk_program().create_device(values_of({{"blk-file", "/nonexistent"}})));
+}
+
+TEST(BlkProgram, NullDiskHasTheSizeThatWasAskedFor) {
+    const auto device = device_of({{"null-size", "1G"}, {"blk-size", "4096"}});
+    EXPECT_EQ(config_u32(*device, offsetof(BlkConfigSpace, capacity)), (1U << 30) / 512);
+    EXPECT_EQ(config_u32(*device, offsetof(BlkConfigSpace, blk_size)), 4096U);
+}
+
+TEST(BlkProgram, OptionsReachTheDevice) {
+    const TemporaryImage backing(1 << 20);
+    const auto device = device_of({{"blk-file", backing.path()},
+                                   {"num-queues", "3"},
+                                   {"seg-max", "62"},
+                                   {"discard", "ignore"},
+                                   {"cache", "writethrough"}});
+    EXPECT_EQ(device->identity().queue_count, 3);
+    EXPECT_EQ(config_u32(*device, offsetof(BlkConfigSpace, seg_max)), 62U);
+    EXPECT_FALSE(device->offered_features().has(VIRTIO_BLK_F_DISCARD));
+    EXPECT_EQ(config_u32(*device, kWritebackOffset) & 0xff, 0U);
+}
+
+TEST(BlkProgram, ReadOnlyReachesTheDevice) {
+    const TemporaryImage backing(1 << 20);
+    const auto device = device_of({{"blk-file", backing.path()}, {"read-only", "on"}});
+    EXPECT_TRUE(device->offered_features().has(VIRTIO_BLK_F_RO));
+}
+
+TEST(BlkProgram, LockCanBeSwitchedOff) {
+    const TemporaryImage backing(1 << 20);
+    const auto first = device_of({{"blk-file", backing.path()}});
+    EXPECT_FALSE(blk_program().create_device(values_of({{"blk-file", backing.path()}})));
+    EXPECT_TRUE(
+        blk_program().create_device(values_of({{"blk-file", backing.path()}, {"lock", "off"}})));
+}
+
+}  // namespace
+}  // namespace outrigger::blk
