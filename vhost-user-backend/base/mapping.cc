@@ -8,9 +8,30 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <linux/magic.h>
+#include <sys/vfs.h>
+#endif
+
 #include "vhost-user-backend/base/checked_math.h"
 
 namespace outrigger {
+namespace {
+
+/// What mappings of the file are made of, in bytes: a huge page of hugetlbfs cannot be mapped in
+/// part, and a mapping that is not whole cannot be unmapped.
+uint64_t page_size_of([[maybe_unused]] int fd) {
+#ifdef __linux__
+    struct statfs file_system {};
+
+    if (::fstatfs(fd, &file_system) == 0 && file_system.f_type == HUGETLBFS_MAGIC) {
+        return static_cast<uint64_t>(file_system.f_bsize);
+    }
+#endif
+    return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace
 
 Mapping::Mapping(Mapping&& other) noexcept
     : map_base_(std::exchange(other.map_base_, nullptr)),
@@ -56,10 +77,11 @@ Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
     if (length == 0 || !range_fits<uint64_t>(offset, length, file_size)) {
         return failure(Error{.message = "the memory file is shorter than the region in it"});
     }
-    const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    const uint64_t page = page_size_of(fd);
     const uint64_t aligned = align_down<uint64_t>(offset, page);
     const uint64_t slack = offset - aligned;
-    const auto total = checked_add<uint64_t>(slack, length);
+    const auto used = checked_add<uint64_t>(slack, length);
+    const auto total = used ? align_up<uint64_t>(*used, page) : std::nullopt;
     if (!total || *total > std::numeric_limits<size_t>::max() ||
         aligned > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
         return failure(Error{.message = "the memory region does not fit the address space"});

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <array>
 #include <cstring>
+#include <fstream>
+#include <string>
+#include <string_view>
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -70,6 +74,32 @@ TEST(SharedMemory, CannotBeTruncated) {
     EXPECT_NE(::ftruncate(fd.get(), 4096), 0);
     EXPECT_NE(::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC, 0);
 }
+
+#ifdef MFD_HUGETLB
+size_t mappings_of(std::string_view name) {
+    std::ifstream maps("/proc/self/maps");
+    size_t count = 0;
+    for (std::string line; std::getline(maps, line);) {
+        count += line.find(name) != std::string::npos ? 1U : 0U;
+    }
+    return count;
+}
+
+// Huge pages cannot be unmapped in part, and a region may be smaller than one.
+TEST(Mapping, OfPartOfAHugePageGoesAway) {
+    const UniqueFd fd(::memfd_create("huge-part", MFD_CLOEXEC | MFD_HUGETLB));
+    constexpr off_t kBytes = 1 << 30;  // a multiple of every huge page size; none is allocated
+    if (!fd.valid() || ::ftruncate(fd.get(), kBytes) != 0) {
+        GTEST_SKIP() << "this system has no huge pages";
+    }
+    {
+        const auto mapping = Mapping::map_file(fd.get(), 8192, 4096);
+        ASSERT_TRUE(mapping) << mapping.error().message;
+        EXPECT_EQ(mappings_of("huge-part"), 1U);
+    }
+    EXPECT_EQ(mappings_of("huge-part"), 0U);
+}
+#endif
 
 TEST(Mapping, KeepsTheSlackOfAnUnalignedOffset) {
     const UniqueFd fd = create_shared_memory("test", 8192).value();
