@@ -27,15 +27,6 @@ class GuestBuffer final {
 
     [[nodiscard]] iovec as_iovec() const { return {.iov_base = data_, .iov_len = size_}; }
 
-    /// Copies min(size(), out.size()) bytes to `out`; returns how many.
-    size_t copy_to(std::span<std::byte> out) const {
-        const size_t count = std::min(size_, out.size());
-        if (count > 0) {
-            std::memcpy(out.data(), data_, count);
-        }
-        return count;
-    }
-
     /// Copies min(size(), in.size()) bytes from `in`; returns how many.
     size_t copy_from(std::span<const std::byte> in) const {
         const size_t count = std::min(size_, in.size());

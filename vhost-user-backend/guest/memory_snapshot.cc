@@ -99,16 +99,6 @@ GuestBuffer MemorySnapshot::find_prefix(GuestAddr address,
     return {entry.data + offset, static_cast<size_t>(std::min(length, entry.size - offset))};
 }
 
-std::optional<GuestBuffer> MemorySnapshot::translate_contiguous(GuestAddr address,
-                                                                uint64_t length) const {
-    RegionHint hint;
-    const GuestBuffer buffer = translate_prefix(address, length, hint);
-    if (length == 0 || buffer.size() != length) {
-        return std::nullopt;
-    }
-    return buffer;
-}
-
 std::optional<GuestBuffer> MemorySnapshot::translate_frontend(FrontendAddr address,
                                                               uint64_t length) const {
     const auto raw = static_cast<uint64_t>(address);

@@ -73,10 +73,7 @@ class MemorySnapshot final {
         return find_prefix(address, length, hint);
     }
 
-    /// The whole range, when it lies in one region. For rings and indirect tables, which are read
-    /// through pointers.
-    [[nodiscard]] std::optional<GuestBuffer> translate_contiguous(GuestAddr address,
-                                                                  uint64_t length) const;
+    /// The whole range, when it lies in one region. For rings, which are read through pointers.
     [[nodiscard]] std::optional<GuestBuffer> translate_frontend(FrontendAddr address,
                                                                 uint64_t length) const;
 

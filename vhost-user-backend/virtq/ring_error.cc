@@ -35,8 +35,6 @@ std::string_view describe(RingError error) {
             return "a buffer's address and length add up beyond 2^64";
         case RingError::kChainBytesTooMany:
             return "a chain holds 4 GiB or more in one direction";
-        case RingError::kRingUnmapped:
-            return "the ring is no longer in guest memory";
         case RingError::kDevice:
             return "the device cannot answer a request";
         case RingError::kKickBroken:

@@ -25,12 +25,11 @@ enum class RingError : uint8_t {
     kBufferUnmapped,         ///< buffer not, or not wholly, in guest memory
     kBufferWraps,            ///< address + length beyond 2^64
     kChainBytesTooMany,      ///< more than 2^32 - 1 bytes in one direction
-    kRingUnmapped,           ///< the ring itself is no longer in guest memory
     kDevice,                 ///< the device cannot answer the request in any way (see the log)
     kKickBroken,             ///< the kick descriptor cannot be read as a notification
 };
 
-inline constexpr size_t kRingErrorCount = 18;
+inline constexpr size_t kRingErrorCount = 17;
 
 /// A table of more entries breaks the ring. QEMU, Linux and the DPDK drivers stay far below.
 inline constexpr uint32_t kIndirectEntriesMax = 1024;

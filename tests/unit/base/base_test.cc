@@ -23,7 +23,6 @@
 #include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/base/notifier.h"
 #include "vhost-user-backend/base/shared_memory.h"
-#include "vhost-user-backend/base/untrusted.h"
 
 namespace outrigger {
 namespace {
@@ -52,12 +51,6 @@ TEST(LittleEndian, IsLittleEndianInMemory) {
     std::memcpy(bytes.data(), &value, sizeof value);
     EXPECT_EQ(bytes, (std::array<uint8_t, 4>{1, 2, 3, 4}));
     EXPECT_EQ(value.value(), 0x0403'0201U);
-}
-
-TEST(Untrusted, GivesItsValueOnlyThroughABound) {
-    EXPECT_EQ(Untrusted<uint16_t>(7).index_below(8), 7);
-    EXPECT_FALSE(Untrusted<uint16_t>(8).index_below(8).has_value());
-    EXPECT_EQ(Untrusted<uint16_t>(8).at_most(8), 8);
 }
 
 TEST(FeatureSet, KnowsItsBits) {
