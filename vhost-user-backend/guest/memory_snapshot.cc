@@ -99,6 +99,11 @@ GuestBuffer MemorySnapshot::find_prefix(GuestAddr address,
     return {entry.data + offset, static_cast<size_t>(std::min(length, entry.size - offset))};
 }
 
+bool MemorySnapshot::any_region_lost() const {
+    return std::ranges::any_of(regions_,
+                               [](const RegionPointer& region) { return region->lost(); });
+}
+
 std::optional<GuestBuffer> MemorySnapshot::translate_contiguous(GuestAddr address,
                                                                 uint64_t length) const {
     RegionHint hint;
