@@ -98,7 +98,10 @@ void BlkDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dra
 void BlkDevice::reset() {
     negotiated_ = false;
     agreed_ = FeatureSet();
-    write_back_wanted_ = options_.write_back_at_reset;
+    // QEMU keeps its own copy of the configuration space over a reset: it would go on to show the
+    // 0 that a guest wrote, and a guest that believes in write-through does not flush. So a 0
+    // stays.
+    write_back_wanted_ = write_back_wanted_ && options_.write_back_at_reset;
     update_write_through();
 }
 

@@ -154,7 +154,8 @@ void BlkQueue::answer_id(DescriptorChain& chain, const BlkRequest& request) {
 void BlkQueue::submit(Slot& slot, const BlkRequest& request) {
     slot.blk_command = request.command;
     slot.status = request.status;
-    slot.bytes = request.length_bytes;
+    // Ranges move no data: a discard of a gigabyte must not hold back reads.
+    slot.bytes = request.data.empty() ? 0 : request.length_bytes;
     slot.command = image_command(request.command);
     slot.stable = shared_.write_through.load(std::memory_order_relaxed);
     slot.offset_bytes = request.offset_bytes;

@@ -147,6 +147,66 @@ TEST_F(CatalogueMemory, Row12OneBadRegionOfTwoRefusesTheTableAndLeavesNothingMap
     EXPECT_TRUE(eventually([&] { return ProcessCounts::now() == before; }));
 }
 
+TEST_F(CatalogueMemory, Row13TruncatedBufferMemoryBreaksTheRingAndLeavesTheRest) {
+    const auto lost = memory_
+                          .add_region({.guest_address = GuestAddr{0x4000'0000},
+                                       .size = 1 << 20,
+                                       .backing = driver::RegionBacking::kUnlinkedFile})
+                          .value();
+    ASSERT_EQ(frontend().add_mem_reg(memory_, lost), Answer::kAccepted);
+    EchoBuffers buffers(memory_, lost);
+    buffers.fill();
+    ASSERT_TRUE(queue().try_add(buffers.chain(), 1));
+    ASSERT_EQ(::ftruncate(memory_.fd(lost), 0), 0);
+    queue().publish_and_kick();
+    expect_broken(RingError::kMemoryLost);
+    ASSERT_EQ(frontend().rem_mem_reg(memory_, lost), Answer::kAccepted);
+    expect_containment_and_recovery();
+}
+
+TEST_F(CatalogueMemory, Row13ARingCannotComeBackOnMemoryThatWasTruncated) {
+    const auto lost = memory_
+                          .add_region({.guest_address = GuestAddr{0x4000'0000},
+                                       .size = 1 << 20,
+                                       .backing = driver::RegionBacking::kUnlinkedFile})
+                          .value();
+    ASSERT_EQ(frontend().add_mem_reg(memory_, lost), Answer::kAccepted);
+    EchoBuffers buffers(memory_, lost);
+    buffers.fill();
+    ASSERT_TRUE(queue().try_add(buffers.chain(), 1));
+    ASSERT_EQ(::ftruncate(memory_.fd(lost), 0), 0);
+    queue().publish_and_kick();
+    expect_broken(RingError::kMemoryLost);
+    EXPECT_TRUE(queue().stop(frontend()));
+    queue().reset();
+    EXPECT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    EXPECT_TRUE(queue().wait_error(driver::after(kPatience)));
+    EXPECT_TRUE(
+        eventually([&] { return counters().rings_broken.value(RingError::kMemoryLost) == 2; }));
+}
+
+TEST_F(CatalogueMemory, Row13TruncatedRingMemoryEndsThatRingAndNotTheDaemon) {
+    frontend().close();
+    ASSERT_TRUE(host_->wait_closed());
+    reconnect();
+    memory_ = driver::GuestMemory();
+    const auto lost = memory_
+                          .add_region({.guest_address = kMemoryStart,
+                                       .size = kMemoryBytes,
+                                       .backing = driver::RegionBacking::kUnlinkedFile})
+                          .value();
+    run();
+    expect_echo();
+    ASSERT_EQ(::ftruncate(memory_.fd(lost), 0), 0);
+    // This process must not touch that memory either: the kick alone makes the device look.
+    queue().kick();
+    expect_broken(RingError::kMemoryLost);
+    frontend().close();
+    ASSERT_TRUE(host_->wait_closed());
+    reconnect();
+    expect_echo();
+}
+
 TEST_F(CatalogueMemory, Row14RemMemRegIsAnsweredOnlyAfterTheRequestsInFlight) {
     device_.hold(true);
     buffers().fill();

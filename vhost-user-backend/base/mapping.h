@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "vhost-user-backend/base/result.h"
 
@@ -25,6 +26,9 @@ class Mapping final {
     [[nodiscard]] std::byte* data() const { return data_; }
 
     [[nodiscard]] size_t size() const { return size_; }
+
+    /// The whole mapping, slack and the last page included; page-aligned.
+    [[nodiscard]] std::span<std::byte> whole() const { return {map_base_, map_length_}; }
 
   private:
     void unmap();

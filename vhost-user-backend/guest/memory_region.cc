@@ -9,7 +9,9 @@
 namespace outrigger {
 
 MemoryRegion::MemoryRegion(const MemoryRegionLayout& layout, Mapping mapping)
-    : layout_(layout), mapping_(std::move(mapping)) {}
+    : layout_(layout),
+      mapping_(std::move(mapping)),
+      guard_(mapping_.whole().data(), mapping_.whole().size()) {}
 
 Result<MemoryRegion> MemoryRegion::map(const MemoryRegionLayout& layout, int fd) {
     // An end of exactly 2^64 would already wrap to 0: refuse it too, no machine needs it.

@@ -8,6 +8,7 @@
 #include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/guest/addresses.h"
+#include "vhost-user-backend/guest/sigbus_guard.h"
 
 namespace outrigger {
 
@@ -32,11 +33,15 @@ class MemoryRegion final {
     /// First byte of the region here.
     [[nodiscard]] std::byte* data() const { return mapping_.data(); }
 
+    /// The front end truncated the file: what is here now is zeroes of our own. Any thread.
+    [[nodiscard]] bool lost() const { return guard_.lost(); }
+
   private:
     MemoryRegion(const MemoryRegionLayout& layout, Mapping mapping);
 
     MemoryRegionLayout layout_;
     Mapping mapping_;
+    GuardedRange guard_;  // behind the mapping: it goes first
 };
 
 }  // namespace outrigger

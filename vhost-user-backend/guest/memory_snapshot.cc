@@ -99,6 +99,11 @@ GuestBuffer MemorySnapshot::find_prefix(GuestAddr address,
     return {entry.data + offset, static_cast<size_t>(std::min(length, entry.size - offset))};
 }
 
+bool MemorySnapshot::any_region_lost() const {
+    return std::ranges::any_of(regions_,
+                               [](const RegionPointer& region) { return region->lost(); });
+}
+
 std::optional<GuestBuffer> MemorySnapshot::translate_frontend(FrontendAddr address,
                                                               uint64_t length) const {
     const auto raw = static_cast<uint64_t>(address);

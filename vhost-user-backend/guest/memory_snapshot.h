@@ -56,6 +56,9 @@ class MemorySnapshot final {
 
     [[nodiscard]] std::span<const RegionPointer> regions() const { return regions_; }
 
+    /// Did the front end truncate the file of one of the regions? Any thread.
+    [[nodiscard]] bool any_region_lost() const;
+
     /// The part of [address, address + length) that lies in the region of `address`: shorter than
     /// `length` when the range goes on in a neighbour, empty when `address` is not mapped (or
     /// `length` is 0). A caller that needs it all asks again behind the part it got.

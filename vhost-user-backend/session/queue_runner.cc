@@ -137,6 +137,7 @@ bool QueueRunner::poll() {
         worked = true;
     }
     publish();
+    queue_->check_memory();
     check_broken();
     check_memory_released();
     return worked;

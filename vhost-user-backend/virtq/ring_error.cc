@@ -39,6 +39,8 @@ std::string_view describe(RingError error) {
             return "the device cannot answer a request";
         case RingError::kKickBroken:
             return "the kick descriptor cannot be read";
+        case RingError::kMemoryLost:
+            return "the front end truncated the file of a memory region";
     }
     return "unknown ring error";
 }

@@ -27,9 +27,10 @@ enum class RingError : uint8_t {
     kChainBytesTooMany,      ///< more than 2^32 - 1 bytes in one direction
     kDevice,                 ///< the device cannot answer the request in any way (see the log)
     kKickBroken,             ///< the kick descriptor cannot be read as a notification
+    kMemoryLost,             ///< the front end truncated the file of a memory region
 };
 
-inline constexpr size_t kRingErrorCount = 17;
+inline constexpr size_t kRingErrorCount = 18;
 
 /// A table of more entries breaks the ring. QEMU, Linux and the DPDK drivers stay far below.
 inline constexpr uint32_t kIndirectEntriesMax = 1024;

@@ -142,7 +142,8 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
 
 void Virtqueue::break_ring(RingError error) {
     if (!broken_) {
-        broken_ = error;
+        // Zeroes in place of a lost region look like a driver's mistake: name the true cause.
+        broken_ = memory_.current().any_region_lost() ? RingError::kMemoryLost : error;
     }
     may_pop_ = false;
 }
@@ -241,6 +242,13 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
     }
     pending_.clear();
     request_processing();
+}
+
+void Virtqueue::check_memory() {
+    const uint32_t count = sigbus_guard::lost_count();
+    if (count != std::exchange(lost_count_seen_, count) && memory_.current().any_region_lost()) {
+        break_ring(RingError::kMemoryLost);
+    }
 }
 
 bool Virtqueue::old_memory_released() const {

@@ -128,6 +128,9 @@ class Virtqueue final {
     /// processing.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
+    /// Breaks the ring when a region of its memory was lost (GuardedRange). Cheap to ask often.
+    void check_memory();
+
     /// True when no chain in flight pins a snapshot older than the current one.
     [[nodiscard]] bool old_memory_released() const;
 
@@ -171,6 +174,7 @@ class Virtqueue final {
     bool first_batch_ = true;   // nothing has been published yet
     uint32_t unpublished_ = 0;  // chains pushed to the ring and not visible yet
     std::optional<RingError> broken_;
+    uint32_t lost_count_seen_ = 0;
     SplitVirtqueue split_;  // one of the two is in use
     PackedVirtqueue packed_;
     RegionHint hint_;

@@ -286,13 +286,24 @@ TEST_F(BlkDeviceTest, NothingElseOfTheConfigurationCanBeWritten) {
         device.write_config(ConfigOffset{kWritebackOffset + 1}, std::span(bytes).first(1)));
 }
 
-TEST_F(BlkDeviceTest, ResetRestoresTheCacheMode) {
+TEST_F(BlkDeviceTest, ResetKeepsTheWriteThroughThatAGuestChose) {
     negotiate({VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE});
     ASSERT_TRUE(write_writeback(0));
     bench_.device().reset();
-    EXPECT_EQ(writeback_byte(), 1);
+    EXPECT_EQ(writeback_byte(), 0);
     negotiate({VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE});
-    EXPECT_FALSE(write_is_stable());
+    EXPECT_TRUE(write_is_stable());
+}
+
+TEST(BlkDevice, ResetRestoresTheWriteThroughOfTheUser) {
+    BlkDevice device(std::make_unique<HeldImage>(disk_of(kDiskBytes)),
+                     {.write_back_at_reset = false});
+    device.on_negotiated(FeatureSet::of({VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE}));
+    std::byte value{1};
+    ASSERT_TRUE(device.write_config(ConfigOffset{kWritebackOffset}, std::span(&value, 1)));
+    device.reset();
+    device.read_config(ConfigOffset{kWritebackOffset}, std::span(&value, 1));
+    EXPECT_EQ(value, std::byte{0});
 }
 
 TEST(BlkDevice, StartsWithTheCacheModeOfTheUser) {

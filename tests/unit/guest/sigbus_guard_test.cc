@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/guest/sigbus_guard.h"
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+namespace outrigger {
+namespace {
+
+constexpr size_t kBytes = 1 << 20;
+
+/// A file that can be truncated, and where it is mapped.
+struct MappedFile {
+    UniqueFd fd;
+    Mapping mapping;
+
+    MappedFile() {
+        std::string path = testing::TempDir() + "/guarded-XXXXXX";
+        fd.reset(::mkstemp(path.data()));
+        ::unlink(path.c_str());
+        EXPECT_EQ(::ftruncate(fd.get(), kBytes), 0);
+        mapping = Mapping::map_file(fd.get(), 0, kBytes).value();
+        mapping.data()[kBytes / 2] = std::byte{1};
+    }
+
+    [[nodiscard]] GuardedRange guard() const {
+        return {mapping.whole().data(), mapping.whole().size()};
+    }
+
+    void truncate() const { EXPECT_EQ(::ftruncate(fd.get(), 0), 0); }
+
+    [[nodiscard]] std::byte read(size_t offset) const {
+        return static_cast<volatile std::byte*>(mapping.data())[offset];
+    }
+};
+
+bool no_huge_page_is_free() {
+    std::ifstream info("/proc/meminfo");
+    for (std::string line; std::getline(info, line);) {
+        if (line.starts_with("HugePages_Free:")) {
+            return line.ends_with(" 0");
+        }
+    }
+    return true;
+}
+
+TEST(SigbusGuard, ATruncatedRegionReadsAsZeroesAndIsLost) {
+    const MappedFile file;
+    const GuardedRange guard = file.guard();
+    const uint32_t before = sigbus_guard::lost_count();
+    file.truncate();
+    EXPECT_FALSE(guard.lost());
+    EXPECT_EQ(file.read(kBytes / 2), std::byte{0});
+    EXPECT_TRUE(guard.lost());
+    EXPECT_EQ(sigbus_guard::lost_count(), before + 1);
+}
+
+TEST(SigbusGuard, ALostRegionCanBeWrittenAndRaisesNoOtherSignal) {
+    const MappedFile file;
+    const GuardedRange guard = file.guard();
+    const uint32_t before = sigbus_guard::lost_count();
+    file.truncate();
+    file.mapping.data()[0] = std::byte{7};
+    file.mapping.data()[kBytes - 1] = std::byte{8};
+    EXPECT_EQ(file.read(0), std::byte{7});
+    EXPECT_EQ(sigbus_guard::lost_count(), before + 1);
+}
+
+TEST(SigbusGuard, OtherRegionsStayAsTheyAre) {
+    const MappedFile truncated;
+    const MappedFile whole;
+    const GuardedRange guard = truncated.guard();
+    const GuardedRange other = whole.guard();
+    truncated.truncate();
+    (void)truncated.read(0);
+    EXPECT_TRUE(guard.lost());
+    EXPECT_FALSE(other.lost());
+    EXPECT_EQ(whole.read(kBytes / 2), std::byte{1});
+}
+
+TEST(SigbusGuard, ManyRangesAreWatchedAtATime) {
+    const MappedFile file;
+    std::vector<GuardedRange> others;
+    const MappedFile whole;
+    for (int i = 0; i < 200; ++i) {
+        others.push_back(whole.guard());
+    }
+    const GuardedRange guard = file.guard();
+    file.truncate();
+    (void)file.read(0);
+    EXPECT_TRUE(guard.lost());
+    EXPECT_FALSE(others.back().lost());
+}
+
+#ifdef MFD_HUGETLB
+// A front end may share huge pages that the host does not have, at no cost to itself.
+TEST(SigbusGuard, HugePagesThatAreNotThereReadAsZeroes) {
+    const UniqueFd fd(::memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB));
+    constexpr off_t kLength = 1 << 30;  // a multiple of every huge page size
+    if (!fd.valid() || ::ftruncate(fd.get(), kLength) != 0) {
+        GTEST_SKIP() << "this system has no huge pages";
+    }
+    const auto mapping = Mapping::map_file(fd.get(), 0, kBytes).value();
+    const GuardedRange guard(mapping.whole().data(), mapping.whole().size());
+    const std::byte found = static_cast<volatile std::byte*>(mapping.data())[kBytes / 2];
+    EXPECT_EQ(found, std::byte{0});
+    EXPECT_EQ(guard.lost(), no_huge_page_is_free());
+}
+#endif
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// The sanitizers have handlers of their own, which exit otherwise.
+TEST(SigbusGuardDeathTest, MemoryThatNobodyGuardsEndsTheProcessAsEver) {
+    const MappedFile guarded;
+    const GuardedRange guard = guarded.guard();
+    const MappedFile file;
+    file.truncate();
+    EXPECT_EXIT((void)file.read(0), testing::KilledBySignal(SIGBUS), "");
+}
+
+TEST(SigbusGuardDeathTest, ARangeIsForgottenWithItsGuard) {
+    const MappedFile file;
+    { const GuardedRange guard = file.guard(); }
+    file.truncate();
+    EXPECT_EXIT((void)file.read(0), testing::KilledBySignal(SIGBUS), "");
+}
+#endif
+
+}  // namespace
+}  // namespace outrigger
