@@ -173,7 +173,7 @@ TEST_F(BlkRequests, Row49CacheModeIsSwitchedByTheDriverAndNothingElse) {
     EXPECT_EQ(frontend_->set_config(0, off), driver::Answer::kRefused);
     EXPECT_EQ(host_->counters().refused.value(Refusal::kConfigValue), 2U);
     EXPECT_EQ(frontend_->reset_device(), driver::Answer::kAccepted);
-    EXPECT_EQ(cache(), std::byte{1});
+    EXPECT_EQ(cache(), std::byte{0}) << "QEMU goes on to show it, so it must hold";
 }
 
 TEST_F(BlkRequests, Row49TooManyDiscardSegmentsAreAnIoErrorAndTouchNothing) {
@@ -224,7 +224,7 @@ TEST_F(BlkRequests, DiscardAndZeroingDoWhatTheySay) {
 
 // --- Row 50: giant requests ----------------------------------------------------------------------
 
-TEST_F(BlkRequests, Row50AThousandRequestsOf64MiBUseBoundedMemory) {
+TEST_F(BlkRequests, Row50AThousandZeroingsOf64MiBAreServedAFewAtATime) {
     run({.queue_size = 1024});
     const Segment head = header(VIRTIO_BLK_T_WRITE_ZEROES, 0);
     const Segment first = range(0, 65536, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
@@ -242,6 +242,25 @@ TEST_F(BlkRequests, Row50AThousandRequestsOf64MiBUseBoundedMemory) {
         }
     }
     EXPECT_EQ(counters().completed.value(BlkCommand::kWriteZeroes), 1024U);
+    // They move no data, so they hold back nothing; the image runs a few at a time.
+    EXPECT_EQ(counters().bytes_in_flight.value(), 0U);
+}
+
+TEST_F(BlkRequests, Row50ManyReadsOf64MiBWaitForOneAnother) {
+    run({.memory_bytes = uint64_t{72} << 20});
+    std::vector<Segment> segments{header(VIRTIO_BLK_T_IN, 0)};
+    segments.insert(segments.end(), 64, writable(1 << 20));
+    segments.push_back(writable(1));
+    for (uint64_t i = 0; i < 32; ++i) {
+        ASSERT_TRUE(queue().try_add(segments, i, driver::ChainLayout::kIndirect));
+    }
+    queue().publish_and_kick();
+    for (uint32_t done = 0; done < 32;) {
+        ASSERT_EQ(queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
+        while (queue().poll_used()) {
+            ++done;
+        }
+    }
     EXPECT_GT(counters().waits.value(), 0U);
     EXPECT_LT(counters().bytes_in_flight.value(), BlkQueue::kBytesMax + (uint64_t{64} << 20));
     EXPECT_LE(counters().requests_in_flight.value(), 2U);
