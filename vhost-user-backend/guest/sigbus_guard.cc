@@ -45,9 +45,11 @@ struct Found {
 };
 
 Found find(uintptr_t address) {
+    // `next` pairs with the release store in take_free_slot().
     for (Block* block = &first_block; block != nullptr;
          block = block->next.load(std::memory_order_acquire)) {
         for (Slot& slot : block->slots) {
+            // Both pair with the release stores in GuardedRange().
             const uintptr_t start = slot.start.load(std::memory_order_acquire);
             const size_t size = slot.size.load(std::memory_order_acquire);
             // The start of one range with the size of its successor would hit a third one.
@@ -140,6 +142,7 @@ GuardedRange::GuardedRange(std::byte* data, size_t size) {
     const std::lock_guard lock(sigbus_guard::registry);
     sigbus_guard::Slot& slot = sigbus_guard::take_free_slot();
     slot.lost.store(false, std::memory_order_relaxed);
+    // Both pair with the acquire loads in find().
     slot.size.store(size, std::memory_order_release);
     slot.start.store(std::bit_cast<uintptr_t>(data), std::memory_order_release);
     slot_ = &slot;
@@ -151,6 +154,7 @@ GuardedRange::GuardedRange(GuardedRange&& other) noexcept
 GuardedRange::~GuardedRange() {
     if (slot_ != nullptr) {
         const std::lock_guard lock(sigbus_guard::registry);
+        // Comes before the release store of the next range's size, which find() acquires.
         slot_->start.store(0, std::memory_order_release);
     }
 }
