@@ -36,6 +36,7 @@ prove_blk() {
     # The bytes are made first, so that the time below is the disk's.
     head -c "$blk_bytes_written" /dev/urandom >/tmp/written
     sum=$(sha256sum </tmp/written | cut -d ' ' -f 1)
+    start_sum=$(head -c 4194304 /tmp/written | sha256sum)
     start=$(now_cs)
     cp /tmp/written /mnt/written-by-guest && sync
     status=$?
@@ -54,6 +55,15 @@ prove_blk() {
         pass blk.unmount clean
     else
         fail blk.unmount "umount failed"
+        return
+    fi
+
+    # Nothing of the disk is cached any more, and its queues were stopped and started.
+    if take_again virtio_blk && wait_for test -b /dev/vda && mount -t ext4 -o ro /dev/vda /mnt &&
+        [ "$(head -c 4194304 /mnt/written-by-guest | sha256sum)" = "$start_sum" ] && umount /mnt; then
+        pass blk.reset "after a reset the disk is there again, with what was written"
+    else
+        fail blk.reset "after a reset the disk is not there, or not the same"
     fi
 }
 

@@ -43,6 +43,13 @@ prove_rng() {
         pass rng.fresh "two reads differ"
     fi
     rm -f /tmp/entropy.1 /tmp/entropy.2
+
+    if take_again virtio_rng && wait_for rng_is_current &&
+        [ "$(dd if=/dev/hwrng bs=64 count=1 iflag=fullblock 2>/dev/null | wc -c)" -eq 64 ]; then
+        pass rng.reset "after a reset the device gives bytes again"
+    else
+        fail rng.reset "after a reset the device gives nothing"
+    fi
 }
 
 show_rng() { echo "  rng   try: head -c 16 /dev/hwrng | xxd"; }
