@@ -7,8 +7,13 @@
 /// from start to stop, and several queues may share a worker; calls for different queues can run
 /// at the same time. What both sides touch must be atomic or guarded by the device.
 ///
-/// Order. on_negotiated() comes before the first start_queue() and may come again while queues
-/// run (a front end re-sends features to switch dirty logging); reset() only when no queue runs.
+/// Order. on_negotiated() comes before start_queue() where the front end keeps to the protocol, and
+/// may come again while queues run (a front end re-sends features to switch dirty logging). One
+/// that never sends features gets its queues started all the same: until on_negotiated() a device
+/// must assume that nothing was agreed on. reset() comes only when no queue runs.
+///
+/// Chains. A device pops a request when it can begin it: one that is held until something comes
+/// from outside holds up the removal of guest memory, and the end of the session, for as long.
 #pragma once
 
 #include <cstddef>

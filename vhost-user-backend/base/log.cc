@@ -4,14 +4,13 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
 namespace outrigger {
 namespace {
-
-constexpr int64_t kLimitIntervalMs = 1000;
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
     switch (level) {
@@ -61,16 +60,18 @@ void write_log(LogLevel level, std::string_view line) {
 }
 
 bool LogLimiter::allow(uint64_t& suppressed) {
-    const int64_t now_ms = std::chrono::duration_cast<std::chrono::milliseconds>(
-                               std::chrono::steady_clock::now().time_since_epoch())
-                               .count();
-    int64_t next_ms = next_allowed_ms_.load(std::memory_order_relaxed);
-    if (now_ms < next_ms || !next_allowed_ms_.compare_exchange_strong(
-                                next_ms, now_ms + kLimitIntervalMs, std::memory_order_relaxed)) {
-        suppressed_.fetch_add(1, std::memory_order_relaxed);
+    const std::lock_guard lock(mutex_);
+    const Clock::time_point now = Clock::now();
+    if (now - second_began_ >= std::chrono::seconds(1)) {
+        second_began_ = now;
+        lines_ = 0;
+    }
+    if (lines_ == lines_per_second_) {
+        ++suppressed_;
         return false;
     }
-    suppressed = suppressed_.exchange(0, std::memory_order_relaxed);
+    ++lines_;
+    suppressed = std::exchange(suppressed_, 0);
     return true;
 }
 

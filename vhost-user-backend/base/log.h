@@ -6,8 +6,9 @@
 /// per request. What a peer can cause goes through a LogLimiter: at most one line a second a kind.
 #pragma once
 
-#include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <mutex>
 #include <string_view>
 #include <utility>
 
@@ -30,9 +31,11 @@ void log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
     }
 }
 
-/// Lets one line a second through and counts what it held back. Any thread; one object a kind.
+/// Lets so many lines a second through and counts what it held back. Any thread; one object a kind.
 class LogLimiter final {
   public:
+    explicit LogLimiter(uint32_t lines_per_second = 1) : lines_per_second_(lines_per_second) {}
+
     /// True when a line may be written now; `suppressed` is then how many were held back before.
     [[nodiscard]] bool allow(uint64_t& suppressed);
 
@@ -50,8 +53,13 @@ class LogLimiter final {
     }
 
   private:
-    std::atomic<int64_t> next_allowed_ms_ = 0;
-    std::atomic<uint64_t> suppressed_ = 0;
+    using Clock = std::chrono::steady_clock;
+
+    const uint32_t lines_per_second_;
+    std::mutex mutex_;  // what follows
+    Clock::time_point second_began_;
+    uint32_t lines_ = 0;  // in that second
+    uint64_t suppressed_ = 0;
 };
 
 }  // namespace outrigger

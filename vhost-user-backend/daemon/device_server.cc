@@ -87,7 +87,8 @@ void DeviceServer::wait_after_failed_accept(int os_error) {
 }
 
 void DeviceServer::serve(UniqueFd connection) {
-    log(LogLevel::kInfo, "{}: connected: {}", environment_.label, describe_peer(connection.get()));
+    session_log_.log(
+        LogLevel::kInfo, "{}: connected: {}", environment_.label, describe_peer(connection.get()));
     session_ = std::make_unique<Session>(Session::Environment{.device = environment_.device,
                                                               .control_loop = environment_.loop,
                                                               .workers = environment_.workers,
@@ -98,7 +99,7 @@ void DeviceServer::serve(UniqueFd connection) {
 }
 
 void DeviceServer::on_closed(CloseReason reason) {
-    log(LogLevel::kInfo, "{}: disconnected: {}", environment_.label, describe(reason));
+    session_log_.log(LogLevel::kInfo, "{}: disconnected: {}", environment_.label, describe(reason));
     // The session is still on the stack.
     environment_.loop.post([this] {
         session_.reset();

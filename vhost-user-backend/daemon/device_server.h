@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/device.h"
@@ -65,6 +66,7 @@ class DeviceServer final {
     Endpoint endpoint_;
     std::move_only_function<void()> on_finished_;
     SessionCounters counters_;
+    LogLimiter session_log_{20};  // a front end may come and go as often as it likes
     std::unique_ptr<Session> session_;
     std::optional<WatchId> listen_watch_;
     std::optional<TimerId> accept_timer_;

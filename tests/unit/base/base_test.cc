@@ -110,6 +110,15 @@ TEST(LogLimiter, LetsOneLineThroughAndCountsTheOthers) {
     EXPECT_FALSE(limiter.allow(suppressed));
 }
 
+TEST(LogLimiter, LetsAsManyLinesThroughAsItIsToldAndNotOneMore) {
+    LogLimiter limiter(3);
+    uint64_t suppressed = 0;
+    EXPECT_TRUE(limiter.allow(suppressed));
+    EXPECT_TRUE(limiter.allow(suppressed));
+    EXPECT_TRUE(limiter.allow(suppressed));
+    EXPECT_FALSE(limiter.allow(suppressed));
+}
+
 class NotifierKinds : public testing::TestWithParam<Notifier::Kind> {};
 
 TEST_P(NotifierKinds, SignalsUntilDrained) {
