@@ -118,7 +118,7 @@ Result<ListeningSocket> listen_at(const std::string& path) {
     const UniqueFd lock = lock_directory_of(path);
     OUTRIGGER_TRY(remove_stale(path));
     // The file is born with its final mode: a chmod afterwards would leave a window.
-    const ScopedUmask owner_only(0077);
+    const ScopedUmask owner_only(0177);
     const sockaddr_un address = to_address(path);
     if (::bind(socket.fd.get(), generic(address), sizeof address) != 0) {
         return failure(error_from_errno("cannot create the socket " + path));

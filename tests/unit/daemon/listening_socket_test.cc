@@ -76,7 +76,7 @@ TEST_F(ListenAt, IsForTheOwnerAlone) {
     struct stat status {};
 
     ASSERT_EQ(::lstat(path_.c_str(), &status), 0);
-    EXPECT_EQ(status.st_mode & 0077U, 0U);
+    EXPECT_EQ(status.st_mode & 0777U, 0600U);
 }
 
 TEST_F(ListenAt, LeavesTheUmaskAlone) {
