@@ -141,11 +141,14 @@ install_packages() {
         with_retries update_and_install "${missing[@]}"
 }
 
-# configure_build DIR OPTION...: `meson setup`, once.
+# configure_build DIR OPTION...: `meson setup`, once; again when the tree was moved or copied since,
+# because a build knows its place.
 configure_build() {
-    local dir=$1
+    local dir=$1 place=$1/configured-in
     shift
-    [[ -f $dir/build.ninja ]] && return 0
+    if [[ -f $dir/build.ninja && (! -f $place || $(<"$place") == "$dir") ]]; then
+        return 0
+    fi
     rm -rf "$dir"
-    meson setup "$dir" "$@"
+    meson setup "$dir" "$@" && echo "$dir" >"$place"
 }

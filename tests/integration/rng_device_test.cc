@@ -153,7 +153,10 @@ TEST_P(RngDeviceTest, AQuotaThatIsUsedUpDelaysButNeverGivesNothing) {
            .period = std::chrono::milliseconds(200)});
     const std::array segments{buffer(80)};
     EXPECT_EQ(request(segments), 80U);
-    EXPECT_EQ(request(segments), 20U);
+    // What is left, and what came in since: the machine may be slow.
+    const auto second = request(segments);
+    ASSERT_TRUE(second.has_value());
+    EXPECT_GE(*second, 20U);
     const auto third = request(segments);
     ASSERT_TRUE(third.has_value());
     EXPECT_GE(*third, 1U);
