@@ -145,7 +145,7 @@ bool Worker::look_for_work(Clock::time_point since) {
     const auto end = since + budget;
     do {
         // Whoever sends the next request may be waiting for this very processor: without the
-        // yield a spin there costs five sixths of the throughput, with it nothing.
+        // yield a spin there costs most of the throughput.
         pause_processor();
         std::this_thread::yield();
         bool worked = poll_sources();
