@@ -74,7 +74,7 @@ TEST(CommandLine, DefaultsAreFilledIn) {
     EXPECT_EQ(line->message_timeout, std::chrono::seconds(10));
     EXPECT_EQ(line->devices[0].queue_threads, 1U);
     EXPECT_TRUE(line->devices[0].cpus.empty());
-    EXPECT_EQ(line->devices[0].poll_max, std::chrono::microseconds(50));
+    EXPECT_EQ(line->devices[0].poll_max, std::chrono::microseconds(100));
     EXPECT_EQ(line->devices[0].values.number("cache"), 4096U);
 }
 
