@@ -36,6 +36,23 @@ class CatalogueMemory : public Catalogue {
         expect_echo();
     }
 
+    // A second region, whose file is truncated while a request names buffers in it.
+    driver::RegionId lose_buffer_memory() {
+        const auto lost = memory_
+                              .add_region({.guest_address = GuestAddr{0x4000'0000},
+                                           .size = 1 << 20,
+                                           .backing = driver::RegionBacking::kUnlinkedFile})
+                              .value();
+        EXPECT_EQ(frontend().add_mem_reg(memory_, lost), Answer::kAccepted);
+        EchoBuffers buffers(memory_, lost);
+        buffers.fill();
+        EXPECT_TRUE(queue().try_add(buffers.chain(), 1));
+        EXPECT_EQ(::ftruncate(memory_.fd(lost), 0), 0);
+        queue().publish_and_kick();
+        expect_broken(RingError::kMemoryLost);
+        return lost;
+    }
+
     // A copy of the guest's region that begins `bytes` further in all address spaces.
     [[nodiscard]] MemoryRegion moved(uint64_t bytes) const {
         MemoryRegion region = first_region();
@@ -148,35 +165,13 @@ TEST_F(CatalogueMemory, Row12OneBadRegionOfTwoRefusesTheTableAndLeavesNothingMap
 }
 
 TEST_F(CatalogueMemory, Row13TruncatedBufferMemoryBreaksTheRingAndLeavesTheRest) {
-    const auto lost = memory_
-                          .add_region({.guest_address = GuestAddr{0x4000'0000},
-                                       .size = 1 << 20,
-                                       .backing = driver::RegionBacking::kUnlinkedFile})
-                          .value();
-    ASSERT_EQ(frontend().add_mem_reg(memory_, lost), Answer::kAccepted);
-    EchoBuffers buffers(memory_, lost);
-    buffers.fill();
-    ASSERT_TRUE(queue().try_add(buffers.chain(), 1));
-    ASSERT_EQ(::ftruncate(memory_.fd(lost), 0), 0);
-    queue().publish_and_kick();
-    expect_broken(RingError::kMemoryLost);
+    const driver::RegionId lost = lose_buffer_memory();
     ASSERT_EQ(frontend().rem_mem_reg(memory_, lost), Answer::kAccepted);
     expect_containment_and_recovery();
 }
 
 TEST_F(CatalogueMemory, Row13ARingCannotComeBackOnMemoryThatWasTruncated) {
-    const auto lost = memory_
-                          .add_region({.guest_address = GuestAddr{0x4000'0000},
-                                       .size = 1 << 20,
-                                       .backing = driver::RegionBacking::kUnlinkedFile})
-                          .value();
-    ASSERT_EQ(frontend().add_mem_reg(memory_, lost), Answer::kAccepted);
-    EchoBuffers buffers(memory_, lost);
-    buffers.fill();
-    ASSERT_TRUE(queue().try_add(buffers.chain(), 1));
-    ASSERT_EQ(::ftruncate(memory_.fd(lost), 0), 0);
-    queue().publish_and_kick();
-    expect_broken(RingError::kMemoryLost);
+    (void)lose_buffer_memory();
     EXPECT_TRUE(queue().stop(frontend()));
     queue().reset();
     EXPECT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
