@@ -202,6 +202,43 @@ TEST_F(CatalogueMemory, Row13TruncatedRingMemoryEndsThatRingAndNotTheDaemon) {
     expect_echo();
 }
 
+class RequireSealed : public Catalogue {
+  protected:
+    RequireSealed()
+        : Catalogue(EchoDeviceOptions{},
+                    SessionHostOptions{
+                        .session = {.message_timeout = kPatience, .require_sealed = true}}) {
+        run();
+    }
+
+    [[nodiscard]] driver::RegionId add_backed_by(driver::RegionBacking backing) {
+        return memory_
+            .add_region(
+                {.guest_address = GuestAddr{0x4000'0000}, .size = 0x1000, .backing = backing})
+            .value();
+    }
+};
+
+TEST_F(RequireSealed, MemfdThatCannotShrinkIsAccepted) {
+    const auto sealed = add_backed_by(driver::RegionBacking::kMemfd);
+    EXPECT_EQ(frontend().add_mem_reg(memory_, sealed), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_mem_table(memory_), Answer::kAccepted);
+    expect_echo();
+}
+
+TEST_F(RequireSealed, Row13MemfdWithoutASealIsRefused) {
+    const auto unsealed = add_backed_by(driver::RegionBacking::kUnsealedMemfd);
+    expect_refusal(Refusal::kMemoryFile, [&] { return frontend().add_mem_reg(memory_, unsealed); });
+    expect_refusal(Refusal::kMemoryFile, [&] { return frontend().set_mem_table(memory_); });
+    expect_echo();
+}
+
+TEST_F(RequireSealed, Row13FileIsRefused) {
+    const auto file = add_backed_by(driver::RegionBacking::kUnlinkedFile);
+    expect_refusal(Refusal::kMemoryFile, [&] { return frontend().add_mem_reg(memory_, file); });
+    expect_echo();
+}
+
 TEST_F(CatalogueMemory, Row14RemMemRegIsAnsweredOnlyAfterTheRequestsInFlight) {
     device_.hold(true);
     buffers().fill();

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/checked_math.h"
@@ -30,6 +31,30 @@ Result<UniqueFd> create_unlinked_file(uint64_t length) {
         return failure(error_from_errno("cannot size guest memory"));
     }
     return file;
+}
+
+Result<UniqueFd> create_unsealed_memfd(uint64_t length) {
+#ifdef MFD_CLOEXEC
+    UniqueFd file(::memfd_create("outrigger-ram", MFD_CLOEXEC));
+    if (!file.valid() || ::ftruncate(file.get(), static_cast<off_t>(length)) != 0) {
+        return failure(error_from_errno("cannot create guest memory"));
+    }
+    return file;
+#else
+    return create_unlinked_file(length);
+#endif
+}
+
+Result<UniqueFd> create_backing(RegionBacking backing, uint64_t length) {
+    switch (backing) {
+        case RegionBacking::kMemfd:
+            return create_shared_memory("outrigger-ram", length);
+        case RegionBacking::kUnsealedMemfd:
+            return create_unsealed_memfd(length);
+        case RegionBacking::kUnlinkedFile:
+            return create_unlinked_file(length);
+    }
+    return failure(Error{.message = "no such backing"});
 }
 
 bool overlaps(const wire::MemoryRegion& region, uint64_t start, uint64_t size) {
@@ -57,9 +82,7 @@ Result<RegionId> GuestMemory::add_region(const RegionOptions& options) {
         }
     }
     Region region;
-    region.file = options.backing == RegionBacking::kMemfd
-                      ? OUTRIGGER_TRY(create_shared_memory("outrigger-ram", *file_size))
-                      : OUTRIGGER_TRY(create_unlinked_file(*file_size));
+    region.file = OUTRIGGER_TRY(create_backing(options.backing, *file_size));
     region.mapping =
         OUTRIGGER_TRY(Mapping::map_file(region.file.get(), options.file_offset, options.size));
     uint64_t user_address = next_user_address_;

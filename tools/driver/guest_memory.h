@@ -26,8 +26,9 @@ namespace outrigger::driver {
 enum class RegionId : uint32_t {};
 
 enum class RegionBacking : uint8_t {
-    kMemfd,         ///< sealed against shrinking where the system can
-    kUnlinkedFile,  ///< a temporary file: can be truncated, like QEMU's memory-backend-file
+    kMemfd,          ///< sealed against shrinking where the system can
+    kUnsealedMemfd,  ///< a memfd that can be truncated; a file where there are none
+    kUnlinkedFile,   ///< a temporary file: can be truncated, like QEMU's memory-backend-file
 };
 
 struct RegionOptions {

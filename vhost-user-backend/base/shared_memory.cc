@@ -44,4 +44,13 @@ Result<UniqueFd> create_shared_memory(const char* name, size_t length) {
     return fd;
 }
 
+bool is_sealed_against_shrinking([[maybe_unused]] int fd) {
+#ifdef F_GET_SEALS
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+#else
+    return false;
+#endif
+}
+
 }  // namespace outrigger

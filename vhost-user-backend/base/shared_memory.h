@@ -14,4 +14,8 @@ namespace outrigger {
 /// neither shrink nor grow. `name` is for /proc only.
 [[nodiscard]] Result<UniqueFd> create_shared_memory(const char* name, size_t length);
 
+/// Can nobody make this file shorter, as long as it exists? Only memory files know such a promise,
+/// and only where the system has seals.
+[[nodiscard]] bool is_sealed_against_shrinking(int fd);
+
 }  // namespace outrigger
