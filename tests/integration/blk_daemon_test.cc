@@ -17,6 +17,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
+
 #include "tests/support/child_process.h"
 #include "tests/support/temporary_image.h"
 #include "tests/support/wait.h"
@@ -36,7 +38,7 @@ class WritingGuest final {
   public:
     /// The data lies in a region of its own, so backed; nothing else does.
     explicit WritingGuest(driver::Frontend connected,
-                          driver::RegionBacking data_backing = driver::RegionBacking::kMemfd)
+                          driver::RegionBacking data_backing = driver::RegionBacking::kDefault)
         : frontend_(std::move(connected)) {
         data_region_ = memory_
                            .add_region({.guest_address = GuestAddr{0x4000'0000},
@@ -222,7 +224,7 @@ TEST_P(BlkDaemonTest, GuestThatDisconnectsUnderLoadIsFollowedByTheNext) {
 TEST_P(BlkDaemonTest, Row13DaemonOutlivesMemoryThatIsTruncatedUnderLoad) {
     start({GetParam()});
     {
-        WritingGuest guest(connect(), driver::RegionBacking::kUnsealedMemfd);
+        WritingGuest guest(connect(), driver::RegionBacking::kPosixObject);
         guest.write_until(200);
         guest.truncate_data();
         EXPECT_TRUE(guest.queue().wait_error(driver::after(kPatience)));
@@ -239,6 +241,9 @@ TEST_P(BlkDaemonTest, Row13DaemonOutlivesMemoryThatIsTruncatedUnderLoad) {
 }
 
 TEST_P(BlkDaemonTest, RequireSealedRefusesMemoryThatCanBeTruncated) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the portable build has no seals";
+    }
     start({GetParam(), "--require-sealed"});
     {
         driver::Frontend frontend = connect();
@@ -246,7 +251,7 @@ TEST_P(BlkDaemonTest, RequireSealedRefusesMemoryThatCanBeTruncated) {
         const auto unsealed = memory
                                   .add_region({.guest_address = GuestAddr{0x4000'0000},
                                                .size = 1 << 20,
-                                               .backing = driver::RegionBacking::kUnsealedMemfd})
+                                               .backing = driver::RegionBacking::kPosixObject})
                                   .value();
         ASSERT_TRUE(driver::negotiate(frontend, {}));
         EXPECT_EQ(frontend.add_mem_reg(memory, unsealed), driver::Answer::kRefused);

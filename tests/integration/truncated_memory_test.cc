@@ -179,7 +179,7 @@ class TruncatedMemory : public ::testing::TestWithParam<Way> {
         return {.held = {.guest_address = GuestAddr{0x10'0000}, .size = kHeldBytes},
                 .lost = {.guest_address = kLostStart,
                          .size = (kRequests + 2) * uint64_t{kRequestBytes},
-                         .backing = RegionBacking::kUnsealedMemfd}};
+                         .backing = RegionBacking::kPosixObject}};
     }
 
     TemporaryImage backing_{kDiskBytes};

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/checked_math.h"
@@ -33,28 +32,16 @@ Result<UniqueFd> create_unlinked_file(uint64_t length) {
     return file;
 }
 
-Result<UniqueFd> create_unsealed_memfd(uint64_t length) {
-#ifdef MFD_CLOEXEC
-    UniqueFd file(::memfd_create("outrigger-ram", MFD_CLOEXEC));
-    if (!file.valid() || ::ftruncate(file.get(), static_cast<off_t>(length)) != 0) {
-        return failure(error_from_errno("cannot create guest memory"));
-    }
-    return file;
-#else
-    return create_unlinked_file(length);
-#endif
-}
-
-Result<UniqueFd> create_backing(RegionBacking backing, uint64_t length) {
+Result<UniqueFd> create_file(RegionBacking backing, uint64_t length) {
     switch (backing) {
-        case RegionBacking::kMemfd:
+        case RegionBacking::kDefault:
             return create_shared_memory("outrigger-ram", length);
-        case RegionBacking::kUnsealedMemfd:
-            return create_unsealed_memfd(length);
+        case RegionBacking::kPosixObject:
+            return create_shared_memory("outrigger-ram", length, SharedMemoryKind::kPosixObject);
         case RegionBacking::kUnlinkedFile:
             return create_unlinked_file(length);
     }
-    return failure(Error{.message = "no such backing"});
+    return failure(Error{.message = "there is no such kind of guest memory"});
 }
 
 bool overlaps(const wire::MemoryRegion& region, uint64_t start, uint64_t size) {
@@ -63,9 +50,12 @@ bool overlaps(const wire::MemoryRegion& region, uint64_t start, uint64_t size) {
 
 }  // namespace
 
-Result<GuestMemory> GuestMemory::create(uint64_t size, GuestAddr guest_address) {
+Result<GuestMemory> GuestMemory::create(uint64_t size,
+                                        GuestAddr guest_address,
+                                        RegionBacking backing) {
     GuestMemory memory;
-    (void)OUTRIGGER_TRY(memory.add_region({.guest_address = guest_address, .size = size}));
+    (void)OUTRIGGER_TRY(
+        memory.add_region({.guest_address = guest_address, .size = size, .backing = backing}));
     return memory;
 }
 
@@ -82,7 +72,7 @@ Result<RegionId> GuestMemory::add_region(const RegionOptions& options) {
         }
     }
     Region region;
-    region.file = OUTRIGGER_TRY(create_backing(options.backing, *file_size));
+    region.file = OUTRIGGER_TRY(create_file(options.backing, *file_size));
     region.mapping =
         OUTRIGGER_TRY(Mapping::map_file(region.file.get(), options.file_offset, options.size));
     uint64_t user_address = next_user_address_;

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <utility>
 
-#include "vhost-user-backend/base/shared_memory.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/session/session_impl.h"
 
 namespace outrigger {
@@ -34,7 +34,7 @@ struct MappingRules {
 Result<MemorySnapshot::RegionPointer, Refusal> map_region(const MappingRules& rules,
                                                           const wire::MemoryRegion& region,
                                                           const UniqueFd& fd) {
-    if (!is_sealed_against_shrinking(fd.get())) {
+    if (!platform::is_sealed_against_shrinking(fd.get())) {
         if (rules.require_sealed) {
             static LogLimiter limiter;
             limiter.log(LogLevel::kWarning,
