@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include <linux/virtio_blk.h>
+
 #include <gtest/gtest.h>
 
 #include "devices/blk/blk_device.h"
@@ -72,6 +74,11 @@ class BlkTest : public ::testing::Test {
 
     [[nodiscard]] const BlkCounters& counters(uint16_t index = 0) const {
         return device_->counters(QueueIndex{index});
+    }
+
+    /// Offered where holes can be made: not in the portable build, and not on every file system.
+    [[nodiscard]] bool discards() const {
+        return running_.agreement.features.has(VIRTIO_BLK_F_DISCARD);
     }
 
     // --- Chains --------------------------------------------------------------------------------

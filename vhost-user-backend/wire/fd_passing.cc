@@ -7,24 +7,14 @@
 #include <chrono>
 #include <cstring>
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger::wire {
 namespace {
-
-#ifdef MSG_CMSG_CLOEXEC
-constexpr int kReceiveFlags = MSG_CMSG_CLOEXEC | MSG_DONTWAIT;
-#else
-constexpr int kReceiveFlags = MSG_DONTWAIT;
-#endif
-#ifdef MSG_NOSIGNAL
-constexpr int kSendFlags = MSG_NOSIGNAL | MSG_DONTWAIT;
-#else
-constexpr int kSendFlags = MSG_DONTWAIT;
-#endif
 
 // One more than a message may carry, so that the excess is seen and not silently dropped.
 constexpr size_t kControlFds = kMessageFdsMax + 1;
@@ -40,9 +30,6 @@ void collect_fds(msghdr& message, std::vector<UniqueFd>& fds) {
             int fd = -1;
             std::memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof fd);
             fds.emplace_back(fd);
-#ifndef MSG_CMSG_CLOEXEC
-            ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-#endif
         }
     }
 }
@@ -60,7 +47,7 @@ ReceiveResult receive_some(int socket, std::span<std::byte> out) {
 
     ssize_t count;
     do {
-        count = ::recvmsg(socket, &message, kReceiveFlags);
+        count = platform::receive_message(socket, message);
     } while (count < 0 && errno == EINTR);
 
     ReceiveResult result;
@@ -112,7 +99,7 @@ SendResult send_some(int socket,
     }
     ssize_t count;
     do {
-        count = ::sendmsg(socket, &message, kSendFlags);
+        count = platform::send_message(socket, message);
     } while (count < 0 && errno == EINTR);
     if (count > 0) {
         return {.status = SendStatus::kSent, .bytes = static_cast<size_t>(count)};
