@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/checked_math.h"
 
 #include "devices/blk/blk_device.h"
@@ -18,7 +20,15 @@ namespace {
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
 constexpr std::string_view kCaches[] = {"writeback", "writethrough", "none"};
-constexpr std::string_view kEngines[] = {"auto", "uring", "threads"};
+constexpr std::string_view kEngines[] = {"auto", "threads", "uring"};
+/// The portable build takes a name less.
+constexpr std::span<const std::string_view> kEngineChoices =
+    std::span(kEngines).first(kPortableBuild ? 2 : 3);
+constexpr std::string_view kEngineHelp =
+    kPortableBuild ? "How the host is asked to read and write: threads, or auto, which is the same "
+                     "here: this build has no io_uring"
+                   : "How the host is asked to read and write: uring, threads, or auto: io_uring "
+                     "where there is one";
 constexpr std::string_view kDiscards[] = {"unmap", "ignore"};
 
 constexpr OptionSpec kOptions[] = {
@@ -74,10 +84,9 @@ constexpr OptionSpec kOptions[] = {
     {.name = "io-engine",
      .kind = OptionKind::kChoice,
      .value_name = "ENGINE",
-     .help = "How the host is asked to read and write: uring, threads, or auto: io_uring where "
-             "there is one",
+     .help = kEngineHelp,
      .default_value = "auto",
-     .choices = kEngines},
+     .choices = kEngineChoices},
     {.name = "lock",
      .kind = OptionKind::kChoice,
      .value_name = "on|off",

@@ -7,6 +7,7 @@
 #include <liburing.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/io/uring.h"
 
 namespace outrigger::blk {
 namespace {
@@ -67,16 +68,24 @@ Uring& ring_of(Worker& worker) {
     return *uring;
 }
 
-}  // namespace
+class UringEngine final : public IoEngine {
+  public:
+    UringEngine(int fd, Worker& worker, IoEngine* helper)
+        : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
 
-UringEngine::UringEngine(int fd, Worker& worker, IoEngine* helper)
-    : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
+    void submit(IoOperation& operation) override;
 
-bool UringEngine::can_serve(const Uring& uring) {
-    return uring.supports(IORING_OP_READ) && uring.supports(IORING_OP_WRITE) &&
-           uring.supports(IORING_OP_READV) && uring.supports(IORING_OP_WRITEV) &&
-           uring.supports(IORING_OP_FSYNC) && uring.supports(IORING_OP_FALLOCATE);
-}
+  private:
+    /// False when the kernel takes no entry now.
+    [[nodiscard]] bool try_submit(IoOperation& operation);
+    void retry_parked();
+
+    const int fd_;
+    Worker& worker_;
+    Uring& uring_;
+    IoEngine* const helper_;
+    IoOperationList parked_;  // the kernel refused entries for these; a retry is posted
+};
 
 void UringEngine::submit(IoOperation& operation) {
     if (operation.opcode == IoOpcode::kDeviceDiscard) {
@@ -111,6 +120,20 @@ void UringEngine::retry_parked() {
     while (IoOperation* const operation = waiting.pop()) {
         submit(*operation);
     }
+}
+
+}  // namespace
+
+bool uring_engine_can_serve(Worker& worker) {
+    const Uring* const uring = worker.loop().uring();
+    return uring != nullptr && uring->supports(IORING_OP_READ) &&
+           uring->supports(IORING_OP_WRITE) && uring->supports(IORING_OP_READV) &&
+           uring->supports(IORING_OP_WRITEV) && uring->supports(IORING_OP_FSYNC) &&
+           uring->supports(IORING_OP_FALLOCATE);
+}
+
+std::unique_ptr<IoEngine> create_uring_engine(int fd, Worker& worker, IoEngine* helper) {
+    return std::make_unique<UringEngine>(fd, worker, helper);
 }
 
 }  // namespace outrigger::blk

@@ -10,6 +10,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/privileges.h"
+#include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
 
 namespace outrigger {
@@ -88,7 +89,8 @@ void Daemon::accept() {
             DeviceServer::Environment{.loop = *loop_,
                                       .device = *served.device,
                                       .workers = served.worker_list,
-                                      .session = {.message_timeout = settings_.message_timeout},
+                                      .session = {.message_timeout = settings_.message_timeout,
+                                                  .require_sealed = settings_.require_sealed},
                                       .exit_on_disconnect = settings_.exit_on_disconnect,
                                       .label = std::string(program_.type) + " " + where},
             std::move(served.endpoint),

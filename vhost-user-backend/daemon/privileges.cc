@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/privileges.h"
 
-#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 namespace outrigger {
 
@@ -27,16 +25,6 @@ Result<void> drop_privileges() {
 }
 
 Result<void> enter_sandbox() {
-    return {};
-}
-
-Result<void> ensure_standard_descriptors() {
-    // open() takes the lowest free number, so one is enough for each that is missing.
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
-        if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) < 0) {
-            return failure(error_from_errno("cannot open /dev/null"));
-        }
-    }
     return {};
 }
 

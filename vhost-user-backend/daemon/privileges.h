@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What the process gives up between opening things and talking to a guest.
+/// What the process gives up between opening things and talking to a guest. The portable build,
+/// whose systems have other means, gives up its file mode bits only.
 #pragma once
 
 #include "vhost-user-backend/base/result.h"
@@ -18,8 +19,5 @@ namespace outrigger {
 /// io_uring exists. It is the place for Landlock and seccomp, which take away the system calls
 /// that open, connect and execute; neither is in use yet.
 [[nodiscard]] Result<void> enter_sandbox();
-
-/// Descriptors 0 to 2 exist afterwards, so that no socket takes the number of stderr.
-[[nodiscard]] Result<void> ensure_standard_descriptors();
 
 }  // namespace outrigger

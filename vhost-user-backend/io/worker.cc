@@ -5,9 +5,9 @@
 #include <future>
 #include <utility>
 
-#include <pthread.h>
-#include <sched.h>
 #include <signal.h>
+
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
 namespace {
@@ -71,10 +71,27 @@ Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
     return worker;
 }
 
+Result<std::unique_ptr<Worker>> Worker::create_threadless(LoopKind loop) {
+    std::unique_ptr<Worker> worker(new Worker({.thread_name = "", .loop = loop}));
+    worker->loop_ = OUTRIGGER_TRY(create_event_loop(loop));
+    return worker;
+}
+
+bool Worker::turn() {
+    OUTRIGGER_ASSERT(!thread_.joinable());
+    bool worked = loop_->run_once(Clock::time_point::min());
+    worked |= poll_sources();
+    return worked || !sources_ready_to_sleep();
+}
+
 Worker::~Worker() {
-    if (!thread_.joinable()) {
-        return;
+    if (thread_.joinable()) {
+        stop_thread();
     }
+    OUTRIGGER_ASSERT(std::ranges::all_of(sources_, [](auto* source) { return source == nullptr; }));
+}
+
+void Worker::stop_thread() {
     // After a failed start there is neither a loop nor anything to stop. The future that start()
     // waited on makes the thread's writes to loop_ visible here.
     if (loop_ != nullptr) {
@@ -82,23 +99,12 @@ Worker::~Worker() {
         stop_posted_.count_down();
     }
     thread_.join();
-    OUTRIGGER_ASSERT(std::ranges::all_of(sources_, [](auto* source) { return source == nullptr; }));
 }
 
 Result<void> Worker::set_up_thread() {
-    constexpr size_t kNameMax = 15;
-    (void)pthread_setname_np(pthread_self(), options_.thread_name.substr(0, kNameMax).c_str());
+    platform::name_this_thread(options_.thread_name);
     if (options_.cpu) {
-        cpu_set_t cpus;
-        CPU_ZERO(&cpus);
-        if (*options_.cpu < CPU_SETSIZE) {
-            CPU_SET(*options_.cpu, &cpus);
-        }
-        const int error = pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
-        if (error != 0) {
-            return failure(error_from_code(
-                "cannot run a worker on processor " + std::to_string(*options_.cpu), error));
-        }
+        OUTRIGGER_TRY(platform::pin_this_thread(*options_.cpu));
     }
     auto loop = create_event_loop(options_.loop);
     if (!loop) {

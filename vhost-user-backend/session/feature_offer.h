@@ -14,7 +14,8 @@ inline constexpr unsigned kFeatureEventIdx = 29;
 inline constexpr unsigned kFeatureVersion1 = 32;
 inline constexpr unsigned kFeatureRingPacked = 34;
 inline constexpr unsigned kFeatureInOrder = 35;
-/// A kick carries data. Through an eventfd or a pipe it means nothing: what counts is that one came.
+/// A kick carries data. Through an eventfd or a pipe it means nothing: what counts is that one
+/// came.
 inline constexpr unsigned kFeatureNotificationData = 38;
 inline constexpr unsigned kFeatureRingReset = 40;
 
@@ -24,7 +25,9 @@ inline constexpr FeatureSet kDeviceFeatureBits{0x00ff'ffffULL | ~((1ULL << 50) -
 /// GET_FEATURES: the device's bits and the framework's.
 [[nodiscard]] FeatureSet offered_virtio_features(const Device& device);
 
-/// GET_PROTOCOL_FEATURES. CONFIG only for devices that have a configuration space.
-[[nodiscard]] FeatureSet offered_protocol_features(const DeviceIdentity& identity);
+/// GET_PROTOCOL_FEATURES: what belongs to a configuration space or to an ability only for devices
+/// that have it.
+[[nodiscard]] FeatureSet offered_protocol_features(const DeviceIdentity& identity,
+                                                   const DeviceAbilities& abilities);
 
 }  // namespace outrigger

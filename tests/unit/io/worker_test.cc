@@ -5,6 +5,7 @@
 #include <atomic>
 #include <future>
 #include <string>
+#include <utility>
 
 #include <pthread.h>
 #include <sched.h>
@@ -13,6 +14,8 @@
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/notifier.h"
+
+#include "tests/support/loops.h"
 
 namespace outrigger {
 namespace {
@@ -95,7 +98,7 @@ class WorkerTest : public testing::TestWithParam<LoopKind> {
 
 INSTANTIATE_TEST_SUITE_P(Loops,
                          WorkerTest,
-                         testing::Values(LoopKind::kUring, LoopKind::kAsio),
+                         testing::ValuesIn(loops_of_this_build()),
                          [](const auto& row) {
                              return row.param == LoopKind::kUring ? "Uring" : "Asio";
                          });
@@ -115,6 +118,9 @@ TEST_P(WorkerTest, RunsPostedTasksOnItsOwnThread) {
 }
 
 TEST_P(WorkerTest, NamesItsThread) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the portable build does not name threads";
+    }
     const auto worker = start({.thread_name = "queue-7-of-a-very-long-name"});
     std::array<char, 16> name{};
 
@@ -124,6 +130,9 @@ TEST_P(WorkerTest, NamesItsThread) {
 }
 
 TEST_P(WorkerTest, PinsItsThread) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the portable build cannot choose processors";
+    }
     const auto worker = start({.cpu = 0});
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
@@ -303,6 +312,33 @@ TEST_P(WorkerTest, IdleWorkerSleeps) {
     while (worker->counters().sleeps.value() == 0) {
         std::this_thread::yield();
     }
+}
+
+TEST(ThreadlessWorker, RunsNothingButInItsTurns) {
+    struct Source final : WorkSource {
+        bool poll() override { return std::exchange(work, false); }
+
+        bool prepare_sleep() override { return ready_to_sleep; }
+
+        bool work = true;
+        bool ready_to_sleep = true;
+    };
+
+    const auto worker = Worker::create_threadless(LoopKind::kAsio).value();
+    Source source;
+    bool task_ran = false;
+    worker->add_source(source);
+    worker->post([&] { task_ran = true; });
+
+    EXPECT_FALSE(task_ran);
+    EXPECT_TRUE(source.work);
+    EXPECT_TRUE(worker->turn()) << "a task and a source had work";
+    EXPECT_TRUE(task_ran);
+    EXPECT_FALSE(source.work);
+    EXPECT_FALSE(worker->turn()) << "nothing is left";
+    source.ready_to_sleep = false;
+    EXPECT_TRUE(worker->turn()) << "work came up while notifications were armed";
+    worker->remove_source(source);
 }
 
 }  // namespace
