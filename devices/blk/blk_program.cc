@@ -7,11 +7,14 @@
 #include <string>
 #include <utility>
 
+#include <linux/fs.h>
+
 #include "vhost-user-backend/base/checked_math.h"
 
 #include "devices/blk/blk_device.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
+#include "devices/blk/uring_engine.h"
 
 namespace outrigger::blk {
 namespace {
@@ -164,6 +167,15 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
 
 constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
 
+/// What the threads engine calls; also its threads' worker, from whom they inherit.
+constexpr SystemCallRule kSystemCalls[] = {
+    {.name = "preadv2"},
+    {.name = "pwritev2"},
+    {.name = "fdatasync"},
+    {.name = "fallocate"},
+    {.name = "ioctl", .tests = {argument_is(1, BLKDISCARD)}},
+};
+
 constexpr DeviceProgram kProgram = {
     .name = "outrigger-blk",
     .type = "block",
@@ -174,6 +186,7 @@ constexpr DeviceProgram kProgram = {
     .capabilities = kCapabilities,
     .create_device = create_blk_device,
     .check_options = check_blk_options,
+    .sandbox = {.system_calls = kSystemCalls, .uring_operations = UringEngine::kOperations},
 };
 
 }  // namespace

@@ -73,9 +73,7 @@ UringEngine::UringEngine(int fd, Worker& worker, IoEngine* helper)
     : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
 
 bool UringEngine::can_serve(const Uring& uring) {
-    return uring.supports(IORING_OP_READ) && uring.supports(IORING_OP_WRITE) &&
-           uring.supports(IORING_OP_READV) && uring.supports(IORING_OP_WRITEV) &&
-           uring.supports(IORING_OP_FSYNC) && uring.supports(IORING_OP_FALLOCATE);
+    return std::ranges::all_of(kOperations, [&](uint8_t opcode) { return uring.supports(opcode); });
 }
 
 void UringEngine::submit(IoOperation& operation) {

@@ -3,6 +3,9 @@
 /// the worker has gone through its queues.
 #pragma once
 
+#include <array>
+#include <cstdint>
+
 #include "vhost-user-backend/io/uring.h"
 #include "vhost-user-backend/io/worker.h"
 
@@ -16,6 +19,14 @@ class UringEngine final : public IoEngine {
     /// `helper` makes the calls that io_uring does not have; null when none will come. All are
     /// borrowed. `worker`'s loop has an io_uring for which can_serve() is true.
     UringEngine(int fd, Worker& worker, IoEngine* helper);
+
+    /// All that it submits.
+    static constexpr std::array<uint8_t, 6> kOperations = {IORING_OP_READ,
+                                                           IORING_OP_WRITE,
+                                                           IORING_OP_READV,
+                                                           IORING_OP_WRITEV,
+                                                           IORING_OP_FSYNC,
+                                                           IORING_OP_FALLOCATE};
 
     /// Does this ring have the opcodes for files? (Container runtimes and old kernels lack some.)
     [[nodiscard]] static bool can_serve(const Uring& uring);

@@ -14,11 +14,6 @@ namespace outrigger {
 /// guest's, and what we create is ours alone.
 [[nodiscard]] Result<void> drop_privileges();
 
-/// Stage "sandbox", the last before a front end may connect: everything is open, every thread and
-/// io_uring exists. It is the place for Landlock and seccomp, which take away the system calls
-/// that open, connect and execute; neither is in use yet.
-[[nodiscard]] Result<void> enter_sandbox();
-
 /// Descriptors 0 to 2 exist afterwards, so that no socket takes the number of stderr.
 [[nodiscard]] Result<void> ensure_standard_descriptors();
 
