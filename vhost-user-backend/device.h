@@ -16,14 +16,19 @@
 /// from outside holds up the removal of guest memory, and the end of the session, for as long.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 
 #include "vhost-user-backend/base/feature_set.h"
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/frontend.h"
 #include "vhost-user-backend/guest/addresses.h"
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
@@ -36,6 +41,16 @@ struct DeviceIdentity {
     uint16_t queue_count = 1;        ///< rings the device has, fixed for its life
     uint16_t queue_size_max = 1024;  ///< largest ring accepted
     uint16_t config_bytes = 0;       ///< size of the configuration space, at most 256
+};
+
+/// What else a device can do. The front end is offered the messages that belong to it.
+struct DeviceAbilities {
+    bool takes_mtu = false;       ///< set_mtu()
+    bool announces = false;       ///< announce()
+    bool shares_objects = false;  ///< shared_object(), and Frontend's calls for shared objects
+    /// Bytes of each shared memory region, multiples of the page size, at most 256; 0: not there.
+    /// Fixed for the device's life.
+    std::span<const uint64_t> shared_memory{};
 };
 
 /// What process_queue() leaves behind.
@@ -52,6 +67,8 @@ enum class ConfigError : uint8_t {
     kValue,     ///< the field cannot take that value
 };
 
+using MacAddress = std::array<std::byte, 6>;
+
 /// Byte offset into the device's configuration space, already checked against its size.
 enum class ConfigOffset : uint32_t {};
 
@@ -61,11 +78,18 @@ class Device {
 
     [[nodiscard]] virtual DeviceIdentity identity() const = 0;
 
+    /// Most devices have none. Read once for each session.
+    [[nodiscard]] virtual DeviceAbilities abilities() const { return {}; }
+
     /// The device's own bits (0 to 23 and 50 and up). Ring and transport bits are the framework's.
     [[nodiscard]] virtual FeatureSet offered_features() const = 0;
 
     /// What the driver took, always a subset of the offer. Control thread.
     virtual void on_negotiated(FeatureSet agreed) = 0;
+
+    /// A session begins: `frontend` is the one to ask, any time from now. Null when the session has
+    /// ended, before its last reset(). Control thread.
+    virtual void on_frontend(std::shared_ptr<Frontend> frontend);
 
     /// Fills `out`; [at, at + out.size()) lies inside config_bytes. Control thread.
     virtual void read_config(ConfigOffset at, std::span<std::byte> out) const;
@@ -86,6 +110,17 @@ class Device {
     /// Ends the loan: pop nothing more, bring every chain back (finish or cancel its I/O), then
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
+
+    /// NET_SET_MTU: the guest's link has this MTU. False when it cannot be. Control thread.
+    [[nodiscard]] virtual bool set_mtu(uint16_t mtu);
+
+    /// SEND_RARP: the guest has moved here; the network must learn that `address` is reached this
+    /// way. False when it cannot be told. Control thread.
+    [[nodiscard]] virtual bool announce(const MacAddress& address);
+
+    /// GET_SHARED_OBJECT: a descriptor of an object that this device shares, for another device;
+    /// nothing when there is none. Control thread.
+    [[nodiscard]] virtual std::optional<UniqueFd> shared_object(const Uuid& object);
 
     /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new
     /// session. All queues are stopped. Control thread.

@@ -4,24 +4,32 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
-#include <linux/fs.h>
-
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/checked_math.h"
 
 #include "devices/blk/blk_device.h"
+#include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
-#include "devices/blk/uring_engine.h"
 
 namespace outrigger::blk {
 namespace {
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
 constexpr std::string_view kCaches[] = {"writeback", "writethrough", "none"};
-constexpr std::string_view kEngines[] = {"auto", "uring", "threads"};
+constexpr std::string_view kEngines[] = {"auto", "threads", "uring"};
+/// The portable build takes a name less.
+constexpr std::span<const std::string_view> kEngineChoices =
+    std::span(kEngines).first(kPortableBuild ? 2 : 3);
+constexpr std::string_view kEngineHelp =
+    kPortableBuild ? "How the host is asked to read and write: threads, or auto, which is the same "
+                     "here: this build has no io_uring"
+                   : "How the host is asked to read and write: uring, threads, or auto: io_uring "
+                     "where there is one";
 constexpr std::string_view kDiscards[] = {"unmap", "ignore"};
 
 constexpr OptionSpec kOptions[] = {
@@ -77,10 +85,9 @@ constexpr OptionSpec kOptions[] = {
     {.name = "io-engine",
      .kind = OptionKind::kChoice,
      .value_name = "ENGINE",
-     .help = "How the host is asked to read and write: uring, threads, or auto: io_uring where "
-             "there is one",
+     .help = kEngineHelp,
      .default_value = "auto",
-     .choices = kEngines},
+     .choices = kEngineChoices},
     {.name = "lock",
      .kind = OptionKind::kChoice,
      .value_name = "on|off",
@@ -167,16 +174,7 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
 
 constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
 
-/// What the threads engine calls; also its threads' worker, from whom they inherit.
-constexpr SystemCallRule kSystemCalls[] = {
-    {.name = "preadv2"},
-    {.name = "pwritev2"},
-    {.name = "fdatasync"},
-    {.name = "fallocate"},
-    {.name = "ioctl", .tests = {argument_is(1, BLKDISCARD)}},
-};
-
-constexpr DeviceProgram kProgram = {
+const DeviceProgram kProgram = {
     .name = "outrigger-blk",
     .type = "block",
     .summary =
@@ -186,7 +184,7 @@ constexpr DeviceProgram kProgram = {
     .capabilities = kCapabilities,
     .create_device = create_blk_device,
     .check_options = check_blk_options,
-    .sandbox = {.system_calls = kSystemCalls, .uring_operations = UringEngine::kOperations},
+    .sandbox = blk_sandbox_needs(),
 };
 
 }  // namespace

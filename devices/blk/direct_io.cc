@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/direct_io.h"
 
-#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <optional>
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -15,25 +12,10 @@
 #include "vhost-user-backend/base/checked_math.h"
 
 #include "devices/blk/bounce_pool.h"
+#include "devices/blk/host_calls.h"
 
 namespace outrigger::blk {
 namespace {
-
-/// Linux 6.1 and later say it, for the file systems that know.
-std::optional<DirectIoAlignment> ask_kernel(int fd) {
-#ifdef STATX_DIOALIGN
-    struct statx status = {};
-    if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) != 0 ||
-        (status.stx_mask & STATX_DIOALIGN) == 0 || status.stx_dio_offset_align == 0) {
-        return std::nullopt;
-    }
-    return DirectIoAlignment{.address = std::max(status.stx_dio_mem_align, 1U),
-                             .offset = std::max(status.stx_dio_offset_align, 512U)};
-#else
-    (void)fd;
-    return std::nullopt;
-#endif
-}
 
 /// The smallest block that can be read directly, with the address as aligned as the offset.
 std::optional<DirectIoAlignment> try_reads(int fd, uint32_t least, std::span<std::byte> memory) {
@@ -56,7 +38,7 @@ std::optional<DirectIoAlignment> try_reads(int fd, uint32_t least, std::span<std
 Result<DirectIoAlignment> probe_direct_io(int fd,
                                           const ImageProperties& properties,
                                           std::string_view path) {
-    std::optional<DirectIoAlignment> alignment = ask_kernel(fd);
+    std::optional<DirectIoAlignment> alignment = ask_direct_io_alignment(fd);
     if (!alignment) {
         BouncePool pool;
         const std::span<std::byte> memory = pool.take();

@@ -21,8 +21,7 @@ Result<IoThreadPool*> FileImage::threads() {
 }
 
 Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32_t requests_max) {
-    const Uring* const uring = worker.loop().uring();
-    const bool can_use_uring = uring != nullptr && UringEngine::can_serve(*uring);
+    const bool can_use_uring = uring_engine_can_serve(worker);
     if (engine_ == IoEngineKind::kUring && !can_use_uring) {
         return failure(Error{.message = "io_uring is not available here: use --io-engine=auto, or "
                                         "--io-engine=threads"});
@@ -35,7 +34,7 @@ Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32
         helper = std::make_unique<ThreadEngine>(*OUTRIGGER_TRY(threads()), worker);
     }
     if (use_uring) {
-        engine = std::make_unique<UringEngine>(file_->fd.get(), worker, helper.get());
+        engine = create_uring_engine(file_->fd.get(), worker, helper.get());
     } else {
         engine = std::make_unique<ThreadEngine>(*OUTRIGGER_TRY(threads()), worker);
     }

@@ -17,6 +17,7 @@
 
 #include "devices/blk/direct_io.h"
 #include "devices/blk/host_block_device.h"
+#include "devices/blk/host_calls.h"
 
 namespace outrigger::blk {
 namespace {
@@ -67,9 +68,16 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
         return failure(open_error(options, errno));
     }
     OUTRIGGER_TRY(check_type(options, status));
+    const std::optional<int> direct = options.direct ? direct_open_flag() : 0;
+    if (!direct) {
+        return failure(Error{.message = fmt::format("image {} cannot be opened with --cache=none: "
+                                                    "this build cannot bypass the page cache, use "
+                                                    "--cache=writeback",
+                                                    options.path)});
+    }
     // O_NONBLOCK in case it became a FIFO meanwhile; taken off again, because io_uring would
     // answer EAGAIN where it should wait.
-    const int flags = (options.read_only ? O_RDONLY : O_RDWR) | (options.direct ? O_DIRECT : 0);
+    const int flags = (options.read_only ? O_RDONLY : O_RDWR) | *direct;
     // For a block device O_EXCL means: not while it is mounted, or part of another device.
     const bool exclusive = S_ISBLK(status.st_mode) && options.lock && !options.read_only;
     UniqueFd fd(::open(options.path.c_str(),
@@ -84,17 +92,12 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
     return fd;
 }
 
-/// An open-file-description lock: it goes with the descriptor, not with the process, and QEMU's
-/// tools see it.
 Result<void> lock_image(const ImageFileOptions& options, int fd) {
-    struct flock lock = {};
-    lock.l_type = options.read_only ? F_RDLCK : F_WRLCK;
-    lock.l_whence = SEEK_SET;
-    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+    const int os_error = lock_file(fd, options.read_only);
+    if (os_error == 0) {
         return {};
     }
-    const int os_error = errno;
-    if (os_error == EAGAIN || os_error == EACCES) {
+    if (os_error == EAGAIN) {
         return failure(Error{.message = fmt::format("image {} is in use by another process, which "
                                                     "would corrupt it: stop that one first, or "
                                                     "open both with --read-only",
@@ -119,13 +122,7 @@ ImageProperties properties_of_file(int fd, const struct stat& status, bool read_
         properties.discard_alignment_bytes = block;
     }
     if (!read_only) {
-        // A hole behind the end changes nothing, and says whether the file system can punch. Other
-        // errors than "cannot" are about that place.
-        const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-        const auto behind_end = align_up<uint64_t>(properties.size_bytes, 65536);
-        properties.can_discard =
-            !behind_end || ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0 ||
-            (errno != EOPNOTSUPP && errno != ENOSYS);
+        properties.can_discard = can_punch_holes(fd, properties.size_bytes);
         properties.can_unmap_zeroes = properties.can_discard;
     }
     return properties;

@@ -12,8 +12,8 @@
 namespace outrigger::blk {
 
 enum class IoOpcode : uint8_t {
-    kRead,           ///< preadv2
-    kWrite,          ///< pwritev2, with RWF_DSYNC when stable
+    kRead,           ///< preadv
+    kWrite,          ///< pwritev; when stable, done only once it is on stable storage
     kSync,           ///< fdatasync
     kPunchHole,      ///< fallocate: deallocate, reads give zeroes, size unchanged
     kZeroRange,      ///< fallocate: zeroes, allocated, size unchanged

@@ -5,44 +5,13 @@
 #include <memory>
 #include <utility>
 
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include "vhost-user-backend/io/helper_thread.h"
 
+#include "devices/blk/host_calls.h"
+
 namespace outrigger::blk {
-namespace {
-
-int64_t call_kernel(int fd, const IoOperation& operation) {
-    const auto offset = static_cast<off_t>(operation.offset_bytes);
-    const auto length = static_cast<off_t>(operation.length_bytes);
-    const int count = static_cast<int>(operation.segment_count);
-    switch (operation.opcode) {
-        case IoOpcode::kRead:
-            return ::preadv2(fd, operation.segments, count, offset, 0);
-        case IoOpcode::kWrite:
-            return ::pwritev2(
-                fd, operation.segments, count, offset, operation.stable ? RWF_DSYNC : 0);
-        case IoOpcode::kSync:
-            return ::fdatasync(fd);
-        case IoOpcode::kPunchHole:
-            return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
-        case IoOpcode::kZeroRange:
-            return ::fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
-        case IoOpcode::kDeviceDiscard: {
-            uint64_t range[2] = {operation.offset_bytes, operation.length_bytes};
-            return ::ioctl(fd, BLKDISCARD, &range);
-        }
-    }
-    return 0;
-}
-
-}  // namespace
-
 int32_t run_operation(int fd, const IoOperation& operation) {
-    const int64_t result = call_kernel(fd, operation);
+    const int64_t result = call_host(fd, operation);
     // The kernel transfers at most 2 GiB - 4 KiB in one call, so the result fits.
     return result < 0 ? -errno : static_cast<int32_t>(result);
 }

@@ -2,17 +2,27 @@
 #include "devices/blk/uring_engine.h"
 
 #include <algorithm>
+#include <array>
 
 #include <fcntl.h>
 #include <liburing.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/io/uring.h"
 
 namespace outrigger::blk {
 namespace {
 
 /// What the kernel transfers at most in one call.
 constexpr size_t kTransferBytesMax = 0x7fff'f000;
+
+/// All that prepare() and prepare_transfer() use.
+constexpr std::array<uint8_t, 6> kOperations = {IORING_OP_READ,
+                                                IORING_OP_WRITE,
+                                                IORING_OP_READV,
+                                                IORING_OP_WRITEV,
+                                                IORING_OP_FSYNC,
+                                                IORING_OP_FALLOCATE};
 
 /// Prepares `sqe`. One segment goes without the vector, whose import costs the kernel a copy.
 void prepare_transfer(io_uring_sqe* sqe, int fd, const IoOperation& operation) {
@@ -67,14 +77,24 @@ Uring& ring_of(Worker& worker) {
     return *uring;
 }
 
-}  // namespace
+class UringEngine final : public IoEngine {
+  public:
+    UringEngine(int fd, Worker& worker, IoEngine* helper)
+        : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
 
-UringEngine::UringEngine(int fd, Worker& worker, IoEngine* helper)
-    : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
+    void submit(IoOperation& operation) override;
 
-bool UringEngine::can_serve(const Uring& uring) {
-    return std::ranges::all_of(kOperations, [&](uint8_t opcode) { return uring.supports(opcode); });
-}
+  private:
+    /// False when the kernel takes no entry now.
+    [[nodiscard]] bool try_submit(IoOperation& operation);
+    void retry_parked();
+
+    const int fd_;
+    Worker& worker_;
+    Uring& uring_;
+    IoEngine* const helper_;
+    IoOperationList parked_;  // the kernel refused entries for these; a retry is posted
+};
 
 void UringEngine::submit(IoOperation& operation) {
     if (operation.opcode == IoOpcode::kDeviceDiscard) {
@@ -109,6 +129,23 @@ void UringEngine::retry_parked() {
     while (IoOperation* const operation = waiting.pop()) {
         submit(*operation);
     }
+}
+
+}  // namespace
+
+bool uring_engine_can_serve(Worker& worker) {
+    const Uring* const uring = worker.loop().uring();
+    return uring != nullptr && std::ranges::all_of(kOperations, [&](uint8_t opcode) {
+               return uring->supports(opcode);
+           });
+}
+
+std::span<const uint8_t> uring_engine_operations() {
+    return kOperations;
+}
+
+std::unique_ptr<IoEngine> create_uring_engine(int fd, Worker& worker, IoEngine* helper) {
+    return std::make_unique<UringEngine>(fd, worker, helper);
 }
 
 }  // namespace outrigger::blk

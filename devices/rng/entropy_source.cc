@@ -10,12 +10,12 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/io/helper_thread.h"
 
 namespace outrigger::rng {
@@ -32,15 +32,7 @@ bool would_wait(int error) {
 class GetrandomSource final : public EntropySource {
   public:
     Result<size_t> read_now(std::span<std::byte> out) override {
-        const ssize_t count = ::getrandom(out.data(), out.size(), GRND_NONBLOCK);
-        if (count >= 0) {
-            return static_cast<size_t>(count);
-        }
-        // EAGAIN: early after the host's boot, its generator is not seeded yet.
-        if (would_wait(errno)) {
-            return size_t{0};
-        }
-        return failure(error_from_errno("getrandom"));
+        return platform::read_kernel_entropy(out);
     }
 
     std::string_view name() const override { return "getrandom"; }
@@ -86,7 +78,7 @@ Result<std::unique_ptr<EntropySource>> connect_source(std::string_view text,
                                         std::string(text) + "' is empty or too long"});
     }
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    UniqueFd fd = platform::open_unix_socket(SOCK_STREAM);
     // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
     // with it.
     if (!fd.valid() ||
@@ -170,16 +162,15 @@ class DeviceSource final : public EntropySource {
 
 Result<std::unique_ptr<EntropySource>> open_device_source(const std::string& path,
                                                           UniqueFd device) {
-    std::array<int, 2> ends{};
     const int flags = ::fcntl(device.get(), F_GETFL);
-    if (flags < 0 || ::fcntl(device.get(), F_SETFL, flags & ~O_NONBLOCK) != 0 ||
-        ::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    if (flags < 0 || ::fcntl(device.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot prepare the entropy source"));
     }
-    UniqueFd reader(ends[0]);
-    UniqueFd writer(ends[1]);
+    auto [reader, writer] = OUTRIGGER_TRY(platform::open_pipe());
+#ifdef F_SETPIPE_SZ
     // Random bytes should not lie about. Best effort: the kernel's default is larger.
     (void)::fcntl(writer.get(), F_SETPIPE_SZ, static_cast<int>(kReadAheadBytes));
+#endif
     if (::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot prepare the entropy source"));
     }

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced after .ci/steps.sh and prepare.sh: boots the guest once, with our daemons behind its
+# Sourced after .ci/steps.sh, prepare.sh and qemu.sh: boots the guest once, with our daemons behind its
 # devices, and collects what it proves. A device is a folder in tests/guest/devices with
 #   modules    the kernel modules it needs, one a line
 #   guest.sh   prove_<device> and show_<device>, run in the guest by busybox
 #   host.sh    <device>_title, _program (below the build directory), _setup (files in $work, and for
 #              the guest in $guest_extra), _command SOCKET (sets daemon_command), _qemu_args SOCKET
-#              (appends to qemu_args), _check (calls host_result), _report (says what was proven)
+#              (appends to qemu_args), _check (calls host_result), _report (says what was proven);
+#              where QEMU does not leave the choice, _rings prints what the guest must see
 # and nothing else has to know it.
 # shellcheck shell=bash
 
@@ -166,6 +167,9 @@ make_qemu_args() {
         -machine q35,memory-backend=ram -accel "$accelerator" -cpu "$cpu" -smp "$processors"
         -m 512M -object "$ram"
         -kernel "$(guest_kernel)" -initrd "$work/initramfs")
+    for device in "${guest_devices[@]}"; do
+        declare -F "${device}_rings" >/dev/null && append+=" outrigger.rings.$device=$("${device}_rings")"
+    done
     # A single processor would not do: QEMU 7.2 translates cmpxchg16b wrongly for one.
     if [[ $mode == shell ]]; then
         qemu_args+=(-append "$append quiet outrigger.shell" -serial mon:stdio -serial null)
@@ -233,9 +237,9 @@ boot_guest() {
     done
     make_qemu_args "$mode"
     if [[ $mode == shell ]]; then
-        qemu-system-x86_64 "${qemu_args[@]}"
+        "${qemu_command[@]}" "${qemu_args[@]}"
     else
-        qemu-system-x86_64 "${qemu_args[@]}" >"$work/qemu.log" 2>&1 </dev/null &
+        "${qemu_command[@]}" "${qemu_args[@]}" >"$work/qemu.log" 2>&1 </dev/null &
         process_of[qemu]=$!
         follow_results
         if [[ ! $guest_finished && ${#failures[@]} == 0 ]]; then
@@ -260,5 +264,5 @@ keep_logs() {
     mkdir -p "$1"
     cp "$work"/*.log "$1"/ 2>/dev/null
     printf '%s\n' "${failures[@]}" >"$1/failures"
-    printf '%q ' qemu-system-x86_64 "${qemu_args[@]}" >"$1/qemu-command"
+    printf '%q ' "${qemu_command[@]}" "${qemu_args[@]}" >"$1/qemu-command"
 }

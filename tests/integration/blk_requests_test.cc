@@ -179,6 +179,9 @@ TEST_F(BlkRequests, Row49CacheModeIsSwitchedByTheDriverAndNothingElse) {
 TEST_F(BlkRequests, Row49TooManyDiscardSegmentsAreAnIoErrorAndTouchNothing) {
     backing_.fill(0, 65536, 0x61);
     run();
+    if (!discards()) {
+        GTEST_SKIP() << "no holes can be made here, so discarding is not offered";
+    }
     std::vector<Segment> segments{header(VIRTIO_BLK_T_DISCARD, 0)};
     for (uint64_t i = 0; i <= kBlkRangesMax; ++i) {
         segments.push_back(range(i * 8, 8));
@@ -198,7 +201,7 @@ TEST_F(BlkRequests, Row49ReservedFlagsAreUnsupportedAndTouchNothing) {
     EXPECT_EQ(status_of_request({header(VIRTIO_BLK_T_DISCARD, 0), range(0, 8, 1), writable(1)}),
               VIRTIO_BLK_S_UNSUPP);
     EXPECT_TRUE(backing_.holds(0, 65536, 0x61));
-    EXPECT_EQ(counters().refused.value(BlkRefusal::kReservedFlags), 2U);
+    EXPECT_EQ(counters().refused.value(BlkRefusal::kReservedFlags), discards() ? 2U : 1U);
 }
 
 TEST_F(BlkRequests, DiscardAndZeroingDoWhatTheySay) {
@@ -215,9 +218,9 @@ TEST_F(BlkRequests, DiscardAndZeroingDoWhatTheySay) {
     EXPECT_TRUE(backing_.holds(16 * 512, 8 * 512, 0));
     const auto before = backing_.allocated();
     EXPECT_EQ(status_of_request({header(VIRTIO_BLK_T_DISCARD, 0), range(1024, 512), writable(1)}),
-              VIRTIO_BLK_S_OK);
+              discards() ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_UNSUPP);
     EXPECT_EQ(backing_.size(), kDiskBytes);
-    if (running_.agreement.features.has(VIRTIO_BLK_F_DISCARD)) {
+    if (discards()) {
         EXPECT_LT(backing_.allocated(), before);
     }
 }

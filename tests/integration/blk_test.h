@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include <linux/virtio_blk.h>
+
 #include <gtest/gtest.h>
 
 #include "devices/blk/blk_device.h"
@@ -39,6 +41,8 @@ class BlkTest : public ::testing::Test {
         uint16_t queue_count = 1;
         uint16_t queue_size = 256;
         uint64_t memory_bytes = 8 << 20;
+        bool packed = false;
+        bool in_order = false;
     };
 
     /// Serves the disk and brings the driver up.
@@ -55,7 +59,9 @@ class BlkTest : public ::testing::Test {
         memory_ = driver::GuestMemory::create(options.memory_bytes).value();
         auto running = driver::bring_up(*frontend_,
                                         memory_,
-                                        {.indirect_segments_max = 96,
+                                        {.packed = options.packed,
+                                         .in_order = options.in_order,
+                                         .indirect_segments_max = 96,
                                          .queue_count = options.queue_count,
                                          .queue_size = options.queue_size});
         ASSERT_TRUE(running) << running.error().step << ": " << describe(running.error().answer);
@@ -68,6 +74,11 @@ class BlkTest : public ::testing::Test {
 
     [[nodiscard]] const BlkCounters& counters(uint16_t index = 0) const {
         return device_->counters(QueueIndex{index});
+    }
+
+    /// Offered where holes can be made: not in the portable build, and not on every file system.
+    [[nodiscard]] bool discards() const {
+        return running_.agreement.features.has(VIRTIO_BLK_F_DISCARD);
     }
 
     // --- Chains --------------------------------------------------------------------------------

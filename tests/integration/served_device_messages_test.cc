@@ -46,13 +46,15 @@ TEST_F(ServedMessages, GetFeaturesGivesTheDevicesBitsAndTheFrameworks) {
                                                   driver::kEventIdxBit,
                                                   driver::kVersion1Bit,
                                                   driver::kRingPackedBit,
+                                                  driver::kInOrderBit,
+                                                  driver::kNotificationDataBit,
                                                   wire::kProtocolFeaturesBit})));
 }
 
-// Offered is what is finished: no dirty log, no IOMMU, no notification data, no order promises.
+// Offered is what is finished: no dirty log, no IOMMU, no ORDER_PLATFORM.
 TEST_F(ServedMessages, GetFeaturesOffersNothingUnfinished) {
     const auto features = frontend().get_features().value();
-    for (const unsigned unfinished : {24U, wire::kLogAllBit, 33U, 35U, 36U, 38U, 43U}) {
+    for (const unsigned unfinished : {24U, wire::kLogAllBit, 33U, 36U, 43U}) {
         EXPECT_FALSE(features.has(unfinished)) << unfinished;
     }
 }

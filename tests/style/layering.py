@@ -31,8 +31,9 @@ def room_of(path):
     parts = path.split("/")
     if parts[0] == _FRAMEWORK and len(parts) > 1:
         room = parts[1]
-        # device.h and device.cc are one room; README.md and meson.build are none.
-        return ("framework", "device.h" if room in ("device.h", "device.cc") else room)
+        # What a device implements and what it may ask for are one room; README.md and meson.build
+        # are none.
+        return ("framework", "device.h" if room in ("device.h", "device.cc", "frontend.h") else room)
     if parts[0] in ("devices", "tools") and len(parts) > 2:
         return (parts[0], parts[1])
     if parts[0] in ("vmm-lite", "tools"):
@@ -101,6 +102,7 @@ def check_itself(_files):
         (framework + "virtq/virtqueue.h", framework + "io/worker.h"),
         (framework + "io/worker.h", framework + "virtq/virtqueue.h"),
         (framework + "device.h", framework + "session/session.h"),
+        (framework + "frontend.h", framework + "session/session.h"),
         (framework + "session/session.h", framework + "daemon/daemon.h"),
         (framework + "daemon/daemon.h", "devices/rng/rng_device.h"),
         ("devices/rng/main.cc", "devices/blk/image.h"),
@@ -118,6 +120,7 @@ def check_itself(_files):
         (framework + "device.cc", framework + "device.h"),
         (framework + "session/session.h", framework + "device.h"),
         ("devices/rng/main.cc", framework + "daemon/device_program.h"),
+        ("devices/rng/main.cc", framework + "frontend.h"),
         ("tools/driver/ring.cc", framework + "guest/addresses.h"),
         ("tools/driver/ring.cc", framework + "wire/messages.h"),
         ("tools/outrigger-bench/main.cc", "tools/driver/ring.h"),

@@ -103,6 +103,17 @@ void EchoDevice::release_held(QueueIndex index) {
     }
 }
 
+void EchoDevice::release_held_backwards(QueueIndex index) {
+    const std::lock_guard lock(workers_mutex_);
+    if (Worker* const worker = workers_[to_number(index)]) {
+        worker->post([this, index] {
+            Queue& own = queues_[to_number(index)];
+            std::ranges::reverse(own.held);
+            answer_held(own);
+        });
+    }
+}
+
 void EchoDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
     Queue& own = queues_[to_number(index)];
     own.drained = [this, index, drained = std::move(drained)]() mutable {

@@ -40,6 +40,9 @@ class EchoDevice final : public Device {
     /// Answers what is held.
     void release_held(QueueIndex index);
 
+    /// The same, the last one first.
+    void release_held_backwards(QueueIndex index);
+
     /// From now on start_queue() fails.
     void refuse_start(bool refuse) { refuse_start_ = refuse; }
 

@@ -31,6 +31,7 @@ FeatureSet wanted_features(const BringUpOptions& options) {
     FeatureSet wanted = options.features;
     wanted = options.packed ? wanted.with(kRingPackedBit) : wanted;
     wanted = options.event_idx ? wanted.with(kEventIdxBit) : wanted;
+    wanted = options.in_order ? wanted.with(kInOrderBit) : wanted;
     return options.indirect ? wanted.with(kIndirectDescBit) : wanted;
 }
 
@@ -97,7 +98,8 @@ BringUpResult<DriverQueue> create_queue(GuestMemory& memory,
          .packed = agreement.features.has(kRingPackedBit),
          .ring = {.size = options.queue_size,
                   .event_idx = agreement.features.has(kEventIdxBit),
-                  .indirect_segments_max = indirect ? options.indirect_segments_max : uint16_t{0}},
+                  .indirect_segments_max = indirect ? options.indirect_segments_max : uint16_t{0},
+                  .in_order = agreement.features.has(kInOrderBit)},
          .notifier = options.notifier});
     if (!queue) {
         return failure(BringUpFailure{.step = "create queue"});

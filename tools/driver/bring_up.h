@@ -39,6 +39,7 @@ struct BringUpOptions {
     bool packed = false;
     bool event_idx = true;
     bool indirect = true;
+    bool in_order = false;
     uint16_t indirect_segments_max = 16;
     uint16_t queue_count = 1;
     uint16_t queue_size = 256;
@@ -64,7 +65,7 @@ template <class T>
 using BringUpResult = Result<T, BringUpFailure>;
 
 /// GET_FEATURES, GET/SET_PROTOCOL_FEATURES, [GET_QUEUE_NUM], [GET_MAX_MEM_SLOTS], SET_OWNER,
-/// SET_FEATURES. Packed, EVENT_IDX and INDIRECT are asked for as the options say.
+/// SET_FEATURES. Packed, EVENT_IDX, INDIRECT and IN_ORDER are asked for as the options say.
 [[nodiscard]] BringUpResult<Agreement> negotiate(Frontend& frontend, const BringUpOptions& options);
 
 /// ADD_MEM_REG for each region where slots were agreed on, SET_MEM_TABLE elsewhere.

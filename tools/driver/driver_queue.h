@@ -125,6 +125,9 @@ class DriverQueue final {
     /// The descriptors to send with SET_VRING_KICK, _CALL and _ERR (borrowed).
     [[nodiscard]] int kick_fd() const { return kick_.read_fd(); }
 
+    /// Where kick() writes, for kicks of another kind (borrowed).
+    [[nodiscard]] int kick_write_fd() const { return kick_.write_fd(); }
+
     [[nodiscard]] int call_fd() const { return call_.write_fd(); }
 
     [[nodiscard]] int error_fd() const { return error_.write_fd(); }

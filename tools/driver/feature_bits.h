@@ -9,6 +9,7 @@ inline constexpr unsigned kEventIdxBit = 29;
 inline constexpr unsigned kVersion1Bit = 32;
 inline constexpr unsigned kRingPackedBit = 34;
 inline constexpr unsigned kInOrderBit = 35;
+inline constexpr unsigned kNotificationDataBit = 38;
 inline constexpr unsigned kRingResetBit = 40;
 
 }  // namespace outrigger::driver

@@ -32,15 +32,30 @@ Result<UniqueFd> create_unlinked_file(uint64_t length) {
     return file;
 }
 
+Result<UniqueFd> create_file(RegionBacking backing, uint64_t length) {
+    switch (backing) {
+        case RegionBacking::kDefault:
+            return create_shared_memory("outrigger-ram", length);
+        case RegionBacking::kPosixObject:
+            return create_shared_memory("outrigger-ram", length, SharedMemoryKind::kPosixObject);
+        case RegionBacking::kUnlinkedFile:
+            return create_unlinked_file(length);
+    }
+    return failure(Error{.message = "there is no such kind of guest memory"});
+}
+
 bool overlaps(const wire::MemoryRegion& region, uint64_t start, uint64_t size) {
     return start < region.guest_address + region.size && region.guest_address < start + size;
 }
 
 }  // namespace
 
-Result<GuestMemory> GuestMemory::create(uint64_t size, GuestAddr guest_address) {
+Result<GuestMemory> GuestMemory::create(uint64_t size,
+                                        GuestAddr guest_address,
+                                        RegionBacking backing) {
     GuestMemory memory;
-    (void)OUTRIGGER_TRY(memory.add_region({.guest_address = guest_address, .size = size}));
+    (void)OUTRIGGER_TRY(
+        memory.add_region({.guest_address = guest_address, .size = size, .backing = backing}));
     return memory;
 }
 
@@ -57,9 +72,7 @@ Result<RegionId> GuestMemory::add_region(const RegionOptions& options) {
         }
     }
     Region region;
-    region.file = options.backing == RegionBacking::kMemfd
-                      ? OUTRIGGER_TRY(create_shared_memory("outrigger-ram", *file_size))
-                      : OUTRIGGER_TRY(create_unlinked_file(*file_size));
+    region.file = OUTRIGGER_TRY(create_file(options.backing, *file_size));
     region.mapping =
         OUTRIGGER_TRY(Mapping::map_file(region.file.get(), options.file_offset, options.size));
     uint64_t user_address = next_user_address_;

@@ -26,14 +26,15 @@ namespace outrigger::driver {
 enum class RegionId : uint32_t {};
 
 enum class RegionBacking : uint8_t {
-    kMemfd,         ///< sealed against shrinking where the system can
+    kDefault,       ///< a memfd, sealed against shrinking; kPosixObject in the portable build
+    kPosixObject,   ///< POSIX shared memory, like QEMU's memory-backend-shm: can be truncated
     kUnlinkedFile,  ///< a temporary file: can be truncated, like QEMU's memory-backend-file
 };
 
 struct RegionOptions {
     GuestAddr guest_address{};
     uint64_t size = 0;  ///< bytes, > 0
-    RegionBacking backing = RegionBacking::kMemfd;
+    RegionBacking backing = RegionBacking::kDefault;
     uint64_t file_offset = 0;                    ///< where in its file the region begins
     std::optional<FrontendAddr> user_address{};  ///< default: made up, unlike any other region's
 };
@@ -42,9 +43,11 @@ class GuestMemory final {
   public:
     GuestMemory() = default;
 
-    /// One memfd region of `size` bytes at guest address `guest_address`.
-    [[nodiscard]] static Result<GuestMemory> create(uint64_t size,
-                                                    GuestAddr guest_address = GuestAddr{0x10000});
+    /// One region of `size` bytes at guest address `guest_address`.
+    [[nodiscard]] static Result<GuestMemory> create(
+        uint64_t size,
+        GuestAddr guest_address = GuestAddr{0x10000},
+        RegionBacking backing = RegionBacking::kDefault);
 
     /// Fails when the host cannot, or when the region overlaps another one's guest addresses.
     [[nodiscard]] Result<RegionId> add_region(const RegionOptions& options);

@@ -39,6 +39,7 @@ Result<PackedRing> PackedRing::create(GuestMemory& memory,
     PackedRing ring;
     ring.size_ = options.size;
     ring.event_idx_ = options.event_idx;
+    ring.in_order_ = options.in_order;
     ring.indirect_segments_max_ = options.indirect_segments_max;
     const auto take = [&](size_t bytes) { return memory.allocate(bytes, kAreaAlignment, region); };
     const size_t descriptor_bytes = options.size * kDescriptorBytes;
@@ -54,6 +55,7 @@ Result<PackedRing> PackedRing::create(GuestMemory& memory,
         ring.tables_ = memory.data(ring.tables_address_, bytes);
     }
     ring.chains_.resize(options.size);
+    ring.order_.resize(options.size);
     ring.reset();
     return ring;
 }
@@ -63,8 +65,9 @@ void PackedRing::reset() {
     std::memset(driver_event_, 0, kEventBytes);
     std::memset(device_event_, 0, kEventBytes);
     for (uint16_t id = 0; id < size_; ++id) {
-        chains_[id] = {.token = 0, .slots = 0, .next_free = static_cast<uint16_t>(id + 1)};
+        chains_[id] = {.next_free = static_cast<uint16_t>(id + 1)};
     }
+    order_.clear();
     free_id_ = 0;
     free_count_ = size_;
     in_flight_ = 0;
@@ -164,9 +167,13 @@ bool PackedRing::try_add(std::span<const Segment> segments, uint64_t token, Chai
         }
     }
     chains_[id].token = token;
+    chains_[id].writable_bytes = writable_bytes(segments);
     chains_[id].slots = static_cast<uint16_t>(needed);
     free_count_ = static_cast<uint16_t>(free_count_ - needed);
     ++in_flight_;
+    if (in_order_) {
+        order_.append(id);
+    }
     return true;
 }
 
@@ -231,28 +238,44 @@ std::optional<PackedDescriptor> PackedRing::poll_used_descriptor(uint16_t count)
 }
 
 std::optional<Completion> PackedRing::poll_used() {
-    if (fault_ != DeviceFault::kNone || !next_is_used()) {
-        return std::nullopt;
+    if (order_.batch() == 0) {
+        if (fault_ != DeviceFault::kNone || !next_is_used()) {
+            return std::nullopt;
+        }
+        const PackedDescriptor descriptor = read_descriptor(used_slot_);
+        if (descriptor.id >= size_) {
+            fault_ = DeviceFault::kUsedIdOutOfRange;
+            return std::nullopt;
+        }
+        if (chains_[descriptor.id].slots == 0) {
+            fault_ = DeviceFault::kUsedIdNotInFlight;
+            return std::nullopt;
+        }
+        // 2.8.13: the length means nothing unless the device set WRITE.
+        const bool written = (descriptor.flags & kDescriptorWrite) != 0;
+        const uint32_t length = written ? descriptor.length : 0;
+        if (!in_order_) {
+            return finish_chain(descriptor.id, length);
+        }
+        // 2.8.9: one used descriptor stands for all chains up to that one, and takes their slots.
+        order_.begin_batch(order_.count_through(descriptor.id).value_or(1));
+        batch_length_ = length;
     }
-    const PackedDescriptor descriptor = read_descriptor(used_slot_);
-    if (descriptor.id >= size_) {
-        fault_ = DeviceFault::kUsedIdOutOfRange;
-        return std::nullopt;
-    }
-    Chain& chain = chains_[descriptor.id];
-    if (chain.slots == 0) {
-        fault_ = DeviceFault::kUsedIdNotInFlight;
-        return std::nullopt;
-    }
+    const uint16_t id = order_.take_used();
+    // The buffers that were skipped were used completely.
+    const bool skipped = order_.batch() > 0;
+    return finish_chain(id, skipped ? chains_[id].writable_bytes : batch_length_);
+}
+
+Completion PackedRing::finish_chain(uint16_t id, uint32_t length) {
+    Chain& chain = chains_[id];
     advance_used(chain.slots);
     free_count_ = static_cast<uint16_t>(free_count_ + chain.slots);
     chain.slots = 0;
     chain.next_free = free_id_;
-    free_id_ = descriptor.id;
+    free_id_ = id;
     --in_flight_;
-    // 2.8.13: the length means nothing unless the device set WRITE.
-    const bool written = (descriptor.flags & kDescriptorWrite) != 0;
-    return Completion{.token = chain.token, .length = written ? descriptor.length : 0};
+    return Completion{.token = chain.token, .length = length};
 }
 
 void PackedRing::suppress_calls() {
@@ -272,7 +295,7 @@ bool PackedRing::enable_calls() {
     // Partner: the device's full fence between writing used flags and reading the driver's event
     // suppression.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    return next_is_used();
+    return order_.batch() > 0 || next_is_used();
 }
 
 void PackedRing::write_descriptor(uint16_t slot, const PackedDescriptor& descriptor) {

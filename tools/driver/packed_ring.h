@@ -15,6 +15,7 @@
 
 #include "vhost-user-backend/base/result.h"
 
+#include "tools/driver/chain_order.h"
 #include "tools/driver/guest_memory.h"
 #include "tools/driver/ring_types.h"
 
@@ -126,6 +127,7 @@ class PackedRing final {
   private:
     struct Chain {
         uint64_t token = 0;
+        uint32_t writable_bytes = 0;
         uint16_t slots = 0;  // 0: not in flight
         uint16_t next_free = 0;
     };
@@ -137,6 +139,7 @@ class PackedRing final {
     }
 
     [[nodiscard]] bool next_is_used() const;
+    [[nodiscard]] Completion finish_chain(uint16_t id, uint32_t length);
     void put(const PackedDescriptor& descriptor);
     void fill_table(uint16_t id, std::span<const Segment> segments);
     void advance_used(uint16_t slots);
@@ -150,8 +153,11 @@ class PackedRing final {
     uint16_t size_ = 0;
     uint16_t indirect_segments_max_ = 0;
     bool event_idx_ = false;
+    bool in_order_ = false;
 
     std::vector<Chain> chains_;  // by buffer id
+    ChainOrder order_;           // with IN_ORDER
+    uint32_t batch_length_ = 0;  // what the device said of the last chain of a batch
     uint16_t free_id_ = 0;
     uint16_t free_count_ = 0;
     uint32_t in_flight_ = 0;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "vhost-user-backend/guest/addresses.h"
@@ -44,9 +45,13 @@ enum class DeviceFault : uint8_t {
     kUsedIndexJump,      ///< more used entries than chains in flight
     kUsedIdOutOfRange,   ///< id >= ring size
     kUsedIdNotInFlight,  ///< a head or buffer id that the device does not hold
+    kUsedOutOfOrder,     ///< with IN_ORDER: a chain was used before an earlier one
 };
 
 [[nodiscard]] std::string_view describe(DeviceFault fault);
+
+/// Of the device-writable segments together; below 2^32 in a chain that VIRTIO 1.3, 2.7.4 allows.
+[[nodiscard]] uint32_t writable_bytes(std::span<const Segment> segments);
 
 /// Where the three areas of a ring lie, for SET_VRING_ADDR.
 struct RingAddresses {
@@ -60,6 +65,8 @@ struct RingOptions {
     bool event_idx = false;
     /// Segments that an indirect table has room for; 0: no tables, only ChainLayout::kDirect.
     uint16_t indirect_segments_max = 0;
+    /// VIRTIO_F_IN_ORDER: the device uses chains in order, and may tell of a batch by its last one.
+    bool in_order = false;
 };
 
 }  // namespace outrigger::driver

@@ -57,6 +57,7 @@ Result<SplitRing> SplitRing::create(GuestMemory& memory,
     SplitRing ring;
     ring.size_ = options.size;
     ring.event_idx_ = options.event_idx;
+    ring.in_order_ = options.in_order;
     ring.indirect_segments_max_ = options.indirect_segments_max;
     const auto take = [&](size_t bytes) { return memory.allocate(bytes, kAreaAlignment, region); };
     const size_t descriptor_bytes = options.size * kDescriptorBytes;
@@ -73,6 +74,7 @@ Result<SplitRing> SplitRing::create(GuestMemory& memory,
     }
     ring.chains_.resize(options.size);
     ring.links_.resize(options.size);
+    ring.order_.resize(options.size);
     ring.reset();
     return ring;
 }
@@ -83,8 +85,9 @@ void SplitRing::reset() {
     std::memset(used_, 0, used_bytes(size_));
     for (uint16_t i = 0; i < size_; ++i) {
         chains_[i] = {};
-        links_[i] = static_cast<uint16_t>(i + 1);
+        links_[i] = static_cast<uint16_t>((i + 1) % size_);
     }
+    order_.clear();
     free_head_ = 0;
     free_count_ = size_;
     in_flight_ = 0;
@@ -158,7 +161,13 @@ bool SplitRing::try_add(std::span<const Segment> segments, uint64_t token, Chain
         }
         write_descriptor(tail, descriptor);
     }
-    chains_[head] = {.token = token, .tail = tail, .descriptors = static_cast<uint16_t>(needed)};
+    chains_[head] = {.token = token,
+                     .writable_bytes = writable_bytes(segments),
+                     .tail = tail,
+                     .descriptors = static_cast<uint16_t>(needed)};
+    if (in_order_) {
+        order_.append(head);
+    }
     write_available_entry(next_slot(), head);
     ++available_index_;
     ++in_flight_;
@@ -207,7 +216,27 @@ std::optional<SplitUsedElement> SplitRing::poll_used_element() {
     return element;
 }
 
+void SplitRing::check_used(const SplitUsedElement& element) {
+    // poll_used_element() has moved on by one.
+    const uint32_t used = static_cast<uint16_t>(used_seen_ - used_index_) + 1U;
+    if (used > in_flight_) {
+        fault_ = DeviceFault::kUsedIndexJump;
+    } else if (element.id >= size_) {
+        fault_ = DeviceFault::kUsedIdOutOfRange;
+    } else if (chains_[element.id].descriptors == 0) {
+        fault_ = DeviceFault::kUsedIdNotInFlight;
+    } else if (in_order_) {
+        const auto batch = order_.count_through(static_cast<uint16_t>(element.id));
+        if (!batch || *batch > used) {
+            fault_ = DeviceFault::kUsedOutOfOrder;
+        }
+    }
+}
+
 std::optional<Completion> SplitRing::poll_used() {
+    if (order_.batch() > 0) {
+        return poll_used_in_order();
+    }
     if (fault_ != DeviceFault::kNone) {
         return std::nullopt;
     }
@@ -215,23 +244,40 @@ std::optional<Completion> SplitRing::poll_used() {
     if (!element) {
         return std::nullopt;
     }
-    if (static_cast<uint16_t>(used_seen_ - used_index_) >= in_flight_) {
-        fault_ = DeviceFault::kUsedIndexJump;
-    } else if (element->id >= size_) {
-        fault_ = DeviceFault::kUsedIdOutOfRange;
-    } else if (chains_[element->id].descriptors == 0) {
-        fault_ = DeviceFault::kUsedIdNotInFlight;
-    }
+    check_used(*element);
     if (fault_ != DeviceFault::kNone) {
         return std::nullopt;
     }
-    Chain& chain = chains_[element->id];
-    links_[chain.tail] = free_head_;
-    free_head_ = static_cast<uint16_t>(element->id);
+    const auto head = static_cast<uint16_t>(element->id);
+    if (!in_order_) {
+        return finish_chain(head, element->length);
+    }
+    // 2.7.9: one element stands for all chains up to that one, and takes as many places.
+    const uint32_t batch = order_.count_through(head).value_or(1);
+    order_.begin_batch(batch);
+    batch_length_ = element->length;
+    used_index_ = static_cast<uint16_t>(used_index_ + batch - 1);
+    return poll_used_in_order();
+}
+
+std::optional<Completion> SplitRing::poll_used_in_order() {
+    const uint16_t head = order_.take_used();
+    // 2.7.9: the buffers that were skipped were used completely.
+    const bool skipped = order_.batch() > 0;
+    return finish_chain(head, skipped ? chains_[head].writable_bytes : batch_length_);
+}
+
+Completion SplitRing::finish_chain(uint16_t head, uint32_t length) {
+    Chain& chain = chains_[head];
+    if (!in_order_) {
+        // 2.7.5.1: with IN_ORDER descriptors are taken round and round, so they stay linked.
+        links_[chain.tail] = free_head_;
+        free_head_ = head;
+    }
     free_count_ = static_cast<uint16_t>(free_count_ + chain.descriptors);
     chain.descriptors = 0;
     --in_flight_;
-    return Completion{.token = chain.token, .length = element->length};
+    return Completion{.token = chain.token, .length = length};
 }
 
 void SplitRing::suppress_calls() {
@@ -252,7 +298,7 @@ bool SplitRing::enable_calls() {
     // Partner: the device's full fence between publishing the used index and reading used_event or
     // the flags.
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    return read_used_index() != used_index_;
+    return order_.batch() > 0 || read_used_index() != used_index_;
 }
 
 void SplitRing::write_descriptor(uint16_t index, const SplitDescriptor& descriptor) {

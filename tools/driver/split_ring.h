@@ -15,6 +15,7 @@
 
 #include "vhost-user-backend/base/result.h"
 
+#include "tools/driver/chain_order.h"
 #include "tools/driver/guest_memory.h"
 #include "tools/driver/ring_types.h"
 
@@ -126,6 +127,7 @@ class SplitRing final {
   private:
     struct Chain {
         uint64_t token = 0;
+        uint32_t writable_bytes = 0;
         uint16_t tail = 0;
         uint16_t descriptors = 0;  // 0: not in flight
     };
@@ -133,6 +135,9 @@ class SplitRing final {
     SplitRing() = default;
 
     [[nodiscard]] uint16_t take_descriptor();
+    void check_used(const SplitUsedElement& element);
+    [[nodiscard]] std::optional<Completion> poll_used_in_order();
+    [[nodiscard]] Completion finish_chain(uint16_t head, uint32_t length);
     void fill_table(uint16_t descriptor, std::span<const Segment> segments);
 
     std::byte* descriptors_ = nullptr;
@@ -144,10 +149,13 @@ class SplitRing final {
     uint16_t size_ = 0;
     uint16_t indirect_segments_max_ = 0;
     bool event_idx_ = false;
+    bool in_order_ = false;
 
     // Private copies: what lies in shared memory is never read back to decide anything.
     std::vector<Chain> chains_;    // by head
     std::vector<uint16_t> links_;  // descriptor -> next in its chain or in the free list
+    ChainOrder order_;             // with IN_ORDER
+    uint32_t batch_length_ = 0;    // what the device said of the last chain of a batch
     uint16_t free_head_ = 0;
     uint16_t free_count_ = 0;
     uint32_t in_flight_ = 0;

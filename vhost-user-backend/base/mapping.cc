@@ -6,32 +6,11 @@
 
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#ifdef __linux__
-#include <linux/magic.h>
-#include <sys/vfs.h>
-#endif
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
-namespace {
-
-/// What mappings of the file are made of, in bytes: a huge page of hugetlbfs cannot be mapped in
-/// part, and a mapping that is not whole cannot be unmapped.
-uint64_t page_size_of([[maybe_unused]] int fd) {
-#ifdef __linux__
-    struct statfs file_system {};
-
-    if (::fstatfs(fd, &file_system) == 0 && file_system.f_type == HUGETLBFS_MAGIC) {
-        return static_cast<uint64_t>(file_system.f_bsize);
-    }
-#endif
-    return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-}  // namespace
 
 Mapping::Mapping(Mapping&& other) noexcept
     : map_base_(std::exchange(other.map_base_, nullptr)),
@@ -77,7 +56,7 @@ Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
     if (length == 0 || !range_fits<uint64_t>(offset, length, file_size)) {
         return failure(Error{.message = "the memory file is shorter than the region in it"});
     }
-    const uint64_t page = page_size_of(fd);
+    const uint64_t page = platform::page_bytes_of(fd);
     const uint64_t aligned = align_down<uint64_t>(offset, page);
     const uint64_t slack = offset - aligned;
     const auto used = checked_add<uint64_t>(slack, length);
@@ -95,13 +74,10 @@ Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
     if (base == MAP_FAILED) {
         return failure(error_from_errno("cannot map the memory file"));
     }
-#ifdef MADV_DONTDUMP
-    // The guest's secrets do not belong in our core file. Best effort.
-    ::madvise(base, *total, MADV_DONTDUMP);
-#endif
     Mapping mapping;
     mapping.map_base_ = static_cast<std::byte*>(base);
     mapping.map_length_ = *total;
+    platform::keep_out_of_core_files(mapping.whole());
     mapping.data_ = mapping.map_base_ + slack;
     mapping.size_ = length;
     return mapping;

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/base/notifier.h"
 
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <utility>
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#ifdef __linux__
-#include <sys/eventfd.h>
-#endif
-
-#include <array>
-#include <cerrno>
-#include <cstddef>
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
 namespace {
@@ -70,25 +69,22 @@ Result<void> check_notification_fd(int fd) {
     return make_nonblocking_cloexec(fd);
 }
 
-Result<Notifier> Notifier::create([[maybe_unused]] Kind kind) {
+Result<Notifier> Notifier::create(Kind kind) {
     Notifier notifier;
-#ifdef __linux__
     if (kind == Kind::kDefault) {
-        notifier.read_end_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-        if (!notifier.read_end_.valid()) {
+        notifier.read_end_ = platform::open_eventfd();
+        if (notifier.read_end_.valid()) {
+            return notifier;
+        }
+        if (errno != ENOSYS) {
             return failure(error_from_errno("cannot create an eventfd"));
         }
-        return notifier;
     }
-#endif
-    std::array<int, 2> ends{};
-    if (::pipe(ends.data()) != 0) {
-        return failure(error_from_errno("cannot create a pipe"));
-    }
-    notifier.read_end_.reset(ends[0]);
-    notifier.write_end_.reset(ends[1]);
-    OUTRIGGER_TRY(make_nonblocking_cloexec(ends[0]));
-    OUTRIGGER_TRY(make_nonblocking_cloexec(ends[1]));
+    platform::PipeEnds pipe = OUTRIGGER_TRY(platform::open_pipe());
+    OUTRIGGER_TRY(make_nonblocking_cloexec(pipe.read_end.get()));
+    OUTRIGGER_TRY(make_nonblocking_cloexec(pipe.write_end.get()));
+    notifier.read_end_ = std::move(pipe.read_end);
+    notifier.write_end_ = std::move(pipe.write_end);
     return notifier;
 }
 

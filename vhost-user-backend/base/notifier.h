@@ -41,7 +41,8 @@ enum class SignalResult : uint8_t {
 /// ever and would make a worker spin.
 [[nodiscard]] Result<void> check_notification_fd(int fd);
 
-/// A wake-up of our own: an eventfd on Linux, a pipe elsewhere or when asked for.
+/// A wake-up of our own: an eventfd where the build uses them (on Linux, but for the portable
+/// build), a pipe elsewhere or when asked for.
 class Notifier final {
   public:
     enum class Kind : uint8_t { kDefault, kPipe };

@@ -2,46 +2,66 @@
 #include "vhost-user-backend/base/shared_memory.h"
 
 #include <atomic>
+#include <cerrno>
 #include <string>
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger {
 namespace {
 
-Result<UniqueFd> open_anonymous(const char* name) {
-#ifdef MFD_ALLOW_SEALING
-    UniqueFd fd(::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
-#else
+/// POSIX shared memory that has lost its name by the time anybody gets it. shm_open() sets
+/// close-on-exec itself.
+UniqueFd open_unlinked_object(const char* name) {
+    // A process that died between the two calls may have left the name to one of the same number.
+    constexpr int kAttempts = 100;
     static std::atomic<unsigned> serial = 0;
-    const std::string path =
-        "/" + std::string(name) + "-" + std::to_string(::getpid()) + "-" + std::to_string(serial++);
-    UniqueFd fd(::shm_open(path.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
-    if (fd.valid()) {
-        ::shm_unlink(path.c_str());
-    }
-#endif
-    if (!fd.valid()) {
-        return failure(error_from_errno("cannot create shared memory"));
+    UniqueFd fd;
+    for (int i = 0; i < kAttempts && !fd.valid(); ++i) {
+        std::string path("/");
+        path.append(name).append("-").append(std::to_string(::getpid()));
+        path.append("-").append(std::to_string(serial++));
+        fd.reset(::shm_open(path.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+        if (fd.valid()) {
+            ::shm_unlink(path.c_str());
+        } else if (errno != EEXIST) {
+            break;
+        }
     }
     return fd;
 }
 
-}  // namespace
-
-Result<UniqueFd> create_shared_memory(const char* name, size_t length) {
-    UniqueFd fd = OUTRIGGER_TRY(open_anonymous(name));
-    if (::ftruncate(fd.get(), static_cast<off_t>(length)) != 0) {
+Result<void> set_length(int fd, size_t length) {
+    if (::ftruncate(fd, static_cast<off_t>(length)) != 0) {
         return failure(error_from_errno("cannot size shared memory"));
     }
-#ifdef F_ADD_SEALS
-    if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-        return failure(error_from_errno("cannot seal shared memory"));
+    return {};
+}
+
+}  // namespace
+
+Result<UniqueFd> create_shared_memory(const char* name, size_t length, SharedMemoryKind kind) {
+    if (kind == SharedMemoryKind::kDefault) {
+        UniqueFd memfd = platform::open_memfd(name);
+        if (memfd.valid()) {
+            OUTRIGGER_TRY(set_length(memfd.get(), length));
+            OUTRIGGER_TRY(platform::seal_size(memfd.get()));
+            return memfd;
+        }
+        if (errno != ENOSYS) {
+            return failure(error_from_errno("cannot create shared memory"));
+        }
     }
-#endif
-    return fd;
+    UniqueFd object = open_unlinked_object(name);
+    if (!object.valid()) {
+        return failure(error_from_errno("cannot create shared memory"));
+    }
+    OUTRIGGER_TRY(set_length(object.get(), length));
+    return object;
 }
 
 }  // namespace outrigger

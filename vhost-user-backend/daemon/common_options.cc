@@ -4,6 +4,8 @@
 #include <array>
 #include <string_view>
 
+#include "vhost-user-backend/base/build.h"
+
 namespace outrigger {
 namespace {
 
@@ -26,8 +28,9 @@ constexpr std::array<OptionSpec, 5> kDeviceCommonOptions = {{
      .number_max = 64},
     {.name = "cpus",
      .value_name = "LIST",
-     .help = "Pin the queue threads to these processors in turn, like 0-3,6; without it they run "
-             "anywhere"},
+     .help = kPortableBuild ? "Refused: this build cannot pin the queue threads to processors"
+                            : "Pin the queue threads to these processors in turn, like 0-3,6; "
+                              "without it they run anywhere"},
     {.name = "poll-us",
      .kind = OptionKind::kNumber,
      .value_name = "N",
@@ -42,7 +45,15 @@ constexpr std::array<OptionSpec, 5> kDeviceCommonOptions = {{
      .number_max = 1'000'000},
 }};
 
-constexpr std::array<std::string_view, 3> kLoops = {"auto", "uring", "asio"};
+constexpr std::array<std::string_view, 3> kLoops = {"auto", "asio", "uring"};
+/// The portable build takes a name less.
+constexpr std::span<const std::string_view> kLoopChoices =
+    std::span(kLoops).first(kPortableBuild ? 2 : 3);
+constexpr std::string_view kLoopHelp =
+    kPortableBuild ? "How threads wait and do I/O: asio (the portable way), or auto, which is the "
+                     "same here: this build has no io_uring"
+                   : "How threads wait and do I/O: uring (io_uring), asio (the portable way), or "
+                     "auto: io_uring where the kernel allows it";
 constexpr std::array<std::string_view, 6> kLogLevels = {
     "off", "error", "warning", "info", "debug", "trace"};
 
@@ -56,10 +67,9 @@ constexpr std::array<OptionSpec, 11> kProcessOptions = {{
     {.name = "io",
      .kind = OptionKind::kChoice,
      .value_name = "KIND",
-     .help = "How threads wait and do I/O: uring (io_uring), asio (the portable way), or auto: "
-             "io_uring where the kernel allows it",
+     .help = kLoopHelp,
      .default_value = "auto",
-     .choices = kLoops},
+     .choices = kLoopChoices},
     {.name = "sandbox",
      .kind = OptionKind::kChoice,
      .value_name = "MODE",

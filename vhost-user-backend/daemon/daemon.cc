@@ -10,6 +10,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/privileges.h"
+#include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
 
 namespace outrigger {

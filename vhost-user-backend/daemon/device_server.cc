@@ -5,25 +5,14 @@
 #include <chrono>
 #include <utility>
 
-#include <sys/socket.h>
-
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
 namespace {
 
 /// accept() is tried again after this time when the host has no descriptor or memory to spare.
 constexpr auto kAcceptRetry = std::chrono::milliseconds(250);
-
-/// Who is at the other end, as far as the system tells.
-std::string describe_peer(int connection) {
-    ucred peer{};
-    socklen_t size = sizeof peer;
-    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-        return "unknown peer";
-    }
-    return "pid " + std::to_string(peer.pid) + ", uid " + std::to_string(peer.uid);
-}
 
 }  // namespace
 
@@ -62,8 +51,7 @@ void DeviceServer::stop_listening() {
 }
 
 void DeviceServer::on_connection() {
-    UniqueFd connection(
-        ::accept4(endpoint_.listener->fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    UniqueFd connection = platform::accept_connection(endpoint_.listener->fd.get());
     if (connection.valid()) {
         // One session at a time: the next front end waits in the backlog.
         stop_listening();
@@ -87,8 +75,10 @@ void DeviceServer::wait_after_failed_accept(int os_error) {
 }
 
 void DeviceServer::serve(UniqueFd connection) {
-    session_log_.log(
-        LogLevel::kInfo, "{}: connected: {}", environment_.label, describe_peer(connection.get()));
+    session_log_.log(LogLevel::kInfo,
+                     "{}: connected: {}",
+                     environment_.label,
+                     platform::describe_peer(connection.get()));
     session_ = std::make_unique<Session>(Session::Environment{.device = environment_.device,
                                                               .control_loop = environment_.loop,
                                                               .workers = environment_.workers,

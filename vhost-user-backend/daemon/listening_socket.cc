@@ -14,6 +14,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger {
 namespace {
 
@@ -66,7 +68,7 @@ UniqueFd lock_directory_of(const std::string& path) {
 /// Does any process have the socket at `address` open? Asked with a socket of another type: the
 /// kernel then says so without connecting, so a daemon that serves there notices nothing.
 Result<bool> in_use(const sockaddr_un& address) {
-    const UniqueFd probe(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    const UniqueFd probe = platform::open_unix_socket(SOCK_DGRAM);
     if (!probe.valid()) {
         return failure(error_from_errno("cannot create a socket"));
     }
@@ -107,12 +109,22 @@ int socket_option(int fd, int option) {
     return ::getsockopt(fd, SOL_SOCKET, option, &value, &size) == 0 ? value : -1;
 }
 
+/// A socket's own address tells its family on every system, also when it has no name.
+bool is_unix_socket(int fd) {
+    sockaddr_storage own{};
+    socklen_t size = sizeof own;
+    // SAFETY: as in generic(); getsockname() writes at most `size` bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    return ::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) == 0 &&
+           own.ss_family == AF_UNIX;
+}
+
 }  // namespace
 
 Result<ListeningSocket> listen_at(const std::string& path) {
     ListeningSocket socket;
-    socket.fd.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket.fd.valid()) {
+    socket.fd = platform::open_unix_socket(SOCK_STREAM);
+    if (!socket.fd.valid() || ::fcntl(socket.fd.get(), F_SETFL, O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot create a socket"));
     }
     const UniqueFd lock = lock_directory_of(path);
@@ -139,7 +151,7 @@ Result<InheritedSocket> take_inherited_socket(int number) {
         return failure(Error{.message = name + " is not open: pass a socket under that number",
                              .os_error = EBADF});
     }
-    if (!S_ISSOCK(status.st_mode) || socket_option(number, SO_DOMAIN) != AF_UNIX ||
+    if (!S_ISSOCK(status.st_mode) || !is_unix_socket(number) ||
         socket_option(number, SO_TYPE) != SOCK_STREAM) {
         return failure(Error{.message = name + " is not a Unix stream socket"});
     }

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/privileges.h"
 
-#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "vhost-user-backend/daemon/sanitizers.h"
 
@@ -22,16 +20,6 @@ Result<void> drop_privileges() {
     // LeakSanitizer attaches to the process at its end, which this forbids.
     if (!kAddressSanitizer && ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) {
         return failure(error_from_errno("cannot hide the process's memory"));
-    }
-    return {};
-}
-
-Result<void> ensure_standard_descriptors() {
-    // open() takes the lowest free number, so one is enough for each that is missing.
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
-        if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) < 0) {
-            return failure(error_from_errno("cannot open /dev/null"));
-        }
     }
     return {};
 }

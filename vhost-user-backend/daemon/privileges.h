@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What the process gives up between opening things and talking to a guest.
+/// What the process gives up between opening things and talking to a guest. Systems
+/// other than Linux have other means: there it is the file mode bits only.
 #pragma once
 
 #include "vhost-user-backend/base/result.h"
@@ -13,8 +14,5 @@ namespace outrigger {
 /// Stage "drop privileges": other processes of the same user cannot read our memory, which is the
 /// guest's, and what we create is ours alone.
 [[nodiscard]] Result<void> drop_privileges();
-
-/// Descriptors 0 to 2 exist afterwards, so that no socket takes the number of stderr.
-[[nodiscard]] Result<void> ensure_standard_descriptors();
 
 }  // namespace outrigger

@@ -108,6 +108,7 @@ constexpr SystemCallRule kControl[] = {
     // The end. Landlock holds it to the folders of our sockets.
     {.name = "unlinkat", .tests = {argument_is(2, 0)}},
     {.name = "timer_settime"},
+    {.name = "setitimer"},
 };
 
 constexpr SystemCallRule kWorker[] = {

@@ -7,10 +7,10 @@
 #include <utility>
 
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/daemon/socket_file.h"
 
 namespace outrigger {
@@ -19,7 +19,6 @@ namespace {
 // What the handlers use. Written once by install(), before the handlers exist.
 int notify_fd = -1;
 int wait_fd = -1;
-timer_t limit_timer{};
 std::atomic<int> requested_signal = 0;
 
 static_assert(std::atomic<int>::is_always_lock_free);
@@ -29,11 +28,7 @@ void on_terminate(int signal_number) {
     const int saved_errno = errno;
     int none = 0;
     if (requested_signal.compare_exchange_strong(none, signal_number)) {
-        const itimerspec limit{
-            .it_interval = {},
-            .it_value = {.tv_sec = 0,
-                         .tv_nsec = std::chrono::nanoseconds(kTerminationLimit).count()}};
-        ::timer_settime(limit_timer, 0, &limit, nullptr);
+        platform::start_alarm(kTerminationLimit);
         (void)send_notification(notify_fd);
     }
     errno = saved_errno;
@@ -66,12 +61,7 @@ Result<void> Termination::install() {
     static Notifier& notifier = *new Notifier(OUTRIGGER_TRY(Notifier::create()));
     notify_fd = notifier.write_fd();
     wait_fd = notifier.read_fd();
-    sigevent event{};
-    event.sigev_notify = SIGEV_SIGNAL;
-    event.sigev_signo = SIGALRM;
-    if (::timer_create(CLOCK_MONOTONIC, &event, &limit_timer) != 0) {
-        return failure(error_from_errno("cannot create a timer"));
-    }
+    OUTRIGGER_TRY(platform::prepare_alarm());
     OUTRIGGER_TRY(handle(SIGPIPE, SIG_IGN));
     OUTRIGGER_TRY(handle(SIGALRM, on_limit));
     OUTRIGGER_TRY(handle(SIGTERM, on_terminate));

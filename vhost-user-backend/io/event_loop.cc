@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/io/asio_loop.h"
 #include "vhost-user-backend/io/uring_loop.h"
@@ -121,6 +122,9 @@ void EventLoop::drop_tasks() {
 Result<std::unique_ptr<EventLoop>> create_event_loop(
     LoopKind kind, const std::optional<UringOperations>& operations) {
     if (kind == LoopKind::kAsio) {
+        return create_asio_loop();
+    }
+    if (kPortableBuild && kind == LoopKind::kAuto) {
         return create_asio_loop();
     }
     auto loop = create_uring_loop(operations);

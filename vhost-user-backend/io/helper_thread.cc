@@ -7,6 +7,8 @@
 
 #include <pthread.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger {
 namespace {
 
@@ -17,11 +19,10 @@ std::atomic<void (*)()> helper_entry = nullptr;
 
 Result<std::thread> start_helper_thread(const std::string& name,
                                         std::move_only_function<void()> body) {
-    constexpr size_t kNameMax = 15;
     try {
         const BlockedSignals inherited;
-        return std::thread([shown = name.substr(0, kNameMax), body = std::move(body)]() mutable {
-            (void)::pthread_setname_np(::pthread_self(), shown.c_str());
+        return std::thread([name, body = std::move(body)]() mutable {
+            platform::name_this_thread(name);
             if (void (*const entry)() = helper_entry.load(std::memory_order_acquire)) {
                 entry();
             }

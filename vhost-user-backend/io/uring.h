@@ -4,7 +4,8 @@
 
 #include <cstdint>
 
-#include <liburing.h>
+// Of <liburing.h>, which who prepares entries includes; the portable build does without.
+struct io_uring_sqe;
 
 namespace outrigger {
 

@@ -5,9 +5,7 @@
 #include <future>
 #include <utility>
 
-#include <pthread.h>
-#include <sched.h>
-
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/io/helper_thread.h"
 
 namespace outrigger {
@@ -66,19 +64,9 @@ Worker::~Worker() {
 }
 
 Result<void> Worker::set_up_thread() {
-    constexpr size_t kNameMax = 15;
-    (void)pthread_setname_np(pthread_self(), options_.thread_name.substr(0, kNameMax).c_str());
+    platform::name_this_thread(options_.thread_name);
     if (options_.cpu) {
-        cpu_set_t cpus;
-        CPU_ZERO(&cpus);
-        if (*options_.cpu < CPU_SETSIZE) {
-            CPU_SET(*options_.cpu, &cpus);
-        }
-        const int error = pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
-        if (error != 0) {
-            return failure(error_from_code(
-                "cannot run a worker on processor " + std::to_string(*options_.cpu), error));
-        }
+        OUTRIGGER_TRY(platform::pin_this_thread(*options_.cpu));
     }
     auto loop = create_event_loop(options_.loop, options_.uring_operations);
     if (!loop) {

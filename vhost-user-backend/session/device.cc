@@ -3,6 +3,10 @@
 
 namespace outrigger {
 
+void Device::on_frontend(std::shared_ptr<Frontend> /*frontend*/) {
+    // A device that never asks for anything has no use for it.
+}
+
 void Device::read_config(ConfigOffset /*at*/, std::span<std::byte> /*out*/) const {
     // A device without a configuration space is never asked; one with fields overrides this.
 }
@@ -10,6 +14,20 @@ void Device::read_config(ConfigOffset /*at*/, std::span<std::byte> /*out*/) cons
 Result<void, ConfigError> Device::write_config(ConfigOffset /*at*/,
                                                std::span<const std::byte> /*in*/) {
     return failure(ConfigError::kReadOnly);
+}
+
+// A device without the ability is never asked.
+
+bool Device::set_mtu(uint16_t /*mtu*/) {
+    return false;
+}
+
+bool Device::announce(const MacAddress& /*address*/) {
+    return false;
+}
+
+std::optional<UniqueFd> Device::shared_object(const Uuid& /*object*/) {
+    return std::nullopt;
 }
 
 }  // namespace outrigger

@@ -11,6 +11,8 @@ FeatureSet offered_virtio_features(const Device& device) {
                                                  wire::kProtocolFeaturesBit,
                                                  kFeatureVersion1,
                                                  kFeatureRingPacked,
+                                                 kFeatureInOrder,
+                                                 kFeatureNotificationData,
                                                  kFeatureRingReset});
     const FeatureSet own = device.offered_features();
     OUTRIGGER_ASSERT(kDeviceFeatureBits.contains(own));

@@ -13,6 +13,10 @@ inline constexpr unsigned kFeatureIndirectDesc = 28;
 inline constexpr unsigned kFeatureEventIdx = 29;
 inline constexpr unsigned kFeatureVersion1 = 32;
 inline constexpr unsigned kFeatureRingPacked = 34;
+inline constexpr unsigned kFeatureInOrder = 35;
+/// A kick carries data. Through an eventfd or a pipe it means nothing: what counts is that one
+/// came.
+inline constexpr unsigned kFeatureNotificationData = 38;
 inline constexpr unsigned kFeatureRingReset = 40;
 
 /// The bits of VIRTIO 1.3, 2.2 that belong to the device type: 0 to 23 and 50 to 63.

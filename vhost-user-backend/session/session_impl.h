@@ -99,7 +99,7 @@ class Session::Impl final : public Connection::Handler {
     void begin_close();
     void end_close();
 
-    // session.cc: waiting for workers
+    // ring_control.cc: starting and stopping rings, waiting for their workers
     using RunnerTask = std::move_only_function<void(QueueRunner&, QueueRunner::Done)>;
     using Continuation = std::move_only_function<void()>;
     /// Runs `task` for each running ring on its worker; `then` here, once all called their Done.

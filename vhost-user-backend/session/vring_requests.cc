@@ -28,6 +28,7 @@ VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
             .packed = features_.has(kFeatureRingPacked),
             .event_idx = features_.has(kFeatureEventIdx),
             .indirect = features_.has(kFeatureIndirectDesc),
+            .in_order = features_.has(kFeatureInOrder),
             .descriptor_area = FrontendAddr{ring.address->descriptor},
             .driver_area = FrontendAddr{ring.address->available},
             .device_area = FrontendAddr{ring.address->used}};

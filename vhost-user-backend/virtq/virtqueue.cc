@@ -92,6 +92,7 @@ Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
     }
     const RingAreas areas = OUTRIGGER_TRY(locate_areas(*memory, config));
     std::unique_ptr<Virtqueue> queue(new Virtqueue(config, std::move(memory)));
+    queue->covered_ = true;
     queue->set_areas(areas);
     if (config.packed) {
         queue->packed_.start(packed.next_available, packed.next_used);
@@ -136,6 +137,9 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     }
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
+    if (config_.in_order) {
+        order_.append(slot);
+    }
     counters_.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
 }
@@ -164,6 +168,15 @@ void Virtqueue::make_visible() {
 }
 
 bool Virtqueue::publish() {
+    const bool wanted = decide_call();
+    if (areas_lease_ && in_flight() == 0) [[unlikely]] {
+        leave_old_areas();
+        set_areas({});
+    }
+    return wanted;
+}
+
+bool Virtqueue::decide_call() {
     if (unpublished_ > 0) {
         make_visible();
     } else if (!call_owed_) {
@@ -208,7 +221,7 @@ bool Virtqueue::enable_kicks() {
 
 void Virtqueue::set_areas(const RingAreas& areas) {
     mapped_ = areas.descriptor != nullptr;
-    may_pop_ = mapped_ && !broken_;
+    may_pop_ = covered_ && !broken_;
     if (config_.packed) {
         packed_.set_areas(areas);
     } else {
@@ -222,26 +235,36 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
         make_visible();
         call_owed_ = true;
     }
-    const bool was_mapped = mapped_;
+    const bool was_covered = covered_;
     const auto areas = locate_areas(*memory, config_);
+    covered_ = areas.has_value();
+    if (was_covered && !covered_ && in_flight() > 0) {
+        // The driver must learn of these chains, and nowhere but in the memory that the ring
+        // leaves: whoever takes it away waits for them anyway.
+        areas_lease_ = memory_.pin();
+    }
     memory_.adopt(std::move(memory));
     hint_ = {};
-    set_areas(areas.value_or(RingAreas{}));
-    if (!mapped_) {
-        pending_.reserve(pending_.size() + in_flight());  // so that completions need not allocate
-        return;
+    if (covered_) {
+        leave_old_areas();
+        set_areas(*areas);
+    } else if (areas_lease_) {
+        may_pop_ = false;
+    } else {
+        set_areas({});
     }
     if (kicks_armed_ && may_pop_) {
         (void)enable_kicks();  // the new memory may not say so
     }
-    if (was_mapped) {
-        return;
+    if (covered_ && !was_covered) {
+        request_processing();
     }
-    for (const PendingUse& use : pending_) {
-        push_used(use.head, use.written_bytes, use.descriptor_count);
+}
+
+void Virtqueue::leave_old_areas() {
+    if (areas_lease_) {
+        memory_.unpin(*std::exchange(areas_lease_, std::nullopt));
     }
-    pending_.clear();
-    request_processing();
 }
 
 void Virtqueue::check_memory() {

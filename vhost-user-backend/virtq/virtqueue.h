@@ -12,7 +12,6 @@
 #include <memory>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/base/error.h"
@@ -20,6 +19,7 @@
 #include "vhost-user-backend/guest/addresses.h"
 #include "vhost-user-backend/guest/memory_snapshot.h"
 #include "vhost-user-backend/virtq/chain_slots.h"
+#include "vhost-user-backend/virtq/completion_order.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
@@ -37,6 +37,7 @@ struct VirtqueueConfig {
     bool packed = false;
     bool event_idx = false;
     bool indirect = false;
+    bool in_order = false;           ///< used in the order in which it was made available
     FrontendAddr descriptor_area{};  ///< split: descriptor table; packed: descriptor ring
     FrontendAddr driver_area{};      ///< split: available ring; packed: driver event suppression
     FrontendAddr device_area{};      ///< split: used ring; packed: device event suppression
@@ -60,6 +61,7 @@ enum class VirtqueueSetupError : uint8_t {
 struct VirtqueueCounters {
     Counter chains_popped;
     Counter chains_completed;
+    Counter completions_held;  ///< IN_ORDER: chains that had to wait for an earlier one
     Counter batches_published;
     Counter calls_wanted;  ///< how often publish() asked for a call
 };
@@ -94,7 +96,8 @@ class Virtqueue final {
     /// The ring calls this itself when it holds back no longer.
     void request_processing() { processing_requested_ = true; }
 
-    /// Chains that were popped and not yet completed.
+    /// Chains that were popped and that the ring has not taken back: those that the device works on
+    /// and, with IN_ORDER, those that wait for an earlier one.
     [[nodiscard]] uint32_t in_flight() const { return slots_.in_flight(); }
 
     // --- For the framework ---------------------------------------------------------------------
@@ -120,18 +123,19 @@ class Virtqueue final {
     /// call for them. Cheap when nothing was completed.
     [[nodiscard]] bool publish();
 
-    /// Takes over another snapshot: rings addresses are translated anew; chains in flight keep
-    /// the old one. A ring that the new memory does not cover yields nothing until a later
-    /// snapshot covers it again (REM_MEM_REG followed by ADD_MEM_REG); chains that complete in
-    /// between are kept and written then. What was completed before becomes visible in the old
-    /// memory; the next publish() asks for the call. A ring that is covered again requests
-    /// processing.
+    /// Takes over another snapshot: ring addresses are translated anew; chains in flight keep the
+    /// old one. A ring that the new memory does not cover yields nothing until a later snapshot
+    /// covers it again (REM_MEM_REG followed by ADD_MEM_REG), which requests processing. Until its
+    /// last chain is back it stays where it was, so that the driver sees every chain used; that
+    /// pins the old memory. What was completed before becomes visible in the old memory; the next
+    /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
     /// Breaks the ring when a region of its memory was lost (GuardedRange). Cheap to ask often.
     void check_memory();
 
-    /// True when no chain in flight pins a snapshot older than the current one.
+    /// True when neither a chain in flight nor the ring itself pins a snapshot older than the
+    /// current one.
     [[nodiscard]] bool old_memory_released() const;
 
     /// Where the ring stands. Right only when in_flight() is 0 and everything is published.
@@ -147,13 +151,6 @@ class Virtqueue final {
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
 
   private:
-    /// A chain that was completed while the ring was not in guest memory.
-    struct PendingUse {
-        uint16_t head;
-        uint16_t descriptor_count;
-        uint32_t written_bytes;
-    };
-
     Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const MemorySnapshot> memory);
 
     template <class Ring>
@@ -162,12 +159,15 @@ class Virtqueue final {
     [[nodiscard]] bool holds_back() const { return slots_.are_full(); }
 
     void set_areas(const RingAreas& areas);
-    void push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count);
+    void leave_old_areas();
+    void take_back(ChainSlot& slot, uint32_t written_bytes);
     void make_visible();
+    [[nodiscard]] bool decide_call();
 
     VirtqueueConfig config_;
-    bool mapped_ = false;
-    bool may_pop_ = false;  // mapped and not broken
+    bool mapped_ = false;   // the ring has areas, if only those that it is about to leave
+    bool covered_ = false;  // the current memory has the ring
+    bool may_pop_ = false;  // covered and not broken
     bool processing_requested_ = false;
     bool kicks_armed_ = false;  // what the caller asked for last
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
@@ -180,32 +180,42 @@ class Virtqueue final {
     RegionHint hint_;
     MemoryLeases memory_;
     ChainSlots slots_;
-    std::vector<PendingUse> pending_;
+    std::optional<uint32_t> areas_lease_;  // the areas lie in older memory, which this pins
+    CompletionOrder order_;                // of IN_ORDER rings
     VirtqueueCounters counters_;
 };
 
 inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     counters_.chains_completed.add();
+    memory_.unpin(slot.memory_lease);
+    if (!config_.in_order) {
+        take_back(slot, written_bytes);
+        return;
+    }
+    slot.written_bytes = written_bytes;
+    slot.completed = true;
+    if (!order_.is_oldest(slot)) {
+        counters_.completions_held.add();
+    }
+    // A driver may be told of a whole batch by its last chain; one entry for each keeps all
+    // lengths.
+    while (ChainSlot* const next = order_.take_completed()) {
+        take_back(*next, next->written_bytes);
+    }
+}
+
+inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {
+    OUTRIGGER_ASSERT(mapped_);  // as long as chains are out: see adopt_memory()
     const bool held_back = holds_back();
     slots_.put_back(slot);
     if (held_back && !holds_back()) [[unlikely]] {
         request_processing();
     }
-    memory_.unpin(slot.memory_lease);
-    push_used(slot.head, written_bytes, slot.descriptor_count);
-}
-
-inline void Virtqueue::push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count) {
-    if (!mapped_) [[unlikely]] {
-        pending_.push_back(
-            {.head = head, .descriptor_count = descriptor_count, .written_bytes = written_bytes});
-        return;
-    }
     if (config_.packed) {
-        packed_.push_used(head, written_bytes, descriptor_count);
+        packed_.push_used(slot.head, written_bytes, slot.descriptor_count);
     } else {
-        split_.push_used(head, written_bytes, descriptor_count);
+        split_.push_used(slot.head, written_bytes, slot.descriptor_count);
     }
     ++unpublished_;
 }

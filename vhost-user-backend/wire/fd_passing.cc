@@ -6,24 +6,14 @@
 #include <chrono>
 #include <cstring>
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger::wire {
 namespace {
-
-#ifdef MSG_CMSG_CLOEXEC
-constexpr int kReceiveFlags = MSG_CMSG_CLOEXEC | MSG_DONTWAIT;
-#else
-constexpr int kReceiveFlags = MSG_DONTWAIT;
-#endif
-#ifdef MSG_NOSIGNAL
-constexpr int kSendFlags = MSG_NOSIGNAL | MSG_DONTWAIT;
-#else
-constexpr int kSendFlags = MSG_DONTWAIT;
-#endif
 
 // One more than a message may carry, so that the excess is seen and not silently dropped.
 constexpr size_t kControlFds = kMessageFdsMax + 1;
@@ -39,9 +29,6 @@ void collect_fds(msghdr& message, std::vector<UniqueFd>& fds) {
             int fd = -1;
             std::memcpy(&fd, CMSG_DATA(control) + i * sizeof(int), sizeof fd);
             fds.emplace_back(fd);
-#ifndef MSG_CMSG_CLOEXEC
-            ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-#endif
         }
     }
 }
@@ -59,7 +46,7 @@ ReceiveResult receive_some(int socket, std::span<std::byte> out) {
 
     ssize_t count;
     do {
-        count = ::recvmsg(socket, &message, kReceiveFlags);
+        count = platform::receive_message(socket, message);
     } while (count < 0 && errno == EINTR);
 
     ReceiveResult result;
@@ -118,7 +105,7 @@ Result<void> send_all(int socket,
                 static_cast<decltype(rights->cmsg_len)>(CMSG_LEN(fds.size() * sizeof(int)));
             std::memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
         }
-        const ssize_t count = ::sendmsg(socket, &message, kSendFlags);
+        const ssize_t count = platform::send_message(socket, message);
         if (count >= 0) {
             sent += static_cast<size_t>(count);
             continue;

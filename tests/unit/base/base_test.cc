@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <fstream>
@@ -15,6 +16,7 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/base/feature_set.h"
@@ -63,9 +65,45 @@ TEST(FeatureSet, KnowsItsBits) {
 }
 
 TEST(SharedMemory, CannotBeTruncated) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "POSIX shared memory cannot be sealed";
+    }
     const UniqueFd fd = create_shared_memory("test", 8192).value();
     EXPECT_NE(::ftruncate(fd.get(), 4096), 0);
+}
+
+class SharedMemoryKinds : public testing::TestWithParam<SharedMemoryKind> {};
+
+INSTANTIATE_TEST_SUITE_P(DefaultAndPosix,
+                         SharedMemoryKinds,
+                         testing::Values(SharedMemoryKind::kDefault,
+                                         SharedMemoryKind::kPosixObject));
+
+TEST_P(SharedMemoryKinds, IsZeroedAndClosedOnExec) {
+    const UniqueFd fd = create_shared_memory("test", 8192, GetParam()).value();
     EXPECT_NE(::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC, 0);
+    const Mapping mapping = Mapping::map_file(fd.get(), 0, 8192).value();
+    EXPECT_TRUE(std::all_of(mapping.data(), mapping.data() + 8192, [](std::byte byte) {
+        return byte == std::byte{0};
+    }));
+}
+
+TEST_P(SharedMemoryKinds, HasNoNameThatAnotherProcessCouldOpen) {
+    const UniqueFd fd = create_shared_memory("test", 8192, GetParam()).value();
+
+    struct stat status {};
+
+    ASSERT_EQ(::fstat(fd.get(), &status), 0);
+    EXPECT_EQ(status.st_nlink, 0U);
+}
+
+TEST_P(SharedMemoryKinds, EachIsMemoryOfItsOwn) {
+    const UniqueFd first = create_shared_memory("test", 4096, GetParam()).value();
+    const UniqueFd second = create_shared_memory("test", 4096, GetParam()).value();
+    ASSERT_EQ(::pwrite(first.get(), "x", 1, 0), 1);
+    char byte = 'y';
+    ASSERT_EQ(::pread(second.get(), &byte, 1, 0), 1);
+    EXPECT_EQ(byte, 0);
 }
 
 #ifdef MFD_HUGETLB
@@ -130,9 +168,20 @@ TEST_P(NotifierKinds, SignalsUntilDrained) {
     EXPECT_EQ(drain_notification(notifier.read_fd()), DrainResult::kEmpty);
 }
 
+TEST_P(NotifierKinds, IsClosedOnExec) {
+    const Notifier notifier = Notifier::create(GetParam()).value();
+    EXPECT_NE(::fcntl(notifier.read_fd(), F_GETFD) & FD_CLOEXEC, 0);
+    EXPECT_NE(::fcntl(notifier.write_fd(), F_GETFD) & FD_CLOEXEC, 0);
+}
+
+TEST(Notifier, ThePortableBuildHasPipesOnly) {
+    const Notifier notifier = Notifier::create().value();
+    EXPECT_EQ(notifier.read_fd() != notifier.write_fd(), kPortableBuild);
+}
+
 TEST_P(NotifierKinds, AFullChannelCountsAsSignalled) {
     const Notifier notifier = Notifier::create(GetParam()).value();
-    if (GetParam() == Notifier::Kind::kDefault) {
+    if (notifier.read_fd() == notifier.write_fd()) {  // an eventfd
         const uint64_t almost_full = UINT64_MAX - 1;
         ASSERT_EQ(::write(notifier.write_fd(), &almost_full, sizeof almost_full), 8);
     } else {

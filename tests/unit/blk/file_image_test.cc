@@ -12,6 +12,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
+
 #include "tests/support/temporary_image.h"
 
 namespace outrigger::blk {
@@ -108,12 +110,19 @@ std::string setup_name(const testing::TestParamInfo<Setup>& info) {
            (info.param.direct ? "Direct" : "Cached");
 }
 
+std::vector<Setup> setups_of_this_build() {
+    if (kPortableBuild) {
+        return {{IoEngineKind::kThreads, false}};
+    }
+    return {{IoEngineKind::kUring, false},
+            {IoEngineKind::kUring, true},
+            {IoEngineKind::kThreads, false},
+            {IoEngineKind::kThreads, true}};
+}
+
 INSTANTIATE_TEST_SUITE_P(Engines,
                          FileImageTest,
-                         testing::Values(Setup{IoEngineKind::kUring, false},
-                                         Setup{IoEngineKind::kUring, true},
-                                         Setup{IoEngineKind::kThreads, false},
-                                         Setup{IoEngineKind::kThreads, true}),
+                         testing::ValuesIn(setups_of_this_build()),
                          setup_name);
 
 TEST_P(FileImageTest, ReadsIntoScatteredUnalignedMemory) {

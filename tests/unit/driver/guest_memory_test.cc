@@ -40,6 +40,16 @@ TEST(GuestMemory, TheFileHoldsWhatIsWritten) {
     EXPECT_EQ(memory.description(*region).mmap_offset, 0x1000U);
 }
 
+TEST(GuestMemory, APosixObjectHoldsWhatIsWritten) {
+    const auto memory =
+        GuestMemory::create(0x2000, GuestAddr{0x1000}, RegionBacking::kPosixObject).value();
+    const std::array bytes = {std::byte{3}, std::byte{4}};
+    memory.write(GuestAddr{0x1234}, bytes);
+    std::array<std::byte, 2> found{};
+    ASSERT_EQ(::pread(memory.fd(memory.regions().front()), found.data(), found.size(), 0x234), 2);
+    EXPECT_EQ(found, bytes);
+}
+
 TEST(GuestMemory, RegionsHaveThreeUnrelatedAddresses) {
     GuestMemory memory;
     const auto low = memory.add_region({.guest_address = GuestAddr{0}, .size = 0x1000}).value();

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "tools/driver/guest_memory.h"
@@ -71,6 +72,16 @@ class SplitDevice final {
         store_le<uint32_t>(element, id, std::memory_order_relaxed);
         store_le<uint32_t>(element + 4, length, std::memory_order_relaxed);
         ++used_index_;
+        // Partner: the driver's acquire load of the used index.
+        store_le<uint16_t>(used_ + 2, used_index_, std::memory_order_release);
+    }
+
+    // 2.7.9: one element, named after the last chain, at the place of the first.
+    void use_batch(uint32_t last_id, uint32_t length, uint16_t count) {
+        std::byte* const element = used_ + 4 + (used_index_ % size_) * 8;
+        store_le<uint32_t>(element, last_id, std::memory_order_relaxed);
+        store_le<uint32_t>(element + 4, length, std::memory_order_relaxed);
+        used_index_ = static_cast<uint16_t>(used_index_ + count);
         // Partner: the driver's acquire load of the used index.
         store_le<uint16_t>(used_ + 2, used_index_, std::memory_order_release);
     }
@@ -189,6 +200,15 @@ class PackedDevice final {
         store_le<uint16_t>(at + 14, mark, std::memory_order_release);
         used_since_ = static_cast<uint16_t>(used_since_ + request.slots);
         step(used_, used_wrap_, request.slots);
+    }
+
+    // 2.8.9: one used descriptor with the last chain's id, in place of the first chain's.
+    void use_batch(std::span<const Request> batch, uint32_t length) {
+        Request whole = batch.back();
+        for (const Request& request : batch.first(batch.size() - 1)) {
+            whole.slots = static_cast<uint16_t>(whole.slots + request.slots);
+        }
+        use(whole, length);
     }
 
     bool call_needed() {

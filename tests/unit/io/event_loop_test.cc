@@ -10,13 +10,14 @@
 #include <vector>
 
 #include <fcntl.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
+
+#include "tests/support/loops.h"
 
 namespace outrigger {
 namespace {
@@ -72,7 +73,7 @@ class EventLoopTest : public testing::TestWithParam<LoopKind> {
 
 INSTANTIATE_TEST_SUITE_P(Loops,
                          EventLoopTest,
-                         testing::Values(LoopKind::kUring, LoopKind::kAsio),
+                         testing::ValuesIn(loops_of_this_build()),
                          [](const auto& row) {
                              return row.param == LoopKind::kUring ? "Uring" : "Asio";
                          });
@@ -192,19 +193,18 @@ TEST_P(EventLoopTest, WatchDoesNotCallBackBeforeReadable) {
 }
 
 TEST_P(EventLoopTest, WatchCallsBackAgainAfterDraining) {
-    const UniqueFd event(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    const Notifier notifier = Notifier::create().value();
     int calls = 0;
-    (void)loop_->watch_readable(event.get(), [&] {
-        eventfd_t value;
-        (void)::eventfd_read(event.get(), &value);
+    (void)loop_->watch_readable(notifier.read_fd(), [&] {
+        notifier.drain();
         ++calls;
     });
 
-    ::eventfd_write(event.get(), 1);
+    notifier.signal();
     while (calls < 1) {
         (void)loop_->run_once(kNever);
     }
-    ::eventfd_write(event.get(), 5);
+    notifier.signal();
     while (calls < 2) {
         (void)loop_->run_once(kNever);
     }

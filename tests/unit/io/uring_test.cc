@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <liburing.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>

@@ -14,6 +14,8 @@
 
 #include "vhost-user-backend/base/notifier.h"
 
+#include "tests/support/loops.h"
+
 namespace outrigger {
 namespace {
 
@@ -95,7 +97,7 @@ class WorkerTest : public testing::TestWithParam<LoopKind> {
 
 INSTANTIATE_TEST_SUITE_P(Loops,
                          WorkerTest,
-                         testing::Values(LoopKind::kUring, LoopKind::kAsio),
+                         testing::ValuesIn(loops_of_this_build()),
                          [](const auto& row) {
                              return row.param == LoopKind::kUring ? "Uring" : "Asio";
                          });
@@ -115,6 +117,9 @@ TEST_P(WorkerTest, RunsPostedTasksOnItsOwnThread) {
 }
 
 TEST_P(WorkerTest, NamesItsThread) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the portable build does not name threads";
+    }
     const auto worker = start({.thread_name = "queue-7-of-a-very-long-name"});
     std::array<char, 16> name{};
 
@@ -124,6 +129,9 @@ TEST_P(WorkerTest, NamesItsThread) {
 }
 
 TEST_P(WorkerTest, PinsItsThread) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the portable build cannot choose processors";
+    }
     const auto worker = start({.cpu = 0});
     cpu_set_t cpus;
     CPU_ZERO(&cpus);

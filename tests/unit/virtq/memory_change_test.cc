@@ -149,7 +149,8 @@ TEST_F(MemoryChangeTest, MemoryThatKeepsTheRingRequestsNothing) {
     EXPECT_FALSE(queue_->take_processing_request());
 }
 
-TEST_F(MemoryChangeTest, CompletionsWaitForTheRingToComeBack) {
+// Else the driver would wait for ever for a chain that GET_VRING_BASE counts as done.
+TEST_F(MemoryChangeTest, CompletionsReachTheDriverThroughTheMemoryThatGoes) {
     offer(0);
     offer(1);
     auto first = queue_->pop();
@@ -158,16 +159,63 @@ TEST_F(MemoryChangeTest, CompletionsWaitForTheRingToComeBack) {
     queue_->adopt_memory(memory_.snapshot_without(0, 2));
 
     second->complete(3);
-    first->complete(2);
-    EXPECT_FALSE(queue_->publish());
-    EXPECT_EQ(ring_.used_index(), 0);
-    EXPECT_EQ(queue_->in_flight(), 0U);
-
-    queue_->adopt_memory(memory_.snapshot(3));
     EXPECT_TRUE(queue_->publish());
+    EXPECT_FALSE(queue_->old_memory_released());
+    first->complete(2);
+    EXPECT_TRUE(queue_->publish());
+    EXPECT_TRUE(queue_->old_memory_released());
     EXPECT_EQ(ring_.used_index(), 2);
     EXPECT_EQ(ring_.used(0), (UsedElement{.id = 1, .length = 3}));
     EXPECT_EQ(ring_.used(1), (UsedElement{.id = 0, .length = 2}));
+    EXPECT_EQ(queue_->base().raw, 2U);
+}
+
+TEST_F(MemoryChangeTest, TheRingsOwnMemoryIsPinnedThoughTheChainsLieInOlder) {
+    offer(0);
+    auto chain = queue_->pop();
+    ASSERT_TRUE(chain);
+    queue_->adopt_memory(memory_.snapshot(2));
+    std::weak_ptr<const MemorySnapshot> last_with_ring;
+    {
+        auto snapshot = memory_.snapshot(3);
+        last_with_ring = snapshot;
+        queue_->adopt_memory(std::move(snapshot));
+    }
+    queue_->adopt_memory(memory_.snapshot_without(0, 4));
+    queue_->adopt_memory(memory_.snapshot_without(0, 5));
+    EXPECT_FALSE(last_with_ring.expired());
+    chain->complete(4);
+    EXPECT_TRUE(queue_->publish());
+    EXPECT_EQ(ring_.used_index(), 1);
+    EXPECT_TRUE(last_with_ring.expired());
+    EXPECT_TRUE(queue_->old_memory_released());
+}
+
+TEST_F(MemoryChangeTest, ARingThatLeavesTakesNothingMore) {
+    offer(0);
+    offer(1);
+    auto chain = queue_->pop();
+    queue_->adopt_memory(memory_.snapshot_without(0, 2));
+    EXPECT_FALSE(queue_->has_available());
+    EXPECT_FALSE(queue_->pop().has_value());
+    EXPECT_FALSE(queue_->enable_kicks());
+    chain->complete(0);
+}
+
+TEST_F(MemoryChangeTest, ARingThatComesBackBeforeItsLastChainGoesOnInTheNewMemory) {
+    offer(0);
+    offer(1);
+    auto chain = queue_->pop();
+    queue_->adopt_memory(memory_.snapshot_without(0, 2));
+    const GuestMemory moved({{0, 0x10000}, {kDataRegion, 0x10000}});
+    const SplitRing ring_there(moved, kSize, kRing);
+    queue_->adopt_memory(moved.snapshot(3));
+    EXPECT_TRUE(queue_->take_processing_request());
+    chain->complete(4);
+    EXPECT_TRUE(queue_->publish());
+    EXPECT_TRUE(queue_->old_memory_released());
+    EXPECT_EQ(ring_.used_index(), 0);
+    EXPECT_EQ(ring_there.used_index(), 1);
 }
 
 TEST_F(MemoryChangeTest, UnpublishedCompletionsBecomeVisibleBeforeTheRingGoes) {
@@ -185,7 +233,7 @@ TEST_F(MemoryChangeTest, UnpublishedCompletionsBecomeVisibleBeforeTheRingGoes) {
     EXPECT_FALSE(queue_->publish());
 }
 
-TEST_F(MemoryChangeTest, PackedCompletionsWaitForTheRingToComeBack) {
+TEST_F(MemoryChangeTest, PackedCompletionsReachTheDriverThroughTheMemoryThatGoes) {
     PackedRing ring(memory_, kSize, 0x4000);
     create(ring.config(), kFreshPackedBase);
     ring.offer(7, {{.address = kDataRegion, .length = 4, .flags = kWrite}});
@@ -198,14 +246,11 @@ TEST_F(MemoryChangeTest, PackedCompletionsWaitForTheRingToComeBack) {
     queue_->adopt_memory(memory_.snapshot_without(0, 2));
     second->complete(3);
     first->complete(2);
-    EXPECT_FALSE(queue_->publish());
-    EXPECT_FALSE(ring.is_used(0, true));
-
-    queue_->adopt_memory(memory_.snapshot(3));
     EXPECT_TRUE(queue_->publish());
     EXPECT_EQ(ring.used(0), (UsedElement{.id = 8, .length = 3}));
     EXPECT_EQ(ring.used(2), (UsedElement{.id = 7, .length = 2}));
     EXPECT_EQ(queue_->base().raw, 0x80038003U);
+    EXPECT_TRUE(queue_->old_memory_released());
 }
 
 TEST_F(MemoryChangeTest, BrokenRingStaysBrokenThroughChanges) {

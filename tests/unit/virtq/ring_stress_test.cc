@@ -125,6 +125,7 @@ struct Kind {
     bool packed;
     bool event_idx;
     uint16_t size;
+    bool in_order = false;
 };
 
 void PrintTo(const Kind& kind, std::ostream* out) {
@@ -136,11 +137,12 @@ template <class HandDriver>
 class HandPort final {
   public:
     explicit HandPort(const Kind& kind)
-        : driver_(memory_, kind.size, kRing, kData, kind.event_idx), event_idx_(kind.event_idx) {}
+        : driver_(memory_, kind.size, kRing, kData, kind.event_idx), kind_(kind) {}
 
     [[nodiscard]] std::unique_ptr<Virtqueue> make_device() const {
         VirtqueueConfig config = driver_.config();
-        config.event_idx = event_idx_;
+        config.event_idx = kind_.event_idx;
+        config.in_order = kind_.in_order;
         return Virtqueue::create(config, driver_.base(), memory_.snapshot()).value();
     }
 
@@ -167,7 +169,7 @@ class HandPort final {
 
     GuestMemory memory_{{{0, 0x100000}}};
     HandDriver driver_;
-    bool event_idx_;
+    Kind kind_;
 };
 
 /// The driver of tools/driver, with chains of many shapes. It has a mapping of its own.
@@ -179,7 +181,8 @@ class ToolsPort final {
                                              {.packed = kind.packed,
                                               .ring = {.size = kind.size,
                                                        .event_idx = kind.event_idx,
-                                                       .indirect_segments_max = 4}})
+                                                       .indirect_segments_max = 4,
+                                                       .in_order = kind.in_order}})
                      .value()),
           data_(memory_.allocate(kind.size * kSlotBytes, kSlotBytes).value()) {}
 
@@ -200,6 +203,7 @@ class ToolsPort final {
             .packed = kind_.packed,
             .event_idx = kind_.event_idx,
             .indirect = true,
+            .in_order = kind_.in_order,
             .descriptor_area = FrontendAddr{areas.descriptor},
             .driver_area = FrontendAddr{areas.available},
             .device_area = FrontendAddr{areas.used},
@@ -374,7 +378,17 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{.name = "SplitTiny", .packed = false, .event_idx = true, .size = 4},
                     Kind{.name = "PackedFlags", .packed = true, .event_idx = false, .size = 61},
                     Kind{.name = "PackedEventIndex", .packed = true, .event_idx = true, .size = 61},
-                    Kind{.name = "PackedTiny", .packed = true, .event_idx = true, .size = 5}),
+                    Kind{.name = "PackedTiny", .packed = true, .event_idx = true, .size = 5},
+                    Kind{.name = "SplitInOrder",
+                         .packed = false,
+                         .event_idx = true,
+                         .size = 64,
+                         .in_order = true},
+                    Kind{.name = "PackedInOrder",
+                         .packed = true,
+                         .event_idx = true,
+                         .size = 61,
+                         .in_order = true}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
 }  // namespace

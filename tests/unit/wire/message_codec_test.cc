@@ -5,13 +5,13 @@
 #include <cstring>
 
 #include <fcntl.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/notifier.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger::wire {
@@ -79,8 +79,8 @@ TEST_F(MessageStreamTest, PutsAMessageTogetherByteByByte) {
 }
 
 TEST_F(MessageStreamTest, GivesDescriptorsCloseOnExec) {
-    const UniqueFd event(::eventfd(0, 0));
-    const std::array fds{event.get()};
+    const Notifier event = Notifier::create().value();
+    const std::array fds{event.write_fd()};
     send(whole(12, kVersion, 8), fds);
     ASSERT_EQ(receive(), StreamStatus::kMessage);
     ASSERT_EQ(message_.fds.size(), 1U);
@@ -88,8 +88,8 @@ TEST_F(MessageStreamTest, GivesDescriptorsCloseOnExec) {
 }
 
 TEST_F(MessageStreamTest, RefusesDescriptorsBehindTheFirstByte) {
-    const UniqueFd event(::eventfd(0, 0));
-    const std::array fds{event.get()};
+    const Notifier event = Notifier::create().value();
+    const std::array fds{event.write_fd()};
     const auto bytes = whole(12, kVersion, 8);
     send(std::span(bytes).first(12));
     send(std::span(bytes).subspan(12), fds);
@@ -97,14 +97,14 @@ TEST_F(MessageStreamTest, RefusesDescriptorsBehindTheFirstByte) {
 }
 
 TEST_F(MessageStreamTest, TakesAsManyDescriptorsAsAMessageMayCarryAndNotOneMore) {
-    const UniqueFd event(::eventfd(0, 0));
-    const std::vector<int> fits(kMessageFdsMax, event.get());
+    const Notifier event = Notifier::create().value();
+    const std::vector<int> fits(kMessageFdsMax, event.write_fd());
     send(whole(5, kVersion, 0), fits);
     EXPECT_EQ(receive(), StreamStatus::kMessage);
     EXPECT_EQ(message_.fds.size(), kMessageFdsMax);
 
     // send_all() itself refuses more, so this goes by hand.
-    const std::vector<int> too_many(kMessageFdsMax + 1, event.get());
+    const std::vector<int> too_many(kMessageFdsMax + 1, event.write_fd());
     std::vector<std::byte> control(CMSG_SPACE(too_many.size() * sizeof(int)));
     auto bytes = whole(5, kVersion, 0);
     iovec range{.iov_base = bytes.data(), .iov_len = bytes.size()};

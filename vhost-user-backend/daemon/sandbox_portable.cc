@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Systems without Linux's means: the stages are there and do nothing.
+// Systems without Linux's means: the functions are there and do nothing.
 #include "vhost-user-backend/daemon/sandbox.h"
 
 namespace outrigger {

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The few things that Linux does in one call of its own and other Unix systems in another way, or
+/// not at all. The build compiles platform_linux.cc or platform_portable.cc; no other file of the
+/// framework asks on which system it is.
+///
+/// Functions that return a UniqueFd return an invalid one, with errno set, when they fail. Any
+/// thread.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+namespace outrigger::platform {
+
+// --- Descriptors -------------------------------------------------------------------------------
+
+struct PipeEnds {
+    UniqueFd read_end;
+    UniqueFd write_end;
+};
+
+/// A pipe whose ends are close-on-exec, and blocking.
+[[nodiscard]] Result<PipeEnds> open_pipe();
+
+/// An eventfd, non-blocking and close-on-exec; ENOSYS where the system has none.
+[[nodiscard]] UniqueFd open_eventfd();
+
+// --- Sockets -----------------------------------------------------------------------------------
+
+/// socket(AF_UNIX, type, 0), close-on-exec. `type` is SOCK_STREAM or SOCK_DGRAM alone.
+[[nodiscard]] UniqueFd open_unix_socket(int type);
+
+/// accept(): the connection is close-on-exec and non-blocking.
+[[nodiscard]] UniqueFd accept_connection(int listener);
+
+/// recvmsg() that never waits; the descriptors that come along are close-on-exec.
+[[nodiscard]] ssize_t receive_message(int socket, msghdr& message);
+
+/// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
+[[nodiscard]] ssize_t send_message(int socket, const msghdr& message);
+
+/// Who is at the other end, as far as the system tells: "pid 12, uid 0", "uid 0", "unknown peer".
+[[nodiscard]] std::string describe_peer(int connection);
+
+// --- Memory ------------------------------------------------------------------------------------
+
+/// An empty memfd that can be sealed, close-on-exec; ENOSYS where the system has none.
+[[nodiscard]] UniqueFd open_memfd(const char* name);
+
+/// The memfd neither shrinks nor grows from now on.
+[[nodiscard]] Result<void> seal_size(int memfd);
+
+/// What mappings of the file are made of, in bytes: a huge page of hugetlbfs cannot be mapped in
+/// part, and a mapping that is not whole cannot be unmapped.
+[[nodiscard]] uint64_t page_bytes_of(int fd);
+
+/// Best effort: the guest's secrets do not belong in our core file.
+void keep_out_of_core_files(std::span<std::byte> mapping);
+
+// --- Threads and time --------------------------------------------------------------------------
+
+/// For whoever looks at the process; at most 15 bytes are shown. Best effort.
+void name_this_thread(const std::string& name);
+
+[[nodiscard]] Result<void> pin_this_thread(unsigned processor);
+
+/// Makes start_alarm() possible. Once, before it is called.
+[[nodiscard]] Result<void> prepare_alarm();
+
+/// SIGALRM comes once after `delay`, which is shorter than a second. Also from a signal handler.
+void start_alarm(std::chrono::milliseconds delay);
+
+// --- Randomness --------------------------------------------------------------------------------
+
+/// Fills as much of `out` as the kernel's generator gives without waiting; 0 when it is not ready.
+[[nodiscard]] Result<size_t> read_kernel_entropy(std::span<std::byte> out);
+
+}  // namespace outrigger::platform

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+#include <cerrno>
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/platform.h"
+
+namespace outrigger::platform {
+namespace {
+
+timer_t alarm_timer{};
+
+}  // namespace
+
+Result<PipeEnds> open_pipe() {
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+        return failure(error_from_errno("cannot create a pipe"));
+    }
+    return PipeEnds{.read_end = UniqueFd(ends[0]), .write_end = UniqueFd(ends[1])};
+}
+
+UniqueFd open_eventfd() {
+    return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+UniqueFd open_unix_socket(int type) {
+    return UniqueFd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+}
+
+UniqueFd accept_connection(int listener) {
+    return UniqueFd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+}
+
+ssize_t receive_message(int socket, msghdr& message) {
+    return ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+}
+
+ssize_t send_message(int socket, const msghdr& message) {
+    return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+std::string describe_peer(int connection) {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+        return "unknown peer";
+    }
+    return "pid " + std::to_string(peer.pid) + ", uid " + std::to_string(peer.uid);
+}
+
+UniqueFd open_memfd(const char* name) {
+    return UniqueFd(::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+}
+
+Result<void> seal_size(int memfd) {
+    if (::fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        return failure(error_from_errno("cannot seal shared memory"));
+    }
+    return {};
+}
+
+uint64_t page_bytes_of(int fd) {
+    struct statfs file_system {};
+
+    if (::fstatfs(fd, &file_system) == 0 && file_system.f_type == HUGETLBFS_MAGIC) {
+        return static_cast<uint64_t>(file_system.f_bsize);
+    }
+    return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+void keep_out_of_core_files(std::span<std::byte> mapping) {
+    ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);
+}
+
+void name_this_thread(const std::string& name) {
+    constexpr size_t kNameMax = 15;  // the kernel refuses longer ones
+    (void)::pthread_setname_np(::pthread_self(), name.substr(0, kNameMax).c_str());
+}
+
+Result<void> pin_this_thread(unsigned processor) {
+    cpu_set_t processors;
+    CPU_ZERO(&processors);
+    if (processor < CPU_SETSIZE) {
+        CPU_SET(processor, &processors);
+    }
+    const int error = ::pthread_setaffinity_np(::pthread_self(), sizeof processors, &processors);
+    if (error != 0) {
+        return failure(error_from_code(
+            "cannot run a thread on processor " + std::to_string(processor), error));
+    }
+    return {};
+}
+
+Result<void> prepare_alarm() {
+    sigevent event{};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = SIGALRM;
+    if (::timer_create(CLOCK_MONOTONIC, &event, &alarm_timer) != 0) {
+        return failure(error_from_errno("cannot create a timer"));
+    }
+    return {};
+}
+
+void start_alarm(std::chrono::milliseconds delay) {
+    const itimerspec once{
+        .it_interval = {},
+        .it_value = {.tv_sec = 0, .tv_nsec = std::chrono::nanoseconds(delay).count()}};
+    ::timer_settime(alarm_timer, 0, &once, nullptr);
+}
+
+Result<size_t> read_kernel_entropy(std::span<std::byte> out) {
+    const ssize_t count = ::getrandom(out.data(), out.size(), GRND_NONBLOCK);
+    if (count >= 0) {
+        return static_cast<size_t>(count);
+    }
+    // EAGAIN: early after the host's boot, its generator is not seeded yet.
+    if (errno == EAGAIN || errno == EINTR) {
+        return size_t{0};
+    }
+    return failure(error_from_errno("getrandom"));
+}
+
+}  // namespace outrigger::platform
