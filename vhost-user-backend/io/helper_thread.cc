@@ -12,7 +12,6 @@
 namespace outrigger {
 namespace {
 
-// Release when set, acquire when a thread begins: whatever the entry uses is complete by then.
 std::atomic<void (*)()> helper_entry = nullptr;
 
 }  // namespace
@@ -23,6 +22,7 @@ Result<std::thread> start_helper_thread(const std::string& name,
         const BlockedSignals inherited;
         return std::thread([name, body = std::move(body)]() mutable {
             platform::name_this_thread(name);
+            // Pairs with the release in set_helper_thread_entry(): what the entry uses is complete.
             if (void (*const entry)() = helper_entry.load(std::memory_order_acquire)) {
                 entry();
             }
@@ -34,6 +34,7 @@ Result<std::thread> start_helper_thread(const std::string& name,
 }
 
 void set_helper_thread_entry(void (*entry)()) {
+    // Pairs with the acquire at the start of each thread.
     helper_entry.store(entry, std::memory_order_release);
 }
 
