@@ -82,16 +82,22 @@ std::string_view describe(ReplyRule rule) {
             return "only with NEED_REPLY";
         case ReplyRule::kU64:
             return "u64";
+        case ReplyRule::kU64Status:
+            return "u64, not 0 on failure";
         case ReplyRule::kU64WithFd:
-            return "u64, perhaps a descriptor";
+            return "u64, perhaps a descriptor; u64 on failure";
         case ReplyRule::kVringState:
             return "vring state";
         case ReplyRule::kConfig:
             return "the same; empty on failure";
         case ReplyRule::kLogIfShmfd:
-            return "log";
+            return "the same, with LOG_SHMFD";
         case ReplyRule::kFd:
             return "a descriptor";
+        case ReplyRule::kSameWithFd:
+            return "the same, a descriptor; without it on failure";
+        case ReplyRule::kU64AndFd:
+            return "u64, a descriptor; u64 on failure";
         case ReplyRule::kInflight:
             return "inflight, a descriptor";
         case ReplyRule::kCryptoSession:
@@ -128,7 +134,7 @@ std::string describe(const Gate& gate) {
     return {};
 }
 
-void print_row(const RequestDescription& request) {
+void print_row(const RequestDescription& request, std::string& why_never) {
     std::printf("| %u | %s | %s | %s | %s | %s | %s | %s |\n",
                 request.number,
                 std::string(request.name).c_str(),
@@ -138,6 +144,10 @@ void print_row(const RequestDescription& request) {
                 std::string(describe(request.state)).c_str(),
                 std::string(describe(request.reply)).c_str(),
                 std::string(describe(request.served)).c_str());
+    if (request.served == Served::kNever) {
+        why_never +=
+            "- " + std::string(request.name) + ": " + std::string(request.why_never) + ".\n";
+    }
 }
 
 void print_page() {
@@ -149,19 +159,28 @@ void print_page() {
         "Printed by `tools/protocol_page.cc` from the table that decodes and validates every "
         "message. A message whose size or descriptors are not as its row says ends the session. "
         "One that needs what was not negotiated, comes in another state, or is not served is "
-        "refused: answered non-zero when NEED_REPLY asks for it, and the session goes on; but a "
-        "request with a reply of its own cannot be refused, so it ends the session.\n\n"
+        "refused, and the session goes on: answered non-zero when NEED_REPLY asks for it, or with "
+        "the reply that stands for a failure; but a request whose reply has no form for that "
+        "cannot be refused, so it ends the session.\n\n"
         "## Requests of the front end\n\n",
         stdout);
+    std::string why_never;
     std::fputs(kColumns.data(), stdout);
     for (const RequestDescription& request : frontend_requests()) {
-        print_row(request);
+        print_row(request, why_never);
     }
-    std::fputs("\n## Requests of the back end\n\n", stdout);
+    std::fputs(
+        "\n## Requests of the back end\n\n"
+        "They go to the socket that SET_BACKEND_REQ_FD brings, with NEED_REPLY where REPLY_ACK was "
+        "negotiated, and only while a ring is started. What comes on that socket and answers none "
+        "of them ends the session; its end does not.\n\n",
+        stdout);
     std::fputs(kColumns.data(), stdout);
     for (const RequestDescription& request : backend_requests()) {
-        print_row(request);
+        print_row(request, why_never);
     }
+    std::fputs("\n## What is never served, and why\n\n", stdout);
+    std::fputs(why_never.c_str(), stdout);
 }
 
 }  // namespace

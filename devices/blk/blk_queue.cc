@@ -2,6 +2,7 @@
 #include "devices/blk/blk_queue.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <utility>
 
@@ -177,11 +178,7 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
             counters_.bytes_written.add(slot.bytes);
         }
     } else {
-        counters_.failed.add(slot.blk_command);
-        image_failures.log(LogLevel::kWarning,
-                           "blk: the host failed a request at byte {}: {}",
-                           slot.offset_bytes,
-                           error_from_code("image I/O", os_error).message);
+        on_failure(slot, os_error);
     }
     complete(*slot.chain, slot.status, os_error == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
     slot.chain.reset();
@@ -194,6 +191,18 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
         // Called last: the ring is gone afterwards.
         std::exchange(drained_, nullptr)();
     }
+}
+
+void BlkQueue::on_failure(const Slot& slot, int os_error) {
+    counters_.failed.add(slot.blk_command);
+    // EFAULT can also be the file's own: a file system in user space may answer anything.
+    if (os_error == EFAULT && queue_.buffers_were_lost(slot.data)) {
+        return;
+    }
+    image_failures.log(LogLevel::kWarning,
+                       "blk: the host failed a request at byte {}: {}",
+                       slot.offset_bytes,
+                       error_from_code("image I/O", os_error).message);
 }
 
 void BlkQueue::stop(std::move_only_function<void()> drained) {

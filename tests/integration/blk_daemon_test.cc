@@ -13,8 +13,11 @@
 
 #include <linux/virtio_blk.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/build.h"
 
 #include "tests/support/child_process.h"
 #include "tests/support/temporary_image.h"
@@ -33,13 +36,21 @@ constexpr uint64_t kDiskBytes = uint64_t{64} << 20;
 /// A guest that writes 64 KiB blocks one after the other, each with its own number.
 class WritingGuest final {
   public:
-    explicit WritingGuest(driver::Frontend connected) : frontend_(std::move(connected)) {
+    /// The data lies in a region of its own, so backed; nothing else does.
+    explicit WritingGuest(driver::Frontend connected,
+                          driver::RegionBacking data_backing = driver::RegionBacking::kDefault)
+        : frontend_(std::move(connected)) {
+        data_region_ = memory_
+                           .add_region({.guest_address = GuestAddr{0x4000'0000},
+                                        .size = kWritesInFlight * uint64_t{kWriteBytes},
+                                        .backing = data_backing})
+                           .value();
         auto up = driver::bring_up(frontend_, memory_, {});
         EXPECT_TRUE(up.has_value()) << up.error().step;
         running_ = *std::move(up);
         for (uint32_t i = 0; i < kWritesInFlight; ++i) {
             slots_.push_back({.header = memory_.allocate(16, 16).value(),
-                              .data = memory_.allocate(kWriteBytes, 4096).value(),
+                              .data = memory_.allocate(kWriteBytes, 4096, data_region_).value(),
                               .status = memory_.allocate(1, 1).value()});
         }
     }
@@ -92,6 +103,19 @@ class WritingGuest final {
         }
     }
 
+    /// The file of the data is empty from now on. Nothing here may touch the data any more.
+    void truncate_data() { EXPECT_EQ(::ftruncate(memory_.fd(data_region_), 0), 0); }
+
+    /// What was in flight has come back, with a status or not, and the ring stands where it says.
+    void expect_stopped_ring_gave_all_back() {
+        const auto base = queue().stop(frontend_);
+        ASSERT_TRUE(base);
+        while (queue().poll_used()) {
+            written_.push_back(0);
+        }
+        EXPECT_EQ(*base, static_cast<uint16_t>(written_.size()));
+    }
+
     [[nodiscard]] const std::vector<uint32_t>& written() const { return written_; }
 
     [[nodiscard]] static std::byte fill_of(uint32_t block) {
@@ -111,6 +135,7 @@ class WritingGuest final {
 
     driver::Frontend frontend_;
     driver::GuestMemory memory_ = driver::GuestMemory::create(16 << 20).value();
+    driver::RegionId data_region_{};
     driver::RunningDevice running_;
     std::vector<Slot> slots_;
     std::vector<uint32_t> written_;
@@ -194,6 +219,46 @@ TEST_P(BlkDaemonTest, GuestThatDisconnectsUnderLoadIsFollowedByTheNext) {
     }
     daemon_->send_signal(SIGTERM);
     EXPECT_EQ(daemon_->wait(), (Ended{.status = 0}));
+}
+
+TEST_P(BlkDaemonTest, Row13DaemonOutlivesMemoryThatIsTruncatedUnderLoad) {
+    start({GetParam()});
+    {
+        WritingGuest guest(connect(), driver::RegionBacking::kPosixObject);
+        guest.write_until(200);
+        guest.truncate_data();
+        EXPECT_TRUE(guest.queue().wait_error(driver::after(kPatience)));
+        ASSERT_TRUE(daemon_->wait_complained("truncated the file of a memory region"));
+        guest.expect_stopped_ring_gave_all_back();
+    }
+    EXPECT_EQ(daemon_->complained().find("Bad address"), std::string::npos);
+    {
+        WritingGuest next(connect());
+        next.write_until(100);
+    }
+    daemon_->send_signal(SIGTERM);
+    EXPECT_EQ(daemon_->wait(), (Ended{.status = 0}));
+}
+
+TEST_P(BlkDaemonTest, RequireSealedRefusesMemoryThatCanBeTruncated) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the portable build has no seals";
+    }
+    start({GetParam(), "--require-sealed"});
+    {
+        driver::Frontend frontend = connect();
+        driver::GuestMemory memory;
+        const auto unsealed = memory
+                                  .add_region({.guest_address = GuestAddr{0x4000'0000},
+                                               .size = 1 << 20,
+                                               .backing = driver::RegionBacking::kPosixObject})
+                                  .value();
+        ASSERT_TRUE(driver::negotiate(frontend, {}));
+        EXPECT_EQ(frontend.add_mem_reg(memory, unsealed), driver::Answer::kRefused);
+        ASSERT_TRUE(daemon_->wait_complained("--require-sealed"));
+    }
+    WritingGuest guest(connect());
+    guest.write_until(100);
 }
 
 TEST_P(BlkDaemonTest, SecondDaemonOnTheSameImageIsRefusedAndMakesNoSocket) {

@@ -189,7 +189,8 @@ TEST_F(CallOrders, Libkrun) {
     driver::Frontend& fe = frontend();
     const auto offer = fe.get_features().value();
     const auto protocol = fe.get_protocol_features().value();
-    unasked(fe.set_protocol_features(protocol.without(bit(ProtocolFeature::kReplyAck))));
+    unasked(fe.set_protocol_features(
+        protocol & FeatureSet::of({bit(ProtocolFeature::kMq), bit(ProtocolFeature::kConfig)})));
     unasked(fe.set_owner());
     EXPECT_EQ(fe.get_queue_num().value(), 2U);
     make_rings(false, false);

@@ -9,6 +9,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
+
 #include "tests/integration/catalogue.h"
 #include "tests/support/process_counts.h"
 
@@ -199,6 +201,48 @@ TEST_F(CatalogueMemory, Row13TruncatedRingMemoryEndsThatRingAndNotTheDaemon) {
     frontend().close();
     ASSERT_TRUE(host_->wait_closed());
     reconnect();
+    expect_echo();
+}
+
+class RequireSealed : public Catalogue {
+  protected:
+    RequireSealed()
+        : Catalogue(EchoDeviceOptions{},
+                    SessionHostOptions{
+                        .session = {.message_timeout = kPatience, .require_sealed = true}}) {}
+
+    void SetUp() override {
+        if (kPortableBuild) {
+            GTEST_SKIP() << "the portable build has no seals";
+        }
+        run();
+    }
+
+    [[nodiscard]] driver::RegionId add_backed_by(driver::RegionBacking backing) {
+        return memory_
+            .add_region(
+                {.guest_address = GuestAddr{0x4000'0000}, .size = 0x1000, .backing = backing})
+            .value();
+    }
+};
+
+TEST_F(RequireSealed, MemfdThatCannotShrinkIsAccepted) {
+    const auto sealed = add_backed_by(driver::RegionBacking::kDefault);
+    EXPECT_EQ(frontend().add_mem_reg(memory_, sealed), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_mem_table(memory_), Answer::kAccepted);
+    expect_echo();
+}
+
+TEST_F(RequireSealed, Row13MemoryWithoutASealIsRefused) {
+    const auto unsealed = add_backed_by(driver::RegionBacking::kPosixObject);
+    expect_refusal(Refusal::kMemoryFile, [&] { return frontend().add_mem_reg(memory_, unsealed); });
+    expect_refusal(Refusal::kMemoryFile, [&] { return frontend().set_mem_table(memory_); });
+    expect_echo();
+}
+
+TEST_F(RequireSealed, Row13FileIsRefused) {
+    const auto file = add_backed_by(driver::RegionBacking::kUnlinkedFile);
+    expect_refusal(Refusal::kMemoryFile, [&] { return frontend().add_mem_reg(memory_, file); });
     expect_echo();
 }
 

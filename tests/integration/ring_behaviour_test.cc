@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What rings do over time: memory that comes and goes under load, sessions that come and go, and
-// kicks and calls through pipes.
+// What rings do over time: memory that comes and goes under load, and sessions that come and go.
 #include <deque>
 #include <string>
 #include <utility>
@@ -175,17 +174,6 @@ TEST_P(RingBehaviour, TheBackEndEndsASessionUnderLoad) {
     EXPECT_EQ(device_.queues_running(), 0U);
     reconnect();
     expect_echo();
-}
-
-TEST_P(RingBehaviour, KicksAndCallsTravelThroughPipes) {
-    run({.packed = GetParam(), .queue_count = 2, .notifier = Notifier::Kind::kPipe});
-    for (int i = 0; i < 100; ++i) {
-        expect_echo(0);
-        expect_echo(1);
-    }
-    // The first one may be found before its kick.
-    EXPECT_GE(counters().kicks_received.value(), 1U);
-    EXPECT_GE(counters().calls_sent.value(), 1U);
 }
 
 TEST_P(RingBehaviour, EveryLayoutOfAChainIsServedThroughManyWraps) {

@@ -29,6 +29,8 @@ TEST(ServedMessagesTable, EveryServedMessageHasATest) {
         "GET_CONFIG",     "SET_CONFIG",        "SET_PROTOCOL_FEATURES",
         "RESET_DEVICE",   "GET_MAX_MEM_SLOTS", "ADD_MEM_REG",
         "REM_MEM_REG",    "SET_STATUS",        "GET_STATUS",
+        "SEND_RARP",      "NET_SET_MTU",       "SET_BACKEND_REQ_FD",
+        "VRING_KICK",     "GET_SHARED_OBJECT", "GET_SHMEM_CONFIG",
     };
     std::set<std::string_view> served;
     for (const auto& request : wire::frontend_requests()) {
@@ -111,8 +113,10 @@ TEST_F(ServedMessages, GetProtocolFeaturesOffersWhatIsServed) {
     EXPECT_EQ(protocol,
               FeatureSet::of({bit(ProtocolFeature::kMq),
                               bit(ProtocolFeature::kReplyAck),
+                              bit(ProtocolFeature::kBackendReq),
                               bit(ProtocolFeature::kConfig),
                               bit(ProtocolFeature::kResetDevice),
+                              bit(ProtocolFeature::kInbandNotifications),
                               bit(ProtocolFeature::kConfigureMemSlots),
                               bit(ProtocolFeature::kStatus)}));
 }
@@ -157,14 +161,6 @@ TEST_F(ServedMessages, AQueryThatCannotBeAnsweredClosesTheConnectionAlsoWhenItAs
     negotiate({.protocol_features = FeatureSet::of({bit(ProtocolFeature::kReplyAck)})});
     EXPECT_EQ(frontend().call(number(FrontendRequest::kGetQueueNum)), Answer::kClosed);
     expect_close_and_next_session(CloseReason::kRefused);
-}
-
-TEST_F(ServedMessages, KnownMessagesThatAreNotServedAreRefused) {
-    negotiate();
-    expect_refusal(Refusal::kNotServed, [&] { return frontend().send_rarp(1); });
-    expect_refusal(Refusal::kNotServed, [&] { return frontend().net_set_mtu(1500); });
-    expect_refusal(Refusal::kNotServed, [&] { return frontend().vring_kick(0); });
-    expect_echo();
 }
 
 // --- Configuration space -----------------------------------------------------------------------

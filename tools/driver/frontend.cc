@@ -407,6 +407,25 @@ Answer Frontend::set_backend_req_fd(int fd) {
     return call(number(FrontendRequest::kSetBackendReqFd), {}, optional_fd(fd));
 }
 
+Frontend::Reply<UniqueFd> Frontend::get_shared_object(const wire::SharedObject& object) {
+    auto message = query(number(FrontendRequest::kGetSharedObject), bytes_of(object));
+    if (!message) {
+        return failure(message.error());
+    }
+    if (message->fds.size() > 1) {
+        return failure(Answer::kMalformed);
+    }
+    return message->fds.empty() ? UniqueFd() : std::move(message->fds.front());
+}
+
+Frontend::Reply<wire::ShmemConfig> Frontend::get_shmem_config() {
+    const auto message = query(number(FrontendRequest::kGetShmemConfig));
+    if (!message) {
+        return failure(message.error());
+    }
+    return object_in<wire::ShmemConfig>(*message);
+}
+
 Answer Frontend::set_log_base(const wire::Log& log, int fd) {
     const uint32_t request = number(FrontendRequest::kSetLogBase);
     if (!protocol_features_.has(bit(wire::ProtocolFeature::kLogShmfd))) {

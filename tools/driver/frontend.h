@@ -135,6 +135,9 @@ class Frontend final {
     Answer send_rarp(uint64_t mac);
     Answer net_set_mtu(uint64_t mtu);
     Answer set_backend_req_fd(int fd);
+    /// The object's descriptor; empty when the back end has no such object.
+    [[nodiscard]] Reply<UniqueFd> get_shared_object(const wire::SharedObject& object);
+    [[nodiscard]] Reply<wire::ShmemConfig> get_shmem_config();
     /// True replies come only when LOG_SHMFD is negotiated; their size differs between back ends.
     [[nodiscard]] Answer set_log_base(const wire::Log& log, int fd);
     Answer set_log_fd(int fd);

@@ -59,6 +59,9 @@ struct PipeEnds {
 /// The memfd neither shrinks nor grows from now on.
 [[nodiscard]] Result<void> seal_size(int memfd);
 
+/// Can nobody make this file shorter as long as it exists? False where the system has no seals.
+[[nodiscard]] bool is_sealed_against_shrinking(int fd);
+
 /// What mappings of the file are made of, in bytes: a huge page of hugetlbfs cannot be mapped in
 /// part, and a mapping that is not whole cannot be unmapped.
 [[nodiscard]] uint64_t page_bytes_of(int fd);

@@ -71,6 +71,11 @@ Result<void> seal_size(int memfd) {
     return {};
 }
 
+bool is_sealed_against_shrinking(int fd) {
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    return seals >= 0 && (seals & F_SEAL_SHRINK) != 0;
+}
+
 uint64_t page_bytes_of(int fd) {
     struct statfs file_system {};
 

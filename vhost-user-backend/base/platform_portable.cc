@@ -142,6 +142,10 @@ Result<void> seal_size(int /*memfd*/) {
     return failure(error_from_code("cannot seal shared memory", ENOSYS));
 }
 
+bool is_sealed_against_shrinking(int /*fd*/) {
+    return false;
+}
+
 uint64_t page_bytes_of(int fd) {
     const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
     // The preferred block is the huge page on hugetlbfs, should a peer on Linux pass such a file.

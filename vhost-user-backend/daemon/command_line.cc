@@ -236,6 +236,7 @@ Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
     line.exit_on_disconnect = given.process.flag("exit-on-disconnect");
     line.message_timeout =
         std::chrono::milliseconds(given.process.number("message-timeout-ms").value_or(0));
+    line.require_sealed = given.process.flag("require-sealed");
     line.log_level = to_log_level(given.process.text("log-level").value_or(""));
     line.devices = OUTRIGGER_TRY(read_devices(given, device_table, program));
     return line;

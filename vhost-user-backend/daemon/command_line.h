@@ -39,6 +39,7 @@ struct CommandLine {
     SandboxMode sandbox = SandboxMode::kOn;
     bool exit_on_disconnect = false;
     std::chrono::milliseconds message_timeout{10'000};
+    bool require_sealed = false;
     LogLevel log_level = LogLevel::kInfo;
     std::string man_page_template;  ///< path, for kManPage
 };

@@ -59,7 +59,7 @@ constexpr std::array<std::string_view, 6> kLogLevels = {
 
 constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
 
-constexpr std::array<OptionSpec, 11> kProcessOptions = {{
+constexpr std::array<OptionSpec, 12> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
@@ -90,6 +90,10 @@ constexpr std::array<OptionSpec, 11> kProcessOptions = {{
      .default_value = "10000",
      .number_min = 1,
      .number_max = 3'600'000},
+    {.name = "require-sealed",
+     .kind = OptionKind::kFlag,
+     .help = "Refuse guest memory whose file could be truncated: only memfds sealed against "
+             "shrinking are accepted (QEMU: memory-backend-memfd)"},
     {.name = "log-level",
      .kind = OptionKind::kChoice,
      .value_name = "LEVEL",

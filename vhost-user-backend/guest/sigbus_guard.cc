@@ -130,6 +130,15 @@ Slot& take_free_slot() {
 
 }  // namespace
 
+void touch(std::span<const iovec> buffers) {
+    for (const iovec& buffer : buffers) {
+        if (buffer.iov_len > 0) {
+            // Volatile: it is the access that counts.
+            (void)static_cast<const volatile std::byte*>(buffer.iov_base)[buffer.iov_len - 1];
+        }
+    }
+}
+
 uint32_t lost_count() {
     return lost_regions.load(std::memory_order_acquire);
 }

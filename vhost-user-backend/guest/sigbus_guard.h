@@ -11,6 +11,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+
+#include <sys/uio.h>
 
 namespace outrigger {
 
@@ -18,6 +21,11 @@ namespace sigbus_guard {
 
 /// How many regions were lost since the process began: a cheap way to ask whether to look closer.
 [[nodiscard]] uint32_t lost_count();
+
+/// For buffers of guest memory that the kernel could not access (EFAULT): finds out whether their
+/// file was truncated, by touching each one's last byte, which is the first to go. lost_count()
+/// tells.
+void touch(std::span<const iovec> buffers);
 
 struct Slot;
 

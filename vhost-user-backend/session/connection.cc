@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include <poll.h>
+
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger {
@@ -10,6 +12,9 @@ namespace {
 
 /// Messages handled before other sessions of the same control thread have their turn.
 constexpr int kMessagesPerTurn = 16;
+
+/// How soon a hang-up is noticed while the session waits for a worker and reads nothing.
+constexpr auto kHangUpInterval = std::chrono::milliseconds(100);
 
 CloseReason to_close_reason(wire::StreamStatus status) {
     switch (status) {
@@ -52,6 +57,9 @@ Connection::Connection(EventLoop& loop,
 Connection::~Connection() {
     unwatch();
     disarm_stall_timer();
+    if (hang_up_timer_) {
+        loop_.cancel_timer(*hang_up_timer_);
+    }
 }
 
 void Connection::watch() {
@@ -67,9 +75,25 @@ void Connection::unwatch() {
 }
 
 void Connection::resume() {
+    if (hang_up_timer_) {
+        loop_.cancel_timer(*std::exchange(hang_up_timer_, std::nullopt));
+    }
     if (!ended_) {
         watch();
     }
+}
+
+void Connection::look_for_hang_up() {
+    hang_up_timer_ = loop_.start_timer(EventLoop::Clock::now() + kHangUpInterval, [this] {
+        hang_up_timer_.reset();
+        // No event is asked for: a front end that only has sent its last request still reads.
+        pollfd socket{.fd = socket_.get(), .events = 0, .revents = 0};
+        if (::poll(&socket, 1, 0) > 0 && (socket.revents & (POLLHUP | POLLERR)) != 0) {
+            end(CloseReason::kPeerClosed);
+        } else {
+            look_for_hang_up();
+        }
+    });
 }
 
 void Connection::on_readable() {
@@ -91,6 +115,7 @@ void Connection::on_readable() {
         }
         if (!handler_.on_message(std::move(message))) {
             unwatch();
+            look_for_hang_up();
             return;
         }
     }
@@ -116,14 +141,18 @@ void Connection::end(CloseReason reason) {
     }
 }
 
-bool Connection::send_reply(uint32_t request, std::span<const std::byte> payload) {
+bool Connection::send_reply(uint32_t request, std::span<const std::byte> payload, int fd) {
     const wire::Header header{.request = request,
                               .flags = wire::kVersion | wire::kFlagReply,
                               .size = static_cast<uint32_t>(payload.size())};
     // Replies are a few hundred bytes at most. A socket that has no room for one belongs to a front
     // end that has not read hundreds of them: waiting would only stall other sessions.
     constexpr int kNoWait = 0;
-    return wire::send_all(socket_.get(), std::as_bytes(std::span(&header, 1)), payload, {}, kNoWait)
+    return wire::send_all(socket_.get(),
+                          std::as_bytes(std::span(&header, 1)),
+                          payload,
+                          std::span(&fd, fd >= 0 ? 1U : 0U),
+                          kNoWait)
         .has_value();
 }
 

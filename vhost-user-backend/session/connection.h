@@ -38,16 +38,20 @@ class Connection final {
     Connection& operator=(const Connection&) = delete;
     ~Connection();
 
-    /// Reads on after on_message() returned false.
+    /// Reads on after on_message() returned false. Until then only a hang-up is noticed.
     void resume();
 
-    /// Answers `request`. False: the front end does not take its replies or is gone.
-    [[nodiscard]] bool send_reply(uint32_t request, std::span<const std::byte> payload);
+    /// Answers `request`, with `fd` (borrowed, -1: none). False: the front end does not take its
+    /// replies or is gone.
+    [[nodiscard]] bool send_reply(uint32_t request,
+                                  std::span<const std::byte> payload,
+                                  int fd = -1);
 
   private:
     void on_readable();
     void watch();
     void unwatch();
+    void look_for_hang_up();
     void arm_stall_timer();
     void disarm_stall_timer();
     void end(CloseReason reason);
@@ -59,6 +63,7 @@ class Connection final {
     wire::MessageStream stream_;
     std::optional<WatchId> watch_;
     std::optional<TimerId> stall_timer_;
+    std::optional<TimerId> hang_up_timer_;  // while nothing is read
     bool ended_ = false;
 };
 

@@ -31,6 +31,10 @@ std::string_view describe(CloseReason reason) {
             return "the front end does not read its replies";
         case CloseReason::kRefused:
             return "a request that cannot be answered";
+        case CloseReason::kChannelViolated:
+            return "on the back-end channel came something that answers no request";
+        case CloseReason::kInBandAlone:
+            return "in-band notifications without a back-end channel and acknowledgements";
     }
     return "unknown";
 }
@@ -63,12 +67,20 @@ std::string_view describe(Refusal refusal) {
             return "the memory cannot be mapped";
         case Refusal::kNotificationFd:
             return "the file descriptor cannot carry notifications";
+        case Refusal::kChannelFd:
+            return "the file descriptor is no connected Unix stream socket";
         case Refusal::kConfigRange:
             return "outside the configuration space";
         case Refusal::kConfigValue:
             return "the configuration field cannot take that value";
         case Refusal::kStatus:
             return "impossible device status";
+        case Refusal::kMtu:
+            return "impossible MTU";
+        case Refusal::kAddress:
+            return "the address cannot be announced";
+        case Refusal::kSharedObject:
+            return "no such shared object";
         case Refusal::kDevice:
             return "the device cannot start the ring";
     }

@@ -28,8 +28,10 @@ enum class CloseReason : uint8_t {
     kStalled,           ///< a message was begun and not finished in time
     kReplyNotTaken,     ///< the front end does not read its replies
     kRefused,           ///< a request whose reply the front end waits for cannot be answered
+    kChannelViolated,   ///< on the back-end channel came what answers no request of ours
+    kInBandAlone,       ///< INBAND_NOTIFICATIONS without BACKEND_REQ and REPLY_ACK
 };
-inline constexpr size_t kCloseReasonCount = 13;
+inline constexpr size_t kCloseReasonCount = 15;
 
 /// Why a request was refused: answered non-zero when NEED_REPLY asks; the state is unchanged.
 enum class Refusal : uint8_t {
@@ -46,12 +48,16 @@ enum class Refusal : uint8_t {
     kMemoryTable,     ///< empty, overlapping, wrapping, too many, unknown region
     kMemoryFile,      ///< a region's descriptor is no file, not writable, or too short
     kNotificationFd,  ///< a kick, call or err descriptor that cannot be one
+    kChannelFd,       ///< a back-end channel that is no connected Unix stream socket
     kConfigRange,     ///< outside the configuration space
     kConfigValue,     ///< read-only field or impossible value
     kStatus,          ///< more than a byte
+    kMtu,             ///< more than 16 bits, or not possible for the device
+    kAddress,         ///< a MAC address that the device cannot announce
+    kSharedObject,    ///< the device shares no such object
     kDevice,          ///< the device could not start the queue
 };
-inline constexpr size_t kRefusalCount = 17;
+inline constexpr size_t kRefusalCount = 21;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {
@@ -75,7 +81,7 @@ struct SessionCounters {
     CounterTable<RingError, kRingErrorCount> rings_broken;
     SharedCounter kicks_received;
     SharedCounter calls_sent;
-    SharedCounter calls_lost;  ///< the reader of the call descriptor is gone
+    SharedCounter calls_lost;  ///< nobody is there any more to read them
 };
 
 [[nodiscard]] std::string_view describe(CloseReason reason);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Features, configuration space, status and reset.
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <utility>
 
 #include "vhost-user-backend/base/checked_math.h"
@@ -45,7 +47,17 @@ Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::M
     if (!protocol_offered_.contains(wanted)) {
         return refuse(Refusal::kFeatures);
     }
+    const auto wants = [&](wire::ProtocolFeature feature) {
+        return wanted.has(wire::bit(feature));
+    };
+    if (wants(wire::ProtocolFeature::kInbandNotifications) &&
+        !(wants(wire::ProtocolFeature::kBackendReq) && wants(wire::ProtocolFeature::kReplyAck))) {
+        // "The back-end should close the connection": it has no other way to say so.
+        close(CloseReason::kInBandAlone);
+        return done();
+    }
     protocol_features_ = wanted;
+    requests_.on_state_changed();
     return done();
 }
 
@@ -117,13 +129,59 @@ void Session::Impl::reset_device(Continuation then) {
             // The connection and what belongs to it stay: memory, call and err descriptors.
             ring = Vring{.descriptors = {.kick = nullptr,
                                          .call = std::move(ring.descriptors.call),
-                                         .err = std::move(ring.descriptors.err)}};
+                                         .err = std::move(ring.descriptors.err)},
+                         .call_is_set = ring.call_is_set,
+                         .err_is_set = ring.err_is_set};
         }
+        requests_.on_device_reset();
         status_ = 0;
         features_refused_ = false;
         environment_.device.reset();
         then();
     });
+}
+
+Session::Impl::Outcome Session::Impl::handle_net_set_mtu(const wire::Message& message) {
+    const auto mtu = payload_as<uint64_t>(message);
+    if (mtu > std::numeric_limits<uint16_t>::max() ||
+        !environment_.device.set_mtu(static_cast<uint16_t>(mtu))) {
+        return refuse(Refusal::kMtu);
+    }
+    return done();
+}
+
+Session::Impl::Outcome Session::Impl::handle_send_rarp(const wire::Message& message) {
+    // The address is in the first six bytes of the payload, whatever the host's byte order.
+    MacAddress address;
+    std::memcpy(address.data(), message.payload.data(), address.size());
+    return environment_.device.announce(address) ? done() : refuse(Refusal::kAddress);
+}
+
+Session::Impl::Outcome Session::Impl::handle_get_shared_object(const wire::Message& message) {
+    Uuid object;
+    std::memcpy(object.data(), message.payload.data(), object.size());
+    auto fd = environment_.device.shared_object(object);
+    if (!fd || !fd->valid()) {
+        return refuse(Refusal::kSharedObject);
+    }
+    Outcome outcome = reply(message.payload);
+    outcome.fd = *std::move(fd);
+    return outcome;
+}
+
+Session::Impl::Outcome Session::Impl::handle_get_shmem_config() {
+    wire::ShmemConfig config{};
+    config.region_count = static_cast<uint32_t>(abilities_.shared_memory.size());
+    std::ranges::copy(abilities_.shared_memory, config.sizes);
+    return reply_object(config);
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_backend_req_fd(wire::Message& message) {
+    if (!is_connected_unix_stream(message.fds[0].get())) {
+        return refuse(Refusal::kChannelFd);
+    }
+    requests_.set_channel(std::move(message.fds[0]));
+    return done();
 }
 
 }  // namespace outrigger

@@ -25,7 +25,9 @@ inline constexpr FeatureSet kDeviceFeatureBits{0x00ff'ffffULL | ~((1ULL << 50) -
 /// GET_FEATURES: the device's bits and the framework's.
 [[nodiscard]] FeatureSet offered_virtio_features(const Device& device);
 
-/// GET_PROTOCOL_FEATURES. CONFIG only for devices that have a configuration space.
-[[nodiscard]] FeatureSet offered_protocol_features(const DeviceIdentity& identity);
+/// GET_PROTOCOL_FEATURES: what belongs to a configuration space or to an ability only for devices
+/// that have it.
+[[nodiscard]] FeatureSet offered_protocol_features(const DeviceIdentity& identity,
+                                                   const DeviceAbilities& abilities);
 
 }  // namespace outrigger

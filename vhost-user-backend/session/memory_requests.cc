@@ -4,6 +4,7 @@
 #include <cstring>
 #include <utility>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/session/session_impl.h"
 
 namespace outrigger {
@@ -24,13 +25,30 @@ wire::MemoryRegion region_at(const wire::Message& message, size_t offset) {
     return region;
 }
 
-Result<MemorySnapshot::RegionPointer, Refusal> map_region(std::string_view device,
+/// What mapping a region takes beside the region.
+struct MappingRules {
+    std::string_view device;
+    bool require_sealed;
+};
+
+Result<MemorySnapshot::RegionPointer, Refusal> map_region(const MappingRules& rules,
                                                           const wire::MemoryRegion& region,
                                                           const UniqueFd& fd) {
+    if (!platform::is_sealed_against_shrinking(fd.get())) {
+        if (rules.require_sealed) {
+            static LogLimiter limiter;
+            limiter.log(LogLevel::kWarning,
+                        "{}: refused a memory region whose file can be truncated "
+                        "(--require-sealed): it is no memfd with F_SEAL_SHRINK",
+                        rules.device);
+            return failure(Refusal::kMemoryFile);
+        }
+        log(LogLevel::kDebug, "{}: a memory region's file can be truncated", rules.device);
+    }
     auto mapped = MemoryRegion::map(to_layout(region), fd.get());
     if (!mapped) {
         static LogLimiter limiter;
-        limiter.log(LogLevel::kWarning, "{}: {}", device, mapped.error().message);
+        limiter.log(LogLevel::kWarning, "{}: {}", rules.device, mapped.error().message);
         return failure(Refusal::kMemoryFile);
     }
     return std::make_shared<const MemoryRegion>(*std::move(mapped));
@@ -59,11 +77,13 @@ Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& 
     if (header.region_count == 0 || header.region_count > wire::kMemTableRegionsMax) {
         return refuse(Refusal::kMemoryTable);
     }
+    const MappingRules rules = {.device = identity_.name,
+                                .require_sealed = options_.require_sealed};
     std::vector<MemorySnapshot::RegionPointer> regions;
     regions.reserve(header.region_count);
     for (size_t i = 0; i < header.region_count; ++i) {
         const auto region = region_at(message, sizeof header + i * sizeof(wire::MemoryRegion));
-        auto mapped = map_region(identity_.name, region, message.fds[i]);
+        auto mapped = map_region(rules, region, message.fds[i]);
         if (!mapped) {
             return refuse(mapped.error());
         }
@@ -79,8 +99,9 @@ Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& 
 }
 
 Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& message) {
-    auto region = map_region(
-        identity_.name, payload_as<wire::SingleMemoryRegion>(message).region, message.fds[0]);
+    auto region = map_region({.device = identity_.name, .require_sealed = options_.require_sealed},
+                             payload_as<wire::SingleMemoryRegion>(message).region,
+                             message.fds[0]);
     if (!region) {
         return refuse(region.error());
     }

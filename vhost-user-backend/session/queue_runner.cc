@@ -25,11 +25,12 @@ QueueRunner::QueueRunner(const Environment& environment,
                          std::unique_ptr<Virtqueue> queue,
                          RingDescriptors descriptors,
                          bool enabled,
-                         OnBroken on_broken)
+                         Events events)
     : environment_(environment),
       queue_(std::move(queue)),
       descriptors_(std::move(descriptors)),
-      on_broken_(std::move(on_broken)),
+      events_(std::move(events)),
+      memory_losses_(environment.memory_losses.load(std::memory_order_relaxed)),
       enabled_(enabled) {}
 
 Result<void> QueueRunner::start() {
@@ -71,12 +72,20 @@ void QueueRunner::set_kick(SharedFd kick) {
     unwatch_kick();
     stop_looking();
     descriptors_.kick = std::move(kick);
+    descriptors_.kick_in_band = false;
     empty_kicks_ = 0;
     watch_kick();
 }
 
+void QueueRunner::kick_in_band(Done looked) {
+    environment_.counters.kicks_received.add();
+    // The worker polls every source after its tasks.
+    looked_ = std::move(looked);
+}
+
 void QueueRunner::set_call(SharedFd call) {
     descriptors_.call = std::move(call);
+    descriptors_.call_in_band = false;
     signal_call();
 }
 
@@ -105,6 +114,9 @@ void QueueRunner::on_kick() {
 
 void QueueRunner::signal_call() {
     if (!has_fd(descriptors_.call)) {
+        if (descriptors_.call_in_band) {
+            events_.on_in_band_call();
+        }
         return;
     }
     if (send_notification(descriptors_.call->get()) == SignalResult::kDelivered) {
@@ -138,13 +150,21 @@ bool QueueRunner::poll() {
     }
     publish();
     queue_->check_memory();
+    // Relaxed: the session wakes the worker by a post, which orders what must be.
+    if (environment_.memory_losses.load(std::memory_order_relaxed) != memory_losses_) {
+        queue_->break_ring(RingError::kMemoryLost);
+    }
     check_broken();
     check_memory_released();
+    if (looked_) {
+        std::exchange(looked_, nullptr)();
+    }
     return worked;
 }
 
 bool QueueRunner::prepare_sleep() {
-    if (may_process() && !has_fd(descriptors_.kick) && !queue_->broken()) {
+    const bool polled = !has_fd(descriptors_.kick) && !descriptors_.kick_in_band;
+    if (may_process() && polled && !queue_->broken()) {
         look_again_later();
         return true;
     }
@@ -165,7 +185,7 @@ void QueueRunner::check_broken() {
     if (has_fd(descriptors_.err)) {
         (void)send_notification(descriptors_.err->get());
     }
-    on_broken_(*error);
+    events_.on_broken(*error);
 }
 
 void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,

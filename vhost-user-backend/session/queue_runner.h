@@ -3,6 +3,7 @@
 /// completed and calls the driver.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,11 +19,14 @@ namespace outrigger {
 using SharedFd = std::shared_ptr<const UniqueFd>;
 
 /// The descriptors of a ring. Null or empty ones do not exist: no kick means that the ring is
-/// polled (vhost-user SET_VRING_KICK), no call that the driver polls.
+/// polled (vhost-user SET_VRING_KICK), no call that the driver polls, unless messages take their
+/// place ("In-band notifications").
 struct RingDescriptors {
     SharedFd kick;
     SharedFd call;
     SharedFd err;
+    bool kick_in_band = false;  ///< without `kick`: VRING_KICK tells of requests
+    bool call_in_band = false;  ///< without `call`: VRING_CALL tells the driver
 };
 
 /// Constructed on the control thread, then thread-bound to the worker until stop() has called back.
@@ -30,21 +34,27 @@ class QueueRunner final : public WorkSource {
   public:
     using Done = std::move_only_function<void()>;
     using Stopped = std::move_only_function<void(VringBase)>;
-    using OnBroken = std::move_only_function<void(RingError)>;
+
+    /// Called on the worker.
+    struct Events {
+        std::move_only_function<void(RingError)> on_broken;  ///< once, when the ring breaks
+        std::move_only_function<void()> on_in_band_call;     ///< the driver wants a VRING_CALL
+    };
 
     struct Environment {
         Device& device;
         QueueIndex index;
         Worker& worker;
         SessionCounters& counters;
+        /// Counts up when the session loses guest memory: rings of earlier counts break.
+        const std::atomic<uint32_t>& memory_losses;
     };
 
-    /// `on_broken` is called on the worker, once, when the ring breaks.
     QueueRunner(const Environment& environment,
                 std::unique_ptr<Virtqueue> queue,
                 RingDescriptors descriptors,
                 bool enabled,
-                OnBroken on_broken);
+                Events events);
 
     QueueRunner(const QueueRunner&) = delete;
     QueueRunner& operator=(const QueueRunner&) = delete;
@@ -61,6 +71,10 @@ class QueueRunner final : public WorkSource {
     void set_enabled(bool enabled) { enabled_ = enabled; }
 
     void set_kick(SharedFd kick);
+
+    /// VRING_KICK: the worker looks at the ring, then calls `looked`.
+    void kick_in_band(Done looked);
+
     /// Signals the new descriptor once: QEMU swaps it while requests complete.
     void set_call(SharedFd call);
 
@@ -96,11 +110,13 @@ class QueueRunner final : public WorkSource {
     Environment environment_;
     std::unique_ptr<Virtqueue> queue_;
     RingDescriptors descriptors_;
-    OnBroken on_broken_;
+    Events events_;
     std::optional<WatchId> kick_watch_;
     std::optional<TimerId> poll_timer_;  // of a ring without a kick descriptor
     Done memory_released_;
+    Done looked_;  // of kick_in_band()
     Stopped stopped_;
+    uint32_t memory_losses_;  // when the ring was made
     uint32_t empty_kicks_ = 0;
     bool enabled_;
     bool kicks_enabled_ =

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starting and stopping rings, and waiting for their workers.
+#include <algorithm>
 #include <utility>
 
 #include "vhost-user-backend/session/feature_offer.h"
@@ -45,7 +46,7 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
     ring.started = false;
     ring.descriptors.kick = nullptr;
     if (ring.runner == nullptr) {
-        ring.broken = false;
+        on_ring_stopped(ring);
         then();
         return;
     }
@@ -54,14 +55,19 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
         environment_.control_loop.post([this, index, base, then = std::move(then)]() mutable {
             Vring& stopped = rings_[index];
             stopped.base = base;
-            stopped.broken = false;
             stopped.runner.reset();
+            on_ring_stopped(stopped);
             then();
         });
     };
     runner.worker().post([&runner, on_control = std::move(on_control)]() mutable {
         runner.stop(std::move(on_control));
     });
+}
+
+void Session::Impl::on_ring_stopped(Vring& ring) {
+    ring.broken = false;
+    poisoned_ = poisoned_ && std::ranges::any_of(rings_, &Vring::broken);
 }
 
 void Session::Impl::stop_all_rings(Continuation then) {
@@ -76,6 +82,11 @@ void Session::Impl::stop_all_rings(Continuation then) {
     }
 }
 
+bool Session::Impl::suspended() const {
+    return std::ranges::none_of(
+        rings_, [](const Vring& ring) { return ring.started || ring.runner != nullptr; });
+}
+
 bool Session::Impl::any_ring_running() const {
     for (const Vring& ring : rings_) {
         if (ring.runner != nullptr) {
@@ -85,14 +96,84 @@ bool Session::Impl::any_ring_running() const {
     return false;
 }
 
+RingDescriptors Session::Impl::runner_descriptors(const Vring& ring) const {
+    const bool in_band = negotiated(wire::ProtocolFeature::kInbandNotifications);
+    RingDescriptors descriptors = ring.descriptors;
+    descriptors.kick_in_band = in_band && !ring.polled;
+    descriptors.call_in_band = in_band && !ring.call_is_set;
+    return descriptors;
+}
+
+QueueRunner::Events Session::Impl::runner_events(size_t index) {
+    return {.on_broken =
+                [this, index](RingError error) {
+                    environment_.control_loop.post(
+                        [this, index, error] { on_ring_broken(index, error); });
+                },
+            .on_in_band_call =
+                [this, index] {
+                    // Release: the used entries go before the call. The partner is the exchange
+                    // of on_in_band_call().
+                    if (!call_posted_[index].exchange(true, std::memory_order_acq_rel)) {
+                        environment_.control_loop.post([this, index] { on_in_band_call(index); });
+                    }
+                }};
+}
+
+void Session::Impl::on_in_band_call(size_t index) {
+    // Acquire: pairs with the exchange of the worker, which does not post while this is true.
+    (void)call_posted_[index].exchange(false, std::memory_order_acq_rel);
+    if (requests_.signal_ring(BackendRequests::RingSignal::kCall, index)) {
+        environment_.counters.calls_sent.add();
+    } else {
+        environment_.counters.calls_lost.add();
+    }
+}
+
+// --- Broken rings ------------------------------------------------------------------------------
+
 void Session::Impl::on_ring_broken(size_t index, RingError error) {
     environment_.counters.rings_broken.add(error);
-    rings_[index].broken = true;
+    Vring& ring = rings_[index];
+    const bool first = std::ranges::none_of(rings_, &Vring::broken);
+    ring.broken = true;
+    if (negotiated(wire::ProtocolFeature::kInbandNotifications) && !ring.err_is_set) {
+        (void)requests_.signal_ring(BackendRequests::RingSignal::kErr, index);
+    }
+    if (first) {
+        // A device that needs a reset must say so (VIRTIO 1.3, 2.1.2).
+        requests_.config_changed();
+    }
+    if (error == RingError::kMemoryLost) {
+        poison(index);
+        return;
+    }
     broken_log_.log(LogLevel::kWarning,
                     "{}: ring {} stopped, the guest's driver broke it: {}",
                     identity_.name,
                     index,
                     describe(error));
+}
+
+/// Zeroes are in the place of guest memory. What other rings read may be just that.
+void Session::Impl::poison(size_t first_index) {
+    if (std::exchange(poisoned_, true)) {
+        return;
+    }
+    poison_log_.log(
+        LogLevel::kError,
+        "{}: the front end truncated guest memory, which ring {} was the first to find; "
+        "every ring has stopped until the front end stops and starts it with other memory",
+        identity_.name,
+        first_index);
+    // Relaxed: the posts below order it before what the workers read.
+    memory_losses_.fetch_add(1, std::memory_order_relaxed);
+    for (const Vring& ring : rings_) {
+        if (ring.runner != nullptr && !ring.broken) {
+            // Only a wake-up: the runner may be on its way to a stop, so no task may name it.
+            ring.runner->worker().post([] {});
+        }
+    }
 }
 
 bool Session::Impl::effectively_enabled(const Vring& ring) const {
@@ -126,18 +207,16 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
         }
     }
     const std::span<Worker* const> workers = environment_.workers;
-    auto on_broken = [this, index](RingError error) {
-        environment_.control_loop.post([this, index, error] { on_ring_broken(index, error); });
-    };
     ring.runner = std::make_unique<QueueRunner>(
         QueueRunner::Environment{.device = environment_.device,
                                  .index = QueueIndex{static_cast<uint16_t>(index)},
                                  .worker = *workers[index % workers.size()],
-                                 .counters = environment_.counters},
+                                 .counters = environment_.counters,
+                                 .memory_losses = memory_losses_},
         *std::move(queue),
-        ring.descriptors,
+        runner_descriptors(ring),
         effectively_enabled(ring),
-        std::move(on_broken));
+        runner_events(index));
     // Control and worker meet in `started`: written before the post, read after it.
     auto started = std::make_shared<Result<void>>();
     for_one_runner(
@@ -149,6 +228,7 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
         [this, index, started, then = std::move(then)]() mutable {
             if (started->has_value()) {
                 environment_.counters.rings_started.add();
+                requests_.on_state_changed();
             } else {
                 refusal_log_.log(LogLevel::kWarning,
                                  "{}: ring {} cannot start: {}",

@@ -29,12 +29,22 @@ Session::Impl::Impl(const Environment& environment,
       options_(options),
       on_closed_(std::move(on_closed)),
       identity_(environment.device.identity()),
+      abilities_(environment.device.abilities()),
       offered_(offered_virtio_features(environment.device)),
-      protocol_offered_(offered_protocol_features(identity_)),
+      protocol_offered_(offered_protocol_features(identity_, abilities_)),
       rings_(identity_.queue_count),
+      call_posted_(identity_.queue_count),
+      requests_(environment.control_loop,
+                identity_.name,
+                identity_.queue_count,
+                abilities_.shared_memory,
+                *this),
       connection_(environment.control_loop, std::move(socket), options.message_timeout, *this) {
     OUTRIGGER_ASSERT(!environment.workers.empty() && identity_.queue_count > 0);
+    OUTRIGGER_ASSERT(identity_.queue_count <= wire::kVringFdIndexMask + 1);
+    OUTRIGGER_ASSERT(abilities_.shared_memory.size() <= std::size(wire::ShmemConfig{}.sizes));
     environment_.counters.sessions_opened.add();
+    environment_.device.on_frontend(requests_.frontend());
 }
 
 // --- One request -------------------------------------------------------------------------------
@@ -55,7 +65,10 @@ bool Session::Impl::on_message(wire::Message message) {
 
     request_ = message.header.request;
     needs_reply_ = message.needs_reply();
-    has_own_reply_ = request != nullptr && request->reply != wire::ReplyRule::kAck;
+    reply_rule_ = request != nullptr ? request->reply : wire::ReplyRule::kAck;
+    if (reply_rule_ == wire::ReplyRule::kSameWithFd) {
+        request_payload_ = message.payload;
+    }
     handling_ = true;
 
     Outcome outcome;
@@ -71,6 +84,9 @@ bool Session::Impl::on_message(wire::Message message) {
         outcome = dispatch(message);
     }
     handling_ = false;
+    if (close_reason_ && outcome.kind != Outcome::Kind::kLater) {
+        return false;  // by the handler: there is nobody to answer
+    }
     if (outcome.kind == Outcome::Kind::kLater) {
         if (!finished_) {
             waiting_ = true;
@@ -176,6 +192,18 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_get_config(message);
         case kSetConfig:
             return handle_set_config(message);
+        case kSendRarp:
+            return handle_send_rarp(message);
+        case kNetSetMtu:
+            return handle_net_set_mtu(message);
+        case kSetBackendReqFd:
+            return handle_set_backend_req_fd(message);
+        case kVringKick:
+            return handle_vring_kick(message);
+        case kGetSharedObject:
+            return handle_get_shared_object(message);
+        case kGetShmemConfig:
+            return handle_get_shmem_config();
         case kResetDevice:
             return handle_reset_device();
         case kGetMaxMemSlots:
@@ -191,9 +219,6 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         // Known and not served: not_now() refused them on the word of the request table.
         case kSetLogBase:
         case kSetLogFd:
-        case kSendRarp:
-        case kNetSetMtu:
-        case kSetBackendReqFd:
         case kIotlbMsg:
         case kSetVringEndian:
         case kCreateCryptoSession:
@@ -204,11 +229,8 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kGetInflightFd:
         case kSetInflightFd:
         case kGpuSetSocket:
-        case kVringKick:
-        case kGetSharedObject:
         case kSetDeviceStateFd:
         case kCheckDeviceState:
-        case kGetShmemConfig:
         case kGetVringBaseSkipDrain:
             break;
     }
@@ -232,8 +254,10 @@ void Session::Impl::finish(Outcome outcome) {
     }
 }
 
-bool Session::Impl::acknowledges() const {
-    return needs_reply_ && protocol_features_.has(wire::bit(wire::ProtocolFeature::kReplyAck));
+void Session::Impl::acknowledge(uint64_t value) {
+    if (needs_reply_ && negotiated(wire::ProtocolFeature::kReplyAck)) {
+        send_u64(value);
+    }
 }
 
 void Session::Impl::answer(const Outcome& outcome) {
@@ -244,13 +268,10 @@ void Session::Impl::answer(const Outcome& outcome) {
             answer_refusal(outcome.refusal);
             return;
         case Outcome::Kind::kReply:
-            send(outcome.payload);
+            send(outcome.payload, outcome.fd.get());
             return;
         case Outcome::Kind::kDone:
-            if (acknowledges()) {
-                const uint64_t success = 0;
-                send(std::as_bytes(std::span(&success, 1)));
-            }
+            acknowledge(0);
             return;
     }
 }
@@ -264,18 +285,45 @@ void Session::Impl::answer_refusal(Refusal refusal) {
                      request != nullptr ? request->name : "a request",
                      request_,
                      describe(refusal));
-    if (has_own_reply_) {
-        // The front end waits for an answer that does not exist. NEED_REPLY changes nothing here
-        // (vhost-user REPLY_ACK): an acknowledgement would be taken for the answer.
-        close(CloseReason::kRefused);
-    } else if (acknowledges()) {
-        const uint64_t failed = 1;
-        send(std::as_bytes(std::span(&failed, 1)));
+    constexpr uint64_t kFailed = 1;
+    switch (reply_rule_) {
+        case wire::ReplyRule::kAck:
+            acknowledge(kFailed);
+            return;
+        case wire::ReplyRule::kU64Status:
+            send_u64(kFailed);
+            return;
+        case wire::ReplyRule::kU64WithFd:
+            send_u64(kFailed | wire::kReplyFdNone);
+            return;
+        case wire::ReplyRule::kConfig:
+            send({});
+            return;
+        case wire::ReplyRule::kSameWithFd:
+            send(request_payload_);
+            return;
+        case wire::ReplyRule::kLogIfShmfd:
+            if (!negotiated(wire::ProtocolFeature::kLogShmfd)) {
+                acknowledge(kFailed);
+                return;
+            }
+            break;
+        case wire::ReplyRule::kU64:
+        case wire::ReplyRule::kVringState:
+        case wire::ReplyRule::kFd:
+        case wire::ReplyRule::kU64AndFd:
+        case wire::ReplyRule::kInflight:
+        case wire::ReplyRule::kCryptoSession:
+        case wire::ReplyRule::kShmemConfig:
+            break;
     }
+    // The front end waits for an answer that does not exist. NEED_REPLY changes nothing here
+    // (vhost-user REPLY_ACK): an acknowledgement would be taken for the answer.
+    close(CloseReason::kRefused);
 }
 
-void Session::Impl::send(std::span<const std::byte> payload) {
-    if (connection_.send_reply(request_, payload)) {
+void Session::Impl::send(std::span<const std::byte> payload, int fd) {
+    if (connection_.send_reply(request_, payload, fd)) {
         environment_.counters.replies_sent.add();
     } else {
         close(CloseReason::kReplyNotTaken);
@@ -308,7 +356,9 @@ void Session::Impl::close(CloseReason reason) {
 
 void Session::Impl::begin_close() {
     OUTRIGGER_ASSERT(!std::exchange(closing_, true));
+    requests_.end();
     stop_all_rings([this] {
+        environment_.device.on_frontend(nullptr);
         environment_.device.reset();
         memory_ = MemorySnapshot::empty();
         // From the loop, so that whoever called us is off the stack when the session goes.

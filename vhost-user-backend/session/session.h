@@ -21,6 +21,8 @@ struct SessionOptions {
     std::chrono::milliseconds message_timeout{10'000};
     /// Memory regions that ADD_MEM_REG may add up to (GET_MAX_MEM_SLOTS).
     size_t memory_slots = 509;
+    /// Refuse memory whose file could be truncated while it is mapped.
+    bool require_sealed = false;
 };
 
 /// Thread-bound: control thread. Requests are answered in order; one that must wait for a worker

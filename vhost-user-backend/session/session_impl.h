@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/session/backend_requests.h"
 #include "vhost-user-backend/session/connection.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
@@ -25,13 +27,16 @@ struct Vring {
     std::optional<wire::VringAddress> address = std::nullopt;
     std::optional<VringBase> base = std::nullopt;
     RingDescriptors descriptors{};
-    bool started = false;  ///< SET_VRING_KICK came, GET_VRING_BASE did not
+    bool started = false;  ///< SET_VRING_KICK or VRING_KICK came, GET_VRING_BASE did not
     bool enabled = false;  ///< SET_VRING_ENABLE 1 came
     bool broken = false;
+    bool polled = false;       ///< the last SET_VRING_KICK said that no kicks will come
+    bool call_is_set = false;  ///< SET_VRING_CALL came: no in-band call, with or without descriptor
+    bool err_is_set = false;   ///< likewise
     std::unique_ptr<QueueRunner> runner = nullptr;  ///< set while the queue is lent to the device
 };
 
-class Session::Impl final : public Connection::Handler {
+class Session::Impl final : public Connection::Handler, public BackendRequests::Handler {
   public:
     Impl(const Environment& environment,
          UniqueFd socket,
@@ -44,6 +49,14 @@ class Session::Impl final : public Connection::Handler {
 
     void on_end(CloseReason reason) override { close(reason); }
 
+    [[nodiscard]] bool negotiated(wire::ProtocolFeature feature) const override {
+        return protocol_features_.has(wire::bit(feature));
+    }
+
+    [[nodiscard]] bool suspended() const override;
+
+    void on_channel_violated() override { close(CloseReason::kChannelViolated); }
+
   private:
     /// The bytes of a reply; empty means "no reply of its own".
     using Payload = std::vector<std::byte>;
@@ -54,6 +67,7 @@ class Session::Impl final : public Connection::Handler {
         Kind kind = Kind::kDone;
         Payload payload{};
         Refusal refusal{};
+        UniqueFd fd{};  ///< with the payload
     };
 
     static Outcome done() { return {}; }
@@ -65,7 +79,7 @@ class Session::Impl final : public Connection::Handler {
     }
 
     static Outcome reply(Payload payload) {
-        return {.kind = Outcome::Kind::kReply, .payload = std::move(payload)};
+        return {.kind = Outcome::Kind::kReply, .payload = std::move(payload), .refusal = {}};
     }
 
     template <class T>
@@ -94,8 +108,11 @@ class Session::Impl final : public Connection::Handler {
     void finish(Outcome outcome);
     void answer(const Outcome& outcome);
     void answer_refusal(Refusal refusal);
-    [[nodiscard]] bool acknowledges() const;
-    void send(std::span<const std::byte> payload);
+    void acknowledge(uint64_t value);
+    void send(std::span<const std::byte> payload, int fd = -1);
+
+    void send_u64(uint64_t value) { send(std::as_bytes(std::span(&value, 1))); }
+
     void begin_close();
     void end_close();
 
@@ -109,6 +126,11 @@ class Session::Impl final : public Connection::Handler {
     void stop_all_rings(Continuation then);
     [[nodiscard]] bool any_ring_running() const;
     void on_ring_broken(size_t index, RingError error);
+    void poison(size_t first_index);
+    void on_ring_stopped(Vring& ring);
+    void on_in_band_call(size_t index);
+    [[nodiscard]] QueueRunner::Events runner_events(size_t index);
+    [[nodiscard]] RingDescriptors runner_descriptors(const Vring& ring) const;
     /// Starts every ring that was told to start and now has all it needs; `then` gets the refusal
     /// of ring `asked`, if it could not start.
     void start_ready_rings(std::optional<size_t> asked,
@@ -127,6 +149,11 @@ class Session::Impl final : public Connection::Handler {
     Outcome handle_get_status();
     Outcome handle_reset_device();
     void reset_device(Continuation then);
+    Outcome handle_net_set_mtu(const wire::Message& message);
+    Outcome handle_send_rarp(const wire::Message& message);
+    Outcome handle_get_shared_object(const wire::Message& message);
+    Outcome handle_get_shmem_config();
+    Outcome handle_set_backend_req_fd(wire::Message& message);
 
     // memory_requests.cc
     Outcome handle_set_mem_table(const wire::Message& message);
@@ -141,6 +168,9 @@ class Session::Impl final : public Connection::Handler {
     Outcome handle_set_vring_base(const wire::Message& message);
     Outcome handle_get_vring_base(const wire::Message& message);
     Outcome handle_set_vring_kick(wire::Message& message);
+    Outcome handle_vring_kick(const wire::Message& message);
+    void start_kicked_ring(size_t index);
+    Outcome start_if_complete(size_t index);
     Outcome handle_set_vring_call(wire::Message& message);
     Outcome handle_set_vring_err(wire::Message& message);
     Outcome handle_set_vring_enable(const wire::Message& message);
@@ -159,6 +189,7 @@ class Session::Impl final : public Connection::Handler {
     SessionOptions options_;
     OnClosed on_closed_;
     DeviceIdentity identity_;
+    DeviceAbilities abilities_;
     FeatureSet offered_;
     FeatureSet protocol_offered_;
     FeatureSet features_;
@@ -169,18 +200,26 @@ class Session::Impl final : public Connection::Handler {
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
     std::vector<Vring> rings_;
 
+    // By ring: on_in_band_call() is on its way. Worker and control thread.
+    std::vector<std::atomic<bool>> call_posted_;
+
     // The request in hand: answers go to it.
     uint32_t request_ = 0;
     bool needs_reply_ = false;
-    bool has_own_reply_ = false;
+    wire::ReplyRule reply_rule_ = wire::ReplyRule::kAck;
+    Payload request_payload_;          // where the answer repeats it
     bool handling_ = false;            // on_message() is on the stack
     std::optional<Outcome> finished_;  // finish() came while it was
     bool waiting_ = false;             // for finish()
     bool draining_ = false;            // for rings that adopt memory, each still there
     std::optional<CloseReason> close_reason_;
     bool closing_ = false;
+    std::atomic<uint32_t> memory_losses_ = 0;  // read by the workers
+    bool poisoned_ = false;  // guest memory was lost: no ring of this session went on
     LogLimiter refusal_log_;
     LogLimiter broken_log_;
+    LogLimiter poison_log_;
+    BackendRequests requests_;
     Connection connection_;  // last: it may call back as soon as it exists
 };
 

@@ -48,7 +48,7 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_num(const wire::Message& 
         return refuse(Refusal::kRingSize);
     }
     rings_[*index].size = static_cast<uint16_t>(state.num);
-    return done();
+    return start_if_complete(*index);
 }
 
 bool Session::Impl::address_is_possible(const wire::VringAddress& address,
@@ -89,7 +89,7 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_addr(const wire::Message&
         return refuse(Refusal::kRingAddress);
     }
     ring.address = address;
-    return done();
+    return start_if_complete(*index);
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_vring_base(const wire::Message& message) {
@@ -110,7 +110,20 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_base(const wire::Message&
         }
     }
     ring.base = VringBase{state.num};
-    return done();
+    return start_if_complete(*index);
+}
+
+/// A ring whose kick came before the rest. Its base must be known, or it could not come any more.
+Session::Impl::Outcome Session::Impl::start_if_complete(size_t index) {
+    const Vring& ring = rings_[index];
+    if (!features_known_ || !ring.base || !ring_is_ready(ring)) {
+        return done();
+    }
+    // What is wrong with another ring's part is that ring's affair.
+    start_ready_rings(index, [this](std::optional<Refusal> refusal) {
+        finish(refusal ? refuse(*refusal) : done());
+    });
+    return later();
 }
 
 Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message& message) {
@@ -154,6 +167,7 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& messa
     const size_t index = taken->index;
     Vring& ring = rings_[index];
     ring.descriptors.kick = taken->fd;
+    ring.polled = taken->fd == nullptr;
     ring.started = true;
     if (ring.runner != nullptr) {
         for_one_runner(
@@ -165,6 +179,11 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& messa
             [this] { finish(done()); });
         return later();
     }
+    start_kicked_ring(index);
+    return later();
+}
+
+void Session::Impl::start_kicked_ring(size_t index) {
     start_ready_rings(index, [this, index](std::optional<Refusal> refusal) {
         if (refusal) {
             rings_[index].started = false;
@@ -172,6 +191,27 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& messa
         }
         finish(refusal ? refuse(*refusal) : done());
     });
+}
+
+Session::Impl::Outcome Session::Impl::handle_vring_kick(const wire::Message& message) {
+    const auto state = payload_as<wire::VringState>(message);
+    const auto index = ring_index(state.index);
+    if (!index || state.num != 0) {
+        return refuse(Refusal::kRingIndex);
+    }
+    Vring& ring = rings_[*index];
+    ring.started = true;
+    if (ring.runner == nullptr) {
+        start_kicked_ring(*index);
+        return later();
+    }
+    // Answered when the device has looked at the ring: simulators count on it.
+    for_one_runner(
+        *ring.runner,
+        [](QueueRunner& runner, QueueRunner::Done looked) {
+            runner.kick_in_band(std::move(looked));
+        },
+        [this] { finish(done()); });
     return later();
 }
 
@@ -182,6 +222,7 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_call(wire::Message& messa
     }
     Vring& ring = rings_[taken->index];
     ring.descriptors.call = taken->fd;
+    ring.call_is_set = true;
     if (ring.runner == nullptr) {
         return done();
     }
@@ -202,6 +243,7 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_err(wire::Message& messag
     }
     Vring& ring = rings_[taken->index];
     ring.descriptors.err = taken->fd;
+    ring.err_is_set = true;
     if (ring.runner == nullptr) {
         return done();
     }

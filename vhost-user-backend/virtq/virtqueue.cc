@@ -274,6 +274,12 @@ void Virtqueue::check_memory() {
     }
 }
 
+bool Virtqueue::buffers_were_lost(std::span<const iovec> buffers) {
+    sigbus_guard::touch(buffers);
+    check_memory();
+    return broken_ == RingError::kMemoryLost;
+}
+
 bool Virtqueue::old_memory_released() const {
     return memory_.old_count() == 0;
 }

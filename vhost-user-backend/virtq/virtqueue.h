@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "vhost-user-backend/base/counters.h"
@@ -89,6 +90,11 @@ class Virtqueue final {
 
     /// Breaks the ring: for requests that leave no way to answer them. Safe while chains are out.
     void break_ring(RingError error);
+
+    /// For a device whose system call on a chain's buffers failed with EFAULT. True: the front end
+    /// truncated the file in which they lie; the ring is broken (kMemoryLost), and whoever finds
+    /// that reports it. False: the memory is there, so the error is the file's own.
+    [[nodiscard]] bool buffers_were_lost(std::span<const iovec> buffers);
 
     [[nodiscard]] uint16_t size() const { return config_.size; }
 

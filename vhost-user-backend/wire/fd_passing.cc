@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/wire/fd_passing.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -71,49 +72,61 @@ ReceiveResult receive_some(int socket, std::span<std::byte> out) {
     return result;
 }
 
+SendResult send_some(int socket,
+                     std::span<const std::byte> head,
+                     std::span<const std::byte> payload,
+                     std::span<const int> fds) {
+    OUTRIGGER_ASSERT(fds.size() <= kMessageFdsMax);
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kControlFds * sizeof(int))> control{};
+    // sendmsg does not write through these pointers.
+    std::array<iovec, 2> ranges{{
+        {.iov_base = const_cast<std::byte*>(head.data()), .iov_len = head.size()},
+        {.iov_base = const_cast<std::byte*>(payload.data()), .iov_len = payload.size()},
+    }};
+    msghdr message{};
+    message.msg_iov = ranges.data();
+    message.msg_iovlen = ranges.size();
+    if (!fds.empty()) {
+        message.msg_control = control.data();
+        message.msg_controllen =
+            static_cast<decltype(message.msg_controllen)>(CMSG_SPACE(fds.size() * sizeof(int)));
+        cmsghdr* rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len =
+            static_cast<decltype(rights->cmsg_len)>(CMSG_LEN(fds.size() * sizeof(int)));
+        std::memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
+    }
+    ssize_t count;
+    do {
+        count = platform::send_message(socket, message);
+    } while (count < 0 && errno == EINTR);
+    if (count > 0) {
+        return {.status = SendStatus::kSent, .bytes = static_cast<size_t>(count)};
+    }
+    const bool full = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS);
+    return {.status = full ? SendStatus::kWouldBlock : SendStatus::kFailed, .bytes = 0};
+}
+
 Result<void> send_all(int socket,
                       std::span<const std::byte> head,
                       std::span<const std::byte> payload,
                       std::span<const int> fds,
                       int timeout_ms) {
-    OUTRIGGER_ASSERT(fds.size() <= kMessageFdsMax);
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kControlFds * sizeof(int))> control{};
     size_t sent = 0;
     const size_t total = head.size() + payload.size();
     while (sent < total) {
         const size_t head_sent = std::min(sent, head.size());
-        const size_t payload_sent = sent - head_sent;
-        // sendmsg does not write through these pointers.
-        std::array<iovec, 2> ranges{{
-            {.iov_base = const_cast<std::byte*>(head.data()) + head_sent,
-             .iov_len = head.size() - head_sent},
-            {.iov_base = const_cast<std::byte*>(payload.data()) + payload_sent,
-             .iov_len = payload.size() - payload_sent},
-        }};
-        msghdr message{};
-        message.msg_iov = ranges.data();
-        message.msg_iovlen = ranges.size();
-        if (sent == 0 && !fds.empty()) {
-            message.msg_control = control.data();
-            message.msg_controllen =
-                static_cast<decltype(message.msg_controllen)>(CMSG_SPACE(fds.size() * sizeof(int)));
-            cmsghdr* rights = CMSG_FIRSTHDR(&message);
-            rights->cmsg_level = SOL_SOCKET;
-            rights->cmsg_type = SCM_RIGHTS;
-            rights->cmsg_len =
-                static_cast<decltype(rights->cmsg_len)>(CMSG_LEN(fds.size() * sizeof(int)));
-            std::memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
-        }
-        const ssize_t count = platform::send_message(socket, message);
-        if (count >= 0) {
-            sent += static_cast<size_t>(count);
+        const SendResult result = send_some(socket,
+                                            head.subspan(head_sent),
+                                            payload.subspan(sent - head_sent),
+                                            sent == 0 ? fds : std::span<const int>{});
+        if (result.status == SendStatus::kSent) {
+            sent += result.bytes;
             continue;
         }
-        if (errno == EINTR) {
-            continue;
-        }
-        if (errno != EAGAIN && errno != EWOULDBLOCK) {
+        if (result.status == SendStatus::kFailed) {
             return failure(error_from_errno("cannot send to the peer"));
         }
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -30,6 +30,24 @@ struct ReceiveResult {
 /// One recvmsg of at most out.size() bytes.
 [[nodiscard]] ReceiveResult receive_some(int socket, std::span<std::byte> out);
 
+enum class SendStatus : uint8_t {
+    kSent,        ///< `bytes` > 0, with all the descriptors
+    kWouldBlock,  ///< the socket is full
+    kFailed,      ///< the peer is gone or the message cannot be sent; see errno
+};
+
+struct SendResult {
+    SendStatus status = SendStatus::kFailed;
+    size_t bytes = 0;  ///< of head and payload together
+};
+
+/// One sendmsg of `head` and `payload`, with `fds` (borrowed) on the first byte. Never waits, never
+/// raises SIGPIPE. There is at least one byte to send.
+[[nodiscard]] SendResult send_some(int socket,
+                                   std::span<const std::byte> head,
+                                   std::span<const std::byte> payload,
+                                   std::span<const int> fds);
+
 /// Sends all of `head` and then `payload`, with `fds` (borrowed) on the first byte. Waits while
 /// the socket is full, but at most `timeout_ms`. Never raises SIGPIPE.
 [[nodiscard]] Result<void> send_all(int socket,

@@ -147,6 +147,9 @@ inline constexpr uint32_t kVringAddressFlagLog = 1;
 inline constexpr uint64_t kVringFdIndexMask = 0xff;
 inline constexpr uint64_t kVringFdNone = 0x100;  ///< no descriptor comes with the message
 
+/// Likewise in the reply of SET_DEVICE_STATE_FD.
+inline constexpr uint64_t kReplyFdNone = 0x100;
+
 /// "Memory region description".
 struct MemoryRegion {
     uint64_t guest_address;

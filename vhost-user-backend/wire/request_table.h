@@ -46,11 +46,14 @@ enum class FdRule : uint8_t {
 enum class ReplyRule : uint8_t {
     kAck,         ///< no reply of its own
     kU64,         ///< u64
-    kU64WithFd,   ///< u64 whose bit 8 says that no descriptor comes with it
+    kU64Status,   ///< u64 that says whether it went well: 0 or not
+    kU64WithFd,   ///< u64: bits 0-7 are 0 or not, bit 8 says that no descriptor comes with it
     kVringState,  ///< vring state
     kConfig,      ///< config header and bytes
-    kLogIfShmfd,  ///< the log description, when LOG_SHMFD was negotiated
-    kFd,          ///< the payload, with a descriptor
+    kLogIfShmfd,  ///< the same 16 bytes, when LOG_SHMFD was negotiated
+    kFd,          ///< a descriptor
+    kSameWithFd,  ///< the same 16 bytes, with a descriptor unless it failed
+    kU64AndFd,    ///< u64 that says whether it went well, and a descriptor if it did
     kInflight,    ///< inflight description with a descriptor
     kCryptoSession,
     kShmemConfig,
@@ -88,6 +91,7 @@ struct RequestDescription {
     StateRule state;
     ReplyRule reply;
     Served served;
+    std::string_view why_never{};  ///< for Served::kNever, to be read behind "no: "
 };
 
 /// Every request of the front end, sorted by number.

@@ -115,6 +115,17 @@ TEST_F(BlkDeviceTest, HostErrorsAreIoErrors) {
     EXPECT_EQ(bench_.counters().bytes_written.value(), 0U);
 }
 
+// A file system in user space may answer anything; the guest's memory is there.
+TEST_F(BlkDeviceTest, BadAddressOfTheImagesOwnIsAnIoErrorAndBreaksNothing) {
+    const auto recipe = write_chain(1, 512);
+    bench_.add(recipe);
+    (void)bench_.process();
+    image_->end(EFAULT);
+    EXPECT_TRUE(bench_.completion());
+    EXPECT_EQ(recipe.status(), VIRTIO_BLK_S_IOERR);
+    EXPECT_FALSE(bench_.queue().broken());
+}
+
 TEST_F(BlkDeviceTest, RequestsMayEndInAnyOrder) {
     const auto first = read_chain(0, 512);
     const auto second = read_chain(1, 512);

@@ -70,6 +70,7 @@ TEST(CommandLine, DefaultsAreFilledIn) {
 
     EXPECT_EQ(line->loop, LoopKind::kAuto);
     EXPECT_FALSE(line->exit_on_disconnect);
+    EXPECT_FALSE(line->require_sealed);
     EXPECT_EQ(line->log_level, LogLevel::kInfo);
     EXPECT_EQ(line->message_timeout, std::chrono::seconds(10));
     EXPECT_EQ(line->devices[0].queue_threads, 1U);
@@ -91,13 +92,15 @@ TEST(CommandLine, TakesEveryProcessOption) {
                              "--io=asio",
                              "--exit-on-disconnect",
                              "--log-level=debug",
-                             "--message-timeout-ms=50"});
+                             "--message-timeout-ms=50",
+                             "--require-sealed"});
     ASSERT_TRUE(line);
 
     EXPECT_EQ(line->loop, LoopKind::kAsio);
     EXPECT_TRUE(line->exit_on_disconnect);
     EXPECT_EQ(line->log_level, LogLevel::kDebug);
     EXPECT_EQ(line->message_timeout, std::chrono::milliseconds(50));
+    EXPECT_TRUE(line->require_sealed);
 }
 
 TEST(CommandLine, TakesEveryThreadOption) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/guest/sigbus_guard.h"
 
+#include <array>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -101,6 +102,21 @@ TEST(SigbusGuard, ManyRangesAreWatchedAtATime) {
     (void)file.read(0);
     EXPECT_TRUE(guard.lost());
     EXPECT_FALSE(others.back().lost());
+}
+
+TEST(SigbusGuard, TouchFindsABufferWhoseEndIsGone) {
+    const MappedFile file;
+    const GuardedRange guard = file.guard();
+    ASSERT_EQ(::ftruncate(file.fd.get(), 8192), 0);
+    const uint32_t lost = sigbus_guard::lost_count();
+    const iovec there = {.iov_base = file.mapping.data(), .iov_len = 8192};
+    const iovec none = {.iov_base = file.mapping.data() + 8192, .iov_len = 0};
+    sigbus_guard::touch(std::array{there, none});
+    EXPECT_FALSE(guard.lost());
+    const iovec beyond = {.iov_base = file.mapping.data(), .iov_len = 8193};
+    sigbus_guard::touch(std::array{there, beyond});
+    EXPECT_TRUE(guard.lost());
+    EXPECT_EQ(sigbus_guard::lost_count(), lost + 1);
 }
 
 #ifdef MFD_HUGETLB
