@@ -12,6 +12,7 @@
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
+#include "vhost-user-backend/session/session.h"
 
 namespace outrigger {
 
@@ -33,7 +34,9 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
     for (const DeviceSettings& settings : settings_.devices) {
-        served_.emplace_back().device = OUTRIGGER_TRY(program_.create_device(settings.values));
+        std::unique_ptr<Device>& device = served_.emplace_back().device;
+        device = OUTRIGGER_TRY(program_.create_device(settings.values));
+        OUTRIGGER_TRY(check_device(*device));
     }
     for (size_t i = 0; i < served_.size(); ++i) {
         served_[i].endpoint = OUTRIGGER_TRY(open_endpoint(settings_.devices[i]));
