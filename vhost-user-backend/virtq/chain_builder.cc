@@ -94,8 +94,10 @@ Result<void, RingError> ChainBuilder::add_packed_table(const Descriptor& descrip
     const Table table = OUTRIGGER_TRY(open_table(descriptor));
     for (uint32_t index = 0; index < table.entry_count; ++index) {
         const std::byte* const at = table.data + size_t{index} * kDescriptorBytes;
-        // VIRTIO 1.3, 2.8.7: WRITE is the only flag that means anything here; the device ignores
-        // the others, and the buffer id.
+        // VIRTIO 1.3, 2.8.7: "The VIRTQ_DESC_F_WRITE flags bit is the only valid flag for
+        // descriptors in the indirect table. Others are reserved and are ignored by the device.
+        // Buffer ID is also reserved and is ignored by the device." So INDIRECT is no error here,
+        // as it is in a split table: the entry is a plain buffer.
         const Descriptor entry = ring_memory::packed_descriptor(
             ring_memory::load_any_alignment(at), ring_memory::load_any_alignment(at + 8));
         if (const auto added = add(entry); !added) {
