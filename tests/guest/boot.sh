@@ -15,6 +15,7 @@ build=$root/build/release  # where the daemons are
 rings=split                # split, packed
 queues=1                   # of the devices that have several
 memory=memfd               # memfd, file
+iommu=off                  # off, intel, intel-strict: what stands between devices and memory
 accelerator=               # tcg, kvm; choose_accelerator sets it
 boot_timeout_s=180
 daemon_wrapper=()          # runs the daemons, for example: setarch -R
@@ -144,6 +145,8 @@ stop_daemon() {
     report=$(grep -m 1 -E 'ERROR: [A-Za-z]+Sanitizer|WARNING: ThreadSanitizer|runtime error:' "$work/$device.log")
     if [[ $report ]]; then
         host_result "$device.exit" failed "$report"
+    elif ((ended_status > 128)) 2>/dev/null; then
+        host_result "$device.exit" failed "ended by SIG$(kill -l "$ended_status"): $(tail -n 1 "$work/$device.log")"
     elif [[ $ended_status != 0 ]]; then
         host_result "$device.exit" failed "status $ended_status after SIGTERM: $(tail -n 1 "$work/$device.log")"
     elif [[ -e $work/$device.sock && ! $reference ]]; then
@@ -155,16 +158,21 @@ stop_daemon() {
 
 make_qemu_args() {
     local mode=$1 ram processors=$((queues > 2 ? queues : 2)) append='panic=-1' device cpu=max
-    local packed=off
-    [[ $rings == packed ]] && packed=on
+    local virtio_options=packed=off machine=q35,memory-backend=ram
+    [[ $rings == packed ]] && virtio_options=packed=on
     [[ $accelerator == kvm ]] && cpu=host
+    if [[ $iommu != off ]]; then
+        machine+=,kernel-irqchip=split
+        virtio_options+=,iommu_platform=on,ats=on
+        append+=" intel_iommu=on iommu.strict=$([[ $iommu == intel-strict ]] && echo 1 || echo 0)"
+    fi
     case $memory in
         memfd) ram=memory-backend-memfd,id=ram,size=512M,share=on ;;
         file) ram=memory-backend-file,id=ram,size=512M,share=on,discard-data=on,mem-path=$work/ram ;;
     esac
-    append+=" console=ttyS0 outrigger.rings=$rings outrigger.devices=$(IFS=,; echo "${guest_devices[*]}")"
+    append+=" console=ttyS0 outrigger.rings=$rings outrigger.iommu=$iommu outrigger.devices=$(IFS=,; echo "${guest_devices[*]}")"
     qemu_args=(-nodefaults -no-user-config -no-reboot -display none
-        -machine q35,memory-backend=ram -accel "$accelerator" -cpu "$cpu" -smp "$processors"
+        -machine "$machine" -accel "$accelerator" -cpu "$cpu" -smp "$processors"
         -m 512M -object "$ram"
         -kernel "$(guest_kernel)" -initrd "$work/initramfs")
     for device in "${guest_devices[@]}"; do
@@ -177,14 +185,31 @@ make_qemu_args() {
         qemu_args+=(-append "$append loglevel=5" -serial "file:$work/console.log"
             -serial "file:$work/results.log")
     fi
+    # Before the devices whose memory it translates. QEMU's log then counts translations.
+    [[ $iommu == off ]] ||
+        qemu_args+=(-device intel-iommu,device-iotlb=on,intremap=on -trace enable=vhost_iotlb_miss)
     for device in "${guest_devices[@]}"; do
         "${device}_qemu_args" "$work/$device.sock"
     done
 }
 
+# Each device must have had far more of its addresses translated than QEMU looks up by itself, which
+# is one a queue when the device starts.
+translations_min=32
+check_translations() {
+    local counts device_count=${#guest_devices[@]}
+    counts=$(sed -n 's/.*vhost_iotlb_miss \(0x[0-9a-f]*\) step 2$/\1/p' "$work/qemu.log" | sort | uniq -c |
+        awk -v min="$translations_min" '$1 >= min { printf "%s%d", separator, $1; separator = " " }')
+    if (($(wc -w <<<"$counts") == device_count)); then
+        host_result boot.translations ok "$counts addresses of the devices were translated"
+    else
+        host_result boot.translations failed "of $device_count devices only these had addresses translated: ${counts:-none}"
+    fi
+}
+
 # follow_results: hands over each line of the guest's results while QEMU runs, within the timeout.
 follow_results() {
-    local deadline=$((SECONDS + boot_timeout_s)) running=yes kind name rest status detail descriptor
+    local deadline=$((SECONDS + boot_timeout_s)) running=yes kind name rest status detail descriptor device
     : >>"$work/results.log"
     exec {descriptor}<"$work/results.log"
     local line='' part
@@ -209,6 +234,13 @@ follow_results() {
             end_process qemu 2
             break
         fi
+        # Without its device the guest would wait until the timeout. stop_daemon says how it ended.
+        for device in "${guest_devices[@]}"; do
+            kill -0 "${process_of[$device]}" 2>/dev/null && continue
+            host_result "$device.daemon" failed "ended while the guest ran"
+            end_process qemu 2
+            break 2
+        done
         sleep 0.05
         on_tick
     done
@@ -247,6 +279,7 @@ boot_guest() {
         fi
         complaint=$(grep -a -m 1 -E 'BUG:|WARNING:|Oops|Call Trace|I/O error|is not a head|blocked for more|EXT4-fs error|Kernel panic' "$work/console.log")
         [[ ! $complaint ]] || host_result boot.console failed "the kernel says: ${complaint%$'\r'}"
+        [[ $iommu == off ]] || check_translations
     fi
     end_process qemu 2
     for device in "${guest_devices[@]}"; do

@@ -41,6 +41,8 @@ class BlkTest : public ::testing::Test {
         uint16_t queue_count = 1;
         uint16_t queue_size = 256;
         uint64_t memory_bytes = 8 << 20;
+        Notifier::Kind notifier = Notifier::Kind::kDefault;
+        driver::RegionBacking backing = driver::RegionBacking::kDefault;
         bool packed = false;
         bool in_order = false;
     };
@@ -56,14 +58,17 @@ class BlkTest : public ::testing::Test {
         host_ = std::make_unique<SessionHost>(
             *device_, SessionHostOptions{.worker_count = options.worker_count});
         frontend_.emplace(host_->connect());
-        memory_ = driver::GuestMemory::create(options.memory_bytes).value();
+        memory_ =
+            driver::GuestMemory::create(options.memory_bytes, GuestAddr{0x10000}, options.backing)
+                .value();
         auto running = driver::bring_up(*frontend_,
                                         memory_,
                                         {.packed = options.packed,
                                          .in_order = options.in_order,
                                          .indirect_segments_max = 96,
                                          .queue_count = options.queue_count,
-                                         .queue_size = options.queue_size});
+                                         .queue_size = options.queue_size,
+                                         .notifier = options.notifier});
         ASSERT_TRUE(running) << running.error().step << ": " << describe(running.error().answer);
         running_ = *std::move(running);
     }

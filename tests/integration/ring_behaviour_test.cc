@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What rings do over time: memory that comes and goes under load, sessions that come and go, and
-// kicks and calls through pipes.
+// What rings do over time: memory that comes and goes under load, and sessions that come and go.
 #include <deque>
 #include <string>
 #include <utility>
@@ -9,7 +8,6 @@
 #include <gtest/gtest.h>
 
 #include "tests/integration/catalogue.h"
-#include "tests/support/process_counts.h"
 
 namespace outrigger::testing {
 namespace {
@@ -125,29 +123,6 @@ TEST_P(RingBehaviour, RingsStopAndStartUnderLoadWithoutLosingARequest) {
     EXPECT_EQ(load.wrong() + other.wrong(), 0U);
 }
 
-TEST_P(RingBehaviour, AHundredSessionsLeaveDescriptorsMappingsAndThreadsUnchanged) {
-    const auto one_session = [&] {
-        run({.packed = GetParam(), .queue_count = 2});
-        expect_echo(0);
-        expect_echo(1);
-        queues().clear();
-        buffers_.clear();
-        frontend().close();
-        ASSERT_EQ(host_->wait_closed(), CloseReason::kPeerClosed);
-        reconnect();
-    };
-    // What is made once and kept, such as the log, is there after the first.
-    one_session();
-    const ProcessCounts before = ProcessCounts::now();
-    for (int round = 0; round < 100; ++round) {
-        one_session();
-        ASSERT_FALSE(HasFailure()) << "round " << round;
-    }
-    EXPECT_TRUE(eventually([&] { return ProcessCounts::now() == before; }));
-    EXPECT_EQ(counters().sessions_opened.value(), 102U);
-    EXPECT_EQ(device_.resets(), 101U);
-}
-
 TEST_P(RingBehaviour, ASessionThatEndsWithRequestsInFlightWaitsForThem) {
     run({.packed = GetParam()});
     device_.hold(true);
@@ -175,17 +150,6 @@ TEST_P(RingBehaviour, TheBackEndEndsASessionUnderLoad) {
     EXPECT_EQ(device_.queues_running(), 0U);
     reconnect();
     expect_echo();
-}
-
-TEST_P(RingBehaviour, KicksAndCallsTravelThroughPipes) {
-    run({.packed = GetParam(), .queue_count = 2, .notifier = Notifier::Kind::kPipe});
-    for (int i = 0; i < 100; ++i) {
-        expect_echo(0);
-        expect_echo(1);
-    }
-    // The first one may be found before its kick.
-    EXPECT_GE(counters().kicks_received.value(), 1U);
-    EXPECT_GE(counters().calls_sent.value(), 1U);
 }
 
 TEST_P(RingBehaviour, EveryLayoutOfAChainIsServedThroughManyWraps) {

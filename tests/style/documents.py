@@ -10,6 +10,7 @@ _LICENSE_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523
 _REQUIRED = ["LICENSE", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 _CODE = re.compile(r"`([^`\n]+)`")
+_BLOCK_LABEL = re.compile(r"^\s*```\w+ (\S+)$")
 _FILE_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)*/?$")
 _SOURCE_ENDINGS = (".cc", ".h", ".py", ".sh", ".md", ".build")
 
@@ -31,8 +32,14 @@ def _named_files(file):
                     yield number, word, False
 
 
+def _given_files(file):
+    """The files that a document gives its reader: a fenced block is labelled `cpp eeprom.cc`."""
+    labels = (_BLOCK_LABEL.match(line) for _, line in file.numbered_lines())
+    return {label.group(1) for label in labels if label}
+
+
 def check_named_files(files):
-    """A document names only files that exist, from the root or from its own folder."""
+    """A document names only files that exist, from the root or from its own folder, or that it gives."""
     tops = {path.name for path in ROOT.iterdir()} - {"build", ".git"}
     every_name = {file.path.rsplit("/", 1)[-1] for file in files}
     problems = []
@@ -40,6 +47,7 @@ def check_named_files(files):
         if not file.is_document:
             continue
         folder = (ROOT / file.path).parent
+        given = _given_files(file)
         for number, name, is_link in _named_files(file):
             bare = name.removeprefix("./")
             # Rooms of the framework are called by their own name: guest/addresses.h.
@@ -47,7 +55,7 @@ def check_named_files(files):
                 continue
             in_tree = "/" in bare and bare.split("/")[0] in tops
             is_source = bare.endswith(_SOURCE_ENDINGS)
-            if "/" not in bare and is_source and bare in every_name:
+            if bare in given or ("/" not in bare and is_source and bare in every_name):
                 continue
             if is_link or in_tree or is_source:
                 problems.append(f"{file.path}:{number}: no file {name}")

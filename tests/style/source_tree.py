@@ -7,6 +7,8 @@ import re
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Scripts of the fuzz targets: bytes that may happen to be text.
+_SEEDS = "tests/fuzz/corpus/"
 
 
 class Skip(Exception):
@@ -74,9 +76,11 @@ class SourceFile:
 def load_files():
     files = []
     for path in _tracked_paths():
+        if path.startswith(_SEEDS):
+            continue
         if (ROOT / path).is_file():  # a deleted file may still be tracked
             try:
                 files.append(SourceFile(path))
             except UnicodeDecodeError:
-                pass  # a seed of a fuzzer, an image
+                pass  # an image
     return files

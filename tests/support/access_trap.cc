@@ -25,7 +25,7 @@ struct Armed {
     std::byte* start = nullptr;
     size_t size = 0;
     Flip flip;
-    std::array<Access, kAccessesMax> accesses;
+    std::array<TrappedAccess, kAccessesMax> accesses;
     size_t count = 0;
     bool overflow = false;
 
@@ -98,7 +98,7 @@ AccessTrap::~AccessTrap() {
     }
 }
 
-std::vector<Access> AccessTrap::finish() {
+std::vector<TrappedAccess> AccessTrap::finish() {
     protect(PROT_READ | PROT_WRITE);
     armed.start = nullptr;
     ::sigaction(SIGSEGV, &armed.segv_before, nullptr);
@@ -118,7 +118,7 @@ AccessTrap::AccessTrap(std::span<std::byte> /*range*/, const Flip& /*flip*/) {}
 
 AccessTrap::~AccessTrap() = default;
 
-std::vector<Access> AccessTrap::finish() {
+std::vector<TrappedAccess> AccessTrap::finish() {
     return {};
 }
 

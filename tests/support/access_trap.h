@@ -21,7 +21,7 @@ inline constexpr bool kHasAccessTrap = true;
 inline constexpr bool kHasAccessTrap = false;
 #endif
 
-struct Access {
+struct TrappedAccess {
     size_t offset = 0;  ///< of the first byte, from the range's start
     bool is_write = false;
 };
@@ -44,7 +44,7 @@ class AccessTrap final {
     ~AccessTrap();
 
     /// Opens the range again and says what happened.
-    [[nodiscard]] std::vector<Access> finish();
+    [[nodiscard]] std::vector<TrappedAccess> finish();
 };
 
 }  // namespace outrigger::testing

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <unistd.h>
+
 namespace outrigger::testing {
 namespace {
 
@@ -24,6 +26,44 @@ DeviceIdentity EchoDevice::identity() const {
             .queue_count = options_.queue_count,
             .queue_size_max = options_.queue_size_max,
             .config_bytes = options_.config_bytes};
+}
+
+DeviceAbilities EchoDevice::abilities() const {
+    if (!options_.has_abilities) {
+        return {};
+    }
+    return {.takes_mtu = true,
+            .announces = true,
+            .shares_objects = true,
+            .shared_memory = kEchoSharedMemory};
+}
+
+bool EchoDevice::set_mtu(uint16_t mtu) {
+    if (mtu == kImpossibleMtu) {
+        return false;
+    }
+    mtu_ = mtu;
+    return true;
+}
+
+bool EchoDevice::announce(const MacAddress& address) {
+    if (address == kImpossibleAddress) {
+        return false;
+    }
+    uint64_t number = 0;
+    for (const std::byte byte : address) {
+        number = number << 8 | static_cast<uint64_t>(byte);
+    }
+    address_ = number;
+    return true;
+}
+
+std::optional<UniqueFd> EchoDevice::shared_object(const Uuid& object) {
+    const std::lock_guard lock(frontend_mutex_);
+    if (shared_fd_ < 0 || object != shared_uuid_) {
+        return std::nullopt;
+    }
+    return UniqueFd(::dup(shared_fd_));
 }
 
 void EchoDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {

@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,7 +22,14 @@ struct EchoDeviceOptions {
     uint16_t queue_size_max = 1024;
     uint16_t config_bytes = 32;
     FeatureSet features = FeatureSet::of({3, 50});
+    bool has_abilities = false;  ///< all of DeviceAbilities; shared memory as kEchoSharedMemory
 };
+
+/// Three regions of shared memory, of which the second is not there.
+inline constexpr std::array<uint64_t, 3> kEchoSharedMemory = {16 * 65536, 0, 65536};
+/// The MTU and the address that an echo device does not take.
+inline constexpr uint16_t kImpossibleMtu = 67;
+inline constexpr MacAddress kImpossibleAddress{};
 
 /// The first byte of the configuration space that can be written, and how many.
 inline constexpr uint32_t kWritableConfigOffset = 8;
@@ -55,6 +64,24 @@ class EchoDevice final : public Device {
 
     [[nodiscard]] uint32_t queues_running() const { return queues_running_; }
 
+    /// What the session gave; null when there is none.
+    [[nodiscard]] std::shared_ptr<Frontend> frontend() const {
+        const std::lock_guard lock(frontend_mutex_);
+        return frontend_;
+    }
+
+    /// The last MTU and address that came, 0 before.
+    [[nodiscard]] uint16_t mtu() const { return mtu_; }
+
+    [[nodiscard]] uint64_t address() const { return address_; }
+
+    /// The one object that the device shares: a descriptor that duplicates `fd`.
+    void share(const Uuid& object, int fd) {
+        const std::lock_guard lock(frontend_mutex_);
+        shared_uuid_ = object;
+        shared_fd_ = fd;
+    }
+
     [[nodiscard]] FeatureSet negotiated() const { return FeatureSet(negotiated_.load()); }
 
     // --- Device --------------------------------------------------------------------------------
@@ -64,6 +91,17 @@ class EchoDevice final : public Device {
     [[nodiscard]] FeatureSet offered_features() const override { return options_.features; }
 
     void on_negotiated(FeatureSet agreed) override { negotiated_ = agreed.bits(); }
+
+    [[nodiscard]] DeviceAbilities abilities() const override;
+
+    void on_frontend(std::shared_ptr<Frontend> frontend) override {
+        const std::lock_guard lock(frontend_mutex_);
+        frontend_ = std::move(frontend);
+    }
+
+    [[nodiscard]] bool set_mtu(uint16_t mtu) override;
+    [[nodiscard]] bool announce(const MacAddress& address) override;
+    [[nodiscard]] std::optional<UniqueFd> shared_object(const Uuid& object) override;
 
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
     [[nodiscard]] Result<void, ConfigError> write_config(ConfigOffset at,
@@ -90,7 +128,13 @@ class EchoDevice final : public Device {
     std::array<std::byte, 256> config_{};
     std::vector<Queue> queues_;  // each element belongs to its queue's worker
     std::mutex workers_mutex_;
-    std::vector<Worker*> workers_;  // by queue; null while it does not run
+    std::vector<Worker*> workers_;       // by queue; null while it does not run
+    mutable std::mutex frontend_mutex_;  // what follows
+    std::shared_ptr<Frontend> frontend_;
+    Uuid shared_uuid_{};
+    int shared_fd_ = -1;
+    std::atomic<uint16_t> mtu_ = 0;
+    std::atomic<uint64_t> address_ = 0;
     std::atomic<bool> hold_ = false;
     std::atomic<bool> refuse_start_ = false;
     std::atomic<uint32_t> held_ = 0;

@@ -23,6 +23,7 @@
 #include "vhost-user-backend/wire/message_codec.h"
 #include "vhost-user-backend/wire/messages.h"
 
+#include "tools/driver/cut.h"
 #include "tools/driver/frontend_socket.h"
 #include "tools/driver/guest_memory.h"
 
@@ -83,6 +84,9 @@ class Frontend final {
 
     void set_ack_policy(AckPolicy policy) { ack_policy_ = policy; }
 
+    /// From now on `cut` (borrowed; null: none) counts what is sent and ends it.
+    void set_cut(Cut* cut) { cut_ = cut; }
+
     /// The value of the last acknowledgement that came.
     [[nodiscard]] uint64_t last_ack() const { return last_ack_; }
 
@@ -135,6 +139,9 @@ class Frontend final {
     Answer send_rarp(uint64_t mac);
     Answer net_set_mtu(uint64_t mtu);
     Answer set_backend_req_fd(int fd);
+    /// The object's descriptor; empty when the back end has no such object.
+    [[nodiscard]] Reply<UniqueFd> get_shared_object(const wire::SharedObject& object);
+    [[nodiscard]] Reply<wire::ShmemConfig> get_shmem_config();
     /// True replies come only when LOG_SHMFD is negotiated; their size differs between back ends.
     [[nodiscard]] Answer set_log_base(const wire::Log& log, int fd);
     Answer set_log_fd(int fd);
@@ -192,6 +199,7 @@ class Frontend final {
     AckPolicy ack_policy_ = AckPolicy::kWhenNegotiated;
     FeatureSet protocol_features_;
     uint64_t last_ack_ = 0;
+    Cut* cut_ = nullptr;
 };
 
 /// Both ends of a fresh connection: a front end and the socket to hand to a back end.

@@ -3,6 +3,10 @@
 /// and OUTRIGGER_TRY to pass a failure on. g++ 12 has no monadic operations on std::expected.
 #pragma once
 
+#if __cplusplus <= 202002L
+#error "Outrigger needs C++23: add -std=c++23 to the command line of the compiler"
+#endif
+
 #include <expected>
 #include <utility>
 

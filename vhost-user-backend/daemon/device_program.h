@@ -13,11 +13,11 @@
 namespace outrigger {
 
 struct DeviceProgram {
-    std::string_view name;                ///< "outrigger-blk"
-    std::string_view type;                ///< the manifest's type: "block", "rng", ...
-    std::string_view summary;             ///< one sentence for --help and the man page
-    std::span<const OptionSpec> options;  ///< the device's own: --name=VALUE, or keys of --device
-    std::span<const std::string_view> capabilities;  ///< "features" of --print-capabilities
+    std::string_view name;                  ///< "outrigger-blk"
+    std::string_view type;                  ///< the manifest's type: "block", "rng", ...
+    std::string_view summary;               ///< one sentence for --help and the man page
+    std::span<const OptionSpec> options{};  ///< its own: --name=VALUE, or keys of --device
+    std::span<const std::string_view> capabilities{};  ///< "features" of --print-capabilities
     /// Opens what the device needs, before privileges are dropped. An error is one of run time.
     Result<std::unique_ptr<Device>> (*create_device)(const OptionValues& values);
     /// What the table cannot say: required options, and options that exclude each other. An error

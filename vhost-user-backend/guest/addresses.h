@@ -7,10 +7,13 @@
 
 namespace outrigger {
 
-/// A guest physical address: what descriptors hold.
+/// What descriptors hold: a guest physical address, or, when the guest has a virtual IOMMU for the
+/// device (VIRTIO_F_ACCESS_PLATFORM), an I/O virtual address.
 enum class GuestAddr : uint64_t {};
 
-/// An address in the front end's own address space ("user address"): what SET_VRING_ADDR holds.
+/// An address as the front end gives it: in its own address space ("user address"). What
+/// SET_VRING_ADDR holds is one too, but for two modes: with VIRTIO_F_ACCESS_PLATFORM it is an I/O
+/// virtual address, else with GPA_ADDRESSES a guest address.
 enum class FrontendAddr : uint64_t {};
 
 /// A ring's number within its device, from 0.

@@ -29,74 +29,193 @@ bool neighbours_overlap(const std::vector<MemorySnapshot::RegionPointer>& region
 
 }  // namespace
 
-MemorySnapshot::MemorySnapshot(std::vector<RegionPointer> regions, uint64_t epoch)
-    : regions_(std::move(regions)), epoch_(epoch) {
+MemorySnapshot::MemorySnapshot(std::vector<RegionPointer> regions,
+                               const AddressMode& mode,
+                               const Epochs& epochs)
+    : regions_(std::move(regions)), mode_(mode), epochs_(epochs) {
+    by_target_.reserve(regions_.size());
+    for (const RegionPointer& region : regions_) {
+        by_target_.push_back(
+            {.start = mode_.guest_addresses ? guest_start(region) : frontend_start(region),
+             .size = region->layout().size,
+             .data = region->data()});
+    }
+    std::ranges::sort(by_target_, {}, &Target::start);
+    if (mode_.iommu) {
+        return;
+    }
     entries_.reserve(regions_.size());
     for (const RegionPointer& region : regions_) {
-        entries_.push_back({.guest_start = guest_start(region),
-                            .size = region->layout().size,
-                            .data = region->data()});
+        const uint64_t size = region->layout().size;
+        entries_.push_back(
+            {.start = guest_start(region), .sizes = {size, size}, .data = region->data()});
     }
+}
+
+std::shared_ptr<MemorySnapshot> MemorySnapshot::make(std::vector<RegionPointer> regions,
+                                                     const AddressMode& mode,
+                                                     const Epochs& epochs) {
+    return std::shared_ptr<MemorySnapshot>(new MemorySnapshot(std::move(regions), mode, epochs));
 }
 
 std::shared_ptr<const MemorySnapshot> MemorySnapshot::empty() {
-    return std::shared_ptr<const MemorySnapshot>(new MemorySnapshot({}, 0));
+    return make({}, {}, {.own = 0, .keeps_from = 0});
 }
 
-Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::create(
-    std::vector<RegionPointer> regions, uint64_t epoch, size_t regions_max) {
+Result<void, MemoryTableError> MemorySnapshot::check_and_sort(std::vector<RegionPointer>& regions,
+                                                              size_t regions_max,
+                                                              const AddressMode& mode) {
     if (regions.size() > regions_max) {
         return failure(MemoryTableError::kTooManyRegions);
     }
-    std::ranges::sort(regions, {}, frontend_start);
-    if (neighbours_overlap(regions, frontend_start)) {
-        return failure(MemoryTableError::kFrontendOverlap);
+    if (!mode.guest_addresses) {
+        std::ranges::sort(regions, {}, frontend_start);
+        if (neighbours_overlap(regions, frontend_start)) {
+            return failure(MemoryTableError::kFrontendOverlap);
+        }
     }
     std::ranges::sort(regions, {}, guest_start);
     if (neighbours_overlap(regions, guest_start)) {
         return failure(MemoryTableError::kGuestOverlap);
     }
-    return std::shared_ptr<const MemorySnapshot>(new MemorySnapshot(std::move(regions), epoch));
+    return {};
+}
+
+Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::create(
+    std::vector<RegionPointer> regions,
+    uint64_t epoch,
+    size_t regions_max,
+    const AddressMode& mode) {
+    OUTRIGGER_TRY(check_and_sort(regions, regions_max, mode));
+    return make(std::move(regions), mode, {.own = epoch, .keeps_from = epoch});
 }
 
 Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::with_region(
     RegionPointer region, size_t regions_max) const {
     std::vector<RegionPointer> regions = regions_;
     regions.push_back(std::move(region));
-    return create(std::move(regions), epoch_ + 1, regions_max);
+    OUTRIGGER_TRY(check_and_sort(regions, regions_max, mode_));
+    return make(
+        std::move(regions), mode_, {.own = epochs_.own + 1, .keeps_from = epochs_.keeps_from});
 }
 
 Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::without_region(
     const MemoryRegionLayout& layout) const {
     // The mmap offset plays no part: QEMU and libblkio send different values on removal.
-    const auto matches = [&layout](const RegionPointer& region) {
+    const auto matches = [&](const RegionPointer& region) {
         return region->layout().guest_address == layout.guest_address &&
-               region->layout().frontend_address == layout.frontend_address &&
-               region->layout().size == layout.size;
+               region->layout().size == layout.size &&
+               (mode_.guest_addresses ||
+                region->layout().frontend_address == layout.frontend_address);
     };
     std::vector<RegionPointer> regions = regions_;
     if (std::erase_if(regions, matches) == 0) {
         return failure(MemoryTableError::kUnknownRegion);
     }
     const size_t regions_max = regions.size();
-    return create(std::move(regions), epoch_ + 1, regions_max);
+    return create(std::move(regions), epochs_.own + 1, regions_max, mode_);
+}
+
+std::shared_ptr<const MemorySnapshot> MemorySnapshot::with_mode(const AddressMode& mode) const {
+    return make(regions_, mode, {.own = epochs_.own + 1, .keeps_from = epochs_.own + 1});
+}
+
+std::shared_ptr<const MemorySnapshot> MemorySnapshot::with_translations(const Iotlb& iotlb,
+                                                                        Withdrawn withdrawn) const {
+    OUTRIGGER_ASSERT(mode_.iommu);
+    const uint64_t epoch = epochs_.own + 1;
+    auto next = make(regions_,
+                     mode_,
+                     {.own = epoch,
+                      .keeps_from = withdrawn == Withdrawn::kNothing ? epochs_.keeps_from : epoch});
+    next->entries_.reserve(iotlb.size());
+    size_t guess = 0;
+    for (size_t index = 0; index < iotlb.size(); ++index) {
+        next->add_translation(iotlb[index], guess);
+    }
+    return next;
+}
+
+iovec MemorySnapshot::target_prefix(uint64_t target, uint64_t length, size_t& guess) const {
+    if (guess >= by_target_.size() || target - by_target_[guess].start >= by_target_[guess].size) {
+        const auto behind = std::ranges::upper_bound(by_target_, target, {}, &Target::start);
+        if (behind == by_target_.begin()) {
+            return {};
+        }
+        guess = static_cast<size_t>(behind - by_target_.begin()) - 1;
+    }
+    const Target& found = by_target_[guess];
+    const uint64_t offset = target - found.start;
+    if (offset >= found.size) {
+        return {};
+    }
+    return {.iov_base = found.data + offset,
+            .iov_len = static_cast<size_t>(std::min(length, found.size - offset))};
+}
+
+bool MemorySnapshot::covers_target(uint64_t target, uint64_t size) const {
+    // Each round moves on to another region, and regions do not wrap: nor does `target`.
+    size_t guess = 0;
+    while (size > 0) {
+        const iovec part = target_prefix(target, size, guess);
+        if (part.iov_len == 0) {
+            return false;
+        }
+        target += part.iov_len;
+        size -= part.iov_len;
+    }
+    return true;
+}
+
+void MemorySnapshot::add_translation(const IotlbMapping& mapping, size_t& guess) {
+    for (uint64_t done = 0; done < mapping.size;) {
+        const iovec part = target_prefix(mapping.target + done, mapping.size - done, guess);
+        if (part.iov_len == 0) {
+            return;  // the rest waits for its memory, and is missed until then
+        }
+        const auto size_for = [&](Access access) -> uint64_t {
+            return permits(mapping.access, access) ? part.iov_len : 0;
+        };
+        add_entry({.start = mapping.iova + done,
+                   .sizes = {size_for(Access::kRead), size_for(Access::kWrite)},
+                   .data = static_cast<std::byte*>(part.iov_base)});
+        done += part.iov_len;
+    }
+}
+
+void MemorySnapshot::add_entry(const Entry& entry) {
+    if (!entries_.empty()) {
+        // Neighbours in both spaces, and the same is allowed: one lookup serves for both.
+        Entry& last = entries_.back();
+        const uint64_t size = std::max(last.sizes[0], last.sizes[1]);
+        const bool same_access = (last.sizes[0] == 0) == (entry.sizes[0] == 0) &&
+                                 (last.sizes[1] == 0) == (entry.sizes[1] == 0);
+        if (same_access && last.start + size == entry.start && last.data + size == entry.data) {
+            last.sizes[0] += entry.sizes[0];
+            last.sizes[1] += entry.sizes[1];
+            return;
+        }
+    }
+    entries_.push_back(entry);
 }
 
 GuestBuffer MemorySnapshot::find_prefix(GuestAddr address,
                                         uint64_t length,
-                                        RegionHint& hint) const {
+                                        RegionHint& hint,
+                                        Access access) const {
     const auto raw = static_cast<uint64_t>(address);
-    const auto behind = std::ranges::upper_bound(entries_, raw, {}, &Entry::guest_start);
+    const auto behind = std::ranges::upper_bound(entries_, raw, {}, &Entry::start);
     if (behind == entries_.begin()) {
         return {};
     }
     const Entry& entry = *std::prev(behind);
-    const uint64_t offset = raw - entry.guest_start;
-    if (offset >= entry.size) {
+    const uint64_t offset = raw - entry.start;
+    const uint64_t size = entry.size_for(access);
+    if (offset >= size) {
         return {};
     }
     hint.region_index = static_cast<size_t>(behind - entries_.begin()) - 1;
-    return {entry.data + offset, static_cast<size_t>(std::min(length, entry.size - offset))};
+    return {entry.data + offset, static_cast<size_t>(std::min(length, size - offset))};
 }
 
 bool MemorySnapshot::any_region_lost() const {
@@ -106,15 +225,72 @@ bool MemorySnapshot::any_region_lost() const {
 
 std::optional<GuestBuffer> MemorySnapshot::translate_frontend(FrontendAddr address,
                                                               uint64_t length) const {
-    const auto raw = static_cast<uint64_t>(address);
-    for (const RegionPointer& region : regions_) {
-        const uint64_t offset = raw - frontend_start(region);
-        if (raw >= frontend_start(region) && length > 0 &&
-            range_fits(offset, length, region->layout().size)) {
-            return GuestBuffer(region->data() + offset, static_cast<size_t>(length));
+    size_t guess = 0;
+    const iovec range = target_prefix(static_cast<uint64_t>(address), length, guess);
+    if (length == 0 || range.iov_len != length) {
+        return std::nullopt;
+    }
+    return GuestBuffer(range);
+}
+
+iovec MemorySnapshot::prefix_for(uint64_t address,
+                                 uint64_t length,
+                                 RegionHint& hint,
+                                 Access access) const {
+    if (access != Access::kReadWrite) {
+        return translate_prefix(GuestAddr{address}, length, hint, access).as_iovec();
+    }
+    const iovec writable =
+        translate_prefix(GuestAddr{address}, length, hint, Access::kWrite).as_iovec();
+    return translate_prefix(GuestAddr{address}, writable.iov_len, hint, Access::kRead).as_iovec();
+}
+
+std::vector<iovec> MemorySnapshot::translate_pieces(GuestAddr address,
+                                                    uint64_t length,
+                                                    Access access) const {
+    std::vector<iovec> pieces;
+    RegionHint hint;
+    auto raw = static_cast<uint64_t>(address);
+    while (length > 0) {
+        const iovec piece = prefix_for(raw, length, hint, access);
+        if (piece.iov_len == 0) {
+            return {};
+        }
+        raw += piece.iov_len;
+        length -= piece.iov_len;
+        if (!pieces.empty() &&
+            static_cast<std::byte*>(pieces.back().iov_base) + pieces.back().iov_len ==
+                piece.iov_base) {
+            pieces.back().iov_len += piece.iov_len;
+        } else {
+            pieces.push_back(piece);
         }
     }
-    return std::nullopt;
+    return pieces;
+}
+
+bool MemorySnapshot::translates(const TranslationMiss& miss) const {
+    RegionHint hint;
+    return prefix_for(miss.iova, 1, hint, miss.access).iov_len > 0;
+}
+
+void MemorySnapshot::find_misses(GuestAddr address,
+                                 uint64_t length,
+                                 Access access,
+                                 MissList& misses) const {
+    RegionHint hint;
+    auto raw = static_cast<uint64_t>(address);
+    while (length > 0) {
+        uint64_t step = prefix_for(raw, length, hint, access).iov_len;
+        if (step == 0) {
+            if (!misses.add({.iova = raw, .access = access})) {
+                return;
+            }
+            step = std::min(length, kMissStep - raw % kMissStep);
+        }
+        raw += step;
+        length -= step;
+    }
 }
 
 }  // namespace outrigger

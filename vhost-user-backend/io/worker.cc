@@ -71,10 +71,27 @@ Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
     return worker;
 }
 
+Result<std::unique_ptr<Worker>> Worker::create_threadless(LoopKind loop) {
+    std::unique_ptr<Worker> worker(new Worker({.thread_name = "", .loop = loop}));
+    worker->loop_ = OUTRIGGER_TRY(create_event_loop(loop));
+    return worker;
+}
+
+bool Worker::turn() {
+    OUTRIGGER_ASSERT(!thread_.joinable());
+    bool worked = loop_->run_once(Clock::time_point::min());
+    worked |= poll_sources();
+    return worked || !sources_ready_to_sleep();
+}
+
 Worker::~Worker() {
-    if (!thread_.joinable()) {
-        return;
+    if (thread_.joinable()) {
+        stop_thread();
     }
+    OUTRIGGER_ASSERT(std::ranges::all_of(sources_, [](auto* source) { return source == nullptr; }));
+}
+
+void Worker::stop_thread() {
     // After a failed start there is neither a loop nor anything to stop. The future that start()
     // waited on makes the thread's writes to loop_ visible here.
     if (loop_ != nullptr) {
@@ -82,7 +99,6 @@ Worker::~Worker() {
         stop_posted_.count_down();
     }
     thread_.join();
-    OUTRIGGER_ASSERT(std::ranges::all_of(sources_, [](auto* source) { return source == nullptr; }));
 }
 
 Result<void> Worker::set_up_thread() {

@@ -51,6 +51,10 @@ class Worker final {
     /// Starts the thread and returns when its loop runs, or with the reason why it cannot.
     [[nodiscard]] static Result<std::unique_ptr<Worker>> start(const WorkerOptions& options);
 
+    /// A worker without a thread of its own: the calling thread is the worker's, and turns it by
+    /// hand. For programs that decide themselves what runs when, such as fuzz targets.
+    [[nodiscard]] static Result<std::unique_ptr<Worker>> create_threadless(LoopKind loop);
+
     Worker(const Worker&) = delete;
     Worker& operator=(const Worker&) = delete;
     /// Stops and joins. All sources must have been removed.
@@ -67,6 +71,11 @@ class Worker final {
     void add_source(WorkSource& source);
     void remove_source(WorkSource& source);
 
+    /// Of a threadless worker: does what can be done without waiting; when that is nothing, arms
+    /// the notifications, as before a sleep. True: something ran or came up meanwhile, so that
+    /// another turn is due. Not from within a callback.
+    [[nodiscard]] bool turn();
+
     /// Any thread.
     [[nodiscard]] const WorkerCounters& counters() const { return counters_; }
 
@@ -74,6 +83,7 @@ class Worker final {
     explicit Worker(const WorkerOptions& options) : options_(options), polling_(options.poll_max) {}
 
     [[nodiscard]] Result<void> set_up_thread();
+    void stop_thread();
     void serve();
     [[nodiscard]] bool poll_sources();
     [[nodiscard]] bool look_for_work(EventLoop::Clock::time_point since);

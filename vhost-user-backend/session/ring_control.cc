@@ -203,6 +203,7 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
                 return Refusal::kRingBase;
             case VirtqueueSetupError::kAlignment:
             case VirtqueueSetupError::kUnmapped:
+            case VirtqueueSetupError::kScattered:
                 return Refusal::kRingAddress;
         }
     }

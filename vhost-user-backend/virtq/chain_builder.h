@@ -27,6 +27,10 @@ class ChainBuilder final {
     struct Limits {
         bool indirect = false;    ///< VIRTIO_F_INDIRECT_DESC was negotiated
         size_t segments_max = 0;  ///< pieces that one chain may be cut into
+        /// Behind an IOMMU: takes what lacks a translation. The walk then goes on as far as it can,
+        /// so that one round trip to the front end fetches several, and ends as kBufferUnmapped or
+        /// kIndirectUnmapped.
+        MissList* misses = nullptr;
     };
 
     /// The slot's segment list must be empty.
@@ -47,7 +51,8 @@ class ChainBuilder final {
         }
         bytes_ += descriptor.length;
         const iovec piece =
-            memory_.translate_prefix(GuestAddr{descriptor.address}, descriptor.length, hint_)
+            memory_
+                .translate_prefix(GuestAddr{descriptor.address}, descriptor.length, hint_, access())
                 .as_iovec();
         if (piece.iov_len == descriptor.length && piece.iov_len != 0) [[likely]] {
             push(piece);
@@ -65,6 +70,9 @@ class ChainBuilder final {
     [[nodiscard]] Result<void, RingError> finish(uint16_t head, uint16_t descriptor_count) {
         if (!writing_) {
             begin_writable_part();
+        }
+        if (lacks_translations()) [[unlikely]] {
+            return failure(RingError::kBufferUnmapped);
         }
         if (readable_bytes_ > kChainBytesMax || bytes_ > kChainBytesMax) [[unlikely]] {
             return failure(RingError::kChainBytesTooMany);
@@ -92,11 +100,29 @@ class ChainBuilder final {
         slot_.segments.push_back(piece);
     }
 
+    [[nodiscard]] Access access() const { return writing_ ? Access::kWrite : Access::kRead; }
+
+    [[nodiscard]] bool lacks_translations() const {
+        return limits_.misses != nullptr && !limits_.misses->empty();
+    }
+
     struct Table {
-        const std::byte* data;
+        const std::byte* data;  ///< null: the table is in pieces (only behind an IOMMU)
         uint32_t entry_count;
     };
 
+    /// The two halves of one entry of a table.
+    struct Entry {
+        uint64_t low;
+        uint64_t high;
+    };
+
+    template <class LoadEntry>
+    [[nodiscard]] Result<void, RingError> walk_split_table(uint32_t entry_count, LoadEntry load);
+    template <class LoadEntry>
+    [[nodiscard]] Result<void, RingError> walk_packed_table(uint32_t entry_count, LoadEntry load);
+    [[nodiscard]] uint64_t load_scattered_half(uint64_t address);
+    [[nodiscard]] Entry load_scattered_entry(uint64_t table_address, uint32_t index);
     void grow();
     [[nodiscard]] Result<void, RingError> add_in_pieces(const Descriptor& descriptor);
     [[nodiscard]] Result<Table, RingError> open_table(const Descriptor& descriptor);

@@ -6,8 +6,11 @@
 namespace outrigger {
 
 void MemoryLeases::adopt(std::shared_ptr<const MemorySnapshot> memory) {
-    if (leases_[current_].chain_count == 0) {
-        leases_[current_].memory = std::move(memory);
+    Lease& last = leases_[current_];
+    // Where nothing was taken away the chains need not hold on to a snapshot of their own: a front
+    // end may add a great many translations while one request is out.
+    if (last.chain_count == 0 || memory->keeps(*last.memory)) {
+        last.memory = std::move(memory);
         return;
     }
     ++old_count_;

@@ -41,6 +41,8 @@ std::string_view describe(RingError error) {
             return "the kick descriptor cannot be read";
         case RingError::kMemoryLost:
             return "the front end truncated the file of a memory region";
+        case RingError::kRingUnmapped:
+            return "the IOMMU gives no usable memory for the ring itself";
     }
     return "unknown ring error";
 }

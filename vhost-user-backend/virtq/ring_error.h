@@ -28,9 +28,10 @@ enum class RingError : uint8_t {
     kDevice,                 ///< the device cannot answer the request in any way (see the log)
     kKickBroken,             ///< the kick descriptor cannot be read as a notification
     kMemoryLost,             ///< the front end truncated the file of a memory region
+    kRingUnmapped,           ///< the IOMMU gives the ring's memory not, or in unusable pieces
 };
 
-inline constexpr size_t kRingErrorCount = 18;
+inline constexpr size_t kRingErrorCount = 19;
 
 /// A table of more entries breaks the ring. QEMU, Linux and the DPDK drivers stay far below.
 inline constexpr uint32_t kIndirectEntriesMax = 1024;

@@ -8,6 +8,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "vhost-user-backend/base/little_endian.h"
 
@@ -93,6 +94,14 @@ template <std::unsigned_integral T>
     // SAFETY: the caller checked that 8 bytes are mapped here; the type has alignment 1 and may
     // alias anything.
     return swap_if_big(reinterpret_cast<const volatile Unaligned*>(at)->value);
+}
+
+/// Bytes of guest memory, each read once.
+inline void load_bytes(const std::byte* at, std::span<std::byte> out) {
+    for (std::byte& byte : out) {
+        // SAFETY: the caller checked that as many bytes are mapped; volatile as above.
+        byte = *static_cast<const volatile std::byte*>(at++);
+    }
 }
 
 }  // namespace ring_memory

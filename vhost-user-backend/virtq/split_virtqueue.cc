@@ -14,9 +14,7 @@ constexpr uint16_t kUsedNoNotify = 1;
 
 }  // namespace
 
-void SplitVirtqueue::start(uint16_t next_available) {
-    next_available_ = next_available;
-    seen_available_ = next_available;
+void SplitVirtqueue::resume() {
     // Only the device writes this field, and the device that ran the ring before is gone.
     next_used_ = load<uint16_t>(areas_.device + kIndex, __ATOMIC_RELAXED);
     visible_used_ = next_used_;

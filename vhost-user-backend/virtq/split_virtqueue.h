@@ -30,9 +30,14 @@ class SplitVirtqueue final {
 
     void set_areas(const RingAreas& areas) { areas_ = areas; }
 
-    /// Goes to where the ring stands: the available index as the front end gave it, the used index
-    /// as the ring has it.
-    void start(uint16_t next_available);
+    /// Goes to the available index that the front end gave. Needs no areas.
+    void start(uint16_t next_available) {
+        next_available_ = next_available;
+        seen_available_ = next_available;
+    }
+
+    /// Goes on behind what the ring says was used. Once, when it has its first areas.
+    void resume();
 
     [[nodiscard]] uint16_t next_available() const { return next_available_; }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/virtq/virtqueue.h"
 
-#include <bit>
+#include <algorithm>
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/error.h"
@@ -17,39 +17,13 @@ constexpr uint32_t kPackedIndexMask = 0x7fff;
 constexpr uint32_t kPackedWrapShift = 15;
 constexpr uint32_t kPackedUsedShift = 16;
 
-RingAreaRules area_rules(const VirtqueueConfig& config) {
-    return config.packed ? PackedVirtqueue::area_rules(config.size)
-                         : SplitVirtqueue::area_rules(config.size);
-}
+/// Answers in a row that may bring nothing before a ring gives up: an invalidation can come between
+/// a translation and its use, but not for ever.
+constexpr uint32_t kFruitlessRoundsMax = 4;
 
-/// One area here. Both its addresses must be aligned: the one in the front end, because the
-/// specification says so, and ours, because fields are accessed atomically.
-Result<std::byte*, VirtqueueSetupError> locate_area(const MemorySnapshot& memory,
-                                                    FrontendAddr address,
-                                                    const RingAreaRule& rule) {
-    if (static_cast<uint64_t>(address) % rule.alignment != 0) {
-        return failure(VirtqueueSetupError::kAlignment);
-    }
-    const auto range = memory.translate_frontend(address, rule.bytes);
-    if (!range) {
-        return failure(VirtqueueSetupError::kUnmapped);
-    }
-    auto* const data = static_cast<std::byte*>(range->as_iovec().iov_base);
-    if (std::bit_cast<uintptr_t>(data) % rule.alignment != 0) {
-        return failure(VirtqueueSetupError::kAlignment);
-    }
-    return data;
-}
-
-Result<RingAreas, VirtqueueSetupError> locate_areas(const MemorySnapshot& memory,
-                                                    const VirtqueueConfig& config) {
-    const RingAreaRules rules = area_rules(config);
-    RingAreas areas;
-    areas.descriptor = OUTRIGGER_TRY(locate_area(memory, config.descriptor_area, rules.descriptor));
-    areas.driver = OUTRIGGER_TRY(locate_area(memory, config.driver_area, rules.driver));
-    areas.device = OUTRIGGER_TRY(locate_area(memory, config.device_area, rules.device));
-    return areas;
-}
+/// How often one chain may wait. Each wait fetches up to MissList::kMax pages, so a chain that is
+/// not complete by then has more of them than the IOTLB holds.
+constexpr uint32_t kRetriesMax = 256;
 
 PackedVirtqueue::Position packed_position(uint32_t half) {
     return {.index = static_cast<uint16_t>(half & kPackedIndexMask),
@@ -90,14 +64,23 @@ Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
     if (!base_fits) {
         return failure(VirtqueueSetupError::kBase);
     }
-    const RingAreas areas = OUTRIGGER_TRY(locate_areas(*memory, config));
+    MissList misses;
+    auto place = find_ring(*memory, config, {}, misses);
+    if (!place && (place.error() != VirtqueueSetupError::kUnmapped || misses.empty())) {
+        return failure(place.error());
+    }
     std::unique_ptr<Virtqueue> queue(new Virtqueue(config, std::move(memory)));
-    queue->covered_ = true;
-    queue->set_areas(areas);
     if (config.packed) {
         queue->packed_.start(packed.next_available, packed.next_used);
     } else {
         queue->split_.start(static_cast<uint16_t>(base.raw));
+    }
+    if (place) {
+        queue->covered_ = true;
+        queue->set_place(*std::move(place));
+    } else {
+        queue->misses_ = misses;
+        queue->misses_are_new_ = true;
     }
     return queue;
 }
@@ -126,10 +109,18 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     ChainBuilder builder(memory_.current(),
                          hint_,
                          slot,
-                         {.indirect = config_.indirect, .segments_max = slots_.segments_max()});
+                         {.indirect = config_.indirect,
+                          .segments_max = slots_.segments_max(),
+                          .misses = memory_.current().mode().iommu ? &misses_ : nullptr});
     const auto fetched = ring.fetch(builder, slots_);
     if (!fetched) [[unlikely]] {
-        break_ring(fetched.error());
+        const bool can_come = fetched.error() == RingError::kBufferUnmapped ||
+                              fetched.error() == RingError::kIndirectUnmapped;
+        if (can_come && !misses_.empty()) {
+            wait_for_translations();
+        } else {
+            break_ring(fetched.error());
+        }
         return std::nullopt;
     }
     if (!*fetched) {
@@ -140,6 +131,7 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (config_.in_order) {
         order_.append(slot);
     }
+    retries_ = 0;
     counters_.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
 }
@@ -147,9 +139,60 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
 void Virtqueue::break_ring(RingError error) {
     if (!broken_) {
         // Zeroes in place of a lost region look like a driver's mistake: name the true cause.
-        broken_ = memory_.current().any_region_lost() ? RingError::kMemoryLost : error;
+        const bool lost = memory_.current().any_region_lost() || place_.any_lost();
+        broken_ = lost ? RingError::kMemoryLost : error;
     }
+    misses_.clear();
+    misses_are_new_ = false;
     may_pop_ = false;
+}
+
+void Virtqueue::wait_for_translations() {
+    if (++retries_ > kRetriesMax) {
+        break_ring(RingError::kBufferUnmapped);
+        return;
+    }
+    misses_are_new_ = true;
+    may_pop_ = false;
+}
+
+void Virtqueue::on_miss_answered(const TranslationMiss& miss, bool refused) {
+    const auto waited_for = misses_.all();
+    if (std::ranges::find(waited_for, miss) == waited_for.end()) {
+        return;  // it came, or is not needed any more
+    }
+    if (refused) {
+        break_ring(covered_ ? RingError::kBufferUnmapped : RingError::kRingUnmapped);
+        return;
+    }
+    // Several answers that come together are one round.
+    if (!std::exchange(misses_are_new_, true) && ++fruitless_rounds_ > kFruitlessRoundsMax) {
+        break_ring(covered_ ? RingError::kBufferUnmapped : RingError::kRingUnmapped);
+    }
+}
+
+void Virtqueue::look_for_translations() {
+    if (misses_.empty()) {
+        return;
+    }
+    MissList still_missing;
+    for (const TranslationMiss& miss : misses_.all()) {
+        if (!memory_.current().translates(miss)) {
+            still_missing.add(miss);
+        }
+    }
+    misses_ = still_missing;
+    if (misses_.empty()) {
+        // The chain is read again from its start; it may well lack more.
+        stop_waiting();
+    }
+}
+
+void Virtqueue::stop_waiting() {
+    misses_.clear();
+    misses_are_new_ = false;
+    fruitless_rounds_ = 0;
+    request_processing();
 }
 
 void Virtqueue::make_visible() {
@@ -171,7 +214,7 @@ bool Virtqueue::publish() {
     const bool wanted = decide_call();
     if (areas_lease_ && in_flight() == 0) [[unlikely]] {
         leave_old_areas();
-        set_areas({});
+        set_place({});
     }
     return wanted;
 }
@@ -219,13 +262,17 @@ bool Virtqueue::enable_kicks() {
     return has_work && !holds_back();
 }
 
-void Virtqueue::set_areas(const RingAreas& areas) {
-    mapped_ = areas.descriptor != nullptr;
-    may_pop_ = covered_ && !broken_;
+void Virtqueue::set_place(RingPlace place) {
+    place_ = std::move(place);
+    mapped_ = place_.areas.descriptor != nullptr;
+    update_may_pop();
     if (config_.packed) {
-        packed_.set_areas(areas);
-    } else {
-        split_.set_areas(areas);
+        packed_.set_areas(place_.areas);
+        return;
+    }
+    split_.set_areas(place_.areas);
+    if (mapped_ && !std::exchange(resumed_, true)) {
+        split_.resume();
     }
 }
 
@@ -236,8 +283,9 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
         call_owed_ = true;
     }
     const bool was_covered = covered_;
-    const auto areas = locate_areas(*memory, config_);
-    covered_ = areas.has_value();
+    MissList ring_misses;
+    auto place = find_ring(*memory, config_, place_, ring_misses);
+    covered_ = place.has_value();
     if (was_covered && !covered_ && in_flight() > 0) {
         // The driver must learn of these chains, and nowhere but in the memory that the ring
         // leaves: whoever takes it away waits for them anyway.
@@ -246,18 +294,32 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
     memory_.adopt(std::move(memory));
     hint_ = {};
     if (covered_) {
+        if (was_covered) {
+            look_for_translations();
+        } else {
+            stop_waiting();
+        }
         leave_old_areas();
-        set_areas(*areas);
-    } else if (areas_lease_) {
-        may_pop_ = false;
+        set_place(*std::move(place));
     } else {
-        set_areas({});
+        if (memory_.current().mode().iommu && place.error() != VirtqueueSetupError::kUnmapped) {
+            break_ring(RingError::kRingUnmapped);
+        }
+        wait_for_ring(ring_misses);
     }
     if (kicks_armed_ && may_pop_) {
         (void)enable_kicks();  // the new memory may not say so
     }
-    if (covered_ && !was_covered) {
-        request_processing();
+}
+
+void Virtqueue::wait_for_ring(const MissList& misses) {
+    if (!broken_) {
+        misses_ = misses;
+        misses_are_new_ = !misses_.empty();
+    }
+    may_pop_ = false;
+    if (!areas_lease_) {
+        set_place({});
     }
 }
 
@@ -269,7 +331,8 @@ void Virtqueue::leave_old_areas() {
 
 void Virtqueue::check_memory() {
     const uint32_t count = sigbus_guard::lost_count();
-    if (count != std::exchange(lost_count_seen_, count) && memory_.current().any_region_lost()) {
+    if (count != std::exchange(lost_count_seen_, count) &&
+        (memory_.current().any_region_lost() || place_.any_lost())) {
         break_ring(RingError::kMemoryLost);
     }
 }

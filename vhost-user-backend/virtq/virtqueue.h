@@ -25,39 +25,11 @@
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
+#include "vhost-user-backend/virtq/ring_place.h"
 #include "vhost-user-backend/virtq/split_virtqueue.h"
+#include "vhost-user-backend/virtq/virtqueue_config.h"
 
 namespace outrigger {
-
-/// VIRTIO 1.3, 2.7 and 2.8.10: the largest queue size.
-inline constexpr uint32_t kQueueSizeLimit = 32768;
-
-/// How a ring is laid out and what was negotiated for it.
-struct VirtqueueConfig {
-    uint16_t size = 0;  ///< 1 to kQueueSizeLimit; a power of two for split rings
-    bool packed = false;
-    bool event_idx = false;
-    bool indirect = false;
-    bool in_order = false;           ///< used in the order in which it was made available
-    FrontendAddr descriptor_area{};  ///< split: descriptor table; packed: descriptor ring
-    FrontendAddr driver_area{};      ///< split: available ring; packed: driver event suppression
-    FrontendAddr device_area{};      ///< split: used ring; packed: device event suppression
-};
-
-/// Where a ring stands, as SET_VRING_BASE and GET_VRING_BASE carry it.
-/// Split: bits 0-15 the next available index. Packed: bits 0-14 available index, 15 its wrap
-/// counter, 16-30 used index, 31 its wrap counter. vhost-user "VRING state description".
-struct VringBase {
-    uint32_t raw = 0;
-};
-
-/// Why a ring cannot be set up.
-enum class VirtqueueSetupError : uint8_t {
-    kSize,       ///< 0, too large, or not a power of two (split)
-    kAlignment,  ///< an area is not aligned as VIRTIO 1.3, 2.7 or 2.8 demand
-    kUnmapped,   ///< an area does not lie wholly in one region
-    kBase,       ///< the base has bits or an index that this ring cannot have
-};
 
 struct VirtqueueCounters {
     Counter chains_popped;
@@ -69,7 +41,8 @@ struct VirtqueueCounters {
 
 class Virtqueue final {
   public:
-    /// Examines every area against `memory`; nothing of the ring is written.
+    /// Examines every area against `memory`; nothing of the ring is written. Behind an IOMMU areas
+    /// that are not translated yet are no error: the ring then waits for them (take_misses()).
     /// `base` as it came with SET_VRING_BASE. For a packed ring whose upper half is 0 and whose
     /// lower half is not, the used position is taken to be the available one (DPDK virtio-user).
     [[nodiscard]] static Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> create(
@@ -84,8 +57,9 @@ class Virtqueue final {
 
     // --- For devices ---------------------------------------------------------------------------
 
-    /// The next request, or nothing: the ring is empty, broken, or holds back requests until some
-    /// of those in flight complete (so that hostile giant chains cost bounded memory).
+    /// The next request, or nothing: the ring is empty, broken, waits for the IOMMU, or holds back
+    /// requests until some of those in flight complete (so that hostile giant chains cost bounded
+    /// memory).
     [[nodiscard]] std::optional<DescriptorChain> pop();
 
     /// Breaks the ring: for requests that leave no way to answer them. Safe while chains are out.
@@ -113,8 +87,8 @@ class Virtqueue final {
         return std::exchange(processing_requested_, false);
     }
 
-    /// Is there a head to pop now? One load of shared memory; false when broken, unmapped, or
-    /// holding back.
+    /// Is there a head to pop now? One load of shared memory; false when broken, unmapped, waiting
+    /// for the IOMMU, or holding back.
     [[nodiscard]] bool has_available() const;
 
     /// Tells the driver that kicks are not needed while the device looks by itself.
@@ -136,6 +110,21 @@ class Virtqueue final {
     /// pins the old memory. What was completed before becomes visible in the old memory; the next
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
+
+    /// Does the ring wait for translations that take_misses() has not told yet?
+    [[nodiscard]] bool has_new_misses() const { return misses_are_new_; }
+
+    /// All translations that the ring waits for. They come with adopt_memory(); nothing was
+    /// consumed, and the ring goes on where it stands when none lacks any more.
+    [[nodiscard]] std::span<const TranslationMiss> take_misses() {
+        misses_are_new_ = false;
+        return misses_.all();
+    }
+
+    /// The front end has answered to a miss, and adopt_memory() was called with what it sent. A
+    /// ring that still waits for it breaks when the translation was refused, or when such answers
+    /// brought nothing several times in a row; else it asks again.
+    void on_miss_answered(const TranslationMiss& miss, bool refused);
 
     /// Breaks the ring when a region of its memory was lost (GuardedRange). Cheap to ask often.
     void check_memory();
@@ -164,8 +153,15 @@ class Virtqueue final {
 
     [[nodiscard]] bool holds_back() const { return slots_.are_full(); }
 
-    void set_areas(const RingAreas& areas);
+    void set_place(RingPlace place);
     void leave_old_areas();
+
+    void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
+
+    void wait_for_translations();
+    void wait_for_ring(const MissList& misses);
+    void look_for_translations();
+    void stop_waiting();
     void take_back(ChainSlot& slot, uint32_t written_bytes);
     void make_visible();
     [[nodiscard]] bool decide_call();
@@ -173,14 +169,20 @@ class Virtqueue final {
     VirtqueueConfig config_;
     bool mapped_ = false;   // the ring has areas, if only those that it is about to leave
     bool covered_ = false;  // the current memory has the ring
-    bool may_pop_ = false;  // covered and not broken
+    bool may_pop_ = false;  // covered, not broken, and not waiting for translations
+    bool resumed_ = false;  // has read what the device before left in the ring
+    bool misses_are_new_ = false;
     bool processing_requested_ = false;
     bool kicks_armed_ = false;  // what the caller asked for last
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
     bool first_batch_ = true;   // nothing has been published yet
     uint32_t unpublished_ = 0;  // chains pushed to the ring and not visible yet
     std::optional<RingError> broken_;
+    MissList misses_;                // what a chain, or a ring that is not covered, waits for
+    uint32_t fruitless_rounds_ = 0;  // answers in a row that brought nothing
+    uint32_t retries_ = 0;           // of the chain that is next
     uint32_t lost_count_seen_ = 0;
+    RingPlace place_;
     SplitVirtqueue split_;  // one of the two is in use
     PackedVirtqueue packed_;
     RegionHint hint_;

@@ -20,10 +20,10 @@
 namespace outrigger::blk {
 namespace {
 
-using outrigger::testing::Access;
 using outrigger::testing::AccessTrap;
 using outrigger::testing::Flip;
 using outrigger::testing::kHasAccessTrap;
+using outrigger::testing::TrappedAccess;
 
 constexpr uint64_t kDiskBytes = uint64_t{1} << 32;
 constexpr uint64_t kDiskSectors = kDiskBytes / 512;
@@ -194,7 +194,7 @@ TEST_P(BlkDoubleFetch, NeitherDataNorStatusIsRead) {
     const size_t data = offset_of(stage.segment(1).address);
     const bool has_data = stage.segment(1).length == kDataBytes;
     int status_writes = 0;
-    for (const Access& access : trap.finish()) {
+    for (const TrappedAccess& access : trap.finish()) {
         status_writes += access.is_write && access.offset == status ? 1 : 0;
         EXPECT_FALSE(!access.is_write && access.offset == status);
         EXPECT_FALSE(has_data && access.offset - data < kDataBytes) << access.offset - data;

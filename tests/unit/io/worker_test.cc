@@ -5,6 +5,7 @@
 #include <atomic>
 #include <future>
 #include <string>
+#include <utility>
 
 #include <pthread.h>
 #include <sched.h>
@@ -311,6 +312,33 @@ TEST_P(WorkerTest, IdleWorkerSleeps) {
     while (worker->counters().sleeps.value() == 0) {
         std::this_thread::yield();
     }
+}
+
+TEST(ThreadlessWorker, RunsNothingButInItsTurns) {
+    struct Source final : WorkSource {
+        bool poll() override { return std::exchange(work, false); }
+
+        bool prepare_sleep() override { return ready_to_sleep; }
+
+        bool work = true;
+        bool ready_to_sleep = true;
+    };
+
+    const auto worker = Worker::create_threadless(LoopKind::kAsio).value();
+    Source source;
+    bool task_ran = false;
+    worker->add_source(source);
+    worker->post([&] { task_ran = true; });
+
+    EXPECT_FALSE(task_ran);
+    EXPECT_TRUE(source.work);
+    EXPECT_TRUE(worker->turn()) << "a task and a source had work";
+    EXPECT_TRUE(task_ran);
+    EXPECT_FALSE(source.work);
+    EXPECT_FALSE(worker->turn()) << "nothing is left";
+    source.ready_to_sleep = false;
+    EXPECT_TRUE(worker->turn()) << "work came up while notifications were armed";
+    worker->remove_source(source);
 }
 
 }  // namespace

@@ -25,10 +25,10 @@
 namespace outrigger::test {
 namespace {
 
-using outrigger::testing::Access;
 using outrigger::testing::AccessTrap;
 using outrigger::testing::Flip;
 using outrigger::testing::kHasAccessTrap;
+using outrigger::testing::TrappedAccess;
 
 constexpr uint16_t kSize = 8;
 constexpr uint64_t kMemoryBytes = 0x10000;
@@ -224,7 +224,7 @@ TEST_P(DoubleFetch, EachFieldIsReadOnceAndNothingIsReadBack) {
     EXPECT_EQ(stage.decide(), before_);
     std::map<size_t, int> reads;
     std::map<size_t, int> writes;
-    for (const Access& access : trap.finish()) {
+    for (const TrappedAccess& access : trap.finish()) {
         if (access.is_write) {
             ++writes[access.offset];
             continue;

@@ -13,7 +13,7 @@ prove_blk() {
     queues=$(ls /sys/block/vda/mq | wc -l)
     pass blk.found "$(cat /sys/block/vda/size) sectors, $queues queues"
     value blk.queues "$queues"
-    prove_rings blk virtio_blk
+    prove_negotiated blk virtio_blk
 
     if ! mount -t ext4 /dev/vda /mnt; then
         fail blk.mount "mount failed"

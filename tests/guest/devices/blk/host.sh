@@ -48,7 +48,7 @@ blk_reference_command() {
 
 blk_qemu_args() {
     qemu_args+=(-chardev "socket,id=blk,path=$1"
-        -device "vhost-user-blk-pci,chardev=blk,num-queues=$queues,packed=$packed")
+        -device "vhost-user-blk-pci,chardev=blk,num-queues=$queues,$virtio_options")
 }
 
 # After the daemon has gone: what the guest left on the image.
@@ -65,7 +65,7 @@ blk_check() {
         host_result blk.e2fsck failed "$(tail -n 3 <<<"$problems" | tr '\n' ' ')"
     fi
     sum=$(debugfs -R "dump /written-by-guest $work/written" "$work/disk.img" 2>/dev/null >/dev/null
-        sha256sum <"$work/written" 2>/dev/null | cut -d ' ' -f 1)
+        sha256sum "$work/written" 2>/dev/null | cut -d ' ' -f 1)
     if [[ $sum && $sum == "${value[blk.written_sha256]:-}" ]]; then
         host_result blk.written ok "the image holds the guest's 64 MiB"
     else

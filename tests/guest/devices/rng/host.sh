@@ -11,7 +11,7 @@ rng_command() { daemon_command=("$build/$rng_program" --socket-path="$1"); }
 
 rng_qemu_args() {
     qemu_args+=(-chardev "socket,id=rng,path=$1"
-        -device "vhost-user-rng-pci,chardev=rng,packed=$packed")
+        -device "vhost-user-rng-pci,chardev=rng,$virtio_options")
 }
 
 # Since 9.0 QEMU hands this device every feature bit that the daemon offers, whatever packed= says.

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The committed scripts, by "target/name".
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace outrigger::fuzz {
+
+using Seeds = std::map<std::string, std::vector<uint8_t>>;
+
+void add_stream_seeds(Seeds& seeds);
+void add_ring_seeds(Seeds& seeds);
+void add_blk_seeds(Seeds& seeds);
+
+}  // namespace outrigger::fuzz
