@@ -119,15 +119,14 @@ void EventLoop::drop_tasks() {
     std::exchange(timers_, {}).clear();
 }
 
-Result<std::unique_ptr<EventLoop>> create_event_loop(
-    LoopKind kind, const std::optional<UringOperations>& operations) {
+Result<std::unique_ptr<EventLoop>> create_event_loop(LoopKind kind) {
     if (kind == LoopKind::kAsio) {
         return create_asio_loop();
     }
     if (kPortableBuild && kind == LoopKind::kAuto) {
         return create_asio_loop();
     }
-    auto loop = create_uring_loop(operations);
+    auto loop = create_uring_loop();
     if (loop || kind == LoopKind::kUring) {
         return loop;
     }

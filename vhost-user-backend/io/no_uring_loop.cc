@@ -4,8 +4,7 @@
 
 namespace outrigger {
 
-Result<std::unique_ptr<EventLoop>> create_uring_loop(
-    const std::optional<UringOperations>& /*operations*/) {
+Result<std::unique_ptr<EventLoop>> create_uring_loop() {
     return failure(Error{.message = "this build has no io_uring"});
 }
 

@@ -5,8 +5,9 @@
 #include <future>
 #include <utility>
 
+#include <signal.h>
+
 #include "vhost-user-backend/base/platform.h"
-#include "vhost-user-backend/io/helper_thread.h"
 
 namespace outrigger {
 namespace {
@@ -22,6 +23,27 @@ void pause_processor() {
 #endif
 }
 
+/// Signals are for the control thread. Those that a thread raises by its own accesses stay.
+class BlockedSignals final {
+  public:
+    BlockedSignals() {
+        sigset_t blocked;
+        sigfillset(&blocked);
+        for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) {
+            sigdelset(&blocked, own);
+        }
+        pthread_sigmask(SIG_SETMASK, &blocked, &before_);
+    }
+
+    BlockedSignals(const BlockedSignals&) = delete;
+    BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+  private:
+    sigset_t before_{};
+};
+
 }  // namespace
 
 Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
@@ -29,7 +51,7 @@ Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
     std::promise<Result<void>> started;
     auto outcome = started.get_future();
     try {
-        const BlockedSignals inherited;  // signals are for the control thread
+        const BlockedSignals inherited;
         worker->thread_ = std::thread([raw = worker.get(), started = std::move(started)]() mutable {
             auto set_up = raw->set_up_thread();
             const bool ready = set_up.has_value();
@@ -84,7 +106,7 @@ Result<void> Worker::set_up_thread() {
     if (options_.cpu) {
         OUTRIGGER_TRY(platform::pin_this_thread(*options_.cpu));
     }
-    auto loop = create_event_loop(options_.loop, options_.uring_operations);
+    auto loop = create_event_loop(options_.loop);
     if (!loop) {
         return failure(std::move(loop).error());
     }
