@@ -18,6 +18,7 @@ memory=memfd               # memfd, file
 iommu=off                  # off, intel, intel-strict: what stands between devices and memory
 accelerator=               # tcg, kvm; choose_accelerator sets it
 boot_timeout_s=180
+sandbox=on                 # of our daemons: on, log, none
 daemon_wrapper=()          # runs the daemons, for example: setarch -R
 reference=                 # yes: QEMU's daemons in place of ours
 
@@ -126,6 +127,7 @@ start_daemon() {
         "${device}_reference_command" "$socket"
     else
         "${device}_command" "$socket"
+        daemon_command+=(--sandbox="$sandbox")
     fi
     "${daemon_wrapper[@]}" "${daemon_command[@]}" >"$work/$device.log" 2>&1 </dev/null &
     process_of[$device]=$!
@@ -138,11 +140,12 @@ start_daemon() {
     return 1
 }
 
-# Ends the daemon as an operator would. It must exit with 0, and sanitizers must have been silent.
+# Ends the daemon as an operator would. It must exit with 0; sanitizers and the sandbox must have been
+# silent.
 stop_daemon() {
     local device=$1 report
     end_process "$device" 5
-    report=$(grep -m 1 -E 'ERROR: [A-Za-z]+Sanitizer|WARNING: ThreadSanitizer|runtime error:' "$work/$device.log")
+    report=$(grep -m 1 -E 'ERROR: [A-Za-z]+Sanitizer|WARNING: ThreadSanitizer|runtime error:|the sandbox does not allow' "$work/$device.log")
     if [[ $report ]]; then
         host_result "$device.exit" failed "$report"
     elif ((ended_status > 128)) 2>/dev/null; then
