@@ -160,8 +160,8 @@ class BlkDaemonTest : public ::testing::TestWithParam<const char*> {
     }
 
     void start(const std::vector<std::string>& more) {
-        std::vector<std::string> arguments{"--socket-path=" + socket_.string(),
-                                           "--blk-file=" + backing_.path()};
+        std::vector<std::string> arguments{
+            "--socket-path=" + socket_.string(), "--blk-file=" + backing_.path(), "--sandbox=log"};
         arguments.insert(arguments.end(), more.begin(), more.end());
         daemon_ =
             std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = arguments});

@@ -87,6 +87,9 @@ class DaemonTest : public ::testing::Test {
 
     void start(std::vector<std::string> arguments,
                std::vector<std::pair<int, int>> descriptors = {}) {
+        if (std::ranges::none_of(arguments, [](auto& each) { return contains(each, "sandbox"); })) {
+            arguments.emplace_back("--sandbox=log");
+        }
         daemon_ = std::make_unique<ChildProcess>(
             program_,
             ChildProcess::Options{.arguments = std::move(arguments),

@@ -33,8 +33,10 @@ class WorkSource {
 };
 
 struct WorkerOptions {
-    std::string thread_name = "worker";          ///< at most 15 characters are shown by the system
-    LoopKind loop = LoopKind::kAuto;             ///< how the thread waits
+    std::string thread_name = "worker";  ///< at most 15 characters are shown by the system
+    LoopKind loop = LoopKind::kAuto;     ///< how the thread waits
+    /// Restricts the loop's io_uring, see create_event_loop(); nullopt: anything goes.
+    std::optional<UringOperations> uring_operations = std::nullopt;
     std::chrono::microseconds poll_max{0};       ///< longest look for work before a sleep; 0: none
     std::optional<unsigned> cpu = std::nullopt;  ///< pin the thread there
 };
