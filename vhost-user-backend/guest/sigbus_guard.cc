@@ -140,7 +140,7 @@ void touch(std::span<const iovec> buffers) {
 }
 
 uint32_t lost_count() {
-    // Pairs with the release in on_sigbus().
+    // Acquire pairs with the release in on_sigbus().
     return lost_regions.load(std::memory_order_acquire);
 }
 
