@@ -27,6 +27,7 @@
 #include "tests/support/temporary_image.h"
 #include "tests/support/wait.h"
 #include "tools/driver/bring_up.h"
+#include "tools/driver/channel_end.h"
 
 namespace outrigger::testing {
 namespace {
@@ -84,9 +85,13 @@ class SandboxedDaemonTest : public ::testing::Test {
     }
 
     /// A guest whose driver has started all queues.
-    void bring_up_guest(uint16_t queue_count = 1) {
+    void bring_up_guest(uint16_t queue_count = 1,
+                        FeatureSet protocol_features = driver::kUsualProtocolFeatures) {
         frontend_.emplace(driver::Frontend::connect(socket_, driver::after(kPatience)).value());
-        auto up = driver::bring_up(*frontend_, memory_, {.queue_count = queue_count});
+        auto up =
+            driver::bring_up(*frontend_,
+                             memory_,
+                             {.protocol_features = protocol_features, .queue_count = queue_count});
         ASSERT_TRUE(up.has_value()) << up.error().step;
         running_ = *std::move(up);
     }
@@ -159,6 +164,16 @@ TEST_F(SandboxedDaemonTest, ThreadOfTheEntropySourceIsConfinedAndServes) {
         running_.queues[0].transact(std::span(&buffer, 1), driver::after(kPatience)).has_value());
     EXPECT_EQ(std::ranges::count(threads_of(daemon_->pid()), "rng-source", &ThreadStatus::name), 1);
     expect_every_thread_confined(3);
+    expect_clean_end();
+}
+
+TEST_F(SandboxedDaemonTest, ChannelToTheFrontEndIsTaken) {
+    start("OUTRIGGER_BLK_PROGRAM", {"--null-size=1M"});
+    bring_up_guest(
+        1,
+        driver::kUsualProtocolFeatures | FeatureSet::of({bit(wire::ProtocolFeature::kBackendReq)}));
+    EXPECT_TRUE(driver::ChannelEnd::open(*frontend_).has_value()) << daemon_->complained();
+    expect_every_thread_confined(2);
     expect_clean_end();
 }
 

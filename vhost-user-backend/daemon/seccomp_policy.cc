@@ -90,6 +90,8 @@ constexpr SystemCallRule kControl[] = {
     {.name = "accept4"},
     {.name = "accept"},
     {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_TYPE)}},
+    {.name = "getpeername"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
     {.name = "poll"},

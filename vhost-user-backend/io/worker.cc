@@ -97,6 +97,7 @@ void Worker::serve() {
     bool idle = false;  // nothing was found since `idle_since`: polling adapts to how long it lasts
     Clock::time_point idle_since{};
     while (!stopping_) {
+        counters_.turns.add();
         bool worked = loop_->run_once(Clock::time_point::min());
         worked |= poll_sources();
         if (worked) {

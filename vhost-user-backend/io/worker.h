@@ -42,6 +42,7 @@ struct WorkerOptions {
 };
 
 struct WorkerCounters {
+    Counter turns;  ///< rounds of its loop; they stand still while it sleeps
     Counter sleeps;
     Counter polls_hit;   ///< a spin found work
     Counter polls_idle;  ///< a spin ended without work

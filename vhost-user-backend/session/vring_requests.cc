@@ -179,18 +179,21 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& messa
             [this] { finish(done()); });
         return later();
     }
-    start_kicked_ring(index);
+    start_kicked_ring(index, [this] { finish(done()); });
     return later();
 }
 
-void Session::Impl::start_kicked_ring(size_t index) {
-    start_ready_rings(index, [this, index](std::optional<Refusal> refusal) {
-        if (refusal) {
+void Session::Impl::start_kicked_ring(size_t index, Continuation then) {
+    start_ready_rings(
+        index, [this, index, then = std::move(then)](std::optional<Refusal> refusal) mutable {
+            if (!refusal) {
+                then();
+                return;
+            }
             rings_[index].started = false;
             rings_[index].descriptors.kick = nullptr;
-        }
-        finish(refusal ? refuse(*refusal) : done());
-    });
+            finish(refuse(*refusal));
+        });
 }
 
 Session::Impl::Outcome Session::Impl::handle_vring_kick(const wire::Message& message) {
@@ -202,17 +205,26 @@ Session::Impl::Outcome Session::Impl::handle_vring_kick(const wire::Message& mes
     Vring& ring = rings_[*index];
     ring.started = true;
     if (ring.runner == nullptr) {
-        start_kicked_ring(*index);
-        return later();
+        start_kicked_ring(*index, [this, index = *index] { kick_in_band(index); });
+    } else {
+        kick_in_band(*index);
     }
-    // Answered when the device has looked at the ring: simulators count on it.
+    return later();
+}
+
+/// Answered when the device has looked at the ring: simulators count on it.
+void Session::Impl::kick_in_band(size_t index) {
+    const Vring& ring = rings_[index];
+    if (ring.runner == nullptr) {
+        finish(done());  // it has not yet all that it needs
+        return;
+    }
     for_one_runner(
         *ring.runner,
         [](QueueRunner& runner, QueueRunner::Done looked) {
             runner.kick_in_band(std::move(looked));
         },
         [this] { finish(done()); });
-    return later();
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_vring_call(wire::Message& message) {
