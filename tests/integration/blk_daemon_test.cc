@@ -228,7 +228,7 @@ TEST_P(BlkDaemonTest, Row13DaemonOutlivesMemoryThatIsTruncatedUnderLoad) {
         guest.write_until(200);
         guest.truncate_data();
         EXPECT_TRUE(guest.queue().wait_error(driver::after(kPatience)));
-        ASSERT_TRUE(daemon_->wait_complained("truncated the file of a memory region"));
+        ASSERT_TRUE(daemon_->wait_complained("the front end truncated guest memory"));
         guest.expect_stopped_ring_gave_all_back();
     }
     EXPECT_EQ(daemon_->complained().find("Bad address"), std::string::npos);

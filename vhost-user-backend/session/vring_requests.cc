@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SET_VRING_* and GET_VRING_BASE requests. Front ends send them in different orders, so each
 // one only notes what it says; a ring starts when it was told to (SET_VRING_KICK) and has a size,
-// addresses and memory. KICK, ENABLE and each change of memory look whether it has.
+// addresses and memory. KICK, ENABLE and each change of memory look whether it has, and NUM, ADDR
+// and BASE do where the kick came before them.
 // vhost-user "Ring states", "Starting and stopping rings".
 #include <utility>
 
