@@ -164,6 +164,18 @@ uint64_t page_bytes_of(int fd) {
 
 void keep_out_of_core_files(std::span<std::byte> /*mapping*/) {}
 
+void* map_again([[maybe_unused]] void* source, [[maybe_unused]] size_t length) {
+    errno = ENOTSUP;
+    return nullptr;
+}
+
+bool move_mapping([[maybe_unused]] void* mapping,
+                  [[maybe_unused]] size_t length,
+                  [[maybe_unused]] void* at) {
+    errno = ENOTSUP;
+    return false;
+}
+
 void name_this_thread(const std::string& /*name*/) {}
 
 Result<void> pin_this_thread(unsigned processor) {
