@@ -12,6 +12,7 @@
 #include "vhost-user-backend/base/checked_math.h"
 
 #include "devices/blk/blk_device.h"
+#include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
 
@@ -173,7 +174,7 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
 
 constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
 
-constexpr DeviceProgram kProgram = {
+const DeviceProgram kProgram = {
     .name = "outrigger-blk",
     .type = "block",
     .summary =
@@ -183,6 +184,7 @@ constexpr DeviceProgram kProgram = {
     .capabilities = kCapabilities,
     .create_device = create_blk_device,
     .check_options = check_blk_options,
+    .sandbox = blk_sandbox_needs(),
 };
 
 }  // namespace

@@ -10,6 +10,10 @@ bool uring_engine_can_serve(Worker& /*worker*/) {
     return false;
 }
 
+std::span<const uint8_t> uring_engine_operations() {
+    return {};
+}
+
 std::unique_ptr<IoEngine> create_uring_engine(int /*fd*/,
                                               Worker& /*worker*/,
                                               IoEngine* /*helper*/) {

@@ -3,10 +3,9 @@
 
 #include <cerrno>
 #include <memory>
-#include <system_error>
 #include <utility>
 
-#include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/io/helper_thread.h"
 
 #include "devices/blk/host_calls.h"
 
@@ -19,15 +18,14 @@ int32_t run_operation(int fd, const IoOperation& operation) {
 
 Result<std::unique_ptr<IoThreadPool>> IoThreadPool::start(int fd, size_t thread_count) {
     auto pool = std::unique_ptr<IoThreadPool>(new IoThreadPool(fd));
-    try {
-        for (size_t i = 0; i < thread_count; ++i) {
-            pool->threads_.emplace_back([raw = pool.get()] { raw->run(); });
-        }
-    } catch (const std::system_error& error) {
-        // One thread is enough to go on; more only make it faster.
-        if (pool->threads_.empty()) {
-            return failure(
-                error_from_code("cannot start a thread for image I/O", error.code().value()));
+    for (size_t i = 0; i < thread_count; ++i) {
+        auto thread = start_helper_thread("blk-io", [raw = pool.get()] { raw->run(); });
+        if (thread) {
+            pool->threads_.push_back(*std::move(thread));
+        } else if (i == 0) {
+            return failure(std::move(thread).error());
+        } else {
+            break;  // one thread is enough to go on; more only make it faster
         }
     }
     return pool;
@@ -63,7 +61,6 @@ void IoThreadPool::submit(IoOperation& operation, ThreadEngine& engine) {
 }
 
 void IoThreadPool::run() {
-    platform::name_this_thread("blk-io");
     std::unique_lock lock(mutex_);
     while (true) {
         job_waiting_.wait(lock, [this] { return stopping_ || jobs_count_ > 0; });

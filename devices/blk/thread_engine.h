@@ -22,7 +22,7 @@ class ThreadEngine;
 /// The threads of one image, shared by its queues. Any thread.
 class IoThreadPool final {
   public:
-    /// Starts `thread_count` (> 0) threads that work on `fd`, which is borrowed.
+    /// Starts `thread_count` (> 0) helper threads that work on `fd`, which is borrowed.
     [[nodiscard]] static Result<std::unique_ptr<IoThreadPool>> start(int fd, size_t thread_count);
 
     IoThreadPool(const IoThreadPool&) = delete;

@@ -2,6 +2,7 @@
 #include "devices/blk/uring_engine.h"
 
 #include <algorithm>
+#include <array>
 
 #include <fcntl.h>
 #include <liburing.h>
@@ -14,6 +15,14 @@ namespace {
 
 /// What the kernel transfers at most in one call.
 constexpr size_t kTransferBytesMax = 0x7fff'f000;
+
+/// All that prepare() and prepare_transfer() use.
+constexpr std::array<uint8_t, 6> kOperations = {IORING_OP_READ,
+                                                IORING_OP_WRITE,
+                                                IORING_OP_READV,
+                                                IORING_OP_WRITEV,
+                                                IORING_OP_FSYNC,
+                                                IORING_OP_FALLOCATE};
 
 /// Prepares `sqe`. One segment goes without the vector, whose import costs the kernel a copy.
 void prepare_transfer(io_uring_sqe* sqe, int fd, const IoOperation& operation) {
@@ -126,10 +135,13 @@ void UringEngine::retry_parked() {
 
 bool uring_engine_can_serve(Worker& worker) {
     const Uring* const uring = worker.loop().uring();
-    return uring != nullptr && uring->supports(IORING_OP_READ) &&
-           uring->supports(IORING_OP_WRITE) && uring->supports(IORING_OP_READV) &&
-           uring->supports(IORING_OP_WRITEV) && uring->supports(IORING_OP_FSYNC) &&
-           uring->supports(IORING_OP_FALLOCATE);
+    return uring != nullptr && std::ranges::all_of(kOperations, [&](uint8_t opcode) {
+               return uring->supports(opcode);
+           });
+}
+
+std::span<const uint8_t> uring_engine_operations() {
+    return kOperations;
 }
 
 std::unique_ptr<IoEngine> create_uring_engine(int fd, Worker& worker, IoEngine* helper) {

@@ -3,7 +3,9 @@
 /// the worker has gone through its queues. The portable build has none.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 
 #include "vhost-user-backend/io/worker.h"
 
@@ -14,6 +16,9 @@ namespace outrigger::blk {
 /// Does the worker's loop have an io_uring with the opcodes for files? (Container runtimes and old
 /// kernels lack some.) Never in the portable build. Thread-bound: `worker`.
 [[nodiscard]] bool uring_engine_can_serve(Worker& worker);
+
+/// The IORING_OP_* opcodes that the engine submits; none in the portable build.
+[[nodiscard]] std::span<const uint8_t> uring_engine_operations();
 
 /// For a worker that it can serve. `helper` makes the calls that io_uring does not have; null when
 /// none will come. All are borrowed. Thread-bound: `worker`.

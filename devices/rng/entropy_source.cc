@@ -6,12 +6,9 @@
 #include <cerrno>
 #include <cstring>
 #include <functional>
-#include <system_error>
 #include <thread>
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,6 +16,7 @@
 #include <unistd.h>
 
 #include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/io/helper_thread.h"
 
 namespace outrigger::rng {
 namespace {
@@ -106,10 +104,6 @@ bool is_stuck(std::span<const std::byte> bytes) {
 /// Carries bytes from a device to a pipe until either ends. The pipe is all the read-ahead there
 /// is; its writing end goes with this function, which is how the source learns of the end.
 void read_ahead(const UniqueFd& device, const UniqueFd& pipe) {
-    // Signals are for other threads; SIGPIPE above all, which is how the source takes its leave.
-    sigset_t all;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
     std::array<std::byte, kReadAheadBytes> buffer{};
     while (true) {
         const ssize_t count = ::read(device.get(), buffer.data(), buffer.size());
@@ -124,6 +118,7 @@ void read_ahead(const UniqueFd& device, const UniqueFd& pipe) {
             return;
         }
         // At most PIPE_BUF bytes, so they go whole or not at all: EPIPE when the source is gone.
+        // Helper threads have SIGPIPE blocked.
         const bool sent = ::write(pipe.get(), fresh.data(), fresh.size()) == count;
         ::explicit_bzero(buffer.data(), buffer.size());
         if (!sent) {
@@ -135,8 +130,38 @@ void read_ahead(const UniqueFd& device, const UniqueFd& pipe) {
 /// A character device may block its readers even where it is asked not to (hwrng shares a mutex
 /// with the kernel's own reader), so a thread waits for it and not the queue's worker. The thread
 /// is not waited for: a driver in the kernel may keep it for as long as it likes.
-Result<std::unique_ptr<EntropySource>> start_device_source(const std::string& path,
-                                                           UniqueFd device) {
+class DeviceSource final : public EntropySource {
+  public:
+    DeviceSource(const std::string& path, UniqueFd device, UniqueFd reader, UniqueFd writer)
+        : device_(std::move(device)),
+          writer_(std::move(writer)),
+          pipe_(path, std::move(reader), true) {}
+
+    /// The thread starts with the first call, so that it is as confined as the caller.
+    Result<size_t> read_now(std::span<std::byte> out) override {
+        if (device_.valid()) {
+            OUTRIGGER_TRY(
+                start_helper_thread("rng-source",
+                                    [device = std::move(device_), writer = std::move(writer_)] {
+                                        read_ahead(device, writer);
+                                    }))
+                .detach();
+        }
+        return pipe_.read_now(out);
+    }
+
+    int readable_fd() const override { return pipe_.readable_fd(); }
+
+    std::string_view name() const override { return pipe_.name(); }
+
+  private:
+    UniqueFd device_;  // device and writing end, until the thread has them
+    UniqueFd writer_;
+    DescriptorSource pipe_;
+};
+
+Result<std::unique_ptr<EntropySource>> open_device_source(const std::string& path,
+                                                          UniqueFd device) {
     const int flags = ::fcntl(device.get(), F_GETFL);
     if (flags < 0 || ::fcntl(device.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot prepare the entropy source"));
@@ -149,16 +174,8 @@ Result<std::unique_ptr<EntropySource>> start_device_source(const std::string& pa
     if (::fcntl(reader.get(), F_SETFL, O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot prepare the entropy source"));
     }
-    try {
-        std::thread([device = std::move(device), writer = std::move(writer)] {
-            read_ahead(device, writer);
-        }).detach();
-    } catch (const std::system_error& refused) {
-        return failure(error_from_code("cannot start the thread of the entropy source",
-                                       refused.code().value()));
-    }
-    constexpr bool kPollable = true;
-    return std::make_unique<DescriptorSource>(path, std::move(reader), kPollable);
+    return std::make_unique<DeviceSource>(
+        path, std::move(device), std::move(reader), std::move(writer));
 }
 
 Result<std::unique_ptr<EntropySource>> open_file_source(const std::string& path) {
@@ -175,7 +192,7 @@ Result<std::unique_ptr<EntropySource>> open_file_source(const std::string& path)
                                         "device, a FIFO or unix:PATH"});
     }
     if (S_ISCHR(status.st_mode)) {
-        return start_device_source(path, std::move(fd));
+        return open_device_source(path, std::move(fd));
     }
     return std::make_unique<DescriptorSource>(path, std::move(fd), S_ISFIFO(status.st_mode));
 }

@@ -26,7 +26,8 @@ class EntropySource {
     [[nodiscard]] virtual Result<size_t> read_now(std::span<std::byte> out) = 0;
 
     /// A descriptor that becomes readable when bytes are there, or -1 when there is none and the
-    /// only way is to ask again a little later.
+    /// only way is to ask again a little later. Wait for it after a read_now() that gave nothing:
+    /// a source may begin its work only then.
     [[nodiscard]] virtual int readable_fd() const { return -1; }
 
     /// For logs.

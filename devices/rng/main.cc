@@ -35,6 +35,10 @@ constexpr std::array kOptions = {
                .number_max = 24ULL * 60 * 60 * 1000},
 };
 
+constexpr SystemCallRule kSystemCalls[] = {
+    {.name = "getrandom"},
+};
+
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     RngOptions options;
     options.source =
@@ -53,6 +57,7 @@ constexpr DeviceProgram kProgram{
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,
+    .sandbox = {.system_calls = kSystemCalls},
 };
 
 }  // namespace

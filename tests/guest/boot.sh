@@ -5,8 +5,8 @@
 #   guest.sh   prove_<device> and show_<device>, run in the guest by busybox
 #   host.sh    <device>_title, _program (below the build directory), _setup (files in $work, and for
 #              the guest in $guest_extra), _command SOCKET (sets daemon_command), _qemu_args SOCKET
-#              (appends to qemu_args), _check (calls host_result), _report (says what was proven);
-#              where QEMU does not leave the choice, _rings prints what the guest must see
+#              (appends to qemu_args, -device last), _check (calls host_result), _report (says what
+#              was proven); where QEMU does not leave the choice, _rings prints what the guest sees
 # and nothing else has to know it.
 # shellcheck shell=bash
 
@@ -18,6 +18,7 @@ memory=memfd               # memfd, file
 iommu=off                  # off, intel, intel-strict: what stands between devices and memory
 accelerator=               # tcg, kvm; choose_accelerator sets it
 boot_timeout_s=180
+sandbox=on                 # of our daemons: on, log, none
 daemon_wrapper=()          # runs the daemons, for example: setarch -R
 reference=                 # yes: QEMU's daemons in place of ours
 
@@ -126,6 +127,7 @@ start_daemon() {
         "${device}_reference_command" "$socket"
     else
         "${device}_command" "$socket"
+        daemon_command+=(--sandbox="$sandbox")
     fi
     "${daemon_wrapper[@]}" "${daemon_command[@]}" >"$work/$device.log" 2>&1 </dev/null &
     process_of[$device]=$!
@@ -138,11 +140,12 @@ start_daemon() {
     return 1
 }
 
-# Ends the daemon as an operator would. It must exit with 0, and sanitizers must have been silent.
+# Ends the daemon as an operator would. It must exit with 0; sanitizers and the sandbox must have been
+# silent.
 stop_daemon() {
     local device=$1 report
     end_process "$device" 5
-    report=$(grep -m 1 -E 'ERROR: [A-Za-z]+Sanitizer|WARNING: ThreadSanitizer|runtime error:' "$work/$device.log")
+    report=$(grep -m 1 -E 'ERROR: [A-Za-z]+Sanitizer|WARNING: ThreadSanitizer|runtime error:|the sandbox does not allow' "$work/$device.log")
     if [[ $report ]]; then
         host_result "$device.exit" failed "$report"
     elif ((ended_status > 128)) 2>/dev/null; then
@@ -157,22 +160,24 @@ stop_daemon() {
 }
 
 make_qemu_args() {
-    local mode=$1 ram processors=$((queues > 2 ? queues : 2)) append='panic=-1' device cpu=max
-    local virtio_options=packed=off machine=q35,memory-backend=ram
+    local mode=$1 ram processors=$((queues > 2 ? queues : 2)) device cpu=max
+    # An emulator that is short of time fails the kernel's check of its timer.
+    local append='panic=-1 no_timer_check'
+    local virtio_options=packed=off port=0
     [[ $rings == packed ]] && virtio_options=packed=on
     [[ $accelerator == kvm ]] && cpu=host
     if [[ $iommu != off ]]; then
-        machine+=,kernel-irqchip=split
-        virtio_options+=,iommu_platform=on,ats=on
-        append+=" intel_iommu=on iommu.strict=$([[ $iommu == intel-strict ]] && echo 1 || echo 0)"
+        virtio_options+=,iommu_platform=on
+        append+=" intel_iommu=on iommu.strict=$([[ $iommu == intel ]] && echo 0 || echo 1)"
     fi
+    [[ $iommu != intel ]] || virtio_options+=,ats=on
     case $memory in
         memfd) ram=memory-backend-memfd,id=ram,size=512M,share=on ;;
         file) ram=memory-backend-file,id=ram,size=512M,share=on,discard-data=on,mem-path=$work/ram ;;
     esac
     append+=" console=ttyS0 outrigger.rings=$rings outrigger.iommu=$iommu outrigger.devices=$(IFS=,; echo "${guest_devices[*]}")"
     qemu_args=(-nodefaults -no-user-config -no-reboot -display none
-        -machine "$machine" -accel "$accelerator" -cpu "$cpu" -smp "$processors"
+        -machine q35,memory-backend=ram -accel "$accelerator" -cpu "$cpu" -smp "$processors"
         -m 512M -object "$ram"
         -kernel "$(guest_kernel)" -initrd "$work/initramfs")
     for device in "${guest_devices[@]}"; do
@@ -186,10 +191,23 @@ make_qemu_args() {
             -serial "file:$work/results.log")
     fi
     # Before the devices whose memory it translates. QEMU's log then counts translations.
-    [[ $iommu == off ]] ||
-        qemu_args+=(-device intel-iommu,device-iotlb=on,intremap=on -trace enable=vhost_iotlb_miss)
+    case $iommu in
+        off) ;;
+        intel) qemu_args+=(-device intel-iommu,device-iotlb=on) ;;
+        intel-strict) qemu_args+=(-device intel-iommu) ;;
+    esac
+    [[ $iommu == off ]] || qemu_args+=(-trace enable=vhost_iotlb_miss)
     for device in "${guest_devices[@]}"; do
-        "${device}_qemu_args" "$work/$device.sock"
+        if [[ $iommu == intel ]]; then
+            # Only a device behind a port has the PCI Express capability of ATS. Without ATS the guest
+            # flushes whole domains, and QEMU 7.2 does not pass all of that on.
+            port=$((port + 1))
+            qemu_args+=(-device "pcie-root-port,id=port$port,chassis=$port")
+            "${device}_qemu_args" "$work/$device.sock"
+            qemu_args[-1]+=,bus=port$port
+        else
+            "${device}_qemu_args" "$work/$device.sock"
+        fi
     done
 }
 

@@ -160,8 +160,8 @@ class BlkDaemonTest : public ::testing::TestWithParam<const char*> {
     }
 
     void start(const std::vector<std::string>& more) {
-        std::vector<std::string> arguments{"--socket-path=" + socket_.string(),
-                                           "--blk-file=" + backing_.path()};
+        std::vector<std::string> arguments{
+            "--socket-path=" + socket_.string(), "--blk-file=" + backing_.path(), "--sandbox=log"};
         arguments.insert(arguments.end(), more.begin(), more.end());
         daemon_ =
             std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = arguments});
@@ -228,7 +228,7 @@ TEST_P(BlkDaemonTest, Row13DaemonOutlivesMemoryThatIsTruncatedUnderLoad) {
         guest.write_until(200);
         guest.truncate_data();
         EXPECT_TRUE(guest.queue().wait_error(driver::after(kPatience)));
-        ASSERT_TRUE(daemon_->wait_complained("truncated the file of a memory region"));
+        ASSERT_TRUE(daemon_->wait_complained("the front end truncated guest memory"));
         guest.expect_stopped_ring_gave_all_back();
     }
     EXPECT_EQ(daemon_->complained().find("Bad address"), std::string::npos);

@@ -452,8 +452,9 @@ TEST_F(CataloguePacked, Row34BufferIdBeyondTheRingIsServedAndReturned) {
     EXPECT_EQ(queue().packed()->read_descriptor(slot).id, 0xffff);
 }
 
-// 2.8.7: in an indirect table WRITE is the only flag; the device ignores the others, so nothing can
-// be nested and no entry can name another.
+// 2.8.7: in an indirect table all flags but WRITE "are reserved and are ignored by the device". So
+// nothing can be nested and no entry can name another: INDIRECT is not the error that it is in a
+// split table, and the entry's own 16 bytes are served as a buffer.
 TEST_F(CataloguePacked, Row37OtherFlagsThanWriteInAnIndirectTableAreIgnored) {
     write_table({{.address = table_, .length = 16, .flags = kDescriptorIndirect},
                  {.address = target_, .length = 16, .flags = kDescriptorNext}});

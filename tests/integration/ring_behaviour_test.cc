@@ -8,7 +8,6 @@
 #include <gtest/gtest.h>
 
 #include "tests/integration/catalogue.h"
-#include "tests/support/process_counts.h"
 
 namespace outrigger::testing {
 namespace {
@@ -122,29 +121,6 @@ TEST_P(RingBehaviour, RingsStopAndStartUnderLoadWithoutLosingARequest) {
     EXPECT_TRUE(load.drain());
     EXPECT_TRUE(other.drain());
     EXPECT_EQ(load.wrong() + other.wrong(), 0U);
-}
-
-TEST_P(RingBehaviour, AHundredSessionsLeaveDescriptorsMappingsAndThreadsUnchanged) {
-    const auto one_session = [&] {
-        run({.packed = GetParam(), .queue_count = 2});
-        expect_echo(0);
-        expect_echo(1);
-        queues().clear();
-        buffers_.clear();
-        frontend().close();
-        ASSERT_EQ(host_->wait_closed(), CloseReason::kPeerClosed);
-        reconnect();
-    };
-    // What is made once and kept, such as the log, is there after the first.
-    one_session();
-    const ProcessCounts before = ProcessCounts::now();
-    for (int round = 0; round < 100; ++round) {
-        one_session();
-        ASSERT_FALSE(HasFailure()) << "round " << round;
-    }
-    EXPECT_TRUE(eventually([&] { return ProcessCounts::now() == before; }));
-    EXPECT_EQ(counters().sessions_opened.value(), 102U);
-    EXPECT_EQ(device_.resets(), 101U);
 }
 
 TEST_P(RingBehaviour, ASessionThatEndsWithRequestsInFlightWaitsForThem) {

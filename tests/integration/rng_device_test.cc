@@ -54,12 +54,16 @@ class RngDeviceTest : public ::testing::TestWithParam<bool> {
   protected:
     static constexpr uint64_t kMemoryBytes = 4 << 20;
 
-    void serve(RngOptions options) {
+    void serve(RngOptions options, uint16_t indirect_segments_max = 16, uint16_t queue_size = 256) {
         device_ = std::make_unique<RngDevice>(std::move(options));
         host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
         frontend_.emplace(host_->connect());
         memory_ = driver::GuestMemory::create(kMemoryBytes).value();
-        auto running = driver::bring_up(*frontend_, memory_, {.packed = GetParam()});
+        auto running = driver::bring_up(*frontend_,
+                                        memory_,
+                                        {.packed = GetParam(),
+                                         .indirect_segments_max = indirect_segments_max,
+                                         .queue_size = queue_size});
         ASSERT_TRUE(running) << running.error().step;
         running_ = *std::move(running);
     }
@@ -134,7 +138,7 @@ TEST_P(RngDeviceTest, IgnoresReadableBytesInFrontOfTheBuffer) {
     EXPECT_EQ(request(segments), 16U);
 }
 
-TEST_P(RngDeviceTest, AChainWithoutWritableBytesComesBackEmpty) {
+TEST_P(RngDeviceTest, Row62ReadableBufferComesBackEmpty) {
     serve_getrandom();
     const std::array segments{buffer(32, false)};
     EXPECT_EQ(request(segments), 0U);
@@ -145,6 +149,62 @@ TEST_P(RngDeviceTest, OneRequestGetsNoMoreThanTheLimit) {
     serve_getrandom();
     const std::array segments{buffer(1 << 20)};
     EXPECT_EQ(request(segments), RngDevice::kRequestBytesMax);
+}
+
+TEST_P(RngDeviceTest, Row62BufferOfAllButFourGibibytesGetsNoMoreThanTheLimit) {
+    constexpr uint16_t kSegments = 1024;
+    serve({.source = make_getrandom_source(), .bytes_max = std::nullopt}, kSegments, 8);
+    // Only what comes first is filled; the rest names all of memory, again and again.
+    std::vector<Segment> segments(
+        kSegments,
+        {.address = GuestAddr{0x10000}, .length = kMemoryBytes, .device_writable = true});
+    segments.front() = buffer(RngDevice::kRequestBytesMax);
+    segments.back().length -= 1;
+    EXPECT_EQ(request(segments, driver::ChainLayout::kIndirect), RngDevice::kRequestBytesMax);
+    EXPECT_EQ(host_->counters().rings_broken.total(), 0U);
+}
+
+TEST_P(RngDeviceTest, Row62BufferOfFourGibibytesBreaksTheRing) {
+    constexpr uint16_t kSegments = 1024;
+    serve({.source = make_getrandom_source(), .bytes_max = std::nullopt}, kSegments, 8);
+    const std::vector<Segment> segments(
+        kSegments,
+        {.address = GuestAddr{0x10000}, .length = kMemoryBytes, .device_writable = true});
+    EXPECT_FALSE(request(segments, driver::ChainLayout::kIndirect));
+    EXPECT_TRUE(eventually(
+        [&] { return host_->counters().rings_broken.value(RingError::kChainBytesTooMany) == 1; }));
+    // The device can be had back.
+    EXPECT_TRUE(queue().stop(*frontend_));
+    queue().reset();
+    EXPECT_EQ(queue().start(*frontend_, memory_), driver::Answer::kAccepted);
+    EXPECT_EQ(frontend_->set_vring_enable(0, 1), driver::Answer::kAccepted);
+    EXPECT_EQ(request(std::array{buffer(64)}), 64U);
+}
+
+TEST_P(RngDeviceTest, Row62FloodOfRequestsGetsWhatTheQuotaAllowsAndNoProcessor) {
+    serve({.source = make_getrandom_source(), .bytes_max = 1, .period = std::chrono::hours(24)});
+    const std::array segments{buffer(1 << 16)};
+    constexpr uint32_t kRequests = 200;
+    for (uint32_t i = 0; i < kRequests; ++i) {
+        ASSERT_TRUE(queue().try_add(segments, i));
+    }
+    queue().publish();
+    const Counter& turns = host_->worker_counters(0).turns;
+    const uint64_t turns_before = turns.value();
+    constexpr uint32_t kKicks = 2000;
+    for (uint32_t i = 0; i < kKicks; ++i) {
+        queue().kick();
+    }
+    ASSERT_TRUE(eventually([&] { return device_->counters().quota_waits.value() > 0; }));
+    EXPECT_TRUE(eventually([&] {
+        const uint64_t before = turns.value();
+        testing::give_others_a_moment();
+        return turns.value() == before;
+    })) << "the worker does not come to rest";
+    EXPECT_LT(turns.value() - turns_before, 10 * kKicks);
+    EXPECT_EQ(device_->counters().bytes.value(), 1U);
+    EXPECT_EQ(device_->counters().requests.value(), 1U);
+    EXPECT_TRUE(queue().stop(*frontend_));
 }
 
 TEST_P(RngDeviceTest, AQuotaThatIsUsedUpDelaysButNeverGivesNothing) {

@@ -203,6 +203,23 @@ TEST_F(RingMessages, ARingWhoseKickCameFirstOfAllRuns) {
     expect_echo();
 }
 
+// Without bit 30 no ENABLE will come: the last of size, base and addresses starts the ring.
+TEST_F(RingMessages, ARingWhoseKickCameFirstNeedsNoEnableToRun) {
+    const driver::BringUpOptions options{
+        .features = driver::kUsualFeatures.without(wire::kProtocolFeaturesBit)};
+    negotiate(options);
+    ASSERT_TRUE(driver::share_memory(frontend(), memory_, running_.agreement));
+    queues().push_back(driver::create_queue(memory_, running_.agreement, options, 0).value());
+    EXPECT_EQ(frontend().set_vring_kick(0, queue().kick_fd()), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_vring_call(0, queue().call_fd()), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_vring_num(0, queue().size()), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_vring_addr(queue().vring_address(memory_)), Answer::kAccepted);
+    // Not before its base is known, which could not be set any more.
+    EXPECT_EQ(counters().rings_started.value(), 0U);
+    EXPECT_EQ(frontend().set_vring_base(0, 0), Answer::kAccepted);
+    expect_echo();
+}
+
 TEST_F(RingMessages, SetVringKickWithoutADescriptorStartsTheRingToo) {
     prepare();
     EXPECT_EQ(frontend().set_vring_num(0, queue().size()), Answer::kAccepted);

@@ -6,6 +6,8 @@ import re
 from source_tree import ROOT
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
+_INSTALL = re.compile(r"install_headers\((.*?)\n?\)\n", re.DOTALL)
+_HEADER = re.compile(r"'([\w.]+\.h)'")
 _FRAMEWORK = "vhost-user-backend"
 
 # The rooms of the framework, each with what it may include beside itself.
@@ -81,6 +83,23 @@ def check_arrows(files):
     return problems
 
 
+def check_installed(files):
+    """Every header that an installed header includes is installed: `install_headers` of its room."""
+    installed = set()
+    for file in files:
+        folder = file.path.rsplit("/", 1)[0]
+        if file.path == f"{folder}/meson.build":
+            for arguments in _INSTALL.findall(file.text):
+                installed |= {f"{folder}/{name}" for name in _HEADER.findall(arguments)}
+    problems = [f"{path} is installed and does not exist" for path in installed
+                if not (ROOT / path).is_file()]
+    for file in files:
+        if file.path in installed:
+            problems += [f"{file.path}:{number}: includes {included}, which is not installed"
+                         for number, included in _includes(file) if included not in installed]
+    return problems if installed else ["no meson.build installs a header"]
+
+
 def check_paths(files):
     """Every #include "..." is written from the root."""
     problems = []
@@ -135,5 +154,6 @@ def check_itself(_files):
 CHECKS = {
     "layering.arrows": check_arrows,
     "layering.include-paths": check_paths,
+    "layering.installed-headers": check_installed,
     "layering.self-check": check_itself,
 }

@@ -1,42 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What a leak would add to: this process's descriptors, guest memory mappings and threads.
+/// What a leak would add to, in this process or in a child of ours.
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
-#include <fstream>
+#include <ostream>
 #include <string>
+
+#include <sys/types.h>
 
 namespace outrigger::testing {
 
 struct ProcessCounts {
     size_t descriptors = 0;
+    size_t io_urings = 0;        ///< of the descriptors
+    size_t shared_memories = 0;  ///< of the descriptors: memfds and POSIX shared memory objects
     size_t memory_mappings = 0;  ///< of files that the driver's GuestMemory made
-    size_t threads = 0;
+    size_t threads = 0;          ///< without those that the kernel keeps for an io_uring
 
     friend bool operator==(const ProcessCounts&, const ProcessCounts&) = default;
 
-    [[nodiscard]] static ProcessCounts now() {
-        ProcessCounts counts;
-        counts.descriptors = entries("/proc/self/fd");
-        counts.threads = entries("/proc/self/task");
-        std::ifstream maps("/proc/self/maps");
-        for (std::string line; std::getline(maps, line);) {
-            if (line.find("outrigger-ram") != std::string::npos) {
-                ++counts.memory_mappings;
-            }
-        }
-        return counts;
-    }
+    friend std::ostream& operator<<(std::ostream& out, const ProcessCounts& counts);
 
-  private:
-    static size_t entries(const char* folder) {
-        size_t count = 0;
-        for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder)) {
-            ++count;
-        }
-        return count;
-    }
+    [[nodiscard]] static ProcessCounts now();
+
+    /// Of another process. All zeroes where we may not look: a daemon hides from its own user, but
+    /// not from root.
+    [[nodiscard]] static ProcessCounts of(pid_t process);
 };
+
+/// Lines of /proc/PID/maps: all mappings there are. Not among the counts, because the heap and
+/// the stacks of libraries come and go by a few; compare with a margin.
+[[nodiscard]] size_t mappings_of(pid_t process);
+
+/// Memory of its own that a process has in use (RssAnon): heap and stacks, not the guest's memory.
+[[nodiscard]] size_t own_memory_bytes_of(pid_t process);
 
 }  // namespace outrigger::testing

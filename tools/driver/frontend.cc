@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/driver/frontend.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -96,9 +97,20 @@ bool Frontend::asks_ack() const {
 }
 
 Answer Frontend::send_bytes(std::span<const std::byte> bytes, std::span<const int> fds) {
+    bool whole = true;
+    if (cut_ != nullptr) {
+        const uint64_t room = cut_->bytes_max - cut_->bytes_sent;
+        if (room == 0) {
+            return Answer::kClosed;
+        }
+        whole = bytes.size() <= room;
+        cut_->message_bytes.push_back(bytes.size());
+        bytes = bytes.first(std::min<uint64_t>(bytes.size(), room));
+        cut_->bytes_sent += bytes.size();
+    }
     switch (send_until(socket_.get(), bytes, fds, after(time_limit_))) {
         case SendStatus::kSent:
-            return Answer::kUnasked;
+            return whole ? Answer::kUnasked : Answer::kClosed;
         case SendStatus::kTimeout:
             return Answer::kTimeout;
         case SendStatus::kClosed:
@@ -118,6 +130,9 @@ Answer Frontend::send(const wire::Header& header,
 }
 
 Frontend::Reply<wire::Message> Frontend::receive() {
+    if (cut_ != nullptr && cut_->reached() && !cut_->read_last_reply) {
+        return failure(Answer::kClosed);
+    }
     const Deadline deadline = after(time_limit_);
     wire::Message message;
     while (true) {

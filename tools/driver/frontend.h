@@ -23,6 +23,7 @@
 #include "vhost-user-backend/wire/message_codec.h"
 #include "vhost-user-backend/wire/messages.h"
 
+#include "tools/driver/cut.h"
 #include "tools/driver/frontend_socket.h"
 #include "tools/driver/guest_memory.h"
 
@@ -82,6 +83,9 @@ class Frontend final {
     void set_time_limit(std::chrono::milliseconds limit) { time_limit_ = limit; }
 
     void set_ack_policy(AckPolicy policy) { ack_policy_ = policy; }
+
+    /// From now on `cut` (borrowed; null: none) counts what is sent and ends it.
+    void set_cut(Cut* cut) { cut_ = cut; }
 
     /// The value of the last acknowledgement that came.
     [[nodiscard]] uint64_t last_ack() const { return last_ack_; }
@@ -198,6 +202,7 @@ class Frontend final {
     AckPolicy ack_policy_ = AckPolicy::kWhenNegotiated;
     FeatureSet protocol_features_;
     uint64_t last_ack_ = 0;
+    Cut* cut_ = nullptr;
 };
 
 /// Both ends of a fresh connection: a front end and the socket to hand to a back end.

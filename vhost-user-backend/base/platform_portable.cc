@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -176,7 +177,15 @@ bool move_mapping([[maybe_unused]] void* mapping,
     return false;
 }
 
-void name_this_thread(const std::string& /*name*/) {}
+void name_this_thread([[maybe_unused]] const std::string& name) {
+    // Nobody's standard; two spellings reach most systems.
+    [[maybe_unused]] constexpr size_t kNameMax = 15;
+#if defined(__APPLE__)
+    (void)::pthread_setname_np(name.substr(0, kNameMax).c_str());
+#elif defined(__linux__) || defined(__FreeBSD__)
+    (void)::pthread_setname_np(::pthread_self(), name.substr(0, kNameMax).c_str());
+#endif
+}
 
 Result<void> pin_this_thread(unsigned processor) {
     return failure(Error{.message = "cannot run a thread on processor " +

@@ -139,6 +139,13 @@ LoopKind to_loop_kind(std::string_view name) {
     return name == "asio" ? LoopKind::kAsio : LoopKind::kAuto;
 }
 
+SandboxMode to_sandbox_mode(std::string_view name) {
+    if (name == "none") {
+        return SandboxMode::kNone;
+    }
+    return name == "log" ? SandboxMode::kLog : SandboxMode::kOn;
+}
+
 /// What the options outside of --device say, and the texts of each --device.
 struct Given {
     OptionValues device_defaults;
@@ -224,6 +231,7 @@ Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
         line.man_page_template = *std::move(path);
         return line;
     }
+    line.sandbox = to_sandbox_mode(given.process.text("sandbox").value_or(""));
     line.loop = to_loop_kind(given.process.text("io").value_or(""));
     line.exit_on_disconnect = given.process.flag("exit-on-disconnect");
     line.message_timeout =

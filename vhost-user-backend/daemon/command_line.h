@@ -14,6 +14,7 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/option_table.h"
+#include "vhost-user-backend/daemon/sandbox.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 namespace outrigger {
@@ -35,6 +36,7 @@ struct CommandLine {
     CommandAction action = CommandAction::kServe;
     std::vector<DeviceSettings> devices;  ///< at least one for kServe, at most kDevicesMax
     LoopKind loop = LoopKind::kAuto;
+    SandboxMode sandbox = SandboxMode::kOn;
     bool exit_on_disconnect = false;
     std::chrono::milliseconds message_timeout{10'000};
     bool require_sealed = false;

@@ -57,7 +57,9 @@ constexpr std::string_view kLoopHelp =
 constexpr std::array<std::string_view, 6> kLogLevels = {
     "off", "error", "warning", "info", "debug", "trace"};
 
-constexpr std::array<OptionSpec, 11> kProcessOptions = {{
+constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
+
+constexpr std::array<OptionSpec, 12> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
@@ -68,6 +70,14 @@ constexpr std::array<OptionSpec, 11> kProcessOptions = {{
      .help = kLoopHelp,
      .default_value = "auto",
      .choices = kLoopChoices},
+    {.name = "sandbox",
+     .kind = OptionKind::kChoice,
+     .value_name = "MODE",
+     .help = "Once everything is open, give up all capabilities, the file system and every system "
+             "call that is not needed: on, where one of those ends the program by SIGSYS; log, "
+             "where a line says first which it was, and the exit status is 1; or none",
+     .default_value = "on",
+     .choices = kSandboxModes},
     {.name = "exit-on-disconnect",
      .kind = OptionKind::kFlag,
      .help = "Exit when the front end of every device has come and gone, instead of listening "

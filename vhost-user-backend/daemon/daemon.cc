@@ -12,15 +12,16 @@
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
+#include "vhost-user-backend/session/session.h"
 
 namespace outrigger {
 
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
     OUTRIGGER_TRY(open());
-    OUTRIGGER_TRY(drop_privileges());
+    OUTRIGGER_TRY(drop_what_threads_inherit());
     OUTRIGGER_TRY(start_workers());
-    OUTRIGGER_TRY(enter_sandbox());
+    OUTRIGGER_TRY(confine_threads());
     accept();
     return {};
 }
@@ -33,7 +34,9 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
     for (const DeviceSettings& settings : settings_.devices) {
-        served_.emplace_back().device = OUTRIGGER_TRY(program_.create_device(settings.values));
+        std::unique_ptr<Device>& device = served_.emplace_back().device;
+        device = OUTRIGGER_TRY(program_.create_device(settings.values));
+        OUTRIGGER_TRY(check_device(*device));
     }
     for (size_t i = 0; i < served_.size(); ++i) {
         served_[i].endpoint = OUTRIGGER_TRY(open_endpoint(settings_.devices[i]));
@@ -56,7 +59,27 @@ Result<Endpoint> Daemon::open_endpoint(const DeviceSettings& settings) const {
     return endpoint;
 }
 
+/// Before the first worker exists.
+Result<void> Daemon::drop_what_threads_inherit() {
+    OUTRIGGER_TRY(drop_privileges());
+    if (settings_.sandbox == SandboxMode::kNone) {
+        return {};
+    }
+    std::vector<int> socket_directories;
+    for (const Served& served : served_) {
+        if (served.endpoint.listener && served.endpoint.listener->file) {
+            socket_directories.push_back(served.endpoint.listener->file->directory_fd());
+        }
+    }
+    return drop_access(socket_directories);
+}
+
 Result<void> Daemon::start_workers() {
+    std::optional<UringOperations> uring_operations;
+    if (settings_.sandbox != SandboxMode::kNone) {
+        uring_operations.emplace(program_.sandbox.uring_operations.begin(),
+                                 program_.sandbox.uring_operations.end());
+    }
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
         Served& served = served_[i];
@@ -70,12 +93,25 @@ Result<void> Daemon::start_workers() {
             served.workers.push_back(OUTRIGGER_TRY(Worker::start(
                 {.thread_name = std::string(identity.name) + "-" + std::to_string(thread),
                  .loop = settings_.loop,
+                 .uring_operations = uring_operations,
                  .poll_max = settings.poll_max,
                  .cpu = cpu})));
             served.worker_list.push_back(served.workers.back().get());
         }
     }
     return {};
+}
+
+/// Each thread enters its own filter, and all have before a front end is let in.
+Result<void> Daemon::confine_threads() {
+    if (settings_.sandbox == SandboxMode::kNone) {
+        return {};
+    }
+    std::vector<Worker*> workers;
+    for (const Served& served : served_) {
+        workers.insert(workers.end(), served.worker_list.begin(), served.worker_list.end());
+    }
+    return enter_sandbox(settings_.sandbox, program_.sandbox, workers);
 }
 
 /// The last stage: from here on nothing is opened but what a front end sends.

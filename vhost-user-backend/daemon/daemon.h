@@ -37,7 +37,9 @@ class Daemon final {
 
     [[nodiscard]] Result<void> open();
     [[nodiscard]] Result<Endpoint> open_endpoint(const DeviceSettings& settings) const;
+    [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
+    [[nodiscard]] Result<void> confine_threads();
     void accept();
 
     const DeviceProgram& program_;

@@ -8,6 +8,7 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/option_table.h"
+#include "vhost-user-backend/daemon/system_call_rule.h"
 #include "vhost-user-backend/device.h"
 
 namespace outrigger {
@@ -23,6 +24,9 @@ struct DeviceProgram {
     /// What the table cannot say: required options, and options that exclude each other. An error
     /// is one of usage: "--blk-file is required: give the image to serve". May be null.
     Result<void> (*check_options)(const OptionValues& values) = nullptr;
+    /// What the sandbox must let the device do once it runs. create_device() is outside of it, and
+    /// starts no thread.
+    SandboxNeeds sandbox{};
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

@@ -4,6 +4,8 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
+#include "vhost-user-backend/daemon/sanitizers.h"
+
 namespace outrigger {
 
 Result<void> forbid_new_privileges() {
@@ -15,16 +17,10 @@ Result<void> forbid_new_privileges() {
 
 Result<void> drop_privileges() {
     ::umask(0077);
-#if !defined(__SANITIZE_ADDRESS__)
     // LeakSanitizer attaches to the process at its end, which this forbids.
-    if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) {
+    if (!kAddressSanitizer && ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) {
         return failure(error_from_errno("cannot hide the process's memory"));
     }
-#endif
-    return {};
-}
-
-Result<void> enter_sandbox() {
     return {};
 }
 

@@ -6,20 +6,31 @@
 #include <cstring>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/common_options.h"
 
 namespace outrigger {
 namespace {
 
+/// How to open a directory for nothing but the names in it, which may be all that we may do there.
+#ifdef O_PATH
+constexpr int kOnlyToName = O_PATH;
+#else
+constexpr int kOnlyToName = O_RDONLY;
+#endif
+
 /// Plain data, because a signal handler reads it.
 struct Slot {
     std::atomic<bool> owned =
         false;  // released after the rest was written, acquired before reading
-    std::array<char, sizeof(sockaddr_un::sun_path)> path{};
+    // The directory and the name in it: paths of their own are out of reach in a sandbox.
+    int directory_fd = -1;
+    std::array<char, sizeof(sockaddr_un::sun_path)> name{};
     dev_t device = 0;
     ino_t inode = 0;
 };
@@ -34,25 +45,33 @@ void remove_if_ours(Slot& slot) {
 
     struct stat status {};
 
-    if (::lstat(slot.path.data(), &status) == 0 && S_ISSOCK(status.st_mode) &&
-        status.st_dev == slot.device && status.st_ino == slot.inode) {
-        ::unlink(slot.path.data());
+    if (::fstatat(slot.directory_fd, slot.name.data(), &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+        S_ISSOCK(status.st_mode) && status.st_dev == slot.device && status.st_ino == slot.inode) {
+        ::unlinkat(slot.directory_fd, slot.name.data(), 0);
     }
+    ::close(slot.directory_fd);
 }
 
 }  // namespace
 
 Result<SocketFile> SocketFile::adopt(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    const std::string name = path.substr(slash == std::string::npos ? 0 : slash + 1);
+    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    UniqueFd directory_fd(::open(directory.c_str(), kOnlyToName | O_DIRECTORY | O_CLOEXEC));
+
     struct stat status {};
 
-    if (::lstat(path.c_str(), &status) != 0) {
+    if (!directory_fd.valid() ||
+        ::fstatat(directory_fd.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
         return failure(error_from_errno("cannot examine the new socket " + path));
     }
     for (size_t i = 0; i < slots.size(); ++i) {
         Slot& slot = slots[i];
         if (!slot.owned.load(std::memory_order_relaxed)) {
-            OUTRIGGER_ASSERT(path.size() < slot.path.size());
-            std::memcpy(slot.path.data(), path.c_str(), path.size() + 1);
+            OUTRIGGER_ASSERT(name.size() < slot.name.size());
+            std::memcpy(slot.name.data(), name.c_str(), name.size() + 1);
+            slot.directory_fd = directory_fd.release();
             slot.device = status.st_dev;
             slot.inode = status.st_ino;
             // Pairs with the exchange in remove_if_ours(), which then sees all of the above.
@@ -72,6 +91,10 @@ SocketFile& SocketFile::operator=(SocketFile&& other) noexcept {
         slot_ = std::exchange(other.slot_, std::nullopt);
     }
     return *this;
+}
+
+int SocketFile::directory_fd() const {
+    return slots[*slot_].directory_fd;
 }
 
 SocketFile::~SocketFile() {

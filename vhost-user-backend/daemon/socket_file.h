@@ -21,6 +21,9 @@ class SocketFile final {
     SocketFile& operator=(SocketFile&& other) noexcept;
     SocketFile(const SocketFile&) = delete;
     SocketFile& operator=(const SocketFile&) = delete;
+    /// The directory that the file is in, which must allow its removal. Borrowed.
+    [[nodiscard]] int directory_fd() const;
+
     /// Removes the file if it is still the one that was adopted.
     ~SocketFile();
 

@@ -140,6 +140,7 @@ void touch(std::span<const iovec> buffers) {
 }
 
 uint32_t lost_count() {
+    // Acquire pairs with the release in on_sigbus().
     return lost_regions.load(std::memory_order_acquire);
 }
 

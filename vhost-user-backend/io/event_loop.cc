@@ -119,14 +119,15 @@ void EventLoop::drop_tasks() {
     std::exchange(timers_, {}).clear();
 }
 
-Result<std::unique_ptr<EventLoop>> create_event_loop(LoopKind kind) {
+Result<std::unique_ptr<EventLoop>> create_event_loop(
+    LoopKind kind, const std::optional<UringOperations>& operations) {
     if (kind == LoopKind::kAsio) {
         return create_asio_loop();
     }
     if (kPortableBuild && kind == LoopKind::kAuto) {
         return create_asio_loop();
     }
-    auto loop = create_uring_loop();
+    auto loop = create_uring_loop(operations);
     if (loop || kind == LoopKind::kUring) {
         return loop;
     }

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "vhost-user-backend/base/notifier.h"
@@ -106,7 +107,14 @@ enum class LoopKind : uint8_t {
     kAsio,
 };
 
-/// Must be called on the thread that will run the loop (io_uring binds to it).
-[[nodiscard]] Result<std::unique_ptr<EventLoop>> create_event_loop(LoopKind kind);
+/// IORING_OP_* opcodes.
+using UringOperations = std::vector<uint8_t>;
+
+/// Must be called on the thread that will run the loop (io_uring binds to it). With `operations`,
+/// the kernel refuses (-EACCES) every io_uring operation but these and the few that the loop itself
+/// submits, for the life of the ring; where it cannot, there is no io_uring. System call filters do
+/// not see what a ring submits.
+[[nodiscard]] Result<std::unique_ptr<EventLoop>> create_event_loop(
+    LoopKind kind, const std::optional<UringOperations>& operations = std::nullopt);
 
 }  // namespace outrigger

@@ -4,7 +4,8 @@
 
 namespace outrigger {
 
-Result<std::unique_ptr<EventLoop>> create_uring_loop() {
+Result<std::unique_ptr<EventLoop>> create_uring_loop(
+    const std::optional<UringOperations>& /*operations*/) {
     return failure(Error{.message = "this build has no io_uring"});
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/io/uring_loop.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -10,6 +11,8 @@
 
 #include <liburing.h>
 #include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/io/uring.h"
@@ -38,7 +41,7 @@ class UringLoop final : public EventLoop, public Uring {
   public:
     explicit UringLoop(Notifier wakeup) : EventLoop(std::move(wakeup)) {}
 
-    [[nodiscard]] Result<void> open();
+    [[nodiscard]] Result<void> open(const std::optional<UringOperations>& operations);
     ~UringLoop() override;
 
     [[nodiscard]] WatchId watch_readable(int fd, Task on_readable) override;
@@ -65,6 +68,8 @@ class UringLoop final : public EventLoop, public Uring {
         return uint64_t{generation} << 33 | uint64_t{slot} << 1 | kWatchTag;
     }
 
+    [[nodiscard]] Result<void> create_ring(bool restricted);
+    [[nodiscard]] Result<void> restrict_to(const UringOperations& operations);
     bool turn(Clock::time_point until) override;
     void arm_watches();
     [[nodiscard]] bool needs_kernel() const;
@@ -91,7 +96,7 @@ class UringLoop final : public EventLoop, public Uring {
     std::vector<Completion> stash_;
 };
 
-Result<void> UringLoop::open() {
+Result<void> UringLoop::create_ring(bool restricted) {
     constexpr unsigned kBase = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE;
     // Kernel 6.1, 5.19, and older: each step costs speed, not function.
     constexpr std::array kFlagSets = {
@@ -103,7 +108,8 @@ Result<void> UringLoop::open() {
     int result = -EINVAL;
     for (const unsigned flags : kFlagSets) {
         io_uring_params params{};
-        params.flags = flags;
+        // A ring can be restricted only before it is enabled.
+        params.flags = flags | (restricted ? IORING_SETUP_R_DISABLED : 0U);
         params.cq_entries = kCompletionEntries;
         result = io_uring_queue_init_params(kSubmissionEntries, &ring_, &params);
         if (result != -EINVAL) {
@@ -114,6 +120,44 @@ Result<void> UringLoop::open() {
         return failure(error_from_code("the kernel refuses io_uring", -result));
     }
     open_ = true;
+    return {};
+}
+
+/// The kernel holds the ring to this for good: no registration of anything, no flags of entries
+/// (links, fixed files, provided buffers), and no operation but the loop's and the device's.
+Result<void> UringLoop::restrict_to(const UringOperations& operations) {
+    constexpr std::array<uint8_t, 3> kOwnOperations = {
+        IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_ASYNC_CANCEL};
+    std::vector<io_uring_restriction> restrictions;
+    const auto allow = [&](uint8_t opcode) {
+        // One that the kernel does not know would make it refuse the list.
+        if (supports(opcode)) {
+            io_uring_restriction restriction{};
+            restriction.opcode = IORING_RESTRICTION_SQE_OP;
+            restriction.sqe_op = opcode;
+            restrictions.push_back(restriction);
+        }
+    };
+    std::ranges::for_each(kOwnOperations, allow);
+    std::ranges::for_each(operations, allow);
+    // liburing 2.3 declares functions for these two, but its shared library does not have them.
+    const auto count = static_cast<unsigned>(restrictions.size());
+    if (::syscall(__NR_io_uring_register,
+                  ring_.ring_fd,
+                  IORING_REGISTER_RESTRICTIONS,
+                  restrictions.data(),
+                  count) < 0 ||
+        // Here and not where the ring was made, because this makes the calling thread the only
+        // one that may submit.
+        ::syscall(__NR_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) <
+            0) {
+        return failure(error_from_errno("the kernel does not restrict io_uring"));
+    }
+    return {};
+}
+
+Result<void> UringLoop::open(const std::optional<UringOperations>& operations) {
+    OUTRIGGER_TRY(create_ring(operations.has_value()));
     // Before 5.11 a wait with a timeout needs a submission entry of its own, and completions can
     // be lost: not worth a second code path.
     if ((ring_.features & IORING_FEAT_EXT_ARG) == 0 || (ring_.features & IORING_FEAT_NODROP) == 0) {
@@ -123,6 +167,9 @@ Result<void> UringLoop::open() {
     if (probe_ == nullptr) {
         return failure(
             Error{.message = "the kernel does not tell which io_uring operations it has"});
+    }
+    if (operations) {
+        OUTRIGGER_TRY(restrict_to(*operations));
     }
     (void)watch_readable(wakeup_fd(), [this] { on_wakeup(); });
     return {};
@@ -378,9 +425,10 @@ void UringLoop::dispatch_watch(uint64_t user_data) {
 
 }  // namespace
 
-Result<std::unique_ptr<EventLoop>> create_uring_loop() {
+Result<std::unique_ptr<EventLoop>> create_uring_loop(
+    const std::optional<UringOperations>& operations) {
     auto loop = std::make_unique<UringLoop>(OUTRIGGER_TRY(Notifier::create()));
-    OUTRIGGER_TRY(loop->open());
+    OUTRIGGER_TRY(loop->open(operations));
     return loop;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -10,7 +11,9 @@
 namespace outrigger {
 
 /// Fails where the kernel refuses io_uring or is older than 5.11, and always in the portable build.
-/// Must run on the loop's thread, which must also destroy the loop.
-[[nodiscard]] Result<std::unique_ptr<EventLoop>> create_uring_loop();
+/// Must run on the loop's thread, which must also destroy the loop. `operations`: see
+/// create_event_loop().
+[[nodiscard]] Result<std::unique_ptr<EventLoop>> create_uring_loop(
+    const std::optional<UringOperations>& operations);
 
 }  // namespace outrigger

@@ -5,9 +5,8 @@
 #include <future>
 #include <utility>
 
-#include <signal.h>
-
 #include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/io/helper_thread.h"
 
 namespace outrigger {
 namespace {
@@ -23,27 +22,6 @@ void pause_processor() {
 #endif
 }
 
-/// Signals are for the control thread. Those that a thread raises by its own accesses stay.
-class BlockedSignals final {
-  public:
-    BlockedSignals() {
-        sigset_t blocked;
-        sigfillset(&blocked);
-        for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) {
-            sigdelset(&blocked, own);
-        }
-        pthread_sigmask(SIG_SETMASK, &blocked, &before_);
-    }
-
-    BlockedSignals(const BlockedSignals&) = delete;
-    BlockedSignals& operator=(const BlockedSignals&) = delete;
-
-    ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
-  private:
-    sigset_t before_{};
-};
-
 }  // namespace
 
 Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
@@ -51,7 +29,7 @@ Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
     std::promise<Result<void>> started;
     auto outcome = started.get_future();
     try {
-        const BlockedSignals inherited;
+        const BlockedSignals inherited;  // signals are for the control thread
         worker->thread_ = std::thread([raw = worker.get(), started = std::move(started)]() mutable {
             auto set_up = raw->set_up_thread();
             const bool ready = set_up.has_value();
@@ -106,7 +84,7 @@ Result<void> Worker::set_up_thread() {
     if (options_.cpu) {
         OUTRIGGER_TRY(platform::pin_this_thread(*options_.cpu));
     }
-    auto loop = create_event_loop(options_.loop);
+    auto loop = create_event_loop(options_.loop, options_.uring_operations);
     if (!loop) {
         return failure(std::move(loop).error());
     }
@@ -119,6 +97,7 @@ void Worker::serve() {
     bool idle = false;  // nothing was found since `idle_since`: polling adapts to how long it lasts
     Clock::time_point idle_since{};
     while (!stopping_) {
+        counters_.turns.add();
         bool worked = loop_->run_once(Clock::time_point::min());
         worked |= poll_sources();
         if (worked) {

@@ -33,13 +33,16 @@ class WorkSource {
 };
 
 struct WorkerOptions {
-    std::string thread_name = "worker";          ///< at most 15 characters are shown by the system
-    LoopKind loop = LoopKind::kAuto;             ///< how the thread waits
+    std::string thread_name = "worker";  ///< at most 15 characters are shown by the system
+    LoopKind loop = LoopKind::kAuto;     ///< how the thread waits
+    /// Restricts the loop's io_uring, see create_event_loop(); nullopt: anything goes.
+    std::optional<UringOperations> uring_operations = std::nullopt;
     std::chrono::microseconds poll_max{0};       ///< longest look for work before a sleep; 0: none
     std::optional<unsigned> cpu = std::nullopt;  ///< pin the thread there
 };
 
 struct WorkerCounters {
+    Counter turns;  ///< rounds of its loop; they stand still while it sleeps
     Counter sleeps;
     Counter polls_hit;   ///< a spin found work
     Counter polls_idle;  ///< a spin ended without work

@@ -129,6 +129,7 @@ void BackendChannel::on_timer() {
         return;  // by one of those
     }
     if (send_failed_) {
+        on_readable();  // what came before the end may say more about it
         end_by_peer(End::kHungUp);
         return;
     }

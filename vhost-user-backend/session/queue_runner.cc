@@ -185,10 +185,11 @@ void QueueRunner::check_broken() {
     if (!error || std::exchange(broken_reported_, true)) {
         return;
     }
+    // The session first: who is told by the descriptor may ask for the status at once.
+    events_.on_broken(*error);
     if (has_fd(descriptors_.err)) {
         (void)send_notification(descriptors_.err->get());
     }
-    events_.on_broken(*error);
 }
 
 void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,

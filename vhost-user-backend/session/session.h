@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 
+#include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -15,6 +16,10 @@
 #include "vhost-user-backend/session/counters.h"
 
 namespace outrigger {
+
+/// Is what a device says of itself possible? For programs, before the first front end comes: a
+/// session takes it for granted. An error is one sentence for the author of the device.
+[[nodiscard]] Result<void> check_device(const Device& device);
 
 struct SessionOptions {
     /// A front end that begins a message must finish it, and take a reply, within this time.

@@ -194,7 +194,8 @@ class Session::Impl final : public Connection::Handler,
     Outcome handle_get_vring_base(const wire::Message& message);
     Outcome handle_set_vring_kick(wire::Message& message);
     Outcome handle_vring_kick(const wire::Message& message);
-    void start_kicked_ring(size_t index);
+    void start_kicked_ring(size_t index, Continuation then);
+    void kick_in_band(size_t index);
     Outcome start_if_complete(size_t index);
     Outcome handle_set_vring_call(wire::Message& message);
     Outcome handle_set_vring_err(wire::Message& message);

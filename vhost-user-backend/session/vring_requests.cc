@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The SET_VRING_* and GET_VRING_BASE requests. Front ends send them in different orders, so each
 // one only notes what it says; a ring starts when it was told to (SET_VRING_KICK) and has a size,
-// addresses and memory. KICK, ENABLE and each change of memory look whether it has.
+// addresses and memory. KICK, ENABLE and each change of memory look whether it has, and NUM, ADDR
+// and BASE do where the kick came before them.
 // vhost-user "Ring states", "Starting and stopping rings".
 #include <utility>
 
@@ -180,18 +181,21 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& messa
             [this] { finish(done()); });
         return later();
     }
-    start_kicked_ring(index);
+    start_kicked_ring(index, [this] { finish(done()); });
     return later();
 }
 
-void Session::Impl::start_kicked_ring(size_t index) {
-    start_ready_rings(index, [this, index](std::optional<Refusal> refusal) {
-        if (refusal) {
+void Session::Impl::start_kicked_ring(size_t index, Continuation then) {
+    start_ready_rings(
+        index, [this, index, then = std::move(then)](std::optional<Refusal> refusal) mutable {
+            if (!refusal) {
+                then();
+                return;
+            }
             rings_[index].started = false;
             rings_[index].descriptors.kick = nullptr;
-        }
-        finish(refusal ? refuse(*refusal) : done());
-    });
+            finish(refuse(*refusal));
+        });
 }
 
 Session::Impl::Outcome Session::Impl::handle_vring_kick(const wire::Message& message) {
@@ -203,17 +207,26 @@ Session::Impl::Outcome Session::Impl::handle_vring_kick(const wire::Message& mes
     Vring& ring = rings_[*index];
     ring.started = true;
     if (ring.runner == nullptr) {
-        start_kicked_ring(*index);
-        return later();
+        start_kicked_ring(*index, [this, index = *index] { kick_in_band(index); });
+    } else {
+        kick_in_band(*index);
     }
-    // Answered when the device has looked at the ring: simulators count on it.
+    return later();
+}
+
+/// Answered when the device has looked at the ring: simulators count on it.
+void Session::Impl::kick_in_band(size_t index) {
+    const Vring& ring = rings_[index];
+    if (ring.runner == nullptr) {
+        finish(done());  // it has not yet all that it needs
+        return;
+    }
     for_one_runner(
         *ring.runner,
         [](QueueRunner& runner, QueueRunner::Done looked) {
             runner.kick_in_band(std::move(looked));
         },
         [this] { finish(done()); });
-    return later();
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_vring_call(wire::Message& message) {

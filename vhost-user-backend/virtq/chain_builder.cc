@@ -133,8 +133,10 @@ Result<void, RingError> ChainBuilder::walk_split_table(uint32_t entry_count, Loa
 template <class LoadEntry>
 Result<void, RingError> ChainBuilder::walk_packed_table(uint32_t entry_count, LoadEntry load) {
     for (uint32_t index = 0; index < entry_count; ++index) {
-        // VIRTIO 1.3, 2.8.7: WRITE is the only flag that means anything here; the device ignores
-        // the others, and the buffer id.
+        // VIRTIO 1.3, 2.8.7: "The VIRTQ_DESC_F_WRITE flags bit is the only valid flag for
+        // descriptors in the indirect table. Others are reserved and are ignored by the device.
+        // Buffer ID is also reserved and is ignored by the device." So INDIRECT is no error here,
+        // as it is in a split table: the entry is a plain buffer.
         const Entry halves = load(index);
         const Descriptor entry = ring_memory::packed_descriptor(halves.low, halves.high);
         if (const auto added = add(entry); !added) {

@@ -79,7 +79,9 @@ class PackedVirtqueue final {
         uint16_t entry_count = 0;
     };
 
-    [[nodiscard]] Result<ChainEnd, RingError> read_chain(uint16_t entries_max,
+    [[nodiscard]] uint16_t load_head_flags() const;
+    [[nodiscard]] Result<ChainEnd, RingError> read_chain(uint16_t head_flags,
+                                                         uint16_t entries_max,
                                                          ChainBuilder& builder) const;
     /// Did the driver write these flags in the lap of `wrap`, and has the device not answered?
     [[nodiscard]] static bool is_available(uint16_t flags, bool wrap);
@@ -120,17 +122,20 @@ inline PackedVirtqueue::Position PackedVirtqueue::behind(Position position,
     return {.index = static_cast<uint16_t>(next), .wrap = position.wrap};
 }
 
-inline bool PackedVirtqueue::has_available() const {
+inline uint16_t PackedVirtqueue::load_head_flags() const {
     // Acquire pairs with the driver's barrier between writing the chain and the flags of its first
     // descriptor, which it writes last (VIRTIO 1.3, 2.8.21).
-    return is_available(
-        ring_memory::load<uint16_t>(entry(next_available_.index) + kFlags, __ATOMIC_ACQUIRE),
-        next_available_.wrap);
+    return ring_memory::load<uint16_t>(entry(next_available_.index) + kFlags, __ATOMIC_ACQUIRE);
+}
+
+inline bool PackedVirtqueue::has_available() const {
+    return is_available(load_head_flags(), next_available_.wrap);
 }
 
 inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
                                                       const ChainSlots& slots) {
-    if (!has_available()) {
+    const uint16_t head_flags = load_head_flags();
+    if (!is_available(head_flags, next_available_.wrap)) {
         return false;
     }
     // A driver may not touch entries again before it sees them used. So chains never hold more
@@ -139,7 +144,7 @@ inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
     if (entries_free == 0) [[unlikely]] {
         return failure(RingError::kAvailableIndexJump);
     }
-    const auto end = read_chain(entries_free, builder);
+    const auto end = read_chain(head_flags, entries_free, builder);
     if (!end) [[unlikely]] {
         return failure(end.error());
     }
@@ -155,14 +160,22 @@ inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
 }
 
 inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
-    uint16_t entries_max, ChainBuilder& builder) const {
+    uint16_t head_flags, uint16_t entries_max, ChainBuilder& builder) const {
     uint16_t index = next_available_.index;
     for (uint16_t count = 1; count <= entries_max; ++count) {
         const std::byte* const at = entry(index);
-        // The one copy; everything is decided on it. Relaxed: ordered by the first one's flags.
-        const Descriptor descriptor = ring_memory::packed_descriptor(
-            ring_memory::load<uint64_t>(at + kAddress, __ATOMIC_RELAXED),
-            ring_memory::load<uint64_t>(at + kLength, __ATOMIC_RELAXED));
+        // The one copy; everything is decided on it. Relaxed: ordered by the first one's flags,
+        // which are not read again: what made the chain available also says what it is.
+        const Descriptor descriptor =
+            count == 1
+                ? Descriptor{.address =
+                                 ring_memory::load<uint64_t>(at + kAddress, __ATOMIC_RELAXED),
+                             .length = ring_memory::load<uint32_t>(at + kLength, __ATOMIC_RELAXED),
+                             .flags = head_flags,
+                             .link = ring_memory::load<uint16_t>(at + kId, __ATOMIC_RELAXED)}
+                : ring_memory::packed_descriptor(
+                      ring_memory::load<uint64_t>(at + kAddress, __ATOMIC_RELAXED),
+                      ring_memory::load<uint64_t>(at + kLength, __ATOMIC_RELAXED));
         // Direct descriptors may come first, one table ends the chain. Only the last descriptor's
         // buffer id counts (VIRTIO 1.3, 2.8.6).
         if ((descriptor.flags & kDescriptorIndirect) != 0) {

@@ -146,6 +146,7 @@ class DiskBench final {
         std::vector<MemorySnapshot::RegionPointer> regions;
         for (const driver::RegionId id : memory_.regions()) {
             const wire::MemoryRegion region = memory_.description(id);
+            start_address_ = GuestAddr{region.guest_address};
             regions.push_back(std::make_shared<MemoryRegion>(
                 MemoryRegion::map({.guest_address = GuestAddr{region.guest_address},
                                    .size = region.size,
@@ -154,6 +155,7 @@ class DiskBench final {
                                   memory_.fd(id))
                     .value()));
         }
+        device_memory_ = {regions[0]->data(), regions[0]->layout().size};
         const wire::VringAddress address = driver_.vring_address(memory_);
         queue_ = Virtqueue::create({.size = kQueueSize,
                                     .packed = false,
@@ -175,6 +177,14 @@ class DiskBench final {
     }
 
     [[nodiscard]] bool stopped() const { return stopped_; }
+
+    /// The guest's one region, and a byte of it, in the mapping that the device uses.
+    [[nodiscard]] std::span<std::byte> device_memory() const { return device_memory_; }
+
+    [[nodiscard]] std::byte* device_byte(GuestAddr address) const {
+        return device_memory_.data() +
+               (static_cast<uint64_t>(address) - static_cast<uint64_t>(start_address_));
+    }
 
     [[nodiscard]] ChainRecipe chain() { return ChainRecipe(memory_); }
 
@@ -224,6 +234,8 @@ class DiskBench final {
     BlkDevice device_;
     std::unique_ptr<Worker> worker_;  // images get it and need it not
     std::unique_ptr<Virtqueue> queue_;
+    std::span<std::byte> device_memory_;
+    GuestAddr start_address_{};
     bool stopped_ = false;
     uint32_t last_length_ = 0;
 };

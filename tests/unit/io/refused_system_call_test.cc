@@ -3,7 +3,10 @@
 // the test's own.
 #include <cerrno>
 #include <cstddef>
+#include <optional>
 
+#include <fcntl.h>
+#include <liburing.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
@@ -14,6 +17,7 @@
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/uring.h"
 
 namespace outrigger {
 namespace {
@@ -74,6 +78,55 @@ TEST(RefusedSystemCall, UringIsAnErrorWhereItIsForbidden) {
                   }
                   const auto loop = create_event_loop(LoopKind::kUring);
                   return !loop && loop.error().os_error == EPERM ? 42 : 2;
+              }),
+              42);
+}
+
+/// The result of IORING_OP_OPENAT, in a process whose filter refuses openat().
+int open_past_a_filter(const std::optional<UringOperations>& operations) {
+    const auto loop = create_event_loop(LoopKind::kUring, operations);
+    if (!loop || !filter_system_call(SYS_openat, SECCOMP_RET_ERRNO | EPERM) ||
+        ::openat(AT_FDCWD, "/dev/null", O_RDONLY) >= 0 || errno != EPERM) {
+        return 1;
+    }
+
+    struct Opening final : UringOperation {
+        void on_complete(int32_t value, uint32_t) override { result = value; }
+
+        std::optional<int32_t> result;
+    };
+
+    Opening opening;
+    io_uring_sqe* const sqe = (*loop)->uring()->next_sqe();
+    io_uring_prep_openat(sqe, AT_FDCWD, "/dev/null", O_RDONLY, 0);
+    (*loop)->uring()->bind(sqe, opening);
+    while (!opening.result) {
+        (void)(*loop)->run_once(EventLoop::Clock::time_point::max());
+    }
+    return *opening.result >= 0 ? 42 : *opening.result == -EACCES ? 43 : 2;
+}
+
+TEST(RefusedSystemCall, UnrestrictedRingOpensPastAFilter) {
+    if (!create_event_loop(LoopKind::kUring)) {
+        GTEST_SKIP() << "io_uring is not available";
+    }
+    EXPECT_EQ(run_forked([] { return open_past_a_filter(std::nullopt); }), 42);
+}
+
+TEST(RefusedSystemCall, RestrictedRingDoesNot) {
+    if (!create_event_loop(LoopKind::kUring)) {
+        GTEST_SKIP() << "io_uring is not available";
+    }
+    EXPECT_EQ(run_forked([] { return open_past_a_filter(UringOperations{IORING_OP_READ}); }), 43);
+}
+
+TEST(RefusedSystemCall, AutoTakesAsioWhereRingsCannotBeRestricted) {
+    EXPECT_EQ(run_forked([] {
+                  if (!filter_system_call(SYS_io_uring_register, SECCOMP_RET_ERRNO | EINVAL)) {
+                      return 1;
+                  }
+                  const auto loop = create_event_loop(LoopKind::kAuto, UringOperations{});
+                  return loop && std::string_view((*loop)->name()) == "asio" ? 42 : 2;
               }),
               42);
 }

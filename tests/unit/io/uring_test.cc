@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -211,6 +212,80 @@ TEST_F(UringTest, DestructionWaitsForOperationsAndTellsTheirOwners) {
 
     EXPECT_EQ(operation.completions, 1);
     EXPECT_LT(operation.result.value_or(0), 0);
+}
+
+// --- Restricted rings --------------------------------------------------------------------------
+
+/// What one operation on a ring of `operations` gives; io_uring must be there.
+int32_t result_of(const std::optional<UringOperations>& operations,
+                  const std::function<void(io_uring_sqe*)>& prepare) {
+    auto loop = create_event_loop(LoopKind::kUring, operations);
+    EXPECT_TRUE(loop) << loop.error().message;
+    RecordingOperation operation;
+    io_uring_sqe* const sqe = (*loop)->uring()->next_sqe();
+    prepare(sqe);
+    (*loop)->uring()->bind(sqe, operation);
+    while (!operation.result) {
+        (void)(*loop)->run_once(kNever);
+    }
+    return *operation.result;
+}
+
+void prepare_openat(io_uring_sqe* sqe) {
+    io_uring_prep_openat(sqe, AT_FDCWD, "/dev/null", O_RDONLY | O_CLOEXEC, 0);
+}
+
+TEST_F(UringTest, UnrestrictedRingOpensFiles) {
+    const UniqueFd opened(result_of(std::nullopt, prepare_openat));
+    EXPECT_TRUE(opened.valid());
+}
+
+TEST_F(UringTest, RestrictedRingOpensNone) {
+    EXPECT_EQ(result_of(UringOperations{IORING_OP_READ, IORING_OP_WRITE}, prepare_openat), -EACCES);
+}
+
+TEST_F(UringTest, RestrictedRingDoesWhatItMay) {
+    const UniqueFd file(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    std::array<char, 4> out{};
+    EXPECT_EQ(result_of(UringOperations{IORING_OP_READ},
+                        [&](io_uring_sqe* sqe) {
+                            io_uring_prep_read(sqe, file.get(), out.data(), out.size(), 0);
+                        }),
+              4);
+}
+
+TEST_F(UringTest, RestrictedRingTakesNoFlags) {
+    EXPECT_EQ(result_of(UringOperations{IORING_OP_READ},
+                        [](io_uring_sqe* sqe) {
+                            io_uring_prep_read(sqe, 0, nullptr, 0, 0);
+                            sqe->flags = IOSQE_ASYNC;
+                        }),
+              -EACCES);
+}
+
+TEST_F(UringTest, RestrictedRingWakesWatchesAndForgetsThem) {
+    auto loop = create_event_loop(LoopKind::kUring, UringOperations{});
+    ASSERT_TRUE(loop);
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    const UniqueFd reader(ends[0]);
+    UniqueFd writer(ends[1]);
+    int called = 0;
+    const WatchId watch = (*loop)->watch_readable(reader.get(), [&] { ++called; });
+    (void)(*loop)->run_once(kNoSleep);
+    writer.reset();
+    while (called == 0) {
+        (void)(*loop)->run_once(kNever);
+    }
+    (*loop)->unwatch(watch);
+    const int before = called;
+    (void)(*loop)->run_once(kNoSleep);
+    (void)(*loop)->run_once(kNoSleep);
+    EXPECT_EQ(called, before);
+}
+
+TEST_F(UringTest, OperationsThatTheKernelLacksAreNoReasonToFail) {
+    EXPECT_TRUE(create_event_loop(LoopKind::kUring, UringOperations{IORING_OP_READ, 255}));
 }
 
 TEST_F(UringTest, KnowsWhichOperationsTheKernelHas) {

@@ -118,9 +118,6 @@ TEST_P(WorkerTest, RunsPostedTasksOnItsOwnThread) {
 }
 
 TEST_P(WorkerTest, NamesItsThread) {
-    if (kPortableBuild) {
-        GTEST_SKIP() << "the portable build does not name threads";
-    }
     const auto worker = start({.thread_name = "queue-7-of-a-very-long-name"});
     std::array<char, 16> name{};
 

@@ -47,8 +47,11 @@ blk_reference_command() {
 }
 
 blk_qemu_args() {
+    local model=vhost-user-blk-pci
+    # Legacy drivers know of no IOMMU, so QEMU refuses a device that would serve them, too.
+    [[ $iommu == off ]] || model+=-non-transitional
     qemu_args+=(-chardev "socket,id=blk,path=$1"
-        -device "vhost-user-blk-pci,chardev=blk,num-queues=$queues,$virtio_options")
+        -device "$model,chardev=blk,num-queues=$queues,$virtio_options")
 }
 
 # After the daemon has gone: what the guest left on the image.

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The powers of root in pieces, which a daemon needs none of once everything is open.
+#pragma once
+
+#include "vhost-user-backend/base/result.h"
+
+namespace outrigger {
+
+/// Gives up every capability of the calling thread and of those that it starts: permitted,
+/// effective, inheritable and ambient, and as far as the process may, the bounding set. Root
+/// remains a user id and owner of files.
+[[nodiscard]] Result<void> drop_capabilities();
+
+}  // namespace outrigger

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/landlock.h"
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+
+#include <fcntl.h>
+#include <linux/landlock.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/sanitizers.h"
+
+namespace outrigger {
+namespace {
+
+// The headers of Linux 6.1 end at ABI 2; the kernel that runs may be newer. Values of the kernel's
+// stable interface.
+constexpr uint64_t kFsRefer = 1ULL << 13;                 // ABI 2
+constexpr uint64_t kFsTruncate = 1ULL << 14;              // ABI 3
+constexpr uint64_t kFsIoctlDev = 1ULL << 15;              // ABI 5
+constexpr uint64_t kNetBindAndConnectTcp = 0b11;          // ABI 4
+constexpr uint64_t kScopeAbstractSocketAndSignal = 0b11;  // ABI 6
+
+/// struct landlock_ruleset_attr as of ABI 6. An older kernel takes the longer form as long as what
+/// it does not know is 0.
+struct RulesetAttributes {
+    uint64_t handled_access_fs;
+    uint64_t handled_access_net;
+    uint64_t scoped;
+};
+
+static_assert(offsetof(RulesetAttributes, handled_access_fs) ==
+              offsetof(landlock_ruleset_attr, handled_access_fs));
+
+// The C library has no functions for these.
+
+int landlock_abi() {
+    return static_cast<int>(
+        ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION));
+}
+
+int create_ruleset(const RulesetAttributes& attributes) {
+    return static_cast<int>(
+        ::syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0));
+}
+
+RulesetAttributes everything_of(int abi) {
+    constexpr uint64_t kAbi1 = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
+    RulesetAttributes all{};
+    all.handled_access_fs = kAbi1 | (abi >= 2 ? kFsRefer : 0) | (abi >= 3 ? kFsTruncate : 0) |
+                            (abi >= 5 ? kFsIoctlDev : 0);
+    all.handled_access_net = abi >= 4 ? kNetBindAndConnectTcp : 0;
+    all.scoped = abi >= 6 ? kScopeAbstractSocketAndSignal : 0;
+    return all;
+}
+
+Result<void> allow_below(int ruleset, int directory, uint64_t access) {
+    landlock_path_beneath_attr rule{};
+    rule.allowed_access = access;
+    rule.parent_fd = directory;
+    if (::syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0) {
+        return failure(error_from_errno("cannot except a directory from Landlock"));
+    }
+    return {};
+}
+
+/// Sanitizers read the process's own state, and programs for the names of functions, when they have
+/// something to report.
+Result<void> allow_reading(int ruleset) {
+    const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!root.valid()) {
+        return failure(error_from_errno("cannot open /"));
+    }
+    return allow_below(
+        ruleset, root.get(), LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR);
+}
+
+}  // namespace
+
+Result<void> restrict_by_landlock(std::span<const int> removable_below) {
+    const int abi = landlock_abi();
+    // The kernel does not have it, has it switched off, or a container's filter forbids it.
+    if (abi < 0 && (errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM)) {
+        log(LogLevel::kWarning,
+            "sandbox: {}: the system call filter stands alone",
+            error_from_errno("there is no Landlock here").message);
+        return {};
+    }
+    const UniqueFd ruleset(abi < 1 ? -1 : create_ruleset(everything_of(abi)));
+    if (!ruleset.valid()) {
+        return failure(error_from_errno("cannot create a Landlock ruleset"));
+    }
+    for (const int directory : removable_below) {
+        OUTRIGGER_TRY(allow_below(ruleset.get(), directory, LANDLOCK_ACCESS_FS_REMOVE_FILE));
+    }
+    if (kSanitized) {
+        OUTRIGGER_TRY(allow_reading(ruleset.get()));
+    }
+    if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0) {
+        return failure(error_from_errno("cannot enter the Landlock ruleset"));
+    }
+    log(LogLevel::kDebug, "sandbox: Landlock ABI {}", abi);
+    return {};
+}
+
+}  // namespace outrigger

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Landlock: the kernel's access control that a process puts on itself. It binds what a system call
+/// filter cannot see: paths, and what io_uring does.
+#pragma once
+
+#include <span>
+
+#include "vhost-user-backend/base/result.h"
+
+namespace outrigger {
+
+/// Forbids the calling thread, and those that it starts, whatever this kernel's Landlock can
+/// forbid: every access to the file system by name, TCP, abstract sockets and signals to processes
+/// outside. Descriptors that are open stay as they are. Files below the directories
+/// `removable_below` (descriptors, borrowed) may still be removed. Needs no_new_privs.
+///
+/// Where there is no Landlock this logs why and does nothing.
+[[nodiscard]] Result<void> restrict_by_landlock(std::span<const int> removable_below);
+
+}  // namespace outrigger

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/sandbox.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <future>
+#include <string>
+#include <vector>
+
+#include <time.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/capabilities.h"
+#include "vhost-user-backend/daemon/landlock.h"
+#include "vhost-user-backend/daemon/sanitizers.h"
+#include "vhost-user-backend/daemon/seccomp_filter.h"
+#include "vhost-user-backend/daemon/seccomp_policy.h"
+#include "vhost-user-backend/daemon/system_call_trap.h"
+#include "vhost-user-backend/io/helper_thread.h"
+
+namespace outrigger {
+namespace {
+
+// Leaked on purpose: helper threads may start until the process is gone.
+const SeccompFilter* helper_filter = nullptr;
+
+void enter_helper_filter() {
+    if (helper_filter->enter() != 0) {
+        log(LogLevel::kError, "a helper thread cannot enter its system call filter: giving up");
+        std::abort();
+    }
+}
+
+/// Capabilities and Landlock bind a thread and its later children, and no thread that exists.
+Result<void> check_single_thread() {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+        // ThreadSanitizer has a thread of its own.
+        if (line.starts_with("Threads:") && line != "Threads:\t1" && !kThreadSanitizer) {
+            return failure(Error{.message = "a device started a thread before the sandbox: it must "
+                                            "wait for start_queue()"});
+        }
+    }
+    return {};
+}
+
+Result<SeccompFilter> compile_for(ThreadRole role, SandboxMode mode, const SandboxNeeds& needs) {
+    return SeccompFilter::compile(policy_of(role, needs),
+                                  mode == SandboxMode::kLog ? Violation::kTrap : Violation::kKill);
+}
+
+Result<void> check_entered(int os_error) {
+    if (os_error != 0) {
+        return failure(error_from_code(
+            "cannot enter the system call filter (--sandbox=none goes without)", os_error));
+    }
+    return {};
+}
+
+/// All at the same time, and waits for each.
+Result<void> enter_on_workers(const SeccompFilter& filter, std::span<Worker* const> workers) {
+    std::vector<std::promise<int>> entered(workers.size());
+    for (size_t i = 0; i < workers.size(); ++i) {
+        workers[i]->post([&filter, &outcome = entered[i]] { outcome.set_value(filter.enter()); });
+    }
+    int os_error = 0;
+    for (std::promise<int>& outcome : entered) {
+        os_error = std::max(os_error, outcome.get_future().get());
+    }
+    return check_entered(os_error);
+}
+
+}  // namespace
+
+Result<void> drop_access(std::span<const int> removable_below) {
+    OUTRIGGER_TRY(check_single_thread());
+    OUTRIGGER_TRY(drop_capabilities());
+    // Log lines show local time, and the file that says what that is cannot be read any more.
+    ::tzset();
+    return restrict_by_landlock(removable_below);
+}
+
+Result<void> enter_sandbox(SandboxMode mode,
+                           const SandboxNeeds& needs,
+                           std::span<Worker* const> workers) {
+    if (mode == SandboxMode::kLog) {
+        OUTRIGGER_TRY(install_system_call_trap());
+    }
+    const auto control = OUTRIGGER_TRY(compile_for(ThreadRole::kControl, mode, needs));
+    const auto worker = OUTRIGGER_TRY(compile_for(ThreadRole::kWorker, mode, needs));
+    helper_filter = new SeccompFilter(OUTRIGGER_TRY(compile_for(ThreadRole::kHelper, mode, needs)));
+    set_helper_thread_entry(enter_helper_filter);
+    OUTRIGGER_TRY(enter_on_workers(worker, workers));
+    return check_entered(control.enter());
+}
+
+}  // namespace outrigger

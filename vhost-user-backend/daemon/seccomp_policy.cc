@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/seccomp_policy.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/daemon/sanitizers.h"
+
+namespace outrigger {
+namespace {
+
+/// What a thread is made of, as pthread_create() asks for it. The rest may differ by C library.
+constexpr uint64_t kThreadFlags =
+    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+constexpr uint64_t kThreadFlagsThatMayDiffer =
+    CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | CLONE_DETACHED;
+
+constexpr SystemCallRule kEveryThread[] = {
+    // Descriptors that are open: rings' notifications, wake-ups, log lines.
+    {.name = "read"},
+    {.name = "readv"},
+    {.name = "write"},
+    {.name = "writev"},
+    {.name = "close"},
+    // A descriptor cannot become another one, nor send signals.
+    {.name = "fcntl", .tests = {argument_is(1, F_GETFD)}},
+    {.name = "fcntl", .tests = {argument_is(1, F_SETFD)}},
+    {.name = "fcntl", .tests = {argument_is(1, F_GETFL)}},
+    {.name = "fcntl", .tests = {argument_is(1, F_SETFL)}},
+    // Memory: malloc, stacks, buffers. Nothing that is written can be executed.
+    {.name = "brk"},
+    {.name = "mmap", .tests = {argument_lacks(2, PROT_EXEC)}},
+    {.name = "mmap2", .tests = {argument_lacks(2, PROT_EXEC)}},
+    {.name = "mprotect", .tests = {argument_lacks(2, PROT_EXEC)}},
+    {.name = "mremap"},
+    {.name = "munmap"},
+    {.name = "madvise", .tests = {argument_is(2, MADV_DONTNEED)}},
+    {.name = "madvise", .tests = {argument_is(2, MADV_FREE)}},
+    {.name = "madvise", .tests = {argument_is(2, MADV_DONTDUMP)}},
+    {.name = "madvise", .tests = {argument_is(2, MADV_HUGEPAGE)}},
+    {.name = "madvise", .tests = {argument_is(2, MADV_NOHUGEPAGE)}},
+    // Locks, time, and a thread's own life.
+    {.name = "futex"},
+    {.name = "sched_yield"},
+    {.name = "sched_getaffinity"},
+    {.name = "clock_gettime"},
+    {.name = "clock_nanosleep"},
+    {.name = "nanosleep"},
+    {.name = "gettimeofday"},
+    {.name = "restart_syscall"},
+    {.name = "set_robust_list"},
+    {.name = "rseq"},
+    {.name = "prctl", .tests = {argument_is(0, PR_SET_NAME)}},
+    {.name = "getpid"},
+    {.name = "gettid"},
+    {.name = "exit"},
+    {.name = "exit_group"},
+    // Signals: the SIGBUS guard, and abort() when we find a bug. tgkill: own_rules().
+    {.name = "rt_sigaction"},
+    {.name = "rt_sigprocmask"},
+    {.name = "rt_sigreturn"},
+    {.name = "sigaltstack"},
+    // The C library tries and does without: /etc/localtime, /sys/devices/system/cpu/online.
+    {.name = "open", .error = EACCES},
+    {.name = "openat", .error = EACCES},
+    {.name = "openat2", .error = EACCES},
+    {.name = "clone3", .error = ENOSYS},  // its flags are out of a filter's sight; clone() follows
+};
+
+/// Threads that wait in an event loop: control and workers.
+constexpr SystemCallRule kLoops[] = {
+    {.name = "epoll_ctl"},
+    {.name = "epoll_wait"},
+    {.name = "epoll_pwait"},
+    {.name = "timerfd_settime"},
+    {.name = "ioctl", .tests = {argument_is(1, FIONBIO)}},  // how Asio makes non-blocking
+};
+
+constexpr SystemCallRule kControl[] = {
+    // Front ends.
+    {.name = "accept4"},
+    {.name = "accept"},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_TYPE)}},
+    {.name = "getpeername"},
+    {.name = "recvmsg"},
+    {.name = "sendmsg"},
+    {.name = "poll"},
+    {.name = "ppoll"},
+    {.name = "shutdown"},
+    // What they send: memory files and notifications are examined.
+    {.name = "fstat"},
+    {.name = "fstat64"},
+    {.name = "fstatfs"},
+    {.name = "fstatfs64"},
+    {.name = "newfstatat"},  // also the socket file at the end; it shows no contents
+    {.name = "fstatat64"},
+    {.name = "statx"},
+    {.name = "fcntl", .tests = {argument_is(1, F_GET_SEALS)}},
+    {.name = "fcntl", .tests = {argument_is(1, F_DUPFD_CLOEXEC)}},
+    // The end. Landlock holds it to the folders of our sockets.
+    {.name = "unlinkat", .tests = {argument_is(2, 0)}},
+    {.name = "timer_settime"},
+    {.name = "setitimer"},
+};
+
+constexpr SystemCallRule kWorker[] = {
+    // The ring itself is restricted to the operations that loop and device submit.
+    {.name = "io_uring_enter"},
+    // The helper threads of the device, and the narrower filter that each of them enters.
+    {.name = "clone",
+     .tests = {ArgumentTest{
+         .index = 0, .mask = ~kThreadFlagsThatMayDiffer, .value = kThreadFlags}}},
+    {.name = "seccomp", .tests = {argument_is(0, SECCOMP_SET_MODE_FILTER), argument_is(1, 0)}},
+};
+
+/// What the run-time libraries of the sanitizers do while they watch, and when they report.
+constexpr SystemCallRule kSanitizers[] = {
+    {.name = "open", .tests = {argument_lacks(1, O_ACCMODE | O_CREAT | O_TRUNC)}},
+    {.name = "openat", .tests = {argument_lacks(2, O_ACCMODE | O_CREAT | O_TRUNC)}},
+    {.name = "readlink"},
+    {.name = "readlinkat"},
+    {.name = "stat"},
+    {.name = "lstat"},
+    {.name = "fstat"},
+    {.name = "newfstatat"},
+    {.name = "access"},
+    {.name = "lseek"},
+    {.name = "pread64"},
+    {.name = "getdents"},
+    {.name = "getdents64"},
+    {.name = "ioctl", .tests = {argument_is(1, TCGETS)}},
+    {.name = "madvise"},
+    {.name = "getrlimit"},
+    {.name = "prlimit64"},
+    {.name = "getppid"},
+    {.name = "getuid"},
+    {.name = "uname"},
+    {.name = "prctl"},
+    // Is memory there? A write of it to a pipe tells.
+    {.name = "pipe"},
+    {.name = "pipe2"},
+    // The leak checker looks at the process from a process of its own.
+    {.name = "clone"},
+    {.name = "ptrace"},
+    {.name = "wait4"},
+    {.name = "tgkill"},
+    {.name = "kill"},
+};
+
+template <size_t kCount>
+void append(std::vector<SystemCallRule>& policy, const SystemCallRule (&rules)[kCount]) {
+    policy.insert(policy.end(), rules, rules + kCount);
+}
+
+}  // namespace
+
+std::vector<SystemCallRule> policy_of(ThreadRole role, const SandboxNeeds& needs) {
+    std::vector<SystemCallRule> policy;
+    append(policy, kEveryThread);
+    switch (role) {
+        case ThreadRole::kControl:
+            append(policy, kLoops);
+            append(policy, kControl);
+            break;
+        case ThreadRole::kWorker:
+            append(policy, kLoops);
+            append(policy, kWorker);
+            break;
+        case ThreadRole::kHelper:
+            break;
+    }
+    if (role != ThreadRole::kControl) {
+        policy.insert(policy.end(), needs.system_calls.begin(), needs.system_calls.end());
+    }
+    if (kSanitized) {
+        append(policy, kSanitizers);
+    }
+    // abort() signals its own thread; nothing here signals another process.
+    policy.push_back(
+        {.name = "tgkill", .tests = {argument_is(0, static_cast<uint32_t>(::getpid()))}});
+    return policy;
+}
+
+}  // namespace outrigger

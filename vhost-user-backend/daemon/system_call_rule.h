@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The words in which tables say which system calls a thread may make.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+namespace outrigger {
+
+/// Holds when (argument & mask) == value. A mask of 0 always holds.
+struct ArgumentTest {
+    uint8_t index = 0;  ///< 0 is the first argument
+    uint64_t mask = 0;
+    uint64_t value = 0;
+};
+
+/// For an argument that the kernel takes as 32 bits, of whose register the rest is arbitrary.
+constexpr ArgumentTest argument_is(uint8_t index, uint32_t value) {
+    return {.index = index, .mask = 0xffff'ffff, .value = value};
+}
+
+/// None of the bits `forbidden` is set.
+constexpr ArgumentTest argument_lacks(uint8_t index, uint64_t forbidden) {
+    return {.index = index, .mask = forbidden, .value = 0};
+}
+
+/// The call `name` when all tests hold. Several rules for one call: any of them is enough.
+struct SystemCallRule {
+    const char* name =
+        "";  ///< as in the kernel's tables; one that this architecture lacks is skipped
+    std::array<ArgumentTest, 2> tests{};
+    /// 0: the call is made. Else it is not, and fails with this errno value; other rules for the
+    /// same call come first.
+    uint16_t error = 0;
+};
+
+/// What a device does beyond the framework, on top of what every daemon may.
+struct SandboxNeeds {
+    /// Of queue workers and helper threads.
+    std::span<const SystemCallRule> system_calls{};
+    /// IORING_OP_* opcodes that it submits.
+    std::span<const uint8_t> uring_operations{};
+};
+
+}  // namespace outrigger
