@@ -45,7 +45,7 @@ uint64_t bytes_of(const IoOperation& operation) {
 
 }  // namespace
 
-BlkHost::BlkHost(uint8_t options) : loop_(create_event_loop(LoopKind::kAsio).value()) {
+BlkHost::BlkHost(EventLoop& loop, uint8_t options) : loop_(loop) {
     file_.fd.reset(::memfd_create("outrigger-fuzz-image", MFD_CLOEXEC));
     OUTRIGGER_ASSERT(file_.fd.valid());
     truncate(kBlkImageBytes);

@@ -18,11 +18,12 @@ namespace outrigger::fuzz {
 /// The calls under way, and the file that they are about.
 class BlkHost final {
   public:
-    explicit BlkHost(uint8_t options);
+    /// `loop` is for the device's timers.
+    BlkHost(EventLoop& loop, uint8_t options);
 
     [[nodiscard]] blk::ImageFile& file() { return file_; }
 
-    [[nodiscard]] EventLoop& loop() { return *loop_; }
+    [[nodiscard]] EventLoop& loop() { return loop_; }
 
     /// A system call of the device: aborts when it would touch anything outside the image.
     void submit(blk::IoOperation& operation);
@@ -39,8 +40,8 @@ class BlkHost final {
   private:
     [[nodiscard]] int32_t make_call(blk::IoOperation& operation, size_t bytes_max);
 
+    EventLoop& loop_;
     blk::ImageFile file_;
-    std::unique_ptr<EventLoop> loop_;
     std::deque<blk::IoOperation*> calls_;
     int retries_left_ = 8;  // as often as the device tries at once: no script waits for a timer
 };

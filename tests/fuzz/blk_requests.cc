@@ -73,7 +73,7 @@ class BlkScript final {
   private:
     [[nodiscard]] std::unique_ptr<blk::Image> make_image() {
         if ((options_ & BlkOptions::kFile) != 0) {
-            host_.emplace(options_);
+            host_.emplace(worker_.loop(), options_);
             return std::make_unique<HostedImage>(*host_);
         }
         return std::make_unique<blk::NullImage>(blk::NullImageOptions{
@@ -324,7 +324,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace outrigger;
     set_log_level(LogLevel::kOff);
     static fuzz::FuzzMemory memory;
-    // The device only hands it on to the image, and neither of ours needs it.
+    // Of its own the device needs no more than the loop, for pauses that no script comes to.
     static const auto worker = Worker::create_threadless(LoopKind::kAsio).value();
     fuzz::BlkScript(memory, *worker, fuzz::ScriptReader(std::span(data, size))).run();
     return 0;

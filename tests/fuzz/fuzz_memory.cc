@@ -243,6 +243,10 @@ void FuzzMemory::check() const {
     }
     for (const auto& snapshot : snapshots_) {
         OUTRIGGER_ASSERT(snapshot.use_count() == 1);
+        for (const auto& region : snapshot->regions()) {
+            // Its backing, and one table: all but kMoved's regions are in kAll and one more.
+            OUTRIGGER_ASSERT(region.use_count() <= 3);
+        }
     }
 }
 

@@ -157,9 +157,24 @@ bool RingScript::set_up() {
         driver_area_ = FuzzMemory::read_place(script_);
         device_area_ = FuzzMemory::read_place(script_);
     }
-    config_.descriptor_area = FrontendAddr{FuzzMemory::frontend_address(descriptor_area_)};
-    config_.driver_area = FrontendAddr{FuzzMemory::frontend_address(driver_area_)};
-    config_.device_area = FrontendAddr{FuzzMemory::frontend_address(device_area_)};
+    iommu_ = (options & RingOptions::kIommu) != 0;
+    if (iommu_ && (options & RingOptions::kUntranslated) == 0) {
+        for (size_t region = 0; region < FuzzMemory::kRegionCount; ++region) {
+            const uint64_t start = FuzzMemory::guest_start(region);
+            OUTRIGGER_ASSERT(iotlb_
+                                 .update({.iova = start,
+                                          .size = FuzzMemory::region_bytes(region),
+                                          .target = FuzzMemory::frontend_address(start),
+                                          .access = Access::kReadWrite})
+                                 .has_value());
+        }
+    }
+    const auto ring_address = [this](uint64_t address) {
+        return FrontendAddr{iommu_ ? address : FuzzMemory::frontend_address(address)};
+    };
+    config_.descriptor_area = ring_address(descriptor_area_);
+    config_.driver_area = ring_address(driver_area_);
+    config_.device_area = ring_address(device_area_);
     base_.raw = packed_ ? 0x8000'8000 : 0;
     if ((options & RingOptions::kBase) != 0) {
         base_.raw = script_.u32();
@@ -172,7 +187,8 @@ bool RingScript::set_up() {
         memory_.store_object(device_area_ + 2, used_index_);
         used_index_ = memory_.load_object<uint16_t>(device_area_ + 2);
     }
-    auto queue = Virtqueue::create(config_, base_, memory_.snapshot(memory_.current()));
+    auto queue =
+        Virtqueue::create(config_, base_, current_memory(MemorySnapshot::Withdrawn::kNothing));
     if (!queue) {
         return false;
     }
@@ -189,7 +205,27 @@ void RingScript::place_areas() {
     device_area_ = (driver_area_ + driver_bytes + 3) & ~3ULL;
 }
 
+std::shared_ptr<const MemorySnapshot> RingScript::current_memory(
+    MemorySnapshot::Withdrawn withdrawn) const {
+    const auto& table = memory_.snapshot(memory_.current());
+    return iommu_ ? table->with_mode({.iommu = true})->with_translations(iotlb_, withdrawn) : table;
+}
+
 void RingScript::allow_ring_writes() {
+    if (iommu_) {
+        const auto memory = current_memory(MemorySnapshot::Withdrawn::kNothing);
+        const auto allow = [&](uint64_t iova, uint64_t bytes) {
+            for (const iovec& piece :
+                 memory->translate_pieces(GuestAddr{iova}, bytes, Access::kWrite)) {
+                memory_.allow_writes(piece, memory_.current());
+            }
+        };
+        allow(device_area_, packed_ ? 4 : 6 + 8ULL * config_.size);
+        if (packed_) {
+            allow(descriptor_area_, kDescriptorBytes * config_.size);
+        }
+        return;
+    }
     if (packed_) {
         memory_.allow_writes(descriptor_area_, kDescriptorBytes * config_.size);
         memory_.allow_writes(device_area_, 4);
@@ -253,8 +289,53 @@ void RingScript::step(RingOp op) {
             return queue_->check_memory();
         case RingOp::kFillTable:
             return fill_table();
+        case RingOp::kTranslate:
+            return translate();
+        case RingOp::kInvalidate:
+            return invalidate();
+        case RingOp::kAnswerMiss:
+            return answer_miss();
         case RingOp::kCount:
             return;
+    }
+}
+
+// --- The front end -----------------------------------------------------------------------------
+
+void RingScript::translate() {
+    const uint64_t iova = FuzzMemory::read_place(script_);
+    const uint64_t bytes = script_.u16();
+    const size_t region = script_.pick(FuzzMemory::kRegionCount);
+    const uint64_t target = FuzzMemory::guest_start(region) + script_.u16();
+    const auto access = static_cast<Access>(1 + script_.pick(3));
+    const size_t before = iotlb_.size();
+    if (!iommu_ || !iotlb_.update({.iova = iova,
+                                   .size = bytes,
+                                   .target = FuzzMemory::frontend_address(target),
+                                   .access = access})) {
+        return;
+    }
+    // One more than before: it took the place of nothing.
+    adopt(memory_.current(),
+          iotlb_.size() == before + 1 ? MemorySnapshot::Withdrawn::kNothing
+                                      : MemorySnapshot::Withdrawn::kSome);
+}
+
+void RingScript::invalidate() {
+    const uint64_t iova = FuzzMemory::read_place(script_);
+    const uint64_t bytes = script_.u16();
+    if (iommu_ && iotlb_.invalidate(iova, bytes)) {
+        adopt(memory_.current(), MemorySnapshot::Withdrawn::kSome);
+    }
+}
+
+void RingScript::answer_miss() {
+    const bool refused = script_.u8() == 1;
+    const auto misses = queue_->take_misses();
+    OUTRIGGER_ASSERT(iommu_ || misses.empty());
+    if (!misses.empty()) {
+        const TranslationMiss first = misses.front();
+        queue_->on_miss_answered(first, refused);
     }
 }
 
@@ -346,7 +427,8 @@ void RingScript::pop() {
         if (!chain) {
             return;
         }
-        OUTRIGGER_ASSERT(!was_broken && !queue_->broken() && areas_are_mapped());
+        OUTRIGGER_ASSERT(!was_broken && !queue_->broken());
+        OUTRIGGER_ASSERT(iommu_ || areas_are_mapped());
         ++popped_;
         outstanding_.push_back({.id = chain->id()});
         ChainReader reader = chain->take_reader();
@@ -460,6 +542,9 @@ void RingScript::note_completed(uint16_t id, uint32_t written_bytes, uint16_t pa
 }
 
 void RingScript::check_used_element(uint16_t position, uint16_t id, uint32_t written_bytes) const {
+    if (iommu_) {
+        return;  // only its translations know where the ring is
+    }
     if (packed_) {
         const uint64_t entry = descriptor_area_ + kDescriptorBytes * position;
         OUTRIGGER_ASSERT(memory_.load_object<uint16_t>(entry + 12, ring_table_) == id);
@@ -471,10 +556,10 @@ void RingScript::check_used_element(uint16_t position, uint16_t id, uint32_t wri
     }
 }
 
-void RingScript::adopt(FuzzMemory::Table table) {
+void RingScript::adopt(FuzzMemory::Table table, MemorySnapshot::Withdrawn withdrawn) {
     memory_.select(table);
     allow_ring_writes();
-    queue_->adopt_memory(memory_.snapshot(table));
+    queue_->adopt_memory(current_memory(withdrawn));
     if (areas_are_mapped()) {
         ring_table_ = table;
     }
@@ -486,7 +571,7 @@ void RingScript::check_standing() const {
     OUTRIGGER_ASSERT(config_.in_order || held_.size() == outstanding_.size());
     OUTRIGGER_ASSERT(queue_->counters().chains_completed.value() == popped_ - held_.size());
     OUTRIGGER_ASSERT(!queue_->broken() || !queue_->has_available());
-    OUTRIGGER_ASSERT(areas_are_mapped() || !queue_->has_available());
+    OUTRIGGER_ASSERT(iommu_ || areas_are_mapped() || !queue_->has_available());
     const uint32_t base = queue_->base().raw;
     if (packed_) {
         OUTRIGGER_ASSERT((base & 0x7fff) < config_.size && (base >> 16 & 0x7fff) < config_.size);

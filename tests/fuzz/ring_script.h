@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "vhost-user-backend/guest/iotlb.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "tests/fuzz/fuzz_memory.h"
@@ -23,6 +24,9 @@ struct RingOptions {
     static constexpr uint8_t kPlaceAreas = 4;  ///< three places follow
     static constexpr uint8_t kBase = 8;        ///< a base (u32) follows
     static constexpr uint8_t kInOrder = 16;
+    /// Addresses are I/O virtual ones. At first they lead to guest addresses of the same number.
+    static constexpr uint8_t kIommu = 32;
+    static constexpr uint8_t kUntranslated = 64;  ///< no: they lead nowhere at first
 };
 
 /// Ring sizes that a script names by number; the last stands for a u16 that follows.
@@ -47,7 +51,10 @@ enum class RingOp : uint8_t {
     kBreak,        ///< which error
     kEventIndex,   ///< u32: what the driver says about calls
     kCheckMemory,
-    kFillTable,  ///< place, count (u16, to 2000), descriptor: a long table of one descriptor
+    kFillTable,   ///< place, count (u16, to 2000), descriptor: a long table of one descriptor
+    kTranslate,   ///< place, bytes (u16), region, offset (u16), access: the IOMMU's, one mapping
+    kInvalidate,  ///< place, bytes (u16)
+    kAnswerMiss,  ///< refused (1) or not: what the ring asked for first
     kCount,
 };
 
@@ -119,13 +126,21 @@ class RingScript final {
     void move_index();
     void write_bytes();
 
+    // The front end's side, with an IOMMU.
+    void translate();
+    void invalidate();
+    void answer_miss();
+    [[nodiscard]] std::shared_ptr<const MemorySnapshot> current_memory(
+        MemorySnapshot::Withdrawn withdrawn) const;
+
     // The device's side.
     void pop();
     void examine(Held& held);
     void look();
     void complete();
     void drop();
-    void adopt(FuzzMemory::Table table);
+    void adopt(FuzzMemory::Table table,
+               MemorySnapshot::Withdrawn withdrawn = MemorySnapshot::Withdrawn::kNothing);
     void finish();
 
     [[nodiscard]] std::optional<size_t> pick_held();
@@ -141,6 +156,8 @@ class RingScript final {
     ScriptReader script_;
     const bool packed_;
 
+    bool iommu_ = false;
+    Iotlb iotlb_;
     VirtqueueConfig config_;
     VringBase base_;
     // Guest addresses of the areas.

@@ -112,6 +112,25 @@ class RingSeed final {
         return *this;
     }
 
+    RingSeed& translate(size_t region, size_t offset, size_t bytes, size_t to, size_t to_offset) {
+        script_.op(RingOp::kTranslate);
+        FuzzMemory::write_place(script_, region, offset);
+        script_.u16(bytes).u8(to).u16(to_offset).u8(2);
+        return *this;
+    }
+
+    RingSeed& invalidate(size_t region, size_t offset, size_t bytes) {
+        script_.op(RingOp::kInvalidate);
+        FuzzMemory::write_place(script_, region, offset);
+        script_.u16(bytes);
+        return *this;
+    }
+
+    RingSeed& answer_miss(bool refused) {
+        script_.op(RingOp::kAnswerMiss).u8(refused ? 1 : 0);
+        return *this;
+    }
+
     RingSeed& event(uint32_t value) {
         script_.op(RingOp::kEventIndex).u32(value);
         return *this;
@@ -325,6 +344,53 @@ void add_split(Seeds& seeds) {
             .op(RingOp::kPublish)
             .op(RingOp::kEnableKicks));
     add("size-of-no-power-of-two", RingSeed(kPlain, kRingSizeCount, 7));
+    auto iommu = split(RingOptions::kIommu | RingOptions::kIndirect)
+                     .table(FuzzMemory::kHome, kTableAt, {kReadable, kWritable})
+                     .describe(3, {.offset = kTableAt, .length = 32, .flags = kIndirect})
+                     .offer(3);
+    add("iommu-translates-all", serve(iommu));
+    auto missing = split(RingOptions::kIommu)
+                       .describe(0, kReadable)
+                       .describe(1, kWritable)
+                       .invalidate(FuzzMemory::kHome, kWritableAt, 0x100)
+                       .offer(0)
+                       .pop()
+                       .answer_miss(false)
+                       .translate(FuzzMemory::kHome, kWritableAt, 0x100, FuzzMemory::kNeighbour, 0)
+                       .answer_miss(false);
+    add("iommu-lacks-a-buffer", serve(missing));
+    add("iommu-refuses-a-buffer",
+        split(RingOptions::kIommu)
+            .describe(0, kReadable)
+            .describe(1, kWritable)
+            .invalidate(FuzzMemory::kHome, kWritableAt, 0x100)
+            .offer(0)
+            .pop()
+            .answer_miss(true)
+            .pop());
+    auto late = split(RingOptions::kIommu | RingOptions::kUntranslated)
+                    .describe(0, kReadable)
+                    .describe(1, kWritable)
+                    .offer(0)
+                    .pop()
+                    .answer_miss(false)
+                    .translate(FuzzMemory::kHome, 0, 0x3e00, FuzzMemory::kHome, 0)
+                    .answer_miss(false);
+    add("iommu-translates-later", serve(late));
+    add("iommu-takes-the-ring-away",
+        split(RingOptions::kIommu)
+            .describe(0, kWritable)
+            .describe(1, kWritable)
+            .offer(0)
+            .offer(1)
+            .pop()
+            .invalidate(FuzzMemory::kHome, 0, 0x1000)
+            .pop()
+            .complete(0, 5)
+            .op(RingOp::kPublish)
+            .answer_miss(false)
+            .translate(FuzzMemory::kHome, 0, 0x1000, FuzzMemory::kHome, 0)
+            .pop());
 }
 
 RingSeed packed(uint8_t options, size_t size = kSize4) {
@@ -434,6 +500,26 @@ void add_packed(Seeds& seeds) {
                        .long_table(0x200, 900, {.offset = 0x200, .length = 8000})
                        .offer(1, {{.offset = 0x200, .length = 900 * 16, .flags = kIndirect}});
     add("longest-indirect-table", serve(longest));
+    auto iommu = packed(RingOptions::kIommu).offer(1, {kReadable, kWritable});
+    add("iommu-translates-all", serve(iommu));
+    auto late = packed(RingOptions::kIommu | RingOptions::kUntranslated)
+                    .offer(1, {kReadable, kWritable})
+                    .pop()
+                    .answer_miss(false)
+                    .translate(FuzzMemory::kHome, 0, 0x3e00, FuzzMemory::kHome, 0)
+                    .answer_miss(false);
+    add("iommu-translates-later", serve(late));
+    add("iommu-takes-the-ring-away",
+        packed(RingOptions::kIommu)
+            .offer(1, {kWritable})
+            .offer(2, {kWritable})
+            .pop()
+            .invalidate(FuzzMemory::kHome, 0, 0x1000)
+            .pop()
+            .complete(0, 5)
+            .op(RingOp::kPublish)
+            .answer_miss(true)
+            .pop());
     add("buffer-of-no-length", packed(kPlain).offer(1, {{.offset = kReadableAt}}).pop());
     add("buffer-not-mapped",
         packed(kPlain)

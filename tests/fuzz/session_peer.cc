@@ -184,6 +184,22 @@ wire::MemoryRegion SessionPeer::read_region() {
     return description;
 }
 
+/// One page of I/O virtual addresses, anywhere in the guest's memory.
+void SessionPeer::write_iotlb_page(uint8_t type) {
+    constexpr uint64_t kPageBytes = 4096;
+    constexpr uint64_t kPages = kGuestRegionBytes / kPageBytes;
+    const uint64_t iova = kRegionStarts[script_.pick(kGuestRegions)];
+    const uint64_t iova_page = script_.pick(kPages);
+    const uint64_t target = kRegionStarts[script_.pick(kGuestRegions)] + kFrontendShift;
+    const uint64_t target_page = script_.pick(kPages);
+    append(wire::Iotlb{.iova = iova + iova_page * kPageBytes,
+                       .size = kPageBytes,
+                       .user_address = target + target_page * kPageBytes,
+                       .permissions = script_.u8(),
+                       .type = static_cast<uint8_t>(type & ~kIotlbPage),
+                       .padding = {}});
+}
+
 void SessionPeer::write_vring_address() {
     const uint32_t index = script_.u8();
     const uint8_t bits = script_.u8();
@@ -232,6 +248,9 @@ void SessionPeer::write_payload(const wire::RequestDescription& description) {
             return append(wire::SingleMemoryRegion{.padding = 0, .region = read_region()});
         case PayloadRule::kIotlb: {
             const uint8_t type = script_.u8();
+            if ((type & kIotlbPage) != 0) {
+                return write_iotlb_page(type);
+            }
             const wire::MemoryRegion region = read_region();
             return append(wire::Iotlb{.iova = region.guest_address,
                                       .size = region.size,

@@ -97,6 +97,7 @@ class SessionPeer final {
     [[nodiscard]] uint32_t read_u32();
     void write_payload(const wire::RequestDescription& description);
     void write_vring_address();
+    void write_iotlb_page(uint8_t type);
     void add_fds(const wire::RequestDescription* description, uint8_t bits);
     [[nodiscard]] int default_fd(const wire::RequestDescription& description, size_t number);
     void send(std::span<const uint8_t> bytes, std::span<const int> fds);

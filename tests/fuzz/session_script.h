@@ -73,6 +73,9 @@ inline constexpr uint8_t kAnyAddresses = 1;
 /// Of a memory region, beside its number: a field (of four) has another value (u64).
 inline constexpr uint8_t kOtherField = 128;
 
+/// Beside the type of an IOTLB message: one page, wherever it leads; else a region leads to itself.
+inline constexpr uint8_t kIotlbPage = 128;
+
 enum class DeviceMood : uint8_t {
     kAnswer,   ///< at once
     kHold,     ///< keeps requests until kRelease

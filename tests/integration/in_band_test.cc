@@ -96,15 +96,22 @@ TEST_P(InBand, AKickIsAnsweredWhenTheDeviceHasLooked) {
     device_.release_held(QueueIndex{0});
 }
 
+// The worker may have its last look before a sleep just then; a ring that is polled is always
+// looked at within a millisecond.
 TEST_P(InBand, ARingThatIsKickedInBandIsNotPolled) {
     set_up_rings();
     EXPECT_EQ(frontend().vring_kick(0), Answer::kAccepted);
-    EXPECT_TRUE(eventually([&] { return host_->worker_counters(0).sleeps.value() > 0; }));
-    send_request();
-    give_others_a_moment();
-    EXPECT_EQ(device_.answered(), 0U);
-    EXPECT_EQ(frontend().vring_kick(0), Answer::kAccepted);
-    EXPECT_EQ(device_.answered(), 1U);
+    bool left_alone = false;
+    for (uint64_t i = 0; i < 20 && !left_alone; ++i) {
+        give_others_a_moment();
+        send_request();
+        give_others_a_moment();
+        left_alone = device_.answered() == i;
+        EXPECT_EQ(frontend().vring_kick(0), Answer::kAccepted);
+        EXPECT_EQ(device_.answered(), i + 1);
+        EXPECT_TRUE(queue().poll_used());
+    }
+    EXPECT_TRUE(left_alone);
 }
 
 // "To enable polling": SET_VRING_KICK without a descriptor still says so.
