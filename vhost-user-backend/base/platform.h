@@ -73,6 +73,14 @@ struct PipeEnds {
 /// Best effort: the guest's secrets do not belong in our core file.
 void keep_out_of_core_files(std::span<std::byte> mapping);
 
+/// Maps the pages of a shared mapping a second time, anywhere. Null with errno where that fails,
+/// ENOTSUP where the system has no way; `source` is aligned to pages.
+[[nodiscard]] void* map_again(void* source, size_t length);
+
+/// Moves a mapping to `at`, in place of what is there. False with errno; then `mapping` stays, and
+/// what was at `at` may be gone.
+[[nodiscard]] bool move_mapping(void* mapping, size_t length, void* at);
+
 // --- Threads and time --------------------------------------------------------------------------
 
 /// For whoever looks at the process; at most 15 bytes are shown. Best effort.

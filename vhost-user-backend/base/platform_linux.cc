@@ -106,6 +106,16 @@ void keep_out_of_core_files(std::span<std::byte> mapping) {
     ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);
 }
 
+void* map_again(void* source, size_t length) {
+    // An old size of 0 makes another mapping of the same shared pages (mremap(2)).
+    void* const copy = ::mremap(source, 0, length, MREMAP_MAYMOVE);
+    return copy == MAP_FAILED ? nullptr : copy;
+}
+
+bool move_mapping(void* mapping, size_t length, void* at) {
+    return ::mremap(mapping, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at;
+}
+
 void name_this_thread(const std::string& name) {
     constexpr size_t kNameMax = 15;  // the kernel refuses longer ones
     (void)::pthread_setname_np(::pthread_self(), name.substr(0, kNameMax).c_str());

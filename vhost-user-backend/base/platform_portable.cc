@@ -169,6 +169,18 @@ uint64_t page_bytes_of(int fd) {
 
 void keep_out_of_core_files(std::span<std::byte> /*mapping*/) {}
 
+void* map_again([[maybe_unused]] void* source, [[maybe_unused]] size_t length) {
+    errno = ENOTSUP;
+    return nullptr;
+}
+
+bool move_mapping([[maybe_unused]] void* mapping,
+                  [[maybe_unused]] size_t length,
+                  [[maybe_unused]] void* at) {
+    errno = ENOTSUP;
+    return false;
+}
+
 void name_this_thread([[maybe_unused]] const std::string& name) {
     // Nobody's standard; two spellings reach most systems.
     [[maybe_unused]] constexpr size_t kNameMax = 15;

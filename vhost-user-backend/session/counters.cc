@@ -84,6 +84,8 @@ std::string_view describe(Refusal refusal) {
             return "no such shared object";
         case Refusal::kDevice:
             return "the device cannot start the ring";
+        case Refusal::kTranslation:
+            return "impossible translation";
     }
     return "unknown";
 }
