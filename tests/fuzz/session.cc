@@ -4,6 +4,7 @@
 #include "vhost-user-backend/session/session.h"
 
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <memory>
@@ -19,6 +20,7 @@
 
 #include "tests/fuzz/descriptors.h"
 #include "tests/fuzz/script.h"
+#include "tests/fuzz/script_clock.h"
 #include "tests/fuzz/session_device.h"
 #include "tests/fuzz/session_peer.h"
 #include "tests/fuzz/session_script.h"
@@ -186,6 +188,8 @@ class SessionScript final {
                 return peer_->cut_next(script_.u8());
             case SessionOp::kRefuseStart:
                 return device_.refuse_start(!device_.refuses_start());
+            case SessionOp::kPassTime:
+                return pass_time(script_.u8() * std::chrono::milliseconds(50));
             case SessionOp::kCount:
                 return;
         }

@@ -136,25 +136,10 @@ uint64_t SessionPeer::read_u64(FrontendRequest request) {
         return script_.u64();
     }
     switch (request) {
-        case FrontendRequest::kSetFeatures: {
-            FeatureSet features = offer_.features;
-            const auto leave_out = [&](uint8_t choice, unsigned bit) {
-                if ((value & choice) != 0) {
-                    features = features.without(bit);
-                }
-            };
-            leave_out(FeatureBits::kNoPacked, kPacked);
-            leave_out(FeatureBits::kNoEventIdx, kEventIdx);
-            leave_out(FeatureBits::kNoInOrder, kInOrder);
-            leave_out(FeatureBits::kNoProtocolFeatures, wire::kProtocolFeaturesBit);
-            leave_out(FeatureBits::kNoIndirect, kIndirect);
-            leave_out(FeatureBits::kNoAccessPlatform, kAccessPlatform);
-            return features.bits();
-        }
+        case FrontendRequest::kSetFeatures:
+            return choose_features(value).bits();
         case FrontendRequest::kSetProtocolFeatures:
-            // Everything, or everything but one.
-            return value == 0 ? offer_.protocol_features.bits()
-                              : offer_.protocol_features.without((value - 1U) % 64).bits();
+            return choose_protocol_features(value).bits();
         case FrontendRequest::kSetVringKick:
         case FrontendRequest::kSetVringCall:
         case FrontendRequest::kSetVringErr:
@@ -163,6 +148,32 @@ uint64_t SessionPeer::read_u64(FrontendRequest request) {
         default:
             return value;
     }
+}
+
+FeatureSet SessionPeer::choose_features(uint8_t choice) {
+    FeatureSet features = offer_.features;
+    const auto leave_out = [&](uint8_t what, unsigned bit) {
+        if ((choice & what) != 0) {
+            features = features.without(bit);
+        }
+    };
+    leave_out(FeatureBits::kNoPacked, kPacked);
+    leave_out(FeatureBits::kNoEventIdx, kEventIdx);
+    leave_out(FeatureBits::kNoInOrder, kInOrder);
+    leave_out(FeatureBits::kNoProtocolFeatures, wire::kProtocolFeaturesBit);
+    leave_out(FeatureBits::kNoIndirect, kIndirect);
+    leave_out(FeatureBits::kNoAccessPlatform, kAccessPlatform);
+    iommu_ = features.has(kAccessPlatform);
+    return features;
+}
+
+FeatureSet SessionPeer::choose_protocol_features(uint8_t choice) {
+    constexpr unsigned kGuestAddresses = wire::bit(wire::ProtocolFeature::kGpaAddresses);
+    // Those that change no meaning, or everything but one.
+    const FeatureSet features =
+        offer_.protocol_features.without(choice == 0 ? kGuestAddresses : (choice - 1U) % 64);
+    guest_addresses_ = features.has(kGuestAddresses);
+    return features;
 }
 
 wire::MemoryRegion SessionPeer::read_region() {
@@ -190,7 +201,8 @@ void SessionPeer::write_iotlb_page(uint8_t type) {
     constexpr uint64_t kPages = kGuestRegionBytes / kPageBytes;
     const uint64_t iova = kRegionStarts[script_.pick(kGuestRegions)];
     const uint64_t iova_page = script_.pick(kPages);
-    const uint64_t target = kRegionStarts[script_.pick(kGuestRegions)] + kFrontendShift;
+    const uint64_t target =
+        kRegionStarts[script_.pick(kGuestRegions)] + (guest_addresses_ ? 0 : kFrontendShift);
     const uint64_t target_page = script_.pick(kPages);
     append(wire::Iotlb{.iova = iova + iova_page * kPageBytes,
                        .size = kPageBytes,
@@ -205,11 +217,13 @@ void SessionPeer::write_vring_address() {
     const uint8_t bits = script_.u8();
     const size_t ring = index % kSessionRings;
     const RingPlaces places = places_of(ring, ring_sizes_[ring]);
+    // Behind an IOMMU rings have I/O virtual addresses; here those are numbered like the guest's.
+    const uint64_t shift = iommu_ || guest_addresses_ ? 0 : kFrontendShift;
     wire::VringAddress address = {.index = index,
                                   .flags = (bits & 2U) != 0 ? wire::kVringAddressFlagLog : 0,
-                                  .descriptor = places.descriptors + kFrontendShift,
-                                  .used = places.used + kFrontendShift,
-                                  .available = places.available + kFrontendShift,
+                                  .descriptor = places.descriptors + shift,
+                                  .used = places.used + shift,
+                                  .available = places.available + shift,
                                   .log = 0};
     if ((bits & kAnyAddresses) != 0) {
         address.descriptor = script_.u64();
@@ -252,12 +266,13 @@ void SessionPeer::write_payload(const wire::RequestDescription& description) {
                 return write_iotlb_page(type);
             }
             const wire::MemoryRegion region = read_region();
-            return append(wire::Iotlb{.iova = region.guest_address,
-                                      .size = region.size,
-                                      .user_address = region.user_address,
-                                      .permissions = 3,
-                                      .type = type,
-                                      .padding = {}});
+            return append(wire::Iotlb{
+                .iova = region.guest_address,
+                .size = region.size,
+                .user_address = guest_addresses_ ? region.guest_address : region.user_address,
+                .permissions = 3,
+                .type = type,
+                .padding = {}});
         }
         case PayloadRule::kConfig: {
             const uint32_t offset = script_.u8();

@@ -93,6 +93,8 @@ class SessionPeer final {
 
   private:
     [[nodiscard]] uint64_t read_u64(wire::FrontendRequest request);
+    [[nodiscard]] FeatureSet choose_features(uint8_t choice);
+    [[nodiscard]] FeatureSet choose_protocol_features(uint8_t choice);
     [[nodiscard]] wire::MemoryRegion read_region();
     [[nodiscard]] uint32_t read_u32();
     void write_payload(const wire::RequestDescription& description);
@@ -131,6 +133,9 @@ class SessionPeer final {
     std::array<uint16_t, kSessionRings> ring_sizes_{};
     std::array<uint16_t, kSessionRings> available_{};
     std::array<bool, kSessionRings> wraps_{};
+    // What the last negotiation means for addresses of rings and of IOTLB messages.
+    bool iommu_ = false;
+    bool guest_addresses_ = false;
     uint64_t requests_sent_ = 0;
     uint64_t replies_read_ = 0;
     bool deaf_ = false;

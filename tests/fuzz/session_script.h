@@ -38,6 +38,7 @@ enum class SessionOp : uint8_t {
     kClose,        ///< the back end ends the session, and a new one begins
     kCutNext,      ///< bytes: the next request comes in two pieces
     kRefuseStart,  ///< the device cannot start queues, or can again
+    kPassTime,     ///< in units of 50 ms: timers that are due then run with the next turn
     kCount,
 };
 
@@ -65,6 +66,9 @@ struct FeatureBits {
     static constexpr uint8_t kNoIndirect = 16;
     static constexpr uint8_t kNoAccessPlatform = 32;
 };
+
+/// SET_PROTOCOL_FEATURES: this takes everything, 0 all but GPA_ADDRESSES, others all but one bit.
+inline constexpr uint8_t kEveryProtocolFeature = 64;
 
 /// For SET_VRING_KICK and its kin: the ring's index, and that no descriptor comes.
 inline constexpr uint8_t kNoRingFd = 128;

@@ -81,16 +81,23 @@ class SessionSeed final {
         return *this;
     }
 
+    /// Page `page` of `region` leads to page `to_page` of `to`.
+    SessionSeed& iotlb_page(size_t type, size_t region, size_t page, size_t to, size_t to_page) {
+        request(Request::kIotlbMsg);
+        script_.u8(kIotlbPage | type).u8(region).u8(page).u8(to).u8(to_page).u8(3);
+        return *this;
+    }
+
     SessionSeed& config(Request number, size_t offset, std::initializer_list<uint8_t> bytes) {
         request(number);
         script_.u8(offset).u8(bytes.size()).bytes(std::span(bytes.begin(), bytes.size()));
         return *this;
     }
 
-    SessionSeed& negotiate(uint8_t left_out) {
+    SessionSeed& negotiate(uint8_t left_out, uint8_t protocol_features = 0) {
         return request(Request::kGetFeatures, 0)
             .request(Request::kGetProtocolFeatures, 0)
-            .u64(Request::kSetProtocolFeatures, 0)
+            .u64(Request::kSetProtocolFeatures, protocol_features)
             .request(Request::kGetQueueNum, 0)
             .request(Request::kSetBackendReqFd)
             .request(Request::kSetOwner)
@@ -166,6 +173,11 @@ class SessionSeed final {
 
     SessionSeed& answer(ChannelAnswer answer, size_t argument = 0) {
         script_.op(SessionOp::kAnswer).op(answer).u8(argument);
+        return settle();
+    }
+
+    SessionSeed& pass_time(size_t units) {
+        script_.op(SessionOp::kPassTime).u8(units);
         return settle();
     }
 

@@ -192,6 +192,26 @@ void add_memory_sessions(Add add) {
             .bring_up(kNoExtras)
             .split()
             .settle());
+    add("hang-up-seen-while-memory-drains",
+        SessionSeed()
+            .bring_up(kNoExtras)
+            .mood(DeviceMood::kHold)
+            .split()
+            .settle()
+            .memory({0})
+            .run(4)
+            .op(SessionOp::kHalfClose)
+            .pass_time(3));
+    add("closed-while-memory-drains",
+        SessionSeed()
+            .bring_up(kNoExtras)
+            .mood(DeviceMood::kHold)
+            .split()
+            .settle()
+            .memory({0})
+            .run(4)
+            .op(SessionOp::kClose)
+            .negotiate(kNoExtras));
     add("file-truncated-under-the-ring",
         SessionSeed()
             .bring_up(kNoExtras)
@@ -226,21 +246,109 @@ void add_memory_sessions(Add add) {
             .byte(1)
             .number(~uint64_t{0})
             .settle());
-    add("iotlb",
+    add("guest-addresses",
         SessionSeed()
-            .bring_up(kIovas)
-            .settle()
+            .negotiate(kNoExtras, kEveryProtocolFeature)
+            .memory({0, 1})
+            .ring(0)
+            .split()
+            .settle());
+    // Types of IOTLB messages: 2 updates, 3 invalidates.
+    add("iotlb-filled-before",
+        SessionSeed()
+            .negotiate(kIovas)
+            .memory({0, 1})
             .iotlb(2, 0)
             .iotlb(2, 1)
             .settle()
+            .ring(0)
             .split()
             .settle()
-            .answer(ChannelAnswer::kSuccess)
             .iotlb(3, 1)
             .split(4)
             .settle()
             .answer(ChannelAnswer::kSuccess)
             .iotlb(2, 1)
+            .settle());
+    add("iotlb-asked-for",
+        SessionSeed()
+            .bring_up(kIovas)
+            .answer(ChannelAnswer::kSuccess)
+            .iotlb(2, 0)
+            .settle()
+            .split()
+            .settle()
+            .answer(ChannelAnswer::kSuccess)
+            .iotlb(2, 1)
+            .settle());
+    add("iotlb-answers-that-bring-nothing",
+        SessionSeed()
+            .bring_up(kIovas)
+            .answer(ChannelAnswer::kSuccess)
+            .answer(ChannelAnswer::kSuccess)
+            .answer(ChannelAnswer::kSuccess)
+            .pass_time(1)
+            .answer(ChannelAnswer::kSuccess)
+            .pass_time(1)
+            .iotlb(2, 0)
+            .iotlb(2, 1)
+            .settle()
+            .split()
+            .settle());
+    add("iotlb-refused",
+        SessionSeed()
+            .bring_up(kIovas)
+            .answer(ChannelAnswer::kSuccess)
+            .answer(ChannelAnswer::kFailure)
+            .answer(ChannelAnswer::kFailure)
+            .iotlb(2, 0)
+            .settle()
+            .split()
+            .settle()
+            .answer(ChannelAnswer::kFailure)
+            .request(Request::kGetStatus, 0)
+            .settle());
+    add("iotlb-scatters-the-ring",
+        SessionSeed()
+            .negotiate(kIovas)
+            .memory({0, 1, 2})
+            .iotlb_page(2, 0, 0, 0, 0)
+            .iotlb_page(2, 0, 1, 2, 5)
+            .iotlb_page(2, 0, 2, 0, 7)
+            .iotlb(2, 1)
+            .settle()
+            .ring(0, 256)
+            .split()
+            .settle()
+            .iotlb_page(3, 0, 1, 0, 0)
+            .settle()
+            .iotlb_page(2, 0, 1, 2, 6)
+            .settle()
+            .split(4)
+            .settle());
+    add("iotlb-with-guest-addresses",
+        SessionSeed()
+            .negotiate(kIovas, kEveryProtocolFeature)
+            .memory({0, 1})
+            .iotlb(2, 0)
+            .iotlb(2, 1)
+            .settle()
+            .ring(0)
+            .split()
+            .settle());
+    add("iotlb-invalidated-while-held",
+        SessionSeed()
+            .negotiate(kIovas)
+            .memory({0, 1})
+            .iotlb(2, 0)
+            .iotlb(2, 1)
+            .ring(0)
+            .mood(DeviceMood::kHold)
+            .split()
+            .settle()
+            .iotlb(3, 1)
+            .settle()
+            .release()
             .settle());
 }
 
@@ -352,6 +460,15 @@ void add_message_sessions(Add add) {
             .settle());
     add("end-inside-a-request",
         SessionSeed().cut(9).u64(Request::kSetStatus, 1).op(SessionOp::kHalfClose));
+    add("stalled-inside-a-request",
+        SessionSeed()
+            .negotiate(kNoExtras)
+            .raw({3, 0, 0, 0, 1})
+            .settle()
+            .pass_time(100)
+            .pass_time(200)
+            .op(SessionOp::kDisconnect)
+            .negotiate(kNoExtras));
     add("half-closed",
         SessionSeed().bring_up(kNoExtras).split().op(SessionOp::kHalfClose).settle());
     add("replies-not-read",
