@@ -31,6 +31,7 @@ TEST(ServedMessagesTable, EveryServedMessageHasATest) {
         "REM_MEM_REG",    "SET_STATUS",        "GET_STATUS",
         "SEND_RARP",      "NET_SET_MTU",       "SET_BACKEND_REQ_FD",
         "VRING_KICK",     "GET_SHARED_OBJECT", "GET_SHMEM_CONFIG",
+        "IOTLB_MSG",
     };
     std::set<std::string_view> served;
     for (const auto& request : wire::frontend_requests()) {
@@ -47,16 +48,17 @@ TEST_F(ServedMessages, GetFeaturesGivesTheDevicesBitsAndTheFrameworks) {
     EXPECT_TRUE(features.contains(FeatureSet::of({driver::kIndirectDescBit,
                                                   driver::kEventIdxBit,
                                                   driver::kVersion1Bit,
+                                                  driver::kAccessPlatformBit,
                                                   driver::kRingPackedBit,
                                                   driver::kInOrderBit,
                                                   driver::kNotificationDataBit,
                                                   wire::kProtocolFeaturesBit})));
 }
 
-// Offered is what is finished: no dirty log, no IOMMU, no ORDER_PLATFORM.
+// Offered is what is finished: no dirty log, no ORDER_PLATFORM.
 TEST_F(ServedMessages, GetFeaturesOffersNothingUnfinished) {
     const auto features = frontend().get_features().value();
-    for (const unsigned unfinished : {24U, wire::kLogAllBit, 33U, 36U, 43U}) {
+    for (const unsigned unfinished : {24U, wire::kLogAllBit, 36U, 43U}) {
         EXPECT_FALSE(features.has(unfinished)) << unfinished;
     }
 }
@@ -114,6 +116,7 @@ TEST_F(ServedMessages, GetProtocolFeaturesOffersWhatIsServed) {
               FeatureSet::of({bit(ProtocolFeature::kMq),
                               bit(ProtocolFeature::kReplyAck),
                               bit(ProtocolFeature::kBackendReq),
+                              bit(ProtocolFeature::kGpaAddresses),
                               bit(ProtocolFeature::kConfig),
                               bit(ProtocolFeature::kResetDevice),
                               bit(ProtocolFeature::kInbandNotifications),

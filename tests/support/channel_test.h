@@ -26,7 +26,9 @@ using Found = std::future<Result<UniqueFd, FrontendError>>;
 
 class ChannelTest : public SessionTest {
   protected:
-    static constexpr FeatureSet kEverything{~uint64_t{0}};
+    /// But GPA_ADDRESSES: the tests name rings by user addresses.
+    static constexpr FeatureSet kEverything =
+        FeatureSet(~uint64_t{0}).without(bit(ProtocolFeature::kGpaAddresses));
     static constexpr uint64_t kPage = 65536;  // a multiple of every page size that there is
 
     ChannelTest() : SessionTest({.has_abilities = true}, SessionHostOptions{}) {}

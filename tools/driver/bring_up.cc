@@ -113,10 +113,14 @@ BringUpResult<RunningDevice> bring_up(Frontend& frontend,
     RunningDevice device;
     device.agreement = OUTRIGGER_TRY(negotiate(frontend, options));
     OUTRIGGER_TRY(share_memory(frontend, memory, device.agreement));
+    const RingAddressKind kind =
+        device.agreement.protocol_features.has(bit(ProtocolFeature::kGpaAddresses))
+            ? RingAddressKind::kGuest
+            : RingAddressKind::kUser;
     for (uint16_t index = 0; index < options.queue_count; ++index) {
         device.queues.push_back(
             OUTRIGGER_TRY(create_queue(memory, device.agreement, options, index)));
-        OUTRIGGER_TRY(check("start queue", device.queues.back().start(frontend, memory)));
+        OUTRIGGER_TRY(check("start queue", device.queues.back().start(frontend, memory, kind)));
     }
     if (!options.enable) {
         return device;

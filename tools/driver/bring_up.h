@@ -23,6 +23,7 @@ inline constexpr FeatureSet kUsualFeatures = FeatureSet(~uint64_t{0})
                                                  .without(kEventIdxBit)
                                                  .without(kRingPackedBit)
                                                  .without(kInOrderBit)
+                                                 .without(kAccessPlatformBit)
                                                  .without(wire::kLogAllBit);
 
 inline constexpr FeatureSet kUsualProtocolFeatures =

@@ -91,26 +91,29 @@ void DriverQueue::reset() {
     error_.drain();
 }
 
-wire::VringAddress DriverQueue::vring_address(const GuestMemory& memory) const {
-    const auto user = [&](GuestAddr address) {
-        return static_cast<uint64_t>(memory.user_address(address).value_or(FrontendAddr{0}));
+wire::VringAddress DriverQueue::vring_address(const GuestMemory& memory,
+                                              RingAddressKind kind) const {
+    const auto named = [&](GuestAddr address) {
+        return kind == RingAddressKind::kGuest
+                   ? static_cast<uint64_t>(address)
+                   : static_cast<uint64_t>(memory.user_address(address).value_or(FrontendAddr{0}));
     };
     const RingAddresses& areas = addresses();
     return {.index = index_,
             .flags = 0,
-            .descriptor = user(areas.descriptor_area),
-            .used = user(areas.device_area),
-            .available = user(areas.driver_area),
+            .descriptor = named(areas.descriptor_area),
+            .used = named(areas.device_area),
+            .available = named(areas.driver_area),
             .log = 0};
 }
 
-Answer DriverQueue::start(Frontend& frontend, const GuestMemory& memory) {
+Answer DriverQueue::start(Frontend& frontend, const GuestMemory& memory, RingAddressKind kind) {
     Answer answer = frontend.set_vring_num(index_, size());
     if (went_well(answer)) {
         answer = frontend.set_vring_base(index_, start_base());
     }
     if (went_well(answer)) {
-        answer = frontend.set_vring_addr(vring_address(memory));
+        answer = frontend.set_vring_addr(vring_address(memory, kind));
     }
     if (went_well(answer)) {
         answer = frontend.set_vring_err(index_, error_fd());

@@ -27,6 +27,12 @@ struct QueueOptions {
     std::optional<RegionId> region{};  ///< where the ring lies; default: wherever there is room
 };
 
+/// What SET_VRING_ADDR holds.
+enum class RingAddressKind : uint8_t {
+    kUser,
+    kGuest,  ///< GPA_ADDRESSES; or, behind an IOMMU, where guest addresses are virtual ones
+};
+
 /// How a wait ended.
 enum class WaitResult : uint8_t {
     kUsed,       ///< there is a completion to poll
@@ -119,8 +125,9 @@ class DriverQueue final {
 
     [[nodiscard]] uint16_t index() const { return index_; }
 
-    /// The payload of SET_VRING_ADDR, in user addresses of `memory`.
-    [[nodiscard]] wire::VringAddress vring_address(const GuestMemory& memory) const;
+    /// The payload of SET_VRING_ADDR.
+    [[nodiscard]] wire::VringAddress vring_address(
+        const GuestMemory& memory, RingAddressKind kind = RingAddressKind::kUser) const;
 
     /// The descriptors to send with SET_VRING_KICK, _CALL and _ERR (borrowed).
     [[nodiscard]] int kick_fd() const { return kick_.read_fd(); }
@@ -134,7 +141,9 @@ class DriverQueue final {
 
     /// NUM, BASE, ADDR, ERR, CALL, KICK: the ring is started but not enabled. The first answer that
     /// is not good ends it and is returned.
-    Answer start(Frontend& frontend, const GuestMemory& memory);
+    Answer start(Frontend& frontend,
+                 const GuestMemory& memory,
+                 RingAddressKind kind = RingAddressKind::kUser);
 
     /// ENABLE 0, GET_VRING_BASE: where the back end says that the ring stands.
     [[nodiscard]] Frontend::Reply<uint32_t> stop(Frontend& frontend);

@@ -7,6 +7,7 @@ namespace outrigger::driver {
 inline constexpr unsigned kIndirectDescBit = 28;
 inline constexpr unsigned kEventIdxBit = 29;
 inline constexpr unsigned kVersion1Bit = 32;
+inline constexpr unsigned kAccessPlatformBit = 33;
 inline constexpr unsigned kRingPackedBit = 34;
 inline constexpr unsigned kInOrderBit = 35;
 inline constexpr unsigned kNotificationDataBit = 38;

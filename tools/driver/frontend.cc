@@ -410,6 +410,14 @@ Answer Frontend::reset_device() {
     return call(number(FrontendRequest::kResetDevice));
 }
 
+Frontend::Reply<uint64_t> Frontend::iotlb(const wire::Iotlb& message) {
+    const auto reply = query(number(FrontendRequest::kIotlbMsg), bytes_of(message));
+    if (!reply) {
+        return failure(reply.error());
+    }
+    return object_in<uint64_t>(*reply);
+}
+
 Answer Frontend::send_rarp(uint64_t mac) {
     return call(number(FrontendRequest::kSendRarp), bytes_of(mac));
 }

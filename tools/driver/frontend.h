@@ -136,6 +136,9 @@ class Frontend final {
     [[nodiscard]] Reply<uint64_t> get_status();
     Answer reset_device();
 
+    /// 0: the back end took it.
+    [[nodiscard]] Reply<uint64_t> iotlb(const wire::Iotlb& message);
+
     Answer send_rarp(uint64_t mac);
     Answer net_set_mtu(uint64_t mtu);
     Answer set_backend_req_fd(int fd);

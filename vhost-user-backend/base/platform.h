@@ -48,6 +48,10 @@ struct PipeEnds {
 /// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
 [[nodiscard]] ssize_t send_message(int socket, const msghdr& message);
 
+/// Was the other end accepted by this process, from a listening socket of its own? False also where
+/// the system does not tell.
+[[nodiscard]] bool leads_to_this_process(int connection);
+
 /// Who is at the other end, as far as the system tells: "pid 12, uid 0", "uid 0", "unknown peer".
 [[nodiscard]] std::string describe_peer(int connection);
 
@@ -68,6 +72,14 @@ struct PipeEnds {
 
 /// Best effort: the guest's secrets do not belong in our core file.
 void keep_out_of_core_files(std::span<std::byte> mapping);
+
+/// Maps the pages of a shared mapping a second time, anywhere. Null with errno where that fails,
+/// ENOTSUP where the system has no way; `source` is aligned to pages.
+[[nodiscard]] void* map_again(void* source, size_t length);
+
+/// Moves a mapping to `at`, in place of what is there. False with errno; then `mapping` stays, and
+/// what was at `at` may be gone.
+[[nodiscard]] bool move_mapping(void* mapping, size_t length, void* at);
 
 // --- Threads and time --------------------------------------------------------------------------
 

@@ -51,6 +51,23 @@ ssize_t send_message(int socket, const msghdr& message) {
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+bool leads_to_this_process(int connection) {
+    // For the end that called connect() the credentials are those of the process that listens.
+    // Sockets of a pair have no name, and so are left alone: their ends may both be here.
+    ucred peer{};
+    socklen_t bytes = sizeof peer;
+    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
+        peer.pid != ::getpid()) {
+        return false;
+    }
+    sockaddr_storage address{};
+    bytes = sizeof address;
+    // SAFETY: the socket API takes every address family through sockaddr; getpeername() writes
+    // sizeof(address) bytes at most, and sockaddr_storage is aligned for all of them.
+    return ::getpeername(connection, reinterpret_cast<sockaddr*>(&address), &bytes) == 0 &&
+           bytes > sizeof address.ss_family;
+}
+
 std::string describe_peer(int connection) {
     ucred peer{};
     socklen_t size = sizeof peer;
@@ -87,6 +104,16 @@ uint64_t page_bytes_of(int fd) {
 
 void keep_out_of_core_files(std::span<std::byte> mapping) {
     ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);
+}
+
+void* map_again(void* source, size_t length) {
+    // An old size of 0 makes another mapping of the same shared pages (mremap(2)).
+    void* const copy = ::mremap(source, 0, length, MREMAP_MAYMOVE);
+    return copy == MAP_FAILED ? nullptr : copy;
+}
+
+bool move_mapping(void* mapping, size_t length, void* at) {
+    return ::mremap(mapping, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at;
 }
 
 void name_this_thread(const std::string& name) {

@@ -124,6 +124,10 @@ ssize_t send_message(int socket, const msghdr& message) {
 #endif
 }
 
+bool leads_to_this_process(int /*connection*/) {
+    return false;
+}
+
 std::string describe_peer([[maybe_unused]] int connection) {
 #if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
     uid_t user = 0;
@@ -164,6 +168,18 @@ uint64_t page_bytes_of(int fd) {
 }
 
 void keep_out_of_core_files(std::span<std::byte> /*mapping*/) {}
+
+void* map_again([[maybe_unused]] void* source, [[maybe_unused]] size_t length) {
+    errno = ENOTSUP;
+    return nullptr;
+}
+
+bool move_mapping([[maybe_unused]] void* mapping,
+                  [[maybe_unused]] size_t length,
+                  [[maybe_unused]] void* at) {
+    errno = ENOTSUP;
+    return false;
+}
 
 void name_this_thread([[maybe_unused]] const std::string& name) {
     // Nobody's standard; two spellings reach most systems.

@@ -19,4 +19,8 @@ enum class Access : uint8_t {
     return missing == 0;
 }
 
+[[nodiscard]] constexpr Access both(Access left, Access right) {
+    return static_cast<Access>(static_cast<unsigned>(left) | static_cast<unsigned>(right));
+}
+
 }  // namespace outrigger

@@ -36,13 +36,23 @@ struct TranslationMiss {
     friend bool operator==(const TranslationMiss&, const TranslationMiss&) = default;
 };
 
+/// The distance of misses within one buffer: the smallest page that IOMMUs have.
+inline constexpr uint64_t kMissStep = 4096;
+
 /// The misses of one attempt to use memory: as many as one round trip to the front end is to fetch.
 class MissList final {
   public:
     static constexpr size_t kMax = 32;
 
-    /// False: there is no room.
+    /// False: there is no room. A page is missed once, for all that is to be done with it: that is
+    /// as finely as IOMMUs tell.
     bool add(const TranslationMiss& miss) {
+        for (TranslationMiss& known : std::span(misses_).first(count_)) {
+            if (known.iova / kMissStep == miss.iova / kMissStep) {
+                known.access = both(known.access, miss.access);
+                return true;
+            }
+        }
         if (count_ == kMax) {
             return false;
         }
@@ -62,9 +72,6 @@ class MissList final {
     std::array<TranslationMiss, kMax> misses_{};
     size_t count_ = 0;
 };
-
-/// The distance of misses within one buffer: the smallest page that IOMMUs have.
-inline constexpr uint64_t kMissStep = 4096;
 
 /// Why a change is refused. The table is then as it was.
 enum class IotlbError : uint8_t {

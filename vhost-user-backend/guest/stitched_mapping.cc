@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstdint>
 
 #include <sys/mman.h>
@@ -11,6 +10,7 @@
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
 namespace {
@@ -37,29 +37,6 @@ size_t whole_pages(std::span<const iovec> pieces, size_t page) {
         total += align_down<uintptr_t>(end + page - 1, page) - align_down<uintptr_t>(start, page);
     }
     return total;
-}
-
-/// Maps the pages of `source` a second time, anywhere; null when that fails.
-void* map_again([[maybe_unused]] uintptr_t source, [[maybe_unused]] size_t length) {
-#ifdef __linux__
-    // An old size of 0 makes another mapping of the same shared pages (mremap(2)).
-    void* const copy = ::mremap(std::bit_cast<void*>(source), 0, length, MREMAP_MAYMOVE);
-    return copy == MAP_FAILED ? nullptr : copy;
-#else
-    errno = ENOTSUP;
-    return nullptr;
-#endif
-}
-
-/// Moves a mapping to `at`, in place of what is there.
-bool move_to([[maybe_unused]] std::byte* at,
-             [[maybe_unused]] void* mapping,
-             [[maybe_unused]] size_t length) {
-#ifdef __linux__
-    return ::mremap(mapping, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at;
-#else
-    return false;
-#endif
 }
 
 }  // namespace
@@ -93,13 +70,13 @@ Result<std::unique_ptr<StitchedMapping>> StitchedMapping::map(std::span<const io
         const uintptr_t start = align_down<uintptr_t>(start_of(piece), page);
         const size_t length =
             align_down<uintptr_t>(start_of(piece) + piece.iov_len + page - 1, page) - start;
-        void* const copy = map_again(start, length);
+        void* const copy = platform::map_again(std::bit_cast<void*>(start), length);
         if (copy == nullptr) {
             const Error error = error_from_errno("cannot map scattered memory side by side");
             ::munmap(base, total);
             return failure(error);
         }
-        if (!move_to(at, copy, length)) {
+        if (!platform::move_mapping(copy, length, at)) {
             const Error error = error_from_errno("cannot move memory side by side");
             ::munmap(copy, length);
             ::munmap(base, static_cast<size_t>(at - base));

@@ -52,6 +52,9 @@ class BackendRequests final {
     /// From now on requests go there. An earlier channel ends.
     void set_channel(UniqueFd socket);
 
+    /// Is there a channel?
+    [[nodiscard]] bool has_channel() const { return channel_ != nullptr && !channel_->ended(); }
+
     /// Is there a channel, and room in it for one request more?
     [[nodiscard]] bool can_send() const { return channel_ != nullptr && channel_->has_room(); }
 

@@ -56,8 +56,9 @@ enum class Refusal : uint8_t {
     kAddress,         ///< a MAC address that the device cannot announce
     kSharedObject,    ///< the device shares no such object
     kDevice,          ///< the device could not start the queue
+    kTranslation,     ///< an IOTLB message that wraps, leaves guest memory, or is of no known kind
 };
-inline constexpr size_t kRefusalCount = 21;
+inline constexpr size_t kRefusalCount = 22;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {
@@ -76,6 +77,10 @@ struct SessionCounters {
     Counter messages_received;
     Counter replies_sent;
     Counter rings_started;
+    Counter iotlb_updates;
+    Counter iotlb_invalidations;
+    Counter iotlb_misses;          ///< asked of the front end
+    Counter iotlb_misses_refused;  ///< or never answered, because the channel ended
     CounterTable<CloseReason, kCloseReasonCount> closed;
     CounterTable<Refusal, kRefusalCount> refused;
     CounterTable<RingError, kRingErrorCount> rings_broken;

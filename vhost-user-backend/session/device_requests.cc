@@ -28,7 +28,15 @@ Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& m
     if (features_refused_) {
         return refuse(Refusal::kFeatures);
     }
-    features_ = wanted;
+    if (any_ring_running()) {
+        if (wanted.has(kFeatureAccessPlatform) != features_.has(kFeatureAccessPlatform)) {
+            return refuse(Refusal::kState);  // its addresses would mean something else
+        }
+        features_ = wanted;
+    } else {
+        features_ = wanted;
+        forget_translations();
+    }
     features_known_ = true;
     // Comes again while rings run, to switch dirty logging: indices and rings stay as they are.
     environment_.device.on_negotiated(wanted & kDeviceFeatureBits);
@@ -55,6 +63,14 @@ Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::M
         // "The back-end should close the connection": it has no other way to say so.
         close(CloseReason::kInBandAlone);
         return done();
+    }
+    if (wants(wire::ProtocolFeature::kGpaAddresses) !=
+        negotiated(wire::ProtocolFeature::kGpaAddresses)) {
+        if (any_ring_running()) {
+            return refuse(Refusal::kState);  // as in SET_FEATURES
+        }
+        protocol_features_ = wanted;
+        forget_translations();
     }
     protocol_features_ = wanted;
     requests_.on_state_changed();
@@ -134,6 +150,7 @@ void Session::Impl::reset_device(Continuation then) {
                          .err_is_set = ring.err_is_set};
         }
         requests_.on_device_reset();
+        forget_translations();
         status_ = 0;
         features_refused_ = false;
         environment_.device.reset();
@@ -177,7 +194,7 @@ Session::Impl::Outcome Session::Impl::handle_get_shmem_config() {
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_backend_req_fd(wire::Message& message) {
-    if (!is_connected_unix_stream(message.fds[0].get())) {
+    if (!may_be_channel(message.fds[0].get())) {
         return refuse(Refusal::kChannelFd);
     }
     requests_.set_channel(std::move(message.fds[0]));

@@ -10,6 +10,7 @@ FeatureSet offered_virtio_features(const Device& device) {
                                                  kFeatureEventIdx,
                                                  wire::kProtocolFeaturesBit,
                                                  kFeatureVersion1,
+                                                 kFeatureAccessPlatform,
                                                  kFeatureRingPacked,
                                                  kFeatureInOrder,
                                                  kFeatureNotificationData,
@@ -28,6 +29,7 @@ FeatureSet offered_protocol_features(const DeviceIdentity& identity,
                                           wire::bit(kResetDevice),
                                           wire::bit(kInbandNotifications),
                                           wire::bit(kConfigureMemSlots),
+                                          wire::bit(kGpaAddresses),
                                           wire::bit(kStatus)});
     // QEMU warns when rng, net or fs offer it without having use for it.
     if (identity.config_bytes > 0) {

@@ -12,6 +12,7 @@ namespace outrigger {
 inline constexpr unsigned kFeatureIndirectDesc = 28;
 inline constexpr unsigned kFeatureEventIdx = 29;
 inline constexpr unsigned kFeatureVersion1 = 32;
+inline constexpr unsigned kFeatureAccessPlatform = 33;
 inline constexpr unsigned kFeatureRingPacked = 34;
 inline constexpr unsigned kFeatureInOrder = 35;
 /// A kick carries data. Through an eventfd or a pipe it means nothing: what counts is that one

@@ -89,11 +89,13 @@ Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& 
         }
         regions.push_back(*std::move(mapped));
     }
-    auto memory =
-        MemorySnapshot::create(std::move(regions), memory_->epoch() + 1, wire::kMemTableRegionsMax);
+    auto memory = MemorySnapshot::create(
+        std::move(regions), memory_->epoch() + 1, wire::kMemTableRegionsMax, memory_->mode());
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
     }
+    // Other memory: what the translations led to is gone. As DPDK does.
+    iotlb_.clear();
     constexpr bool kDrain = true;
     return take_memory(*std::move(memory), kDrain);
 }
@@ -111,7 +113,7 @@ Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& me
     }
     // Requests in flight keep using the regions that both snapshots hold.
     constexpr bool kDrain = false;
-    return take_memory(*std::move(memory), kDrain);
+    return take_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kNothing), kDrain);
 }
 
 Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& message) {
@@ -122,7 +124,12 @@ Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& me
         return refuse(Refusal::kMemoryTable);
     }
     constexpr bool kDrain = true;
-    return take_memory(*std::move(memory), kDrain);
+    return take_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kSome), kDrain);
+}
+
+std::shared_ptr<const MemorySnapshot> Session::Impl::translated(
+    std::shared_ptr<const MemorySnapshot> memory, MemorySnapshot::Withdrawn withdrawn) const {
+    return memory->mode().iommu ? memory->with_translations(iotlb_, withdrawn) : memory;
 }
 
 }  // namespace outrigger

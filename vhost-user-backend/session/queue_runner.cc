@@ -154,6 +154,9 @@ bool QueueRunner::poll() {
     if (environment_.memory_losses.load(std::memory_order_relaxed) != memory_losses_) {
         queue_->break_ring(RingError::kMemoryLost);
     }
+    if (queue_->has_new_misses()) [[unlikely]] {
+        events_.on_misses(queue_->take_misses());
+    }
     check_broken();
     check_memory_released();
     if (looked_) {
@@ -199,6 +202,12 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
     }
     memory_released_ = std::move(done);
     check_memory_released();
+}
+
+void QueueRunner::on_misses_answered(std::span<const TranslationMiss> misses, bool refused) {
+    for (const TranslationMiss& miss : misses) {
+        queue_->on_miss_answered(miss, refused);
+    }
 }
 
 void QueueRunner::give_up_drain() {

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/device.h"
@@ -39,6 +40,8 @@ class QueueRunner final : public WorkSource {
     struct Events {
         std::move_only_function<void(RingError)> on_broken;  ///< once, when the ring breaks
         std::move_only_function<void()> on_in_band_call;     ///< the driver wants a VRING_CALL
+        /// The ring waits for these translations, and for no others.
+        std::move_only_function<void(std::span<const TranslationMiss>)> on_misses;
     };
 
     struct Environment {
@@ -83,6 +86,9 @@ class QueueRunner final : public WorkSource {
     /// Takes over `memory`. `done` is called when the ring uses it, or, if `drain` is set, when
     /// no request in flight uses older memory either.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain, Done done);
+
+    /// To the ring, behind the adopt_memory() of what the answer brought.
+    void on_misses_answered(std::span<const TranslationMiss> misses, bool refused);
 
     /// Ends the wait of adopt_memory() now, if there is one. The requests keep their memory.
     void give_up_drain();

@@ -46,7 +46,7 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
     ring.started = false;
     ring.descriptors.kick = nullptr;
     if (ring.runner == nullptr) {
-        on_ring_stopped(ring);
+        on_ring_stopped(index);
         then();
         return;
     }
@@ -56,7 +56,7 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
             Vring& stopped = rings_[index];
             stopped.base = base;
             stopped.runner.reset();
-            on_ring_stopped(stopped);
+            on_ring_stopped(index);
             then();
         });
     };
@@ -65,8 +65,13 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
     });
 }
 
-void Session::Impl::on_ring_stopped(Vring& ring) {
-    ring.broken = false;
+void Session::Impl::on_ring_stopped(size_t index) {
+    rings_[index].broken = false;
+    misses_.forget_ring(index);
+    if (memory_->mode().iommu && !any_ring_running()) {
+        // QEMU tells of nothing that the guest unmaps from now on, and starts with nothing.
+        forget_translations();
+    }
     poisoned_ = poisoned_ && std::ranges::any_of(rings_, &Vring::broken);
 }
 
@@ -117,6 +122,13 @@ QueueRunner::Events Session::Impl::runner_events(size_t index) {
                     if (!call_posted_[index].exchange(true, std::memory_order_acq_rel)) {
                         environment_.control_loop.post([this, index] { on_in_band_call(index); });
                     }
+                },
+            .on_misses =
+                [this, index](std::span<const TranslationMiss> misses) {
+                    environment_.control_loop.post(
+                        [this, index, list = std::vector(misses.begin(), misses.end())] {
+                            on_ring_misses(index, list);
+                        });
                 }};
 }
 

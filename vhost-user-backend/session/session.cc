@@ -39,6 +39,7 @@ Session::Impl::Impl(const Environment& environment,
                 identity_.queue_count,
                 abilities_.shared_memory,
                 *this),
+      misses_(environment.control_loop, identity_.name, requests_, environment.counters, *this),
       connection_(environment.control_loop, std::move(socket), options.message_timeout, *this) {
     OUTRIGGER_ASSERT(!environment.workers.empty() && identity_.queue_count > 0);
     OUTRIGGER_ASSERT(identity_.queue_count <= wire::kVringFdIndexMask + 1);
@@ -212,6 +213,8 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_add_mem_reg(message);
         case kRemMemReg:
             return handle_rem_mem_reg(message);
+        case kIotlbMsg:
+            return handle_iotlb_msg(message);
         case kSetStatus:
             return handle_set_status(message);
         case kGetStatus:
@@ -219,7 +222,6 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         // Known and not served: not_now() refused them on the word of the request table.
         case kSetLogBase:
         case kSetLogFd:
-        case kIotlbMsg:
         case kSetVringEndian:
         case kCreateCryptoSession:
         case kCloseCryptoSession:
@@ -271,7 +273,11 @@ void Session::Impl::answer(const Outcome& outcome) {
             send(outcome.payload, outcome.fd.get());
             return;
         case Outcome::Kind::kDone:
-            acknowledge(0);
+            if (reply_rule_ == wire::ReplyRule::kU64Status) {
+                send_u64(0);
+            } else {
+                acknowledge(0);
+            }
             return;
     }
 }

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/session/backend_requests.h"
 #include "vhost-user-backend/session/connection.h"
+#include "vhost-user-backend/session/iotlb_misses.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
 #include "vhost-user-backend/wire/request_table.h"
@@ -36,7 +37,9 @@ struct Vring {
     std::unique_ptr<QueueRunner> runner = nullptr;  ///< set while the queue is lent to the device
 };
 
-class Session::Impl final : public Connection::Handler, public BackendRequests::Handler {
+class Session::Impl final : public Connection::Handler,
+                            public BackendRequests::Handler,
+                            public IotlbMisses::Handler {
   public:
     Impl(const Environment& environment,
          UniqueFd socket,
@@ -56,6 +59,16 @@ class Session::Impl final : public Connection::Handler, public BackendRequests::
     [[nodiscard]] bool suspended() const override;
 
     void on_channel_violated() override { close(CloseReason::kChannelViolated); }
+
+    [[nodiscard]] bool translates(const TranslationMiss& miss) const override {
+        return memory_->translates(miss);
+    }
+
+    [[nodiscard]] bool is_busy() const override { return waiting_; }
+
+    void on_misses_answered(size_t index,
+                            std::vector<TranslationMiss> misses,
+                            bool refused) override;
 
   private:
     /// The bytes of a reply; empty means "no reply of its own".
@@ -127,7 +140,7 @@ class Session::Impl final : public Connection::Handler, public BackendRequests::
     [[nodiscard]] bool any_ring_running() const;
     void on_ring_broken(size_t index, RingError error);
     void poison(size_t first_index);
-    void on_ring_stopped(Vring& ring);
+    void on_ring_stopped(size_t index);
     void on_in_band_call(size_t index);
     [[nodiscard]] QueueRunner::Events runner_events(size_t index);
     [[nodiscard]] RingDescriptors runner_descriptors(const Vring& ring) const;
@@ -159,7 +172,19 @@ class Session::Impl final : public Connection::Handler, public BackendRequests::
     Outcome handle_set_mem_table(const wire::Message& message);
     Outcome handle_add_mem_reg(const wire::Message& message);
     Outcome handle_rem_mem_reg(const wire::Message& message);
+    /// Where there is an IOMMU: the same memory with what is known of its translations.
+    [[nodiscard]] std::shared_ptr<const MemorySnapshot> translated(
+        std::shared_ptr<const MemorySnapshot> memory, MemorySnapshot::Withdrawn withdrawn) const;
     Outcome take_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain);
+
+    // iotlb_requests.cc
+    [[nodiscard]] AddressMode address_mode() const;
+    /// Memory as at the start of a device, in the mode that is negotiated. No ring runs.
+    void forget_translations();
+    Outcome handle_iotlb_msg(const wire::Message& message);
+    Outcome update_iotlb(const wire::Iotlb& iotlb);
+    Outcome invalidate_iotlb(const wire::Iotlb& iotlb);
+    void on_ring_misses(size_t index, const std::vector<TranslationMiss>& misses);
 
     // vring_requests.cc
     [[nodiscard]] std::optional<size_t> ring_index(uint64_t raw) const;
@@ -199,6 +224,7 @@ class Session::Impl final : public Connection::Handler, public BackendRequests::
     bool features_refused_ = false;
     uint8_t status_ = 0;
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
+    Iotlb iotlb_;  // what memory_ was made with
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.
@@ -221,6 +247,7 @@ class Session::Impl final : public Connection::Handler, public BackendRequests::
     LogLimiter broken_log_;
     LogLimiter poison_log_;
     BackendRequests requests_;
+    IotlbMisses misses_;
     Connection connection_;  // last: it may call back as soon as it exists
 };
 

@@ -64,7 +64,8 @@ bool Session::Impl::address_is_possible(const wire::VringAddress& address,
             return false;
         }
         // Some front ends send the memory later; the ring is checked again when it starts.
-        return memory_->regions().empty() ||
+        // Behind an IOMMU it may not be translated before it is asked for.
+        return memory_->regions().empty() || memory_->mode().iommu ||
                memory_->translate_frontend(FrontendAddr{start}, rule.bytes).has_value();
     };
     return possible(address.descriptor, rules.descriptor) &&

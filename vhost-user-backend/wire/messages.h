@@ -198,6 +198,11 @@ struct Iotlb {
 
 static_assert(sizeof(Iotlb) == 32);
 
+/// Iotlb::type. 4, an access failure, is no use: QEMU answers that it does not know it.
+inline constexpr uint8_t kIotlbMiss = 1;
+inline constexpr uint8_t kIotlbUpdate = 2;
+inline constexpr uint8_t kIotlbInvalidate = 3;
+
 /// "Virtio device config space": the header, then `size` bytes.
 struct ConfigHeader {
     uint32_t offset;

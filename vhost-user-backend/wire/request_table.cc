@@ -85,7 +85,7 @@ constexpr std::array kFrontendRequests = {
     row(F::kSendRarp,             "SEND_RARP",             P::kU64,           D::kNone,       needs(PF::kRarp),               S::kAny,             R::kAck,           kYes),
     row(F::kNetSetMtu,            "NET_SET_MTU",           P::kU64,           D::kNone,       needs(PF::kMtu),                S::kAny,             R::kAck,           kYes),
     row(F::kSetBackendReqFd,      "SET_BACKEND_REQ_FD",    P::kNone,          D::kOne,        needs(PF::kBackendReq),         S::kAny,             R::kAck,           kYes),
-    row(F::kIotlbMsg,             "IOTLB_MSG",             P::kIotlb,         D::kNone,       needs_virtio(kAccessPlatformBit), S::kAny,           R::kU64Status,           kNotYet),
+    row(F::kIotlbMsg,             "IOTLB_MSG",             P::kIotlb,         D::kNone,       needs_virtio(kAccessPlatformBit), S::kAny,           R::kU64Status,           kYes),
     row(F::kSetVringEndian,       "SET_VRING_ENDIAN",      P::kVringState,    D::kNone,       needs(PF::kCrossEndian),        S::kRingStopped,     R::kAck,           kNever, "only legacy devices of the other byte order need it"),
     row(F::kGetConfig,            "GET_CONFIG",            P::kConfig,        D::kNone,       needs(PF::kConfig),             S::kAny,             R::kConfig,        kYes),
     row(F::kSetConfig,            "SET_CONFIG",            P::kConfig,        D::kNone,       needs(PF::kConfig),             S::kAny,             R::kAck,           kYes),
@@ -112,7 +112,7 @@ constexpr std::array kFrontendRequests = {
 };
 
 constexpr std::array kBackendRequests = {
-    row(B::kIotlbMsg,             "IOTLB_MSG",               P::kIotlb,        D::kNone, needs_virtio(kAccessPlatformBit), R::kAck, kNotYet),
+    row(B::kIotlbMsg,             "IOTLB_MSG",               P::kIotlb,        D::kNone, needs_virtio(kAccessPlatformBit), R::kAck, kYes),
     row(B::kConfigChangeMsg,      "CONFIG_CHANGE_MSG",       P::kNone,         D::kNone, needs(PF::kConfig),               R::kAck, kYes),
     row(B::kVringHostNotifierMsg, "VRING_HOST_NOTIFIER_MSG", P::kVringArea,    D::kUnlessBit8, needs(PF::kHostNotifier),   R::kAck, kNever, "it hands out the doorbell page of a piece of hardware"),
     row(B::kVringCall,            "VRING_CALL",              P::kVringState,   D::kNone, needs(PF::kInbandNotifications),  R::kAck, kYes),

@@ -179,6 +179,16 @@ TEST_F(TranslationTest, FindsEachGapAndEachPageOfIt) {
     EXPECT_EQ(std::vector(misses.all().begin(), misses.all().end()), expected);
 }
 
+TEST(MissList, MissesAPageOnceForAllThatIsDoneWithIt) {
+    MissList misses;
+    EXPECT_TRUE(misses.add({.iova = 0x5010, .access = Access::kRead}));
+    EXPECT_TRUE(misses.add({.iova = 0x5ff0, .access = Access::kWrite}));
+    EXPECT_TRUE(misses.add({.iova = 0x6000, .access = Access::kRead}));
+    const std::vector<TranslationMiss> expected = {
+        {.iova = 0x5010, .access = Access::kReadWrite}, {.iova = 0x6000, .access = Access::kRead}};
+    EXPECT_EQ(std::vector(misses.all().begin(), misses.all().end()), expected);
+}
+
 TEST_F(TranslationTest, MissesOfAGiantBufferAreBounded) {
     MissList misses;
     memory_->find_misses(GuestAddr{0}, UINT32_MAX, Access::kWrite, misses);

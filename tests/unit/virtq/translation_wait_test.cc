@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "tests/unit/virtq/guest_memory.h"
@@ -422,9 +423,10 @@ TYPED_TEST(TranslationWaitTest, KicksAskedForWhileWaitingAreArmedAfterwards) {
     }
 }
 
-#ifdef __linux__
-
 TYPED_TEST(TranslationWaitTest, ScatteredRingIsServed) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "only Linux maps memory a second time";
+    }
     // The guest's pages of the ring lie in the opposite order of its addresses.
     constexpr uint64_t kPages = 4;
     std::vector<std::byte> ring(kPages * kPage);
@@ -447,8 +449,6 @@ TYPED_TEST(TranslationWaitTest, ScatteredRingIsServed) {
     }
     EXPECT_EQ(this->ring_.used(0).length, 5U);
 }
-
-#endif
 
 TYPED_TEST(TranslationWaitTest, RingInPiecesSmallerThanPagesIsRefused) {
     this->map(kRing, 4 * kPage);

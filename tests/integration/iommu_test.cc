@@ -1,0 +1,542 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Devices behind a virtual IOMMU (VIRTIO_F_ACCESS_PLATFORM): what front ends that answer well get,
+/// and what becomes of those that do not.
+#include "tests/support/iommu_test.h"
+
+#include <array>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vhost-user-backend/base/build.h"
+
+namespace outrigger::testing {
+namespace {
+
+using driver::ChainLayout;
+using driver::offset_by;
+using wire::ProtocolFeature;
+
+constexpr uint64_t kPage = Iommu::kPage;
+
+// --- Front ends that answer well ---------------------------------------------------------------
+
+class IommuShapeTest : public IommuTest, public ::testing::WithParamInterface<IommuTestOptions> {
+  protected:
+    IommuShapeTest() : IommuTest(GetParam()) {}
+};
+
+std::string shape_name(const ::testing::TestParamInfo<IommuTestOptions>& info) {
+    std::string name = info.param.packed ? "Packed" : "Split";
+    name += info.param.scattered ? "Scattered" : "";
+    name += info.param.guest_addresses ? "GuestAddresses" : "";
+    return name;
+}
+
+// 512 entries: a descriptor area of two pages.
+std::vector<IommuTestOptions> shapes() {
+    std::vector<IommuTestOptions> list = {
+        {},
+        {.packed = true},
+        {.guest_addresses = true},
+        {.scattered = true},
+        {.packed = true, .scattered = true},
+        {.packed = true, .scattered = true, .guest_addresses = true}};
+    if (kPortableBuild) {
+        // A ring over scattered pages needs what only Linux has.
+        std::erase_if(list, [](const IommuTestOptions& shape) { return shape.scattered; });
+    }
+    for (IommuTestOptions& shape : list) {
+        shape.queue_size = 512;  // a descriptor area of two pages
+    }
+    return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, IommuShapeTest, ::testing::ValuesIn(shapes()), shape_name);
+
+TEST_P(IommuShapeTest, RequestsAreAnswered) {
+    start();
+    for (int i = 0; i < 50; ++i) {
+        ASSERT_EQ(guest().echo_problem(), "");
+    }
+    EXPECT_GT(iommu().misses(), 0U);
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+TEST_P(IommuShapeTest, IndirectTablesAreTranslatedToo) {
+    start();
+    for (int i = 0; i < 50; ++i) {
+        ASSERT_EQ(guest().echo_problem(0, ChainLayout::kIndirect), "");
+    }
+}
+
+TEST_P(IommuShapeTest, StrictGuestMapsAndUnmapsForEachRequest) {
+    start();
+    for (int i = 0; i < 50; ++i) {
+        ASSERT_EQ(guest().echo_problem(), "");
+        ASSERT_EQ(iommu().invalidate(guest().buffers().request(), EchoBuffers::kBytes).value(), 0U);
+        ASSERT_EQ(iommu().invalidate(guest().buffers().response(), EchoBuffers::kBytes).value(),
+                  0U);
+    }
+    EXPECT_GE(counters().iotlb_misses.value(), 50U);
+    EXPECT_EQ(counters().iotlb_invalidations.value(), 100U);
+}
+
+TEST_P(IommuShapeTest, EverythingMayBeInvalidatedAtAnyTime) {
+    start();
+    for (int i = 0; i < 50; ++i) {
+        // Size 0: QEMU's way to say "all".
+        ASSERT_EQ(iommu().invalidate(GuestAddr{0}, 0).value(), 0U);
+        ASSERT_EQ(guest().echo_problem(), "");
+    }
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+TEST_P(IommuShapeTest, RequestsSurviveRandomInvalidations) {
+    start();
+    std::atomic<bool> over = false;
+    std::thread invalidator([&] {
+        std::mt19937 random(7);
+        while (!over) {
+            const uint64_t page = random() % (kIommuMemoryBytes / kPage);
+            EXPECT_EQ(
+                iommu().invalidate(offset_by(kIommuMemoryStart, page * kPage), kPage).value_or(9),
+                0U);
+            if (random() % 8 == 0) {
+                EXPECT_EQ(iommu().invalidate(kIommuMemoryStart, kIommuMemoryBytes).value_or(9), 0U);
+            }
+        }
+    });
+    std::string problem;
+    for (int i = 0; i < 300 && problem.empty(); ++i) {
+        problem =
+            guest().echo_problem(0, i % 2 == 0 ? ChainLayout::kDirect : ChainLayout::kIndirect);
+    }
+    over = true;
+    invalidator.join();
+    EXPECT_EQ(problem, "");
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+TEST_P(IommuShapeTest, StopsAndStartsAgain) {
+    start();
+    ASSERT_EQ(guest().echo_problem(), "");
+    const auto base = guest().stop();
+    ASSERT_TRUE(base);
+    EXPECT_EQ(*base, guest().queue().base());
+    iommu().with_frontend([&](driver::Frontend& frontend) {
+        ASSERT_EQ(
+            guest().queue().start(frontend, guest().memory(), driver::RingAddressKind::kGuest),
+            Answer::kAccepted);
+        ASSERT_EQ(frontend.set_vring_enable(0, 1), Answer::kAccepted);
+    });
+    EXPECT_EQ(guest().echo_problem(), "");
+}
+
+class IommuAnswersTest : public IommuTest {
+  protected:
+    /// A ring that runs and has answered once; what it used is unmapped again.
+    void start_and_forget_buffers(const IommuTestOptions& options = {}) {
+        start(options);
+        ASSERT_FALSE(HasFatalFailure());
+        ASSERT_EQ(guest().echo_problem(), "");
+        forget_buffers();
+    }
+
+    void forget_buffers() {
+        ASSERT_EQ(iommu().invalidate(guest().buffer_page(), kPage).value(), 0U);
+    }
+
+    /// Makes one request available and kicks; nobody waits for it.
+    void offer() {
+        guest().buffers().fill();
+        ASSERT_TRUE(guest().queue().try_add(guest().buffers().chain(), 0));
+        guest().queue().publish();
+        guest().queue().kick();
+    }
+};
+
+TEST_F(IommuAnswersTest, TranslationThatComesBehindItsAnswerIsTaken) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kUnansweredUpdate);
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_EQ(guest().echo_problem(), "");
+        forget_buffers();
+    }
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+TEST_F(IommuAnswersTest, TranslationsThatCameBeforeAreNotAskedFor) {
+    guest_.emplace(frontend(), IommuTestOptions{});
+    guest().set_up();
+    for (uint64_t page = 0; page < kIommuMemoryBytes / kPage; ++page) {
+        ASSERT_EQ(iommu().update(offset_by(kIommuMemoryStart, page * kPage), kPage).value(), 0U);
+    }
+    guest().start_queues();
+    EXPECT_EQ(guest().echo_problem(), "");
+    EXPECT_EQ(iommu().misses(), 0U);
+}
+
+TEST_F(IommuAnswersTest, InvalidationWaitsForRequestsInFlight) {
+    start_and_forget_buffers();
+    device_.hold(true);
+    offer();
+    ASSERT_TRUE(eventually([&] { return device_.held() == 1; }));
+    std::atomic<bool> answered = false;
+    std::thread invalidator([&] {
+        EXPECT_EQ(iommu().invalidate(kIommuMemoryStart, kIommuMemoryBytes).value_or(9), 0U);
+        answered = true;
+    });
+    give_others_a_moment();
+    EXPECT_FALSE(answered);
+    device_.release_held(QueueIndex{0});
+    invalidator.join();
+    EXPECT_EQ(guest().queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
+    EXPECT_TRUE(guest().buffers().answered());
+}
+
+TEST_F(IommuAnswersTest, UpdateDoesNotWaitForRequestsInFlight) {
+    start_and_forget_buffers();
+    device_.hold(true);
+    offer();
+    ASSERT_TRUE(eventually([&] { return device_.held() == 1; }));
+    EXPECT_EQ(iommu().update(offset_by(kIommuMemoryStart, 64 * kPage), kPage).value(), 0U);
+    device_.release_held(QueueIndex{0});
+}
+
+TEST_F(IommuAnswersTest, TwoRingsMissTheSamePageOnce) {
+    start({.queue_count = 2});
+    ASSERT_EQ(guest().echo_problem(0), "");
+    ASSERT_EQ(guest().echo_problem(1), "");
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    forget_buffers();
+    const uint64_t before = counters().iotlb_misses.value();
+    for (size_t index = 0; index < 2; ++index) {
+        guest().buffers(0).fill();
+        ASSERT_TRUE(guest().queue(index).try_add(guest().buffers(0).chain(), 0));
+        guest().queue(index).publish();
+        guest().queue(index).kick();
+    }
+    ASSERT_TRUE(eventually([&] { return counters().iotlb_misses.value() > before; }));
+    give_others_a_moment();
+    EXPECT_EQ(counters().iotlb_misses.value(), before + 1);
+}
+
+// --- Front ends that do not --------------------------------------------------------------------
+
+TEST_F(IommuAnswersTest, RefusedTranslationBreaksTheRing) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kRefusal);
+    offer();
+    EXPECT_TRUE(guest().queue().wait_error(driver::after(kPatience)));
+    EXPECT_TRUE(eventually([&] { return broken(RingError::kBufferUnmapped) == 1; }));
+    EXPECT_GE(counters().iotlb_misses_refused.value(), 1U);
+}
+
+TEST_F(IommuAnswersTest, BrokenRingGoesOnAfterARestart) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kRefusal);
+    offer();
+    ASSERT_TRUE(eventually([&] { return broken(RingError::kBufferUnmapped) == 1; }));
+    const auto base = guest().stop();
+    ASSERT_TRUE(base);
+    EXPECT_EQ(*base, guest().queue().start_base());
+    guest().queue().reset();
+    iommu().answer_misses_with(MissAnswer::kTranslation);
+    iommu().with_frontend([&](driver::Frontend& frontend) {
+        ASSERT_EQ(
+            guest().queue().start(frontend, guest().memory(), driver::RingAddressKind::kGuest),
+            Answer::kAccepted);
+        ASSERT_EQ(frontend.set_vring_enable(0, 1), Answer::kAccepted);
+    });
+    EXPECT_EQ(guest().echo_problem(), "");
+}
+
+TEST_F(IommuAnswersTest, RefusedRingMemoryBreaksTheRing) {
+    guest_.emplace(frontend(), IommuTestOptions{});
+    guest().set_up();
+    iommu().answer_misses_with(MissAnswer::kRefusal);
+    guest().start_queues();
+    EXPECT_TRUE(eventually([&] { return broken(RingError::kRingUnmapped) == 1; }));
+}
+
+class IommuLieTest : public IommuAnswersTest, public ::testing::WithParamInterface<MissAnswer> {};
+
+INSTANTIATE_TEST_SUITE_P(Lies,
+                         IommuLieTest,
+                         ::testing::Values(MissAnswer::kSuccessAlone,
+                                           MissAnswer::kReadOnly,
+                                           MissAnswer::kOutsideMemory,
+                                           MissAnswer::kOtherPage));
+
+TEST_P(IommuLieTest, BreaksTheRingAfterFewMisses) {
+    start_and_forget_buffers();
+    const uint64_t before = iommu().misses();
+    iommu().answer_misses_with(GetParam());
+    offer();
+    EXPECT_TRUE(eventually([&] { return broken(RingError::kBufferUnmapped) == 1; }));
+    EXPECT_LT(iommu().misses() - before, 50U);
+}
+
+TEST_F(IommuAnswersTest, SilentFrontEndCanStopTheRing) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t before = iommu().misses();
+    offer();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    const auto base = guest().stop();
+    ASSERT_TRUE(base);
+    EXPECT_EQ(*base, guest().queue().start_base());
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+TEST_F(IommuAnswersTest, RingThatWaitsForItsMemoryCanBeStopped) {
+    guest_.emplace(frontend(), IommuTestOptions{.packed = true});
+    guest().set_up();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    guest().start_queues();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > 0; }));
+    const auto base = guest().stop();
+    ASSERT_TRUE(base);
+    EXPECT_EQ(*base, guest().queue().base());
+}
+
+TEST_F(IommuAnswersTest, WaitingRingSleeps) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t before = iommu().misses();
+    offer();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    give_others_a_moment();
+    const uint64_t sleeps = host_->worker_counters(0).sleeps.value();
+    give_others_a_moment();
+    EXPECT_LE(host_->worker_counters(0).sleeps.value(), sleeps + 5);
+}
+
+TEST_F(IommuAnswersTest, HangUpWithMissesUnansweredEndsTheSessionCleanly) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t before = iommu().misses();
+    offer();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    frontend().close();
+    const auto closed = host_->wait_closed();
+    ASSERT_TRUE(closed);
+    EXPECT_EQ(*closed, CloseReason::kPeerClosed);
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+    guest_.reset();
+    reconnect();
+    expect_echo();
+}
+
+TEST_F(IommuAnswersTest, ChannelThatHangsUpBreaksTheRingThatWaits) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t before = iommu().misses();
+    offer();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    iommu().stop();
+    EXPECT_TRUE(eventually([&] { return broken(RingError::kBufferUnmapped) == 1; }));
+    EXPECT_TRUE(iommu().with_frontend([](driver::Frontend& f) { return f.get_features(); }));
+}
+
+TEST_F(IommuAnswersTest, WithoutAChannelAMissBreaksTheRing) {
+    guest_.emplace(frontend(), IommuTestOptions{.has_channel = false});
+    guest().set_up();
+    guest().start_queues();
+    EXPECT_TRUE(eventually([&] { return broken(RingError::kRingUnmapped) == 1; }));
+    EXPECT_EQ(counters().iotlb_misses.value(), 0U);
+}
+
+TEST_F(IommuAnswersTest, FloodOfUpdatesTakesBoundedMemory) {
+    start();
+    // Overlaps, neighbours and fresh addresses; the ring's own pages stay as they are.
+    for (uint64_t i = 0; i < 100'000; ++i) {
+        const uint64_t iova = 0x9'0000'0000 + (i * 0x3001 % 0x4000'0000 & ~uint64_t{0xfff});
+        const auto reply = iommu().with_frontend([&](driver::Frontend& frontend) {
+            return frontend.iotlb({.iova = iova,
+                                   .size = kPage * (1 + i % 3),
+                                   .user_address = iommu().target_of(kIommuMemoryStart),
+                                   .permissions = static_cast<uint8_t>(1 + i % 3),
+                                   .type = wire::kIotlbUpdate,
+                                   .padding = {}});
+        });
+        ASSERT_EQ(reply.value_or(9), 0U);
+    }
+    EXPECT_EQ(guest().echo_problem(), "");
+}
+
+// --- Messages ----------------------------------------------------------------------------------
+
+class IotlbMessageTest : public IommuTest {
+  protected:
+    void SetUp() override {
+        guest_.emplace(frontend(), IommuTestOptions{});
+        guest().set_up();
+    }
+
+    [[nodiscard]] wire::Iotlb good() {
+        return {.iova = 0x5000,
+                .size = kPage,
+                .user_address = iommu().target_of(kIommuMemoryStart),
+                .permissions = 3,
+                .type = wire::kIotlbUpdate,
+                .padding = {}};
+    }
+
+    [[nodiscard]] uint64_t send(const wire::Iotlb& message) {
+        return iommu()
+            .with_frontend([&](driver::Frontend& f) { return f.iotlb(message); })
+            .value_or(UINT64_MAX);
+    }
+
+    void expect_refused(const wire::Iotlb& message) {
+        const uint64_t before = counters().refused.value(Refusal::kTranslation);
+        EXPECT_EQ(send(message), 1U);
+        EXPECT_EQ(counters().refused.value(Refusal::kTranslation), before + 1);
+        EXPECT_EQ(send(good()), 0U);
+    }
+};
+
+TEST_F(IotlbMessageTest, UpdateIsAnsweredWithZero) {
+    EXPECT_EQ(send(good()), 0U);
+    EXPECT_EQ(counters().iotlb_updates.value(), 1U);
+}
+
+TEST_F(IotlbMessageTest, InvalidateOfWhatIsNotThereIsAnsweredWithZero) {
+    EXPECT_EQ(send({.iova = 0x5000,
+                    .size = kPage,
+                    .user_address = 0,
+                    .permissions = 0,
+                    .type = wire::kIotlbInvalidate,
+                    .padding = {}}),
+              0U);
+}
+
+TEST_F(IotlbMessageTest, TargetBehindTheEndOfMemoryIsRefused) {
+    auto message = good();
+    message.user_address += kIommuMemoryBytes - kPage + 1;
+    expect_refused(message);
+}
+
+TEST_F(IotlbMessageTest, TargetInFrontOfMemoryIsRefused) {
+    auto message = good();
+    message.user_address -= 1;
+    expect_refused(message);
+}
+
+TEST_F(IotlbMessageTest, SizeBeyondMemoryIsRefused) {
+    auto message = good();
+    message.size = kIommuMemoryBytes + 1;
+    expect_refused(message);
+    message.size = UINT64_MAX;
+    expect_refused(message);
+}
+
+TEST_F(IotlbMessageTest, EmptyUpdateIsRefused) {
+    auto message = good();
+    message.size = 0;
+    expect_refused(message);
+}
+
+TEST_F(IotlbMessageTest, WrappingAddressIsRefused) {
+    auto message = good();
+    message.iova = UINT64_MAX - kPage + 2;
+    expect_refused(message);
+    message.type = wire::kIotlbInvalidate;
+    expect_refused(message);
+}
+
+TEST_F(IotlbMessageTest, ImpossiblePermissionsAreRefused) {
+    auto message = good();
+    message.permissions = 0;
+    expect_refused(message);
+    message.permissions = 4;
+    expect_refused(message);
+}
+
+TEST_F(IotlbMessageTest, OtherTypesAreRefused) {
+    for (const uint8_t type : std::initializer_list<uint8_t>{0, 1, 4, 5, 255}) {
+        auto message = good();
+        message.type = type;
+        expect_refused(message);
+    }
+}
+
+TEST_F(IotlbMessageTest, RunningRingsKeepTheirAddressMode) {
+    guest().start_queues();
+    ASSERT_EQ(guest().echo_problem(), "");
+    const auto answer = iommu().with_frontend([](driver::Frontend& f) {
+        return f.set_features(
+            f.get_features().value_or(FeatureSet()).without(driver::kAccessPlatformBit));
+    });
+    EXPECT_EQ(answer, Answer::kRefused);
+    EXPECT_EQ(guest().echo_problem(), "");
+}
+
+TEST_F(IotlbMessageTest, ResetForgetsTranslations) {
+    guest().start_queues();
+    ASSERT_EQ(guest().echo_problem(), "");
+    iommu().with_frontend(
+        [&](driver::Frontend& f) { ASSERT_EQ(f.set_status(0), Answer::kAccepted); });
+    const uint64_t before = iommu().misses();
+    guest().queue().reset();
+    iommu().with_frontend([&](driver::Frontend& f) {
+        ASSERT_EQ(guest().queue().start(f, guest().memory(), driver::RingAddressKind::kGuest),
+                  Answer::kAccepted);
+        ASSERT_EQ(f.set_vring_enable(0, 1), Answer::kAccepted);
+    });
+    EXPECT_EQ(guest().echo_problem(), "");
+    EXPECT_GT(iommu().misses(), before);
+}
+
+class IotlbGateTest : public SessionTest {};
+
+TEST_F(IotlbGateTest, WithoutAccessPlatformIotlbMessagesAreRefused) {
+    run();
+    const auto reply = frontend().iotlb({.iova = 0,
+                                         .size = kPage,
+                                         .user_address = 0,
+                                         .permissions = 3,
+                                         .type = wire::kIotlbUpdate,
+                                         .padding = {}});
+    EXPECT_EQ(reply.value_or(9), 1U);
+    EXPECT_EQ(counters().refused.value(Refusal::kNotNegotiated), 1U);
+    expect_echo();
+}
+
+// --- GPA_ADDRESSES without an IOMMU ------------------------------------------------------------
+
+class GuestAddressesTest : public SessionTest {
+  protected:
+    static constexpr FeatureSet kProtocol =
+        driver::kUsualProtocolFeatures.with(bit(ProtocolFeature::kGpaAddresses));
+};
+
+TEST_F(GuestAddressesTest, RingsAreNamedByGuestAddresses) {
+    run({.protocol_features = kProtocol});
+    expect_echo();
+}
+
+TEST_F(GuestAddressesTest, UserAddressesOfRingsAreRefused) {
+    negotiate({.protocol_features = kProtocol});
+    const auto region = memory_.regions()[0];
+    ASSERT_EQ(frontend().add_mem_reg(memory_, region), Answer::kAccepted);
+    auto queue = driver::create_queue(memory_, running_.agreement, {}, 0);
+    ASSERT_TRUE(queue);
+    expect_refusal(Refusal::kRingAddress,
+                   [&] { return frontend().set_vring_addr(queue->vring_address(memory_)); });
+}
+
+TEST_F(GuestAddressesTest, RegionIsRemovedWhateverItsUserAddress) {
+    negotiate({.protocol_features = kProtocol});
+    const auto region = memory_.regions()[0];
+    ASSERT_EQ(frontend().add_mem_reg(memory_, region), Answer::kAccepted);
+    auto description = memory_.description(region);
+    description.user_address = description.guest_address;
+    EXPECT_EQ(frontend().rem_mem_reg(description), Answer::kAccepted);
+}
+
+}  // namespace
+}  // namespace outrigger::testing

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Asks the front end for the translations that rings wait for, and tells the rings what came of
+/// it. VIRTIO_F_ACCESS_PLATFORM; vhost-user "IOMMU support".
+///
+/// The front end answers a miss in two parts: IOTLB_MSG brings the translation, as a request of its
+/// own, and then comes the answer on the back-end channel. Nothing here waits, nothing is asked
+/// twice at a time, and how much is asked at once is bounded.
+#pragma once
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "vhost-user-backend/guest/iotlb.h"
+#include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/session/backend_requests.h"
+#include "vhost-user-backend/session/counters.h"
+
+namespace outrigger {
+
+/// Thread-bound: control thread.
+class IotlbMisses final {
+  public:
+    /// What the session knows and does.
+    class Handler {
+      public:
+        /// Does the newest memory have it?
+        [[nodiscard]] virtual bool translates(const TranslationMiss& miss) const = 0;
+        /// Is a request in hand, so that the next ones wait in the socket?
+        [[nodiscard]] virtual bool is_busy() const = 0;
+        /// To Virtqueue::on_miss_answered() of ring `index`.
+        virtual void on_misses_answered(size_t index,
+                                        std::vector<TranslationMiss> misses,
+                                        bool refused) = 0;
+
+      protected:
+        ~Handler() = default;
+    };
+
+    /// Misses that are sent and not answered.
+    static constexpr size_t kUnansweredMax = 128;
+
+    IotlbMisses(EventLoop& loop,
+                std::string_view device_name,
+                BackendRequests& requests,
+                SessionCounters& counters,
+                Handler& handler);
+    IotlbMisses(const IotlbMisses&) = delete;
+    IotlbMisses& operator=(const IotlbMisses&) = delete;
+    ~IotlbMisses();
+
+    /// Ring `index` waits for these and, from now on, for nothing else; at most MissList::kMax.
+    /// `possible`: what it takes was negotiated. Where not, they count as refused.
+    void set_misses(size_t index, std::span<const TranslationMiss> misses, bool possible);
+
+    /// Ring `index` waits for nothing any more.
+    void forget_ring(size_t index) { drop_waiter(index); }
+
+  private:
+    struct Key {
+        uint64_t iova;
+        uint8_t access;
+
+        friend auto operator<=>(const Key&, const Key&) = default;
+    };
+
+    enum class State : uint8_t {
+        kQueued,      ///< to be sent
+        kUnanswered,  ///< sent
+        kFruitless,   ///< answered, and the translation is not there: it may be on its way
+    };
+
+    struct Entry {
+        State state = State::kQueued;
+        std::vector<size_t> rings{};  // that wait for it; few
+    };
+
+    using Entries = std::map<Key, Entry>;
+
+    [[nodiscard]] static TranslationMiss miss_of(const Key& key) {
+        return {.iova = key.iova, .access = static_cast<Access>(key.access)};
+    }
+
+    void drop_waiter(size_t index);
+    void send_queued();
+    void send_one(const Key& key);
+    void on_reply(const Key& key, const Result<ChannelReply, FrontendError>& reply);
+    /// Tells the rings of these entries, which are then gone.
+    void answer(std::span<const Key> keys, bool refused);
+    void refuse_queued();
+    void look_again_soon();
+    void on_timer();
+
+    EventLoop& loop_;
+    std::string_view device_name_;
+    BackendRequests& requests_;
+    SessionCounters& counters_;
+    Handler& handler_;
+    Entries entries_;        // bounded by rings times MissList::kMax, and kUnansweredMax
+    std::deque<Key> queue_;  // those of State::kQueued, and some that are gone
+    size_t unanswered_ = 0;
+    std::optional<TimerId> timer_;
+    bool told_of_no_channel_ = false;
+};
+
+}  // namespace outrigger
