@@ -20,6 +20,7 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "tests/support/child_process.h"
@@ -336,6 +337,26 @@ TEST_F(DaemonTest, SecondFrontEndWaitsForTheFirst) {
     first.reset();
 
     EXPECT_EQ(Guest(std::move(waiting)).draw(), 4096U);
+}
+
+// Who holds the other end of a connection never sees it end: a front end that dies after it gave
+// its own socket away as the back-end channel would keep the device for ever.
+TEST_F(DaemonTest, FrontEndThatGivesItsOwnSocketAsChannelIsMissed) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the system does not tell whose socket it is";
+    }
+    start_listening();
+    {
+        Frontend frontend = connect();
+        const unsigned channel_bit = wire::bit(wire::ProtocolFeature::kBackendReq);
+        ASSERT_TRUE(
+            driver::negotiate(frontend, {.protocol_features = FeatureSet::of({channel_bit})}));
+        ASSERT_TRUE(frontend.protocol_features().has(channel_bit));
+        frontend.set_ack_policy(driver::AckPolicy::kNever);
+        EXPECT_TRUE(driver::went_well(frontend.set_backend_req_fd(frontend.socket())));
+    }
+
+    EXPECT_EQ(Guest(connect()).draw(), 4096U);
 }
 
 TEST_F(DaemonTest, ExitOnDisconnectEndsCleanly) {

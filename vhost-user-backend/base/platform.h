@@ -48,6 +48,10 @@ struct PipeEnds {
 /// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
 [[nodiscard]] ssize_t send_message(int socket, const msghdr& message);
 
+/// Was the other end accepted by this process, from a listening socket of its own? False also where
+/// the system does not tell.
+[[nodiscard]] bool leads_to_this_process(int connection);
+
 /// Who is at the other end, as far as the system tells: "pid 12, uid 0", "uid 0", "unknown peer".
 [[nodiscard]] std::string describe_peer(int connection);
 

@@ -7,6 +7,7 @@
 
 #include <sys/socket.h>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger {
@@ -25,7 +26,7 @@ bool has_own_reply(wire::BackendRequest request) {
 
 }  // namespace
 
-bool is_connected_unix_stream(int fd) {
+bool may_be_channel(int fd) {
     int type = 0;
     socklen_t bytes = sizeof type;
     if (::getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 || type != SOCK_STREAM) {
@@ -37,7 +38,7 @@ bool is_connected_unix_stream(int fd) {
     // SAFETY: the socket API takes every address family through sockaddr; getpeername() writes
     // sizeof(address) bytes at most, and sockaddr_storage is aligned for all of them.
     return ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &bytes) == 0 &&
-           address.ss_family == AF_UNIX;
+           address.ss_family == AF_UNIX && !platform::leads_to_this_process(fd);
 }
 
 BackendChannel::BackendChannel(EventLoop& loop, UniqueFd socket, OnEnd on_end)

@@ -37,8 +37,9 @@ struct ChannelReply {
     UniqueFd fd{};       ///< only SHARED_OBJECT_LOOKUP brings one
 };
 
-/// May `fd` be a channel: one end of a connected Unix stream socket?
-[[nodiscard]] bool is_connected_unix_stream(int fd);
+/// May `fd` be a channel: one end of a connected Unix stream socket? Not the front end's own end of
+/// a connection to this daemon: whoever holds that end never sees the connection close.
+[[nodiscard]] bool may_be_channel(int fd);
 
 /// Thread-bound: control thread.
 class BackendChannel final {
@@ -57,7 +58,7 @@ class BackendChannel final {
     /// Requests that are not answered yet, sent or not.
     static constexpr size_t kUnansweredMax = 1024;
 
-    /// `socket` as is_connected_unix_stream() wants it.
+    /// `socket` as may_be_channel() wants it.
     BackendChannel(EventLoop& loop, UniqueFd socket, OnEnd on_end);
     BackendChannel(const BackendChannel&) = delete;
     BackendChannel& operator=(const BackendChannel&) = delete;

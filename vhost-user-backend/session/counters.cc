@@ -68,7 +68,8 @@ std::string_view describe(Refusal refusal) {
         case Refusal::kNotificationFd:
             return "the file descriptor cannot carry notifications";
         case Refusal::kChannelFd:
-            return "the file descriptor is no connected Unix stream socket";
+            return "the file descriptor is no Unix stream socket that is connected to somebody "
+                   "else";
         case Refusal::kConfigRange:
             return "outside the configuration space";
         case Refusal::kConfigValue:

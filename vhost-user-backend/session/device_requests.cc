@@ -194,7 +194,7 @@ Session::Impl::Outcome Session::Impl::handle_get_shmem_config() {
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_backend_req_fd(wire::Message& message) {
-    if (!is_connected_unix_stream(message.fds[0].get())) {
+    if (!may_be_channel(message.fds[0].get())) {
         return refuse(Refusal::kChannelFd);
     }
     requests_.set_channel(std::move(message.fds[0]));
