@@ -184,8 +184,8 @@ TEST(MissList, MissesAPageOnceForAllThatIsDoneWithIt) {
     EXPECT_TRUE(misses.add({.iova = 0x5010, .access = Access::kRead}));
     EXPECT_TRUE(misses.add({.iova = 0x5ff0, .access = Access::kWrite}));
     EXPECT_TRUE(misses.add({.iova = 0x6000, .access = Access::kRead}));
-    const std::vector<TranslationMiss> expected = {
-        {.iova = 0x5010, .access = Access::kReadWrite}, {.iova = 0x6000, .access = Access::kRead}};
+    const std::vector<TranslationMiss> expected = {{.iova = 0x5010, .access = Access::kReadWrite},
+                                                   {.iova = 0x6000, .access = Access::kRead}};
     EXPECT_EQ(std::vector(misses.all().begin(), misses.all().end()), expected);
 }
 
