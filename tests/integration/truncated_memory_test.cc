@@ -228,6 +228,21 @@ TEST_P(TruncatedMemory, Row13BuffersThatAreGoneBeforeTheRequestsBreakTheRing) {
     expect_next_session_is_served();
 }
 
+// What the guest wrote is gone; what its disk held must not go with it.
+TEST_P(TruncatedMemory, Row13WritesWhoseMemoryIsGoneDoNotBecomeZeroes) {
+    constexpr uint8_t kOnDisk = 0xab;
+    backing_.fill(0, kDiskBytes, kOnDisk);
+    connect();
+    truncate();
+    add_all();
+    expect_lost();
+    end_session();
+    for (uint32_t slot = 0; slot < kRequests; ++slot) {
+        EXPECT_TRUE(backing_.holds(uint64_t{slot} * kRequestBytes, kRequestBytes, kOnDisk))
+            << "request " << slot;
+    }
+}
+
 TEST_P(TruncatedMemory, Row13RingMemoryThatGoesUnderLoadBreaksTheRing) {
     constexpr bool kRingInLostMemory = true;
     connect(kRingInLostMemory);

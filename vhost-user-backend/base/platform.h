@@ -73,6 +73,15 @@ struct PipeEnds {
 /// Best effort: the guest's secrets do not belong in our core file.
 void keep_out_of_core_files(std::span<std::byte> mapping);
 
+/// What the kernel says of one page of a mapping without anybody touching it.
+enum class PageState : uint8_t {
+    kThere,
+    kLost,     ///< an access would raise SIGBUS: the file ends before it
+    kUnknown,  ///< the system does not tell
+};
+
+[[nodiscard]] PageState page_state(void* page);
+
 /// Maps the pages of a shared mapping a second time, anywhere. Null with errno where that fails,
 /// ENOTSUP where the system has no way; `source` is aligned to pages.
 [[nodiscard]] void* map_again(void* source, size_t length);

@@ -106,6 +106,19 @@ void keep_out_of_core_files(std::span<std::byte> mapping) {
     ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);
 }
 
+PageState page_state(void* page) {
+#ifdef MADV_POPULATE_READ
+    const auto bytes = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    if (::madvise(page, bytes, MADV_POPULATE_READ) == 0) {
+        return PageState::kThere;
+    }
+    if (errno == EFAULT) {
+        return PageState::kLost;
+    }
+#endif
+    return PageState::kUnknown;  // before Linux 5.14
+}
+
 void* map_again(void* source, size_t length) {
     // An old size of 0 makes another mapping of the same shared pages (mremap(2)).
     void* const copy = ::mremap(source, 0, length, MREMAP_MAYMOVE);

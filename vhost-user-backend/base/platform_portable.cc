@@ -169,6 +169,10 @@ uint64_t page_bytes_of(int fd) {
 
 void keep_out_of_core_files(std::span<std::byte> /*mapping*/) {}
 
+PageState page_state(void* /*page*/) {
+    return PageState::kUnknown;
+}
+
 void* map_again([[maybe_unused]] void* source, [[maybe_unused]] size_t length) {
     errno = ENOTSUP;
     return nullptr;

@@ -48,6 +48,7 @@ constexpr SystemCallRule kEveryThread[] = {
     {.name = "madvise", .tests = {argument_is(2, MADV_DONTDUMP)}},
     {.name = "madvise", .tests = {argument_is(2, MADV_HUGEPAGE)}},
     {.name = "madvise", .tests = {argument_is(2, MADV_NOHUGEPAGE)}},
+    {.name = "madvise", .tests = {argument_is(2, MADV_POPULATE_READ)}},  // platform::page_state()
     // Locks, time, and a thread's own life.
     {.name = "futex"},
     {.name = "sched_yield"},

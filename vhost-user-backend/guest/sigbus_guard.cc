@@ -8,6 +8,9 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
 namespace sigbus_guard {
@@ -19,6 +22,7 @@ struct Slot {
     // Release: who reads the size of a slot's next range sees that its start is not the old one.
     std::atomic<size_t> size = 0;
     std::atomic<bool> lost = false;
+    std::atomic<uint32_t> pages_replaced = 0;
 };
 
 namespace {
@@ -34,6 +38,7 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 
 Block first_block;
 std::atomic<uint32_t> lost_regions = 0;
+uintptr_t page_bytes = 0;  // written before the handler is installed
 
 struct sigaction handler_before {};
 
@@ -62,16 +67,38 @@ Found find(uintptr_t address) {
     return {};
 }
 
-/// The whole region at once: its guest cannot go on anyway, and a page at a time would let a front
-/// end raise a signal for each.
-bool replace_by_zeroes(const Found& range) {
-    void* const start = std::bit_cast<void*>(range.start);
-    return ::mmap(start,
-                  range.size,
+/// Behind this many pages the rest of a region goes at once, so that a front end cannot raise a
+/// signal for each page, nor cut the address space into pieces without end.
+constexpr uint32_t kPagesReplacedMax = 256;
+
+bool map_zeroes(uintptr_t start, size_t size) {
+    void* const at = std::bit_cast<void*>(start);
+    return ::mmap(at,
+                  size,
                   PROT_READ | PROT_WRITE,
                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
                   -1,
-                  0) == start;
+                  0) == at;
+}
+
+/// Only the page that was touched: whatever the kernel still has to read elsewhere in the region
+/// for requests in flight must go on failing, or a disk would be filled with our zeroes.
+bool replace_by_zeroes(const Found& range, uintptr_t address) {
+    // Relaxed: a bound, and no order.
+    if (range.slot->pages_replaced.fetch_add(1, std::memory_order_relaxed) < kPagesReplacedMax &&
+        map_zeroes(address & ~(page_bytes - 1), page_bytes)) {
+        return true;
+    }
+    // Also where a page cannot be replaced alone: in a huge one.
+    return map_zeroes(range.start, range.size);
+}
+
+/// Several threads may come here for one region; it counts once.
+void mark_lost(Slot& slot) {
+    if (!slot.lost.exchange(true, std::memory_order_relaxed)) {
+        // Release pairs with the acquire in lost_count(): who sees the count sees the mark.
+        lost_regions.fetch_add(1, std::memory_order_release);
+    }
 }
 
 void pass_on(int signal_number, siginfo_t* info, void* context) {
@@ -90,19 +117,18 @@ void pass_on(int signal_number, siginfo_t* info, void* context) {
 /// Async-signal-safe: atomics and two system calls. The fault is the thread's own, and a region
 /// that a thread touches is not being unmapped.
 void on_sigbus(int signal_number, siginfo_t* info, void* context) {
-    const Found range = find(std::bit_cast<uintptr_t>(info->si_addr));
-    if (range.slot == nullptr || !replace_by_zeroes(range)) {
+    const auto address = std::bit_cast<uintptr_t>(info->si_addr);
+    const Found range = find(address);
+    if (range.slot == nullptr || !replace_by_zeroes(range, address)) {
         pass_on(signal_number, info, context);
         return;
     }
-    // Several threads may come here for one region; it counts once.
-    if (!range.slot->lost.exchange(true, std::memory_order_relaxed)) {
-        // Release pairs with the acquire in lost_count(): who sees the count sees the mark.
-        lost_regions.fetch_add(1, std::memory_order_release);
-    }
+    mark_lost(*range.slot);
 }
 
 void install() {
+    page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+
     struct sigaction action {};
 
     action.sa_sigaction = on_sigbus;
@@ -130,17 +156,31 @@ Slot& take_free_slot() {
 
 }  // namespace
 
-void touch(std::span<const iovec> buffers) {
+void look_for_loss(std::span<const iovec> buffers) {
     for (const iovec& buffer : buffers) {
-        if (buffer.iov_len > 0) {
-            // Volatile: it is the access that counts.
-            (void)static_cast<const volatile std::byte*>(buffer.iov_base)[buffer.iov_len - 1];
+        if (buffer.iov_len == 0) {
+            continue;
+        }
+        auto* const last = static_cast<std::byte*>(buffer.iov_base) + buffer.iov_len - 1;
+        const auto address = std::bit_cast<uintptr_t>(last);
+        switch (platform::page_state(std::bit_cast<void*>(address & ~(page_bytes - 1)))) {
+            case platform::PageState::kThere:
+                break;
+            case platform::PageState::kLost:
+                if (const Found range = find(address); range.slot != nullptr) {
+                    mark_lost(*range.slot);
+                }
+                break;
+            case platform::PageState::kUnknown:
+                // Volatile: it is the access that counts.
+                (void)*static_cast<const volatile std::byte*>(last);
+                break;
         }
     }
 }
 
 uint32_t lost_count() {
-    // Acquire pairs with the release in on_sigbus().
+    // Acquire pairs with the release in mark_lost().
     return lost_regions.load(std::memory_order_acquire);
 }
 
@@ -152,6 +192,7 @@ GuardedRange::GuardedRange(std::byte* data, size_t size) {
     const std::lock_guard lock(sigbus_guard::registry);
     sigbus_guard::Slot& slot = sigbus_guard::take_free_slot();
     slot.lost.store(false, std::memory_order_relaxed);
+    slot.pages_replaced.store(0, std::memory_order_relaxed);
     // Both pair with the acquire loads in find().
     slot.size.store(size, std::memory_order_release);
     slot.start.store(std::bit_cast<uintptr_t>(data), std::memory_order_release);

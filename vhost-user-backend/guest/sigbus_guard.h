@@ -3,9 +3,9 @@
 ///
 /// Touching a page behind the end of a mapped file raises SIGBUS, which would end the daemon and
 /// with it every device that it serves. The guard knows where guest memory is mapped: it puts
-/// zeroes in place of such a region, marks it as lost, and lets the access go on. The ring that
-/// uses the region finds the mark and stops. (Where the kernel does the access for us it answers
-/// EFAULT instead.)
+/// a page of zeroes in place of what was touched, marks the region as lost, and lets the access go
+/// on. The ring that uses the region finds the mark and stops. (Where the kernel does the access
+/// for us it answers EFAULT instead, and goes on doing so.)
 #pragma once
 
 #include <atomic>
@@ -23,9 +23,9 @@ namespace sigbus_guard {
 [[nodiscard]] uint32_t lost_count();
 
 /// For buffers of guest memory that the kernel could not access (EFAULT): finds out whether their
-/// file was truncated, by touching each one's last byte, which is the first to go. lost_count()
-/// tells.
-void touch(std::span<const iovec> buffers);
+/// file was truncated, by asking the kernel for the page of each one's last byte, which is the
+/// first to go. lost_count() tells.
+void look_for_loss(std::span<const iovec> buffers);
 
 struct Slot;
 
@@ -44,7 +44,7 @@ class GuardedRange final {
     /// Before the range is unmapped.
     ~GuardedRange();
 
-    /// Was it replaced by zeroes? Any thread.
+    /// Is some of it gone? Any thread.
     [[nodiscard]] bool lost() const;
 
   private:

@@ -338,7 +338,7 @@ void Virtqueue::check_memory() {
 }
 
 bool Virtqueue::buffers_were_lost(std::span<const iovec> buffers) {
-    sigbus_guard::touch(buffers);
+    sigbus_guard::look_for_loss(buffers);
     check_memory();
     return broken_ == RingError::kMemoryLost;
 }
