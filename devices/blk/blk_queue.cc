@@ -56,6 +56,8 @@ class BlkQueue::Slot final : public ImageRequest {
   public:
     void on_image_done(int os_error) override { owner->on_done(*this, os_error); }
 
+    [[nodiscard]] bool data_was_lost() override { return owner->queue_.memory_was_lost(); }
+
     BlkQueue* owner = nullptr;
     std::optional<DescriptorChain> chain;
     GuestBuffer status;

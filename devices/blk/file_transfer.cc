@@ -96,7 +96,7 @@ void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
 void FileTransfer::retry() {
     ++attempts_;
     if (attempts_ <= kImmediateRetriesMax) {
-        queue_->engine_->submit(*this);
+        submit_again();
         return;
     }
     if (attempts_ > kRetriesMax) {
@@ -106,7 +106,15 @@ void FileTransfer::retry() {
     const uint32_t doublings = std::min(attempts_ - kImmediateRetriesMax, kPauseDoublingsMax);
     queue_->loop_.start_timer(
         EventLoop::Clock::now() + std::chrono::milliseconds(uint64_t{1} << doublings),
-        [this] { queue_->engine_->submit(*this); });
+        [this] { submit_again(); });
+}
+
+void FileTransfer::submit_again() {
+    if (phase_ == Phase::kData) {
+        submit_data();
+        return;
+    }
+    queue_->engine_->submit(*this);
 }
 
 void FileTransfer::finish(int os_error) {
@@ -156,6 +164,19 @@ void FileTransfer::next_data() {
         segments = run.segments;
         segment_count = run.count;
     }
+    submit_data();
+}
+
+bool FileTransfer::writes_lost_data() const {
+    return request_->command == ImageCommand::kWrite && request_->data_was_lost();
+}
+
+void FileTransfer::submit_data() {
+    // Behind gather(), which may be what found out.
+    if (writes_lost_data()) {
+        finish(EFAULT);
+        return;
+    }
     queue_->engine_->submit(*this);
 }
 
@@ -165,6 +186,10 @@ void FileTransfer::on_data(int32_t result) {
             file().sync_failed.store(true, std::memory_order_relaxed);
         }
         finish(-result);
+        return;
+    }
+    if (writes_lost_data()) {
+        finish(EFAULT);  // it went while the kernel was at it: nobody knows what was written
         return;
     }
     const auto count = std::min<uint64_t>(static_cast<uint64_t>(result), cursor_.remaining());

@@ -46,6 +46,9 @@ class FileTransfer final : public IoOperation {
     void next_data();
     void on_data(int32_t result);
     void on_end_of_file();
+    /// Is this a write of zeroes that were put in place of the guest's data?
+    [[nodiscard]] bool writes_lost_data() const;
+    void submit_data();
 
     void load_range();
     void next_range_piece();
@@ -59,6 +62,7 @@ class FileTransfer final : public IoOperation {
     void on_sync(int32_t result);
 
     void retry();
+    void submit_again();
     void finish(int os_error);
     [[nodiscard]] ImageFile& file() const;
 

@@ -51,6 +51,10 @@ class ImageRequest {
     /// before submit() returns. The request may be used again afterwards.
     virtual void on_image_done(int os_error) = 0;
 
+    /// Was memory behind `data` lost, so that zeroes may stand in its place? Asked around a write,
+    /// which then ends with EFAULT.
+    [[nodiscard]] virtual bool data_was_lost() { return false; }
+
     ImageCommand command = ImageCommand::kRead;
     bool stable = false;                 ///< kWrite, kWriteZeroes: on stable storage before it ends
     uint64_t offset_bytes = 0;           // kRead, kWrite

@@ -2,6 +2,7 @@
 #include "vhost-user-backend/guest/memory_snapshot.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <utility>
 
@@ -129,9 +130,9 @@ std::shared_ptr<const MemorySnapshot> MemorySnapshot::with_translations(const Io
                      {.own = epoch,
                       .keeps_from = withdrawn == Withdrawn::kNothing ? epochs_.keeps_from : epoch});
     next->entries_.reserve(iotlb.size());
-    size_t guess = 0;
+    Progress progress;
     for (size_t index = 0; index < iotlb.size(); ++index) {
-        next->add_translation(iotlb[index], guess);
+        next->add_translation(iotlb[index], progress);
     }
     return next;
 }
@@ -156,7 +157,10 @@ iovec MemorySnapshot::target_prefix(uint64_t target, uint64_t length, size_t& gu
 bool MemorySnapshot::covers_target(uint64_t target, uint64_t size) const {
     // Each round moves on to another region, and regions do not wrap: nor does `target`.
     size_t guess = 0;
-    while (size > 0) {
+    for (size_t crossed = 0; size > 0; ++crossed) {
+        if (crossed == kRegionsPerMappingMax) {
+            return false;
+        }
         const iovec part = target_prefix(target, size, guess);
         if (part.iov_len == 0) {
             return false;
@@ -167,9 +171,12 @@ bool MemorySnapshot::covers_target(uint64_t target, uint64_t size) const {
     return true;
 }
 
-void MemorySnapshot::add_translation(const IotlbMapping& mapping, size_t& guess) {
-    for (uint64_t done = 0; done < mapping.size;) {
-        const iovec part = target_prefix(mapping.target + done, mapping.size - done, guess);
+void MemorySnapshot::add_translation(const IotlbMapping& mapping, Progress& progress) {
+    // covers_target() knew other regions: others, and more, may lie there by now.
+    uint64_t done = 0;
+    for (size_t crossed = 0; done < mapping.size && crossed < kRegionsPerMappingMax; ++crossed) {
+        const iovec part =
+            target_prefix(mapping.target + done, mapping.size - done, progress.target);
         if (part.iov_len == 0) {
             return;  // the rest waits for its memory, and is missed until then
         }
@@ -178,14 +185,17 @@ void MemorySnapshot::add_translation(const IotlbMapping& mapping, size_t& guess)
         };
         add_entry({.start = mapping.iova + done,
                    .sizes = {size_for(Access::kRead), size_for(Access::kWrite)},
-                   .data = static_cast<std::byte*>(part.iov_base)});
+                   .data = static_cast<std::byte*>(part.iov_base)},
+                  progress);
         done += part.iov_len;
     }
 }
 
-void MemorySnapshot::add_entry(const Entry& entry) {
-    if (!entries_.empty()) {
-        // Neighbours in both spaces, and the same is allowed: one lookup serves for both.
+void MemorySnapshot::add_entry(const Entry& entry, Progress& progress) {
+    const bool same_region = progress.target == std::exchange(progress.last_entry, progress.target);
+    if (!entries_.empty() && same_region) {
+        // Neighbours in both spaces, and the same is allowed: one lookup serves for both. Two
+        // regions may be neighbours here as well, but are two mappings of two files.
         Entry& last = entries_.back();
         const uint64_t size = std::max(last.sizes[0], last.sizes[1]);
         const bool same_access = (last.sizes[0] == 0) == (entry.sizes[0] == 0) &&
@@ -260,7 +270,8 @@ std::vector<iovec> MemorySnapshot::translate_pieces(GuestAddr address,
         length -= piece.iov_len;
         if (!pieces.empty() &&
             static_cast<std::byte*>(pieces.back().iov_base) + pieces.back().iov_len ==
-                piece.iov_base) {
+                piece.iov_base &&
+            in_one_region(pieces.back(), piece)) {
             pieces.back().iov_len += piece.iov_len;
         } else {
             pieces.push_back(piece);
@@ -269,28 +280,40 @@ std::vector<iovec> MemorySnapshot::translate_pieces(GuestAddr address,
     return pieces;
 }
 
+bool MemorySnapshot::in_one_region(const iovec& left, const iovec& right) const {
+    const auto holds = [](const Target& target, uintptr_t address) {
+        return address - std::bit_cast<uintptr_t>(target.data) < target.size;
+    };
+    const auto first = std::bit_cast<uintptr_t>(right.iov_base);
+    const uintptr_t last = std::bit_cast<uintptr_t>(left.iov_base) + left.iov_len - 1;
+    return std::ranges::any_of(by_target_, [&](const Target& target) {
+        return holds(target, last) && holds(target, first);
+    });
+}
+
 bool MemorySnapshot::translates(const TranslationMiss& miss) const {
     RegionHint hint;
     return prefix_for(miss.iova, 1, hint, miss.access).iov_len > 0;
 }
 
-void MemorySnapshot::find_misses(GuestAddr address,
-                                 uint64_t length,
-                                 Access access,
-                                 MissList& misses) const {
+size_t MemorySnapshot::find_misses(
+    GuestAddr address, uint64_t length, Access access, MissList& misses, size_t steps_max) const {
     RegionHint hint;
     auto raw = static_cast<uint64_t>(address);
-    while (length > 0) {
+    size_t steps = 0;
+    while (length > 0 && steps < steps_max) {
+        ++steps;
         uint64_t step = prefix_for(raw, length, hint, access).iov_len;
         if (step == 0) {
             if (!misses.add({.iova = raw, .access = access})) {
-                return;
+                return steps;
             }
             step = std::min(length, kMissStep - raw % kMissStep);
         }
         raw += step;
         length -= step;
     }
+    return steps;
 }
 
 }  // namespace outrigger

@@ -11,6 +11,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -80,14 +81,22 @@ class MemorySnapshot final {
     /// What a change of the IOTLB did to translations that were there before.
     enum class Withdrawn : uint8_t { kNothing, kSome };
 
+    /// Regions that one mapping may cross: so a snapshot is never larger than this times
+    /// Iotlb::kMappingsMax. Front ends cut their updates at the end of a region.
+    static constexpr size_t kRegionsPerMappingMax = 16;
+
     /// The same regions with the translations of `iotlb`, at the next epoch. Parts of mappings that
-    /// lie outside all regions translate nothing. Only in IOMMU mode.
+    /// lie outside all regions, or behind kRegionsPerMappingMax of them, translate nothing. Only in
+    /// IOMMU mode.
     [[nodiscard]] std::shared_ptr<const MemorySnapshot> with_translations(
         const Iotlb& iotlb, Withdrawn withdrawn) const;
 
     [[nodiscard]] uint64_t epoch() const { return epochs_.own; }
 
     [[nodiscard]] const AddressMode& mode() const { return mode_; }
+
+    /// Ranges that lookups search: in IOMMU mode what the mappings became, else the regions.
+    [[nodiscard]] size_t range_count() const { return entries_.size(); }
 
     /// May what was popped under `older` count as popped under this one? True when all its memory
     /// is mapped here too and nobody waits for it to be given back.
@@ -125,12 +134,14 @@ class MemorySnapshot final {
                                                                 uint64_t length) const;
 
     /// The whole range in pieces, as few as there are: neighbours that are neighbours here too are
-    /// one. Empty when a part of it is not mapped for this access (or `length` is 0).
+    /// one, but for regions, which are mappings of their own. Empty when a part of the range is not
+    /// mapped for this access (or `length` is 0).
     [[nodiscard]] std::vector<iovec> translate_pieces(GuestAddr address,
                                                       uint64_t length,
                                                       Access access) const;
 
-    /// Does [target, target + size) of an IOTLB mapping lie wholly in regions?
+    /// Does [target, target + size) of an IOTLB mapping lie wholly in regions, and in no more than
+    /// kRegionsPerMappingMax of them?
     [[nodiscard]] bool covers_target(uint64_t target, uint64_t size) const;
 
     /// Does a lookup of that address find something?
@@ -138,8 +149,13 @@ class MemorySnapshot final {
 
     /// Adds what lacks of [address, address + length) to `misses`, as far as there is room: the
     /// first address of each gap, and then one for each kMissStep, because nobody here knows how
-    /// much the answer to the first will bring.
-    void find_misses(GuestAddr address, uint64_t length, Access access, MissList& misses) const;
+    /// much the answer to the first will bring. Looks at `steps_max` places at most, whether they
+    /// lack or not; returns at how many.
+    size_t find_misses(GuestAddr address,
+                       uint64_t length,
+                       Access access,
+                       MissList& misses,
+                       size_t steps_max = std::numeric_limits<size_t>::max()) const;
 
   private:
     struct Epochs {
@@ -156,6 +172,12 @@ class MemorySnapshot final {
         [[nodiscard]] uint64_t size_for(Access access) const {
             return sizes[static_cast<size_t>(access) - 1];
         }
+    };
+
+    /// Where with_translations() stands.
+    struct Progress {
+        size_t target = 0;      // where in by_target_ the last lookup hit
+        size_t last_entry = 0;  // the target of the last entry
     };
 
     /// A region by the addresses that the front end uses.
@@ -188,8 +210,10 @@ class MemorySnapshot final {
     /// The part of [target, target + length) that lies in the region of `target`; empty: in none.
     /// `guess` is where the region was found the last time.
     [[nodiscard]] iovec target_prefix(uint64_t target, uint64_t length, size_t& guess) const;
-    void add_translation(const IotlbMapping& mapping, size_t& guess);
-    void add_entry(const Entry& entry);
+    void add_translation(const IotlbMapping& mapping, Progress& progress);
+    void add_entry(const Entry& entry, Progress& progress);
+    /// Do the last byte of `left` and the first of `right`, neighbours here, lie in one region?
+    [[nodiscard]] bool in_one_region(const iovec& left, const iovec& right) const;
 
     std::vector<RegionPointer> regions_;  // sorted by guest address
     std::vector<Entry> entries_;          // sorted by start

@@ -78,6 +78,7 @@ struct SessionCounters {
     Counter replies_sent;
     Counter rings_started;
     Counter iotlb_updates;
+    Counter translations_most;  ///< ranges in the largest table that an update made
     Counter iotlb_invalidations;
     Counter iotlb_misses;          ///< asked of the front end
     Counter iotlb_misses_refused;  ///< or never answered, because the channel ended

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // IOTLB_MSG, and what the rings miss. vhost-user "IOMMU support".
+#include <algorithm>
 #include <utility>
 
 #include "vhost-user-backend/session/feature_offer.h"
@@ -42,9 +43,11 @@ Session::Impl::Outcome Session::Impl::update_iotlb(const wire::Iotlb& iotlb) {
         return refuse(Refusal::kTranslation);
     }
     environment_.counters.iotlb_updates.add();
+    auto memory = memory_->with_translations(iotlb_, MemorySnapshot::Withdrawn::kNothing);
+    Counter& most = environment_.counters.translations_most;
+    most.add(std::max<uint64_t>(memory->range_count(), most.value()) - most.value());
     constexpr bool kDrain = false;
-    return take_memory(memory_->with_translations(iotlb_, MemorySnapshot::Withdrawn::kNothing),
-                       kDrain);
+    return take_memory(std::move(memory), kDrain);
 }
 
 Session::Impl::Outcome Session::Impl::invalidate_iotlb(const wire::Iotlb& iotlb) {

@@ -37,9 +37,7 @@ Result<void, RingError> ChainBuilder::add_in_pieces(const Descriptor& descriptor
             if (limits_.misses == nullptr) {
                 return failure(RingError::kBufferUnmapped);
             }
-            memory_.find_misses(GuestAddr{address}, remaining, access(), *limits_.misses);
-            return limits_.misses->full() ? failure(RingError::kBufferUnmapped)
-                                          : Result<void, RingError>{};
+            return look_ahead(GuestAddr{address}, remaining);
         }
         if (slot_.segments.size() >= limits_.segments_max) {
             return failure(RingError::kChainTooLong);
@@ -49,6 +47,14 @@ Result<void, RingError> ChainBuilder::add_in_pieces(const Descriptor& descriptor
         remaining -= piece.iov_len;
     }
     return {};
+}
+
+Result<void, RingError> ChainBuilder::look_ahead(GuestAddr address, uint64_t length) {
+    looked_ahead_ += memory_.find_misses(
+        address, length, access(), *limits_.misses, limits_.segments_max - looked_ahead_);
+    // A chain that is served has no more pieces than this. What was found is enough to ask for.
+    const bool enough = limits_.misses->full() || looked_ahead_ == limits_.segments_max;
+    return enough ? failure(RingError::kBufferUnmapped) : Result<void, RingError>{};
 }
 
 Result<ChainBuilder::Table, RingError> ChainBuilder::open_table(const Descriptor& descriptor) {

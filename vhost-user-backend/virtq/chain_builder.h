@@ -125,6 +125,8 @@ class ChainBuilder final {
     [[nodiscard]] Entry load_scattered_entry(uint64_t table_address, uint32_t index);
     void grow();
     [[nodiscard]] Result<void, RingError> add_in_pieces(const Descriptor& descriptor);
+    /// Finds what lacks of a range whose first byte does. An error ends the walk of the chain.
+    [[nodiscard]] Result<void, RingError> look_ahead(GuestAddr address, uint64_t length);
     [[nodiscard]] Result<Table, RingError> open_table(const Descriptor& descriptor);
 
     const MemorySnapshot& memory_;
@@ -132,6 +134,7 @@ class ChainBuilder final {
     ChainSlot& slot_;
     Limits limits_;
     bool writing_ = false;
+    size_t looked_ahead_ = 0;  // places that look_ahead() has seen: its work is bounded
     size_t readable_segments_ = 0;
     uint64_t readable_bytes_ = 0;
     uint64_t bytes_ = 0;  // of the part that is being built; cannot overflow: 2^16 times 2^32

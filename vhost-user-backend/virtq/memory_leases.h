@@ -3,6 +3,7 @@
 /// under; counting that is a plain increment, because all of it happens on the queue's worker.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -35,6 +36,13 @@ class MemoryLeases final {
             leases_[lease].memory.reset();
             --old_count_;
         }
+    }
+
+    /// Was a region lost that the current snapshot or a pinned one holds?
+    [[nodiscard]] bool any_region_lost() const {
+        return std::ranges::any_of(leases_, [](const Lease& lease) {
+            return lease.memory != nullptr && lease.memory->any_region_lost();
+        });
     }
 
     void adopt(std::shared_ptr<const MemorySnapshot> memory);

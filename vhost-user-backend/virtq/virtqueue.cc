@@ -100,6 +100,9 @@ std::optional<DescriptorChain> Virtqueue::pop() {
     if (!may_pop_ || holds_back()) [[unlikely]] {
         return std::nullopt;
     }
+    if (memory_was_lost()) [[unlikely]] {
+        return std::nullopt;  // what a chain of this ring says may be zeroes of our own
+    }
     return config_.packed ? pop_from(packed_) : pop_from(split_);
 }
 
@@ -139,7 +142,7 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
 void Virtqueue::break_ring(RingError error) {
     if (!broken_) {
         // Zeroes in place of a lost region look like a driver's mistake: name the true cause.
-        const bool lost = memory_.current().any_region_lost() || place_.any_lost();
+        const bool lost = memory_.any_region_lost() || place_.any_lost();
         broken_ = lost ? RingError::kMemoryLost : error;
     }
     misses_.clear();
@@ -329,18 +332,19 @@ void Virtqueue::leave_old_areas() {
     }
 }
 
-void Virtqueue::check_memory() {
+bool Virtqueue::memory_was_lost() {
     const uint32_t count = sigbus_guard::lost_count();
     if (count != std::exchange(lost_count_seen_, count) &&
-        (memory_.current().any_region_lost() || place_.any_lost())) {
+        (memory_.any_region_lost() || place_.any_lost())) {
+        memory_lost_ = true;
         break_ring(RingError::kMemoryLost);
     }
+    return memory_lost_;
 }
 
 bool Virtqueue::buffers_were_lost(std::span<const iovec> buffers) {
     sigbus_guard::look_for_loss(buffers);
-    check_memory();
-    return broken_ == RingError::kMemoryLost;
+    return memory_was_lost();
 }
 
 bool Virtqueue::old_memory_released() const {

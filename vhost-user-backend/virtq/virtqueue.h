@@ -70,6 +70,11 @@ class Virtqueue final {
     /// that reports it. False: the memory is there, so the error is the file's own.
     [[nodiscard]] bool buffers_were_lost(std::span<const iovec> buffers);
 
+    /// Did the front end truncate a file that this ring or its chains use? Then their bytes may be
+    /// zeroes of our own, so a device asks before it keeps what it read. True: the ring is broken
+    /// (kMemoryLost). Cheap to ask often.
+    [[nodiscard]] bool memory_was_lost();
+
     [[nodiscard]] uint16_t size() const { return config_.size; }
 
     /// Ends a QueueProgress::kWaiting: the worker calls process_queue() again on its next turn.
@@ -127,7 +132,7 @@ class Virtqueue final {
     void on_miss_answered(const TranslationMiss& miss, bool refused);
 
     /// Breaks the ring when a region of its memory was lost (GuardedRange). Cheap to ask often.
-    void check_memory();
+    void check_memory() { (void)memory_was_lost(); }
 
     /// True when neither a chain in flight nor the ring itself pins a snapshot older than the
     /// current one.
@@ -182,6 +187,7 @@ class Virtqueue final {
     uint32_t fruitless_rounds_ = 0;  // answers in a row that brought nothing
     uint32_t retries_ = 0;           // of the chain that is next
     uint32_t lost_count_seen_ = 0;
+    bool memory_lost_ = false;
     RingPlace place_;
     SplitVirtqueue split_;  // one of the two is in use
     PackedVirtqueue packed_;

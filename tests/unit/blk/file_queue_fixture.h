@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -34,7 +35,10 @@ class TestRequest final : public ImageRequest {
         result = os_error;
     }
 
+    [[nodiscard]] bool data_was_lost() override { return lost && lost(); }
+
     std::optional<int> result;
+    std::function<bool()> lost;
 };
 
 class FileQueueTest : public testing::Test {

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <string>
 #include <vector>
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/guest/sigbus_guard.h"
 
 #include "tests/unit/blk/file_queue_fixture.h"
 
@@ -304,6 +312,66 @@ TEST_F(FileQueueDirect, UnalignedWriteIsBouncedInPieces) {
     answer(BouncePool::kBufferBytes);
     EXPECT_EQ(*static_cast<std::byte*>(call().segments[0].iov_base), std::byte{2});
     EXPECT_EQ(call().segments[0].iov_len, 512U);
+    answer(512);
+    EXPECT_EQ(request_.result, 0);
+}
+
+TEST_F(FileQueueDirect, WhatIsGatheredFromATruncatedFileIsNotWritten) {
+    std::string path = testing::TempDir() + "/gathered-XXXXXX";
+    const UniqueFd fd(::mkstemp(path.data()));
+    ::unlink(path.c_str());
+    ASSERT_EQ(::ftruncate(fd.get(), 8192), 0);
+    const Mapping mapping = Mapping::map_file(fd.get(), 0, 8192).value();
+    const GuardedRange guard(mapping.whole().data(), mapping.whole().size());
+    segments_.push_back({.iov_base = mapping.data() + 1, .iov_len = 1024});
+    set_up_data(request_, ImageCommand::kWrite, 0);
+    request_.lost = [&guard] { return guard.lost(); };
+    ASSERT_EQ(::ftruncate(fd.get(), 0), 0);
+    queue_->submit(request_);
+    EXPECT_TRUE(calls_.empty());
+    EXPECT_EQ(request_.result, EFAULT);
+    calls_.clear();
+}
+
+TEST_F(FileQueueTest, WriteOfLostDataIsNotSubmitted) {
+    add_segment(512);
+    set_up_data(request_, ImageCommand::kWrite, 0);
+    request_.lost = [] { return true; };
+    queue_->submit(request_);
+    EXPECT_TRUE(calls_.empty());
+    EXPECT_EQ(request_.result, EFAULT);
+    calls_.clear();
+}
+
+TEST_F(FileQueueTest, WriteOfDataThatIsLostMeanwhileIsNotRepeated) {
+    add_segment(512);
+    set_up_data(request_, ImageCommand::kWrite, 0);
+    bool lost = false;
+    request_.lost = [&lost] { return lost; };
+    queue_->submit(request_);
+    lost = true;
+    answer(-EAGAIN);
+    EXPECT_TRUE(calls_.empty());
+    EXPECT_EQ(request_.result, EFAULT);
+    calls_.clear();
+}
+
+TEST_F(FileQueueTest, WriteDuringWhichItsDataIsLostFails) {
+    add_segment(512);
+    set_up_data(request_, ImageCommand::kWrite, 0);
+    bool lost = false;
+    request_.lost = [&lost] { return lost; };
+    queue_->submit(request_);
+    lost = true;
+    answer(512);
+    EXPECT_EQ(request_.result, EFAULT);
+}
+
+TEST_F(FileQueueTest, ReadIntoLostMemoryEndsAsUsual) {
+    add_segment(512);
+    set_up_data(request_, ImageCommand::kRead, 0);
+    request_.lost = [] { return true; };
+    queue_->submit(request_);
     answer(512);
     EXPECT_EQ(request_.result, 0);
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Memory snapshots behind a virtual IOMMU, and with guest addresses in the front end's messages.
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -196,11 +198,90 @@ TEST_F(TranslationTest, MissesOfAGiantBufferAreBounded) {
     EXPECT_EQ(misses.all().back().iova, (MissList::kMax - 1) * kMissStep);
 }
 
+TEST_F(TranslationTest, SearchForMissesTakesNoMoreStepsThanAsked) {
+    for (uint64_t page = 1; page < 8; ++page) {
+        map(0x5000 + page * kPage, kPage, page % 2 * 4 * kPage);
+    }
+    MissList misses;
+    EXPECT_EQ(memory_->find_misses(GuestAddr{0x5000}, 9 * kPage, Access::kRead, misses), 9U);
+    EXPECT_EQ(misses.all().size(), 2U);
+    misses.clear();
+    EXPECT_EQ(memory_->find_misses(GuestAddr{0x5000}, 9 * kPage, Access::kRead, misses, 8), 8U);
+    EXPECT_EQ(misses.all().size(), 1U);
+}
+
+TEST_F(TranslationTest, NeighboursOfOneRegionArePiecesOfOneWhateverIsAllowed) {
+    map(0x5000, kPage, 0, Access::kRead);
+    map(0x6000, kPage, kPage, Access::kReadWrite);
+    EXPECT_EQ(memory_->translate_pieces(GuestAddr{0x5000}, 2 * kPage, Access::kRead).size(), 1U);
+}
+
 TEST_F(TranslationTest, WrongPermissionIsAMiss) {
     map(0x5000, kPage, 0, Access::kRead);
     EXPECT_TRUE(memory_->translates({.iova = 0x5000, .access = Access::kRead}));
     EXPECT_FALSE(memory_->translates({.iova = 0x5000, .access = Access::kWrite}));
     EXPECT_FALSE(memory_->translates({.iova = 0x5000, .access = Access::kReadWrite}));
+}
+
+/// Regions of one page each that are neighbours for the front end.
+std::vector<MemorySnapshot::RegionPointer> make_small_regions(uint64_t count) {
+    std::vector<MemorySnapshot::RegionPointer> regions;
+    for (uint64_t i = 0; i < count; ++i) {
+        // From the last to the first: Linux maps downwards, so that they are neighbours here too.
+        const uint64_t offset = (count - 1 - i) * kPage;
+        regions.push_back(make_region(kGuest + 2 * offset, kPage, kFrontend + offset));
+    }
+    return regions;
+}
+
+TEST(TranslationBounds, MappingMayCrossFewRegions) {
+    constexpr size_t kMax = MemorySnapshot::kRegionsPerMappingMax;
+    const auto memory =
+        MemorySnapshot::create(make_small_regions(kMax + 1), 1, kMax + 1, kIommu).value();
+    EXPECT_TRUE(memory->covers_target(kFrontend, kMax * kPage));
+    EXPECT_TRUE(memory->covers_target(kFrontend + kPage, kMax * kPage));
+    EXPECT_FALSE(memory->covers_target(kFrontend, kMax * kPage + 1));
+}
+
+TEST(TranslationBounds, RegionsThatComeUnderAMappingDoNotGrowTheTable) {
+    constexpr size_t kMax = MemorySnapshot::kRegionsPerMappingMax;
+    constexpr size_t kRegions = 200;
+    constexpr uint64_t kMappings = 50;
+    Iotlb iotlb;
+    for (uint64_t i = 0; i < kMappings; ++i) {
+        ASSERT_TRUE(iotlb
+                        .update({.iova = i * 2 * kRegions * kPage,
+                                 .size = kRegions * kPage,
+                                 .target = kFrontend,
+                                 .access = Access::kReadWrite})
+                        .has_value());
+    }
+    const auto memory = MemorySnapshot::create(make_small_regions(kRegions), 1, kRegions, kIommu)
+                            .value()
+                            ->with_translations(iotlb, MemorySnapshot::Withdrawn::kNothing);
+    EXPECT_EQ(memory->range_count(), kMappings * kMax);
+    EXPECT_TRUE(memory->translates({.iova = (kMax - 1) * kPage}));
+    EXPECT_FALSE(memory->translates({.iova = kMax * kPage}));
+}
+
+TEST(TranslationBounds, RegionsThatAreNeighboursHereStayApart) {
+    const auto regions = make_small_regions(16);
+    const auto meets = [](const auto& high, const auto& low) {
+        return low->data() + kPage == high->data();
+    };
+    ASSERT_NE(std::ranges::adjacent_find(regions, meets), regions.end());
+    Iotlb iotlb;
+    ASSERT_TRUE(
+        iotlb
+            .update(
+                {.iova = 0, .size = 16 * kPage, .target = kFrontend, .access = Access::kReadWrite})
+            .has_value());
+    const auto memory = MemorySnapshot::create(regions, 1, 16, kIommu)
+                            .value()
+                            ->with_translations(iotlb, MemorySnapshot::Withdrawn::kNothing);
+    EXPECT_EQ(memory->range_count(), 16U);
+    const auto pieces = memory->translate_pieces(GuestAddr{0}, 16 * kPage, Access::kReadWrite);
+    EXPECT_EQ(pieces.size(), 16U);
 }
 
 TEST(GuestAddresses, NameRingsByGuestAddress) {

@@ -2,10 +2,15 @@
 /// Memory that comes and goes under a ring, and the limits of what a ring holds.
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
+
+#include <stdlib.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "tests/unit/virtq/guest_memory.h"
@@ -69,6 +74,72 @@ TEST_F(MemoryChangeTest, ChainKeepsItsMemoryUntilItIsBack) {
     second.reset();
     EXPECT_TRUE(queue_->old_memory_released());
     EXPECT_TRUE(region.expired());
+}
+
+/// A region whose file goes.
+class LosableRegion final {
+  public:
+    static constexpr uint64_t kBytes = 0x1000;
+
+    LosableRegion() {
+        std::string path = testing::TempDir() + "/losable-XXXXXX";
+        fd_.reset(::mkstemp(path.data()));
+        ::unlink(path.c_str());
+        EXPECT_EQ(::ftruncate(fd_.get(), kBytes), 0);
+        region_ = std::make_shared<const MemoryRegion>(
+            MemoryRegion::map({.guest_address = GuestAddr{0x200000},
+                               .size = kBytes,
+                               .frontend_address = FrontendAddr{0x200000},
+                               .mmap_offset = 0},
+                              fd_.get())
+                .value());
+    }
+
+    /// Somebody reads it, as a device would.
+    void lose() const {
+        ASSERT_EQ(::ftruncate(fd_.get(), 0), 0);
+        (void)*static_cast<const volatile std::byte*>(region_->data());
+        ASSERT_TRUE(region_->lost());
+    }
+
+    [[nodiscard]] const MemorySnapshot::RegionPointer& pointer() const { return region_; }
+
+  private:
+    UniqueFd fd_;
+    MemorySnapshot::RegionPointer region_;
+};
+
+TEST_F(MemoryChangeTest, NothingIsTakenOnceMemoryIsLost) {
+    const LosableRegion region;
+    queue_->adopt_memory(memory_.snapshot(2)->with_region(region.pointer(), 3).value());
+    offer(0);
+    offer(1);
+    const auto first = queue_->pop();
+    ASSERT_TRUE(first.has_value());
+    EXPECT_FALSE(queue_->memory_was_lost());
+    region.lose();
+    EXPECT_FALSE(queue_->pop().has_value());
+    EXPECT_EQ(queue_->broken(), RingError::kMemoryLost);
+    EXPECT_TRUE(queue_->memory_was_lost());
+}
+
+TEST_F(MemoryChangeTest, MemoryOfAnOlderChainCountsWhenItIsLost) {
+    const LosableRegion region;
+    queue_->adopt_memory(memory_.snapshot(2)->with_region(region.pointer(), 3).value());
+    offer(0);
+    const auto first = queue_->pop();
+    ASSERT_TRUE(first.has_value());
+    queue_->adopt_memory(memory_.snapshot(4));
+    region.lose();
+    EXPECT_TRUE(queue_->memory_was_lost());
+}
+
+TEST_F(MemoryChangeTest, MemoryOfOthersMayGo) {
+    const LosableRegion region;
+    offer(0);
+    region.lose();
+    EXPECT_FALSE(queue_->memory_was_lost());
+    EXPECT_TRUE(queue_->pop().has_value());
 }
 
 TEST_F(MemoryChangeTest, EveryOlderSnapshotCounts) {

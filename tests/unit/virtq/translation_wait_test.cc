@@ -200,6 +200,31 @@ TYPED_TEST(TranslationWaitTest, OneAttemptFindsTheMissesOfAllDescriptors) {
     EXPECT_EQ(std::vector(misses.begin(), misses.end()), expected);
 }
 
+TYPED_TEST(TranslationWaitTest, SearchBehindAMissIsBounded) {
+    // The first page lacks, the others lie one by one: as many as a chain may have pieces.
+    constexpr uint64_t kPages = 4096;
+    this->map_ring();
+    this->create();
+    const uint64_t iova = 0x5'0000'0000;
+    for (uint64_t page = 1; page < kPages; ++page) {
+        ASSERT_TRUE(this->iotlb_
+                        .update({.iova = iova + page * kPage,
+                                 .size = kPage,
+                                 .target = GuestMemory::kFrontendShift + kData + page % 2 * kPage,
+                                 .access = Access::kReadWrite})
+                        .has_value());
+    }
+    this->adopt(MemorySnapshot::Withdrawn::kNothing);
+    const typename TestFixture::Descriptor wide = {.address = iova,
+                                                   .length = uint32_t{kPages * kPage}};
+    this->offer({wide, this->buffer(kData + 4 * kPage, 8)});
+    EXPECT_FALSE(this->queue_->pop().has_value());
+    EXPECT_FALSE(this->queue_->broken().has_value());
+    const auto misses = this->queue_->take_misses();
+    ASSERT_EQ(misses.size(), 1U);
+    EXPECT_EQ(misses[0].iova, iova);
+}
+
 TYPED_TEST(TranslationWaitTest, RingGoesOnWhenNothingLacksAnyMore) {
     this->map_ring();
     this->create();
