@@ -225,6 +225,122 @@ TEST_F(IommuAnswersTest, TwoRingsMissTheSamePageOnce) {
     EXPECT_EQ(counters().iotlb_misses.value(), before + 1);
 }
 
+TEST_F(IommuAnswersTest, NothingIsAskedWhileARequestIsInHand) {
+    start({.queue_count = 2});
+    ASSERT_EQ(guest().echo_problem(0), "");
+    ASSERT_EQ(guest().echo_problem(1), "");
+    device_.hold(true);
+    offer();
+    ASSERT_TRUE(eventually([&] { return device_.held() == 1; }));
+    const uint64_t before = counters().iotlb_misses.value();
+    std::atomic<bool> answered = false;
+    std::thread invalidator([&] {
+        EXPECT_EQ(iommu().invalidate(kIommuMemoryStart, kIommuMemoryBytes).value_or(9), 0U);
+        answered = true;
+    });
+    // Both rings miss their own memory now, and the answer waits for the chain that is held.
+    give_others_a_moment();
+    EXPECT_FALSE(answered);
+    EXPECT_EQ(counters().iotlb_misses.value(), before);
+    device_.hold(false);
+    device_.release_held(QueueIndex{0});
+    invalidator.join();
+    EXPECT_EQ(guest().queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
+    EXPECT_EQ(guest().echo_problem(1), "");
+    EXPECT_GT(counters().iotlb_misses.value(), before);
+}
+
+TEST_F(IommuAnswersTest, DisabledRingAsksForNothing) {
+    start_and_forget_buffers();
+    const auto enable = [&](uint32_t on) {
+        iommu().with_frontend([&](driver::Frontend& frontend) {
+            ASSERT_EQ(frontend.set_vring_enable(0, on), Answer::kAccepted);
+        });
+    };
+    enable(0);
+    const uint64_t before = counters().iotlb_misses.value();
+    ASSERT_EQ(iommu().invalidate(GuestAddr{0}, 0).value(), 0U);
+    give_others_a_moment();
+    EXPECT_EQ(counters().iotlb_misses.value(), before);
+    enable(1);
+    EXPECT_EQ(guest().echo_problem(), "");
+}
+
+TEST_F(IommuAnswersTest, RefusalsThatComeWhenARingIsDisabledBreakNothing) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t before = iommu().misses();
+    offer();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    for (const uint32_t on : {0U, 1U}) {
+        iommu().with_frontend([&](driver::Frontend& frontend) {
+            ASSERT_EQ(frontend.set_vring_enable(0, on), Answer::kAccepted);
+        });
+    }
+    // Asked before the ring was disabled, refused after it was enabled.
+    iommu().answer_misses_with(MissAnswer::kTranslation);
+    iommu().refuse_unanswered();
+    EXPECT_EQ(guest().queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
+    EXPECT_TRUE(guest().buffers().answered());
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+TEST_F(IommuAnswersTest, AnotherChannelIsAskedWhatTheFirstDidNotAnswer) {
+    start_and_forget_buffers();
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t before = iommu().misses();
+    offer();
+    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    iommu().answer_misses_with(MissAnswer::kTranslation);
+    ASSERT_EQ(iommu().serve(), Answer::kAccepted);
+    EXPECT_EQ(guest().queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
+    EXPECT_TRUE(guest().buffers().answered());
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+/// More rings with larger requests than the IOTLB has room for at one time.
+class IommuCrowdTest : public IommuTest {
+  protected:
+    static constexpr uint16_t kRings = 16;
+    /// Linux's default max_sectors_kb.
+    static constexpr uint32_t kRequestBytes = 320 * kPage;
+
+    IommuCrowdTest()
+        : IommuTest({.queue_count = kRings, .memory_bytes = 48 << 20}, {.queue_count = kRings}) {}
+};
+
+TEST_F(IommuCrowdTest, LargeRequestsOnAllRingsAreAnswered) {
+    static_assert(kRings * (kRequestBytes / kPage) > Iotlb::kMappingsMax);
+    start();
+    std::vector<GuestAddr> requests;
+    for (uint16_t index = 0; index < kRings; ++index) {
+        requests.push_back(guest().memory().allocate(2 * kRequestBytes, kPage).value());
+    }
+    constexpr int kTurns = 2;
+    for (int turn = 0; turn < kTurns; ++turn) {
+        // All at once: a ring that finishes must not push out what others have fetched.
+        for (uint16_t index = 0; index < kRings; ++index) {
+            const GuestAddr at =
+                offset_by(requests[index], static_cast<uint64_t>(turn) * kRequestBytes);
+            const std::array<driver::Segment, 2> chain = {
+                {{.address = at, .length = kRequestBytes - 1, .device_writable = false},
+                 {.address = offset_by(at, kRequestBytes - 1),
+                  .length = 1,
+                  .device_writable = true}}};
+            ASSERT_TRUE(guest().queue(index).try_add(chain, 0));
+            guest().queue(index).publish();
+            guest().queue(index).kick();
+        }
+    }
+    for (uint16_t index = 0; index < kRings; ++index) {
+        for (int turn = 0; turn < kTurns; ++turn) {
+            ASSERT_TRUE(eventually([&] { return guest().queue(index).poll_used().has_value(); }))
+                << index;
+        }
+    }
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
 // --- Front ends that do not --------------------------------------------------------------------
 
 TEST_F(IommuAnswersTest, RefusedTranslationBreaksTheRing) {

@@ -25,6 +25,7 @@ struct IommuTestOptions {
     bool has_channel = true;
     uint16_t queue_count = 1;
     uint16_t queue_size = 256;
+    uint64_t memory_bytes = kIommuMemoryBytes;
     bool ready_iommu = true;  ///< misses are answered when the rings start
 };
 
@@ -33,7 +34,7 @@ class IommuGuest final {
   public:
     IommuGuest(driver::Frontend& frontend, const IommuTestOptions& options)
         : options_(options),
-          memory_(driver::GuestMemory::create(kIommuMemoryBytes, kIommuMemoryStart).value()),
+          memory_(driver::GuestMemory::create(options.memory_bytes, kIommuMemoryStart).value()),
           iommu_(frontend,
                  memory_,
                  {.scattered = options.scattered, .guest_addresses = options.guest_addresses}) {}
@@ -127,7 +128,10 @@ class IommuGuest final {
 
 class IommuTest : public SessionTest {
   protected:
-    explicit IommuTest(const IommuTestOptions& options = {}) : options_(options) {}
+    explicit IommuTest(const IommuTestOptions& options = {}) : IommuTest(options, {}) {}
+
+    IommuTest(const IommuTestOptions& options, const EchoDeviceOptions& device)
+        : SessionTest(device, SessionHostOptions{}), options_(options) {}
 
     ~IommuTest() override { guest_.reset(); }
 

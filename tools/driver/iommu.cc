@@ -2,6 +2,7 @@
 #include "tools/driver/iommu.h"
 
 #include <cstring>
+#include <utility>
 
 #include <poll.h>
 
@@ -72,6 +73,7 @@ Answer Iommu::serve() {
     if (!channel) {
         return channel.error();
     }
+    stop();
     channel_.emplace(*std::move(channel));
     stopping_ = false;
     thread_ = std::thread([this] { run(); });
@@ -83,7 +85,15 @@ void Iommu::stop() {
     if (thread_.joinable()) {
         thread_.join();
     }
+    unanswered_.clear();
     channel_.reset();
+}
+
+void Iommu::refuse_unanswered() {
+    const std::lock_guard lock(mutex_);
+    for (const wire::Message& request : std::exchange(unanswered_, {})) {
+        (void)channel_->reply(request, 1);
+    }
 }
 
 void Iommu::run() {
@@ -155,6 +165,7 @@ void Iommu::answer_miss(const wire::Message& request) {
             send_update(frontend_, page, page, kReadWrite);
             return;
         case MissAnswer::kNothing:
+            unanswered_.push_back(request);
             return;
         case MissAnswer::kSuccessAlone:
         case MissAnswer::kRefusal:

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 
@@ -25,7 +26,7 @@ namespace outrigger::driver {
 enum class MissAnswer : uint8_t {
     kTranslation,       ///< the page, then success
     kRefusal,           ///< failure
-    kNothing,           ///< no answer at all
+    kNothing,           ///< no answer, until refuse_unanswered()
     kSuccessAlone,      ///< success, but no page
     kReadOnly,          ///< the page without the permission to write, then success
     kOutsideMemory,     ///< a page outside all regions, which the back end must refuse; success
@@ -55,11 +56,15 @@ class Iommu final {
     /// ADD_MEM_REG for all of the memory.
     Answer share_memory();
 
-    /// SET_BACKEND_REQ_FD, and from then on the thread runs.
+    /// SET_BACKEND_REQ_FD, and from then on the thread runs. A channel before closes when the back
+    /// end has taken the new one; what came there and was not answered never will be.
     Answer serve();
 
     /// Ends the thread and closes the channel.
     void stop();
+
+    /// Answers "failure" to what MissAnswer::kNothing left.
+    void refuse_unanswered();
 
     /// Any thread: calls `use` while nobody else uses the front end.
     template <class Use>
@@ -95,7 +100,8 @@ class Iommu final {
     int fd_;
     GuestAddr start_{};
     uint64_t bytes_ = 0;
-    std::mutex mutex_;  // frontend_
+    std::mutex mutex_;                       // frontend_ and what follows
+    std::vector<wire::Message> unanswered_;  // of this channel
     std::optional<ChannelEnd> channel_;
     std::atomic<MissAnswer> answer_ = MissAnswer::kTranslation;
     std::atomic<uint64_t> misses_ = 0;

@@ -35,22 +35,30 @@ IotlbMisses::~IotlbMisses() {
     }
 }
 
-void IotlbMisses::set_misses(size_t index, std::span<const TranslationMiss> misses, bool possible) {
+void IotlbMisses::set_misses(size_t index,
+                             std::span<const TranslationMiss> misses,
+                             MissTurn turn,
+                             bool possible) {
     OUTRIGGER_ASSERT(misses.size() <= MissList::kMax);
-    drop_waiter(index);
+    std::vector<Key> wanted;
+    std::vector<Key> fresh;
     for (const TranslationMiss& miss : misses) {
         if (handler_.translates(miss)) {
             continue;  // it came meanwhile: the ring is about to learn of it
         }
         const Key key{.iova = miss.iova, .access = static_cast<uint8_t>(miss.access)};
+        wanted.push_back(key);
         const auto [at, is_new] = entries_.try_emplace(key);
         if (std::ranges::find(at->second.rings, index) == at->second.rings.end()) {
             at->second.rings.push_back(index);
         }
         if (is_new) {
-            queue_.push_back(key);
+            fresh.push_back(key);
         }
     }
+    keep_waiting(index, std::move(wanted));
+    queue_.insert(
+        turn == MissTurn::kNext ? queue_.begin() : queue_.end(), fresh.begin(), fresh.end());
     if (possible && requests_.has_channel()) {
         send_queued();
         return;
@@ -64,22 +72,32 @@ void IotlbMisses::set_misses(size_t index, std::span<const TranslationMiss> miss
     refuse_queued();
 }
 
-void IotlbMisses::drop_waiter(size_t index) {
-    for (auto at = entries_.begin(); at != entries_.end();) {
-        Entry& entry = at->second;
-        std::erase(entry.rings, index);
-        // What is sent stays until it is answered.
-        const bool is_over = entry.rings.empty() && entry.state != State::kUnanswered;
-        at = is_over ? entries_.erase(at) : std::next(at);
-    }
-    std::erase_if(queue_, [this](const Key& key) {
+void IotlbMisses::keep_waiting(size_t index, std::vector<Key> keys) {
+    bool unqueued = false;
+    for (const Key& key : waits_[index]) {
         const auto at = entries_.find(key);
-        return at == entries_.end() || at->second.state != State::kQueued;
-    });
+        if (at == entries_.end() || std::ranges::find(keys, key) != keys.end()) {
+            continue;
+        }
+        Entry& entry = at->second;
+        if (std::erase(entry.rings, index) == 0 || !entry.rings.empty()) {
+            continue;
+        }
+        if (entry.state == State::kUnanswered) {
+            entry.is_stale = true;  // it stays until it is answered
+        } else {
+            unqueued |= entry.state == State::kQueued;
+            entries_.erase(at);
+        }
+    }
+    waits_[index] = std::move(keys);
+    if (unqueued) {
+        std::erase_if(queue_, [this](const Key& key) { return !entries_.contains(key); });
+    }
 }
 
 void IotlbMisses::send_queued() {
-    while (!queue_.empty() && unanswered_ < kUnansweredMax) {
+    while (!queue_.empty() && unanswered_ < kUnansweredMax && !handler_.is_busy()) {
         if (!requests_.has_channel()) {
             refuse_queued();
             return;
@@ -124,8 +142,13 @@ void IotlbMisses::on_reply(const Key& key, const Result<ChannelReply, FrontendEr
     --unanswered_;
     const auto at = entries_.find(key);
     OUTRIGGER_ASSERT(at != entries_.end() && at->second.state == State::kUnanswered);
-    const bool refused = !reply || reply->value != 0;
-    if (refused) {
+    const bool is_stale = std::exchange(at->second.is_stale, false);
+    const bool refused = reply && reply->value != 0;
+    if (!reply || (refused && is_stale && !at->second.rings.empty())) {
+        // The channel ended, and there may be another. Or what is refused was asked for a ring that
+        // has stopped: front ends refuse whatever is asked for those.
+        ask_again(key, at->second);
+    } else if (refused) {
         counters_.iotlb_misses_refused.add();
         answer({&key, 1}, refused);
     } else if (at->second.rings.empty() || handler_.translates(miss_of(key))) {
@@ -135,6 +158,15 @@ void IotlbMisses::on_reply(const Key& key, const Result<ChannelReply, FrontendEr
         look_again_soon();
     }
     send_queued();
+}
+
+void IotlbMisses::ask_again(const Key& key, Entry& entry) {
+    if (entry.rings.empty()) {
+        entries_.erase(key);
+        return;
+    }
+    entry.state = State::kQueued;
+    queue_.push_front(key);
 }
 
 void IotlbMisses::answer(std::span<const Key> keys, bool refused) {
@@ -157,6 +189,7 @@ void IotlbMisses::answer(std::span<const Key> keys, bool refused) {
 void IotlbMisses::refuse_queued() {
     const std::vector<Key> keys(queue_.begin(), queue_.end());
     queue_.clear();
+    counters_.iotlb_misses_refused.add(keys.size());
     constexpr bool kRefused = true;
     answer(keys, kRefused);
 }

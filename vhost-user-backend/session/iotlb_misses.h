@@ -24,6 +24,12 @@
 
 namespace outrigger {
 
+/// When a ring's misses are asked for.
+enum class MissTurn : uint8_t {
+    kInLine,  ///< after those that were told before
+    kNext,    ///< before them: the ring has fetched a part of what it needs at one time
+};
+
 /// Thread-bound: control thread.
 class IotlbMisses final {
   public:
@@ -32,7 +38,9 @@ class IotlbMisses final {
       public:
         /// Does the newest memory have it?
         [[nodiscard]] virtual bool translates(const TranslationMiss& miss) const = 0;
-        /// Is a request in hand, so that the next ones wait in the socket?
+        /// Is a request in hand, so that the next ones wait in the socket? Then nothing is sent:
+        /// a front end that serves the channel while it waits for a reply (QEMU 7.2) would take
+        /// that for the reply to its translation.
         [[nodiscard]] virtual bool is_busy() const = 0;
         /// To Virtqueue::on_miss_answered() of ring `index`.
         virtual void on_misses_answered(size_t index,
@@ -57,10 +65,19 @@ class IotlbMisses final {
 
     /// Ring `index` waits for these and, from now on, for nothing else; at most MissList::kMax.
     /// `possible`: what it takes was negotiated. Where not, they count as refused.
-    void set_misses(size_t index, std::span<const TranslationMiss> misses, bool possible);
+    ///
+    /// Memory that a request needs must be translated all at one time, and the IOTLB forgets the
+    /// oldest. So what one ring has begun (`turn`) comes before what others would begin.
+    void set_misses(size_t index,
+                    std::span<const TranslationMiss> misses,
+                    MissTurn turn,
+                    bool possible);
 
     /// Ring `index` waits for nothing any more.
-    void forget_ring(size_t index) { drop_waiter(index); }
+    void forget_ring(size_t index) { keep_waiting(index, {}); }
+
+    /// Asks for what waits: the request that was in hand is answered.
+    void send_queued();
 
   private:
     struct Key {
@@ -78,6 +95,7 @@ class IotlbMisses final {
 
     struct Entry {
         State state = State::kQueued;
+        bool is_stale = false;  // kUnanswered: asked for rings that have stopped waiting for it
         std::vector<size_t> rings{};  // that wait for it; few
     };
 
@@ -87,8 +105,9 @@ class IotlbMisses final {
         return {.iova = key.iova, .access = static_cast<Access>(key.access)};
     }
 
-    void drop_waiter(size_t index);
-    void send_queued();
+    /// Ring `index` waits for `keys` and for no others.
+    void keep_waiting(size_t index, std::vector<Key> keys);
+    void ask_again(const Key& key, Entry& entry);
     void send_one(const Key& key);
     void on_reply(const Key& key, const Result<ChannelReply, FrontendError>& reply);
     /// Tells the rings of these entries, which are then gone.
@@ -104,6 +123,7 @@ class IotlbMisses final {
     Handler& handler_;
     Entries entries_;        // bounded by rings times MissList::kMax, and kUnansweredMax
     std::deque<Key> queue_;  // those of State::kQueued, and some that are gone
+    std::map<size_t, std::vector<Key>> waits_;  // by ring: what it waits for, if still in entries_
     size_t unanswered_ = 0;
     std::optional<TimerId> timer_;
     bool told_of_no_channel_ = false;

@@ -61,14 +61,16 @@ Session::Impl::Outcome Session::Impl::invalidate_iotlb(const wire::Iotlb& iotlb)
                        kDrain);
 }
 
-void Session::Impl::on_ring_misses(size_t index, const std::vector<TranslationMiss>& misses) {
+void Session::Impl::on_ring_misses(size_t index,
+                                   const std::vector<TranslationMiss>& misses,
+                                   MissTurn turn) {
     const Vring& ring = rings_[index];
-    if (close_reason_ || !ring.started || ring.runner == nullptr) {
-        return;  // it has stopped, or is about to
+    if (close_reason_ || !ring.started || !effectively_enabled(ring) || ring.runner == nullptr) {
+        return;  // it has stopped, or is about to; or it tells all again when it is enabled
     }
     const bool possible = negotiated(wire::ProtocolFeature::kBackendReq) &&
                           negotiated(wire::ProtocolFeature::kReplyAck);
-    misses_.set_misses(index, misses, possible);
+    misses_.set_misses(index, misses, turn, possible);
 }
 
 void Session::Impl::on_misses_answered(size_t index,

@@ -68,6 +68,14 @@ void QueueRunner::stop_looking() {
     }
 }
 
+void QueueRunner::set_enabled(bool enabled) {
+    if (enabled && !enabled_) {
+        // The session forgot what it was told before.
+        queue_->tell_misses_again();
+    }
+    enabled_ = enabled;
+}
+
 void QueueRunner::set_kick(SharedFd kick) {
     unwatch_kick();
     stop_looking();
@@ -154,8 +162,9 @@ bool QueueRunner::poll() {
     if (environment_.memory_losses.load(std::memory_order_relaxed) != memory_losses_) {
         queue_->break_ring(RingError::kMemoryLost);
     }
-    if (queue_->has_new_misses()) [[unlikely]] {
-        events_.on_misses(queue_->take_misses());
+    if (queue_->has_new_misses() && enabled_ && !stopping_) [[unlikely]] {
+        events_.on_misses(queue_->take_misses(),
+                          queue_->goes_on_waiting() ? MissTurn::kNext : MissTurn::kInLine);
     }
     check_broken();
     check_memory_released();

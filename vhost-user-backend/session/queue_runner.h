@@ -13,6 +13,7 @@
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/session/counters.h"
+#include "vhost-user-backend/session/iotlb_misses.h"
 
 namespace outrigger {
 
@@ -40,8 +41,9 @@ class QueueRunner final : public WorkSource {
     struct Events {
         std::move_only_function<void(RingError)> on_broken;  ///< once, when the ring breaks
         std::move_only_function<void()> on_in_band_call;     ///< the driver wants a VRING_CALL
-        /// The ring waits for these translations, and for no others.
-        std::move_only_function<void(std::span<const TranslationMiss>)> on_misses;
+        /// The ring waits for these translations, and for no others. Never of a ring that is
+        /// disabled or stops: front ends refuse those.
+        std::move_only_function<void(std::span<const TranslationMiss>, MissTurn)> on_misses;
     };
 
     struct Environment {
@@ -70,8 +72,8 @@ class QueueRunner final : public WorkSource {
     /// a kick may have been lost while nobody watched (vhost-user "Ring states").
     [[nodiscard]] Result<void> start();
 
-    /// A ring that is not enabled keeps its requests.
-    void set_enabled(bool enabled) { enabled_ = enabled; }
+    /// A ring that is not enabled keeps its requests, and asks for nothing.
+    void set_enabled(bool enabled);
 
     void set_kick(SharedFd kick);
 

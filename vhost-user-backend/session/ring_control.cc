@@ -45,6 +45,7 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
     Vring& ring = rings_[index];
     ring.started = false;
     ring.descriptors.kick = nullptr;
+    misses_.forget_ring(index);
     if (ring.runner == nullptr) {
         on_ring_stopped(index);
         then();
@@ -67,7 +68,6 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
 
 void Session::Impl::on_ring_stopped(size_t index) {
     rings_[index].broken = false;
-    misses_.forget_ring(index);
     if (memory_->mode().iommu && !any_ring_running()) {
         // QEMU tells of nothing that the guest unmaps from now on, and starts with nothing.
         forget_translations();
@@ -124,10 +124,10 @@ QueueRunner::Events Session::Impl::runner_events(size_t index) {
                     }
                 },
             .on_misses =
-                [this, index](std::span<const TranslationMiss> misses) {
+                [this, index](std::span<const TranslationMiss> misses, MissTurn turn) {
                     environment_.control_loop.post(
-                        [this, index, list = std::vector(misses.begin(), misses.end())] {
-                            on_ring_misses(index, list);
+                        [this, index, list = std::vector(misses.begin(), misses.end()), turn] {
+                            on_ring_misses(index, list, turn);
                         });
                 }};
 }

@@ -96,6 +96,9 @@ bool Session::Impl::on_message(wire::Message message) {
         outcome = *std::exchange(finished_, std::nullopt);
     }
     answer(outcome);
+    if (!close_reason_) {
+        misses_.send_queued();
+    }
     return !close_reason_;
 }
 
@@ -252,6 +255,7 @@ void Session::Impl::finish(Outcome outcome) {
     }
     answer(outcome);
     if (!close_reason_) {
+        misses_.send_queued();
         connection_.resume();
     }
 }

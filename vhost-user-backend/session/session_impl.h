@@ -64,7 +64,7 @@ class Session::Impl final : public Connection::Handler,
         return memory_->translates(miss);
     }
 
-    [[nodiscard]] bool is_busy() const override { return waiting_; }
+    [[nodiscard]] bool is_busy() const override { return handling_ || waiting_; }
 
     void on_misses_answered(size_t index,
                             std::vector<TranslationMiss> misses,
@@ -184,7 +184,7 @@ class Session::Impl final : public Connection::Handler,
     Outcome handle_iotlb_msg(const wire::Message& message);
     Outcome update_iotlb(const wire::Iotlb& iotlb);
     Outcome invalidate_iotlb(const wire::Iotlb& iotlb);
-    void on_ring_misses(size_t index, const std::vector<TranslationMiss>& misses);
+    void on_ring_misses(size_t index, const std::vector<TranslationMiss>& misses, MissTurn turn);
 
     // vring_requests.cc
     [[nodiscard]] std::optional<size_t> ring_index(uint64_t raw) const;

@@ -282,6 +282,9 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_enable(const wire::Messag
     }
     Vring& ring = rings_[*index];
     ring.enabled = state.num == 1;
+    if (!ring.enabled) {
+        misses_.forget_ring(*index);
+    }
     if (ring.runner == nullptr && ring.enabled) {
         // A ring whose kick came before its size and addresses: it has all it needs by now.
         start_ready_rings(*index, [this, index = *index](std::optional<Refusal> refusal) {

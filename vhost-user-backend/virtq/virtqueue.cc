@@ -317,8 +317,10 @@ void Virtqueue::adopt_memory(std::shared_ptr<const MemorySnapshot> memory) {
 
 void Virtqueue::wait_for_ring(const MissList& misses) {
     if (!broken_) {
+        // Most changes of memory bring nothing for this ring, and what it told is still asked for.
+        const bool same = std::ranges::equal(misses_.all(), misses.all());
+        misses_are_new_ = !misses.empty() && (misses_are_new_ || !same);
         misses_ = misses;
-        misses_are_new_ = !misses_.empty();
     }
     may_pop_ = false;
     if (!areas_lease_) {

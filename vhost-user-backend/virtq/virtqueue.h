@@ -126,6 +126,13 @@ class Virtqueue final {
         return misses_.all();
     }
 
+    /// Does the ring wait for what it has already fetched other parts of? These may be forgotten
+    /// again while others are fetched, so such a wait should not stand in line.
+    [[nodiscard]] bool goes_on_waiting() const { return retries_ > (covered_ ? 1U : 0U); }
+
+    /// What take_misses() told was forgotten on its way: it is to be told again.
+    void tell_misses_again() { misses_are_new_ = !misses_.empty(); }
+
     /// The front end has answered to a miss, and adopt_memory() was called with what it sent. A
     /// ring that still waits for it breaks when the translation was refused, or when such answers
     /// brought nothing several times in a row; else it asks again.

@@ -149,6 +149,36 @@ TYPED_TEST(TranslationWaitTest, RingWaitsForItsOwnMemory) {
     EXPECT_FALSE(this->queue_->broken().has_value());
 }
 
+TYPED_TEST(TranslationWaitTest, RingTellsTheSameMissesOnce) {
+    this->create();
+    const auto pages = this->missing_pages();
+    this->map(kData, kPage);
+    EXPECT_FALSE(this->queue_->has_new_misses());
+    // Those that changed are told, and so are all when the session forgot them.
+    this->map(kRing, kPage);
+    EXPECT_LT(this->missing_pages().size(), pages.size());
+    this->unmap(kRing, kPage);
+    EXPECT_EQ(this->missing_pages(), pages);
+    this->queue_->tell_misses_again();
+    EXPECT_EQ(this->missing_pages(), pages);
+}
+
+TYPED_TEST(TranslationWaitTest, OnlyLaterWaitsOfOneRequestGoOn) {
+    this->map_ring();
+    this->create();
+    EXPECT_FALSE(this->queue_->goes_on_waiting());
+    constexpr uint64_t kPages = MissList::kMax + 1;
+    this->offer({this->buffer(kData, kPages * kPage)});
+    EXPECT_FALSE(this->queue_->pop().has_value());
+    EXPECT_FALSE(this->queue_->goes_on_waiting());
+    this->map(kData, (kPages - 1) * kPage);
+    EXPECT_FALSE(this->queue_->pop().has_value());
+    EXPECT_TRUE(this->queue_->goes_on_waiting());
+    this->map(kData + (kPages - 1) * kPage, kPage);
+    EXPECT_TRUE(this->queue_->pop().has_value());
+    EXPECT_FALSE(this->queue_->goes_on_waiting());
+}
+
 TYPED_TEST(TranslationWaitTest, RingThatWaitsForItsMemoryKnowsItsBase) {
     this->create();
     EXPECT_EQ(this->queue_->base().raw, TestFixture::Traits::kBase);
