@@ -91,7 +91,8 @@ class SessionScript final {
             Session::Environment{.device = device_,
                                  .control_loop = *daemon_.control,
                                  .workers = daemon_.worker_pointers,
-                                 .counters = counters_},
+                                 .counters = counters_,
+                                 .logs = logs_},
             peer_->take_back_end(),
             SessionOptions{.require_sealed =
                                (options_ & SessionScriptOptions::kRequireSealed) != 0},
@@ -201,6 +202,7 @@ class SessionScript final {
     const uint8_t options_;
     SessionDevice device_;
     SessionCounters counters_;
+    SessionLogs logs_;
     std::optional<SessionPeer> peer_;
     std::unique_ptr<Session> session_;
     size_t sessions_ = 0;

@@ -2,6 +2,7 @@
 // What breaks stays where it broke, is told, and is mended by stopping and starting.
 #include <array>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -153,6 +154,58 @@ TEST_F(HangUp, IsNoticedWhileARequestWaitsForAWorker) {
     device_.hold(false);
     reconnect();
     expect_echo();
+}
+
+// --- Front ends that put a worker to sleep -----------------------------------------------------
+
+/// Takes O_NONBLOCK off the call descriptor, which both sides share, and fills it.
+class SleepingWorker : public HangUp {
+  protected:
+    void SetUp() override {
+        if (kPortableBuild) {
+            GTEST_SKIP() << "the system has no read that never waits";
+        }
+        HangUp::SetUp();
+    }
+
+    void put_to_sleep() {
+        run();
+        const int call = queue().call_fd();
+        const int flags = ::fcntl(call, F_GETFL);
+        ASSERT_EQ(::fcntl(call, F_SETFL, flags & ~O_NONBLOCK), 0);
+        const uint64_t full = UINT64_MAX - 1;
+        // SET_VRING_CALL may have signalled it.
+        (void)drain_notification(call);
+        ASSERT_EQ(::write(call, &full, sizeof full), 8);
+        buffers().fill();
+        ASSERT_TRUE(queue().try_add(buffers().chain(), 0));
+        queue().publish_and_kick();
+        ASSERT_TRUE(eventually([&] { return device_.completed() > 0; }));
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+};
+
+TEST_F(SleepingWorker, ServesTheNextFrontEnd) {
+    put_to_sleep();
+    frontend().close();
+    EXPECT_EQ(host_->wait_closed(), CloseReason::kPeerClosed);
+    reconnect();
+    expect_echo();
+}
+
+TEST_F(SleepingWorker, ServesTheNextFrontEndAfterOneThatAskedForMore) {
+    put_to_sleep();
+    send_get_vring_base();
+    frontend().close();
+    EXPECT_EQ(host_->wait_closed(), CloseReason::kPeerClosed);
+    reconnect();
+    expect_echo();
+}
+
+TEST_F(SleepingWorker, DoesNotKeepUsFromClosing) {
+    put_to_sleep();
+    host_->close_session();
+    EXPECT_EQ(host_->wait_closed(), CloseReason::kShutdown);
 }
 
 // Only its own end of sending: a front end that waits for its last answer gets it.

@@ -77,7 +77,8 @@ driver::Frontend SessionHost::connect() {
         session_ = std::make_unique<Session>(Session::Environment{.device = device_,
                                                                   .control_loop = *loop_,
                                                                   .workers = worker_pointers_,
-                                                                  .counters = counters_},
+                                                                  .counters = counters_,
+                                                                  .logs = logs_},
                                              std::move(socket),
                                              options_.session,
                                              [this](CloseReason reason) {

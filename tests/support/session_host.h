@@ -65,6 +65,7 @@ class SessionHost final {
     Device& device_;
     SessionHostOptions options_;
     SessionCounters counters_;
+    SessionLogs logs_;
     std::vector<std::unique_ptr<Worker>> workers_;
     std::vector<Worker*> worker_pointers_;
 

@@ -4,9 +4,11 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <span>
 #include <utility>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,10 +17,16 @@
 namespace outrigger {
 namespace {
 
-Result<void> make_nonblocking_cloexec(int fd) {
+/// What a read of an eventfd takes and gives.
+constexpr size_t kEventfdBytes = 8;
+
+bool set_nonblocking(int fd) {
     const int flags = ::fcntl(fd, F_GETFL);
-    if (flags < 0 || ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0 ||
-        ::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
+    return flags >= 0 && ::fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0;
+}
+
+Result<void> make_nonblocking_cloexec(int fd) {
+    if (!set_nonblocking(fd) || ::fcntl(fd, F_SETFD, FD_CLOEXEC) != 0) {
         return failure(error_from_errno("cannot prepare a notification descriptor"));
     }
     return {};
@@ -26,12 +34,17 @@ Result<void> make_nonblocking_cloexec(int fd) {
 
 }  // namespace
 
-DrainResult drain_notification(int fd) {
-    // An eventfd gives 8 bytes; a pipe gives what was written, 8 bytes a signal or any other sum.
+DrainResult drain_notification(int fd, NotificationKind kind) {
+    // A pipe gives what was written, 8 bytes a signal or any other sum.
     std::array<std::byte, 512> buffer;
+    const std::span<std::byte> out =
+        kind == NotificationKind::kPipe ? buffer : std::span(buffer).first(kEventfdBytes);
     ssize_t count;
     do {
-        count = ::read(fd, buffer.data(), buffer.size());
+        count = platform::read_now(fd, out);
+        if (count < 0 && errno == ENOTSUP) {
+            count = ::read(fd, out.data(), out.size());
+        }
     } while (count < 0 && errno == EINTR);
     if (count > 0) {
         return DrainResult::kSignalled;
@@ -42,11 +55,16 @@ DrainResult drain_notification(int fd) {
     return errno == EAGAIN || errno == EWOULDBLOCK ? DrainResult::kEmpty : DrainResult::kBroken;
 }
 
-SignalResult send_notification(int fd) {
+SignalResult send_notification(int fd, NotificationKind kind) {
     const uint64_t one = 1;
     ssize_t count;
     do {
-        count = ::write(fd, &one, sizeof one);
+        count = kind == NotificationKind::kPipe
+                    ? platform::write_now(fd, std::as_bytes(std::span(&one, 1)))
+                    : ::write(fd, &one, sizeof one);
+        if (kind == NotificationKind::kPipe && count < 0 && errno == ENOTSUP) {
+            count = ::write(fd, &one, sizeof one);
+        }
     } while (count < 0 && errno == EINTR);
     if (count >= 0 || errno == EAGAIN || errno == EWOULDBLOCK) {
         return SignalResult::kDelivered;
@@ -54,7 +72,21 @@ SignalResult send_notification(int fd) {
     return SignalResult::kLost;
 }
 
-Result<void> check_notification_fd(int fd) {
+void release_sender(int fd, NotificationKind kind) {
+    (void)set_nonblocking(fd);
+    if (kind == NotificationKind::kPipe) {
+        return;  // who writes to it does not sleep, and what is in it is not ours
+    }
+    pollfd state{.fd = fd, .events = POLLOUT, .revents = 0};
+    if (::poll(&state, 1, 0) < 0 || (state.revents & POLLOUT) != 0) {
+        return;
+    }
+    // Nobody who means well counts to 2^64 - 2. One read empties it, and that wakes the sender.
+    std::array<std::byte, kEventfdBytes> counter;
+    (void)platform::read_now(fd, counter);
+}
+
+Result<NotificationKind> check_notification_fd(int fd) {
     struct stat status {};
 
     if (::fstat(fd, &status) != 0) {
@@ -66,7 +98,8 @@ Result<void> check_notification_fd(int fd) {
         return failure(
             Error{.message = "a notification descriptor is neither an eventfd nor a pipe"});
     }
-    return make_nonblocking_cloexec(fd);
+    OUTRIGGER_TRY(make_nonblocking_cloexec(fd));
+    return anonymous ? NotificationKind::kAnonymous : NotificationKind::kPipe;
 }
 
 Result<Notifier> Notifier::create(Kind kind) {

@@ -23,8 +23,19 @@ enum class DrainResult : uint8_t {
     kBroken,     ///< not something that can be read as a notification
 };
 
-/// Takes what is pending: at most one buffer's worth, never blocks while O_NONBLOCK holds.
-[[nodiscard]] DrainResult drain_notification(int fd);
+/// What a received descriptor is, as far as one can tell.
+enum class NotificationKind : uint8_t {
+    kAnonymous,  ///< an eventfd, or another anonymous inode
+    kPipe,       ///< a pipe or a FIFO
+};
+
+/// Takes what is pending, at most one buffer's worth. Never blocks on Linux 5.8 and later, nor
+/// elsewhere while O_NONBLOCK holds.
+///
+/// Of an anonymous inode exactly 8 bytes are read, which only eventfds and timers give. A signalfd
+/// of the front end would yield the signals of our process, and they would be gone.
+[[nodiscard]] DrainResult drain_notification(int fd,
+                                             NotificationKind kind = NotificationKind::kAnonymous);
 
 /// Whether a signal was delivered.
 enum class SignalResult : uint8_t {
@@ -33,13 +44,30 @@ enum class SignalResult : uint8_t {
 };
 
 /// Writes 8 bytes of value 1. Never raises SIGPIPE in a process that ignores it (the daemon shell
-/// does); never blocks while O_NONBLOCK holds.
-[[nodiscard]] SignalResult send_notification(int fd);
+/// does); never blocks while O_NONBLOCK holds, and a pipe not even without it where the system can
+/// (Linux 6.4).
+[[nodiscard]] SignalResult send_notification(int fd,
+                                             NotificationKind kind = NotificationKind::kAnonymous);
+
+/// Sets O_NONBLOCK again and wakes who sleeps in send_notification() of a full eventfd, because
+/// somebody else took the flag off and filled it. Never waits; any thread. A signal that waits to
+/// be read stays.
+void release_sender(int fd, NotificationKind kind);
 
 /// Accepts an eventfd or another anonymous-inode descriptor, a pipe or a FIFO, and sets O_NONBLOCK
 /// and FD_CLOEXEC on it. Refuses files, directories, sockets and devices, which are readable for
 /// ever and would make a worker spin.
-[[nodiscard]] Result<void> check_notification_fd(int fd);
+[[nodiscard]] Result<NotificationKind> check_notification_fd(int fd);
+
+/// A descriptor that passed the check, and what it is.
+struct NotificationFd {
+    UniqueFd fd;
+    NotificationKind kind;
+
+    [[nodiscard]] int get() const { return fd.get(); }
+
+    [[nodiscard]] bool valid() const { return fd.valid(); }
+};
 
 /// A wake-up of our own: an eventfd where the build uses them (on Linux, but for the portable
 /// build), a pipe elsewhere or when asked for.

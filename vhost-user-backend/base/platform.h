@@ -34,6 +34,12 @@ struct PipeEnds {
 /// An eventfd, non-blocking and close-on-exec; ENOSYS where the system has none.
 [[nodiscard]] UniqueFd open_eventfd();
 
+/// read() and write() that never wait, whether or not O_NONBLOCK is set: whoever shares the open
+/// file can take that flag off at any time. -1 with EAGAIN instead of a wait, and with ENOTSUP
+/// where the system or this kind of file has no such way (no eventfd can be written like this).
+[[nodiscard]] ssize_t read_now(int fd, std::span<std::byte> out);
+[[nodiscard]] ssize_t write_now(int fd, std::span<const std::byte> bytes);
+
 // --- Sockets -----------------------------------------------------------------------------------
 
 /// socket(AF_UNIX, type, 0), close-on-exec. `type` is SOCK_STREAM or SOCK_DGRAM alone.

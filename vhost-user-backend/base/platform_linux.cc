@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,6 +34,17 @@ Result<PipeEnds> open_pipe() {
 
 UniqueFd open_eventfd() {
     return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+ssize_t read_now(int fd, std::span<std::byte> out) {
+    const iovec part{.iov_base = out.data(), .iov_len = out.size()};
+    return ::preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+}
+
+ssize_t write_now(int fd, std::span<const std::byte> bytes) {
+    // SAFETY: the system call takes readable and writable buffers by one type; it only reads.
+    const iovec part{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
+    return ::pwritev2(fd, &part, 1, -1, RWF_NOWAIT);
 }
 
 UniqueFd open_unix_socket(int type) {

@@ -74,6 +74,16 @@ UniqueFd open_eventfd() {
     return refuse_as_missing();
 }
 
+ssize_t read_now(int /*fd*/, std::span<std::byte> /*out*/) {
+    errno = ENOTSUP;
+    return -1;
+}
+
+ssize_t write_now(int /*fd*/, std::span<const std::byte> /*bytes*/) {
+    errno = ENOTSUP;
+    return -1;
+}
+
 UniqueFd open_unix_socket(int type) {
     UniqueFd fd(::socket(AF_UNIX, type, 0));
     if (!fd.valid()) {

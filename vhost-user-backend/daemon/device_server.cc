@@ -82,7 +82,8 @@ void DeviceServer::serve(UniqueFd connection) {
     session_ = std::make_unique<Session>(Session::Environment{.device = environment_.device,
                                                               .control_loop = environment_.loop,
                                                               .workers = environment_.workers,
-                                                              .counters = counters_},
+                                                              .counters = counters_,
+                                                              .logs = logs_},
                                          std::move(connection),
                                          environment_.session,
                                          [this](CloseReason reason) { on_closed(reason); });

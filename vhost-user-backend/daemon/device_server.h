@@ -66,6 +66,7 @@ class DeviceServer final {
     Endpoint endpoint_;
     std::move_only_function<void()> on_finished_;
     SessionCounters counters_;
+    SessionLogs logs_;
     LogLimiter session_log_{20};  // a front end may come and go as often as it likes
     std::unique_ptr<Session> session_;
     std::optional<WatchId> listen_watch_;

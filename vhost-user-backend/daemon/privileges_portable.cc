@@ -15,8 +15,4 @@ Result<void> drop_privileges() {
     return {};
 }
 
-Result<void> enter_sandbox() {
-    return {};
-}
-
 }  // namespace outrigger

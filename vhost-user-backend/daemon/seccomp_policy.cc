@@ -28,8 +28,10 @@ constexpr SystemCallRule kEveryThread[] = {
     // Descriptors that are open: rings' notifications, wake-ups, log lines.
     {.name = "read"},
     {.name = "readv"},
+    {.name = "preadv2"},  // without a wait, whatever the flags of the file
     {.name = "write"},
     {.name = "writev"},
+    {.name = "pwritev2"},
     {.name = "close"},
     // A descriptor cannot become another one, nor send signals.
     {.name = "fcntl", .tests = {argument_is(1, F_GETFD)}},
@@ -65,7 +67,7 @@ constexpr SystemCallRule kEveryThread[] = {
     {.name = "gettid"},
     {.name = "exit"},
     {.name = "exit_group"},
-    // Signals: the SIGBUS guard, and abort() when we find a bug. tgkill: own_rules().
+    // Signals: the SIGBUS guard, and abort() when we find a bug. tgkill: at the end of policy_of().
     {.name = "rt_sigaction"},
     {.name = "rt_sigprocmask"},
     {.name = "rt_sigreturn"},

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "vhost-user-backend/base/checked_math.h"
-#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/session/frontend_handle.h"
 
 namespace outrigger {
@@ -45,9 +44,11 @@ BackendRequests::BackendRequests(EventLoop& loop,
                                  std::string_view device_name,
                                  size_t ring_count,
                                  std::span<const uint64_t> shared_memory_bytes,
+                                 LogLimiter& log,
                                  Handler& handler)
     : loop_(loop),
       device_name_(device_name),
+      log_(log),
       handler_(handler),
       handle_(std::make_shared<FrontendHandle>(loop, *this)),
       shared_memory_(shared_memory_bytes),
@@ -74,7 +75,8 @@ void BackendRequests::on_channel_end(BackendChannel::End reason) {
     // The channel itself stays until the next one: it is on the stack.
     switch (reason) {
         case BackendChannel::End::kHungUp:
-            log(LogLevel::kInfo, "{}: the front end closed the back-end channel", device_name_);
+            log_.log(
+                LogLevel::kInfo, "{}: the front end closed the back-end channel", device_name_);
             return;
         case BackendChannel::End::kViolated:
             handler_.on_channel_violated();

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/frontend.h"
 #include "vhost-user-backend/session/backend_channel.h"
 #include "vhost-user-backend/session/shared_memory_book.h"
@@ -41,6 +42,7 @@ class BackendRequests final {
                     std::string_view device_name,
                     size_t ring_count,
                     std::span<const uint64_t> shared_memory_bytes,
+                    LogLimiter& log,
                     Handler& handler);
     BackendRequests(const BackendRequests&) = delete;
     BackendRequests& operator=(const BackendRequests&) = delete;
@@ -110,6 +112,7 @@ class BackendRequests final {
 
     EventLoop& loop_;
     std::string_view device_name_;
+    LogLimiter& log_;
     Handler& handler_;
     std::shared_ptr<FrontendHandle> handle_;
     std::unique_ptr<BackendChannel> channel_;

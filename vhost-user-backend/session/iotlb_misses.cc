@@ -6,7 +6,6 @@
 #include <iterator>
 #include <utility>
 
-#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/wire/messages.h"
 
 namespace outrigger {
@@ -22,11 +21,13 @@ IotlbMisses::IotlbMisses(EventLoop& loop,
                          std::string_view device_name,
                          BackendRequests& requests,
                          SessionCounters& counters,
+                         LogLimiter& log,
                          Handler& handler)
     : loop_(loop),
       device_name_(device_name),
       requests_(requests),
       counters_(counters),
+      log_(log),
       handler_(handler) {}
 
 IotlbMisses::~IotlbMisses() {
@@ -64,10 +65,10 @@ void IotlbMisses::set_misses(size_t index,
         return;
     }
     if (!queue_.empty() && !std::exchange(told_of_no_channel_, true)) {
-        log(LogLevel::kWarning,
-            "{}: the guest has an IOMMU, but its front end did not negotiate BACKEND_REQ and "
-            "REPLY_ACK or gave no channel: translations cannot be asked for",
-            device_name_);
+        log_.log(LogLevel::kWarning,
+                 "{}: the guest has an IOMMU, but its front end did not negotiate BACKEND_REQ and "
+                 "REPLY_ACK or gave no channel: translations cannot be asked for",
+                 device_name_);
     }
     refuse_queued();
 }

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/guest/iotlb.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/session/backend_requests.h"
@@ -58,6 +59,7 @@ class IotlbMisses final {
                 std::string_view device_name,
                 BackendRequests& requests,
                 SessionCounters& counters,
+                LogLimiter& log,
                 Handler& handler);
     IotlbMisses(const IotlbMisses&) = delete;
     IotlbMisses& operator=(const IotlbMisses&) = delete;
@@ -120,6 +122,7 @@ class IotlbMisses final {
     std::string_view device_name_;
     BackendRequests& requests_;
     SessionCounters& counters_;
+    LogLimiter& log_;
     Handler& handler_;
     Entries entries_;        // bounded by rings times MissList::kMax, and kUnansweredMax
     std::deque<Key> queue_;  // those of State::kQueued, and some that are gone

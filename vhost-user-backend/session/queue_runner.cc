@@ -99,7 +99,7 @@ void QueueRunner::set_call(SharedFd call) {
 
 void QueueRunner::on_kick() {
     // The worker polls every source after its callbacks: reading the signal is all there is to do.
-    switch (drain_notification(descriptors_.kick->get())) {
+    switch (drain_notification(descriptors_.kick->get(), descriptors_.kick->kind)) {
         case DrainResult::kSignalled:
             empty_kicks_ = 0;
             environment_.counters.kicks_received.add();
@@ -127,7 +127,8 @@ void QueueRunner::signal_call() {
         }
         return;
     }
-    if (send_notification(descriptors_.call->get()) == SignalResult::kDelivered) {
+    if (send_notification(descriptors_.call->get(), descriptors_.call->kind) ==
+        SignalResult::kDelivered) {
         environment_.counters.calls_sent.add();
     } else {
         environment_.counters.calls_lost.add();
@@ -197,7 +198,7 @@ void QueueRunner::check_broken() {
     // The session first: who is told by the descriptor may ask for the status at once.
     events_.on_broken(*error);
     if (has_fd(descriptors_.err)) {
-        (void)send_notification(descriptors_.err->get());
+        (void)send_notification(descriptors_.err->get(), descriptors_.err->kind);
     }
 }
 

@@ -10,7 +10,7 @@
 #include <optional>
 #include <span>
 
-#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/base/notifier.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/iotlb_misses.h"
@@ -18,7 +18,7 @@
 namespace outrigger {
 
 /// A descriptor that the control thread and a worker hold together.
-using SharedFd = std::shared_ptr<const UniqueFd>;
+using SharedFd = std::shared_ptr<const NotificationFd>;
 
 /// The descriptors of a ring. Null or empty ones do not exist: no kick means that the ring is
 /// polled (vhost-user SET_VRING_KICK), no call that the driver polls, unless messages take their

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Starting and stopping rings, and waiting for their workers.
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
+#include "vhost-user-backend/base/notifier.h"
 #include "vhost-user-backend/session/feature_offer.h"
 #include "vhost-user-backend/session/session_impl.h"
 
 namespace outrigger {
+namespace {
+
+/// How soon a session that closes looks again for workers that its front end put to sleep.
+constexpr auto kReleaseInterval = std::chrono::milliseconds(100);
+
+}  // namespace
 
 void Session::Impl::for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then) {
     auto on_control = [this, then = std::move(then)]() mutable {
@@ -87,6 +95,17 @@ void Session::Impl::stop_all_rings(Continuation then) {
     }
 }
 
+void Session::Impl::release_workers() {
+    for (const auto& known : ring_fds_) {
+        if (const SharedFd fd = known.lock()) {
+            release_sender(fd->get(), fd->kind);
+        }
+    }
+    // A worker may come to a descriptor later, and who is still there may have filled it again.
+    release_timer_ = environment_.control_loop.start_timer(
+        EventLoop::Clock::now() + kReleaseInterval, [this] { release_workers(); });
+}
+
 bool Session::Impl::suspended() const {
     return std::ranges::none_of(
         rings_, [](const Vring& ring) { return ring.started || ring.runner != nullptr; });
@@ -160,11 +179,11 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         poison(index);
         return;
     }
-    broken_log_.log(LogLevel::kWarning,
-                    "{}: ring {} stopped, the guest's driver broke it: {}",
-                    identity_.name,
-                    index,
-                    describe(error));
+    environment_.logs.broken.log(LogLevel::kWarning,
+                                 "{}: ring {} stopped, the guest's driver broke it: {}",
+                                 identity_.name,
+                                 index,
+                                 describe(error));
 }
 
 /// Zeroes are in the place of guest memory. What other rings read may be just that.
@@ -172,7 +191,7 @@ void Session::Impl::poison(size_t first_index) {
     if (std::exchange(poisoned_, true)) {
         return;
     }
-    poison_log_.log(
+    environment_.logs.poison.log(
         LogLevel::kError,
         "{}: the front end truncated guest memory, which ring {} was the first to find; "
         "every ring has stopped until the front end stops and starts it with other memory",
@@ -243,11 +262,11 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
                 environment_.counters.rings_started.add();
                 requests_.on_state_changed();
             } else {
-                refusal_log_.log(LogLevel::kWarning,
-                                 "{}: ring {} cannot start: {}",
-                                 identity_.name,
-                                 index,
-                                 started->error().message);
+                environment_.logs.refusal.log(LogLevel::kWarning,
+                                              "{}: ring {} cannot start: {}",
+                                              identity_.name,
+                                              index,
+                                              started->error().message);
                 rings_[index].runner.reset();
             }
             then();
@@ -288,11 +307,11 @@ void Session::Impl::start_ready_rings(std::optional<size_t> asked,
         if (asked == index) {
             progress->refusal = refusal;
         } else {
-            refusal_log_.log(LogLevel::kWarning,
-                             "{}: ring {} cannot start: {}",
-                             identity_.name,
-                             index,
-                             describe(*refusal));
+            environment_.logs.refusal.log(LogLevel::kWarning,
+                                          "{}: ring {} cannot start: {}",
+                                          identity_.name,
+                                          index,
+                                          describe(*refusal));
         }
         one_done();
     }

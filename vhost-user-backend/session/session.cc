@@ -38,14 +38,26 @@ Session::Impl::Impl(const Environment& environment,
                 identity_.name,
                 identity_.queue_count,
                 abilities_.shared_memory,
+                environment.logs.channel,
                 *this),
-      misses_(environment.control_loop, identity_.name, requests_, environment.counters, *this),
+      misses_(environment.control_loop,
+              identity_.name,
+              requests_,
+              environment.counters,
+              environment.logs.translation,
+              *this),
       connection_(environment.control_loop, std::move(socket), options.message_timeout, *this) {
     OUTRIGGER_ASSERT(!environment.workers.empty() && identity_.queue_count > 0);
     OUTRIGGER_ASSERT(identity_.queue_count <= wire::kVringFdIndexMask + 1);
     OUTRIGGER_ASSERT(abilities_.shared_memory.size() <= std::size(wire::ShmemConfig{}.sizes));
     environment_.counters.sessions_opened.add();
     environment_.device.on_frontend(requests_.frontend());
+}
+
+Session::Impl::~Impl() {
+    if (release_timer_) {
+        environment_.control_loop.cancel_timer(*release_timer_);
+    }
 }
 
 // --- One request -------------------------------------------------------------------------------
@@ -289,12 +301,12 @@ void Session::Impl::answer(const Outcome& outcome) {
 void Session::Impl::answer_refusal(Refusal refusal) {
     environment_.counters.refused.add(refusal);
     const wire::RequestDescription* request = wire::find_frontend_request(request_);
-    refusal_log_.log(LogLevel::kWarning,
-                     "{}: refused {} ({}): {}",
-                     identity_.name,
-                     request != nullptr ? request->name : "a request",
-                     request_,
-                     describe(refusal));
+    environment_.logs.refusal.log(LogLevel::kWarning,
+                                  "{}: refused {} ({}): {}",
+                                  identity_.name,
+                                  request != nullptr ? request->name : "a request",
+                                  request_,
+                                  describe(refusal));
     constexpr uint64_t kFailed = 1;
     switch (reply_rule_) {
         case wire::ReplyRule::kAck:
@@ -348,6 +360,7 @@ void Session::Impl::close(CloseReason reason) {
     }
     close_reason_ = reason;
     environment_.counters.closed.add(reason);
+    release_workers();
     if (!waiting_) {
         begin_close();
         return;

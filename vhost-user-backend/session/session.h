@@ -14,6 +14,7 @@
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/counters.h"
+#include "vhost-user-backend/session/session_logs.h"
 
 namespace outrigger {
 
@@ -39,6 +40,7 @@ class Session final {
         EventLoop& control_loop;
         std::span<Worker* const> workers;  ///< queue i runs on worker i modulo their count
         SessionCounters& counters;
+        SessionLogs& logs;
     };
 
     using OnClosed = std::move_only_function<void(CloseReason)>;

@@ -45,6 +45,9 @@ class Session::Impl final : public Connection::Handler,
          UniqueFd socket,
          const SessionOptions& options,
          OnClosed on_closed);
+    Impl(const Impl&) = delete;
+    Impl& operator=(const Impl&) = delete;
+    ~Impl();
 
     void close(CloseReason reason);
 
@@ -137,6 +140,8 @@ class Session::Impl final : public Connection::Handler,
     void for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then);
     void stop_ring(size_t index, Continuation then);
     void stop_all_rings(Continuation then);
+    /// Wakes workers that the front end put to sleep, now and again until the session has ended.
+    void release_workers();
     [[nodiscard]] bool any_ring_running() const;
     void on_ring_broken(size_t index, RingError error);
     void poison(size_t first_index);
@@ -206,7 +211,7 @@ class Session::Impl final : public Connection::Handler,
         SharedFd fd;
     };
 
-    [[nodiscard]] Result<RingFd, Refusal> take_ring_fd(wire::Message& message) const;
+    [[nodiscard]] Result<RingFd, Refusal> take_ring_fd(wire::Message& message);
     [[nodiscard]] bool address_is_possible(const wire::VringAddress& address,
                                            std::optional<uint16_t> size) const;
     [[nodiscard]] VirtqueueConfig queue_config(const Vring& ring) const;
@@ -243,9 +248,9 @@ class Session::Impl final : public Connection::Handler,
     bool closing_ = false;
     std::atomic<uint32_t> memory_losses_ = 0;  // read by the workers
     bool poisoned_ = false;  // guest memory was lost: no ring of this session went on
-    LogLimiter refusal_log_;
-    LogLimiter broken_log_;
-    LogLimiter poison_log_;
+    // Every descriptor of a ring that we or a worker hold; release_workers() needs them.
+    std::vector<std::weak_ptr<const NotificationFd>> ring_fds_;
+    std::optional<TimerId> release_timer_;
     BackendRequests requests_;
     IotlbMisses misses_;
     Connection connection_;  // last: it may call back as soon as it exists

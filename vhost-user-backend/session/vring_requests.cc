@@ -141,7 +141,7 @@ Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message&
     return later();
 }
 
-Result<Session::Impl::RingFd, Refusal> Session::Impl::take_ring_fd(wire::Message& message) const {
+Result<Session::Impl::RingFd, Refusal> Session::Impl::take_ring_fd(wire::Message& message) {
     const auto value = payload_as<uint64_t>(message);
     // Bits 9 to 63 are reserved: with any of them set, the index is not what was meant.
     if ((value & ~(wire::kVringFdIndexMask | wire::kVringFdNone)) != 0) {
@@ -155,10 +155,14 @@ Result<Session::Impl::RingFd, Refusal> Session::Impl::take_ring_fd(wire::Message
         return RingFd{.index = *index, .fd = nullptr};
     }
     UniqueFd fd = std::move(message.fds[0]);
-    if (!check_notification_fd(fd.get())) {
+    const auto kind = check_notification_fd(fd.get());
+    if (!kind) {
         return failure(Refusal::kNotificationFd);
     }
-    return RingFd{.index = *index, .fd = std::make_shared<const UniqueFd>(std::move(fd))};
+    auto shared = std::make_shared<const NotificationFd>(std::move(fd), *kind);
+    std::erase_if(ring_fds_, [](const auto& known) { return known.expired(); });
+    ring_fds_.push_back(shared);
+    return RingFd{.index = *index, .fd = std::move(shared)};
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& message) {

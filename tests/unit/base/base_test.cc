@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -157,6 +161,11 @@ TEST(LogLimiter, LetsAsManyLinesThroughAsItIsToldAndNotOneMore) {
     EXPECT_FALSE(limiter.allow(suppressed));
 }
 
+NotificationKind check_kind(Notifier::Kind kind) {
+    return kind == Notifier::Kind::kPipe || kPortableBuild ? NotificationKind::kPipe
+                                                           : NotificationKind::kAnonymous;
+}
+
 class NotifierKinds : public testing::TestWithParam<Notifier::Kind> {};
 
 TEST_P(NotifierKinds, SignalsUntilDrained) {
@@ -228,6 +237,109 @@ TEST(NotificationCheck, TakesEventfdsAndPipesAndMakesThemNonBlocking) {
     const UniqueFd reader(ends[0]);
     const UniqueFd writer(ends[1]);
     EXPECT_TRUE(check_notification_fd(reader.get()).has_value());
+}
+
+TEST(NotificationCheck, TellsPipesFromOthers) {
+    const UniqueFd event(::eventfd(0, 0));
+    EXPECT_EQ(check_notification_fd(event.get()).value(), NotificationKind::kAnonymous);
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const UniqueFd reader(ends[0]);
+    const UniqueFd writer(ends[1]);
+    EXPECT_EQ(check_notification_fd(reader.get()).value(), NotificationKind::kPipe);
+    EXPECT_EQ(check_notification_fd(writer.get()).value(), NotificationKind::kPipe);
+}
+
+// A signalfd yields the signals of whoever reads: ours, which would be gone.
+TEST(Notification, ASignalfdTakesNoSignalAway) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigset_t before;
+    ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &set, &before), 0);
+    const UniqueFd signals(::signalfd(-1, &set, SFD_NONBLOCK));
+    ASSERT_EQ(check_notification_fd(signals.get()).value(), NotificationKind::kAnonymous);
+    ASSERT_EQ(::raise(SIGUSR1), 0);
+
+    EXPECT_EQ(drain_notification(signals.get()), DrainResult::kBroken);
+
+    sigset_t pending;
+    ASSERT_EQ(::sigpending(&pending), 0);
+    EXPECT_EQ(sigismember(&pending, SIGUSR1), 1);
+    const timespec now{};
+    (void)::sigtimedwait(&set, nullptr, &now);
+    ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+}
+
+TEST(Notification, AFloodInAPipeIsTakenInLargePieces) {
+    const Notifier notifier = Notifier::create(Notifier::Kind::kPipe).value();
+    for (int i = 0; i < 60; ++i) {
+        notifier.signal();
+    }
+    const int fd = notifier.read_fd();
+    EXPECT_EQ(drain_notification(fd, NotificationKind::kPipe), DrainResult::kSignalled);
+    EXPECT_EQ(drain_notification(fd, NotificationKind::kPipe), DrainResult::kEmpty);
+}
+
+// What follows: who shares the open file takes O_NONBLOCK off, which these would wait for ever by.
+
+void make_blocking(int fd) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    ASSERT_EQ(::fcntl(fd, F_SETFL, flags & ~O_NONBLOCK), 0);
+}
+
+TEST_P(NotifierKinds, AReadDoesNotWaitWithoutONonblock) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the system has no such read";
+    }
+    const Notifier notifier = Notifier::create(GetParam()).value();
+    make_blocking(notifier.read_fd());
+    const auto kind = check_kind(GetParam());
+    EXPECT_EQ(drain_notification(notifier.read_fd(), kind), DrainResult::kEmpty);
+}
+
+TEST(Notification, AFullPipeDoesNotWaitWithoutONonblock) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the system has no such write";
+    }
+    const Notifier notifier = Notifier::create(Notifier::Kind::kPipe).value();
+    const std::array<char, 4096> filler{};
+    while (::write(notifier.write_fd(), filler.data(), filler.size()) > 0) {
+    }
+    make_blocking(notifier.write_fd());
+    EXPECT_EQ(send_notification(notifier.write_fd(), NotificationKind::kPipe),
+              SignalResult::kDelivered);
+}
+
+TEST(Notification, ASenderThatSleepsIsReleased) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the system has no such read";
+    }
+    const UniqueFd event(::eventfd(0, 0));
+    const uint64_t full = UINT64_MAX - 1;
+    ASSERT_EQ(::write(event.get(), &full, sizeof full), 8);
+    std::atomic<bool> sent = false;
+    std::thread sender([&] {
+        EXPECT_EQ(send_notification(event.get()), SignalResult::kDelivered);
+        sent = true;
+    });
+    // Asleep or about to be: it is released either way.
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_FALSE(sent);
+
+    release_sender(event.get(), NotificationKind::kAnonymous);
+
+    sender.join();
+    EXPECT_EQ(drain_notification(event.get()), DrainResult::kSignalled);
+}
+
+TEST(Notification, AReleaseLeavesSignalsThatWait) {
+    const UniqueFd event(::eventfd(3, 0));
+    release_sender(event.get(), NotificationKind::kAnonymous);
+    uint64_t count = 0;
+    ASSERT_EQ(::read(event.get(), &count, sizeof count), 8);
+    EXPECT_EQ(count, 3U);
+    EXPECT_NE(::fcntl(event.get(), F_GETFL) & O_NONBLOCK, 0);
 }
 
 TEST(NotificationCheck, RefusesWhatIsReadableForEver) {
