@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
+
 #include "tests/support/channel_test.h"
 
 namespace outrigger::testing {
@@ -180,7 +182,7 @@ class SleepingWorker : public HangUp {
         buffers().fill();
         ASSERT_TRUE(queue().try_add(buffers().chain(), 0));
         queue().publish_and_kick();
-        ASSERT_TRUE(eventually([&] { return device_.completed() > 0; }));
+        ASSERT_TRUE(eventually([&] { return device_.answered() > 0; }));
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
     }
 };

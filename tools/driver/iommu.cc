@@ -102,11 +102,11 @@ void Iommu::run() {
         if (::poll(&waited, 1, kLookMs) <= 0) {
             continue;
         }
-        const auto request = channel_->receive();
+        auto request = channel_->receive();
         if (!request) {
             return;
         }
-        answer_miss(*request);
+        answer_miss(*std::move(request));
     }
 }
 
@@ -122,7 +122,7 @@ void Iommu::send_update(Frontend& frontend,
                           .padding = {}});
 }
 
-void Iommu::answer_miss(const wire::Message& request) {
+void Iommu::answer_miss(wire::Message request) {
     constexpr uint8_t kReadWrite = 3;
     wire::Iotlb miss{};
     if (request.header.request != static_cast<uint32_t>(wire::BackendRequest::kIotlbMsg) ||
@@ -165,7 +165,7 @@ void Iommu::answer_miss(const wire::Message& request) {
             send_update(frontend_, page, page, kReadWrite);
             return;
         case MissAnswer::kNothing:
-            unanswered_.push_back(request);
+            unanswered_.push_back(std::move(request));
             return;
         case MissAnswer::kSuccessAlone:
         case MissAnswer::kRefusal:

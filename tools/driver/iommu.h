@@ -92,7 +92,7 @@ class Iommu final {
   private:
     [[nodiscard]] wire::MemoryRegion region_of(uint64_t page) const;
     void run();
-    void answer_miss(const wire::Message& request);
+    void answer_miss(wire::Message request);
     void send_update(Frontend& frontend, uint64_t iova, uint64_t target_iova, uint8_t permissions);
 
     Frontend& frontend_;
