@@ -231,6 +231,12 @@ bool FuzzMemory::holds(const iovec& segment, Table table) const {
     return spot_of(segment, table).has_value();
 }
 
+void FuzzMemory::check_released() const {
+    for (size_t i = 0; i < snapshots_.size(); ++i) {
+        OUTRIGGER_ASSERT(static_cast<Table>(i) == current_ || snapshots_[i].use_count() == 1);
+    }
+}
+
 void FuzzMemory::check() const {
     for (const Backing& backing : backings_) {
         const std::byte* const found = backing.region->data();

@@ -113,6 +113,10 @@ class FuzzMemory final {
     /// still holds a snapshot.
     void check() const;
 
+    /// Aborts when somebody holds a snapshot other than the current one: a ring that has nothing in
+    /// flight does not.
+    void check_released() const;
+
   private:
     /// One mapping, and what its bytes should be.
     struct Backing {

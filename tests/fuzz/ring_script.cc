@@ -591,11 +591,7 @@ void RingScript::finish() {
         const uint32_t base = queue_->base().raw;
         OUTRIGGER_ASSERT(base >> 16 == (base & 0xffff));
     }
-    // A ring that has nothing in flight holds no memory but what it was given last.
-    for (size_t i = 0; i < static_cast<size_t>(FuzzMemory::Table::kCount); ++i) {
-        const auto table = static_cast<FuzzMemory::Table>(i);
-        OUTRIGGER_ASSERT(table == memory_.current() || memory_.snapshot(table).use_count() == 1);
-    }
+    memory_.check_released();
     queue_.reset();
 }
 

@@ -237,12 +237,13 @@ TYPED_TEST(TranslationWaitTest, SearchBehindAMissIsBounded) {
     this->create();
     const uint64_t iova = 0x5'0000'0000;
     for (uint64_t page = 1; page < kPages; ++page) {
-        ASSERT_TRUE(this->iotlb_
-                        .update({.iova = iova + page * kPage,
-                                 .size = kPage,
-                                 .target = GuestMemory::kFrontendShift + kData + page % 2 * kPage,
-                                 .access = Access::kReadWrite})
-                        .has_value());
+        ASSERT_TRUE(
+            this->iotlb_
+                .update({.iova = iova + page * kPage,
+                         .size = kPage,
+                         .target = GuestMemory::kFrontendShift + kData + page % 2 * 2 * kPage,
+                         .access = Access::kReadWrite})
+                .has_value());
     }
     this->adopt(MemorySnapshot::Withdrawn::kNothing);
     const typename TestFixture::Descriptor wide = {.address = iova,
