@@ -264,9 +264,6 @@ TEST_P(BlkDaemonTest, Row13DaemonOutlivesMemoryThatIsTruncatedUnderLoad) {
 }
 
 TEST_P(BlkDaemonTest, RequireSealedRefusesMemoryThatCanBeTruncated) {
-    if (kPortableBuild) {
-        GTEST_SKIP() << "the portable build has no seals";
-    }
     start({GetParam(), "--require-sealed"});
     {
         driver::Frontend frontend = connect();
@@ -279,6 +276,9 @@ TEST_P(BlkDaemonTest, RequireSealedRefusesMemoryThatCanBeTruncated) {
         ASSERT_TRUE(driver::negotiate(frontend, {}));
         EXPECT_EQ(frontend.add_mem_reg(memory, unsealed), driver::Answer::kRefused);
         ASSERT_TRUE(daemon_->wait_complained("--require-sealed"));
+    }
+    if (kPortableBuild) {
+        return;  // it has no seals, so it takes nobody's memory
     }
     WritingGuest guest(connect());
     guest.write_until(100);

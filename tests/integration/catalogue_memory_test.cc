@@ -212,10 +212,18 @@ class RequireSealed : public Catalogue {
                         .session = {.message_timeout = kPatience, .require_sealed = true}}) {}
 
     void SetUp() override {
+        // Without seals all memory is refused, and no ring comes up.
         if (kPortableBuild) {
-            GTEST_SKIP() << "the portable build has no seals";
+            negotiate({});
+        } else {
+            run();
         }
-        run();
+    }
+
+    void expect_echo_where_sealed() {
+        if (!kPortableBuild) {
+            expect_echo();
+        }
     }
 
     [[nodiscard]] driver::RegionId add_backed_by(driver::RegionBacking backing) {
@@ -228,6 +236,11 @@ class RequireSealed : public Catalogue {
 
 TEST_F(RequireSealed, MemfdThatCannotShrinkIsAccepted) {
     const auto sealed = add_backed_by(driver::RegionBacking::kDefault);
+    if (kPortableBuild) {
+        expect_refusal(Refusal::kMemoryFile,
+                       [&] { return frontend().add_mem_reg(memory_, sealed); });
+        return;
+    }
     EXPECT_EQ(frontend().add_mem_reg(memory_, sealed), Answer::kAccepted);
     EXPECT_EQ(frontend().set_mem_table(memory_), Answer::kAccepted);
     expect_echo();
@@ -237,13 +250,13 @@ TEST_F(RequireSealed, Row13MemoryWithoutASealIsRefused) {
     const auto unsealed = add_backed_by(driver::RegionBacking::kPosixObject);
     expect_refusal(Refusal::kMemoryFile, [&] { return frontend().add_mem_reg(memory_, unsealed); });
     expect_refusal(Refusal::kMemoryFile, [&] { return frontend().set_mem_table(memory_); });
-    expect_echo();
+    expect_echo_where_sealed();
 }
 
 TEST_F(RequireSealed, Row13FileIsRefused) {
     const auto file = add_backed_by(driver::RegionBacking::kUnlinkedFile);
     expect_refusal(Refusal::kMemoryFile, [&] { return frontend().add_mem_reg(memory_, file); });
-    expect_echo();
+    expect_echo_where_sealed();
 }
 
 TEST_F(CatalogueMemory, Row14RemMemRegIsAnsweredOnlyAfterTheRequestsInFlight) {

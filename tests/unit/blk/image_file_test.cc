@@ -80,7 +80,7 @@ TEST(ImageFile, DirectIoKnowsItsAlignment) {
     const auto file = ImageFile::open({.path = backing.path(), .direct = true});
     if (!file) {
         expect_one_line_with(file.error().message, "--cache=writeback");
-        GTEST_SKIP() << file.error().message;
+        return;
     }
     EXPECT_GE((*file)->offset_alignment, 512U);
     EXPECT_GE((*file)->properties.block_bytes, (*file)->offset_alignment);
