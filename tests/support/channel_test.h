@@ -31,7 +31,10 @@ class ChannelTest : public SessionTest {
         FeatureSet(~uint64_t{0}).without(bit(ProtocolFeature::kGpaAddresses));
     static constexpr uint64_t kPage = 65536;  // a multiple of every page size that there is
 
-    ChannelTest() : SessionTest({.has_abilities = true}, SessionHostOptions{}) {}
+    ChannelTest() : ChannelTest(SessionHostOptions{}) {}
+
+    explicit ChannelTest(const SessionHostOptions& host)
+        : SessionTest({.has_abilities = true}, host) {}
 
     [[nodiscard]] static driver::BringUpOptions everything_without(ProtocolFeature feature) {
         return {.protocol_features = kEverything.without(bit(feature))};

@@ -41,9 +41,13 @@ bool may_be_channel(int fd) {
            address.ss_family == AF_UNIX && !platform::leads_to_this_process(fd);
 }
 
-BackendChannel::BackendChannel(EventLoop& loop, UniqueFd socket, OnEnd on_end)
+BackendChannel::BackendChannel(EventLoop& loop,
+                               UniqueFd socket,
+                               std::chrono::milliseconds message_timeout,
+                               OnEnd on_end)
     : loop_(loop),
       socket_(std::move(socket)),
+      message_timeout_(message_timeout),
       on_end_(std::move(on_end)),
       stream_(socket_.get(), wire::MessageStream::Expect::kReplies) {
     watch_ = loop_.watch_readable(socket_.get(), [this] { on_readable(); });
@@ -56,6 +60,7 @@ BackendChannel::~BackendChannel() {
     if (timer_) {
         loop_.cancel_timer(*timer_);
     }
+    disarm_stall_timer();
 }
 
 // --- Sending -----------------------------------------------------------------------------------
@@ -142,8 +147,12 @@ void BackendChannel::on_timer() {
 void BackendChannel::on_readable() {
     for (int turn = 0; turn < kRepliesPerTurn && !ended_; ++turn) {
         wire::Message message;
-        const wire::StreamStatus status = stream_.try_receive(message);
+        const wire::StreamStatus status = stream_.try_receive(message, fds_max());
+        disarm_stall_timer();
         if (status == wire::StreamStatus::kIncomplete) {
+            if (stream_.inside_message()) {
+                arm_stall_timer();
+            }
             return;
         }
         if (status == wire::StreamStatus::kEnded) {
@@ -157,15 +166,31 @@ void BackendChannel::on_readable() {
     }
 }
 
+size_t BackendChannel::fds_max() const {
+    return !unanswered_.empty() && has_own_reply(unanswered_.front().request) ? 1 : 0;
+}
+
+void BackendChannel::arm_stall_timer() {
+    stall_timer_ = loop_.start_timer(EventLoop::Clock::now() + message_timeout_, [this] {
+        stall_timer_.reset();
+        end_by_peer(End::kViolated);
+    });
+}
+
+void BackendChannel::disarm_stall_timer() {
+    if (stall_timer_) {
+        loop_.cancel_timer(*std::exchange(stall_timer_, std::nullopt));
+    }
+}
+
 bool BackendChannel::accept(wire::Message message) {
     if (unanswered_.empty()) {
         return false;
     }
     const wire::BackendRequest request = unanswered_.front().request;
     ChannelReply reply;
-    const size_t fds_max = has_own_reply(request) ? 1 : 0;
     if (message.header.request != static_cast<uint32_t>(request) ||
-        message.payload.size() != sizeof reply.value || message.fds.size() > fds_max) {
+        message.payload.size() != sizeof reply.value || message.fds.size() > fds_max()) {
         return false;
     }
     std::memcpy(&reply.value, message.payload.data(), sizeof reply.value);
@@ -197,6 +222,8 @@ void BackendChannel::end() {
     if (timer_) {
         loop_.cancel_timer(*std::exchange(timer_, std::nullopt));
     }
+    disarm_stall_timer();
+    stream_.drop_partial();
     socket_.reset();
     for (OnReply& on_reply : std::exchange(done_, {})) {
         on_reply(ChannelReply{});

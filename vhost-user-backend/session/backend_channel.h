@@ -8,6 +8,7 @@
 /// vhost-user "Back-end communication".
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -49,7 +50,7 @@ class BackendChannel final {
     /// Why the channel ended by itself.
     enum class End : uint8_t {
         kHungUp,    ///< the front end closed it: the session goes on
-        kViolated,  ///< it sent what is no answer to any request
+        kViolated,  ///< it sent what is no answer to any request, or not the rest of one
     };
 
     /// Called once at most, from the loop; must not destroy the channel.
@@ -58,8 +59,12 @@ class BackendChannel final {
     /// Requests that are not answered yet, sent or not.
     static constexpr size_t kUnansweredMax = 1024;
 
-    /// `socket` as may_be_channel() wants it.
-    BackendChannel(EventLoop& loop, UniqueFd socket, OnEnd on_end);
+    /// `socket` as may_be_channel() wants it. An answer that has begun must go on within
+    /// `message_timeout`: until it is whole its descriptor is held here, and that may be anything.
+    BackendChannel(EventLoop& loop,
+                   UniqueFd socket,
+                   std::chrono::milliseconds message_timeout,
+                   OnEnd on_end);
     BackendChannel(const BackendChannel&) = delete;
     BackendChannel& operator=(const BackendChannel&) = delete;
     /// What is unanswered is dropped without a call: end() comes first.
@@ -99,15 +104,20 @@ class BackendChannel final {
     void call_soon(EventLoop::Clock::time_point when);
     void on_timer();
     void on_readable();
+    [[nodiscard]] size_t fds_max() const;
+    void arm_stall_timer();
+    void disarm_stall_timer();
     [[nodiscard]] bool accept(wire::Message message);
     void end_by_peer(End reason);
 
     EventLoop& loop_;
     UniqueFd socket_;
+    std::chrono::milliseconds message_timeout_;
     OnEnd on_end_;
     wire::MessageStream stream_;
     std::optional<WatchId> watch_;
     std::optional<TimerId> timer_;
+    std::optional<TimerId> stall_timer_;
     std::deque<Outgoing> unsent_;        // in the order of sending
     std::deque<Unanswered> unanswered_;  // sent; in the order of sending, so of the answers
     std::vector<OnReply> done_;          // sent, and nothing answers them

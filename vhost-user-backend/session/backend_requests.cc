@@ -44,10 +44,12 @@ BackendRequests::BackendRequests(EventLoop& loop,
                                  std::string_view device_name,
                                  size_t ring_count,
                                  std::span<const uint64_t> shared_memory_bytes,
+                                 std::chrono::milliseconds message_timeout,
                                  LogLimiter& log,
                                  Handler& handler)
     : loop_(loop),
       device_name_(device_name),
+      message_timeout_(message_timeout),
       log_(log),
       handler_(handler),
       handle_(std::make_shared<FrontendHandle>(loop, *this)),
@@ -67,7 +69,9 @@ void BackendRequests::set_channel(UniqueFd socket) {
         channel_->end();
     }
     channel_ = std::make_unique<BackendChannel>(
-        loop_, std::move(socket), [this](BackendChannel::End reason) { on_channel_end(reason); });
+        loop_, std::move(socket), message_timeout_, [this](BackendChannel::End reason) {
+            on_channel_end(reason);
+        });
     on_state_changed();
 }
 

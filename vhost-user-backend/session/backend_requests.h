@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string_view>
@@ -42,6 +43,7 @@ class BackendRequests final {
                     std::string_view device_name,
                     size_t ring_count,
                     std::span<const uint64_t> shared_memory_bytes,
+                    std::chrono::milliseconds message_timeout,
                     LogLimiter& log,
                     Handler& handler);
     BackendRequests(const BackendRequests&) = delete;
@@ -112,6 +114,7 @@ class BackendRequests final {
 
     EventLoop& loop_;
     std::string_view device_name_;
+    std::chrono::milliseconds message_timeout_;
     LogLimiter& log_;
     Handler& handler_;
     std::shared_ptr<FrontendHandle> handle_;

@@ -26,7 +26,7 @@ StreamStatus MessageStream::accept_header() {
     return StreamStatus::kIncomplete;
 }
 
-StreamStatus MessageStream::try_receive(Message& message) {
+StreamStatus MessageStream::try_receive(Message& message, size_t fds_max) {
     // Exactly the header first, then exactly the payload: descriptors stay with their message, and
     // a message behind this one stays in the socket. Bounded: each turn receives a byte or leaves.
     while (true) {
@@ -50,6 +50,9 @@ StreamStatus MessageStream::try_receive(Message& message) {
             if (!received.fds.empty()) {
                 if (!first_byte) {
                     return StreamStatus::kFdsInsideMessage;
+                }
+                if (received.fds.size() > fds_max) {
+                    return StreamStatus::kTooManyFds;
                 }
                 partial_.fds = std::move(received.fds);
             }

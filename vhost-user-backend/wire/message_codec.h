@@ -31,7 +31,7 @@ enum class StreamStatus : uint8_t {
     kBadVersion,        ///< version is not 1
     kUnexpectedReply,   ///< a request with the reply flag, or a reply without it
     kTooLarge,          ///< payload above kPayloadBytesMax
-    kTooManyFds,        ///< above kMessageFdsMax, or some were lost on the way (EMFILE)
+    kTooManyFds,        ///< more than may come now, or some were lost on the way (EMFILE)
     kFdsInsideMessage,  ///< descriptors on bytes behind the first of a message
 };
 
@@ -43,8 +43,14 @@ class MessageStream final {
     /// `socket` is borrowed.
     MessageStream(int socket, Expect expect) : socket_(socket), expect_(expect) {}
 
-    /// Reads what is there. The socket may be blocking or not; call it when it is readable.
-    [[nodiscard]] StreamStatus try_receive(Message& message);
+    /// Reads what is there. The socket may be blocking or not; call it when it is readable. A
+    /// message that begins now may bring `fds_max` descriptors: more are closed at its first byte,
+    /// and not kept until the rest has come.
+    [[nodiscard]] StreamStatus try_receive(Message& message, size_t fds_max = kMessageFdsMax);
+
+    /// Closes the descriptors of a message whose rest nobody waits for; the stream is unusable
+    /// then.
+    void drop_partial() { partial_ = {}; }
 
     /// True when part of a message has come: the peer owes the rest soon.
     [[nodiscard]] bool inside_message() const { return header_bytes_ > 0; }
