@@ -189,6 +189,15 @@ TEST_F(DaemonTest, MissingSocketIsAUsageError) {
               "--help)\n");
 }
 
+TEST_F(DaemonTest, WrongSandboxModeIsAUsageErrorThatNamesTheModes) {
+    EXPECT_EQ(run({"--socket-path=" + socket_.string(), "--sandbox=off"}), kUsage);
+
+    EXPECT_EQ(daemon_->complained(),
+              "outrigger-rng: --sandbox takes one of on, log, none, not 'off' (see --help)\n");
+    EXPECT_EQ(daemon_->printed(), "");
+    EXPECT_FALSE(socket_exists());
+}
+
 TEST_F(DaemonTest, ZeroQuotaIsAUsageError) {
     EXPECT_EQ(run({"--socket-path=" + socket_.string(), "--max-bytes=0"}), kUsage);
     EXPECT_FALSE(socket_exists());

@@ -307,6 +307,18 @@ class IommuCrowdTest : public IommuTest {
 
     IommuCrowdTest()
         : IommuTest({.queue_count = kRings, .memory_bytes = 48 << 20}, {.queue_count = kRings}) {}
+
+    /// Ten thousand pages take their time under sanitizers: as long as any are asked for.
+    [[nodiscard]] bool answered(uint16_t index) {
+        uint64_t misses = 0;
+        while (misses != iommu().misses()) {
+            misses = iommu().misses();
+            if (eventually([&] { return guest().queue(index).poll_used().has_value(); })) {
+                return true;
+            }
+        }
+        return false;
+    }
 };
 
 TEST_F(IommuCrowdTest, LargeRequestsOnAllRingsAreAnswered) {
@@ -334,8 +346,7 @@ TEST_F(IommuCrowdTest, LargeRequestsOnAllRingsAreAnswered) {
     }
     for (uint16_t index = 0; index < kRings; ++index) {
         for (int turn = 0; turn < kTurns; ++turn) {
-            ASSERT_TRUE(eventually([&] { return guest().queue(index).poll_used().has_value(); }))
-                << index;
+            ASSERT_TRUE(answered(index)) << index;
         }
     }
     EXPECT_EQ(counters().rings_broken.total(), 0U);

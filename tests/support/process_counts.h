@@ -28,6 +28,14 @@ struct ProcessCounts {
     [[nodiscard]] static ProcessCounts of(pid_t process);
 };
 
+/// Do the two functions below see only what is ours? A sanitizer remembers every access and thread
+/// in memory of the same process.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kMemoryIsOurs = false;
+#else
+inline constexpr bool kMemoryIsOurs = true;
+#endif
+
 /// Lines of /proc/PID/maps: all mappings there are. Not among the counts, because the heap and
 /// the stacks of libraries come and go by a few; compare with a margin.
 [[nodiscard]] size_t mappings_of(pid_t process);

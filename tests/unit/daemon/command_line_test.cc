@@ -113,6 +113,37 @@ TEST(CommandLine, TakesEveryThreadOption) {
     EXPECT_EQ(line->devices[0].poll_max, std::chrono::microseconds(25));
 }
 
+TEST(CommandLine, SandboxIsOnUnlessToldOtherwise) {
+    const auto line = parse({"--socket-path=/s"});
+    ASSERT_TRUE(line);
+
+    EXPECT_EQ(line->sandbox, SandboxMode::kOn);
+}
+
+TEST(CommandLine, TakesEverySandboxMode) {
+    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=on"}).value().sandbox, SandboxMode::kOn);
+    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=log"}).value().sandbox, SandboxMode::kLog);
+    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=none"}).value().sandbox, SandboxMode::kNone);
+}
+
+TEST(CommandLine, RefusesOtherSandboxModes) {
+    EXPECT_EQ(refusal({"--socket-path=/s", "--sandbox=off"}),
+              "--sandbox takes one of on, log, none, not 'off'");
+    EXPECT_NE(refusal({"--socket-path=/s", "--sandbox="}), "accepted");
+    EXPECT_NE(refusal({"--socket-path=/s", "--sandbox=On"}), "accepted");
+    EXPECT_NE(refusal({"--socket-path=/s", "--sandbox=on "}), "accepted");
+}
+
+TEST(CommandLine, SandboxGivenTwiceIsRefused) {
+    EXPECT_EQ(refusal({"--socket-path=/s", "--sandbox=none", "--sandbox=on"}),
+              "--sandbox is given twice");
+}
+
+TEST(CommandLine, SandboxIsOfTheProcessAndNotOfADevice) {
+    EXPECT_EQ(refusal({"--device=socket-path=/s,sandbox=none"}),
+              "--device socket-path=/s,sandbox=none: a device has no option sandbox");
+}
+
 TEST(CommandLine, FlagTakesNoWord) {
     EXPECT_EQ(refusal({"--socket-path=/s", "--read-only", "on"}), "'on' is not an option");
 }
