@@ -67,7 +67,8 @@ class Frontend {
     /// Makes `object` known to other devices, which ask for it by Device::shared_object().
     [[nodiscard]] virtual bool add_shared_object(const Uuid& object, OnDone on_done) = 0;
     [[nodiscard]] virtual bool remove_shared_object(const Uuid& object, OnDone on_done) = 0;
-    /// Asks for an object of another device.
+    /// Asks for an object of another device. What comes is whatever descriptor the front end chose,
+    /// but not its own end of a session, which could not end as long as the device held it.
     [[nodiscard]] virtual bool look_up_shared_object(const Uuid& object, OnFound on_found) = 0;
 
     /// Lets the guest see `source` at `range`. kValue: not aligned, outside the region, or over

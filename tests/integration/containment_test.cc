@@ -18,6 +18,10 @@ constexpr uint64_t kNeedsReset = 64;
 
 class Containment : public ChannelTest {
   protected:
+    Containment() = default;
+
+    explicit Containment(const EchoDeviceOptions& device) : ChannelTest(device) {}
+
     void break_ring(size_t index = 0) {
         const uint64_t broken = counters().rings_broken.total();
         const std::array<driver::Segment, 1> nowhere{
@@ -36,9 +40,9 @@ class Containment : public ChannelTest {
     }
 
     /// A second region of a file that can shrink, and does. No ring lies in it.
-    driver::RegionId lose_memory() {
+    driver::RegionId lose_memory(GuestAddr address = GuestAddr{1ULL << 32}) {
         const auto region = memory_
-                                .add_region({.guest_address = GuestAddr{1ULL << 32},
+                                .add_region({.guest_address = address,
                                              .size = 1 << 20,
                                              .backing = driver::RegionBacking::kUnlinkedFile})
                                 .value();
@@ -119,6 +123,29 @@ TEST_F(Containment, RingsComeBackOneByOneWhenTheLostMemoryIsGone) {
     EXPECT_EQ(frontend().get_status().value() & kNeedsReset, 0U);
     expect_echo(1);
     EXPECT_EQ(counters().rings_broken.total(), 2U);
+}
+
+class ContainmentOfThree : public Containment {
+  protected:
+    ContainmentOfThree() : Containment({.queue_count = 3, .has_abilities = true}) {}
+};
+
+// A ring that was left broken by an earlier loss does not hide the next one.
+TEST_F(ContainmentOfThree, ASecondLossStopsTheRingsThatCameBack) {
+    run({.protocol_features = kEverything, .queue_count = 3});
+    const auto first = lose_memory();
+    touch(first, 0);
+    EXPECT_TRUE(eventually([&] { return counters().rings_broken.total() == 3; }));
+    ASSERT_EQ(frontend().rem_mem_reg(memory_, first), Answer::kAccepted);
+    restart(0);
+    restart(1);
+    expect_echo(0);
+    expect_echo(1);
+    const auto second = lose_memory(GuestAddr{1ULL << 33});
+    touch(second, 0);
+    EXPECT_TRUE(queue(1).wait_error(driver::after(kPatience)));
+    EXPECT_TRUE(eventually([&] { return counters().rings_broken.total() == 5; }));
+    EXPECT_EQ(counters().rings_broken.value(RingError::kMemoryLost), 5U);
 }
 
 // --- Hang-ups ----------------------------------------------------------------------------------

@@ -46,6 +46,20 @@ bool contains(const std::string& text, std::string_view part) {
     return text.find(part) != std::string::npos;
 }
 
+/// SET_BACKEND_REQ_FD with `fd`, after whatever it needs. Whether it is taken is not asked.
+void give_as_channel(Frontend& frontend, int fd) {
+    const unsigned channel_bit = wire::bit(wire::ProtocolFeature::kBackendReq);
+    ASSERT_TRUE(driver::negotiate(frontend, {.protocol_features = FeatureSet::of({channel_bit})}));
+    ASSERT_TRUE(frontend.protocol_features().has(channel_bit));
+    frontend.set_ack_policy(driver::AckPolicy::kNever);
+    EXPECT_TRUE(driver::went_well(frontend.set_backend_req_fd(fd)));
+}
+
+/// ... and then it is gone.
+void give_own_socket_as_channel(Frontend frontend) {
+    give_as_channel(frontend, frontend.socket());
+}
+
 /// A guest that uses the device behind `frontend`.
 struct Guest {
     explicit Guest(Frontend connected) : frontend(std::move(connected)) {
@@ -351,21 +365,42 @@ TEST_F(DaemonTest, SecondFrontEndWaitsForTheFirst) {
 // Who holds the other end of a connection never sees it end: a front end that dies after it gave
 // its own socket away as the back-end channel would keep the device for ever.
 TEST_F(DaemonTest, FrontEndThatGivesItsOwnSocketAsChannelIsMissed) {
-    if (kPortableBuild) {
-        GTEST_SKIP() << "the system does not tell whose socket it is";
-    }
     start_listening();
+
+    give_own_socket_as_channel(connect());
+
+    EXPECT_EQ(Guest(connect()).draw(), 4096U);
+}
+
+TEST_F(DaemonTest, FrontEndOfAnInheritedPairThatGivesItsOwnSocketAsChannelIsMissed) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the ends of a pair have no names there";
+    }
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+    UniqueFd theirs(ends[1]);
+    Frontend frontend{UniqueFd(ends[0])};
+    start({"--fd=9"}, {{theirs.get(), 9}});
+    theirs.reset();
+
+    give_own_socket_as_channel(std::move(frontend));
+
+    EXPECT_EQ(daemon_->wait(), kClean);
+}
+
+// Each session would hold the other one's end.
+TEST_F(DaemonTest, FrontEndsThatGiveEachOthersSocketsAsChannelsAreMissed) {
+    const fs::path other = folder_ / "other.sock";
+    start({"--device=socket-path=" + socket_.string(), "--device=socket-path=" + other.string()});
     {
-        Frontend frontend = connect();
-        const unsigned channel_bit = wire::bit(wire::ProtocolFeature::kBackendReq);
-        ASSERT_TRUE(
-            driver::negotiate(frontend, {.protocol_features = FeatureSet::of({channel_bit})}));
-        ASSERT_TRUE(frontend.protocol_features().has(channel_bit));
-        frontend.set_ack_policy(driver::AckPolicy::kNever);
-        EXPECT_TRUE(driver::went_well(frontend.set_backend_req_fd(frontend.socket())));
+        Frontend first = connect();
+        Frontend second = connect_to(other);
+        give_as_channel(first, second.socket());
+        give_as_channel(second, first.socket());
     }
 
     EXPECT_EQ(Guest(connect()).draw(), 4096U);
+    EXPECT_EQ(Guest(connect_to(other)).draw(), 4096U);
 }
 
 TEST_F(DaemonTest, ExitOnDisconnectEndsCleanly) {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the back end asks on its own channel, seen from the front end's end of it.
+#include <chrono>
+#include <thread>
 #include <vector>
 
 #include <sys/socket.h>
@@ -243,6 +245,35 @@ TEST_F(ChannelMessages, AChannelThatIsNotReadDelaysNothingElse) {
                   Answer::kUnasked);
     }
     EXPECT_EQ(error_of(asked.back()), kNoError);
+}
+
+// "While all vrings are stopped, the device must not send any messages to the front-end."
+TEST_F(ChannelMessages, WhatAFullChannelDidNotTakeWaitsWhileTheDeviceIsSuspended) {
+    run({.protocol_features = kEverything});
+    constexpr int kSmallest = 1;
+    auto opened = driver::ChannelEnd::open(frontend(), kSmallest);
+    ASSERT_TRUE(opened);
+    channel_.emplace(*std::move(opened));
+    channel_->set_time_limit(kPatience);
+    constexpr int kAsked = 100;
+    std::vector<Done> asked;
+    for (int i = 0; i < kAsked; ++i) {
+        asked.push_back(add(kObject));
+    }
+    settle();
+    ASSERT_TRUE(queue().stop(frontend()));
+    int seen = 0;
+    for (; channel().has_input(); ++seen) {
+        (void)expect_request(BackendRequest::kSharedObjectAdd);
+    }
+    ASSERT_LT(seen, kAsked);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_FALSE(channel().has_input());
+    queue().reset();
+    EXPECT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    for (; seen < kAsked; ++seen) {
+        (void)expect_request(BackendRequest::kSharedObjectAdd);
+    }
 }
 
 TEST_F(ChannelMessages, AChannelThatIsClosedEndsAloneAndItsRequestsKnow) {

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 #include "tests/support/channel_test.h"
@@ -113,6 +114,20 @@ TEST_F(ChannelViolations, AnAnswerThatEndsHalfwayEndsTheSession) {
     channel().close();
     EXPECT_EQ(error_of(done), FrontendError::kGone);
     expect_violation();
+}
+
+// By itself it breaks no rule: only the session could not end as long as we held it.
+TEST_F(ChannelViolations, TheFrontEndsOwnEndIsNeitherAChannelNorAnObject) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the ends of a pair have no names there";
+    }
+    const int own_end = frontend().socket();
+    expect_refusal(Refusal::kChannelFd, [&] { return frontend().set_backend_req_fd(own_end); });
+    auto found = look_up(kObject);
+    EXPECT_EQ(channel().reply(expect_request(BackendRequest::kSharedObjectLookup), 0, own_end),
+              Answer::kUnasked);
+    EXPECT_EQ(error_of(found), FrontendError::kRefused);
+    expect_echo();
 }
 
 // The rest may never come, and what came with the first byte may be what keeps the session open.

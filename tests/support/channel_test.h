@@ -33,6 +33,9 @@ class ChannelTest : public SessionTest {
 
     ChannelTest() : ChannelTest(SessionHostOptions{}) {}
 
+    explicit ChannelTest(const EchoDeviceOptions& device)
+        : SessionTest(device, SessionHostOptions{}) {}
+
     explicit ChannelTest(const SessionHostOptions& host)
         : SessionTest({.has_abilities = true}, host) {}
 

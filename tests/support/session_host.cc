@@ -7,6 +7,8 @@
 #include <string_view>
 #include <utility>
 
+#include "vhost-user-backend/base/platform.h"
+
 #include "tests/support/wait.h"
 
 namespace outrigger::testing {
@@ -68,6 +70,7 @@ void SessionHost::on_control(EventLoop::Task task) {
 driver::Frontend SessionHost::connect() {
     auto [frontend, socket] = driver::create_connected_pair().value();
     frontend.set_time_limit(kPatience);
+    (void)platform::name_socket(socket.get());
     on_control([this, &socket] {
         OUTRIGGER_ASSERT(session_ == nullptr);
         {

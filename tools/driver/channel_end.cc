@@ -12,7 +12,7 @@
 
 namespace outrigger::driver {
 
-Result<ChannelEnd, Answer> ChannelEnd::open(Frontend& frontend) {
+Result<ChannelEnd, Answer> ChannelEnd::open(Frontend& frontend, int send_bytes) {
     std::array<int, 2> ends{};
     if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()) != 0) {
         return failure(Answer::kMalformed);
@@ -21,6 +21,10 @@ Result<ChannelEnd, Answer> ChannelEnd::open(Frontend& frontend) {
     const UniqueFd theirs(ends[1]);
     ::fcntl(ours.get(), F_SETFD, FD_CLOEXEC);
     ::fcntl(theirs.get(), F_SETFD, FD_CLOEXEC);
+    if (send_bytes != 0 &&
+        ::setsockopt(theirs.get(), SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes) != 0) {
+        return failure(Answer::kMalformed);
+    }
     const Answer answer = frontend.set_backend_req_fd(theirs.get());
     if (!went_well(answer)) {
         return failure(answer);

@@ -23,8 +23,9 @@ class ChannelEnd final {
     template <class T>
     using Reply = Result<T, Answer>;
 
-    /// Makes a channel and gives its other end to the back end: SET_BACKEND_REQ_FD.
-    [[nodiscard]] static Reply<ChannelEnd> open(Frontend& frontend);
+    /// Makes a channel and gives its other end to the back end: SET_BACKEND_REQ_FD. With
+    /// `send_bytes` the back end can send about as much before somebody reads; 0: the system's.
+    [[nodiscard]] static Reply<ChannelEnd> open(Frontend& frontend, int send_bytes = 0);
 
     void set_time_limit(std::chrono::milliseconds limit) { time_limit_ = limit; }
 

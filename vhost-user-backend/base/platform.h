@@ -54,9 +54,9 @@ struct PipeEnds {
 /// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
 [[nodiscard]] ssize_t send_message(int socket, const msghdr& message);
 
-/// Was the other end accepted by this process, from a listening socket of its own? False also where
-/// the system does not tell.
-[[nodiscard]] bool leads_to_this_process(int connection);
+/// Gives a Unix socket, which may be connected, a name of its own that leaves no file behind,
+/// unless it has a name. False where the system has no such names, or none to spare.
+[[nodiscard]] bool name_socket(int socket);
 
 /// Who is at the other end, as far as the system tells: "pid 12, uid 0", "uid 0", "unknown peer".
 [[nodiscard]] std::string describe_peer(int connection);

@@ -63,21 +63,12 @@ ssize_t send_message(int socket, const msghdr& message) {
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-bool leads_to_this_process(int connection) {
-    // For the end that called connect() the credentials are those of the process that listens.
-    // Sockets of a pair have no name, and so are left alone: their ends may both be here.
-    ucred peer{};
-    socklen_t bytes = sizeof peer;
-    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
-        peer.pid != ::getpid()) {
-        return false;
-    }
-    sockaddr_storage address{};
-    bytes = sizeof address;
-    // SAFETY: the socket API takes every address family through sockaddr; getpeername() writes
-    // sizeof(address) bytes at most, and sockaddr_storage is aligned for all of them.
-    return ::getpeername(connection, reinterpret_cast<sockaddr*>(&address), &bytes) == 0 &&
-           bytes > sizeof address.ss_family;
+bool name_socket(int socket) {
+    // An address that ends behind the family: the kernel chooses an abstract name that nobody has.
+    // A socket that has a name keeps it. Also right for one that is connected (unix(7),
+    // "autobind").
+    const sockaddr family{.sa_family = AF_UNIX, .sa_data = {}};
+    return ::bind(socket, &family, sizeof family.sa_family) == 0;
 }
 
 std::string describe_peer(int connection) {

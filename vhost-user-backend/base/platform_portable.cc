@@ -134,8 +134,8 @@ ssize_t send_message(int socket, const msghdr& message) {
 #endif
 }
 
-bool leads_to_this_process(int /*connection*/) {
-    return false;
+bool name_socket(int /*socket*/) {
+    return false;  // a name would be a file
 }
 
 std::string describe_peer([[maybe_unused]] int connection) {

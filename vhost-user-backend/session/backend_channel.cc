@@ -7,7 +7,7 @@
 
 #include <sys/socket.h>
 
-#include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/session/session_name.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger {
@@ -38,7 +38,7 @@ bool may_be_channel(int fd) {
     // SAFETY: the socket API takes every address family through sockaddr; getpeername() writes
     // sizeof(address) bytes at most, and sockaddr_storage is aligned for all of them.
     return ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &bytes) == 0 &&
-           address.ss_family == AF_UNIX && !platform::leads_to_this_process(fd);
+           address.ss_family == AF_UNIX && !leads_to_session(fd);
 }
 
 BackendChannel::BackendChannel(EventLoop& loop,
@@ -82,10 +82,20 @@ void BackendChannel::send(ChannelRequest request, OnReply on_reply) {
     send_unsent();
 }
 
+void BackendChannel::hold(bool held) {
+    held_ = held;
+    if (!ended_) {
+        send_unsent();
+    }
+}
+
 void BackendChannel::send_unsent() {
     // Bounded by kUnansweredMax.
     while (!unsent_.empty() && !send_failed_) {
         Outgoing& next = unsent_.front();
+        if (held_ && next.sent == 0) {
+            return;
+        }
         const int fd = next.fd.get();
         const bool attach = next.sent == 0 && next.fd.valid();
         const wire::SendResult result =

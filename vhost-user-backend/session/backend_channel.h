@@ -38,8 +38,8 @@ struct ChannelReply {
     UniqueFd fd{};       ///< only SHARED_OBJECT_LOOKUP brings one
 };
 
-/// May `fd` be a channel: one end of a connected Unix stream socket? Not the front end's own end of
-/// a connection to this daemon: whoever holds that end never sees the connection close.
+/// May `fd` be a channel: one end of a connected Unix stream socket? Not a front end's own end of
+/// a session (leads_to_session()).
 [[nodiscard]] bool may_be_channel(int fd);
 
 /// Thread-bound: control thread.
@@ -82,6 +82,9 @@ class BackendChannel final {
     /// need_reply, no reply of its own) succeeds when it was sent.
     void send(ChannelRequest request, OnReply on_reply);
 
+    /// While `held`, no request is begun; one that is half sent is finished.
+    void hold(bool held);
+
     /// Closes the socket and calls back for everything that is unanswered. Idempotent.
     void end();
 
@@ -121,6 +124,7 @@ class BackendChannel final {
     std::deque<Outgoing> unsent_;        // in the order of sending
     std::deque<Unanswered> unanswered_;  // sent; in the order of sending, so of the answers
     std::vector<OnReply> done_;          // sent, and nothing answers them
+    bool held_ = false;
     bool send_failed_ = false;
     bool ended_ = false;
 };

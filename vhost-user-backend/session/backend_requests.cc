@@ -5,6 +5,7 @@
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/session/frontend_handle.h"
+#include "vhost-user-backend/session/session_name.h"
 
 namespace outrigger {
 namespace {
@@ -99,6 +100,7 @@ void BackendRequests::send(wire::BackendRequest request,
                            std::vector<std::byte> payload,
                            UniqueFd fd,
                            BackendChannel::OnReply on_reply) {
+    channel_->hold(handler_.suspended());
     channel_->send({.request = request,
                     .payload = std::move(payload),
                     .fd = std::move(fd),
@@ -107,6 +109,9 @@ void BackendRequests::send(wire::BackendRequest request,
 }
 
 void BackendRequests::on_state_changed() {
+    if (channel_ != nullptr) {
+        channel_->hold(handler_.suspended());
+    }
     send_config_change();
     for (size_t index = 0; index < ring_signals_.size(); ++index) {
         send_signal(RingSignal::kCall, index);
@@ -239,7 +244,8 @@ void BackendRequests::look_up_shared_object(const Uuid& object, Frontend::OnFoun
         [on_found = std::move(on_found)](Result<ChannelReply, FrontendError> reply) mutable {
             if (!reply) {
                 on_found(failure(reply.error()));
-            } else if (reply->value != 0 || !reply->fd.valid()) {
+            } else if (reply->value != 0 || !reply->fd.valid() ||
+                       leads_to_session(reply->fd.get())) {
                 on_found(failure(FrontendError::kRefused));
             } else {
                 on_found(std::move(reply->fd));

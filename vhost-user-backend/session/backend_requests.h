@@ -62,14 +62,15 @@ class BackendRequests final {
     /// Is there a channel, and room in it for one request more?
     [[nodiscard]] bool can_send() const { return channel_ != nullptr && channel_->has_room(); }
 
-    /// Sends when can_send(), whatever the state of the rings; NEED_REPLY where REPLY_ACK was
-    /// negotiated. `on_reply` as BackendChannel::send() has it.
+    /// Queues when can_send(), whatever the state of the rings; what does not go out before the
+    /// device is suspended waits. NEED_REPLY where REPLY_ACK was negotiated. `on_reply` as
+    /// BackendChannel::send() has it.
     void send(wire::BackendRequest request,
               std::vector<std::byte> payload,
               UniqueFd fd,
               BackendChannel::OnReply on_reply);
 
-    /// Looks again at what waits: a ring started, or a feature was negotiated.
+    /// Looks again at what waits: a ring started or stopped, or a feature was negotiated.
     void on_state_changed();
 
     /// VRING_CALL or VRING_ERR. One of a kind and ring is unanswered at a time; signals that come

@@ -52,7 +52,7 @@ std::string_view describe(Refusal refusal) {
         case Refusal::kState:
             return "not possible in this state";
         case Refusal::kRingIndex:
-            return "no ring of that index";
+            return "no ring of that index, or junk beside it";
         case Refusal::kRingSize:
             return "impossible ring size";
         case Refusal::kRingBase:

@@ -150,6 +150,7 @@ bool QueueRunner::poll() {
         waiting_ = false;
     }
     bool worked = false;
+    check_memory();  // what is available may be zeroes of our own
     if (may_process() && queue_->has_available()) {
         if (std::exchange(kicks_enabled_, false)) {
             queue_->suppress_kicks();
@@ -158,11 +159,7 @@ bool QueueRunner::poll() {
         worked = true;
     }
     publish();
-    queue_->check_memory();
-    // Relaxed: the session wakes the worker by a post, which orders what must be.
-    if (environment_.memory_losses.load(std::memory_order_relaxed) != memory_losses_) {
-        queue_->break_ring(RingError::kMemoryLost);
-    }
+    check_memory();
     if (queue_->has_new_misses() && enabled_ && !stopping_) [[unlikely]] {
         events_.on_misses(queue_->take_misses(),
                           queue_->goes_on_waiting() ? MissTurn::kNext : MissTurn::kInLine);
@@ -188,6 +185,14 @@ bool QueueRunner::prepare_sleep() {
     // True when requests came between the last look and the arming: they may have seen kicks
     // suppressed, so nobody would wake us for them.
     return !queue_->enable_kicks();
+}
+
+void QueueRunner::check_memory() {
+    queue_->check_memory();
+    // Relaxed: the session wakes the worker by a post, which orders what must be.
+    if (environment_.memory_losses.load(std::memory_order_relaxed) != memory_losses_) {
+        queue_->break_ring(RingError::kMemoryLost);
+    }
 }
 
 void QueueRunner::check_broken() {

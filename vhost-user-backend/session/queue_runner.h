@@ -72,6 +72,9 @@ class QueueRunner final : public WorkSource {
     /// a kick may have been lost while nobody watched (vhost-user "Ring states").
     [[nodiscard]] Result<void> start();
 
+    /// Any thread: the session's count when the ring was made.
+    [[nodiscard]] uint32_t memory_losses_at_start() const { return memory_losses_; }
+
     /// A ring that is not enabled keeps its requests, and asks for nothing.
     void set_enabled(bool enabled);
 
@@ -111,6 +114,7 @@ class QueueRunner final : public WorkSource {
     void on_kick();
     void signal_call();
     void publish();
+    void check_memory();
     void check_broken();
     void check_memory_released();
     void finish_stop();
@@ -124,7 +128,7 @@ class QueueRunner final : public WorkSource {
     Done memory_released_;
     Done looked_;  // of kick_in_band()
     Stopped stopped_;
-    uint32_t memory_losses_;  // when the ring was made
+    const uint32_t memory_losses_;  // when the ring was made
     uint32_t empty_kicks_ = 0;
     bool enabled_;
     bool kicks_enabled_ =

@@ -76,11 +76,11 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
 
 void Session::Impl::on_ring_stopped(size_t index) {
     rings_[index].broken = false;
+    requests_.on_state_changed();
     if (memory_->mode().iommu && !any_ring_running()) {
         // QEMU tells of nothing that the guest unmaps from now on, and starts with nothing.
         forget_translations();
     }
-    poisoned_ = poisoned_ && std::ranges::any_of(rings_, &Vring::broken);
 }
 
 void Session::Impl::stop_all_rings(Continuation then) {
@@ -188,17 +188,21 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
 
 /// Zeroes are in the place of guest memory. What other rings read may be just that.
 void Session::Impl::poison(size_t first_index) {
-    if (std::exchange(poisoned_, true)) {
-        return;
+    // Relaxed: counted up on this thread alone.
+    const uint32_t losses = memory_losses_.load(std::memory_order_relaxed);
+    const auto& first = rings_[first_index].runner;
+    if (first != nullptr && first->memory_losses_at_start() != losses) {
+        return;  // it follows another ring: all that were started before that loss know of it
     }
     environment_.logs.poison.log(
         LogLevel::kError,
-        "{}: the front end truncated guest memory, which ring {} was the first to find; "
-        "every ring has stopped until the front end stops and starts it with other memory",
+        "{}: guest memory is gone, which ring {} was the first to find: the front end truncated "
+        "its file, or this host has no (huge) pages for it; every ring has stopped until the "
+        "front end stops and starts it with other memory",
         identity_.name,
         first_index);
     // Relaxed: the posts below order it before what the workers read.
-    memory_losses_.fetch_add(1, std::memory_order_relaxed);
+    memory_losses_.store(losses + 1, std::memory_order_relaxed);
     for (const Vring& ring : rings_) {
         if (ring.runner != nullptr && !ring.broken) {
             // Only a wake-up: the runner may be on its way to a stop, so no task may name it.

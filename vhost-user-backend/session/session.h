@@ -45,9 +45,11 @@ class Session final {
 
     using OnClosed = std::move_only_function<void(CloseReason)>;
 
-    /// Begins to serve `socket`. `on_closed` is called once, from the loop, after every ring has
-    /// stopped, every chain is back, the device is reset and the memory is unmapped; the session
-    /// may then be destroyed.
+    /// Begins to serve `socket`. One without a name lets a front end keep its session although it
+    /// is gone, by its own end of it as the back-end channel: so give an end of socketpair() a name
+    /// first (on Linux by bind() with nothing but the family). `on_closed` is called once, from the
+    /// loop, after every ring has stopped, every chain is back, the device is reset and the memory
+    /// is unmapped; the session may then be destroyed.
     Session(const Environment& environment,
             UniqueFd socket,
             const SessionOptions& options,

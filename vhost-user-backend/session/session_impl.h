@@ -18,6 +18,7 @@
 #include "vhost-user-backend/session/iotlb_misses.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/session/session_name.h"
 #include "vhost-user-backend/wire/request_table.h"
 
 namespace outrigger {
@@ -216,6 +217,7 @@ class Session::Impl final : public Connection::Handler,
                                            std::optional<uint16_t> size) const;
     [[nodiscard]] VirtqueueConfig queue_config(const Vring& ring) const;
 
+    SessionName name_;  // of the socket that becomes connection_
     Environment environment_;
     SessionOptions options_;
     OnClosed on_closed_;
@@ -247,7 +249,6 @@ class Session::Impl final : public Connection::Handler,
     std::optional<CloseReason> close_reason_;
     bool closing_ = false;
     std::atomic<uint32_t> memory_losses_ = 0;  // read by the workers
-    bool poisoned_ = false;  // guest memory was lost: no ring of this session went on
     // Every descriptor of a ring that we or a worker hold; release_workers() needs them.
     std::vector<std::weak_ptr<const NotificationFd>> ring_fds_;
     std::optional<TimerId> release_timer_;

@@ -40,7 +40,7 @@ std::string_view describe(RingError error) {
         case RingError::kKickBroken:
             return "the kick descriptor cannot be read";
         case RingError::kMemoryLost:
-            return "the front end truncated the file of a memory region";
+            return "guest memory is gone: its file was truncated, or the host has no pages for it";
         case RingError::kRingUnmapped:
             return "the IOMMU gives no usable memory for the ring itself";
     }

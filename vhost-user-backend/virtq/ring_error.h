@@ -27,7 +27,7 @@ enum class RingError : uint8_t {
     kChainBytesTooMany,      ///< more than 2^32 - 1 bytes in one direction
     kDevice,                 ///< the device cannot answer the request in any way (see the log)
     kKickBroken,             ///< the kick descriptor cannot be read as a notification
-    kMemoryLost,             ///< the front end truncated the file of a memory region
+    kMemoryLost,             ///< guest memory is gone: its file was truncated, or has no pages
     kRingUnmapped,           ///< the IOMMU gives the ring's memory not, or in unusable pieces
 };
 
