@@ -159,6 +159,30 @@ class IommuAnswersTest : public IommuTest {
     }
 };
 
+TEST_F(IommuAnswersTest, TranslationsOutliveAnotherMemoryTable) {
+    start();
+    ASSERT_EQ(guest().echo_problem(), "");
+    iommu().answer_misses_with(MissAnswer::kNothing);
+
+    ASSERT_EQ(iommu().share_memory_the_old_way(), Answer::kAccepted);
+
+    EXPECT_EQ(guest().echo_problem(), "");
+}
+
+TEST_F(IommuAnswersTest, TranslationsThatLeadNowhereWaitForTheirMemory) {
+    start();
+    ASSERT_EQ(guest().echo_problem(), "");
+    iommu().answer_misses_with(MissAnswer::kNothing);
+    const uint64_t misses = iommu().misses();
+
+    ASSERT_EQ(iommu().share_memory_the_old_way(2 * kIommuMemoryBytes), Answer::kAccepted);
+    EXPECT_TRUE(eventually([&] { return iommu().misses() > misses; })) << "the ring has no memory";
+    ASSERT_EQ(iommu().share_memory_the_old_way(), Answer::kAccepted);
+
+    EXPECT_EQ(guest().echo_problem(), "");
+    EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
 TEST_F(IommuAnswersTest, TranslationThatComesBehindItsAnswerIsTaken) {
     start_and_forget_buffers();
     iommu().answer_misses_with(MissAnswer::kUnansweredUpdate);

@@ -2,6 +2,7 @@
 #include "tools/driver/iommu.h"
 
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include <poll.h>
@@ -65,6 +66,15 @@ Answer Iommu::share_memory() {
             answer = frontend.add_mem_reg(region_of(page), fd_);
         }
         return answer;
+    });
+}
+
+Answer Iommu::share_memory_the_old_way(uint64_t shift) {
+    wire::MemoryRegion region = region_of(0);
+    region.guest_address += shift;
+    region.user_address += shift;
+    return with_frontend([&](Frontend& frontend) {
+        return frontend.set_mem_table(std::span(&region, 1), std::span(&fd_, 1));
     });
 }
 

@@ -56,6 +56,10 @@ class Iommu final {
     /// ADD_MEM_REG for all of the memory.
     Answer share_memory();
 
+    /// SET_MEM_TABLE instead, of memory that is not scattered: where the front end sees it plus
+    /// `shift`.
+    Answer share_memory_the_old_way(uint64_t shift = 0);
+
     /// SET_BACKEND_REQ_FD, and from then on the thread runs. A channel before closes when the back
     /// end has taken the new one; what came there and was not answered never will be.
     Answer serve();

@@ -94,10 +94,10 @@ Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& 
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
     }
-    // Other memory: what the translations led to is gone. As DPDK does.
-    iotlb_.clear();
+    // The translations name memory by the front end's addresses, so they lead into the new table.
+    // QEMU keeps its own when memory is plugged in, and does not tell them again.
     constexpr bool kDrain = true;
-    return take_memory(*std::move(memory), kDrain);
+    return take_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kSome), kDrain);
 }
 
 Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& message) {

@@ -14,8 +14,13 @@ namespace outrigger {
 /// lists, which keep their room.
 class ChainSlots final {
   public:
-    /// `size`: entries of the ring. `id_count`: ids run from 0 to `id_count` - 1.
-    ChainSlots(uint16_t size, uint32_t id_count);
+    struct Limits {
+        uint16_t size = 0;      ///< entries of the ring
+        uint32_t id_count = 0;  ///< ids run from 0 to this - 1
+        bool iommu = false;     ///< buffers come in pages
+    };
+
+    explicit ChainSlots(const Limits& limits);
 
     /// An empty slot to build the next chain in. There is always one: a ring that is valid has at
     /// most `size` chains out, and one slot more exists for finding out that it is not.
@@ -51,10 +56,11 @@ class ChainSlots final {
     [[nodiscard]] uint32_t in_flight() const { return in_flight_; }
 
     /// Do the chains that are out take so much memory that no more should be popped?
-    [[nodiscard]] bool are_full() const { return segments_in_flight_ >= segments_max_; }
+    [[nodiscard]] bool are_full() const { return segments_in_flight_ >= in_flight_max_; }
 
-    /// Pieces that one chain, and all chains together, may have. A driver that means well needs
-    /// one for each descriptor; the bound is for those that do not.
+    /// Pieces that one chain may have, and where there is no IOMMU all chains together. A driver
+    /// that means well needs one for each descriptor, behind an IOMMU one for each page; the bounds
+    /// are for those that do not.
     [[nodiscard]] size_t segments_max() const { return segments_max_; }
 
   private:
@@ -72,6 +78,7 @@ class ChainSlots final {
     std::vector<ChainSlot*> free_;  // last in, first out: the slot used last is still in the cache
     std::vector<uint64_t> ids_;     // one bit for each id
     size_t segments_max_;
+    size_t in_flight_max_;  // segments, of all chains
     size_t segments_in_flight_ = 0;
     uint32_t in_flight_ = 0;
 };

@@ -90,7 +90,9 @@ Virtqueue::Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const Memory
       split_(config.size, config.event_idx),
       packed_(config.size, config.event_idx),
       memory_(std::move(memory)),
-      slots_(config.size, config.packed ? kPackedIds : config.size) {}
+      slots_({.size = config.size,
+              .id_count = config.packed ? kPackedIds : config.size,
+              .iommu = memory_.current().mode().iommu}) {}
 
 Virtqueue::~Virtqueue() {
     OUTRIGGER_ASSERT(in_flight() == 0);

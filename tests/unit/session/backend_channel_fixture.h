@@ -80,7 +80,7 @@ class BackendChannelTest : public ::testing::TestWithParam<LoopKind> {
         peer_ = std::move(ends.theirs);
         stream_.emplace(peer_.get(), wire::MessageStream::Expect::kRequests);
         channel_ = std::make_unique<BackendChannel>(
-            *loop_, std::move(ends.ours), [this](BackendChannel::End end) {
+            *loop_, std::move(ends.ours), kPatience, [this](BackendChannel::End end) {
                 ++end_calls_;
                 end_ = end;
             });

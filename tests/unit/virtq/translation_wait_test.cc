@@ -44,6 +44,11 @@ struct RingTraits<SplitRing> {
         }
         ring.offer(0);
     }
+
+    static void offer_one(SplitRing& ring, uint16_t id, const Descriptor& buffer) {
+        ring.set_descriptor(id, buffer);
+        ring.offer(id);
+    }
 };
 
 template <>
@@ -53,6 +58,10 @@ struct RingTraits<PackedRing> {
 
     static void offer(PackedRing& ring, const std::vector<Descriptor>& chain) {
         ring.offer(0, chain);
+    }
+
+    static void offer_one(PackedRing& ring, uint16_t id, const Descriptor& buffer) {
+        ring.offer(id, {buffer});
     }
 };
 
@@ -91,6 +100,20 @@ class TranslationWaitTest : public testing::Test {
                                  .target = guest + GuestMemory::kFrontendShift,
                                  .access = access})
                         .has_value());
+        adopt(MemorySnapshot::Withdrawn::kNothing);
+    }
+
+    /// So many pages from `iova` on; none goes on where the one before it ends.
+    void map_scattered(uint64_t iova, uint64_t pages) {
+        for (uint64_t page = 0; page < pages; ++page) {
+            ASSERT_TRUE(
+                iotlb_
+                    .update({.iova = iova + page * kPage,
+                             .size = kPage,
+                             .target = GuestMemory::kFrontendShift + kData + page % 2 * 2 * kPage,
+                             .access = Access::kReadWrite})
+                    .has_value());
+        }
         adopt(MemorySnapshot::Withdrawn::kNothing);
     }
 
@@ -236,16 +259,7 @@ TYPED_TEST(TranslationWaitTest, SearchBehindAMissIsBounded) {
     this->map_ring();
     this->create();
     const uint64_t iova = 0x5'0000'0000;
-    for (uint64_t page = 1; page < kPages; ++page) {
-        ASSERT_TRUE(
-            this->iotlb_
-                .update({.iova = iova + page * kPage,
-                         .size = kPage,
-                         .target = GuestMemory::kFrontendShift + kData + page % 2 * 2 * kPage,
-                         .access = Access::kReadWrite})
-                .has_value());
-    }
-    this->adopt(MemorySnapshot::Withdrawn::kNothing);
+    this->map_scattered(iova + kPage, kPages - 1);
     const typename TestFixture::Descriptor wide = {.address = iova,
                                                    .length = uint32_t{kPages * kPage}};
     this->offer({wide, this->buffer(kData + 4 * kPage, 8)});
@@ -254,6 +268,29 @@ TYPED_TEST(TranslationWaitTest, SearchBehindAMissIsBounded) {
     const auto misses = this->queue_->take_misses();
     ASSERT_EQ(misses.size(), 1U);
     EXPECT_EQ(misses[0].iova, iova);
+}
+
+TYPED_TEST(TranslationWaitTest, LargeRequestsInPagesAreHeldBackLate) {
+    // Linux sends up to 1.25 MiB in one request. 65536 pages are the limit of a ring.
+    constexpr uint64_t kPages = 320;
+    constexpr size_t kPopped = 205;
+    this->map_ring();
+    this->create();
+    const uint64_t iova = 0x5'0000'0000;
+    this->map_scattered(iova, kPages);
+    for (uint16_t id = 0; id < kSize; ++id) {
+        TestFixture::Traits::offer_one(
+            this->ring_, id, {.address = iova, .length = uint32_t{kPages * kPage}});
+    }
+    std::vector<DescriptorChain> chains;
+    while (auto chain = this->queue_->pop()) {
+        chains.push_back(std::move(*chain));
+    }
+    EXPECT_EQ(chains.size(), kPopped);
+    EXPECT_FALSE(this->queue_->broken().has_value());
+    EXPECT_FALSE(this->queue_->has_available());
+    chains.pop_back();
+    EXPECT_TRUE(this->queue_->has_available());
 }
 
 TYPED_TEST(TranslationWaitTest, RingGoesOnWhenNothingLacksAnyMore) {
