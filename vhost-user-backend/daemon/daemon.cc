@@ -71,7 +71,16 @@ Result<void> Daemon::drop_what_threads_inherit() {
             socket_directories.push_back(served.endpoint.listener->file->directory_fd());
         }
     }
-    return drop_access(socket_directories);
+    OUTRIGGER_TRY(drop_access(socket_directories));
+    for (size_t i = 0; i < served_.size(); ++i) {
+        const auto& listener = served_[i].endpoint.listener;
+        if (listener && listener->file && !listener->file->is_removable()) {
+            log(LogLevel::kWarning,
+                "{} will stay behind: this process, without capabilities, may not remove it",
+                settings_.devices[i].socket_path);
+        }
+    }
+    return {};
 }
 
 Result<void> Daemon::start_workers() {

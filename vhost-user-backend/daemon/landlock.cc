@@ -81,14 +81,14 @@ Result<void> allow_reading(int ruleset) {
 
 }  // namespace
 
-Result<void> restrict_by_landlock(std::span<const int> removable_below) {
+Result<bool> restrict_by_landlock(std::span<const int> removable_below) {
     const int abi = landlock_abi();
     // The kernel does not have it, has it switched off, or a container's filter forbids it.
     if (abi < 0 && (errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM)) {
         log(LogLevel::kWarning,
-            "sandbox: {}: the system call filter stands alone",
+            "sandbox: {}: the system call filter stands alone, and socket files stay behind",
             error_from_errno("there is no Landlock here").message);
-        return {};
+        return false;
     }
     const UniqueFd ruleset(abi < 1 ? -1 : create_ruleset(everything_of(abi)));
     if (!ruleset.valid()) {
@@ -104,7 +104,7 @@ Result<void> restrict_by_landlock(std::span<const int> removable_below) {
         return failure(error_from_errno("cannot enter the Landlock ruleset"));
     }
     log(LogLevel::kDebug, "sandbox: Landlock ABI {}", abi);
-    return {};
+    return true;
 }
 
 }  // namespace outrigger

@@ -14,7 +14,7 @@ namespace outrigger {
 /// outside. Descriptors that are open stay as they are. Files below the directories
 /// `removable_below` (descriptors, borrowed) may still be removed. Needs no_new_privs.
 ///
-/// Where there is no Landlock this logs why and does nothing.
-[[nodiscard]] Result<void> restrict_by_landlock(std::span<const int> removable_below);
+/// Returns whether it holds: where there is no Landlock this logs why and does nothing.
+[[nodiscard]] Result<bool> restrict_by_landlock(std::span<const int> removable_below);
 
 }  // namespace outrigger

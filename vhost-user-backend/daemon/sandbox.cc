@@ -22,6 +22,9 @@
 namespace outrigger {
 namespace {
 
+// What drop_access() came to, for enter_sandbox(). Both run on the main thread.
+bool landlock_holds = false;
+
 // Leaked on purpose: helper threads may start until the process is gone.
 const SeccompFilter* helper_filter = nullptr;
 
@@ -37,17 +40,27 @@ Result<void> check_single_thread() {
     std::ifstream status("/proc/self/status");
     for (std::string line; std::getline(status, line);) {
         // ThreadSanitizer has a thread of its own.
-        if (line.starts_with("Threads:") && line != "Threads:\t1" && !kThreadSanitizer) {
+        if (!line.starts_with("Threads:")) {
+            continue;
+        }
+        if (line != "Threads:\t1" && !kThreadSanitizer) {
             return failure(Error{.message = "a device started a thread before the sandbox: it must "
                                             "wait for start_queue()"});
         }
+        return {};
     }
-    return {};
+    return failure(Error{.message = "/proc/self/status does not tell whether a device started a "
+                                    "thread before the sandbox: mount /proc (--sandbox=none goes "
+                                    "without)"});
 }
 
-Result<SeccompFilter> compile_for(ThreadRole role, SandboxMode mode, const SandboxNeeds& needs) {
-    return SeccompFilter::compile(policy_of(role, needs),
-                                  mode == SandboxMode::kLog ? Violation::kTrap : Violation::kKill);
+Result<SeccompFilter> compile_for(ThreadRole role,
+                                  SandboxMode mode,
+                                  const SandboxNeeds& needs,
+                                  bool has_ring = false) {
+    return SeccompFilter::compile(
+        policy_of(role, needs, {.names_are_held = landlock_holds, .has_ring = has_ring}),
+        mode == SandboxMode::kLog ? Violation::kTrap : Violation::kKill);
 }
 
 Result<void> check_entered(int os_error) {
@@ -59,10 +72,15 @@ Result<void> check_entered(int os_error) {
 }
 
 /// All at the same time, and waits for each.
-Result<void> enter_on_workers(const SeccompFilter& filter, std::span<Worker* const> workers) {
+Result<void> enter_on_workers(const SeccompFilter& with_ring,
+                              const SeccompFilter& without_ring,
+                              std::span<Worker* const> workers) {
     std::vector<std::promise<int>> entered(workers.size());
     for (size_t i = 0; i < workers.size(); ++i) {
-        workers[i]->post([&filter, &outcome = entered[i]] { outcome.set_value(filter.enter()); });
+        workers[i]->post([&, &worker = *workers[i], &outcome = entered[i]] {
+            outcome.set_value(
+                (worker.loop().uring() != nullptr ? with_ring : without_ring).enter());
+        });
     }
     int os_error = 0;
     for (std::promise<int>& outcome : entered) {
@@ -78,7 +96,8 @@ Result<void> drop_access(std::span<const int> removable_below) {
     OUTRIGGER_TRY(drop_capabilities());
     // Log lines show local time, and the file that says what that is cannot be read any more.
     ::tzset();
-    return restrict_by_landlock(removable_below);
+    landlock_holds = OUTRIGGER_TRY(restrict_by_landlock(removable_below));
+    return {};
 }
 
 Result<void> enter_sandbox(SandboxMode mode,
@@ -88,10 +107,12 @@ Result<void> enter_sandbox(SandboxMode mode,
         OUTRIGGER_TRY(install_system_call_trap());
     }
     const auto control = OUTRIGGER_TRY(compile_for(ThreadRole::kControl, mode, needs));
+    constexpr bool kHasRing = true;
     const auto worker = OUTRIGGER_TRY(compile_for(ThreadRole::kWorker, mode, needs));
+    const auto ring_worker = OUTRIGGER_TRY(compile_for(ThreadRole::kWorker, mode, needs, kHasRing));
     helper_filter = new SeccompFilter(OUTRIGGER_TRY(compile_for(ThreadRole::kHelper, mode, needs)));
     set_helper_thread_entry(enter_helper_filter);
-    OUTRIGGER_TRY(enter_on_workers(worker, workers));
+    OUTRIGGER_TRY(enter_on_workers(ring_worker, worker, workers));
     return check_entered(control.enter());
 }
 

@@ -100,7 +100,6 @@ constexpr SystemCallRule kControl[] = {
     {.name = "sendmsg"},
     {.name = "poll"},
     {.name = "ppoll"},
-    {.name = "shutdown"},
     // What they send: memory files and notifications are examined.
     {.name = "fstat"},
     {.name = "fstat64"},
@@ -111,15 +110,23 @@ constexpr SystemCallRule kControl[] = {
     {.name = "statx"},
     {.name = "fcntl", .tests = {argument_is(1, F_GET_SEALS)}},
     {.name = "fcntl", .tests = {argument_is(1, F_DUPFD_CLOEXEC)}},
-    // The end. Landlock holds it to the folders of our sockets.
-    {.name = "unlinkat", .tests = {argument_is(2, 0)}},
+    // The end; for unlinkat see kRemoval.
     {.name = "timer_settime"},
     {.name = "setitimer"},
 };
 
+/// Landlock holds it to the folders of our sockets.
+constexpr SystemCallRule kRemoval[] = {{.name = "unlinkat", .tests = {argument_is(2, 0)}}};
+
+/// Without Landlock it would reach every file of our user: the socket file stays behind, and the
+/// next start replaces it.
+constexpr SystemCallRule kNoRemoval[] = {{.name = "unlinkat", .error = EACCES}};
+
+/// The ring itself is restricted to the operations that loop and device submit. Without one the
+/// only rings would be those that a front end passes.
+constexpr SystemCallRule kRing[] = {{.name = "io_uring_enter"}};
+
 constexpr SystemCallRule kWorker[] = {
-    // The ring itself is restricted to the operations that loop and device submit.
-    {.name = "io_uring_enter"},
     // The helper threads of the device, and the narrower filter that each of them enters.
     {.name = "clone",
      .tests = {ArgumentTest{
@@ -168,24 +175,30 @@ void append(std::vector<SystemCallRule>& policy, const SystemCallRule (&rules)[k
 
 }  // namespace
 
-std::vector<SystemCallRule> policy_of(ThreadRole role, const SandboxNeeds& needs) {
+std::vector<SystemCallRule> policy_of(ThreadRole role,
+                                      const SandboxNeeds& needs,
+                                      const RoleConditions& conditions) {
     std::vector<SystemCallRule> policy;
     append(policy, kEveryThread);
     switch (role) {
         case ThreadRole::kControl:
             append(policy, kLoops);
             append(policy, kControl);
+            append(policy, conditions.names_are_held ? kRemoval : kNoRemoval);
             break;
         case ThreadRole::kWorker:
             append(policy, kLoops);
             append(policy, kWorker);
+            if (conditions.has_ring) {
+                append(policy, kRing);
+            }
             break;
         case ThreadRole::kHelper:
             break;
     }
-    if (role != ThreadRole::kControl) {
-        policy.insert(policy.end(), needs.system_calls.begin(), needs.system_calls.end());
-    }
+    const auto of_device =
+        role == ThreadRole::kControl ? needs.control_system_calls : needs.system_calls;
+    policy.insert(policy.end(), of_device.begin(), of_device.end());
     if (kSanitized) {
         append(policy, kSanitizers);
     }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/common_options.h"
 
@@ -37,19 +39,22 @@ struct Slot {
 
 std::array<Slot, kDevicesMax> slots;
 
-void remove_if_ours(Slot& slot) {
+/// 0, or why the file stays. Async-signal-safe.
+int remove_if_ours(Slot& slot) {
     // exchange: whoever comes second, the destructor or the signal handler, finds it done.
     if (!slot.owned.exchange(false, std::memory_order_acq_rel)) {
-        return;
+        return 0;
     }
+    int os_error = 0;
 
     struct stat status {};
 
     if (::fstatat(slot.directory_fd, slot.name.data(), &status, AT_SYMLINK_NOFOLLOW) == 0 &&
         S_ISSOCK(status.st_mode) && status.st_dev == slot.device && status.st_ino == slot.inode) {
-        ::unlinkat(slot.directory_fd, slot.name.data(), 0);
+        os_error = ::unlinkat(slot.directory_fd, slot.name.data(), 0) == 0 ? 0 : errno;
     }
     ::close(slot.directory_fd);
+    return os_error;
 }
 
 }  // namespace
@@ -97,19 +102,30 @@ int SocketFile::directory_fd() const {
     return slots[*slot_].directory_fd;
 }
 
+bool SocketFile::is_removable() const {
+    return ::faccessat(directory_fd(), ".", W_OK | X_OK, 0) == 0;
+}
+
 SocketFile::~SocketFile() {
     remove();
 }
 
 void SocketFile::remove() {
-    if (slot_) {
-        remove_if_ours(slots[*std::exchange(slot_, std::nullopt)]);
+    if (!slot_) {
+        return;
+    }
+    Slot& slot = slots[*std::exchange(slot_, std::nullopt)];
+    if (const int os_error = remove_if_ours(slot); os_error != 0) {
+        log(LogLevel::kWarning,
+            "{}",
+            error_from_code(std::string("cannot remove the socket ") + slot.name.data(), os_error)
+                .message);
     }
 }
 
 void remove_socket_files() {
     for (Slot& slot : slots) {
-        remove_if_ours(slot);
+        (void)remove_if_ours(slot);
     }
 }
 

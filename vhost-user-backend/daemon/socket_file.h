@@ -24,6 +24,9 @@ class SocketFile final {
     /// The directory that the file is in, which must allow its removal. Borrowed.
     [[nodiscard]] int directory_fd() const;
 
+    /// May this process, with the privileges that it has by now, remove names there?
+    [[nodiscard]] bool is_removable() const;
+
     /// Removes the file if it is still the one that was adopted.
     ~SocketFile();
 

@@ -39,6 +39,8 @@ struct SystemCallRule {
 struct SandboxNeeds {
     /// Of queue workers and helper threads.
     std::span<const SystemCallRule> system_calls{};
+    /// Of the control thread, which calls everything in Device that is not about a queue.
+    std::span<const SystemCallRule> control_system_calls{};
     /// IORING_OP_* opcodes that it submits.
     std::span<const uint8_t> uring_operations{};
 };

@@ -94,6 +94,9 @@ enum class ProtocolFeature : uint8_t {
     kSharedObject = 18,
     kDeviceState = 19,
     kGetVringBaseInflight = 20,
+    // rust-vmm's vhost crate, as of 0.16, calls this bit SHMEM (22 here and in the specification):
+    // a front end on it that takes bit 21 goes on sending user addresses, and its rings are
+    // refused.
     kGpaAddresses = 21,
     kShmem = 22,
     kGetVringBaseSkipDrain = 23,

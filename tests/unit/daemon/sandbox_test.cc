@@ -16,11 +16,14 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -285,6 +288,44 @@ TEST_F(SandboxFolderTest, OurSocketIsRemovedFromWithin) {
     EXPECT_FALSE(std::filesystem::exists(path));
 }
 
+// Nothing else holds unlinkat() to the folders of our sockets.
+TEST_F(SandboxFolderTest, WithoutLandlockNothingIsRemoved) {
+    const std::string path = folder_ / "s";
+    const Ended ended = run_forked([&] {
+        auto socket = listen_at(path);
+        // As where the kernel has no Landlock: the filter stands alone.
+        if (!socket || !forbid_new_privileges() || !enter(SandboxMode::kOn)) {
+            return kNoSandbox;
+        }
+        socket->file.reset();
+        return kFine;
+    });
+    EXPECT_EQ(ended.status, kFine);
+    EXPECT_NE(ended.output.find("cannot remove the socket s"), std::string::npos) << ended.output;
+    EXPECT_TRUE(std::filesystem::exists(path));
+}
+
+TEST_F(SandboxFolderTest, ASocketThatCannotBeRemovedIsKnown) {
+    const std::string path = folder_ / "s";
+    const Ended ended = run_forked([&] {
+        auto socket = listen_at(path);
+        if (!socket || !forbid_new_privileges() || !socket->file->is_removable()) {
+            return 1;
+        }
+        const std::array directories = {socket->file->directory_fd()};
+        // Root could remove it all the same as long as it has its capabilities.
+        if (::chmod(folder_.c_str(), 0555) != 0 || !drop_access(directories)) {
+            return kNoSandbox;
+        }
+        const bool removable = socket->file->is_removable();
+        socket->file.reset();
+        return removable ? 2 : kFine;
+    });
+    ::chmod(folder_.c_str(), 0755);
+    EXPECT_EQ(ended.status, kFine);
+    EXPECT_NE(ended.output.find("cannot remove the socket s"), std::string::npos) << ended.output;
+}
+
 // --- Threads -----------------------------------------------------------------------------------
 
 TEST(Sandbox, AThreadThatWouldEscapeIsAnError) {
@@ -296,6 +337,23 @@ TEST(Sandbox, AThreadThatWouldEscapeIsAnError) {
         early.detach();
         return drop_access({}) ? 1 : kFine;
     });
+    EXPECT_EQ(ended.status, kFine);
+}
+
+TEST(Sandbox, WithoutProcItIsNotKnownWhetherAThreadEscapes) {
+    constexpr int kMayNot = 77;
+    const Ended ended = run_forked([] {
+        const bool hidden = ::unshare(CLONE_NEWNS) == 0 &&
+                            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+                            ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0;
+        if (!hidden) {
+            return kMayNot;
+        }
+        return drop_access({}) ? 1 : kFine;
+    });
+    if (ended.status == kMayNot) {
+        GTEST_SKIP() << "only root hides /proc";
+    }
     EXPECT_EQ(ended.status, kFine);
 }
 
@@ -348,6 +406,30 @@ TEST(SandboxWorker, IsInTheSandboxToo) {
 
 TEST(SandboxWorker, TakesNoConnections) {
     expect_refused(run_on_worker([] { return ::accept4(-1, nullptr, nullptr, 0); }), "accept4");
+}
+
+// A front end may pass a ring of its own, which nothing restricts.
+TEST(SandboxWorker, EntersNoRingWhereItHasNone) {
+    expect_refused(
+        run_on_worker([] {
+            return static_cast<int>(::syscall(SYS_io_uring_enter, -1, 0, 0, 0, nullptr, 0));
+        }),
+        "io_uring_enter");
+}
+
+TEST(Sandbox, TheControlThreadMayWhatTheDeviceNeedsThere) {
+    const auto draw = [](const SandboxNeeds& needs) {
+        return run_forked([&] {
+            if (!forbid_new_privileges() || !enter(SandboxMode::kLog, needs)) {
+                return kNoSandbox;
+            }
+            char byte = 0;
+            return ::syscall(SYS_getrandom, &byte, 1, GRND_NONBLOCK) == 1 ? kFine : 1;
+        });
+    };
+    constexpr std::array kRules = {SystemCallRule{.name = "getrandom"}};
+    EXPECT_EQ(draw({.control_system_calls = kRules}).status, kFine);
+    expect_refused(draw({.system_calls = kRules}), "getrandom");
 }
 
 TEST(SandboxWorker, MayWhatItsDeviceNeeds) {
