@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/wait.h"
+#include "tools/driver/feature_bits.h"
 
 namespace outrigger::testing {
 namespace {
@@ -46,7 +47,7 @@ CutSession::CutSession(driver::Frontend frontend, const SessionPlan& plan, const
 }
 
 std::string CutSession::play() {
-    constexpr std::array<std::pair<const char*, Step>, 16> kSteps = {{
+    constexpr std::array<std::pair<const char*, Step>, 21> kSteps = {{
         {"bring up", &CutSession::bring_up},
         {"requests", &CutSession::exchange_requests},
         {"configuration", &CutSession::read_and_write_config},
@@ -63,6 +64,11 @@ std::string CutSession::play() {
         {"requests in the other memory", &CutSession::put_requests_in_flight},
         {"reset", &CutSession::reset_and_start_again},
         {"requests after the reset", &CutSession::exchange_requests},
+        {"notifications in band", &CutSession::kick_in_band},
+        {"virtual IOMMU", &CutSession::go_behind_an_iommu},
+        {"requests behind the IOMMU", &CutSession::exchange_requests},
+        {"requests in flight behind it", &CutSession::put_requests_in_flight},
+        {"invalidation under load", &CutSession::invalidate_under_load},
     }};
     for (const auto& [name, step] : kSteps) {
         if (!(this->*step)()) {
@@ -92,6 +98,7 @@ bool CutSession::hang_up(HangUp how) {
 bool CutSession::bring_up() {
     const auto wanted =
         driver::kUsualProtocolFeatures | FeatureSet::of({bit(ProtocolFeature::kBackendReq),
+                                                         bit(ProtocolFeature::kInbandNotifications),
                                                          bit(ProtocolFeature::kMtu),
                                                          bit(ProtocolFeature::kRarp)});
     auto running = driver::bring_up(frontend_,
@@ -260,11 +267,14 @@ bool CutSession::share_the_old_way() {
     return true;
 }
 
-bool CutSession::reset_and_start_again() {
+bool CutSession::reset_and_negotiate(FeatureSet features) {
     release_requests();
-    if (!went_well(frontend_.reset_device()) ||
-        !went_well(frontend_.set_features(running_.agreement.features)) ||
-        !went_well(frontend_.set_status(kStatusFeaturesOk))) {
+    return went_well(frontend_.reset_device()) && went_well(frontend_.set_features(features)) &&
+           went_well(frontend_.set_status(kStatusFeaturesOk));
+}
+
+bool CutSession::reset_and_start_again() {
+    if (!reset_and_negotiate(running_.agreement.features)) {
         return false;
     }
     for (DriverQueue& queue : running_.queues) {
@@ -275,6 +285,69 @@ bool CutSession::reset_and_start_again() {
         }
     }
     return went_well(frontend_.set_status(kStatusDriverOk));
+}
+
+/// Rings that have no descriptors start with their first VRING_KICK, and call on the channel.
+bool CutSession::kick_in_band() {
+    if (!running_.agreement.protocol_features.has(bit(ProtocolFeature::kInbandNotifications))) {
+        return true;
+    }
+    if (!reset_and_negotiate(running_.agreement.features)) {
+        return false;
+    }
+    for (DriverQueue& queue : running_.queues) {
+        queue.reset();
+        requests_.push_back(plan_.make_request(memory_));
+        if (!queue.try_add(requests_.back(), 0)) {
+            return false;
+        }
+        queue.publish();
+        if (!went_well(frontend_.set_vring_num(queue.index(), queue.size())) ||
+            !went_well(frontend_.set_vring_base(queue.index(), queue.start_base())) ||
+            !went_well(frontend_.set_vring_addr(queue.vring_address(memory_))) ||
+            !went_well(frontend_.set_vring_enable(queue.index(), 1)) ||
+            !went_well(frontend_.vring_kick(queue.index())) ||
+            !eventually([&] { return queue.poll_used().has_value(); })) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/// For all of the memory: its guest addresses are the I/O virtual ones.
+bool CutSession::update_iotlb(uint8_t type) {
+    const wire::MemoryRegion region = memory_.description(memory_.regions().front());
+    constexpr uint8_t kReadWrite = 3;
+    const wire::Iotlb payload{.iova = region.guest_address,
+                              .size = region.size,
+                              .user_address = region.user_address,
+                              .permissions = kReadWrite,
+                              .type = type,
+                              .padding = {}};
+    const auto request = static_cast<uint32_t>(wire::FrontendRequest::kIotlbMsg);
+    return send_and_release(request, wire::kFlagNeedReply, bytes_of(payload)) &&
+           went_well(frontend_.receive_ack(request));
+}
+
+/// What the rings need is there before they ask for it.
+bool CutSession::go_behind_an_iommu() {
+    const FeatureSet features = running_.agreement.features.with(driver::kAccessPlatformBit);
+    if (!reset_and_negotiate(features) || !update_iotlb(wire::kIotlbUpdate)) {
+        return false;
+    }
+    for (DriverQueue& queue : running_.queues) {
+        queue.reset();
+        if (!went_well(queue.start(frontend_, memory_, driver::RingAddressKind::kGuest)) ||
+            !went_well(frontend_.set_vring_enable(queue.index(), 1))) {
+            return false;
+        }
+    }
+    return went_well(frontend_.set_status(kStatusDriverOk));
+}
+
+/// The answer waits for what is in flight. Then the rings miss everything, and nobody answers.
+bool CutSession::invalidate_under_load() {
+    return update_iotlb(wire::kIotlbInvalidate);
 }
 
 std::vector<CutPoint> cut_points(const std::vector<uint64_t>& message_bytes) {

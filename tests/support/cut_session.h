@@ -74,6 +74,12 @@ class CutSession final {
     bool stop_rings_under_load();
     bool reset_and_start_again();
     bool share_the_old_way();
+    bool kick_in_band();
+    bool go_behind_an_iommu();
+    bool invalidate_under_load();
+
+    bool reset_and_negotiate(FeatureSet features);
+    bool update_iotlb(uint8_t type);
 
     void release_requests();
     [[nodiscard]] bool send_and_release(uint32_t request,

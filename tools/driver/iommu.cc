@@ -132,6 +132,16 @@ void Iommu::send_update(Frontend& frontend,
                           .padding = {}});
 }
 
+bool Iommu::knows(uint64_t page) {
+    const std::lock_guard lock(mutex_);
+    return page - static_cast<uint64_t>(start_) < bytes_ || led_.contains(page);
+}
+
+uint64_t Iommu::memory_behind(uint64_t page) const {
+    const auto led = led_.find(page);
+    return led != led_.end() ? led->second : page;
+}
+
 void Iommu::answer_miss(wire::Message request) {
     constexpr uint8_t kReadWrite = 3;
     wire::Iotlb miss{};
@@ -144,9 +154,8 @@ void Iommu::answer_miss(wire::Message request) {
     ++misses_;
     const uint64_t page = align_down(miss.iova);
     const uint64_t first = static_cast<uint64_t>(start_);
-    const bool known = page >= first && page - first < bytes_;
     const MissAnswer answer = answer_;
-    if (answer == MissAnswer::kRefusal || !known || miss.type != wire::kIotlbMiss) {
+    if (answer == MissAnswer::kRefusal || !knows(page) || miss.type != wire::kIotlbMiss) {
         (void)channel_->reply(request, 1);
         return;
     }
@@ -154,7 +163,7 @@ void Iommu::answer_miss(wire::Message request) {
     const std::lock_guard lock(mutex_);
     switch (answer) {
         case MissAnswer::kTranslation:
-            send_update(frontend_, page, page, kReadWrite);
+            send_update(frontend_, page, memory_behind(page), kReadWrite);
             break;
         case MissAnswer::kReadOnly:
             send_update(frontend_, page, page, 1);
@@ -193,6 +202,15 @@ Frontend::Reply<uint64_t> Iommu::update(GuestAddr iova, uint64_t size, uint8_t p
                                .type = wire::kIotlbUpdate,
                                .padding = {}});
     });
+}
+
+Frontend::Reply<uint64_t> Iommu::lead(GuestAddr iova, GuestAddr page) {
+    {
+        const std::lock_guard lock(mutex_);
+        led_[static_cast<uint64_t>(iova)] = static_cast<uint64_t>(page);
+    }
+    // A translation that was sent meanwhile is the new one already.
+    return invalidate(iova, kPage);
 }
 
 Frontend::Reply<uint64_t> Iommu::invalidate(GuestAddr iova, uint64_t size) {

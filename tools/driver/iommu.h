@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -88,6 +89,11 @@ class Iommu final {
     Frontend::Reply<uint64_t> update(GuestAddr iova, uint64_t size, uint8_t permissions = 3);
     Frontend::Reply<uint64_t> invalidate(GuestAddr iova, uint64_t size);
 
+    /// Lets the page of `iova`, which is no address of the driver's memory, lead to that page of
+    /// it: the driver's own map, which it changes at will. What `iova` led to before is invalidated
+    /// first.
+    Frontend::Reply<uint64_t> lead(GuestAddr iova, GuestAddr page);
+
     /// The memory that the driver has: its first address and its size.
     [[nodiscard]] GuestAddr start() const { return start_; }
 
@@ -97,6 +103,9 @@ class Iommu final {
     [[nodiscard]] wire::MemoryRegion region_of(uint64_t page) const;
     void run();
     void answer_miss(wire::Message request);
+    [[nodiscard]] bool knows(uint64_t page);
+    /// The page of the driver's memory behind a page that is known. Under mutex_.
+    [[nodiscard]] uint64_t memory_behind(uint64_t page) const;
     void send_update(Frontend& frontend, uint64_t iova, uint64_t target_iova, uint8_t permissions);
 
     Frontend& frontend_;
@@ -106,6 +115,7 @@ class Iommu final {
     uint64_t bytes_ = 0;
     std::mutex mutex_;                       // frontend_ and what follows
     std::vector<wire::Message> unanswered_;  // of this channel
+    std::map<uint64_t, uint64_t> led_;       // by lead(): a page, and which one it leads to
     std::optional<ChannelEnd> channel_;
     std::atomic<MissAnswer> answer_ = MissAnswer::kTranslation;
     std::atomic<uint64_t> misses_ = 0;
