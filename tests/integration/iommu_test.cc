@@ -335,12 +335,12 @@ class IommuCrowdTest : public IommuTest {
     /// Ten thousand pages take their time under sanitizers: as long as any are asked for.
     [[nodiscard]] bool answered(uint16_t index) {
         uint64_t misses = 0;
-        while (misses != iommu().misses()) {
+        do {
             misses = iommu().misses();
             if (eventually([&] { return guest().queue(index).poll_used().has_value(); })) {
                 return true;
             }
-        }
+        } while (misses != iommu().misses());
         return false;
     }
 };
@@ -520,8 +520,10 @@ TEST_F(IommuAnswersTest, FloodOfUpdatesTakesBoundedMemory) {
         });
         ASSERT_EQ(reply.value_or(9), 0U);
     }
-    // All of the table is used, and no more.
-    EXPECT_EQ(counters().translations_most.value(), Iotlb::kMappingsMax);
+    // All of the table is used, and no more. The ring's own pages, which come and go meanwhile, are
+    // neighbours of one another and then one range.
+    EXPECT_LE(counters().translations_most.value(), Iotlb::kMappingsMax);
+    EXPECT_GE(counters().translations_most.value(), Iotlb::kMappingsMax - 8);
     EXPECT_EQ(guest().echo_problem(), "");
 }
 
