@@ -56,7 +56,7 @@ DrainResult drain_notification(int fd, NotificationKind kind) {
 }
 
 SignalResult send_notification(int fd, NotificationKind kind) {
-    const uint64_t one = 1;
+    static constexpr uint64_t one = 1;
     ssize_t count;
     do {
         count = kind == NotificationKind::kPipe
@@ -99,6 +99,9 @@ Result<NotificationKind> check_notification_fd(int fd) {
             Error{.message = "a notification descriptor is neither an eventfd nor a pipe"});
     }
     OUTRIGGER_TRY(make_nonblocking_cloexec(fd));
+    if (!anonymous && (::fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR) {
+        return failure(Error{.message = "a notification descriptor is both ends of a FIFO"});
+    }
     return anonymous ? NotificationKind::kAnonymous : NotificationKind::kPipe;
 }
 

@@ -44,8 +44,7 @@ enum class SignalResult : uint8_t {
 };
 
 /// Writes 8 bytes of value 1. Never raises SIGPIPE in a process that ignores it (the daemon shell
-/// does); never blocks while O_NONBLOCK holds, and a pipe not even without it where the system can
-/// (Linux 6.4).
+/// does); never blocks while O_NONBLOCK holds, and a pipe on Linux not even without it.
 [[nodiscard]] SignalResult send_notification(int fd,
                                              NotificationKind kind = NotificationKind::kAnonymous);
 
@@ -54,9 +53,10 @@ enum class SignalResult : uint8_t {
 /// be read stays.
 void release_sender(int fd, NotificationKind kind);
 
-/// Accepts an eventfd or another anonymous-inode descriptor, a pipe or a FIFO, and sets O_NONBLOCK
-/// and FD_CLOEXEC on it. Refuses files, directories, sockets and devices, which are readable for
-/// ever and would make a worker spin.
+/// Accepts an eventfd or another anonymous-inode descriptor, one end of a pipe or FIFO, and sets
+/// O_NONBLOCK and FD_CLOEXEC on it. Refuses files, directories, sockets and devices, which are
+/// readable for ever and would make a worker spin, and a FIFO that is open for both: its end would
+/// never be seen.
 [[nodiscard]] Result<NotificationKind> check_notification_fd(int fd);
 
 /// A descriptor that passed the check, and what it is.

@@ -36,7 +36,8 @@ struct PipeEnds {
 
 /// read() and write() that never wait, whether or not O_NONBLOCK is set: whoever shares the open
 /// file can take that flag off at any time. -1 with EAGAIN instead of a wait, and with ENOTSUP
-/// where the system or this kind of file has no such way (no eventfd can be written like this).
+/// where the system or this kind of file has no such way (no eventfd can be written like this). A
+/// pipe may keep a reference to `bytes` instead of a copy: they must never change.
 [[nodiscard]] ssize_t read_now(int fd, std::span<std::byte> out);
 [[nodiscard]] ssize_t write_now(int fd, std::span<const std::byte> bytes);
 

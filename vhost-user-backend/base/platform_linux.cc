@@ -36,15 +36,31 @@ UniqueFd open_eventfd() {
     return UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
+namespace {
+
+/// For pipes and FIFOs that do not know RWF_NOWAIT: all before Linux 6.4, and what open() gave.
+/// Reads or writes, as the descriptor is open; a socket or file is EBADF.
+ssize_t splice_now(int fd, const iovec& part) {
+    const ssize_t count = ::vmsplice(fd, &part, 1, SPLICE_F_NONBLOCK);
+    if (count < 0 && errno == EBADF) {
+        errno = ENOTSUP;
+    }
+    return count;
+}
+
+}  // namespace
+
 ssize_t read_now(int fd, std::span<std::byte> out) {
     const iovec part{.iov_base = out.data(), .iov_len = out.size()};
-    return ::preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+    const ssize_t count = ::preadv2(fd, &part, 1, -1, RWF_NOWAIT);
+    return count < 0 && errno == ENOTSUP ? splice_now(fd, part) : count;
 }
 
 ssize_t write_now(int fd, std::span<const std::byte> bytes) {
     // SAFETY: the system call takes readable and writable buffers by one type; it only reads.
     const iovec part{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
-    return ::pwritev2(fd, &part, 1, -1, RWF_NOWAIT);
+    const ssize_t count = ::pwritev2(fd, &part, 1, -1, RWF_NOWAIT);
+    return count < 0 && errno == ENOTSUP ? splice_now(fd, part) : count;
 }
 
 UniqueFd open_unix_socket(int type) {

@@ -32,6 +32,7 @@ constexpr SystemCallRule kEveryThread[] = {
     {.name = "write"},
     {.name = "writev"},
     {.name = "pwritev2"},
+    {.name = "vmsplice", .tests = {argument_is(3, SPLICE_F_NONBLOCK)}},  // pipes, likewise
     {.name = "close"},
     // A descriptor cannot become another one, nor send signals.
     {.name = "fcntl", .tests = {argument_is(1, F_GETFD)}},

@@ -311,6 +311,43 @@ TEST(Notification, AFullPipeDoesNotWaitWithoutONonblock) {
               SignalResult::kDelivered);
 }
 
+/// An end of a FIFO by open(), which the kernel does not treat as it does an end by pipe().
+UniqueFd open_fifo_end(int pipe_end, int flags) {
+    return UniqueFd(::open(("/proc/self/fd/" + std::to_string(pipe_end)).c_str(), flags));
+}
+
+TEST(Notification, AFifoDoesNotWaitWithoutONonblock) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the system has no such read and write";
+    }
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const UniqueFd first_reader(ends[0]);
+    const UniqueFd first_writer(ends[1]);
+    const UniqueFd reader = open_fifo_end(ends[0], O_RDONLY);
+    const UniqueFd writer = open_fifo_end(ends[1], O_WRONLY | O_NONBLOCK);
+    EXPECT_EQ(drain_notification(reader.get(), NotificationKind::kPipe), DrainResult::kEmpty);
+    ASSERT_EQ(send_notification(writer.get(), NotificationKind::kPipe), SignalResult::kDelivered);
+    uint64_t count = 0;
+    ASSERT_EQ(::read(reader.get(), &count, sizeof count), 8);
+    EXPECT_EQ(count, 1U);
+    const std::array<std::byte, 4096> page{};
+    while (::write(writer.get(), page.data(), page.size()) > 0) {
+    }
+    make_blocking(writer.get());
+    EXPECT_EQ(send_notification(writer.get(), NotificationKind::kPipe), SignalResult::kDelivered);
+    EXPECT_EQ(drain_notification(reader.get(), NotificationKind::kPipe), DrainResult::kSignalled);
+}
+
+TEST(NotificationCheck, RefusesBothEndsOfAFifoInOne) {
+    int ends[2];
+    ASSERT_EQ(::pipe(ends), 0);
+    const UniqueFd reader(ends[0]);
+    const UniqueFd writer(ends[1]);
+    const UniqueFd both = open_fifo_end(ends[0], O_RDWR);
+    EXPECT_FALSE(check_notification_fd(both.get()).has_value());
+}
+
 TEST(Notification, ASenderThatSleepsIsReleased) {
     if (kPortableBuild) {
         GTEST_SKIP() << "the system has no such read";
