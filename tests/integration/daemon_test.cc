@@ -22,6 +22,7 @@
 
 #include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/wire/fd_passing.h"
 
 #include "tests/support/child_process.h"
 #include "tests/support/wait.h"
@@ -401,6 +402,48 @@ TEST_F(DaemonTest, FrontEndsThatGiveEachOthersSocketsAsChannelsAreMissed) {
 
     EXPECT_EQ(Guest(connect()).draw(), 4096U);
     EXPECT_EQ(Guest(connect_to(other)).draw(), 4096U);
+}
+
+TEST_F(DaemonTest, FrontEndsThatGiveTheirSocketsToAnotherDaemonAreMissed) {
+    const fs::path other = folder_ / "other.sock";
+    ChildProcess neighbour(program_, {.arguments = {"--socket-path=" + other.string()}});
+    start_listening();
+    {
+        Frontend first = connect();
+        Frontend second = connect_to(other);
+        give_as_channel(first, second.socket());
+        give_as_channel(second, first.socket());
+    }
+
+    EXPECT_EQ(Guest(connect()).draw(), 4096U);
+    EXPECT_EQ(Guest(connect_to(other)).draw(), 4096U);
+    neighbour.send_signal(SIGTERM);
+    EXPECT_EQ(neighbour.wait(), kClean);
+}
+
+// In what a connection in the backlog was sent, nobody looks before the session is over.
+TEST_F(DaemonTest, FrontEndThatSendsItsOwnSocketIntoTheBacklogIsMissed) {
+    start_listening({"--message-timeout-ms=100"});
+    {
+        const Frontend frontend = connect();
+        const Frontend waiting = connect();
+        const std::array<std::byte, 1> byte{};
+        const int own = frontend.socket();
+        ASSERT_EQ(wire::send_some(waiting.socket(), byte, {}, {&own, 1}).status,
+                  wire::SendStatus::kSent);
+    }
+
+    EXPECT_EQ(Guest(connect()).draw(), 4096U);
+}
+
+TEST_F(DaemonTest, FrontEndThatWaitsTooLongIsRefused) {
+    start_listening({"--message-timeout-ms=100"});
+    const Guest first(connect());
+    Frontend waiting = connect();
+
+    EXPECT_TRUE(waiting.wait_closed());
+
+    EXPECT_TRUE(contains(daemon_->complained(), "refused another: the device is in use"));
 }
 
 TEST_F(DaemonTest, ExitOnDisconnectEndsCleanly) {

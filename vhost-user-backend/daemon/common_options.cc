@@ -86,7 +86,7 @@ constexpr std::array<OptionSpec, 12> kProcessOptions = {{
      .kind = OptionKind::kNumber,
      .value_name = "N",
      .help = "Close a session whose front end began a message and does not go on for N "
-             "milliseconds",
+             "milliseconds; let another front end wait for a device in use up to twice as long",
      .default_value = "10000",
      .number_min = 1,
      .number_max = 3'600'000},

@@ -14,6 +14,13 @@ namespace {
 /// accept() is tried again after this time when the host has no descriptor or memory to spare.
 constexpr auto kAcceptRetry = std::chrono::milliseconds(250);
 
+/// Front ends that are taken out of the backlog at a time; ours is shorter (an inherited one may be
+/// longer, and then takes more rounds).
+constexpr size_t kWaitingMax = 16;
+
+/// Time for a session to see its front end go.
+constexpr auto kRefusalInterval = std::chrono::milliseconds(50);
+
 }  // namespace
 
 DeviceServer::DeviceServer(Environment environment,
@@ -25,6 +32,7 @@ DeviceServer::DeviceServer(Environment environment,
 
 DeviceServer::~DeviceServer() {
     stop_listening();
+    stop_limiting();
 }
 
 void DeviceServer::start() {
@@ -53,7 +61,7 @@ void DeviceServer::stop_listening() {
 void DeviceServer::on_connection() {
     UniqueFd connection = platform::accept_connection(endpoint_.listener->fd.get());
     if (connection.valid()) {
-        // One session at a time: the next front end waits in the backlog.
+        // One session at a time: the next front end waits in the backlog, but see limit_waiting().
         stop_listening();
         serve(std::move(connection));
     } else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
@@ -87,6 +95,59 @@ void DeviceServer::serve(UniqueFd connection) {
                                          std::move(connection),
                                          environment_.session,
                                          [this](CloseReason reason) { on_closed(reason); });
+    if (endpoint_.listener) {
+        limit_waiting(environment_.session.message_timeout);
+    }
+}
+
+/// What a connection in the backlog was sent may hold descriptors, and one of them may be the other
+/// end of the session that is served: that session would never see its front end go, and so nobody
+/// would ever read the backlog. So nobody waits for ever.
+void DeviceServer::limit_waiting(EventLoop::Clock::duration delay) {
+    waiting_timer_ = environment_.loop.start_timer(EventLoop::Clock::now() + delay,
+                                                   [this] { on_waiting_timer(); });
+}
+
+void DeviceServer::on_waiting_timer() {
+    if (overdue_ == 0) {
+        overdue_ = waiting_.size();
+        accept_waiting();
+    }
+    if (overdue_ > 0) {
+        session_log_.log(
+            LogLevel::kInfo, "{}: refused another: the device is in use", environment_.label);
+        waiting_.erase(waiting_.begin());
+        --overdue_;
+    }
+    // One after the other: this one may have been what kept the session, and the next be served.
+    limit_waiting(overdue_ > 0 ? kRefusalInterval : environment_.session.message_timeout);
+}
+
+void DeviceServer::accept_waiting() {
+    while (waiting_.size() < kWaitingMax) {
+        UniqueFd connection = platform::accept_connection(endpoint_.listener->fd.get());
+        if (!connection.valid()) {
+            return;  // no more, or no descriptor to spare: the next round looks again
+        }
+        waiting_.push_back(std::move(connection));
+    }
+}
+
+void DeviceServer::stop_limiting() {
+    if (waiting_timer_) {
+        environment_.loop.cancel_timer(*std::exchange(waiting_timer_, std::nullopt));
+    }
+    overdue_ = 0;
+}
+
+void DeviceServer::serve_next() {
+    if (waiting_.empty()) {
+        listen();
+        return;
+    }
+    UniqueFd next = std::move(waiting_.front());
+    waiting_.erase(waiting_.begin());
+    serve(std::move(next));
 }
 
 void DeviceServer::on_closed(CloseReason reason) {
@@ -94,10 +155,11 @@ void DeviceServer::on_closed(CloseReason reason) {
     // The session is still on the stack.
     environment_.loop.post([this] {
         session_.reset();
+        stop_limiting();
         if (shutting_down_ || environment_.exit_on_disconnect || !endpoint_.listener) {
             finish();
         } else {
-            listen();
+            serve_next();
         }
     });
 }
@@ -107,6 +169,8 @@ void DeviceServer::shut_down() {
         return;
     }
     stop_listening();
+    stop_limiting();
+    waiting_.clear();
     // No front end should find a socket that nobody will answer.
     endpoint_.listener.reset();
     if (session_ != nullptr) {
@@ -118,6 +182,7 @@ void DeviceServer::shut_down() {
 
 void DeviceServer::finish() {
     stop_listening();
+    waiting_.clear();
     endpoint_.listener.reset();
     if (on_finished_) {
         std::exchange(on_finished_, nullptr)();

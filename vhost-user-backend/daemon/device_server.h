@@ -2,11 +2,13 @@
 /// Serves one device to one front end after the other.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
@@ -59,6 +61,11 @@ class DeviceServer final {
     void on_connection();
     void wait_after_failed_accept(int os_error);
     void serve(UniqueFd connection);
+    void serve_next();
+    void limit_waiting(EventLoop::Clock::duration delay);
+    void on_waiting_timer();
+    void accept_waiting();
+    void stop_limiting();
     void on_closed(CloseReason reason);
     void finish();
 
@@ -71,6 +78,9 @@ class DeviceServer final {
     std::unique_ptr<Session> session_;
     std::optional<WatchId> listen_watch_;
     std::optional<TimerId> accept_timer_;
+    std::optional<TimerId> waiting_timer_;
+    std::vector<UniqueFd> waiting_;  // accepted and not read, in the order in which they came
+    size_t overdue_ = 0;             // the first of them, which are to be closed
     bool shutting_down_ = false;
 };
 

@@ -168,7 +168,7 @@ Result<InheritedSocket> take_inherited_socket(int number) {
         ::fcntl(number, F_SETFL, flags | O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot prepare " + name));
     }
-    // By it the front end's own end is known (session_name.h). Best effort: where there is no name
+    // By it the front end's own end is known (peer_name.h). Best effort: where there is no name
     // to be had, a front end can keep a device for which its starter made a pair of sockets.
     if (!listening) {
         (void)platform::name_socket(number);

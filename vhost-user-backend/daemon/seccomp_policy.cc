@@ -95,7 +95,6 @@ constexpr SystemCallRule kControl[] = {
     {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
     {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_TYPE)}},
     {.name = "getpeername"},
-    {.name = "getsockname"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
     {.name = "poll"},

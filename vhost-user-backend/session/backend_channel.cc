@@ -7,7 +7,7 @@
 
 #include <sys/socket.h>
 
-#include "vhost-user-backend/session/session_name.h"
+#include "vhost-user-backend/session/peer_name.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger {
@@ -38,7 +38,7 @@ bool may_be_channel(int fd) {
     // SAFETY: the socket API takes every address family through sockaddr; getpeername() writes
     // sizeof(address) bytes at most, and sockaddr_storage is aligned for all of them.
     return ::getpeername(fd, reinterpret_cast<sockaddr*>(&address), &bytes) == 0 &&
-           address.ss_family == AF_UNIX && !leads_to_session(fd);
+           address.ss_family == AF_UNIX && !has_named_peer(fd);
 }
 
 BackendChannel::BackendChannel(EventLoop& loop,

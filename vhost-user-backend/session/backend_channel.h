@@ -38,8 +38,8 @@ struct ChannelReply {
     UniqueFd fd{};       ///< only SHARED_OBJECT_LOOKUP brings one
 };
 
-/// May `fd` be a channel: one end of a connected Unix stream socket? Not a front end's own end of
-/// a session (leads_to_session()).
+/// May `fd` be a channel: one end of a connected Unix stream socket? Not one whose other end has a
+/// name: that may be a front end's own end of a session (peer_name.h).
 [[nodiscard]] bool may_be_channel(int fd);
 
 /// Thread-bound: control thread.

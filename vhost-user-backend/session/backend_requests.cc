@@ -5,7 +5,7 @@
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/session/frontend_handle.h"
-#include "vhost-user-backend/session/session_name.h"
+#include "vhost-user-backend/session/peer_name.h"
 
 namespace outrigger {
 namespace {
@@ -244,8 +244,7 @@ void BackendRequests::look_up_shared_object(const Uuid& object, Frontend::OnFoun
         [on_found = std::move(on_found)](Result<ChannelReply, FrontendError> reply) mutable {
             if (!reply) {
                 on_found(failure(reply.error()));
-            } else if (reply->value != 0 || !reply->fd.valid() ||
-                       leads_to_session(reply->fd.get())) {
+            } else if (reply->value != 0 || !reply->fd.valid() || has_named_peer(reply->fd.get())) {
                 on_found(failure(FrontendError::kRefused));
             } else {
                 on_found(std::move(reply->fd));

@@ -18,7 +18,6 @@
 #include "vhost-user-backend/session/iotlb_misses.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
-#include "vhost-user-backend/session/session_name.h"
 #include "vhost-user-backend/wire/request_table.h"
 
 namespace outrigger {
@@ -217,7 +216,6 @@ class Session::Impl final : public Connection::Handler,
                                            std::optional<uint16_t> size) const;
     [[nodiscard]] VirtqueueConfig queue_config(const Vring& ring) const;
 
-    SessionName name_;  // of the socket that becomes connection_
     Environment environment_;
     SessionOptions options_;
     OnClosed on_closed_;
