@@ -343,7 +343,11 @@ void FileTransfer::submit_range_piece() {
 void FileTransfer::on_range_piece(int32_t result) {
     if (result >= 0) {
         const bool written = method_ == RangeMethod::kWrite;
-        const uint64_t count = written ? static_cast<uint64_t>(result) : length_bytes;
+        uint64_t count = written ? static_cast<uint64_t>(result) : length_bytes;
+        if (written && count < length_bytes && file().direct) {
+            // Direct I/O cannot resume inside a block: that one is written again.
+            count = align_down<uint64_t>(count, file().offset_alignment);
+        }
         if (count == 0) {
             finish(EIO);
             return;

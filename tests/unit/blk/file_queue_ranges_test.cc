@@ -172,6 +172,19 @@ TEST_F(FileQueueRanges, ZeroingThatTheHostCannotIsWrittenOut) {
     EXPECT_EQ(request_.result, 0);
 }
 
+TEST_F(FileQueueRanges, DirectZeroesResumeAtTheBeginningOfABlock) {
+    file_.direct = true;
+    file_.offset_alignment = 4096;
+    file_.no_zero_range = true;
+    submit(ImageCommand::kWriteZeroes, 0, 3 * 4096);
+    answer(4096 + 512);
+    EXPECT_EQ(call().opcode, IoOpcode::kWrite);
+    EXPECT_EQ(call().offset_bytes, 4096U);
+    EXPECT_EQ(call().segments[0].iov_len, 2 * 4096U);
+    answer(512);
+    EXPECT_EQ(request_.result, EIO) << "not one block was written";
+}
+
 TEST_F(FileQueueRanges, RefusedRangeIsWrittenOutAndTheWayNotForgotten) {
     submit(ImageCommand::kWriteZeroes, 0, 512);
     answer(-EINVAL);
