@@ -29,8 +29,8 @@ enum class NotificationKind : uint8_t {
     kPipe,       ///< a pipe or a FIFO
 };
 
-/// Takes what is pending, at most one buffer's worth. Never blocks on Linux 5.8 and later, nor
-/// elsewhere while O_NONBLOCK holds.
+/// Takes what is pending, at most one buffer's worth. Never blocks on an eventfd (Linux 5.8 and
+/// later) or a pipe (Linux), nor on others and elsewhere while O_NONBLOCK holds.
 ///
 /// Of an anonymous inode exactly 8 bytes are read, which only eventfds and timers give. A signalfd
 /// of the front end would yield the signals of our process, and they would be gone.
