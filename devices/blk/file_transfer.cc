@@ -311,6 +311,11 @@ void FileTransfer::next_range_piece() {
 }
 
 void FileTransfer::submit_range_piece() {
+    // Where the ranges were read from may be gone with it, and zeroes name the first sectors.
+    if (request_->data_was_lost()) {
+        finish(EFAULT);
+        return;
+    }
     const uint64_t left = range_end_ - range_position_;
     offset_bytes = range_position_;
     stable = false;

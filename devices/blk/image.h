@@ -51,8 +51,9 @@ class ImageRequest {
     /// before submit() returns. The request may be used again afterwards.
     virtual void on_image_done(int os_error) = 0;
 
-    /// Was memory behind `data` lost, so that zeroes may stand in its place? Asked around a write,
-    /// which then ends with EFAULT.
+    /// Was memory of the request lost, so that zeroes may stand in place of `data`, or of what
+    /// `ranges` were read from? Asked around each write, and before each piece of a range; the
+    /// request then ends with EFAULT.
     [[nodiscard]] virtual bool data_was_lost() { return false; }
 
     ImageCommand command = ImageCommand::kRead;

@@ -38,7 +38,8 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 
 Block first_block;
 std::atomic<uint32_t> lost_regions = 0;
-uintptr_t page_bytes = 0;  // written before the handler is installed
+std::atomic<uint32_t> pages_replaced = 0;  // of the ranges that there are
+uintptr_t page_bytes = 0;                  // written before the handler is installed
 
 struct sigaction handler_before {};
 
@@ -70,6 +71,9 @@ Found find(uintptr_t address) {
 /// Behind this many pages the rest of a region goes at once, so that a front end cannot raise a
 /// signal for each page, nor cut the address space into pieces without end.
 constexpr uint32_t kPagesReplacedMax = 256;
+/// The same for all regions of the process, whose address space has a limit of its own: each page
+/// makes two mappings more, of 65530 (vm.max_map_count).
+constexpr uint32_t kPagesReplacedInAllMax = 4096;
 
 bool map_zeroes(uintptr_t start, size_t size) {
     void* const at = std::bit_cast<void*>(start);
@@ -85,7 +89,9 @@ bool map_zeroes(uintptr_t start, size_t size) {
 /// for requests in flight must go on failing, or a disk would be filled with our zeroes.
 bool replace_by_zeroes(const Found& range, uintptr_t address) {
     // Relaxed: a bound, and no order.
-    if (range.slot->pages_replaced.fetch_add(1, std::memory_order_relaxed) < kPagesReplacedMax &&
+    const uint32_t of_range = range.slot->pages_replaced.fetch_add(1, std::memory_order_relaxed);
+    const uint32_t of_all = pages_replaced.fetch_add(1, std::memory_order_relaxed);
+    if (of_range < kPagesReplacedMax && of_all < kPagesReplacedInAllMax &&
         map_zeroes(address & ~(page_bytes - 1), page_bytes)) {
         return true;
     }
@@ -205,6 +211,8 @@ GuardedRange::GuardedRange(GuardedRange&& other) noexcept
 GuardedRange::~GuardedRange() {
     if (slot_ != nullptr) {
         const std::lock_guard lock(sigbus_guard::registry);
+        sigbus_guard::pages_replaced.fetch_sub(
+            slot_->pages_replaced.load(std::memory_order_relaxed), std::memory_order_relaxed);
         // Comes before the release store of the next range's size, which find() acquires.
         slot_->start.store(0, std::memory_order_release);
     }

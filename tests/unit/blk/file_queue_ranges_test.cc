@@ -185,6 +185,14 @@ TEST_F(FileQueueRanges, DirectZeroesResumeAtTheBeginningOfABlock) {
     EXPECT_EQ(request_.result, EIO) << "not one block was written";
 }
 
+TEST_F(FileQueueRanges, RangesThatMayHaveBeenReadFromLostMemoryAreLeftAlone) {
+    request_.lost = [] { return true; };
+    submit(ImageCommand::kWriteZeroes, 0, 4096);
+    EXPECT_TRUE(calls_.empty());
+    EXPECT_EQ(request_.result, EFAULT);
+    calls_.clear();
+}
+
 TEST_F(FileQueueRanges, RefusedRangeIsWrittenOutAndTheWayNotForgotten) {
     submit(ImageCommand::kWriteZeroes, 0, 512);
     answer(-EINVAL);

@@ -133,6 +133,42 @@ TEST(SigbusGuard, BehindManyPagesTheRestGoesAtOnce) {
     EXPECT_EQ(::write(writer.get(), mapping.data() + 299 * kPage, 16), 16);
 }
 
+/// Would a system call find memory there?
+bool kernel_finds(const std::byte* memory) {
+    std::array<int, 2> ends{};
+    EXPECT_EQ(::pipe(ends.data()), 0);
+    const UniqueFd reader(ends[0]);
+    const UniqueFd writer(ends[1]);
+    return ::write(writer.get(), memory, 16) == 16;
+}
+
+// Each page that is replaced alone makes two mappings more, and a process may have 65530.
+TEST(SigbusGuard, BehindManyPagesOfAllRegionsTheRestGoesAtOnce) {
+    constexpr size_t kPage = 4096;
+    constexpr size_t kTouched = 250;
+    {
+        const std::array<MappedFile, 17> files;
+        static_assert(kTouched * 17 > 4096);
+        std::vector<GuardedRange> guards;
+        for (const MappedFile& file : files) {
+            guards.push_back(file.guard());
+            file.truncate();
+            for (size_t page = 0; page < kTouched; ++page) {
+                (void)file.read(page * kPage);
+            }
+        }
+        EXPECT_FALSE(kernel_finds(files.front().mapping.data() + kBytes - kPage));
+        EXPECT_TRUE(kernel_finds(files.back().mapping.data() + kBytes - kPage));
+    }
+    // What is unmapped counts no more.
+    const MappedFile next;
+    const GuardedRange guard = next.guard();
+    next.truncate();
+    (void)next.read(0);
+    EXPECT_TRUE(kernel_finds(next.mapping.data()));
+    EXPECT_FALSE(kernel_finds(next.mapping.data() + kBytes - kPage));
+}
+
 TEST(SigbusGuard, OtherRegionsStayAsTheyAre) {
     const MappedFile truncated;
     const MappedFile whole;
