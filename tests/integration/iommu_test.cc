@@ -157,6 +157,15 @@ class IommuAnswersTest : public IommuTest {
         guest().queue().publish();
         guest().queue().kick();
     }
+
+    /// Until the ring waits for a translation that nobody gives.
+    void offer_and_wait_for_a_miss() {
+        start_and_forget_buffers();
+        iommu().answer_misses_with(MissAnswer::kNothing);
+        const uint64_t before = iommu().misses();
+        offer();
+        ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    }
 };
 
 TEST_F(IommuAnswersTest, TranslationsOutliveAnotherMemoryTable) {
@@ -291,11 +300,7 @@ TEST_F(IommuAnswersTest, DisabledRingAsksForNothing) {
 }
 
 TEST_F(IommuAnswersTest, RefusalsThatComeWhenARingIsDisabledBreakNothing) {
-    start_and_forget_buffers();
-    iommu().answer_misses_with(MissAnswer::kNothing);
-    const uint64_t before = iommu().misses();
-    offer();
-    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    offer_and_wait_for_a_miss();
     for (const uint32_t on : {0U, 1U}) {
         iommu().with_frontend([&](driver::Frontend& frontend) {
             ASSERT_EQ(frontend.set_vring_enable(0, on), Answer::kAccepted);
@@ -310,11 +315,7 @@ TEST_F(IommuAnswersTest, RefusalsThatComeWhenARingIsDisabledBreakNothing) {
 }
 
 TEST_F(IommuAnswersTest, AnotherChannelIsAskedWhatTheFirstDidNotAnswer) {
-    start_and_forget_buffers();
-    iommu().answer_misses_with(MissAnswer::kNothing);
-    const uint64_t before = iommu().misses();
-    offer();
-    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    offer_and_wait_for_a_miss();
     iommu().answer_misses_with(MissAnswer::kTranslation);
     ASSERT_EQ(iommu().serve(), Answer::kAccepted);
     EXPECT_EQ(guest().queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
@@ -433,11 +434,7 @@ TEST_P(IommuLieTest, BreaksTheRingAfterFewMisses) {
 }
 
 TEST_F(IommuAnswersTest, SilentFrontEndCanStopTheRing) {
-    start_and_forget_buffers();
-    iommu().answer_misses_with(MissAnswer::kNothing);
-    const uint64_t before = iommu().misses();
-    offer();
-    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    offer_and_wait_for_a_miss();
     const auto base = guest().stop();
     ASSERT_TRUE(base);
     EXPECT_EQ(*base, guest().queue().start_base());
@@ -456,11 +453,7 @@ TEST_F(IommuAnswersTest, RingThatWaitsForItsMemoryCanBeStopped) {
 }
 
 TEST_F(IommuAnswersTest, WaitingRingSleeps) {
-    start_and_forget_buffers();
-    iommu().answer_misses_with(MissAnswer::kNothing);
-    const uint64_t before = iommu().misses();
-    offer();
-    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    offer_and_wait_for_a_miss();
     give_others_a_moment();
     const uint64_t sleeps = host_->worker_counters(0).sleeps.value();
     give_others_a_moment();
@@ -468,11 +461,7 @@ TEST_F(IommuAnswersTest, WaitingRingSleeps) {
 }
 
 TEST_F(IommuAnswersTest, HangUpWithMissesUnansweredEndsTheSessionCleanly) {
-    start_and_forget_buffers();
-    iommu().answer_misses_with(MissAnswer::kNothing);
-    const uint64_t before = iommu().misses();
-    offer();
-    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    offer_and_wait_for_a_miss();
     frontend().close();
     const auto closed = host_->wait_closed();
     ASSERT_TRUE(closed);
@@ -484,11 +473,7 @@ TEST_F(IommuAnswersTest, HangUpWithMissesUnansweredEndsTheSessionCleanly) {
 }
 
 TEST_F(IommuAnswersTest, ChannelThatHangsUpBreaksTheRingThatWaits) {
-    start_and_forget_buffers();
-    iommu().answer_misses_with(MissAnswer::kNothing);
-    const uint64_t before = iommu().misses();
-    offer();
-    ASSERT_TRUE(eventually([&] { return iommu().misses() > before; }));
+    offer_and_wait_for_a_miss();
     iommu().stop();
     EXPECT_TRUE(eventually([&] { return broken(RingError::kBufferUnmapped) == 1; }));
     EXPECT_TRUE(iommu().with_frontend([](driver::Frontend& f) { return f.get_features(); }));
