@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -296,6 +297,17 @@ TEST_P(NotifierKinds, AReadDoesNotWaitWithoutONonblock) {
     make_blocking(notifier.read_fd());
     const auto kind = check_kind(GetParam());
     EXPECT_EQ(drain_notification(notifier.read_fd(), kind), DrainResult::kEmpty);
+}
+
+TEST(Notification, WhatIsNoEventfdDoesNotWaitEither) {
+    if (kPortableBuild) {
+        GTEST_SKIP() << "the system has no such read";
+    }
+    ASSERT_TRUE(Notifier::create());
+    const UniqueFd events(::inotify_init1(0));
+    ASSERT_EQ(check_notification_fd(events.get()).value(), NotificationKind::kAnonymous);
+    make_blocking(events.get());
+    EXPECT_EQ(drain_notification(events.get()), DrainResult::kBroken);
 }
 
 TEST(Notification, AFullPipeDoesNotWaitWithoutONonblock) {
