@@ -13,7 +13,6 @@
 
 #include <fmt/format.h>
 
-#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/checked_math.h"
 
 #include "devices/blk/direct_io.h"
@@ -189,7 +188,7 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
                            ? OUTRIGGER_TRY(properties_of_device(fd, status.st_rdev))
                            : properties_of_file(fd, status, options.read_only);
     file->properties.read_only = options.read_only;
-    if (file->is_block_device && !kPortableBuild) {
+    if (file->is_block_device) {
         file->lifetime = find_lifetime_attributes("/sys", status.st_rdev);
         file->properties.tells_lifetime = !file->lifetime.empty();
     }

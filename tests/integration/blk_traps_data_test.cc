@@ -249,14 +249,6 @@ TEST_F(BlkTraps, Trap06SectorsAre512BytesWithLargeBlocks) {
 
 class BlkTrapsRanges : public BlkTraps {
   protected:
-    void run_with_discard() {
-        backing_.fill(0, 1 << 20, 0x61);
-        run();
-        if (!discards()) {
-            GTEST_SKIP() << "no holes can be made here, so discarding is not offered";
-        }
-    }
-
     int discard(std::vector<Segment> ranges) {
         ranges.insert(ranges.begin(), header(VIRTIO_BLK_T_DISCARD, 0));
         ranges.push_back(writable(1));
@@ -270,37 +262,43 @@ class BlkTrapsRanges : public BlkTraps {
     }
 };
 
-TEST_F(BlkTrapsRanges, Trap07DiscardKnowsNoFlag) {
-    run_with_discard();
+class BlkTrapsDiscard : public BlkTrapsRanges {
+  protected:
+    void SetUp() override {
+        backing_.fill(0, 1 << 20, 0x61);
+        run();
+        if (!discards()) {
+            GTEST_SKIP() << "no holes can be made here, so discarding is not offered";
+        }
+    }
+};
+
+TEST_F(BlkTrapsDiscard, Trap07DiscardKnowsNoFlag) {
     EXPECT_EQ(discard({range(0, 8, 1)}), VIRTIO_BLK_S_UNSUPP);
     EXPECT_EQ(discard({range(0, 8), range(8, 8, 1U << 31)}), VIRTIO_BLK_S_UNSUPP);
     EXPECT_EQ(fault_.count(IoOpcode::kPunchHole), 0U) << "no segment of a refused request is done";
     EXPECT_TRUE(backing_.holds(0, 1 << 20, 0x61));
 }
 
-TEST_F(BlkTrapsRanges, Trap07EverySegmentIsCheckedBeforeTheFirstIsDone) {
-    run_with_discard();
+TEST_F(BlkTrapsDiscard, Trap07EverySegmentIsCheckedBeforeTheFirstIsDone) {
     EXPECT_EQ(discard({range(0, 8), range(kDiskBytes / 512 - 1, 2)}), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(discard({}), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(fault_.count(IoOpcode::kPunchHole), 0U);
 }
 
-TEST_F(BlkTrapsRanges, Trap07DiscardRoundsInward) {
-    run_with_discard();
+TEST_F(BlkTrapsDiscard, Trap07DiscardRoundsInward) {
     file_->properties.discard_alignment_bytes = 65536;
     EXPECT_EQ(discard({range(1, 256)}), VIRTIO_BLK_S_OK);
     EXPECT_TRUE(backing_.holds(0, 65536, 0x61));
     EXPECT_TRUE(backing_.holds(2 * 65536, 65536, 0x61));
 }
 
-TEST_F(BlkTrapsRanges, Trap07DiscardToTheEndKeepsTheSize) {
-    run_with_discard();
+TEST_F(BlkTrapsDiscard, Trap07DiscardToTheEndKeepsTheSize) {
     EXPECT_EQ(discard({range(0, 1 << 19)}), VIRTIO_BLK_S_OK);
     EXPECT_EQ(backing_.size(), kDiskBytes);
 }
 
-TEST_F(BlkTrapsRanges, Trap07HostThatCannotDiscardIsAskedOnce) {
-    run_with_discard();
+TEST_F(BlkTrapsDiscard, Trap07HostThatCannotDiscardIsAskedOnce) {
     fault_.set_rule(answers(IoOpcode::kPunchHole, -EOPNOTSUPP));
     EXPECT_EQ(discard({range(0, 8)}), VIRTIO_BLK_S_OK);
     EXPECT_EQ(discard({range(0, 8)}), VIRTIO_BLK_S_OK);
