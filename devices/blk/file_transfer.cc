@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/error.h"
@@ -25,12 +24,6 @@ constexpr uint64_t kZeroBytesMax = uint64_t{32} << 20;
 constexpr size_t kZeroBlockBytes = size_t{1} << 20;
 alignas(65536) std::byte zero_block[kZeroBlockBytes];
 
-/// EAGAIN and EINTR: this often at once, then with growing pauses, then the request fails. All
-/// together about eight seconds.
-constexpr uint32_t kImmediateRetriesMax = 8;
-constexpr uint32_t kRetriesMax = 40;
-constexpr uint32_t kPauseDoublingsMax = 8;
-
 bool means_unsupported(int os_error) {
     return os_error == EOPNOTSUPP || os_error == ENOSYS || os_error == ENOTTY;
 }
@@ -44,7 +37,7 @@ ImageFile& FileTransfer::file() const {
 void FileTransfer::begin(FileQueue& queue, ImageRequest& request) {
     queue_ = &queue;
     request_ = &request;
-    attempts_ = 0;
+    retry_.reset();
     switch (request.command) {
         case ImageCommand::kRead:
         case ImageCommand::kWrite:
@@ -75,11 +68,11 @@ void FileTransfer::go_on() {
 }
 
 void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
-    if (result == -EAGAIN || result == -EINTR) {
+    if (IoRetry::is_for(result)) {
         retry();
         return;
     }
-    attempts_ = 0;
+    retry_.reset();
     switch (phase_) {
         case Phase::kData:
             on_data(result);
@@ -94,19 +87,14 @@ void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
 }
 
 void FileTransfer::retry() {
-    ++attempts_;
-    if (attempts_ <= kImmediateRetriesMax) {
-        submit_again();
-        return;
-    }
-    if (attempts_ > kRetriesMax) {
+    const auto pause = retry_.next();
+    if (!pause) {
         on_complete(-EIO, 0);
-        return;
+    } else if (pause->count() == 0) {
+        submit_again();
+    } else {
+        queue_->loop_.start_timer(EventLoop::Clock::now() + *pause, [this] { submit_again(); });
     }
-    const uint32_t doublings = std::min(attempts_ - kImmediateRetriesMax, kPauseDoublingsMax);
-    queue_->loop_.start_timer(
-        EventLoop::Clock::now() + std::chrono::milliseconds(uint64_t{1} << doublings),
-        [this] { submit_again(); });
 }
 
 void FileTransfer::submit_again() {

@@ -21,6 +21,9 @@ struct ImageFileOptions {
     bool lock = true;     ///< refuse an image that another process writes
     /// Block size to offer; chosen from the host when not given. A power of two, 512 to 65536.
     std::optional<uint32_t> block_bytes{};
+    /// The file holds a disk, or a part of one, in a format of its own: its size need not be a
+    /// whole number of blocks.
+    bool any_size = false;
 };
 
 /// Immutable after open() but for the atomics, which any worker may set.
