@@ -92,7 +92,8 @@ constexpr OptionSpec kOptions[] = {
      .kind = OptionKind::kNumber,
      .value_name = "BYTES",
      .help = "The block size that the guest sees, a power of two; without it the smallest that the "
-             "host can access",
+             "host can access. With --cache=none a smaller one than that is possible, but then the "
+             "host reads what surrounds a write before it",
      .number_min = 512,
      .number_max = 65536},
     {.name = "serial",
@@ -108,7 +109,8 @@ constexpr OptionSpec kOptions[] = {
     {.name = "lock",
      .kind = OptionKind::kChoice,
      .value_name = "on|off",
-     .help = "Refuse an image that another process uses",
+     .help = "Refuse an image that another process writes, or, unless --read-only, reads and wants "
+             "unchanged; the locks are those of QEMU and its tools",
      .default_value = "on",
      .choices = kOnOff},
     {.name = "null-size",

@@ -49,6 +49,8 @@ void Qcow2Transfer::begin(Qcow2Queue& queue, ImageRequest& request) {
         case ImageCommand::kWrite:
         case ImageCommand::kDiscard:
         case ImageCommand::kWriteZeroes:
+        case ImageCommand::kSecureErase:
+        case ImageCommand::kGetLifetime:
             finish(EROFS);
             return;
     }
