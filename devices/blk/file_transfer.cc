@@ -17,7 +17,6 @@ namespace {
 /// UIO_MAXIOV: the kernel refuses more segments in one call.
 constexpr uint32_t kSegmentsPerCallMax = 1024;
 
-
 }  // namespace
 
 ImageFile& FileTransfer::file() const {
