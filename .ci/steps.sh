@@ -141,6 +141,38 @@ install_packages() {
         with_retries update_and_install "${missing[@]}"
 }
 
+# archive_of RELEASE: the address that this machine's apt takes the release from.
+archive_of() {
+    apt-get indextargets --format "\$(RELEASE) \$(REPO_URI)" "Created-By: Packages" 2>/dev/null |
+        sed -n "s/^$1 //p" | head -n 1
+}
+
+# find_archive RELEASE: the same, and where apt's lists were deleted it updates them first.
+find_archive() {
+    local archive
+    archive=$(archive_of "$1")
+    [[ $archive ]] || { apt update >&2 && archive=$(archive_of "$1"); }
+    [[ $archive ]] || { echo "apt has no source for $1" >&2; return 1; }
+    echo "$archive"
+}
+
+# make_sources_directory DIR: an empty place for sources, lists and packages that are not this
+# machine's. The caller writes DIR/sources.list, and downloads into DIR/packages.
+make_sources_directory() {
+    rm -rf "$1"
+    mkdir -p "$1"/{lists,cache/archives}/partial "$1/packages"
+}
+
+# with_sources_in DIR TOOL ARGUMENT...: apt-get or apt-cache, that knows DIR/sources.list and nothing
+# else, and leaves apt's own lists and sources as they are.
+with_sources_in() {
+    local dir=$1 tool=$2
+    shift 2
+    "$tool" -q -o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::SourceList="$dir/sources.list" \
+        -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" \
+        -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
+}
+
 # configure_build DIR OPTION...: `meson setup`, once; again when the tree was moved or copied since,
 # because a build knows its place.
 configure_build() {

@@ -20,6 +20,9 @@ constexpr uint32_t kDiscardSectorsMax = (1U << 30) / kSectorBytes;
 constexpr uint32_t kWriteZeroesSectorsMax = (32U << 20) / kSectorBytes;
 constexpr uint32_t kWriteZeroesSegmentsMax = 8;
 
+/// The kernel cuts an erasure up itself and cannot be told to stop, so one call stays short.
+constexpr uint32_t kSecureEraseSectorsMax = (256U << 20) / kSectorBytes;
+
 /// Segments are checked to be multiples of the block size, so their limit must be one too.
 uint32_t whole_blocks(uint32_t sectors, uint32_t block_bytes) {
     return sectors - sectors % (block_bytes / kSectorBytes);
@@ -51,6 +54,12 @@ BlkGeometry make_geometry(const ImageProperties& image, const BlkShape& shape) {
         geometry.write_zeroes_segments_max = kWriteZeroesSegmentsMax;
         geometry.unmap_zeroes = shape.discard && image.can_unmap_zeroes;
     }
+    geometry.secure_erase = image.can_secure_erase && !image.read_only;
+    if (geometry.secure_erase) {
+        geometry.secure_erase_sectors_max = whole_blocks(kSecureEraseSectorsMax, image.block_bytes);
+        geometry.secure_erase_segments_max = kBlkRangesMax;
+    }
+    geometry.lifetime = image.tells_lifetime;
     return geometry;
 }
 
@@ -77,6 +86,11 @@ BlkConfigSpace make_config_space(const ImageProperties& image, const BlkShape& s
     space.max_write_zeroes_sectors = geometry.write_zeroes_sectors_max;
     space.max_write_zeroes_seg = geometry.write_zeroes_segments_max;
     space.write_zeroes_may_unmap = geometry.unmap_zeroes ? 1 : 0;
+    if (geometry.secure_erase) {
+        space.max_secure_erase_sectors = geometry.secure_erase_sectors_max;
+        space.max_secure_erase_seg = geometry.secure_erase_segments_max;
+        space.secure_erase_sector_alignment = block / kSectorBytes;
+    }
     return space;
 }
 
@@ -89,12 +103,18 @@ FeatureSet make_features(const ImageProperties& image, const BlkShape& shape) {
     if (shape.queue_count > 1) {
         features = features.with(VIRTIO_BLK_F_MQ);
     }
+    if (image.tells_lifetime) {
+        features = features.with(kLifetimeFeature);
+    }
     if (image.read_only) {
         return features.with(VIRTIO_BLK_F_RO);
     }
     features = features.with(VIRTIO_BLK_F_CONFIG_WCE).with(VIRTIO_BLK_F_WRITE_ZEROES);
     if (offers_discard(image, shape)) {
         features = features.with(VIRTIO_BLK_F_DISCARD);
+    }
+    if (image.can_secure_erase) {
+        features = features.with(VIRTIO_BLK_F_SECURE_ERASE);
     }
     return features;
 }

@@ -37,9 +37,15 @@ struct BlkConfigSpace {
     Le32 max_write_zeroes_seg;
     uint8_t write_zeroes_may_unmap = 0;
     uint8_t unused1[3] = {};
+    Le32 max_secure_erase_sectors;
+    Le32 max_secure_erase_seg;
+    Le32 secure_erase_sector_alignment;
 };
 
-static_assert(sizeof(BlkConfigSpace) == 60);
+static_assert(sizeof(BlkConfigSpace) == 72);
+
+/// VIRTIO 1.3, 5.2.3. Linux headers before 6.2 do not have it.
+inline constexpr unsigned kLifetimeFeature = 15;
 
 /// The vhost-user maximum. Front ends ask for as much as the newest struct they know has, so
 /// everything behind our fields reads as zero.

@@ -9,6 +9,7 @@
 #include <linux/virtio_blk.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/little_endian.h"
 #include "vhost-user-backend/base/log.h"
 
 #include "devices/blk/segment_cursor.h"
@@ -43,6 +44,10 @@ ImageCommand image_command(BlkCommand command) {
             return ImageCommand::kDiscard;
         case BlkCommand::kWriteZeroes:
             return ImageCommand::kWriteZeroes;
+        case BlkCommand::kSecureErase:
+            return ImageCommand::kSecureErase;
+        case BlkCommand::kGetLifetime:
+            return ImageCommand::kGetLifetime;
         case BlkCommand::kGetId:
             break;
     }
@@ -178,6 +183,8 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
             counters_.bytes_read.add(slot.bytes);
         } else if (slot.blk_command == BlkCommand::kWrite) {
             counters_.bytes_written.add(slot.bytes);
+        } else if (slot.blk_command == BlkCommand::kGetLifetime) {
+            copy_lifetime(slot);
         }
     } else {
         on_failure(slot, os_error);
@@ -193,6 +200,15 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
         // Called last: the ring is gone afterwards.
         std::exchange(drained_, nullptr)();
     }
+}
+
+/// VIRTIO 1.3, 5.2.6: struct virtio_blk_lifetime. The parser saw that there is room.
+void BlkQueue::copy_lifetime(const Slot& slot) {
+    const std::array<Le16, 3> values{Le16(slot.lifetime.pre_end_of_life),
+                                     Le16(slot.lifetime.estimate_a),
+                                     Le16(slot.lifetime.estimate_b)};
+    static_assert(sizeof(values) == kLifetimeBytes);
+    SegmentCursor(slot.data, kLifetimeBytes).scatter(std::as_bytes(std::span(values)));
 }
 
 void BlkQueue::on_failure(const Slot& slot, int os_error) {

@@ -65,6 +65,7 @@ class BlkQueue final {
     void answer_id(DescriptorChain& chain, const BlkRequest& request);
     void submit(Slot& slot, const BlkRequest& request);
     void on_done(Slot& slot, int os_error);
+    static void copy_lifetime(const Slot& slot);
     void on_failure(const Slot& slot, int os_error);
 
     Virtqueue& queue_;

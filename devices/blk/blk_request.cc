@@ -50,6 +50,24 @@ struct RangeLimits {
     uint32_t flags_known;
 };
 
+RangeLimits discard_limits(const BlkGeometry& geometry) {
+    return {.sectors_max = geometry.discard_sectors_max,
+            .segments_max = geometry.discard_segments_max,
+            .flags_known = 0};
+}
+
+RangeLimits zeroing_limits(const BlkGeometry& geometry) {
+    return {.sectors_max = geometry.write_zeroes_sectors_max,
+            .segments_max = geometry.write_zeroes_segments_max,
+            .flags_known = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP};
+}
+
+RangeLimits erase_limits(const BlkGeometry& geometry) {
+    return {.sectors_max = geometry.secure_erase_sectors_max,
+            .segments_max = geometry.secure_erase_segments_max,
+            .flags_known = 0};
+}
+
 /// One segment from guest memory, checked, into `range`.
 Refused parse_range(const RangeSegment& segment,
                     const RangeLimits& limits,
@@ -148,27 +166,31 @@ Refused parse_body(const RequestHeader& header,
             request.command = BlkCommand::kGetId;
             request.data = writer.take_iovecs();
             return std::nullopt;
+        case kGetLifetimeType:
+            if (!geometry.lifetime) {
+                return BlkRefusal::kUnknownType;
+            }
+            request.command = BlkCommand::kGetLifetime;
+            if (writer.remaining() < kLifetimeBytes) {
+                return BlkRefusal::kAnswerRoom;
+            }
+            request.data = writer.take_iovecs();
+            return std::nullopt;
         case VIRTIO_BLK_T_DISCARD:
             if (!geometry.discard && !geometry.read_only) {
                 return BlkRefusal::kUnknownType;
             }
             request.command = BlkCommand::kDiscard;
-            return parse_ranges(reader,
-                                {.sectors_max = geometry.discard_sectors_max,
-                                 .segments_max = geometry.discard_segments_max,
-                                 .flags_known = 0},
-                                geometry,
-                                storage,
-                                request);
+            return parse_ranges(reader, discard_limits(geometry), geometry, storage, request);
         case VIRTIO_BLK_T_WRITE_ZEROES:
             request.command = BlkCommand::kWriteZeroes;
-            return parse_ranges(reader,
-                                {.sectors_max = geometry.write_zeroes_sectors_max,
-                                 .segments_max = geometry.write_zeroes_segments_max,
-                                 .flags_known = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP},
-                                geometry,
-                                storage,
-                                request);
+            return parse_ranges(reader, zeroing_limits(geometry), geometry, storage, request);
+        case VIRTIO_BLK_T_SECURE_ERASE:
+            if (!geometry.secure_erase) {
+                return BlkRefusal::kUnknownType;
+            }
+            request.command = BlkCommand::kSecureErase;
+            return parse_ranges(reader, erase_limits(geometry), geometry, storage, request);
         default:
             return BlkRefusal::kUnknownType;
     }
@@ -215,6 +237,7 @@ uint8_t status_of(BlkRefusal refusal) {
         case BlkRefusal::kSegmentList:
         case BlkRefusal::kSegmentCount:
         case BlkRefusal::kSegmentTooLong:
+        case BlkRefusal::kAnswerRoom:
             return VIRTIO_BLK_S_IOERR;
     }
     return VIRTIO_BLK_S_IOERR;
@@ -242,6 +265,8 @@ std::string_view describe(BlkRefusal refusal) {
             return "more segments than offered";
         case BlkRefusal::kSegmentTooLong:
             return "segment longer than offered";
+        case BlkRefusal::kAnswerRoom:
+            return "no room for the lifetime";
     }
     return "unknown";
 }

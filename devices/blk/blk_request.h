@@ -32,29 +32,49 @@ struct BlkGeometry {
     bool read_only = false;
     bool discard = false;               ///< discard requests are known
     bool unmap_zeroes = false;          ///< the unmap flag of write-zeroes has an effect
+    bool secure_erase = false;          ///< secure erase requests are known
+    bool lifetime = false;              ///< lifetime requests are known
     uint32_t discard_sectors_max = 0;   ///< in one segment
     uint32_t discard_segments_max = 0;  ///< at most kBlkRangesMax
     uint32_t write_zeroes_sectors_max = 0;
     uint32_t write_zeroes_segments_max = 0;  ///< at most kBlkRangesMax
+    uint32_t secure_erase_sectors_max = 0;
+    uint32_t secure_erase_segments_max = 0;  ///< at most kBlkRangesMax
 };
 
-enum class BlkCommand : uint8_t { kRead, kWrite, kFlush, kGetId, kDiscard, kWriteZeroes };
-inline constexpr size_t kBlkCommandCount = 6;
+enum class BlkCommand : uint8_t {
+    kRead,
+    kWrite,
+    kFlush,
+    kGetId,
+    kDiscard,
+    kWriteZeroes,
+    kSecureErase,
+    kGetLifetime,
+};
+inline constexpr size_t kBlkCommandCount = 8;
+
+/// VIRTIO 1.3, 5.2.6. Linux headers before 6.2 do not have it.
+inline constexpr uint32_t kGetLifetimeType = 10;
+
+/// struct virtio_blk_lifetime: three 16-bit values.
+inline constexpr size_t kLifetimeBytes = 6;
 
 /// What is wrong with a request.
 enum class BlkRefusal : uint8_t {
     kNoStatus,        ///< no device-writable byte: there is no way to answer
     kHeaderShort,     ///< fewer than 16 device-readable bytes
     kUnknownType,     ///< a type that is not known or was not offered
-    kReservedFlags,   ///< a reserved segment flag, or unmap in a discard
+    kReservedFlags,   ///< a reserved segment flag, or unmap in a discard or secure erase
     kReadOnly,        ///< anything that changes a read-only disk
     kUnaligned,       ///< sector or length is not a multiple of the block size
     kBeyondEnd,       ///< reaches beyond the capacity, or wraps
-    kSegmentList,     ///< discard or write-zeroes data is empty or no multiple of 16 bytes
+    kSegmentList,     ///< the data is empty or no multiple of 16 bytes
     kSegmentCount,    ///< more segments than offered
     kSegmentTooLong,  ///< a segment longer than offered
+    kAnswerRoom,      ///< no room for the lifetime
 };
-inline constexpr size_t kBlkRefusalCount = 10;
+inline constexpr size_t kBlkRefusalCount = 11;
 
 [[nodiscard]] std::string_view describe(BlkRefusal refusal);
 
@@ -68,8 +88,8 @@ struct BlkRequest {
     GuestBuffer status;  ///< one byte: the last device-writable one
     uint64_t offset_bytes = 0;
     uint64_t length_bytes = 0;           ///< kRead, kWrite: bytes of `data`; ranges: their sum
-    std::span<const iovec> data;         ///< kRead, kGetId: to fill; kWrite: to store
-    std::span<const ImageRange> ranges;  ///< kDiscard, kWriteZeroes
+    std::span<const iovec> data;         ///< kRead, kGetId, kGetLifetime: to fill; kWrite: to store
+    std::span<const ImageRange> ranges;  ///< kDiscard, kWriteZeroes, kSecureErase
 };
 
 struct RefusedBlkRequest {

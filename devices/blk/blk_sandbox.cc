@@ -15,6 +15,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "fdatasync"},
     {.name = "fallocate"},
     {.name = "ioctl", .tests = {argument_is(1, BLKDISCARD)}},
+    {.name = "ioctl", .tests = {argument_is(1, BLKSECDISCARD)}},
 };
 
 }  // namespace

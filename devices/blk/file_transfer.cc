@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
+#include <string_view>
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/error.h"
@@ -17,24 +17,6 @@ namespace {
 /// UIO_MAXIOV: the kernel refuses more segments in one call.
 constexpr uint32_t kSegmentsPerCallMax = 1024;
 
-/// One call frees or zeroes at most this much, so that the host's workers come back soon.
-constexpr uint64_t kPunchBytesMax = uint64_t{256} << 20;
-constexpr uint64_t kZeroBytesMax = uint64_t{32} << 20;
-
-/// Written where the host can zero in no other way. Never written to: in .bss it costs no memory.
-constexpr size_t kZeroBlockBytes = size_t{1} << 20;
-alignas(65536) std::byte zero_block[kZeroBlockBytes];
-
-/// EAGAIN and EINTR: this often at once, then with growing pauses, then the request fails. All
-/// together about eight seconds.
-constexpr uint32_t kImmediateRetriesMax = 8;
-constexpr uint32_t kRetriesMax = 40;
-constexpr uint32_t kPauseDoublingsMax = 8;
-
-bool means_unsupported(int os_error) {
-    return os_error == EOPNOTSUPP || os_error == ENOSYS || os_error == ENOTTY;
-}
-
 }  // namespace
 
 ImageFile& FileTransfer::file() const {
@@ -44,7 +26,7 @@ ImageFile& FileTransfer::file() const {
 void FileTransfer::begin(FileQueue& queue, ImageRequest& request) {
     queue_ = &queue;
     request_ = &request;
-    attempts_ = 0;
+    retry_.reset();
     switch (request.command) {
         case ImageCommand::kRead:
         case ImageCommand::kWrite:
@@ -55,31 +37,40 @@ void FileTransfer::begin(FileQueue& queue, ImageRequest& request) {
             return;
         case ImageCommand::kDiscard:
         case ImageCommand::kWriteZeroes:
-            phase_ = Phase::kRanges;
-            range_index_ = 0;
-            go_on();
+        case ImageCommand::kSecureErase:
+            begin_ranges();
+            return;
+        case ImageCommand::kGetLifetime:
+            phase_ = Phase::kLifetime;
+            attribute_index_ = 0;
+            next_lifetime_attribute();
             return;
     }
 }
 
 void FileTransfer::go_on() {
-    if (phase_ == Phase::kData) {
-        next_data();
-        return;
-    }
-    range_turn_ = queue_->take_range_turn(*this);
-    if (range_turn_) {
-        load_range();
-        next_range_piece();
+    switch (phase_) {
+        case Phase::kData:
+            next_data();
+            return;
+        case Phase::kWindow:
+            start_window();
+            return;
+        case Phase::kRanges:
+            take_range_turn();
+            return;
+        case Phase::kSync:
+        case Phase::kLifetime:
+            return;  // these wait for nothing
     }
 }
 
 void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
-    if (result == -EAGAIN || result == -EINTR) {
+    if (IoRetry::is_for(result)) {
         retry();
         return;
     }
-    attempts_ = 0;
+    retry_.reset();
     switch (phase_) {
         case Phase::kData:
             on_data(result);
@@ -87,34 +78,37 @@ void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
         case Phase::kRanges:
             on_range_piece(result);
             return;
+        case Phase::kWindow:
+            on_window(result);
+            return;
         case Phase::kSync:
             on_sync(result);
+            return;
+        case Phase::kLifetime:
+            on_lifetime_attribute(result);
             return;
     }
 }
 
 void FileTransfer::retry() {
-    ++attempts_;
-    if (attempts_ <= kImmediateRetriesMax) {
-        submit_again();
-        return;
-    }
-    if (attempts_ > kRetriesMax) {
+    const auto pause = retry_.next();
+    if (!pause) {
         on_complete(-EIO, 0);
-        return;
+    } else if (pause->count() == 0) {
+        submit_again();
+    } else {
+        queue_->loop_.start_timer(EventLoop::Clock::now() + *pause, [this] { submit_again(); });
     }
-    const uint32_t doublings = std::min(attempts_ - kImmediateRetriesMax, kPauseDoublingsMax);
-    queue_->loop_.start_timer(
-        EventLoop::Clock::now() + std::chrono::milliseconds(uint64_t{1} << doublings),
-        [this] { submit_again(); });
 }
 
 void FileTransfer::submit_again() {
     if (phase_ == Phase::kData) {
         submit_data();
-        return;
+    } else if (phase_ == Phase::kWindow) {
+        submit_window_step();
+    } else {
+        queue_->engine_->submit(*this);
     }
-    queue_->engine_->submit(*this);
 }
 
 void FileTransfer::finish(int os_error) {
@@ -130,12 +124,25 @@ void FileTransfer::begin_data() {
     cursor_ = SegmentCursor(request_->data, request_->length_bytes);
     bounced_ =
         file().direct && !cursor_.is_aligned(file().address_alignment, file().offset_alignment);
+    windowed_ = false;
+    if (file().block_locks != nullptr) [[unlikely]] {
+        windowed_ = !is_whole_blocks(request_->offset_bytes, request_->length_bytes);
+        if (opcode == IoOpcode::kWrite &&
+            !lock_blocks(request_->offset_bytes, request_->length_bytes)) {
+            return;
+        }
+    }
     next_data();
 }
 
 void FileTransfer::next_data() {
     if (cursor_.remaining() == 0) {
         finish(0);
+        return;
+    }
+    offset_bytes = request_->offset_bytes + (request_->length_bytes - cursor_.remaining());
+    if (windowed_) [[unlikely]] {
+        begin_window(offset_bytes, request_->offset_bytes + request_->length_bytes);
         return;
     }
     if (bounced_ && bounce_.empty()) {
@@ -148,7 +155,6 @@ void FileTransfer::next_data() {
             return;
         }
     }
-    offset_bytes = request_->offset_bytes + (request_->length_bytes - cursor_.remaining());
     if (bounced_) {
         const size_t count = std::min<uint64_t>(bounce_.size(), cursor_.remaining());
         single_ = {.iov_base = bounce_.data(), .iov_len = count};
@@ -217,164 +223,7 @@ void FileTransfer::on_end_of_file() {
     finish(0);
 }
 
-// --- Discards and zeroing ------------------------------------------------------------------------
-
-void FileTransfer::load_range() {
-    const ImageRange& range = request_->ranges[range_index_];
-    range_position_ = range.offset_bytes;
-    range_end_ = range.offset_bytes + range.length_bytes;
-    if (request_->command == ImageCommand::kDiscard) {
-        // Inward: a part of an allocation unit cannot be freed, and need not be.
-        const uint64_t alignment = std::max<uint32_t>(file().properties.discard_alignment_bytes, 1);
-        const std::optional<uint64_t> start = align_up(range_position_, alignment);
-        range_end_ = align_down(range_end_, alignment);
-        range_position_ = start ? std::min(*start, range_end_) : range_end_;
-        method_ = RangeMethod::kPunchHole;
-    } else {
-        method_ = range.unmap ? RangeMethod::kPunchHole : RangeMethod::kZeroRange;
-    }
-    if (range_position_ > range_end_) {
-        range_position_ = range_end_;
-    }
-}
-
-FileTransfer::RangeMethod FileTransfer::method_after(RangeMethod method) const {
-    const bool discard = request_->command == ImageCommand::kDiscard;
-    switch (method) {
-        case RangeMethod::kPunchHole:
-            if (!discard) {
-                return RangeMethod::kZeroRange;
-            }
-            return file().is_block_device ? RangeMethod::kDeviceDiscard : RangeMethod::kIgnore;
-        case RangeMethod::kZeroRange:
-            return RangeMethod::kWrite;
-        case RangeMethod::kDeviceDiscard:
-        case RangeMethod::kWrite:
-        case RangeMethod::kIgnore:
-            return RangeMethod::kIgnore;
-    }
-    return RangeMethod::kIgnore;
-}
-
-bool FileTransfer::method_unsupported(RangeMethod method) const {
-    switch (method) {
-        case RangeMethod::kPunchHole:
-            return file().no_punch_hole.load(std::memory_order_relaxed);
-        case RangeMethod::kZeroRange:
-            return file().no_zero_range.load(std::memory_order_relaxed);
-        case RangeMethod::kDeviceDiscard:
-            return file().no_device_discard.load(std::memory_order_relaxed);
-        case RangeMethod::kWrite:
-        case RangeMethod::kIgnore:
-            return false;
-    }
-    return false;
-}
-
-void FileTransfer::remember_unsupported(RangeMethod method) const {
-    switch (method) {
-        case RangeMethod::kPunchHole:
-            file().no_punch_hole.store(true, std::memory_order_relaxed);
-            return;
-        case RangeMethod::kZeroRange:
-            file().no_zero_range.store(true, std::memory_order_relaxed);
-            return;
-        case RangeMethod::kDeviceDiscard:
-            file().no_device_discard.store(true, std::memory_order_relaxed);
-            return;
-        case RangeMethod::kWrite:
-        case RangeMethod::kIgnore:
-            return;
-    }
-}
-
-void FileTransfer::next_range_piece() {
-    // Each turn ends a range or leaves; there are at most kBlkRangesMax.
-    while (true) {
-        while (method_unsupported(method_)) {
-            method_ = method_after(method_);
-        }
-        if (range_position_ < range_end_ && method_ != RangeMethod::kIgnore) {
-            submit_range_piece();
-            return;
-        }
-        if (++range_index_ == request_->ranges.size()) {
-            break;
-        }
-        load_range();
-    }
-    if (request_->command == ImageCommand::kWriteZeroes && request_->stable) {
-        begin_sync();
-        return;
-    }
-    finish(0);
-}
-
-void FileTransfer::submit_range_piece() {
-    // Where the ranges were read from may be gone with it, and zeroes name the first sectors.
-    if (request_->data_was_lost()) {
-        finish(EFAULT);
-        return;
-    }
-    const uint64_t left = range_end_ - range_position_;
-    offset_bytes = range_position_;
-    stable = false;
-    switch (method_) {
-        case RangeMethod::kPunchHole:
-            opcode = IoOpcode::kPunchHole;
-            length_bytes = std::min(left, kPunchBytesMax);
-            break;
-        case RangeMethod::kZeroRange:
-            opcode = IoOpcode::kZeroRange;
-            length_bytes = std::min(left, kZeroBytesMax);
-            break;
-        case RangeMethod::kDeviceDiscard:
-            opcode = IoOpcode::kDeviceDiscard;
-            length_bytes = std::min(left, kPunchBytesMax);
-            break;
-        case RangeMethod::kWrite:
-            opcode = IoOpcode::kWrite;
-            length_bytes = std::min<uint64_t>(left, kZeroBlockBytes);
-            single_ = {.iov_base = zero_block, .iov_len = static_cast<size_t>(length_bytes)};
-            segments = &single_;
-            segment_count = 1;
-            break;
-        case RangeMethod::kIgnore:
-            return;
-    }
-    queue_->engine_->submit(*this);
-}
-
-void FileTransfer::on_range_piece(int32_t result) {
-    if (result >= 0) {
-        const bool written = method_ == RangeMethod::kWrite;
-        uint64_t count = written ? static_cast<uint64_t>(result) : length_bytes;
-        if (written && count < length_bytes && file().direct) {
-            // Direct I/O cannot resume inside a block: that one is written again.
-            count = align_down<uint64_t>(count, file().offset_alignment);
-        }
-        if (count == 0) {
-            finish(EIO);
-            return;
-        }
-        range_position_ += std::min(count, range_end_ - range_position_);
-        next_range_piece();
-        return;
-    }
-    const bool last_resort = method_ == RangeMethod::kWrite;
-    if (!last_resort && (means_unsupported(-result) || result == -EINVAL)) {
-        // EINVAL is about this range (a device's alignment, say), so it is not remembered.
-        if (result != -EINVAL) {
-            remember_unsupported(method_);
-        }
-        method_ = method_after(method_);
-        next_range_piece();
-        return;
-    }
-    finish(-result);
-}
-
-// --- Flush ---------------------------------------------------------------------------------------
+// --- What moves no data --------------------------------------------------------------------------
 
 void FileTransfer::begin_sync() {
     phase_ = Phase::kSync;
@@ -397,6 +246,34 @@ void FileTransfer::on_sync(int32_t result) {
     // Another queue's sync may have failed meanwhile and taken the error report with it.
     const bool failed = file().sync_failed.load(std::memory_order_relaxed);
     finish(result < 0 ? -result : failed ? EIO : 0);
+}
+
+void FileTransfer::next_lifetime_attribute() {
+    if (attribute_index_ == file().lifetime.size()) {
+        finish(0);
+        return;
+    }
+    opcode = IoOpcode::kReadAttribute;
+    attribute_fd = file().lifetime[attribute_index_].fd.get();
+    single_ = {.iov_base = attribute_text_.data(), .iov_len = attribute_text_.size()};
+    segments = &single_;
+    segment_count = 1;
+    queue_->engine_->submit(*this);
+}
+
+void FileTransfer::on_lifetime_attribute(int32_t result) {
+    if (result < 0) {
+        finish(-result);
+        return;
+    }
+    const std::string_view text(attribute_text_.data(),
+                                std::min(static_cast<size_t>(result), attribute_text_.size()));
+    if (!read_lifetime(file().lifetime[attribute_index_], text, request_->lifetime)) {
+        finish(EIO);
+        return;
+    }
+    ++attribute_index_;
+    next_lifetime_attribute();
 }
 
 }  // namespace outrigger::blk

@@ -2,6 +2,7 @@
 #include "devices/blk/host_block_device.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <optional>
 #include <string>
@@ -20,30 +21,40 @@
 namespace outrigger::blk {
 namespace {
 
-/// A number from the device's queue directory in sysfs; a partition has it one level up. Nothing
-/// when sysfs is not there (containers): the caller then assumes that the host can, and learns.
-std::optional<uint64_t> read_queue_limit(dev_t device, const char* name) {
+/// A line from the device's queue directory in sysfs; a partition has it one level up. Empty when
+/// sysfs is not there (containers): the caller then assumes that the host can, and learns.
+std::string read_queue_attribute(const std::string& sysfs, dev_t device, const char* name) {
     for (const char* const parent : {"", "../"}) {
         const std::string path = fmt::format(
-            "/sys/dev/block/{}:{}/{}queue/{}", major(device), minor(device), parent, name);
+            "{}/dev/block/{}:{}/{}queue/{}", sysfs, major(device), minor(device), parent, name);
         const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-        if (!fd.valid()) {
-            continue;
-        }
         char text[32];
-        const ssize_t length = ::read(fd.get(), text, sizeof text);
-        uint64_t value = 0;
-        if (length > 0 && std::from_chars(text, text + length, value).ec == std::errc()) {
-            return value;
+        const ssize_t length = fd.valid() ? ::read(fd.get(), text, sizeof text) : -1;
+        if (length > 0) {
+            return {text, static_cast<size_t>(length)};
         }
     }
-    return std::nullopt;
+    return {};
+}
+
+std::optional<uint64_t> read_queue_limit(dev_t device, const char* name) {
+    const std::string text = read_queue_attribute("/sys", device, name);
+    uint64_t value = 0;
+    const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
+    return result.ec == std::errc() ? std::optional(value) : std::nullopt;
 }
 
 template <class T>
 T query(int fd, unsigned long request, T otherwise) {
     T value{};
     return ::ioctl(fd, request, &value) == 0 ? value : otherwise;
+}
+
+/// Nothing in sysfs tells. A range that begins inside a sector touches nothing, and Linux (since
+/// 5.19) looks at the device before the range: EINVAL says that the device can.
+bool can_erase_securely(int fd) {
+    uint64_t range[2] = {1, 512};
+    return ::ioctl(fd, BLKSECDISCARD, &range) != 0 && errno == EINVAL;
 }
 
 }  // namespace
@@ -72,7 +83,12 @@ Result<ImageProperties> properties_of_device(int fd, dev_t device) {
     const bool discards = read_queue_limit(device, "discard_max_bytes").value_or(1) != 0;
     properties.can_discard = zeroes || discards;
     properties.can_unmap_zeroes = zeroes;
+    properties.can_secure_erase = can_erase_securely(fd);
     return properties;
+}
+
+bool is_host_managed(const std::string& sysfs, dev_t device) {
+    return read_queue_attribute(sysfs, device, "zoned").starts_with("host-managed");
 }
 
 }  // namespace outrigger::blk

@@ -2,6 +2,8 @@
 /// What the host says of one of its block devices.
 #pragma once
 
+#include <string>
+
 #include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
@@ -13,5 +15,9 @@ namespace outrigger::blk {
 /// `fd` is an open block device whose number is `device`. read_only is left false; the caller
 /// knows how it opened it.
 [[nodiscard]] Result<ImageProperties> properties_of_device(int fd, dev_t device);
+
+/// Is it a zoned device that takes writes only where its zones say (host-managed)? `sysfs` is where
+/// sysfs is mounted; without one the answer is no.
+[[nodiscard]] bool is_host_managed(const std::string& sysfs, dev_t device);
 
 }  // namespace outrigger::blk

@@ -16,4 +16,8 @@ Result<ImageProperties> properties_of_device(int fd, dev_t /*device*/) {
     return properties;
 }
 
+bool is_host_managed(const std::string& /*sysfs*/, dev_t /*device*/) {
+    return false;
+}
+
 }  // namespace outrigger::blk

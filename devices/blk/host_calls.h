@@ -25,8 +25,4 @@ namespace outrigger::blk {
 /// changes nothing.
 [[nodiscard]] bool can_punch_holes(int fd, uint64_t size_bytes);
 
-/// A lock for as long as the file is open, against other daemons of ours, and where the system can
-/// against QEMU's tools. 0, or errno: EAGAIN when somebody has it.
-[[nodiscard]] int lock_file(int fd, bool read_only);
-
 }  // namespace outrigger::blk

@@ -34,6 +34,12 @@ int64_t call_host(int fd, const IoOperation& operation) {
             uint64_t range[2] = {operation.offset_bytes, operation.length_bytes};
             return ::ioctl(fd, BLKDISCARD, &range);
         }
+        case IoOpcode::kDeviceErase: {
+            uint64_t range[2] = {operation.offset_bytes, operation.length_bytes};
+            return ::ioctl(fd, BLKSECDISCARD, &range);
+        }
+        case IoOpcode::kReadAttribute:
+            return ::preadv2(operation.attribute_fd, operation.segments, count, 0, 0);
     }
     return 0;
 }
@@ -64,18 +70,6 @@ bool can_punch_holes(int fd, uint64_t size_bytes) {
     // Other errors than "cannot" are about that place.
     return !behind_end || ::fallocate(fd, mode, static_cast<off_t>(*behind_end), 65536) == 0 ||
            (errno != EOPNOTSUPP && errno != ENOSYS);
-}
-
-int lock_file(int fd, bool read_only) {
-    // An open-file-description lock: it goes with the descriptor, not with the process, and QEMU's
-    // tools see it.
-    struct flock lock = {};
-    lock.l_type = read_only ? F_RDLCK : F_WRLCK;
-    lock.l_whence = SEEK_SET;
-    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) {
-        return 0;
-    }
-    return errno == EACCES ? EAGAIN : errno;
 }
 
 }  // namespace outrigger::blk

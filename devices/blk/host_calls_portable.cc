@@ -3,7 +3,6 @@
 // and discarding is not offered.
 #include <cerrno>
 
-#include <sys/file.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -35,6 +34,8 @@ int64_t call_host(int fd, const IoOperation& operation) {
         case IoOpcode::kPunchHole:
         case IoOpcode::kZeroRange:
         case IoOpcode::kDeviceDiscard:
+        case IoOpcode::kDeviceErase:
+        case IoOpcode::kReadAttribute:
             return refuse_as_unsupported();
     }
     return 0;
@@ -50,13 +51,6 @@ std::optional<DirectIoAlignment> ask_direct_io_alignment(int /*fd*/) {
 
 bool can_punch_holes(int /*fd*/, uint64_t /*size_bytes*/) {
     return false;
-}
-
-int lock_file(int fd, bool read_only) {
-    if (::flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
-        return 0;
-    }
-    return errno == EWOULDBLOCK ? EAGAIN : errno;
 }
 
 }  // namespace outrigger::blk

@@ -31,11 +31,28 @@ struct ImageProperties {
     bool read_only = false;
     bool can_discard = false;       ///< deallocates on request
     bool can_unmap_zeroes = false;  ///< can deallocate so that zeroes are read
+    bool can_secure_erase = false;  ///< destroys data so that nothing reads it from the medium
+    bool tells_lifetime = false;    ///< knows how worn its medium is
 };
 
-enum class ImageCommand : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes };
+/// How worn a medium is: the values of JEDEC's eMMC and UFS standards, 0 where not known.
+struct ImageLifetime {
+    uint16_t pre_end_of_life = 0;  ///< spare blocks: 1 normal, 2 80 % used, 3 90 % used
+    uint16_t estimate_a = 0;       ///< tenths of the life of type A cells that are gone; 11: over
+    uint16_t estimate_b = 0;       ///< the same of type B cells
+};
 
-/// One segment of a discard or write-zeroes request.
+enum class ImageCommand : uint8_t {
+    kRead,
+    kWrite,
+    kFlush,
+    kDiscard,
+    kWriteZeroes,
+    kSecureErase,  ///< images whose properties have can_secure_erase
+    kGetLifetime,  ///< images whose properties have tells_lifetime
+};
+
+/// One segment of a discard, write-zeroes or secure erase request.
 struct ImageRange {
     uint64_t offset_bytes = 0;
     uint64_t length_bytes = 0;
@@ -44,7 +61,7 @@ struct ImageRange {
 
 /// One request. Owned by the caller; it, `data` and `ranges` stay in place until on_image_done().
 /// The caller has checked every bound: offsets and lengths are multiples of block_bytes and lie
-/// inside the image, and nothing but reads and flushes comes to a read-only image.
+/// inside the image, and nothing that would change it comes to a read-only image.
 class ImageRequest {
   public:
     /// The request has ended: 0, or an errno value. Called once, on the queue's worker, possibly
@@ -61,7 +78,8 @@ class ImageRequest {
     uint64_t offset_bytes = 0;           // kRead, kWrite
     uint64_t length_bytes = 0;           // kRead, kWrite: the bytes of `data`
     std::span<const iovec> data;         // kRead, kWrite; no empty segments
-    std::span<const ImageRange> ranges;  // kDiscard, kWriteZeroes
+    std::span<const ImageRange> ranges;  // kDiscard, kWriteZeroes, kSecureErase
+    ImageLifetime lifetime;              // kGetLifetime: the answer
 
   protected:
     ~ImageRequest() = default;

@@ -18,6 +18,7 @@
 #include "devices/blk/direct_io.h"
 #include "devices/blk/host_block_device.h"
 #include "devices/blk/host_calls.h"
+#include "devices/blk/image_lock.h"
 
 namespace outrigger::blk {
 namespace {
@@ -93,18 +94,21 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
 }
 
 Result<void> lock_image(const ImageFileOptions& options, int fd) {
-    const int os_error = lock_file(fd, options.read_only);
-    if (os_error == 0) {
+    const ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
+    if (outcome.os_error == 0) {
         return {};
     }
-    if (os_error == EAGAIN) {
-        return failure(Error{.message = fmt::format("image {} is in use by another process, which "
-                                                    "would corrupt it: stop that one first, or "
-                                                    "open both with --read-only",
-                                                    options.path),
-                             .os_error = os_error});
+    if (outcome.os_error == EAGAIN) {
+        return failure(Error{
+            .message = fmt::format("image {} is in use by {}, and both together would "
+                                   "corrupt it or misread it: stop that one first, or open "
+                                   "both with --read-only",
+                                   options.path,
+                                   outcome.holder.empty() ? "another process" : outcome.holder),
+            .os_error = outcome.os_error});
     }
-    Error error = error_from_code(fmt::format("cannot lock image {}", options.path), os_error);
+    Error error =
+        error_from_code(fmt::format("cannot lock image {}", options.path), outcome.os_error);
     error.message += "; if nothing else writes it, use --lock=off";
     return failure(std::move(error));
 }
@@ -128,29 +132,31 @@ ImageProperties properties_of_file(int fd, const struct stat& status, bool read_
     return properties;
 }
 
-/// Decides the block size, and refuses images whose size it does not divide.
+/// Decides the block size, and refuses images whose size it does not divide. A block smaller than
+/// what the host can access directly is only taken when it was asked for: its writes are costly.
 Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options) {
     ImageProperties& properties = file.properties;
     const uint32_t least = file.direct ? std::max(properties.block_bytes, file.offset_alignment)
                                        : properties.block_bytes;
     const uint32_t block = options.block_bytes.value_or(least);
+    uint32_t unit = block;
     if (file.direct && block < file.offset_alignment) {
-        return failure(Error{.message = fmt::format(
-                                 "image {} needs --blk-size={} or more with --cache=none, because "
-                                 "the host cannot access less at a time",
-                                 options.path,
-                                 file.offset_alignment)});
+        unit = file.offset_alignment;
+        file.block_locks = std::make_unique<BlockLocks>();
+        // Half a unit cannot be discarded, and its zeroes cannot be written without the rest.
+        properties.discard_alignment_bytes =
+            std::max(properties.discard_alignment_bytes, file.offset_alignment);
     }
     properties.block_bytes = block;
-    properties.physical_block_bytes = std::max(properties.physical_block_bytes, block);
-    if (properties.size_bytes % block != 0) {
-        const auto rounded = align_up<uint64_t>(properties.size_bytes, block);
+    properties.physical_block_bytes = std::max(properties.physical_block_bytes, unit);
+    if (properties.size_bytes % unit != 0 && !options.any_size) {
+        const auto rounded = align_up<uint64_t>(properties.size_bytes, unit);
         return failure(Error{
             .message = fmt::format("the size of image {}, {} bytes, is not a multiple of its block "
                                    "size {}: extend it with truncate -s {} {}",
                                    options.path,
                                    properties.size_bytes,
-                                   block,
+                                   unit,
                                    rounded.value_or(0),
                                    options.path)});
     }
@@ -171,10 +177,21 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
         return failure(open_error(options, errno));
     }
     file->is_block_device = S_ISBLK(status.st_mode);
+    if (file->is_block_device && !options.read_only && is_host_managed("/sys", status.st_rdev)) {
+        return failure(Error{
+            .message = fmt::format("image {} is a zoned block device, which takes writes only in "
+                                   "the order of its zones, and guests are not told of zones: use "
+                                   "--read-only, or put a file system for zones on it",
+                                   options.path)});
+    }
     file->properties = file->is_block_device
                            ? OUTRIGGER_TRY(properties_of_device(fd, status.st_rdev))
                            : properties_of_file(fd, status, options.read_only);
     file->properties.read_only = options.read_only;
+    if (file->is_block_device) {
+        file->lifetime = find_lifetime_attributes("/sys", status.st_rdev);
+        file->properties.tells_lifetime = !file->lifetime.empty();
+    }
     if (options.direct) {
         const DirectIoAlignment alignment =
             OUTRIGGER_TRY(probe_direct_io(fd, file->properties, options.path));

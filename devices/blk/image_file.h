@@ -4,13 +4,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "devices/blk/block_locks.h"
 #include "devices/blk/image.h"
+#include "devices/blk/medium_lifetime.h"
 
 namespace outrigger::blk {
 
@@ -19,8 +23,13 @@ struct ImageFileOptions {
     bool read_only = false;
     bool direct = false;  ///< bypass the host's page cache (O_DIRECT)
     bool lock = true;     ///< refuse an image that another process writes
-    /// Block size to offer; chosen from the host when not given. A power of two, 512 to 65536.
+    /// Block size to offer; chosen from the host when not given. A power of two, 512 to 65536. One
+    /// smaller than what the host can access directly makes `direct` writes of parts of the host's
+    /// blocks read them first.
     std::optional<uint32_t> block_bytes{};
+    /// The file holds a disk, or a part of one, in a format of its own: its size need not be a
+    /// whole number of blocks.
+    bool any_size = false;
 };
 
 /// Immutable after open() but for the atomics, which any worker may set.
@@ -34,6 +43,12 @@ struct ImageFile {
     bool direct = false;
     uint32_t address_alignment = 1;  ///< of memory, for direct I/O
     uint32_t offset_alignment = 1;   ///< of offsets and lengths, for direct I/O
+
+    /// Where the offered block is smaller than offset_alignment; null elsewhere.
+    std::unique_ptr<BlockLocks> block_locks;
+
+    /// None when properties.tells_lifetime is false.
+    std::vector<LifetimeAttribute> lifetime;
 
     /// A sync or a stable write failed once: the kernel may have dropped what it could not write
     /// and would report success next time, so every later flush fails too.

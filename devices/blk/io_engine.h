@@ -18,6 +18,8 @@ enum class IoOpcode : uint8_t {
     kPunchHole,      ///< fallocate: deallocate, reads give zeroes, size unchanged
     kZeroRange,      ///< fallocate: zeroes, allocated, size unchanged
     kDeviceDiscard,  ///< the BLKDISCARD of block devices; contents undefined afterwards
+    kDeviceErase,    ///< their BLKSECDISCARD; contents gone from the medium
+    kReadAttribute,  ///< pread from the beginning of `attribute_fd`, not of the image
 };
 
 /// One system call. The owner keeps it, the segments and their memory in place until on_complete(),
@@ -27,9 +29,10 @@ class IoOperation : public UringOperation {
     IoOpcode opcode = IoOpcode::kRead;
     bool stable = false;
     uint64_t offset_bytes = 0;
-    uint64_t length_bytes = 0;  // kPunchHole, kZeroRange, kDeviceDiscard
+    uint64_t length_bytes = 0;  // kPunchHole, kZeroRange, kDeviceDiscard, kDeviceErase
     const iovec* segments = nullptr;
     uint32_t segment_count = 0;  // 1 to 1024
+    int attribute_fd = -1;       // kReadAttribute: with one segment
 
     // Of the engine, between submit() and on_complete().
     IoOperation* next = nullptr;

@@ -66,8 +66,16 @@ void prepare(io_uring_sqe* sqe, int fd, const IoOperation& operation) {
             io_uring_prep_fallocate(
                 sqe, fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
             return;
+        case IoOpcode::kReadAttribute:
+            io_uring_prep_read(sqe,
+                               operation.attribute_fd,
+                               operation.segments->iov_base,
+                               static_cast<unsigned>(operation.segments->iov_len),
+                               0);
+            return;
         case IoOpcode::kDeviceDiscard:
-            abort_on_bug("kDeviceDiscard goes to the helper", __FILE__, __LINE__);
+        case IoOpcode::kDeviceErase:
+            abort_on_bug("device calls go to the helper", __FILE__, __LINE__);
     }
 }
 
@@ -97,7 +105,8 @@ class UringEngine final : public IoEngine {
 };
 
 void UringEngine::submit(IoOperation& operation) {
-    if (operation.opcode == IoOpcode::kDeviceDiscard) {
+    if (operation.opcode == IoOpcode::kDeviceDiscard ||
+        operation.opcode == IoOpcode::kDeviceErase) {
         OUTRIGGER_ASSERT(helper_ != nullptr);
         helper_->submit(operation);
         return;

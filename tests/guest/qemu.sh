@@ -11,29 +11,14 @@ backports_dir=$guest_dir/qemu-backports
 backports_packages=(qemu-system-x86 qemu-system-common qemu-system-data seabios)
 
 # in_backports TOOL ARGUMENT...: apt-get or apt-cache, that knows the backports as well.
-in_backports() {
-    local tool=$1
-    shift
-    "$tool" -q -o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::SourceList="$backports_dir/sources.list" \
-        -o Dir::State::Lists="$backports_dir/lists" -o Dir::Cache="$backports_dir/cache" \
-        -o Debug::NoLocking=1 -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
-}
-
-# archive_of RELEASE: the address that this machine's apt takes the release from.
-archive_of() {
-    apt-get indextargets --format "\$(RELEASE) \$(REPO_URI)" "Created-By: Packages" 2>/dev/null |
-        sed -n "s/^$1 //p" | head -n 1
-}
+in_backports() { with_sources_in "$backports_dir" "$@"; }
 
 # Downloads what apt would install to have the backports' QEMU here, and unpacks it to $1.
 download_backports() {
     local release archive package packages new=$1
     release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-    archive=$(archive_of "$release")
-    [[ $archive ]] || { apt update && archive=$(archive_of "$release"); }
-    [[ $archive ]] || { echo "apt has no source for $release"; return 1; }
-    rm -rf "$backports_dir"
-    mkdir -p "$backports_dir"/{lists,cache/archives}/partial "$backports_dir/packages" || return
+    archive=$(find_archive "$release") || return
+    make_sources_directory "$backports_dir" || return
     printf 'deb %s %s main\n' "$archive" "$release" "$archive" "$release-backports" \
         >"$backports_dir/sources.list"
     in_backports apt-get update || return

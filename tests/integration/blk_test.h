@@ -45,15 +45,27 @@ class BlkTest : public ::testing::Test {
         driver::RegionBacking backing = driver::RegionBacking::kDefault;
         bool packed = false;
         bool in_order = false;
+        bool event_idx = true;
+        bool direct = false;
+        std::optional<uint32_t> block_bytes{};
+        uint16_t indirect_segments_max = 96;
+        FeatureSet features = driver::kUsualFeatures;
     };
 
-    /// Serves the disk and brings the driver up.
-    void run(const Options& options) {
-        auto file = ImageFile::open(
-            {.path = backing_.path(), .read_only = options.read_only, .block_bytes = {}});
+    /// What stands behind the disk.
+    [[nodiscard]] virtual std::unique_ptr<Image> make_image(std::unique_ptr<ImageFile> file) {
+        return std::make_unique<FileImage>(std::move(file), IoEngineKind::kAuto);
+    }
+
+    /// Serves the disk to a front end that has said nothing yet.
+    void serve(const Options& options) {
+        auto file = ImageFile::open({.path = backing_.path(),
+                                     .read_only = options.read_only,
+                                     .direct = options.direct,
+                                     .block_bytes = options.block_bytes});
         ASSERT_TRUE(file) << file.error().message;
         device_ = std::make_unique<BlkDevice>(
-            std::make_unique<FileImage>(*std::move(file), IoEngineKind::kAuto),
+            make_image(*std::move(file)),
             BlkDeviceOptions{.shape = {.queue_count = options.queue_count}});
         host_ = std::make_unique<SessionHost>(
             *device_, SessionHostOptions{.worker_count = options.worker_count});
@@ -61,11 +73,18 @@ class BlkTest : public ::testing::Test {
         memory_ =
             driver::GuestMemory::create(options.memory_bytes, GuestAddr{0x10000}, options.backing)
                 .value();
+    }
+
+    /// Serves the disk and brings the driver up.
+    void run(const Options& options) {
+        ASSERT_NO_FATAL_FAILURE(serve(options));
         auto running = driver::bring_up(*frontend_,
                                         memory_,
-                                        {.packed = options.packed,
+                                        {.features = options.features,
+                                         .packed = options.packed,
+                                         .event_idx = options.event_idx,
                                          .in_order = options.in_order,
-                                         .indirect_segments_max = 96,
+                                         .indirect_segments_max = options.indirect_segments_max,
                                          .queue_count = options.queue_count,
                                          .queue_size = options.queue_size,
                                          .notifier = options.notifier});

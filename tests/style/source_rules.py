@@ -178,6 +178,18 @@ def check_itself(_files):
     return problems
 
 
+def check_traps(files):
+    """Each trap in the list of tests/integration/blk_traps.h has a test that is named after it."""
+    header = "tests/integration/blk_traps.h"
+    listed = {int(match) for file in files if file.path == header
+              for match in re.findall(r"^/// {1,2}(\d+)  \S", file.text, re.MULTILINE)}
+    tested = {int(match) for file in files if file.is_test
+              for match in re.findall(r"^TEST_[FP]\(\w+, Trap(\d\d)[A-Z]", file.text, re.MULTILINE)}
+    problems = [f"{header}: no test Trap{number:02d}..." for number in sorted(listed - tested)]
+    problems += [f"{header}: trap {number} is tested and not listed" for number in sorted(tested - listed)]
+    return problems or ([] if len(listed) == 19 else [f"{header}: lists {len(listed)} traps, not 19"])
+
+
 CHECKS = {
     "source.spdx": check_spdx,
     "source.pragma-once": check_pragma_once,
@@ -190,5 +202,6 @@ CHECKS = {
     "source.whitespace": check_whitespace,
     "source.every-file-is-built": check_built,
     "source.scripts-parse": check_scripts,
+    "source.every-trap-is-tested": check_traps,
     "source.self-check": check_itself,
 }

@@ -63,6 +63,7 @@ Result<void> Termination::install() {
     wait_fd = notifier.read_fd();
     OUTRIGGER_TRY(platform::prepare_alarm());
     OUTRIGGER_TRY(handle(SIGPIPE, SIG_IGN));
+    OUTRIGGER_TRY(handle(SIGXFSZ, SIG_IGN));
     OUTRIGGER_TRY(handle(SIGALRM, on_limit));
     OUTRIGGER_TRY(handle(SIGTERM, on_terminate));
     OUTRIGGER_TRY(handle(SIGINT, on_terminate));

@@ -13,8 +13,9 @@ inline constexpr auto kTerminationLimit = std::chrono::milliseconds(800);
 
 class Termination final {
   public:
-    /// Installs the handlers for the rest of the process's life; call it once. SIGPIPE is ignored
-    /// from then on: a peer that is gone is an error of the write.
+    /// Installs the handlers for the rest of the process's life; call it once. SIGPIPE and
+    /// SIGXFSZ are ignored from then on: a peer that is gone, and a file that may not be that long
+    /// (RLIMIT_FSIZE), are errors of the write.
     [[nodiscard]] static Result<void> install();
 
     /// Readable from the first SIGTERM or SIGINT on. Borrowed.

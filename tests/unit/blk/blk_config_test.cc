@@ -102,6 +102,40 @@ TEST(BlkConfig, ReadOnlyDiskOffersFlushAndNothingThatWrites) {
     EXPECT_FALSE(features.has(VIRTIO_BLK_F_CONFIG_WCE));
 }
 
+TEST(BlkConfig, SecureEraseIsOfferedWhereTheImageCanWithItsLimits) {
+    ImageProperties image = disk_with_large_physical_blocks();
+    EXPECT_FALSE(make_features(image, {}).has(VIRTIO_BLK_F_SECURE_ERASE));
+    EXPECT_EQ(read_as_driver(make_config_space(image, {})).max_secure_erase_sectors, 0U);
+    image.can_secure_erase = true;
+    image.block_bytes = 4096;
+    EXPECT_TRUE(make_features(image, {}).has(VIRTIO_BLK_F_SECURE_ERASE));
+    const auto config = read_as_driver(make_config_space(image, {}));
+    const BlkGeometry geometry = make_geometry(image, {});
+    EXPECT_EQ(config.max_secure_erase_sectors, geometry.secure_erase_sectors_max);
+    EXPECT_GT(config.max_secure_erase_sectors, 0U);
+    EXPECT_EQ(config.max_secure_erase_seg, geometry.secure_erase_segments_max);
+    EXPECT_GT(config.max_secure_erase_seg, 1U);
+    EXPECT_EQ(config.secure_erase_sector_alignment, 8U);
+}
+
+TEST(BlkConfig, ReadOnlyDiskErasesNothing) {
+    ImageProperties image = disk_with_large_physical_blocks();
+    image.can_secure_erase = true;
+    image.read_only = true;
+    EXPECT_FALSE(make_features(image, {}).has(VIRTIO_BLK_F_SECURE_ERASE));
+    EXPECT_FALSE(make_geometry(image, {}).secure_erase);
+}
+
+TEST(BlkConfig, LifetimeIsOfferedWhereTheImageTellsItAlsoReadOnly) {
+    ImageProperties image = disk_with_large_physical_blocks();
+    EXPECT_FALSE(make_features(image, {}).has(kLifetimeFeature));
+    EXPECT_FALSE(make_geometry(image, {}).lifetime);
+    image.tells_lifetime = true;
+    image.read_only = true;
+    EXPECT_TRUE(make_features(image, {}).has(kLifetimeFeature));
+    EXPECT_TRUE(make_geometry(image, {}).lifetime);
+}
+
 TEST(BlkConfig, OffersSeveralQueuesOnlyWhenThereAreSome) {
     const ImageProperties image = disk_with_large_physical_blocks();
     EXPECT_FALSE(make_features(image, {.queue_count = 1}).has(VIRTIO_BLK_F_MQ));
@@ -118,11 +152,14 @@ TEST(BlkConfig, LimitsAreWholeBlocks) {
 }
 
 TEST(BlkConfig, ReadsAnyPartAndZeroesBehindTheEnd) {
-    const BlkConfigSpace space = make_config_space(disk_with_large_physical_blocks(), {});
+    ImageProperties image = disk_with_large_physical_blocks();
+    image.block_bytes = 4096;
+    image.can_secure_erase = true;
+    const BlkConfigSpace space = make_config_space(image, {});
     std::array<std::byte, 8> out;
     out.fill(std::byte{0xee});
     copy_config(space, sizeof space - 4, out);
-    EXPECT_EQ(out[0], std::byte{1});  // write_zeroes_may_unmap
+    EXPECT_EQ(out[0], std::byte{8});  // secure_erase_sector_alignment
     EXPECT_EQ(out[4], std::byte{0});
     EXPECT_EQ(out[7], std::byte{0});
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/blk_device.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <string_view>
 
 #include <linux/virtio_blk.h>
@@ -21,6 +23,8 @@ ImageProperties disk_of(uint64_t size_bytes) {
     properties.size_bytes = size_bytes;
     properties.can_discard = true;
     properties.can_unmap_zeroes = true;
+    properties.can_secure_erase = true;
+    properties.tells_lifetime = true;
     return properties;
 }
 
@@ -166,6 +170,54 @@ TEST_F(BlkDeviceTest, DiscardReachesTheImageWithAllItsSegments) {
     image_->end();
     EXPECT_TRUE(bench_.completion());
     EXPECT_EQ(recipe.status(), VIRTIO_BLK_S_OK);
+}
+
+TEST_F(BlkDeviceTest, SecureEraseReachesTheImage) {
+    auto recipe = bench_.chain();
+    recipe.readable(header_bytes(VIRTIO_BLK_T_SECURE_ERASE, 0)).readable(segment_bytes(8, 16, 0));
+    recipe.writable(1);
+    bench_.add(recipe);
+    (void)bench_.process();
+    ASSERT_EQ(image_->held(), 1U);
+    EXPECT_EQ(image_->request().command, ImageCommand::kSecureErase);
+    ASSERT_EQ(image_->request().ranges.size(), 1U);
+    EXPECT_EQ(image_->request().ranges[0].length_bytes, 16U * 512);
+    image_->end(EOPNOTSUPP);
+    EXPECT_TRUE(bench_.completion());
+    EXPECT_EQ(recipe.status(), VIRTIO_BLK_S_IOERR) << "never OK for what was not erased";
+}
+
+TEST_F(BlkDeviceTest, LifetimeIsWhatTheImageTellsInThreeNumbers) {
+    auto recipe = bench_.chain();
+    recipe.readable(header_bytes(kGetLifetimeType, 0)).writable(4).writable(4).writable(1);
+    bench_.add(recipe);
+    (void)bench_.process();
+    ASSERT_EQ(image_->held(), 1U);
+    EXPECT_EQ(image_->request().command, ImageCommand::kGetLifetime);
+    image_->request().lifetime = {.pre_end_of_life = 2, .estimate_a = 0x0b, .estimate_b = 0x102};
+    image_->end();
+    const auto used = bench_.completion();
+    ASSERT_TRUE(used);
+    EXPECT_EQ(used->length, 9U);
+    EXPECT_EQ(recipe.status(), VIRTIO_BLK_S_OK);
+    const auto bytes = [](std::initializer_list<int> values) {
+        std::vector<std::byte> out;
+        std::ranges::transform(values, std::back_inserter(out), [](int v) { return std::byte(v); });
+        return out;
+    };
+    EXPECT_EQ(recipe.bytes(1), bytes({2, 0, 0x0b, 0}));
+    EXPECT_EQ(recipe.bytes(2), bytes({2, 1, 0xee, 0xee})) << "nothing behind the three";
+}
+
+TEST_F(BlkDeviceTest, LifetimeThatCannotBeToldIsAnIoErrorAndTouchesNothing) {
+    auto recipe = bench_.chain();
+    recipe.readable(header_bytes(kGetLifetimeType, 0)).writable(6).writable(1);
+    bench_.add(recipe);
+    (void)bench_.process();
+    image_->end(ENODEV);
+    EXPECT_TRUE(bench_.completion());
+    EXPECT_EQ(recipe.status(), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(recipe.bytes(1), std::vector<std::byte>(6, std::byte{0xee}));
 }
 
 TEST_F(BlkDeviceTest, RefusedRequestDoesNotReachTheImage) {

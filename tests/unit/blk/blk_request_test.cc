@@ -23,10 +23,14 @@ BlkGeometry test_geometry() {
             .read_only = false,
             .discard = true,
             .unmap_zeroes = true,
+            .secure_erase = true,
+            .lifetime = true,
             .discard_sectors_max = 1024,
             .discard_segments_max = 4,
             .write_zeroes_sectors_max = 512,
-            .write_zeroes_segments_max = 2};
+            .write_zeroes_segments_max = 2,
+            .secure_erase_sectors_max = 2048,
+            .secure_erase_segments_max = 3};
 }
 
 class BlkRequestParser : public testing::Test {
@@ -397,11 +401,70 @@ TEST_F(BlkRequestParser, RefusesSegmentOfPartOfALargeBlock) {
     expect_refused(BlkRefusal::kUnaligned);
 }
 
+TEST_F(BlkRequestParser, TakesSecureEraseOfSeveralSegments) {
+    chain_.readable(header_bytes(VIRTIO_BLK_T_SECURE_ERASE, 0));
+    chain_.readable(segment_bytes(0, 2048, 0)).readable(segment_bytes(8, 8, 0)).writable(1);
+    const auto request = parse();
+    ASSERT_TRUE(request);
+    EXPECT_EQ(request->command, BlkCommand::kSecureErase);
+    ASSERT_EQ(request->ranges.size(), 2U);
+    EXPECT_EQ(request->ranges[1].offset_bytes, 8U * 512);
+    EXPECT_EQ(request->ranges[1].length_bytes, 8U * 512);
+}
+
+TEST_F(BlkRequestParser, RefusesUnmapFlagInSecureErase) {
+    chain_.readable(header_bytes(VIRTIO_BLK_T_SECURE_ERASE, 0)).readable(segment_bytes(0, 8, 1));
+    chain_.writable(1);
+    expect_refused(BlkRefusal::kReservedFlags);
+}
+
+TEST_F(BlkRequestParser, RefusesOneSegmentMoreThanCanBeErased) {
+    chain_.readable(header_bytes(VIRTIO_BLK_T_SECURE_ERASE, 0));
+    for (uint64_t i = 0; i < 4; ++i) {
+        chain_.readable(segment_bytes(i, 1, 0));
+    }
+    chain_.writable(1);
+    expect_refused(BlkRefusal::kSegmentCount);
+}
+
+TEST_F(BlkRequestParser, RefusesSecureEraseThatWasNotOffered) {
+    geometry_.secure_erase = false;
+    chain_.readable(header_bytes(VIRTIO_BLK_T_SECURE_ERASE, 0)).readable(segment_bytes(0, 8, 0));
+    chain_.writable(1);
+    expect_refused(BlkRefusal::kUnknownType);
+}
+
+TEST_F(BlkRequestParser, RefusesSecureEraseBeyondTheEnd) {
+    chain_.readable(header_bytes(VIRTIO_BLK_T_SECURE_ERASE, 0)).readable(segment_bytes(1, 2048, 0));
+    chain_.writable(1);
+    expect_refused(BlkRefusal::kBeyondEnd);
+}
+
+TEST_F(BlkRequestParser, TakesLifetimeRequest) {
+    chain_.readable(header_bytes(kGetLifetimeType, UINT64_MAX)).writable(6).writable(1);
+    const auto request = parse();
+    ASSERT_TRUE(request);
+    EXPECT_EQ(request->command, BlkCommand::kGetLifetime);
+    ASSERT_EQ(request->data.size(), 1U);
+    EXPECT_EQ(request->data[0].iov_len, 6U);
+}
+
+TEST_F(BlkRequestParser, RefusesLifetimeWithoutRoom) {
+    chain_.readable(header_bytes(kGetLifetimeType, 0)).writable(5).writable(1);
+    expect_refused(BlkRefusal::kAnswerRoom);
+}
+
+TEST_F(BlkRequestParser, RefusesLifetimeThatWasNotOffered) {
+    geometry_.lifetime = false;
+    chain_.readable(header_bytes(kGetLifetimeType, 0)).writable(6).writable(1);
+    expect_refused(BlkRefusal::kUnknownType);
+}
+
 // --- Whatever comes ------------------------------------------------------------------------------
 
 TEST_F(BlkRequestParser, AcceptsNothingThatReachesBeyondTheDisk) {
     std::mt19937_64 random(47);
-    const std::array<uint32_t, 8> types{0, 1, 4, 8, 11, 13, 14, 0x8000'0000};
+    const std::array<uint32_t, 8> types{0, 1, 4, 10, 11, 13, 14, 0x8000'0000};
     const std::array<uint64_t, 6> sectors{
         0, 1, kCapacitySectors - 1, kCapacitySectors, uint64_t{1} << 55, UINT64_MAX - 7};
     const std::array<size_t, 7> sizes{0, 1, 15, 16, 511, 512, 1024};

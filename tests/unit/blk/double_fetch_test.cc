@@ -62,8 +62,9 @@ class Stage final {
   public:
     explicit Stage(const Case& one) : case_(one) {
         recipe_.readable(header_bytes(one.type, 8));
-        const bool ranges =
-            one.type == VIRTIO_BLK_T_DISCARD || one.type == VIRTIO_BLK_T_WRITE_ZEROES;
+        const bool ranges = one.type == VIRTIO_BLK_T_DISCARD ||
+                            one.type == VIRTIO_BLK_T_WRITE_ZEROES ||
+                            one.type == VIRTIO_BLK_T_SECURE_ERASE;
         if (ranges) {
             recipe_.readable(segment_bytes(64, 8, 0)).readable(segment_bytes(128, 8, 0));
         } else if (one.type == VIRTIO_BLK_T_OUT) {
@@ -108,12 +109,14 @@ class Stage final {
                 break;
             case ImageCommand::kDiscard:
             case ImageCommand::kWriteZeroes:
+            case ImageCommand::kSecureErase:
                 for (const ImageRange& range : request.ranges) {
                     text += " range " + std::to_string(range.offset_bytes) + "+" +
                             std::to_string(range.length_bytes) + (range.unmap ? " unmap" : "");
                 }
                 break;
             case ImageCommand::kFlush:
+            case ImageCommand::kGetLifetime:
                 break;
         }
         return text;

@@ -139,6 +139,41 @@ TEST_F(FileQueueRanges, ReadsOvertakeDiscardsThatWait) {
     EXPECT_EQ(requests[4].result, 0);
 }
 
+// --- Secure erase --------------------------------------------------------------------------------
+
+TEST_F(FileQueueRanges, SecureEraseIsTheDevicesAndCoversExactlyTheRange) {
+    file_.is_block_device = true;
+    file_.properties.discard_alignment_bytes = 65536;
+    submit(ImageCommand::kSecureErase, 4096, 8192);
+    expect_call(IoOpcode::kDeviceErase, 4096, 8192);
+    answer(0);
+    EXPECT_EQ(request_.result, 0);
+}
+
+TEST_F(FileQueueRanges, SecureEraseThatTheHostCannotIsAFailureEachTime) {
+    file_.is_block_device = true;
+    submit(ImageCommand::kSecureErase, 0, 4096);
+    answer(-EOPNOTSUPP);
+    EXPECT_EQ(request_.result, EOPNOTSUPP) << "the guest must not believe that the data is gone";
+    TestRequest second;
+    second.command = ImageCommand::kSecureErase;
+    second.ranges = ranges_;
+    queue_->submit(second);
+    answer(-EINVAL);
+    EXPECT_EQ(second.result, EINVAL);
+}
+
+TEST_F(FileQueueRanges, SecureEraseGoesThroughAllSegmentsUntilOneFails) {
+    file_.is_block_device = true;
+    ranges_.push_back({.offset_bytes = 8192, .length_bytes = 4096, .unmap = false});
+    submit(ImageCommand::kSecureErase, 0, 4096);
+    expect_call(IoOpcode::kDeviceErase, 8192, 4096);
+    answer(0);
+    expect_call(IoOpcode::kDeviceErase, 0, 4096);
+    answer(-EIO);
+    EXPECT_EQ(request_.result, EIO);
+}
+
 // --- Write zeroes: trap 8 ------------------------------------------------------------------------
 
 TEST_F(FileQueueRanges, ZeroingWithUnmapPunches) {

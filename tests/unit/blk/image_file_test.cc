@@ -92,7 +92,7 @@ TEST(ImageFileLock, SecondWriterIsRefused) {
     const TemporaryImage backing(1 << 20);
     const auto first = ImageFile::open({.path = backing.path()});
     ASSERT_TRUE(first);
-    expect_one_line_with(error_of({.path = backing.path()}), "in use by another process");
+    expect_one_line_with(error_of({.path = backing.path()}), "is in use by");
 }
 
 TEST(ImageFileLock, ReaderBesideAWriterIsRefused) {

@@ -67,6 +67,17 @@ TEST(Termination, BrokenPipeIsNoReasonToDie) {
               42);
 }
 
+TEST(Termination, FileThatMayNotBeThatLongIsNoReasonToDie) {
+    EXPECT_EQ(run_forked([] {
+                  if (!Termination::install()) {
+                      return 1;
+                  }
+                  ::raise(SIGXFSZ);
+                  return 42;
+              }),
+              42);
+}
+
 TEST(Termination, StuckProcessLeavesAndTakesItsSocketsAlong) {
     std::string folder = testing::TempDir() + "termination-XXXXXX";
     ASSERT_NE(::mkdtemp(folder.data()), nullptr);

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Two writers of one image destroy it. So an image is locked for as long as it is open, with the
+/// locks that QEMU and its tools take and look for; other systems have a lock of the whole file.
+#pragma once
+
+#include <string>
+
+namespace outrigger::blk {
+
+struct ImageLockOutcome {
+    int os_error = 0;      ///< 0: locked. EAGAIN: somebody uses the image. Otherwise errno.
+    std::string holder{};  ///< EAGAIN: who that is, as "process 12 (qemu-io)", where it can be told
+};
+
+/// Locks what `fd` has open, until its last descriptor is closed. Readers share; a writer is alone.
+[[nodiscard]] ImageLockOutcome lock_image_file(int fd, bool read_only);
+
+}  // namespace outrigger::blk

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// In place of image_lock.cc: a lock that daemons of ours see.
+#include <cerrno>
+
+#include <sys/file.h>
+
+#include "devices/blk/image_lock.h"
+
+namespace outrigger::blk {
+
+ImageLockOutcome lock_image_file(int fd, bool read_only) {
+    if (::flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
+        return {};
+    }
+    return {.os_error = errno == EWOULDBLOCK ? EAGAIN : errno};
+}
+
+}  // namespace outrigger::blk

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// QEMU's bytes, seen from a neighbour that locks as its block/file-posix.c does.
+#include "devices/blk/image_lock.h"
+
+#include <cerrno>
+#include <string>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "tests/support/temporary_image.h"
+
+namespace outrigger::blk {
+namespace {
+
+constexpr off_t kReads = 100;
+constexpr off_t kWrites = 101;
+constexpr off_t kResizes = 103;
+constexpr off_t kNobodyReads = 200;
+constexpr off_t kNobodyWrites = 201;
+
+class ImageLock : public testing::Test {
+  protected:
+    [[nodiscard]] UniqueFd open() const {
+        return UniqueFd(::open(backing_.path().c_str(), O_RDWR | O_CLOEXEC));
+    }
+
+    static void neighbour_locks(const UniqueFd& fd, off_t byte) {
+        struct flock lock = {};
+        lock.l_type = F_RDLCK;
+        lock.l_whence = SEEK_SET;
+        lock.l_start = byte;
+        lock.l_len = 1;
+        EXPECT_EQ(::fcntl(fd.get(), F_OFD_SETLK, &lock), 0);
+    }
+
+    /// Would a neighbour find that byte locked?
+    static bool neighbour_finds(const UniqueFd& fd, off_t byte) {
+        struct flock lock = {};
+        lock.l_type = F_WRLCK;
+        lock.l_whence = SEEK_SET;
+        lock.l_start = byte;
+        lock.l_len = 1;
+        EXPECT_EQ(::fcntl(fd.get(), F_OFD_GETLK, &lock), 0);
+        return lock.l_type != F_UNLCK;
+    }
+
+    TemporaryImage backing_{4096};
+    UniqueFd neighbour_ = open();
+    UniqueFd ours_ = open();
+};
+
+TEST_F(ImageLock, WriterSaysThatItWritesAndThatNobodyElseMay) {
+    ASSERT_EQ(lock_image_file(ours_.get(), false).os_error, 0);
+    EXPECT_TRUE(neighbour_finds(neighbour_, kReads));
+    EXPECT_TRUE(neighbour_finds(neighbour_, kWrites));
+    EXPECT_TRUE(neighbour_finds(neighbour_, kNobodyWrites));
+    EXPECT_FALSE(neighbour_finds(neighbour_, kNobodyReads)) << "qemu-img info goes on to work";
+}
+
+TEST_F(ImageLock, ReaderSaysThatNobodyMayWrite) {
+    ASSERT_EQ(lock_image_file(ours_.get(), true).os_error, 0);
+    EXPECT_TRUE(neighbour_finds(neighbour_, kReads));
+    EXPECT_FALSE(neighbour_finds(neighbour_, kWrites));
+    EXPECT_TRUE(neighbour_finds(neighbour_, kNobodyWrites));
+    EXPECT_FALSE(neighbour_finds(neighbour_, kNobodyReads));
+}
+
+TEST_F(ImageLock, WriterIsRefusedBesideAWriter) {
+    neighbour_locks(neighbour_, kWrites);
+    EXPECT_EQ(lock_image_file(ours_.get(), false).os_error, EAGAIN);
+}
+
+TEST_F(ImageLock, ReaderIsRefusedBesideAWriter) {
+    neighbour_locks(neighbour_, kWrites);
+    EXPECT_EQ(lock_image_file(ours_.get(), true).os_error, EAGAIN);
+}
+
+TEST_F(ImageLock, ReaderIsRefusedBesideWhoResizes) {
+    neighbour_locks(neighbour_, kResizes);
+    EXPECT_EQ(lock_image_file(ours_.get(), true).os_error, EAGAIN);
+}
+
+TEST_F(ImageLock, WriterIsRefusedWhereAReaderBearsNoWriter) {
+    neighbour_locks(neighbour_, kReads);
+    neighbour_locks(neighbour_, kNobodyWrites);
+    EXPECT_EQ(lock_image_file(ours_.get(), false).os_error, EAGAIN);
+}
+
+TEST_F(ImageLock, WriterIsTakenBesideAReaderThatBearsIt) {
+    neighbour_locks(neighbour_, kReads);
+    EXPECT_EQ(lock_image_file(ours_.get(), false).os_error, 0);
+}
+
+TEST_F(ImageLock, ReadersShare) {
+    neighbour_locks(neighbour_, kReads);
+    neighbour_locks(neighbour_, kNobodyWrites);
+    EXPECT_EQ(lock_image_file(ours_.get(), true).os_error, 0);
+}
+
+TEST_F(ImageLock, LockOfTheWholeFileIsSeen) {
+    struct flock lock = {};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    ASSERT_EQ(::fcntl(neighbour_.get(), F_OFD_SETLK, &lock), 0);
+    EXPECT_EQ(lock_image_file(ours_.get(), true).os_error, EAGAIN);
+}
+
+TEST_F(ImageLock, LockEndsWithItsDescriptor) {
+    ASSERT_EQ(lock_image_file(ours_.get(), false).os_error, 0);
+    ours_ = UniqueFd();
+    EXPECT_FALSE(neighbour_finds(neighbour_, kWrites));
+    EXPECT_FALSE(neighbour_finds(neighbour_, kNobodyWrites));
+}
+
+}  // namespace
+}  // namespace outrigger::blk
