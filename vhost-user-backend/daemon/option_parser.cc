@@ -20,8 +20,8 @@ std::string key_of(const OptionSpec& spec) {
 
 /// `argument`, or what it is called as an option of one letter that the table has.
 std::string renamed(std::string_view argument, std::span<const OptionSpec* const> table) {
-    const bool one_letter =
-        argument.starts_with("--") && (argument.size() == 3 || argument.substr(3).starts_with('='));
+    const bool one_letter = argument.size() > 2 && argument.starts_with("--") &&
+                            (argument.size() == 3 || argument[3] == '=');
     if (!one_letter || !std::ranges::count(table, argument.substr(2, 1), &OptionSpec::name)) {
         return std::string(argument);
     }

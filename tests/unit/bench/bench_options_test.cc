@@ -109,6 +109,8 @@ TEST(BenchOptions, StrayArgumentsAreRefused) {
     EXPECT_NE(refusal({"blk", "--a=s", "--c=s"}), "");
     EXPECT_NE(refusal({"blk", "--a=s", "-b=s"}), "");
     EXPECT_NE(refusal({"blk", "--a"}), "");
+    EXPECT_NE(refusal({"blk", "--"}), "");
+    EXPECT_NE(refusal({"blk", "--="}), "");
 }
 
 TEST(BenchOptions, ValuesOutOfRangeAreRefused) {
