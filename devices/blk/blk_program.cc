@@ -15,11 +15,13 @@
 #include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
+#include "devices/blk/qcow2/qcow2_image.h"
 
 namespace outrigger::blk {
 namespace {
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
+constexpr std::string_view kFormats[] = {"raw", "qcow2"};
 constexpr std::string_view kCaches[] = {"writeback", "writethrough", "none"};
 constexpr std::string_view kEngines[] = {"auto", "threads", "uring"};
 /// The portable build takes a name less.
@@ -36,7 +38,22 @@ constexpr OptionSpec kOptions[] = {
     {.name = "blk-file",
      .kind = OptionKind::kText,
      .value_name = "PATH",
-     .help = "Serve this raw image file or block device"},
+     .help = "Serve this image file or block device"},
+    // Never guessed: a guest that may write a raw disk can make it look like any format.
+    {.name = "image-format",
+     .kind = OptionKind::kChoice,
+     .value_name = "FORMAT",
+     .help = "What the image is: raw, the bytes of the disk; or qcow2, which is served for reading "
+             "only",
+     .default_value = "raw",
+     .choices = kFormats},
+    {.name = "allow-backing",
+     .kind = OptionKind::kText,
+     .value_name = "DIR",
+     .help =
+         "Open the backing files that a qcow2 image names, raw or qcow2, if they lie below this "
+         "directory once symbolic links are resolved; without it an image that has one is "
+         "refused"},
     {.name = "read-only",
      .kind = OptionKind::kFlag,
      .help = "Open the image for reading only, and tell the guest so"},
@@ -121,6 +138,18 @@ Result<void> check_blk_options(const OptionValues& values) {
     if (values.flag("null-read-zeroes") && !values.has("null-size")) {
         return usage_error("--null-read-zeroes goes with --null-size=SIZE only");
     }
+    const bool is_qcow2 = values.text("image-format") == "qcow2";
+    if (is_qcow2 && values.has("null-size")) {
+        return usage_error("--image-format=qcow2 goes with --blk-file=PATH only");
+    }
+    if (is_qcow2 && values.text("cache") == "none") {
+        return usage_error(
+            "--image-format=qcow2 goes without --cache=none: the tables of the image "
+            "are read through the page cache");
+    }
+    if (values.has("allow-backing") && !is_qcow2) {
+        return usage_error("--allow-backing=DIR goes with --image-format=qcow2 only");
+    }
     const uint64_t block_bytes = values.number("blk-size").value_or(kNullBlockBytes);
     if (!is_power_of_two(block_bytes)) {
         return usage_error("--blk-size takes a power of two, 512 to 65536");
@@ -154,13 +183,20 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
                              .read_only = values.flag("read-only"),
                              .read_zeroes = values.flag("null-read-zeroes")});
     }
+    const IoEngineKind engine = engine_of(values.text("io-engine").value_or("auto"));
+    if (values.text("image-format") == "qcow2") {
+        return Qcow2Image::open({.chain = {.path = values.text("blk-file").value_or(""),
+                                           .backing_directory = values.text("allow-backing"),
+                                           .lock = values.text("lock") != "off"},
+                                 .engine = engine,
+                                 .block_bytes = block_size_of(values)});
+    }
     auto file = OUTRIGGER_TRY(ImageFile::open({.path = values.text("blk-file").value_or(""),
                                                .read_only = values.flag("read-only"),
                                                .direct = values.text("cache") == "none",
                                                .lock = values.text("lock") != "off",
                                                .block_bytes = block_size_of(values)}));
-    return std::make_unique<FileImage>(std::move(file),
-                                       engine_of(values.text("io-engine").value_or("auto")));
+    return std::make_unique<FileImage>(std::move(file), engine);
 }
 
 Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
@@ -180,8 +216,8 @@ const DeviceProgram kProgram = {
     .name = "outrigger-blk",
     .type = "block",
     .summary =
-        "A vhost-user back end that serves a virtio block device: a raw image file or a "
-        "block device of the host",
+        "A vhost-user back end that serves a virtio block device: a raw image file, a block device "
+        "of the host, or a qcow2 image for reading",
     .options = kOptions,
     .capabilities = kCapabilities,
     .create_device = create_blk_device,

@@ -2,21 +2,15 @@
 /// The image kind for raw files and block devices.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <mutex>
 
 #include "devices/blk/image.h"
 #include "devices/blk/image_file.h"
+#include "devices/blk/io_engine_kind.h"
 #include "devices/blk/thread_engine.h"
 
 namespace outrigger::blk {
-
-enum class IoEngineKind : uint8_t {
-    kAuto,   ///< io_uring where worker and kernel have it, else threads
-    kUring,  ///< io_uring, or queues do not start
-    kThreads,
-};
 
 class FileImage final : public Image {
   public:

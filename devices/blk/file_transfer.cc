@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <string_view>
 
 #include "vhost-user-backend/base/checked_math.h"
@@ -18,12 +17,6 @@ namespace {
 /// UIO_MAXIOV: the kernel refuses more segments in one call.
 constexpr uint32_t kSegmentsPerCallMax = 1024;
 
-/// EAGAIN and EINTR: this often at once, then with growing pauses, then the request fails. All
-/// together about eight seconds.
-constexpr uint32_t kImmediateRetriesMax = 8;
-constexpr uint32_t kRetriesMax = 40;
-constexpr uint32_t kPauseDoublingsMax = 8;
-
 }  // namespace
 
 ImageFile& FileTransfer::file() const {
@@ -33,7 +26,7 @@ ImageFile& FileTransfer::file() const {
 void FileTransfer::begin(FileQueue& queue, ImageRequest& request) {
     queue_ = &queue;
     request_ = &request;
-    attempts_ = 0;
+    retry_.reset();
     switch (request.command) {
         case ImageCommand::kRead:
         case ImageCommand::kWrite:
@@ -73,11 +66,11 @@ void FileTransfer::go_on() {
 }
 
 void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
-    if (result == -EAGAIN || result == -EINTR) {
+    if (IoRetry::is_for(result)) {
         retry();
         return;
     }
-    attempts_ = 0;
+    retry_.reset();
     switch (phase_) {
         case Phase::kData:
             on_data(result);
@@ -98,19 +91,14 @@ void FileTransfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
 }
 
 void FileTransfer::retry() {
-    ++attempts_;
-    if (attempts_ <= kImmediateRetriesMax) {
-        submit_again();
-        return;
-    }
-    if (attempts_ > kRetriesMax) {
+    const auto pause = retry_.next();
+    if (!pause) {
         on_complete(-EIO, 0);
-        return;
+    } else if (pause->count() == 0) {
+        submit_again();
+    } else {
+        queue_->loop_.start_timer(EventLoop::Clock::now() + *pause, [this] { submit_again(); });
     }
-    const uint32_t doublings = std::min(attempts_ - kImmediateRetriesMax, kPauseDoublingsMax);
-    queue_->loop_.start_timer(
-        EventLoop::Clock::now() + std::chrono::milliseconds(uint64_t{1} << doublings),
-        [this] { submit_again(); });
 }
 
 void FileTransfer::submit_again() {

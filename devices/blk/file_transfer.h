@@ -16,6 +16,7 @@
 #include "devices/blk/block_locks.h"
 #include "devices/blk/image.h"
 #include "devices/blk/io_engine.h"
+#include "devices/blk/io_retry.h"
 #include "devices/blk/segment_cursor.h"
 
 namespace outrigger::blk {
@@ -110,7 +111,7 @@ class FileTransfer final : public IoOperation, private BlockLocks::Holder {
     bool windowed_ = false;  // data goes in windows
     bool range_turn_ = false;
     RangeMethod method_ = RangeMethod::kIgnore;
-    uint32_t attempts_ = 0;  // of the call under way, after EAGAIN and EINTR
+    IoRetry retry_;  // of the call under way
     SegmentCursor cursor_;
     iovec single_{};  // a run of one segment that is not in the request: see SegmentCursor
     std::span<std::byte> bounce_;

@@ -149,7 +149,7 @@ Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options)
     }
     properties.block_bytes = block;
     properties.physical_block_bytes = std::max(properties.physical_block_bytes, unit);
-    if (properties.size_bytes % unit != 0) {
+    if (properties.size_bytes % unit != 0 && !options.any_size) {
         const auto rounded = align_up<uint64_t>(properties.size_bytes, unit);
         return failure(Error{
             .message = fmt::format("the size of image {}, {} bytes, is not a multiple of its block "

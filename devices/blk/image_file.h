@@ -27,6 +27,9 @@ struct ImageFileOptions {
     /// smaller than what the host can access directly makes `direct` writes of parts of the host's
     /// blocks read them first.
     std::optional<uint32_t> block_bytes{};
+    /// The file holds a disk, or a part of one, in a format of its own: its size need not be a
+    /// whole number of blocks.
+    bool any_size = false;
 };
 
 /// Immutable after open() but for the atomics, which any worker may set.

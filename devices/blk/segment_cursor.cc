@@ -27,6 +27,30 @@ SegmentCursor::Run SegmentCursor::next_run(uint32_t count_max, iovec& partial) c
     return {.segments = segments_.data(), .count = static_cast<uint32_t>(count)};
 }
 
+SegmentCursor::Run SegmentCursor::next_run_within(uint64_t bytes_max,
+                                                  uint32_t count_max,
+                                                  iovec& partial) const {
+    Run run = next_run(count_max, partial);
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < run.count; ++i) {
+        const iovec& segment = run.segments[i];
+        if (segment.iov_len > bytes_max - bytes) {
+            if (i > 0) {
+                run.count = i;
+                break;
+            }
+            partial = {.iov_base = segment.iov_base, .iov_len = static_cast<size_t>(bytes_max)};
+            return {.segments = &partial, .count = 1};
+        }
+        bytes += segment.iov_len;
+        if (bytes == bytes_max) {
+            run.count = i + 1;
+            break;
+        }
+    }
+    return run;
+}
+
 void SegmentCursor::advance(uint64_t bytes) {
     OUTRIGGER_ASSERT(bytes <= remaining_);
     remaining_ -= bytes;
@@ -66,10 +90,13 @@ size_t SegmentCursor::scatter(std::span<const std::byte> in) {
     return done;
 }
 
-void SegmentCursor::zero_rest() {
-    while (remaining_ > 0) {
-        const std::span<std::byte> to = current();
+void SegmentCursor::zero(uint64_t bytes) {
+    OUTRIGGER_ASSERT(bytes <= remaining_);
+    while (bytes > 0) {
+        std::span<std::byte> to = current();
+        to = to.first(std::min<uint64_t>(to.size(), bytes));
         std::memset(to.data(), 0, to.size());
+        bytes -= to.size();
         advance(to.size());
     }
 }

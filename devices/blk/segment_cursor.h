@@ -31,6 +31,10 @@ class SegmentCursor final {
     /// rest of that one alone, built in `partial`; so nothing needs to be copied to resume.
     [[nodiscard]] Run next_run(uint32_t count_max, iovec& partial) const;
 
+    /// The same, but no more than `bytes_max` (> 0): the part of a segment that crosses it is a run
+    /// of its own.
+    [[nodiscard]] Run next_run_within(uint64_t bytes_max, uint32_t count_max, iovec& partial) const;
+
     /// Moves forward by `bytes`, at most remaining().
     void advance(uint64_t bytes);
 
@@ -40,8 +44,11 @@ class SegmentCursor final {
     /// Copies min(remaining(), in.size()) bytes from `in` and moves behind them; returns how many.
     size_t scatter(std::span<const std::byte> in);
 
+    /// Writes zeroes over the next `bytes`, at most remaining(), and moves behind them.
+    void zero(uint64_t bytes);
+
     /// Writes zeroes over all that remains.
-    void zero_rest();
+    void zero_rest() { zero(remaining_); }
 
     /// Do all segments from here on start at a multiple of `address_alignment` and have a length
     /// that is a multiple of `length_alignment`? Both are powers of two.

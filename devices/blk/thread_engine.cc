@@ -10,14 +10,15 @@
 #include "devices/blk/host_calls.h"
 
 namespace outrigger::blk {
-int32_t run_operation(int fd, const IoOperation& operation) {
+
+int32_t run_operation(int fd, IoOperation& operation) {
     const int64_t result = call_host(fd, operation);
     // The kernel transfers at most 2 GiB - 4 KiB in one call, so the result fits.
     return result < 0 ? -errno : static_cast<int32_t>(result);
 }
 
-Result<std::unique_ptr<IoThreadPool>> IoThreadPool::start(int fd, size_t thread_count) {
-    auto pool = std::unique_ptr<IoThreadPool>(new IoThreadPool(fd));
+Result<std::unique_ptr<IoThreadPool>> IoThreadPool::start(size_t thread_count) {
+    auto pool = std::unique_ptr<IoThreadPool>(new IoThreadPool());
     for (size_t i = 0; i < thread_count; ++i) {
         auto thread = start_helper_thread("blk-io", [raw = pool.get()] { raw->run(); });
         if (thread) {
@@ -71,10 +72,14 @@ void IoThreadPool::run() {
         jobs_begin_ = (jobs_begin_ + 1) % jobs_.size();
         --jobs_count_;
         lock.unlock();
-        job.operation->call_result = run_operation(fd_, *job.operation);
-        job.engine->finish(*job.operation);
+        job.engine->run(*job.operation);
         lock.lock();
     }
+}
+
+void ThreadEngine::run(IoOperation& operation) {
+    operation.call_result = call_(fd_, operation);
+    finish(operation);
 }
 
 void ThreadEngine::finish(IoOperation& operation) {

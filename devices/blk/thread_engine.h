@@ -19,11 +19,11 @@ namespace outrigger::blk {
 
 class ThreadEngine;
 
-/// The threads of one image, shared by its queues. Any thread.
+/// The threads of one image, shared by its queues and files. Any thread.
 class IoThreadPool final {
   public:
-    /// Starts `thread_count` (> 0) helper threads that work on `fd`, which is borrowed.
-    [[nodiscard]] static Result<std::unique_ptr<IoThreadPool>> start(int fd, size_t thread_count);
+    /// Starts `thread_count` (> 0) helper threads.
+    [[nodiscard]] static Result<std::unique_ptr<IoThreadPool>> start(size_t thread_count);
 
     IoThreadPool(const IoThreadPool&) = delete;
     IoThreadPool& operator=(const IoThreadPool&) = delete;
@@ -38,11 +38,10 @@ class IoThreadPool final {
         ThreadEngine* engine;
     };
 
-    explicit IoThreadPool(int fd) : fd_(fd) {}
+    IoThreadPool() = default;
 
     void run();
 
-    const int fd_;
     std::mutex mutex_;
     std::condition_variable job_waiting_;  // also signalled when stopping_ is set
     std::vector<Job> jobs_;                // a ring buffer: guarded by mutex_, grows to its use
@@ -52,28 +51,36 @@ class IoThreadPool final {
     std::vector<std::thread> threads_;
 };
 
-/// One queue's end of the pool.
+/// Makes the call, blocking; returns its result or -errno.
+[[nodiscard]] int32_t run_operation(int fd, IoOperation& operation);
+
+/// One queue's end of the pool, for one file.
 class ThreadEngine final : public IoEngine {
   public:
-    ThreadEngine(IoThreadPool& pool, Worker& worker) : pool_(pool), worker_(worker) {}
+    /// What a thread does with an operation.
+    using Call = int32_t (*)(int fd, IoOperation& operation);
+
+    /// All are borrowed. `call` may be another one for work that is no system call.
+    ThreadEngine(IoThreadPool& pool, Worker& worker, int fd, Call call = run_operation)
+        : pool_(pool), worker_(worker), fd_(fd), call_(call) {}
 
     void submit(IoOperation& operation) override { pool_.submit(operation, *this); }
 
-    /// Called by the pool, on its thread, with operation.call_result set.
-    void finish(IoOperation& operation);
+    /// Called by the pool, on its thread: makes the call and reports it to the worker.
+    void run(IoOperation& operation);
 
   private:
+    void finish(IoOperation& operation);
     void deliver();
 
     IoThreadPool& pool_;
     Worker& worker_;
+    const int fd_;
+    const Call call_;
     std::mutex mutex_;
     IoOperationList finished_;           // guarded by mutex_
     bool delivery_posted_ = false;       // guarded by mutex_
     std::atomic<bool> posting_ = false;  // a pool thread is about to touch worker_ and this
 };
-
-/// Makes the call, blocking; returns its result or -errno.
-[[nodiscard]] int32_t run_operation(int fd, const IoOperation& operation);
 
 }  // namespace outrigger::blk

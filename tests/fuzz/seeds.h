@@ -14,6 +14,7 @@ using Seeds = std::map<std::string, std::vector<uint8_t>>;
 void add_stream_seeds(Seeds& seeds);
 void add_ring_seeds(Seeds& seeds);
 void add_blk_seeds(Seeds& seeds);
+void add_qcow2_seeds(Seeds& seeds);
 void add_session_seeds(Seeds& seeds);
 
 }  // namespace outrigger::fuzz

@@ -175,9 +175,7 @@ class FaultyImage final : public blk::Image {
   public:
     /// `host` is borrowed.
     FaultyImage(std::unique_ptr<blk::ImageFile> file, FaultyHost& host)
-        : file_(std::move(file)),
-          host_(host),
-          threads_(blk::IoThreadPool::start(file_->fd.get(), 4).value()) {}
+        : file_(std::move(file)), host_(host), threads_(blk::IoThreadPool::start(4).value()) {}
 
     [[nodiscard]] const blk::ImageProperties& properties() const override {
         return file_->properties;
@@ -189,7 +187,7 @@ class FaultyImage final : public blk::Image {
         if (blk::uring_engine_can_serve(worker)) {
             real = blk::create_uring_engine(file_->fd.get(), worker, nullptr);
         } else {
-            real = std::make_unique<blk::ThreadEngine>(*threads_, worker);
+            real = std::make_unique<blk::ThreadEngine>(*threads_, worker, file_->fd.get());
         }
         return std::make_unique<blk::FileQueue>(
             *file_,

@@ -75,6 +75,18 @@ TEST(BlkProgram, ReadZeroesIsForTheNullDisk) {
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"null-read-zeroes", "on"}}), "");
 }
 
+TEST(BlkProgram, Qcow2IsForFilesThroughThePageCache) {
+    EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}}), "");
+    EXPECT_NE(usage_problem({{"null-size", "1M"}, {"image-format", "qcow2"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}, {"cache", "none"}}), "");
+}
+
+TEST(BlkProgram, BackingFilesAreForQcow2) {
+    EXPECT_EQ(
+        usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}, {"allow-backing", "/a"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"allow-backing", "/a"}}), "");
+}
+
 TEST(BlkProgram, MissingImageIsAnErrorOfRunTime) {
     EXPECT_EQ(usage_problem({{"blk-file", "/nonexistent"}}), "");
     EXPECT_FALSE(blk_program().create_device(values_of({{"blk-file", "/nonexistent"}})));

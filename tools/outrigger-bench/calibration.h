@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What the load generator itself costs: the requests of a plan, against a device that answers at
+/// once in the same thread. No back end can be measured faster than that.
+#pragma once
+
+#include "vhost-user-backend/base/result.h"
+
+#include "tools/outrigger-bench/bench_options.h"
+
+namespace outrigger::bench {
+
+struct OwnCost {
+    double rate = 0;  ///< requests a second of one queue, the device included
+    double nanoseconds_per_request = 0;
+};
+
+/// The best of some short slices, in the calling thread. Takes about `duration`. The plan does not
+/// verify: there is no disk.
+[[nodiscard]] Result<OwnCost> calibrate(const BenchPlan& plan, std::chrono::milliseconds duration);
+
+}  // namespace outrigger::bench
