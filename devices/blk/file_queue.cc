@@ -38,7 +38,9 @@ void FileQueue::finish(FileTransfer& transfer, int os_error) {
     if (const std::span<std::byte> buffer = transfer.release_bounce(); !buffer.empty()) {
         give_back_bounce(buffer);
     }
-    transfer.release_blocks();
+    if (file_.block_locks != nullptr) [[unlikely]] {
+        transfer.release_blocks();
+    }
     if (transfer.release_range_turn()) {
         end_range_turn();
     }

@@ -213,9 +213,10 @@ void FileTransfer::on_data(int32_t result) {
 }
 
 /// The file is shorter than the disk: somebody truncated it. What is not there reads as zeroes,
-/// like any hole; a write that goes nowhere has failed.
+/// like any hole; a write that goes nowhere has failed. A block device has no holes: it ends early
+/// when it was pulled out, and then zeroes would be a lie.
 void FileTransfer::on_end_of_file() {
-    if (opcode == IoOpcode::kWrite) {
+    if (opcode == IoOpcode::kWrite || file().is_block_device) {
         finish(cursor_.remaining() == 0 ? 0 : EIO);
         return;
     }

@@ -157,6 +157,10 @@ void FileTransfer::on_window_read(uint64_t count) {
     step_position_ += count;
     // Direct I/O stops inside a block only at the end of a file that somebody truncated.
     if (count == 0 || count % file().offset_alignment != 0) {
+        if (file().is_block_device) {
+            finish(EIO);  // it ended early, as on_end_of_file() says
+            return;
+        }
         std::memset(bounce_.data() + (step_position_ - window_begin_),
                     0,
                     static_cast<size_t>(step_end_ - step_position_));

@@ -83,12 +83,15 @@ std::optional<pid_t> number_of(std::string_view name) {
                                                                     : std::nullopt;
 }
 
-/// Does one of the process's open files hold a lock on the file that /proc calls `identity`?
-/// Nothing is known of other users' processes.
-bool holds_lock(const fs::path& process, std::string_view identity) {
+/// Does one of the process's open files but `except` hold a lock on the file that /proc calls
+/// `identity`? Nothing is known of other users' processes.
+bool holds_lock(const fs::path& process, std::string_view identity, std::string_view except = {}) {
     std::error_code error;
     for (fs::directory_iterator entry(process / "fdinfo", error), end; !error && entry != end;
          entry.increment(error)) {
+        if (entry->path().filename().native() == except) {
+            continue;
+        }
         std::ifstream info(entry->path());
         for (std::string line; std::getline(info, line);) {
             if (line.starts_with("lock:") && line.find(identity) != std::string::npos) {
@@ -118,6 +121,9 @@ std::string find_holder(int fd, pid_t pid) {
     }
     const std::string identity = fmt::format(
         " {:02x}:{:02x}:{} ", major(status.st_dev), minor(status.st_dev), status.st_ino);
+    if (holds_lock("/proc/self", identity, std::to_string(fd))) {
+        return "another disk of this process";
+    }
     std::error_code error;
     for (fs::directory_iterator entry("/proc", error), end; !error && entry != end;
          entry.increment(error)) {

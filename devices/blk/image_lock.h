@@ -9,7 +9,8 @@ namespace outrigger::blk {
 
 struct ImageLockOutcome {
     int os_error = 0;      ///< 0: locked. EAGAIN: somebody uses the image. Otherwise errno.
-    std::string holder{};  ///< EAGAIN: who that is, as "process 12 (qemu-io)", where it can be told
+    std::string holder{};  ///< EAGAIN: who that is, as "process 12 (qemu-io)" or
+                           ///< "another disk of this process", where it can be told
 };
 
 /// Locks what `fd` has open, until its last descriptor is closed. Readers share; a writer is alone.

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -60,6 +62,24 @@ BlkHost::BlkHost(EventLoop& loop, uint8_t options) : loop_(loop) {
     file_.direct = (options & BlkOptions::kDirect) != 0;
     file_.address_alignment = 512;
     file_.offset_alignment = properties.block_bytes;
+    properties.can_secure_erase = file_.is_block_device && !properties.read_only;
+    if (file_.is_block_device) {
+        file_.lifetime.push_back({.kind = blk::LifetimeAttribute::Kind::kEstimates, .fd = {}});
+        properties.tells_lifetime = true;
+    }
+    if (file_.direct && (options & BlkOptions::kLargeHostBlocks) != 0) {
+        file_.offset_alignment = 4096;
+        if (properties.block_bytes < file_.offset_alignment) {
+            file_.block_locks = std::make_unique<blk::BlockLocks>();
+            properties.discard_alignment_bytes = file_.offset_alignment;
+            own_loop_ = create_event_loop(LoopKind::kAsio).value();
+        }
+    }
+}
+
+void BlkHost::run_own_loop() {
+    while (own_loop_ && own_loop_->run_once(EventLoop::Clock::time_point::min())) {
+    }
 }
 
 void BlkHost::truncate(uint64_t bytes) {
@@ -75,19 +95,31 @@ void BlkHost::submit(IoOperation& operation) {
         if (file_.direct) {
             OUTRIGGER_ASSERT(operation.offset_bytes % file_.offset_alignment == 0);
         }
+    } else if (operation.opcode == IoOpcode::kReadAttribute) {
+        OUTRIGGER_ASSERT(operation.segment_count == 1);
     } else if (operation.opcode != IoOpcode::kSync) {
         OUTRIGGER_ASSERT(operation.offset_bytes <= size && operation.length_bytes > 0 &&
                          operation.length_bytes <= size - operation.offset_bytes);
     }
     OUTRIGGER_ASSERT(!file_.properties.read_only || operation.opcode == IoOpcode::kRead ||
-                     operation.opcode == IoOpcode::kSync);
-    OUTRIGGER_ASSERT(file_.is_block_device || operation.opcode != IoOpcode::kDeviceDiscard);
+                     operation.opcode == IoOpcode::kSync ||
+                     operation.opcode == IoOpcode::kReadAttribute);
+    OUTRIGGER_ASSERT(file_.is_block_device || (operation.opcode != IoOpcode::kDeviceDiscard &&
+                                               operation.opcode != IoOpcode::kDeviceErase &&
+                                               operation.opcode != IoOpcode::kReadAttribute));
     calls_.push_back(&operation);
 }
 
 int32_t BlkHost::make_call(IoOperation& operation, size_t bytes_max) {
-    if (operation.opcode == IoOpcode::kDeviceDiscard) {
+    if (operation.opcode == IoOpcode::kDeviceDiscard ||
+        operation.opcode == IoOpcode::kDeviceErase) {
         return 0;  // a block device does it; this file is not really one
+    }
+    if (operation.opcode == IoOpcode::kReadAttribute) {
+        constexpr std::string_view kText = "0x01 0x0b\n";
+        const size_t bytes = std::min({kText.size(), operation.segments->iov_len, bytes_max});
+        std::memcpy(operation.segments->iov_base, kText.data(), bytes);
+        return static_cast<int32_t>(bytes);
     }
     if (!moves_data(operation) || bytes_of(operation) <= bytes_max) {
         return blk::run_operation(file_.fd.get(), operation);
@@ -157,6 +189,7 @@ void BlkHost::answer(size_t which, BlkAnswer answer, uint16_t argument) {
             break;
     }
     operation.on_complete(result, 0);
+    run_own_loop();
 }
 
 void BlkHost::check() const {

@@ -23,7 +23,7 @@ class BlkHost final {
 
     [[nodiscard]] blk::ImageFile& file() { return file_; }
 
-    [[nodiscard]] EventLoop& loop() { return loop_; }
+    [[nodiscard]] EventLoop& loop() { return own_loop_ ? *own_loop_ : loop_; }
 
     /// A system call of the device: aborts when it would touch anything outside the image.
     void submit(blk::IoOperation& operation);
@@ -38,9 +38,13 @@ class BlkHost final {
     void check() const;
 
   private:
+    /// Has writes go on that waited for the blocks of another one.
+    void run_own_loop();
+
     [[nodiscard]] int32_t make_call(blk::IoOperation& operation, size_t bytes_max);
 
     EventLoop& loop_;
+    std::unique_ptr<EventLoop> own_loop_;  // where writes wait for one another's blocks
     blk::ImageFile file_;
     std::deque<blk::IoOperation*> calls_;
     int retries_left_ = 8;  // as often as the device tries at once: no script waits for a timer

@@ -16,6 +16,8 @@ struct BlkOptions {
     static constexpr uint8_t kDirect = 16;      ///< buffers must be aligned, or are bounced
     static constexpr uint8_t kBlockDevice = 32;
     static constexpr uint8_t kReadZeroes = 64;  ///< of the image without storage
+    /// Of a file with kDirect: the host takes no less than 4096 bytes, whatever the disk's blocks.
+    static constexpr uint8_t kLargeHostBlocks = 64;
     static constexpr uint8_t kWriteThrough = 128;
 };
 

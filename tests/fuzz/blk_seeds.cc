@@ -112,6 +112,9 @@ class BlkSeed final {
 
 constexpr uint64_t kAllFeatures = ~uint64_t{0};
 
+/// VIRTIO_BLK_T_GET_LIFETIME, which Linux headers before 6.2 do not have.
+constexpr size_t kGetLifetimeType = 10;
+
 }  // namespace
 
 void add_blk_seeds(Seeds& seeds) {
@@ -298,6 +301,43 @@ void add_blk_seeds(Seeds& seeds) {
             .process()
             .finish()
             .op(BlkOp::kRestart));
+    constexpr uint8_t kSmallBlocks = kFile | BlkOptions::kDirect | BlkOptions::kLargeHostBlocks;
+    add("parts-of-one-host-block",
+        BlkSeed(kSmallBlocks)
+            .negotiate(kAllFeatures)
+            .request(VIRTIO_BLK_T_OUT, 1, {kHeader, to_store(512), kStatus})
+            .request(VIRTIO_BLK_T_OUT, 2, {kHeader, to_store(1024), kStatus})
+            .request(VIRTIO_BLK_T_OUT, 7, {kHeader, to_store(4096), kStatus})
+            .request(VIRTIO_BLK_T_IN, 3, {kHeader, to_fill(1024), kStatus})
+            .process()
+            .answer(1, BlkAnswer::kDone)
+            .answer(0, BlkAnswer::kShort, 700)
+            .answer(0, BlkAnswer::kInterrupted)
+            .answer(0, BlkAnswer::kIoError)
+            .process()
+            .finish());
+    add("zeroes-in-parts-of-host-blocks",
+        BlkSeed(kSmallBlocks)
+            .ranges({{1, 20, 1}, {30, 3}})
+            .request(VIRTIO_BLK_T_WRITE_ZEROES, 0, {kHeader, to_store(32), kStatus})
+            .request(VIRTIO_BLK_T_OUT, 2, {kHeader, to_store(512), kStatus})
+            .process()
+            .answer(0, BlkAnswer::kUnsupported)
+            .answer(0, BlkAnswer::kUnsupported)
+            .process()
+            .finish());
+    add("secure-erase-and-lifetime",
+        BlkSeed(kFile | BlkOptions::kBlockDevice)
+            .negotiate(kAllFeatures)
+            .ranges({{0, 8}, {64, 8}})
+            .request(VIRTIO_BLK_T_SECURE_ERASE, 0, {kHeader, to_store(32), kStatus})
+            .request(kGetLifetimeType, 0, {kHeader, to_fill(6), kStatus})
+            .request(kGetLifetimeType, 0, {kHeader, to_fill(5), kStatus})
+            .process()
+            .answer(0, BlkAnswer::kDone)
+            .answer(0, BlkAnswer::kUnsupported)
+            .process()
+            .finish());
     add("unknown-type", BlkSeed(0).request(77, 0, {kHeader, kStatus}).process());
 }
 

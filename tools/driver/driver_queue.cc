@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include <poll.h>
+#include <unistd.h>
 
 namespace outrigger::driver {
 namespace {
@@ -82,6 +83,22 @@ bool DriverQueue::wait_error(Deadline deadline) {
 
 bool DriverQueue::wait_call(Deadline deadline) {
     return wait_and_drain(call_, deadline);
+}
+
+uint64_t DriverQueue::take_calls() {
+    // An eventfd gives its sum as one word, a pipe a word for each signal.
+    std::array<uint64_t, 64> words{};
+    uint64_t calls = 0;
+    while (true) {
+        const ssize_t count = ::read(call_.read_fd(), words.data(), sizeof words);
+        const size_t whole = count > 0 ? static_cast<size_t>(count) / sizeof words[0] : 0;
+        for (size_t i = 0; i < whole; ++i) {
+            calls += words[i];
+        }
+        if (whole < words.size()) {
+            return calls;
+        }
+    }
 }
 
 void DriverQueue::reset() {

@@ -92,6 +92,15 @@ class DriverQueue final {
     /// True when a call comes before the deadline. Consumes it.
     [[nodiscard]] bool wait_call(Deadline deadline);
 
+    /// How often the back end has called since this was asked last. Consumes the calls.
+    [[nodiscard]] uint64_t take_calls();
+
+    /// Becomes readable when the back end calls (borrowed).
+    [[nodiscard]] int call_read_fd() const { return call_.read_fd(); }
+
+    /// Becomes readable when the back end finds the ring in error (borrowed).
+    [[nodiscard]] int error_read_fd() const { return error_.read_fd(); }
+
     [[nodiscard]] uint16_t size() const { return split_ ? split_->size() : packed_->size(); }
 
     [[nodiscard]] uint16_t free_descriptors() const {

@@ -52,6 +52,8 @@ std::unique_ptr<HeldImage> make_image(HeldImage*& pointer) {
     properties.size_bytes = kDiskBytes;
     properties.can_discard = true;
     properties.can_unmap_zeroes = true;
+    properties.can_secure_erase = true;
+    properties.tells_lifetime = true;
     auto image = std::make_unique<HeldImage>(properties);
     pointer = image.get();
     return image;
@@ -228,6 +230,10 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"DiscardCountGrows", VIRTIO_BLK_T_DISCARD, Buffer::kFirstRange, 8, 4, 8, 16},
         Case{"DiscardCountIsTooLarge", VIRTIO_BLK_T_DISCARD, Buffer::kSecondRange, 8, 4, 8, ~0U},
         Case{"DiscardFlagsAreReserved", VIRTIO_BLK_T_DISCARD, Buffer::kFirstRange, 12, 4, 0, 1},
+        Case{"TypeReadBecomesLifetime", VIRTIO_BLK_T_IN, Buffer::kHeader, 0, 4, 0, 10},
+        Case{"EraseSectorMoves", VIRTIO_BLK_T_SECURE_ERASE, Buffer::kFirstRange, 0, 8, 64, 72},
+        Case{"EraseCountIsTooLarge", VIRTIO_BLK_T_SECURE_ERASE, Buffer::kSecondRange, 8, 4, 8, ~0U},
+        Case{"EraseFlagsAreReserved", VIRTIO_BLK_T_SECURE_ERASE, Buffer::kFirstRange, 12, 4, 0, 1},
         Case{"ZeroingSectorMoves", VIRTIO_BLK_T_WRITE_ZEROES, Buffer::kFirstRange, 0, 8, 64, 72},
         Case{
             "ZeroingCountIsTooLarge", VIRTIO_BLK_T_WRITE_ZEROES, Buffer::kFirstRange, 8, 4, 8, ~0U},

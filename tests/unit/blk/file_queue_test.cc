@@ -88,6 +88,16 @@ TEST_F(FileQueueTest, ReadBehindTheFilesEndGivesZeroes) {
     }));
 }
 
+TEST_F(FileQueueTest, ReadBehindTheEndOfABlockDeviceFails) {
+    file_.is_block_device = true;
+    add_segment(1024);
+    set_up_data(request_, ImageCommand::kRead, 0);
+    queue_->submit(request_);
+    answer(512);
+    answer(0);
+    EXPECT_EQ(request_.result, EIO) << "it was pulled out: zeroes would be a lie";
+}
+
 TEST_F(FileQueueTest, WriteThatGoesNowhereFails) {
     add_segment(512);
     set_up_data(request_, ImageCommand::kWrite, 0);

@@ -145,6 +145,14 @@ TEST_F(FileQueueWindows, WhatATruncatedFileLacksIsZero) {
     EXPECT_EQ(request_.result, 0);
 }
 
+TEST_F(FileQueueWindows, BlockDeviceThatEndsEarlyIsAFailure) {
+    file_.is_block_device = true;
+    submit(request_, ImageCommand::kWrite, 512, 512);
+    answer(0);
+    EXPECT_TRUE(calls_.empty());
+    EXPECT_EQ(request_.result, EIO);
+}
+
 TEST_F(FileQueueWindows, FailedReadOfTheEdgeFailsTheWriteAndChangesNothing) {
     submit(request_, ImageCommand::kWrite, 512, 512);
     answer(-EIO);

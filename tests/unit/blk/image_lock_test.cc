@@ -6,6 +6,8 @@
 #include <string>
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -108,6 +110,51 @@ TEST_F(ImageLock, LockOfTheWholeFileIsSeen) {
     lock.l_whence = SEEK_SET;
     ASSERT_EQ(::fcntl(neighbour_.get(), F_OFD_SETLK, &lock), 0);
     EXPECT_EQ(lock_image_file(ours_.get(), true).os_error, EAGAIN);
+}
+
+TEST_F(ImageLock, HolderInThisProcessIsNamedSo) {
+    ASSERT_EQ(lock_image_file(neighbour_.get(), false).os_error, 0);
+    const ImageLockOutcome outcome = lock_image_file(ours_.get(), false);
+    EXPECT_EQ(outcome.os_error, EAGAIN);
+    EXPECT_EQ(outcome.holder, "another disk of this process");
+}
+
+TEST_F(ImageLock, HolderInAnotherProcessIsNamed) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        // Its descriptors are copies of ours; a lock of its own belongs to this one alone.
+        const UniqueFd fd = open();
+        const bool locked = lock_image_file(fd.get(), false).os_error == 0;
+        ::raise(locked ? SIGSTOP : SIGKILL);
+        ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, WUNTRACED), child);
+    ASSERT_TRUE(WIFSTOPPED(status));
+    const ImageLockOutcome outcome = lock_image_file(ours_.get(), false);
+    ::kill(child, SIGKILL);
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(outcome.os_error, EAGAIN);
+    EXPECT_EQ(outcome.holder, "process " + std::to_string(child) + " (unit-blk)");
+}
+
+TEST_F(ImageLock, LockOfAProcessIsNamed) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        struct flock lock = {};
+        lock.l_type = F_WRLCK;
+        lock.l_whence = SEEK_SET;
+        ::raise(::fcntl(neighbour_.get(), F_SETLK, &lock) == 0 ? SIGSTOP : SIGKILL);
+        ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, WUNTRACED), child);
+    ASSERT_TRUE(WIFSTOPPED(status));
+    const ImageLockOutcome outcome = lock_image_file(ours_.get(), false);
+    ::kill(child, SIGKILL);
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(outcome.os_error, EAGAIN);
+    EXPECT_EQ(outcome.holder, "process " + std::to_string(child) + " (unit-blk)");
 }
 
 TEST_F(ImageLock, LockEndsWithItsDescriptor) {

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures what the goals ask for and writes docs/performance.md and its plots.
+
+Each row is a run of outrigger-bench, which starts both back ends on one processor and drives them from
+another, in turn for many short rounds. What this machine cannot measure is left out, and said.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+
+import bench_rows
+from performance_page import write_page
+
+ROOT = Path(__file__).resolve().parents[2]
+_IMAGE_BYTES = 256 << 20
+# "    12.34%  [k] name     -   -": the last columns are of call graphs.
+_PROFILE_LINE = re.compile(r"\s*([\d.]+%)\s+\[.\]\s(.+?)(?:\s{2,}.*)?$")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="make-performance", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="all depths, rings and ways of completion, longer rounds")
+    parser.add_argument("--profile", action="store_true", help="also record where outrigger-blk spends its time (perf)")
+    parser.add_argument("--build", type=Path, default=ROOT / "build/release", help="a release build")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs", help="where the page and its plots go")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on a real disk: for image files")
+    parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs: for the image in memory")
+    parser.add_argument("--rounds", type=int, help="rounds of each row; default 10, with --full 40")
+    parser.add_argument("--round-ms", type=int, help="milliseconds of a round; default 100, with --full 250")
+    parser.add_argument("--only", default="", help="sections with commas between: null,memory,file,direct,queues")
+    parser.add_argument("--cpus", default="0,1", help="processor of the back ends, and of the driver")
+    return parser.parse_args()
+
+
+def find_tools(build):
+    tools = SimpleNamespace(bench=build / "tools/outrigger-bench/outrigger-bench", blk=build / "devices/blk/outrigger-blk",
+                            qemu=shutil.which("qemu-storage-daemon"), fio=shutil.which("fio"), perf=shutil.which("perf"))
+    missing = [str(path) for path in (tools.bench, tools.blk) if not path.exists()]
+    if missing:
+        sys.exit("make-performance: not built: " + ", ".join(missing))
+    return tools
+
+
+class Runner:
+    """Runs rows in a scratch directory."""
+
+    def __init__(self, arguments, tools, scratch):
+        self.arguments, self.tools, self.scratch = arguments, tools, scratch
+        self.back_end_cpu, self.driver_cpu = arguments.cpus.split(",", 1)
+        self.rounds = arguments.rounds or (40 if arguments.full else 10)
+        self.round_ms = arguments.round_ms or (250 if arguments.full else 100)
+
+    def bench(self, row, sides, rounds, extra=()):
+        """The JSON of one run; `sides` is "a" or "ab"."""
+        command = [str(self.tools.bench), "blk", "--json", f"--rounds={rounds}", f"--round-ms={self.round_ms}",
+                   *row.options, *extra]
+        if row.section != "queues":
+            command.append(f"--cpus={self.driver_cpu}")
+        for side in sides:
+            socket = self.scratch / f"{side}.sock"
+            back_end = getattr(row, side)(self.tools, socket)
+            command += [f"--{side}={socket}", f"--{side}-command={back_end}"]
+            if row.section != "queues":
+                command.append(f"--{side}-cpu={self.back_end_cpu}")
+        run = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+        if run.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)}\n{run.stderr}")
+        return json.loads(run.stdout)
+
+    def floor(self, row):
+        """Requests a second of a device that answers at once, on the back ends' processor."""
+        command = [str(self.tools.bench), "blk", "--json", "--calibrate", f"--device-cpu={self.back_end_cpu}",
+                   f"--cpus={self.driver_cpu}", *row.options]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return json.loads(run.stdout)["floor"]["rate"]
+
+    def fio(self, path, row):
+        """One round of fio's io_uring engine on the same file: requests a second, CPU seconds a million."""
+        access = next(option.split("=")[1] for option in row.options if option.startswith("--rw="))
+        seconds = max(1, self.round_ms // 1000)
+        command = ["taskset", "-c", self.back_end_cpu, self.tools.fio, "--name=t", f"--filename={path}",
+                   "--ioengine=io_uring", "--direct=1", "--bs=4k", f"--rw={access}", f"--iodepth={row.depth}",
+                   "--fixedbufs", "--registerfiles", "--norandommap", "--randrepeat=0", "--gtod_reduce=1",
+                   "--time_based", f"--runtime={seconds}", "--thread=1", "--output-format=json"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if run.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)}\n{run.stderr}")
+        job = json.loads(run.stdout[run.stdout.index("{"):])["jobs"][0]
+        side = job["read" if access.endswith("read") else "write"]
+        busy = (job["usr_cpu"] + job["sys_cpu"]) / 100 * side["runtime"] / 1000
+        return side["iops"], busy / max(side["total_ios"], 1) * 1e6
+
+    def against_fio(self, row, path):
+        """A and fio in turn, in the shape of outrigger-bench's JSON."""
+        a_runs, b_runs = [], []
+        for _ in range(max(3, self.rounds // 4)):
+            a_runs.append(self.bench(row, "a", 4))
+            b_runs.append(self.fio(path, row))
+        a = a_runs[-1]["a"]
+        a["rate_median"] = median(run["a"]["rate_median"] for run in a_runs)
+        a["rate_best"] = max(run["a"]["rate_best"] for run in a_runs)
+        a["cpu_seconds_per_million"] = median(run["a"]["cpu_seconds_per_million"] for run in a_runs)
+        b = {"rate_median": median(rate for rate, _ in b_runs), "rate_best": max(rate for rate, _ in b_runs),
+             "cpu_seconds_per_million": median(cpu for _, cpu in b_runs)}
+        ratios = [run["a"]["rate_median"] / max(rate, 1) for run, (rate, _) in zip(a_runs, b_runs)]
+        return {"a": a, "b": b, "ratio_median": median(ratios),
+                "ratio_cpu": a["cpu_seconds_per_million"] / max(b["cpu_seconds_per_million"], 1e-9),
+                "own": a_runs[-1]["own"], "others_load": max(run["others_load"] or 0 for run in a_runs)}
+
+    def profile(self, row):
+        """The functions in which outrigger-blk spends the row's time, as (percent, name)."""
+        socket, data = self.scratch / "p.sock", self.scratch / "perf.data"
+        pinned = ["taskset", "-c", self.back_end_cpu]
+        command = shlex.split(row.a(self.tools, socket))
+        record = [self.tools.perf, "record", "-q", "-e", "cpu-clock", "-F", "5000", "-o", str(data), "--"]
+        back_end = subprocess.Popen(pinned + record + command, stderr=subprocess.DEVNULL)
+        try:
+            subprocess.run([str(self.tools.bench), "blk", f"--a={socket}", f"--cpus={self.driver_cpu}", "--rounds=4",
+                            "--round-ms=500", *row.options], capture_output=True, timeout=120, check=True)
+        finally:
+            # perf ends what it has started, and then writes its file.
+            back_end.terminate()
+            back_end.wait(30)
+        report = subprocess.run([self.tools.perf, "report", "-i", str(data), "--stdio", "-g", "none", "--sort", "symbol",
+                                 "--percent-limit", "2"], capture_output=True, text=True, check=False).stdout
+        found = (_PROFILE_LINE.match(line) for line in report.splitlines())
+        return [match.groups() for match in found if match][:8]
+
+
+def make_image(directory):
+    """A file with data on disk and in the page cache: holes would be read without any I/O."""
+    handle, name = tempfile.mkstemp(prefix="outrigger-performance-", dir=directory)
+    with os.fdopen(handle, "wb") as file:
+        block = os.urandom(1 << 20)
+        for _ in range(_IMAGE_BYTES >> 20):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    return Path(name)
+
+
+def collect_rows(arguments, tools, images, memory_images):
+    """The rows that this machine can measure, and why the others are left out."""
+    rows, left_out = [], []
+    wanted = set(filter(None, arguments.only.split(","))) or {"null", "memory", "file", "direct", "queues"}
+    if tools.qemu is None:
+        left_out.append("there is no qemu-storage-daemon: nothing is compared with it")
+    else:
+        rows += bench_rows.null_rows(arguments.full)
+        rows += bench_rows.memory_rows(memory_images, arguments.full)
+        rows += bench_rows.file_rows(images, arguments.full)
+    if tools.fio is None:
+        left_out.append("there is no fio: O_DIRECT is not compared")
+    else:
+        rows += bench_rows.direct_rows(images[0], arguments.full)
+    if (os.cpu_count() or 1) < 4:
+        left_out.append("one disk on two threads needs four processors, and there are "
+                        f"{os.cpu_count()}: two for the disk and two for the driver")
+    else:
+        rows += bench_rows.queue_rows()
+    return [row for row in rows if row.section in wanted], left_out
+
+
+def measure_rows(runner, rows, image, left_out):
+    results = []
+    for number, row in enumerate(rows, 1):
+        print(f"[{number}/{len(rows)}] {row.label}, {row.peer}", flush=True)
+        try:
+            if row.section == "direct":
+                outcome = runner.against_fio(row, image)
+            else:
+                outcome = runner.bench(row, "ab", runner.rounds, ["--system-calls"])
+            if row.section == "null":
+                outcome["floor"] = runner.floor(row)
+        except (RuntimeError, subprocess.SubprocessError) as error:
+            print(error, file=sys.stderr)
+            left_out.append(f"{row.label}, {row.peer}: it failed")
+            continue
+        profile = runner.profile(row) if runner.arguments.profile and runner.tools.perf else []
+        print(f"      ratio {outcome['ratio_median']:.2f}, others used {100 * (outcome['others_load'] or 0):.0f} %")
+        results.append(SimpleNamespace(row=row, outcome=outcome, profile=profile))
+    return results
+
+
+def version_of(program, *arguments):
+    run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return run.stdout.splitlines()[0] if run.stdout else "unknown"
+
+
+def describe_machine(tools):
+    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())
+    peers = [version_of(tools.qemu, "--version")] if tools.qemu else []
+    peers += [version_of(tools.fio, "--version")] if tools.fio else []
+    return {"processor": f"{os.cpu_count()} of {model}", "kernel": platform.release(), "peers": peers,
+            "date": time.strftime("%Y-%m-%d"), "version": version_of(str(tools.bench), "--version")}
+
+
+def main():
+    arguments = parse_arguments()
+    if len(arguments.cpus.split(",")) != 2:
+        sys.exit("make-performance: --cpus takes two processors, like 0,1")
+    tools = find_tools(arguments.build.resolve())
+    images = []
+    with tempfile.TemporaryDirectory(prefix="outrigger-performance-") as scratch:
+        try:
+            for directory in [arguments.directory] * 2 + [arguments.memory] * 2:
+                images.append(make_image(directory))
+            rows, left_out = collect_rows(arguments, tools, images[:2], images[2:])
+            runner = Runner(arguments, tools, Path(scratch))
+            results = measure_rows(runner, rows, images[0], left_out)
+        finally:
+            for image in images:
+                image.unlink(missing_ok=True)
+    if not results:
+        sys.exit("make-performance: nothing was measured")
+    command = shlex.join(["tests/bench/make-performance", *sys.argv[1:]])
+    write_page(arguments.output, results, left_out, describe_machine(tools),
+               {"command": command, "rounds": runner.rounds, "round_ms": runner.round_ms})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/outrigger-bench/bench_options.h"
+
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace outrigger::bench {
+namespace {
+
+Result<BenchPlan> parse(std::initializer_list<const char*> arguments) {
+    return parse_bench_options(std::vector<const char*>(arguments));
+}
+
+/// The words of the refusal; empty when there is none.
+std::string refusal(std::initializer_list<const char*> arguments) {
+    const auto plan = parse(arguments);
+    return plan ? std::string() : plan.error().message;
+}
+
+TEST(BenchOptions, TheUsualCommandIsUnderstood) {
+    const auto plan = parse({"blk",
+                             "--a",
+                             "a.sock",
+                             "--b",
+                             "b.sock",
+                             "--rw",
+                             "randread",
+                             "--bs",
+                             "4k",
+                             "--depth",
+                             "32",
+                             "--queues",
+                             "1",
+                             "--rounds",
+                             "20",
+                             "--json"});
+
+    ASSERT_TRUE(plan) << plan.error().message;
+    EXPECT_EQ(plan->action, BenchAction::kMeasure);
+    EXPECT_EQ(plan->workload, WorkloadKind::kBlk);
+    EXPECT_EQ(plan->a.socket, "a.sock");
+    ASSERT_TRUE(plan->b);
+    EXPECT_EQ(plan->b->socket, "b.sock");
+    EXPECT_EQ(plan->access, Access::kRandRead);
+    EXPECT_EQ(plan->block_bytes, 4096U);
+    EXPECT_EQ(plan->depth, 32U);
+    EXPECT_EQ(plan->queues, 1U);
+    EXPECT_EQ(plan->rounds, 20U);
+    EXPECT_TRUE(plan->json);
+    EXPECT_TRUE(plan->spin);
+    EXPECT_FALSE(plan->packed);
+}
+
+TEST(BenchOptions, ValuesMayFollowAnEqualsSign) {
+    const auto plan = parse(
+        {"rng", "--a=x=y.sock", "--bs=64", "--ring=packed", "--completion=eventfd", "--a-pid=7"});
+
+    ASSERT_TRUE(plan) << plan.error().message;
+    EXPECT_EQ(plan->workload, WorkloadKind::kRng);
+    EXPECT_EQ(plan->a.socket, "x=y.sock");
+    EXPECT_EQ(plan->a.pid, 7);
+    EXPECT_FALSE(plan->b);
+    EXPECT_TRUE(plan->packed);
+    EXPECT_FALSE(plan->spin);
+}
+
+TEST(BenchOptions, EachAccessHasItsName) {
+    for (const Access access : {Access::kRead,
+                                Access::kWrite,
+                                Access::kRandRead,
+                                Access::kRandWrite,
+                                Access::kRandRw,
+                                Access::kFlush}) {
+        const auto plan = parse({"blk", "--a=s", "--rw", std::string(name_of(access)).c_str()});
+        ASSERT_TRUE(plan);
+        EXPECT_EQ(plan->access, access);
+    }
+}
+
+TEST(BenchOptions, RingHasRoomForTheDepth) {
+    EXPECT_EQ(parse({"blk", "--a=s", "--depth=1"})->ring_size, 256);
+    EXPECT_EQ(parse({"blk", "--a=s", "--depth=85"})->ring_size, 256);
+    EXPECT_EQ(parse({"blk", "--a=s", "--depth=86"})->ring_size, 512);
+    EXPECT_EQ(parse({"blk", "--a=s", "--depth=8192"})->ring_size, 32768);
+    EXPECT_EQ(parse({"rng", "--a=s", "--depth=257"})->ring_size, 512);
+}
+
+TEST(BenchOptions, RingThatIsTooSmallIsRefused) {
+    EXPECT_TRUE(parse({"blk", "--a=s", "--depth=10", "--ring-size=32"}));
+    EXPECT_EQ(refusal({"blk", "--a=s", "--depth=11", "--ring-size=32"}),
+              "--ring-size must be at least 33: a request takes up to 3 descriptors");
+    EXPECT_EQ(refusal({"blk", "--a=s", "--ring-size=100"}), "--ring-size is a power of two");
+    EXPECT_NE(refusal({"blk", "--a=s", "--ring-size=65536"}), "");
+}
+
+TEST(BenchOptions, WithoutAWorkloadThereIsNothingToDo) {
+    EXPECT_NE(refusal({}), "");
+    EXPECT_NE(refusal({"--a=s"}), "");
+    EXPECT_NE(refusal({"net", "--a=s"}), "");
+    EXPECT_NE(refusal({"blk"}), "");
+    EXPECT_NE(refusal({""}), "");
+}
+
+TEST(BenchOptions, StrayArgumentsAreRefused) {
+    EXPECT_NE(refusal({"blk", "--a=s", "more"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--c=s"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "-b=s"}), "");
+    EXPECT_NE(refusal({"blk", "--a"}), "");
+    EXPECT_NE(refusal({"blk", "--"}), "");
+    EXPECT_NE(refusal({"blk", "--="}), "");
+}
+
+TEST(BenchOptions, ValuesOutOfRangeAreRefused) {
+    EXPECT_NE(refusal({"blk", "--a=s", "--depth=0"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--depth=8193"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--queues=0"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--rwmixread=101"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--bs=0"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--bs=100"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--rw=trim"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--rounds=0"}), "");
+}
+
+TEST(BenchOptions, WhatIsOfADiskIsRefusedForAnotherDevice) {
+    EXPECT_EQ(refusal({"rng", "--a=s", "--verify"}), "--verify is of blk only");
+    EXPECT_EQ(refusal({"rng", "--a=s", "--rw=read"}), "--rw is of blk only");
+    EXPECT_EQ(refusal({"rng", "--a=s", "--queues=2"}), "an entropy device has one queue");
+}
+
+TEST(BenchOptions, OptionsOfBNeedB) {
+    EXPECT_EQ(refusal({"blk", "--a=s", "--b-pid=1"}), "--b-pid needs --b");
+    EXPECT_EQ(refusal({"blk", "--a=s", "--b-command=x"}), "--b-command needs --b");
+    EXPECT_TRUE(parse({"blk", "--a=s", "--b=t", "--b-command=x", "--b-cpu=3"}));
+}
+
+TEST(BenchOptions, ProcessorOfABackEndNeedsItsCommand) {
+    EXPECT_NE(refusal({"blk", "--a=s", "--a-cpu=0"}), "");
+    EXPECT_TRUE(parse({"blk", "--a=s", "--a-cpu=0", "--a-command=x"}));
+}
+
+TEST(BenchOptions, VerifyStateIsOfOneBackEndThatIsVerified) {
+    EXPECT_NE(refusal({"blk", "--a=s", "--verify-state=f"}), "");
+    EXPECT_NE(refusal({"blk", "--a=s", "--b=t", "--verify", "--verify-state=f"}), "");
+    EXPECT_TRUE(parse({"blk", "--a=s", "--verify", "--verify-state=f"}));
+}
+
+TEST(BenchOptions, ProcessorsAreAList) {
+    EXPECT_EQ(parse({"blk", "--a=s", "--cpus=1,3,5"})->cpus, (std::vector{1, 3, 5}));
+    EXPECT_EQ(parse({"blk", "--a=s", "--cpus=0"})->cpus, std::vector{0});
+    for (const char* const bad : {"--cpus=",
+                                  "--cpus=,",
+                                  "--cpus=1,",
+                                  "--cpus=,1",
+                                  "--cpus=1;2",
+                                  "--cpus=-1",
+                                  "--cpus=1024",
+                                  "--cpus=a"}) {
+        EXPECT_NE(refusal({"blk", "--a=s", bad}), "") << bad;
+    }
+}
+
+TEST(BenchOptions, CalibrationNeedsNoBackEnd) {
+    const auto plan = parse({"blk", "--calibrate"});
+
+    ASSERT_TRUE(plan);
+    EXPECT_EQ(plan->action, BenchAction::kCalibrate);
+}
+
+TEST(BenchOptions, ProcessorOfTheDeviceIsOfCalibration) {
+    EXPECT_EQ(parse({"blk", "--calibrate", "--device-cpu=3"})->device_cpu, 3);
+    EXPECT_EQ(refusal({"blk", "--a=s", "--device-cpu=3"}), "--device-cpu needs --calibrate");
+}
+
+TEST(BenchOptions, HelpNeedsNoWorkload) {
+    EXPECT_EQ(parse({"--help"})->action, BenchAction::kHelp);
+    EXPECT_EQ(parse({"blk", "--help"})->action, BenchAction::kHelp);
+    EXPECT_EQ(parse({"--version"})->action, BenchAction::kVersion);
+}
+
+TEST(BenchOptions, HelpShowsOptionsOfOneLetter) {
+    const std::string help = bench_help_text();
+
+    EXPECT_NE(help.find("\n  --a=SOCKET\n"), std::string::npos);
+    EXPECT_NE(help.find("\n  --json\n"), std::string::npos);
+    EXPECT_EQ(help.find("print-man-page"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace outrigger::bench

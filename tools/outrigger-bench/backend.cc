@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/outrigger-bench/backend.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include "tools/outrigger-bench/blk_workload.h"
+#include "tools/outrigger-bench/process_usage.h"
+#include "tools/outrigger-bench/rng_workload.h"
+
+namespace outrigger::bench {
+namespace {
+
+/// Between two attempts to connect, one sees whether what was started is still there.
+constexpr std::chrono::milliseconds kAttempt{200};
+
+std::unexpected<Error> refuse(std::string message) {
+    return failure(Error{.message = std::move(message)});
+}
+
+driver::BringUpOptions bring_up_options(const BenchPlan& plan) {
+    return {.packed = plan.packed,
+            .event_idx = plan.event_idx,
+            .indirect = plan.indirect,
+            .indirect_segments_max = kSegmentsMax,
+            .queue_count = plan.queues,
+            .queue_size = plan.ring_size,
+            .enable = true};
+}
+
+}  // namespace
+
+std::unique_ptr<Workload> create_workload(const BenchPlan& plan, uint16_t queue) {
+    switch (plan.workload) {
+        case WorkloadKind::kBlk:
+            return std::make_unique<BlkWorkload>(plan, queue);
+        case WorkloadKind::kRng:
+            break;
+    }
+    return std::make_unique<RngWorkload>(plan);
+}
+
+Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan, uint64_t slot_bytes) {
+    // A ring's areas, and a table for each descriptor.
+    const uint64_t ring_bytes =
+        uint64_t{plan.ring_size} * (kSegmentsMax + 3) * driver::kDescriptorBytes + 4096;
+    const uint64_t bytes = plan.queues * (ring_bytes + plan.depth * slot_bytes);
+    const auto pages = static_cast<uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
+    const auto page_bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    if (bytes / page_bytes >= pages / 4) {
+        return refuse(
+            fmt::format("so many requests of that size need {} MiB of memory, which is "
+                        "more than a quarter of what there is",
+                        bytes >> 20));
+    }
+    constexpr uint64_t kHugePage = 2 << 20;
+    return driver::GuestMemory::create((bytes / kHugePage + 1) * kHugePage, GuestAddr{kHugePage});
+}
+
+Result<void> place_thread(int cpu) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(static_cast<size_t>(cpu), &cpus);
+    if (::sched_setaffinity(0, sizeof cpus, &cpus) != 0) {
+        return failure(error_from_errno(fmt::format("cannot run on processor {}", cpu)));
+    }
+    return {};
+}
+
+Result<void> place_thread(const BenchPlan& plan, uint16_t queue) {
+    return plan.cpus.empty() ? Result<void>() : place_thread(plan.cpus[queue % plan.cpus.size()]);
+}
+
+Result<std::unique_ptr<Backend>> Backend::connect(const BenchPlan& plan,
+                                                  const Target& target,
+                                                  const std::string& side) {
+    std::unique_ptr<Backend> backend(new Backend(plan, target, side));
+    const auto started = backend->start();
+    if (!started) {
+        return failure(backend->of_this_side(started.error()));
+    }
+    return backend;
+}
+
+Error Backend::of_this_side(Error error) const {
+    error.message = fmt::format("{} ({}): {}", side_, target_.socket, error.message);
+    return error;
+}
+
+Result<void> Backend::start() {
+    if (!target_.command.empty()) {
+        started_.emplace(OUTRIGGER_TRY(StartedBackend::start(target_.command, target_.cpu)));
+    }
+    OUTRIGGER_TRY(connect_socket());
+    pid_ = target_.pid ? target_.pid : peer_process(frontend_->socket());
+    if (pid_) {
+        OUTRIGGER_TRY(cpu_seconds(*pid_));
+    }
+    return bring_up();
+}
+
+Result<void> Backend::connect_socket() {
+    const driver::Deadline deadline = driver::after(plan_.patience);
+    while (true) {
+        const driver::Deadline attempt = driver::after(kAttempt);
+        auto frontend = driver::Frontend::connect(target_.socket, std::min(deadline, attempt));
+        if (frontend) {
+            frontend_.emplace(*std::move(frontend));
+            frontend_->set_time_limit(plan_.patience);
+            return {};
+        }
+        if (started_) {
+            if (const auto ended = started_->ended()) {
+                return refuse("what was started did not stay: " + *ended);
+            }
+        }
+        if (driver::Clock::now() >= deadline) {
+            return failure(frontend.error());
+        }
+    }
+}
+
+Result<void> Backend::bring_up() {
+    for (uint16_t queue = 0; queue < plan_.queues; ++queue) {
+        workloads_.push_back(create_workload(plan_, queue));
+    }
+    memory_ = OUTRIGGER_TRY(create_guest_memory(plan_, workloads_.front()->slot_bytes()));
+    auto running = driver::bring_up(*frontend_, memory_, bring_up_options(plan_));
+    if (!running) {
+        return explain(running.error());
+    }
+    running_ = *std::move(running);
+    return create_loads();
+}
+
+/// Why the queues could not be brought up.
+std::unexpected<Error> Backend::explain(const driver::BringUpFailure& why) {
+    if (why.answer == driver::Answer::kRefused && plan_.queues > 1 &&
+        frontend_->protocol_features().has(bit(wire::ProtocolFeature::kMq))) {
+        const auto queues = frontend_->get_queue_num();
+        if (queues && *queues < plan_.queues) {
+            return refuse(fmt::format("it has only {} queues", *queues));
+        }
+    }
+    return refuse(fmt::format("{} went wrong: {}", why.step, driver::describe(why.answer)));
+}
+
+Result<void> Backend::create_loads() {
+    const bool indirect = running_.agreement.features.has(driver::kIndirectDescBit);
+    const LoadOptions options{
+        .depth = plan_.depth,
+        .layout = indirect ? driver::ChainLayout::kIndirect : driver::ChainLayout::kDirect,
+        .spin = plan_.spin,
+        .patience = plan_.patience,
+        .socket = frontend_->socket()};
+    for (uint16_t queue = 0; queue < plan_.queues; ++queue) {
+        Workload& workload = *workloads_[queue];
+        OUTRIGGER_TRY(workload.learn(*frontend_, running_.agreement));
+        OUTRIGGER_TRY(workload.allocate(memory_, plan_.depth));
+        loads_.push_back(std::make_unique<QueueLoad>(running_.queues[queue], workload, options));
+    }
+    return {};
+}
+
+Result<void> Backend::run_loads(Phase phase, driver::Deadline end) {
+    std::vector<Result<void>> outcomes(loads_.size());
+    {
+        std::vector<std::jthread> threads;
+        for (uint16_t queue = 1; queue < plan_.queues; ++queue) {
+            threads.emplace_back([&, queue] {
+                outcomes[queue] = place_thread(plan_, queue);
+                if (outcomes[queue]) {
+                    outcomes[queue] = loads_[queue]->run(phase, end);
+                }
+            });
+        }
+        outcomes[0] = loads_[0]->run(phase, end);
+    }
+    const auto failed = std::ranges::find_if(
+        outcomes, [](const Result<void>& outcome) { return !outcome.has_value(); });
+    return failed == outcomes.end() ? Result<void>() : *failed;
+}
+
+Result<RoundResult> Backend::run(Phase phase, std::chrono::milliseconds duration) {
+    const auto used = [this] { return pid_ ? cpu_seconds(*pid_).value_or(0) : 0; };
+    const double before = used();
+    const auto outcome = run_loads(phase, driver::after(duration));
+    if (!outcome) {
+        return failure(of_this_side(outcome.error()));
+    }
+    RoundResult result{.counts = {}, .rate = 0, .cpu_seconds = std::max(0.0, used() - before)};
+    for (const auto& load : loads_) {
+        const LoadCounts counts = load->take_counts();
+        result.rate +=
+            counts.seconds > 0 ? static_cast<double>(counts.completed) / counts.seconds : 0;
+        result.counts.merge(counts);
+    }
+    return result;
+}
+
+Result<void> Backend::close() {
+    Result<void> outcome;
+    for (const auto& workload : workloads_) {
+        const auto closed = workload->close();
+        outcome = outcome && !closed ? closed : outcome;
+    }
+    return outcome;
+}
+
+std::string Backend::complaint() const {
+    for (const auto& workload : workloads_) {
+        if (!workload->complaint().empty()) {
+            return of_this_side(Error{.message = workload->complaint()}).message;
+        }
+    }
+    return {};
+}
+
+uint64_t Backend::compared() const {
+    uint64_t sum = 0;
+    for (const auto& workload : workloads_) {
+        sum += workload->compared();
+    }
+    return sum;
+}
+
+}  // namespace outrigger::bench

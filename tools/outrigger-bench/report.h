@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What was measured, in words and as JSON.
+#pragma once
+
+#include <string>
+
+#include "tools/outrigger-bench/bench_options.h"
+#include "tools/outrigger-bench/measurement.h"
+
+namespace outrigger::bench {
+
+/// A table for a reader. With two back ends the last line is their ratio.
+[[nodiscard]] std::string report_text(const BenchPlan& plan, const RunReport& report);
+
+[[nodiscard]] std::string report_json(const BenchPlan& plan, const RunReport& report);
+
+/// The same of a calibration alone.
+[[nodiscard]] std::string calibration_text(const BenchPlan& plan, const OwnCost& own);
+[[nodiscard]] std::string calibration_json(const BenchPlan& plan, const OwnCost& own);
+
+}  // namespace outrigger::bench
