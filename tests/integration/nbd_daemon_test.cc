@@ -1,176 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // outrigger-blk as a process before real NBD servers, qemu-nbd and nbdkit: what was written is read
-// again, while servers stall, fail, die and come back; and before one that lies.
-#include <array>
+// again, while servers stall, fail, die and come back.
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
-#include <functional>
 #include <future>
-#include <memory>
 #include <ostream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <arpa/inet.h>
-#include <linux/virtio_blk.h>
-#include <signal.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
 
-#include "tests/support/child_process.h"
-#include "tests/support/disk_guest.h"
-#include "tests/support/wait.h"
+#include "tests/integration/nbd_test.h"
 
 namespace outrigger::testing {
 namespace {
-
-namespace fs = std::filesystem;
-using std::chrono::seconds;
-
-constexpr uint64_t kDiskBytes = uint64_t{16} << 20;
-constexpr uint32_t kStepBytes = 48 * 1024;
-
-/// What belongs to byte `offset` of the disk in that round: every sector is unlike every other.
-std::vector<std::byte> pattern(uint64_t offset, size_t bytes, uint32_t round) {
-    std::vector<std::byte> data(bytes);
-    for (size_t at = 0; at < bytes; at += 512) {
-        uint64_t state = (offset + at) * 2654435761U + round * 97U + 1;
-        for (size_t i = 0; i < 512; ++i) {
-            state = state * 6364136223846793005U + 1442695040888963407U;
-            data[at + i] = static_cast<std::byte>(state >> 56);
-        }
-    }
-    return data;
-}
-
-std::vector<DiskRequest> writes_of_all(uint32_t round) {
-    std::vector<DiskRequest> requests;
-    for (uint64_t at = 0; at < kDiskBytes; at += kStepBytes) {
-        requests.push_back(
-            {.type = VIRTIO_BLK_T_OUT,
-             .offset_bytes = at,
-             .data = pattern(at, std::min<uint64_t>(kStepBytes, kDiskBytes - at), round)});
-    }
-    return requests;
-}
-
-class NbdTest : public ::testing::Test {
-  protected:
-    void SetUp() override {
-        const char* program = std::getenv("OUTRIGGER_BLK_PROGRAM");
-        ASSERT_NE(program, nullptr) << "names the program under test";
-        program_ = program;
-        if (std::system("nbdkit --version >/dev/null 2>&1") != 0 ||
-            std::system("qemu-nbd --version >/dev/null 2>&1") != 0) {
-            GTEST_SKIP() << "needs nbdkit and qemu-nbd (Debian: nbdkit, qemu-utils)";
-        }
-        std::string name = ::testing::TempDir() + "nbd-XXXXXX";
-        ASSERT_NE(::mkdtemp(name.data()), nullptr);
-        folder_ = name;
-        fs::resize_file((std::ofstream(folder_ / "disk.raw"), folder_ / "disk.raw"), kDiskBytes);
-    }
-
-    void TearDown() override {
-        daemon_.reset();
-        server_.reset();
-        if (!folder_.empty()) {
-            fs::remove_all(folder_);
-        }
-    }
-
-    /// Runs a server in the folder, in the foreground; waits until its socket is there.
-    void serve(const std::string& command) {
-        server_.reset();
-        fs::remove(nbd_socket());
-        server_ = std::make_unique<ChildProcess>(
-            "/bin/sh",
-            ChildProcess::Options{
-                .arguments = {"-c", "cd '" + folder_.string() + "' && exec " + command}});
-        ASSERT_TRUE(eventually([&] { return fs::exists(nbd_socket()); })) << server_->complained();
-    }
-
-    [[nodiscard]] fs::path nbd_socket() const { return folder_ / "nbd.sock"; }
-
-    [[nodiscard]] std::string uri() const { return "nbd+unix:///?socket=" + nbd_socket().string(); }
-
-    void start_at(const std::string& where, const std::vector<std::string>& more = {}) {
-        std::vector<std::string> arguments{"--socket-path=" + (folder_ / "blk.sock").string(),
-                                           "--blk-nbd=" + where,
-                                           "--sandbox=log"};
-        arguments.insert(arguments.end(), more.begin(), more.end());
-        daemon_ =
-            std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = arguments});
-    }
-
-    void start(const std::vector<std::string>& more = {}) { start_at(uri(), more); }
-
-    [[nodiscard]] driver::Frontend connect() const {
-        return driver::Frontend::connect(folder_ / "blk.sock", driver::after(kPatience)).value();
-    }
-
-    void stop() {
-        daemon_->send_signal(SIGTERM);
-        EXPECT_EQ(daemon_->wait(), (Ended{.status = 0})) << daemon_->complained();
-        // --sandbox=log names what it must not do.
-        EXPECT_EQ(daemon_->complained().find("not allowed"), std::string::npos)
-            << daemon_->complained();
-    }
-
-    void expect_refused(const std::string& because) {
-        EXPECT_EQ(daemon_->wait(), (Ended{.status = 1}));
-        EXPECT_NE(daemon_->complained().find(because), std::string::npos) << daemon_->complained();
-    }
-
-    static void expect_ok(std::span<const DiskRequest> requests) {
-        for (const DiskRequest& request : requests) {
-            ASSERT_EQ(request.status, VIRTIO_BLK_S_OK) << "at byte " << request.offset_bytes;
-        }
-    }
-
-    static void write_all(DiskGuest& guest, uint32_t round) {
-        auto writes = writes_of_all(round);
-        EXPECT_TRUE(guest.run(writes, seconds(60)));
-        expect_ok(writes);
-    }
-
-    static void flush(DiskGuest& guest) {
-        DiskRequest request{.type = VIRTIO_BLK_T_FLUSH};
-        EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_OK);
-    }
-
-    static int read_status(DiskGuest& guest, uint64_t offset = 0) {
-        DiskRequest request{
-            .type = VIRTIO_BLK_T_IN, .offset_bytes = offset, .data = std::vector<std::byte>(4096)};
-        return guest.run_one(request);
-    }
-
-    static void expect_same(const std::vector<std::byte>& read,
-                            const std::vector<std::byte>& wanted) {
-        EXPECT_TRUE(read == wanted) << read.size() << " and " << wanted.size() << " bytes";
-    }
-
-    [[nodiscard]] std::vector<std::byte> file_bytes() const {
-        std::ifstream file(folder_ / "disk.raw", std::ios::binary);
-        const std::vector<char> bytes(std::istreambuf_iterator<char>(file), {});
-        const auto as_bytes = std::as_bytes(std::span(bytes));
-        return {as_bytes.begin(), as_bytes.end()};
-    }
-
-    std::string program_;
-    fs::path folder_;
-    std::unique_ptr<ChildProcess> server_;
-    std::unique_ptr<ChildProcess> daemon_;
-};
 
 // --- Servers as they should be -------------------------------------------------------------------
 
@@ -306,6 +157,20 @@ TEST_F(NbdTest, BlockSizeIsTheServers) {
         EXPECT_EQ(read_status(guest, 4096), VIRTIO_BLK_S_OK);
     }
     stop();
+}
+
+TEST_F(NbdTest, ExportIsABaseForAnOverlay) {
+    serve("nbdkit -f -r -U nbd.sock file disk.raw");
+    const std::vector<std::byte> before = file_bytes();
+    start({"--overlay=" + (folder_ / "layer").string(), "--overlay-create"});
+    {
+        DiskGuest guest(connect());
+        expect_same(guest.read_all(kStepBytes), before);
+        write_all(guest, 7);
+        expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 7));
+    }
+    stop();
+    expect_same(file_bytes(), before);
 }
 
 TEST_F(NbdTest, NamedExportsAreToldApart) {
@@ -476,169 +341,6 @@ TEST_F(NbdTest, TlsByAPreSharedKeyComesBackInsideTheSandbox) {
         expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 6));
     }
     stop();
-}
-
-// --- A server that lies --------------------------------------------------------------------------
-
-/// Speaks the oldest form of the protocol, and then whatever the test says, to each client in turn.
-class LyingServer final {
-  public:
-    /// `talk` has a client that was told of a disk of kDiskBytes.
-    LyingServer(const fs::path& path, std::function<void(int client)> talk)
-        : listener_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)), talk_(std::move(talk)) {
-        sockaddr_un address = {};
-        address.sun_family = AF_UNIX;
-        std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-        // SAFETY: sockets' addresses are passed so.
-        EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address),
-                  0);
-        EXPECT_EQ(::listen(listener_.get(), 8), 0);
-        thread_ = std::thread([this] { run(); });
-    }
-
-    LyingServer(const LyingServer&) = delete;
-    LyingServer& operator=(const LyingServer&) = delete;
-
-    ~LyingServer() {
-        ::shutdown(listener_.get(), SHUT_RDWR);
-        thread_.join();
-    }
-
-    static void send_bytes(int client, std::span<const uint8_t> bytes) {
-        (void)!::send(client, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    }
-
-    static void greet(int client, uint64_t size) {
-        std::vector<uint8_t> hello(152);
-        std::memcpy(hello.data(), "NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53", 16);
-        for (size_t i = 0; i < 8; ++i) {
-            hello[16 + i] = static_cast<uint8_t>(size >> (56 - 8 * i));
-        }
-        hello[27] = 1;  // flags: has flags
-        send_bytes(client, hello);
-    }
-
-    /// The header of the next request; false: the client has gone.
-    static bool receive_request(int client, std::array<uint8_t, 28>& request) {
-        return ::recv(client, request.data(), request.size(), MSG_WAITALL) ==
-               static_cast<ssize_t>(request.size());
-    }
-
-    /// A reply to it: magic, error, the cookie that it has.
-    static std::vector<uint8_t> reply_to(const std::array<uint8_t, 28>& request) {
-        std::vector<uint8_t> reply(16);
-        std::memcpy(reply.data(), "\x67\x44\x66\x98", 4);
-        std::memcpy(reply.data() + 8, request.data() + 8, 8);
-        return reply;
-    }
-
-  private:
-    void run() {
-        while (true) {
-            const UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-            if (!client.valid()) {
-                return;
-            }
-            talk_(client.get());
-        }
-    }
-
-    UniqueFd listener_;
-    std::function<void(int client)> talk_;
-    std::thread thread_;
-};
-
-/// What a server may answer instead of data. Reads fail in time, and the daemon ends when told to.
-class NbdLies : public NbdTest {
-  protected:
-    using Request = std::array<uint8_t, 28>;
-
-    void expect_failed_reads(const std::function<void(int client, const Request&)>& answer) {
-        const LyingServer server(nbd_socket(), [&](int client) {
-            LyingServer::greet(client, kDiskBytes);
-            Request request{};
-            while (LyingServer::receive_request(client, request)) {
-                answer(client, request);
-            }
-        });
-        start({"--nbd-timeout=1"});
-        {
-            DiskGuest guest(connect());
-            EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_IOERR);
-            EXPECT_EQ(read_status(guest, 8192), VIRTIO_BLK_S_IOERR);
-        }
-        stop();
-    }
-};
-
-TEST_F(NbdLies, GarbageInPlaceOfAGreeting) {
-    const LyingServer server(nbd_socket(), [](int client) {
-        LyingServer::send_bytes(client, std::vector<uint8_t>(1000, 0x55));
-    });
-    start();
-    expect_refused("cannot connect");
-}
-
-TEST_F(NbdLies, NoGreetingAtAll) {
-    const LyingServer server(nbd_socket(), [](int client) {
-        Request request{};
-        (void)LyingServer::receive_request(client, request);
-    });
-    start({"--nbd-timeout=1"});
-    expect_refused("no answer in time");
-}
-
-TEST_F(NbdLies, DiskOfImpossibleSize) {
-    const LyingServer server(nbd_socket(), [](int client) {
-        LyingServer::greet(client, 0x7fff'ffff'ffff'ffff);
-        Request request{};
-        (void)LyingServer::receive_request(client, request);
-    });
-    start();
-    expect_refused("size");
-}
-
-TEST_F(NbdLies, AnswersWithoutSense) {
-    expect_failed_reads([](int client, const Request&) {
-        LyingServer::send_bytes(client, std::vector<uint8_t>(64, 0xaa));
-    });
-}
-
-TEST_F(NbdLies, AnswersToWhatNobodyAsked) {
-    expect_failed_reads([](int client, const Request& request) {
-        auto reply = LyingServer::reply_to(request);
-        reply[15] ^= 0x40;
-        reply.resize(reply.size() + 4096);
-        LyingServer::send_bytes(client, reply);
-    });
-}
-
-TEST_F(NbdLies, DataThatEndsTooEarly) {
-    expect_failed_reads([](int client, const Request& request) {
-        auto reply = LyingServer::reply_to(request);
-        reply.resize(reply.size() + 4095);
-        LyingServer::send_bytes(client, reply);
-    });
-}
-
-TEST_F(NbdLies, DisconnectsInPlaceOfAnswers) {
-    expect_failed_reads([](int client, const Request&) { ::shutdown(client, SHUT_RDWR); });
-}
-
-TEST_F(NbdLies, ErrorsThatNoneKnows) {
-    expect_failed_reads([](int client, const Request& request) {
-        auto reply = LyingServer::reply_to(request);
-        reply[4] = 0x7f;
-        LyingServer::send_bytes(client, reply);
-    });
-}
-
-TEST_F(NbdLies, ShutdownAsAnAnswerAgainAndAgain) {
-    expect_failed_reads([](int client, const Request& request) {
-        auto reply = LyingServer::reply_to(request);
-        reply[7] = 108;  // NBD_ESHUTDOWN
-        LyingServer::send_bytes(client, reply);
-    });
 }
 
 }  // namespace
