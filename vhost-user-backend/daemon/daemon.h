@@ -42,6 +42,7 @@ class Daemon final {
     };
 
     [[nodiscard]] Result<void> open();
+    void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,
                                                  std::optional<int> fd,
                                                  std::string_view fd_option) const;
@@ -57,6 +58,8 @@ class Daemon final {
     const CommandLine& settings_;
     std::unique_ptr<EventLoop> loop_;
     std::vector<Served> served_;
+    SandboxExtras extras_;  // of all devices; its system calls are in extra_calls_
+    std::vector<SystemCallRule> extra_calls_;
     std::optional<Endpoint> control_endpoint_;
     uid_t own_user_ = 0;                      // the sandbox does not let us ask
     std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
