@@ -286,8 +286,15 @@ TEST_F(BlkTrapsDiscard, Trap07EverySegmentIsCheckedBeforeTheFirstIsDone) {
     EXPECT_EQ(fault_.count(IoOpcode::kPunchHole), 0U);
 }
 
-TEST_F(BlkTrapsDiscard, Trap07DiscardRoundsInward) {
-    file_->properties.discard_alignment_bytes = 65536;
+class BlkTrapsDiscardOfLargeUnits : public BlkTrapsDiscard {
+  protected:
+    [[nodiscard]] std::unique_ptr<Image> make_image(std::unique_ptr<ImageFile> file) override {
+        file->properties.discard_alignment_bytes = 65536;
+        return BlkTrapsDiscard::make_image(std::move(file));
+    }
+};
+
+TEST_F(BlkTrapsDiscardOfLargeUnits, Trap07DiscardRoundsInward) {
     EXPECT_EQ(discard({range(1, 256)}), VIRTIO_BLK_S_OK);
     EXPECT_TRUE(backing_.holds(0, 65536, 0x61));
     EXPECT_TRUE(backing_.holds(2 * 65536, 65536, 0x61));
