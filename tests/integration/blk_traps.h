@@ -26,6 +26,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -50,6 +51,9 @@ class BlkTraps : public BlkTest {
 
     [[nodiscard]] std::unique_ptr<Image> make_image(std::unique_ptr<ImageFile> file) override {
         file_ = file.get();
+        if (discard_alignment_bytes_) {
+            file->properties.discard_alignment_bytes = *discard_alignment_bytes_;
+        }
         return std::make_unique<FaultyImage>(std::move(file), fault_);
     }
 
@@ -104,7 +108,8 @@ class BlkTraps : public BlkTest {
     }
 
     FaultyHost fault_;
-    ImageFile* file_ = nullptr;  ///< the device's
+    const ImageFile* file_ = nullptr;                  ///< the device's
+    std::optional<uint32_t> discard_alignment_bytes_;  ///< in place of the host's, before run()
 };
 
 }  // namespace outrigger::testing

@@ -249,6 +249,12 @@ TEST_F(BlkTraps, Trap06SectorsAre512BytesWithLargeBlocks) {
 
 class BlkTrapsRanges : public BlkTraps {
   protected:
+    void skip_without_discard() {
+        if (!discards()) {
+            GTEST_SKIP() << "no holes can be made here, so discarding is not offered";
+        }
+    }
+
     int discard(std::vector<Segment> ranges) {
         ranges.insert(ranges.begin(), header(VIRTIO_BLK_T_DISCARD, 0));
         ranges.push_back(writable(1));
@@ -267,9 +273,7 @@ class BlkTrapsDiscard : public BlkTrapsRanges {
     void SetUp() override {
         backing_.fill(0, 1 << 20, 0x61);
         run();
-        if (!discards()) {
-            GTEST_SKIP() << "no holes can be made here, so discarding is not offered";
-        }
+        skip_without_discard();
     }
 };
 
@@ -286,18 +290,25 @@ TEST_F(BlkTrapsDiscard, Trap07EverySegmentIsCheckedBeforeTheFirstIsDone) {
     EXPECT_EQ(fault_.count(IoOpcode::kPunchHole), 0U);
 }
 
-class BlkTrapsDiscardOfLargeUnits : public BlkTrapsDiscard {
+class BlkTrapsCoarseDiscard : public BlkTrapsRanges {
   protected:
-    [[nodiscard]] std::unique_ptr<Image> make_image(std::unique_ptr<ImageFile> file) override {
-        file->properties.discard_alignment_bytes = 65536;
-        return BlkTrapsDiscard::make_image(std::move(file));
+    static constexpr uint32_t kAlignment = 65536;
+
+    void SetUp() override {
+        discard_alignment_bytes_ = kAlignment;
+        backing_.fill(0, 1 << 20, 0x61);
+        run();
+        skip_without_discard();
     }
 };
 
-TEST_F(BlkTrapsDiscardOfLargeUnits, Trap07DiscardRoundsInward) {
-    EXPECT_EQ(discard({range(1, 256)}), VIRTIO_BLK_S_OK);
-    EXPECT_TRUE(backing_.holds(0, 65536, 0x61));
-    EXPECT_TRUE(backing_.holds(2 * 65536, 65536, 0x61));
+TEST_F(BlkTrapsCoarseDiscard, Trap07DiscardRoundsInward) {
+    EXPECT_EQ(discard({range(1, 254)}), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(fault_.count(IoOpcode::kPunchHole), 0U) << "no whole piece lies in it";
+    EXPECT_EQ(discard({range(1, 383)}), VIRTIO_BLK_S_OK);
+    EXPECT_TRUE(backing_.holds(0, kAlignment, 0x61));
+    EXPECT_TRUE(backing_.holds(kAlignment, 2 * kAlignment, 0));
+    EXPECT_TRUE(backing_.holds(3 * kAlignment, kAlignment, 0x61));
 }
 
 TEST_F(BlkTrapsDiscard, Trap07DiscardToTheEndKeepsTheSize) {
