@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/blk_program.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -15,7 +17,14 @@
 #include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
+#include "devices/blk/overlay/layer_format.h"
+#include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
+#ifdef OUTRIGGER_NBD
+#include "devices/blk/nbd/nbd_image.h"
+#include "devices/blk/nbd/nbd_sandbox.h"
+#include "devices/blk/nbd/nbd_uri.h"
+#endif
 
 namespace outrigger::blk {
 namespace {
@@ -123,6 +132,72 @@ constexpr OptionSpec kOptions[] = {
     {.name = "null-read-zeroes",
      .kind = OptionKind::kFlag,
      .help = "Reads of a --null-size disk give zeroes, instead of leaving the guest's buffers"},
+    {.name = "overlay",
+     .kind = OptionKind::kText,
+     .value_name = "PATH",
+     .help = "Leave the image as it is, and keep what the guest writes in this file, the layer; "
+             "outrigger-blk overlay --help lists what else can be done with one"},
+    {.name = "overlay-create",
+     .kind = OptionKind::kFlag,
+     .help = "Make the layer when there is none; without it a wrong path is an error, not a fresh "
+             "disk"},
+    {.name = "overlay-size",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "The size of the disk of a new layer, at least that of the image, which is what it is "
+             "otherwise; behind the image there are zeroes",
+     .number_min = 512,
+     .number_max = uint64_t{1} << 50},
+    {.name = "overlay-cluster",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "What a new layer takes over from the image at a time, 4K to 256K, a power of two; "
+             "64K otherwise",
+     .number_min = kClusterBytesMin,
+     .number_max = kClusterBytesMax},
+    {.name = "overlay-accept-base",
+     .kind = OptionKind::kFlag,
+     .help = "Take an image that is not what the layer was made over, by its size and its time of "
+             "modification, and expect this one from now on"},
+    {.name = "overlay-copy-on-read",
+     .kind = OptionKind::kFlag,
+     .help = "What the guest reads from the image is kept in the layer, too"},
+    {.name = "overlay-fill",
+     .kind = OptionKind::kFlag,
+     .help = "Copy the rest of the image to the layer in the background, from the guest's first "
+             "connection on, until the image is not needed any more"},
+    {.name = "overlay-fill-rate",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "Copy at most this much a second in the background; 0 for as much as there is",
+     .default_value = "0",
+     .number_max = uint64_t{1} << 50},
+#ifdef OUTRIGGER_NBD
+    {.name = "blk-nbd",
+     .kind = OptionKind::kText,
+     .value_name = "URI",
+     .help =
+         "Serve the export of an NBD server, in place of --blk-file: nbd://HOST[:PORT]/EXPORT or "
+         "nbd+unix:///EXPORT?socket=PATH; nbds and nbds+unix with tls-psk-file=PATH and "
+         "tls-username=NAME"},
+    {.name = "nbd-timeout",
+     .kind = OptionKind::kNumber,
+     .value_name = "SECONDS",
+     .help = "How long a request waits for an NBD server, which may come and go meanwhile, before "
+             "it fails",
+     .default_value = "30",
+     .number_min = 1,
+     .number_max = 3600},
+#endif
+};
+
+/// The options that say which disk it is.
+constexpr std::string_view kDiskOptions[] = {
+    "blk-file",
+    "null-size",
+#ifdef OUTRIGGER_NBD
+    "blk-nbd",
+#endif
 };
 
 constexpr uint32_t kNullBlockBytes = 512;
@@ -132,14 +207,30 @@ Result<void> usage_error(std::string message) {
 }
 
 Result<void> check_blk_options(const OptionValues& values) {
-    if (values.has("blk-file") == values.has("null-size")) {
-        return usage_error("give either --blk-file=PATH, the image to serve, or --null-size=SIZE");
+    if (std::ranges::count_if(kDiskOptions,
+                              [&](std::string_view name) { return values.has(name); }) != 1) {
+        return usage_error(
+            "give one disk: --blk-file=PATH, the image to serve, or --null-size=SIZE"
+#ifdef OUTRIGGER_NBD
+            ", or --blk-nbd=URI"
+#endif
+        );
     }
     if (values.flag("null-read-zeroes") && !values.has("null-size")) {
         return usage_error("--null-read-zeroes goes with --null-size=SIZE only");
     }
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        if (const auto parsed = parse_nbd_uri(*uri); !parsed) {
+            return usage_error(parsed.error().message);
+        }
+        if (values.text("cache") == "none") {
+            return usage_error("--cache=none is for files: what an NBD server caches is its own");
+        }
+    }
+#endif
     const bool is_qcow2 = values.text("image-format") == "qcow2";
-    if (is_qcow2 && values.has("null-size")) {
+    if (is_qcow2 && !values.has("blk-file")) {
         return usage_error("--image-format=qcow2 goes with --blk-file=PATH only");
     }
     if (is_qcow2 && values.text("cache") == "none") {
@@ -158,6 +249,7 @@ Result<void> check_blk_options(const OptionValues& values) {
         return usage_error("--null-size takes a multiple of the block size, " +
                            std::to_string(block_bytes));
     }
+    OUTRIGGER_TRY(check_overlay_options(values));
     if (values.text("serial").value_or("").size() > kSerialBytes) {
         return usage_error("--serial takes at most 20 bytes");
     }
@@ -175,7 +267,7 @@ std::optional<uint32_t> block_size_of(const OptionValues& values) {
     return bytes ? std::optional(static_cast<uint32_t>(*bytes)) : std::nullopt;
 }
 
-Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
+Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
     if (const std::optional<uint64_t> size = values.number("null-size")) {
         return std::make_unique<NullImage>(
             NullImageOptions{.size_bytes = *size,
@@ -183,6 +275,15 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
                              .read_only = values.flag("read-only"),
                              .read_zeroes = values.flag("null-read-zeroes")});
     }
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        return NbdImage::open(
+            {.uri = *uri,
+             .read_only = values.flag("read-only") || values.has("overlay"),
+             .timeout = std::chrono::seconds(values.number("nbd-timeout").value_or(1)),
+             .block_bytes = block_size_of(values)});
+    }
+#endif
     const IoEngineKind engine = engine_of(values.text("io-engine").value_or("auto"));
     if (values.text("image-format") == "qcow2") {
         return Qcow2Image::open({.chain = {.path = values.text("blk-file").value_or(""),
@@ -191,12 +292,34 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    auto file = OUTRIGGER_TRY(ImageFile::open({.path = values.text("blk-file").value_or(""),
-                                               .read_only = values.flag("read-only"),
-                                               .direct = values.text("cache") == "none",
-                                               .lock = values.text("lock") != "off",
-                                               .block_bytes = block_size_of(values)}));
+    auto file = OUTRIGGER_TRY(
+        ImageFile::open({.path = values.text("blk-file").value_or(""),
+                         .read_only = values.flag("read-only") || values.has("overlay"),
+                         .direct = values.text("cache") == "none",
+                         .lock = values.text("lock") != "off",
+                         .block_bytes = block_size_of(values)}));
     return std::make_unique<FileImage>(std::move(file), engine);
+}
+
+Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
+    auto base = OUTRIGGER_TRY(open_base(values));
+    if (!values.has("overlay")) {
+        return base;
+    }
+    std::string kind = values.text("image-format").value_or("raw");
+    std::string path = values.text("blk-file").value_or("");
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        kind = "nbd";
+        path = *uri;
+    }
+#endif
+    return put_overlay_over(std::move(base),
+                            {.kind = kind,
+                             .path = path,
+                             .engine = engine_of(values.text("io-engine").value_or("auto")),
+                             .block_bytes = block_size_of(values)},
+                            values);
 }
 
 Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
@@ -210,6 +333,13 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
     return std::make_unique<BlkDevice>(std::move(image), options);
 }
 
+#ifdef OUTRIGGER_NBD
+SandboxExtras blk_sandbox_extras(const OptionValues& values) {
+    const auto uri = values.text("blk-nbd");
+    return uri ? nbd_sandbox_extras(*uri) : SandboxExtras{};
+}
+#endif
+
 constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
 
 const DeviceProgram kProgram = {
@@ -217,12 +347,15 @@ const DeviceProgram kProgram = {
     .type = "block",
     .summary =
         "A vhost-user back end that serves a virtio block device: a raw image file, a block device "
-        "of the host, or a qcow2 image for reading",
+        "of the host, a qcow2 image for reading, or the export of an NBD server",
     .options = kOptions,
     .capabilities = kCapabilities,
     .create_device = create_blk_device,
     .check_options = check_blk_options,
     .sandbox = blk_sandbox_needs(),
+#ifdef OUTRIGGER_NBD
+    .sandbox_extras = blk_sandbox_extras,
+#endif
 };
 
 }  // namespace

@@ -325,6 +325,15 @@ TEST_F(BenchTest, AreaBeyondTheDiskIsRefused) {
     EXPECT_TRUE(outcome.complains("--size")) << outcome.complained;
 }
 
+TEST_F(BenchTest, ProcessThatIsNotThereIsTold) {
+    start_blk("a", "--null-size=16M");
+
+    const Outcome outcome = bench({"blk", a(), "--a-pid=4194304"});
+
+    EXPECT_EQ(outcome.status, 1);
+    EXPECT_TRUE(outcome.complains("process 4194304")) << outcome.complained;
+}
+
 TEST_F(BenchTest, MoreQueuesThanThereAreAreRefused) {
     start_blk("a", "--null-size=16M");
 

@@ -100,7 +100,12 @@ Result<void> Backend::start() {
     OUTRIGGER_TRY(connect_socket());
     pid_ = target_.pid ? target_.pid : peer_process(frontend_->socket());
     if (pid_) {
-        OUTRIGGER_TRY(cpu_seconds(*pid_));
+        const auto used = cpu_seconds(*pid_);
+        if (!used && target_.pid) {
+            return failure(used.error());
+        }
+        // Who listened may have gone since, and left the socket to another.
+        pid_ = used ? pid_ : std::nullopt;
     }
     return bring_up();
 }
