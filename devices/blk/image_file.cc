@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include <fcntl.h>
@@ -93,8 +95,20 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
     return fd;
 }
 
+/// A process that was killed with requests under way is gone before they are, and until then the
+/// kernel keeps its open files with their locks. So a lock that no process has is waited for, this
+/// long, and whoever restarts a daemon at once need not.
+constexpr std::chrono::seconds kLockPatience{2};
+constexpr std::chrono::milliseconds kLockPause{20};
+
 Result<void> lock_image(const ImageFileOptions& options, int fd) {
-    const ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
+    const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
+    ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
+    while (outcome.os_error == EAGAIN && outcome.holder.empty() &&
+           std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(kLockPause);
+        outcome = lock_image_file(fd, options.read_only);
+    }
     if (outcome.os_error == 0) {
         return {};
     }
