@@ -10,6 +10,7 @@
 #include <outrigger_control.pb.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/control/printable_text.h"
 
 #include "devices/blk/limit_groups.h"
 
@@ -115,7 +116,7 @@ void BlkControl::describe(v1::Device& out) const {
     v1::BlockDevice& block = *out.mutable_block();
     const BlkSettings& settings = device_.settings();
     const BlkShared& shared = device_.shared();
-    block.set_image(changes_.image_label());
+    block.set_image(control::printable(changes_.image_label()));
     block.set_size_bytes(settings.geometry.capacity_sectors * kSectorBytes);
     block.set_block_bytes(settings.geometry.block_bytes);
     block.set_read_only(settings.geometry.read_only);

@@ -15,6 +15,7 @@ int main(int argument_count, char** arguments) {
         return 2;
     }
     outrigger::fuzz::Seeds seeds;
+    outrigger::fuzz::add_control_seeds(seeds);
     outrigger::fuzz::add_stream_seeds(seeds);
     outrigger::fuzz::add_ring_seeds(seeds);
     outrigger::fuzz::add_blk_seeds(seeds);

@@ -11,6 +11,7 @@ namespace outrigger::fuzz {
 
 using Seeds = std::map<std::string, std::vector<uint8_t>>;
 
+void add_control_seeds(Seeds& seeds);
 void add_stream_seeds(Seeds& seeds);
 void add_ring_seeds(Seeds& seeds);
 void add_blk_seeds(Seeds& seeds);

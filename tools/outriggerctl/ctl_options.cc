@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/control/printable_text.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -203,7 +203,7 @@ Result<void> read_limits(const OptionValues& values, v1::SetLimits& command) {
         return usage_error("--group and --no-group exclude each other");
     }
     if (values.has("group") || values.flag("no-group")) {
-        command.set_group(values.text("group").value_or(""));
+        command.set_group(control::printable(values.text("group").value_or("")));
     }
     if (!command.has_limits() && !command.has_group()) {
         return usage_error("limit takes at least one of its options, like --bytes=100M");
@@ -253,14 +253,14 @@ Result<void> read_command(const CommandSpec& spec,
     } else if (spec.name == "swap") {
         plan.image_path = *value;
         plan.image_read_only = values.flag("read-only");
-        request.mutable_swap_image()->set_label(*value);
+        request.mutable_swap_image()->set_label(control::printable(*value));
         request.mutable_swap_image()->set_force(values.flag("force"));
     } else if (spec.name == "pause") {
         request.mutable_pause();
     } else if (spec.name == "resume") {
         request.mutable_resume();
     } else if (spec.name == "log-level") {
-        request.mutable_set_log_level()->set_level(*value);
+        request.mutable_set_log_level()->set_level(control::printable(*value));
     } else {
         OUTRIGGER_TRY(read_choice(*value, request, spec.name));
         if (request.has_set_cache()) {
@@ -327,7 +327,7 @@ Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
     plan.socket = given.values.text("socket").value_or("");
     plan.json = given.values.flag("json");
     plan.timeout = std::chrono::seconds(given.values.number("timeout").value_or(0));
-    plan.request.set_device(given.values.text("device").value_or(""));
+    plan.request.set_device(control::printable(given.values.text("device").value_or("")));
     const auto value =
         given.words.size() > 1 ? std::optional<std::string>(given.words[1]) : std::nullopt;
     OUTRIGGER_TRY(read_command(*spec, value, given.values, plan));

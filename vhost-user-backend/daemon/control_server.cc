@@ -12,6 +12,7 @@
 
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/control/device_control.h"
+#include "vhost-user-backend/control/printable_text.h"
 
 namespace outrigger {
 namespace {
@@ -20,9 +21,9 @@ namespace v1 = control::v1;
 
 constexpr auto kAcceptRetry = std::chrono::milliseconds(250);
 
-void set_error(v1::Reply& reply, v1::Error::Code code, std::string message) {
+void set_error(v1::Reply& reply, v1::Error::Code code, std::string_view message) {
     reply.mutable_error()->set_code(code);
-    reply.mutable_error()->set_message(std::move(message));
+    reply.mutable_error()->set_message(control::printable(message));
 }
 
 v1::Error::Code code_of(control::Refusal refusal) {
@@ -205,7 +206,7 @@ void ControlServer::hand_on(const v1::Request& request,
                        v1::Reply answer;
                        if (result) {
                            log(LogLevel::kInfo, "control: {}: {} {}: done", peer, command, name);
-                           answer.mutable_done()->set_note(*result);
+                           answer.mutable_done()->set_note(control::printable(*result));
                        } else {
                            log(LogLevel::kInfo,
                                "control: {}: {} {}: {}",
@@ -241,7 +242,7 @@ void ControlServer::describe(const Target& target, v1::Reply& reply) const {
     v1::Device& device = *reply.mutable_program()->add_devices();
     device.set_name(target.name);
     device.set_type(std::string(target.type));
-    device.set_socket(target.socket);
+    device.set_socket(control::printable(target.socket));
     device.set_connected(target.server.connected());
     device.set_queues(target.device.identity().queue_count);
     device.set_kicks(target.server.counters().kicks_received.value());
