@@ -16,6 +16,16 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "epoll_wait"},
     {.name = "epoll_pwait"},
     {.name = "ioctl", .tests = {argument_is(1, FIONBIO)}},
+    // An image that is resized, or swapped for an open file.
+    {.name = "ftruncate"},
+    {.name = "ftruncate64"},
+    {.name = "fstat"},
+    {.name = "fstat64"},
+    {.name = "newfstatat"},
+    {.name = "fstatat64"},
+    {.name = "pread64"},
+    {.name = "lseek"},
+    {.name = "_llseek"},
 };
 
 }  // namespace

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include <fcntl.h>
@@ -93,8 +95,20 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
     return fd;
 }
 
+/// A process that was killed with requests under way is gone before they are, and until then the
+/// kernel keeps its open files with their locks. So a lock that no process has is waited for, this
+/// long, and whoever restarts a daemon at once need not.
+constexpr std::chrono::seconds kLockPatience{2};
+constexpr std::chrono::milliseconds kLockPause{20};
+
 Result<void> lock_image(const ImageFileOptions& options, int fd) {
-    const ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
+    const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
+    ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
+    while (outcome.os_error == EAGAIN && outcome.holder.empty() &&
+           std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(kLockPause);
+        outcome = lock_image_file(fd, options.read_only);
+    }
     if (outcome.os_error == 0) {
         return {};
     }
@@ -163,11 +177,9 @@ Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options)
     return {};
 }
 
-}  // namespace
-
-Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
+Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptions& options) {
     auto file = std::make_unique<ImageFile>();
-    file->fd = OUTRIGGER_TRY(open_descriptor(options));
+    file->fd = std::move(opened);
     const int fd = file->fd.get();
     if (options.lock) {
         OUTRIGGER_TRY(lock_image(options, fd));
@@ -201,6 +213,55 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
     }
     OUTRIGGER_TRY(settle_block_size(*file, options));
     return file;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
+    return examine(OUTRIGGER_TRY(open_descriptor(options)), options);
+}
+
+Result<std::unique_ptr<ImageFile>> ImageFile::adopt(UniqueFd fd, ImageFileOptions options) {
+    struct stat status = {};
+    const int flags = ::fcntl(fd.get(), F_GETFL);
+    if (flags < 0 || ::fstat(fd.get(), &status) != 0) {
+        return failure(error_from_errno("cannot examine image " + options.path));
+    }
+    OUTRIGGER_TRY(check_type(options, status));
+    const int access = flags & O_ACCMODE;
+    const std::optional<int> direct = options.direct ? direct_open_flag() : 0;
+    if ((access != O_RDONLY && access != O_RDWR) || !direct) {
+        return failure(Error{.message = "image " + options.path +
+                                        " is open for writing only: open it to read and write"});
+    }
+    options.read_only = access == O_RDONLY;
+    // Whatever it was opened with: no O_APPEND, which puts every write at the end.
+    if (::fcntl(fd.get(), F_SETFL, access | *direct) != 0) {
+        return failure(error_from_errno("cannot use image " + options.path));
+    }
+    return examine(std::move(fd), options);
+}
+
+Result<uint64_t> ImageFile::resize(std::optional<uint64_t> size_bytes) const {
+    if (size_bytes && is_block_device) {
+        return failure(Error{.message =
+                                 "a block device has the size that the host gives it: change "
+                                 "it there, then resize without a size"});
+    }
+    if (size_bytes && ::ftruncate(fd.get(), static_cast<off_t>(*size_bytes)) != 0) {
+        return failure(error_from_errno("cannot give the image that size"));
+    }
+    uint64_t now = 0;
+    if (is_block_device) {
+        now = OUTRIGGER_TRY(size_of_device(fd.get()));
+    } else {
+        struct stat status = {};
+        if (::fstat(fd.get(), &status) != 0) {
+            return failure(error_from_errno("cannot read the size of the image"));
+        }
+        now = static_cast<uint64_t>(status.st_size);
+    }
+    return now - now % (block_locks != nullptr ? offset_alignment : properties.block_bytes);
 }
 
 }  // namespace outrigger::blk
