@@ -29,8 +29,11 @@ constexpr uint32_t kPhysicalBlockBytesMax = 4096;
 std::string advice_for_open(int os_error, const ImageFileOptions& options) {
     switch (os_error) {
         case ENOENT:
-            return fmt::format("; create it first, for example with truncate -s 10G {}",
-                               options.path);
+            // Of a format of its own truncate makes no image.
+            return options.any_size
+                       ? "; create it first, with qemu-img create"
+                       : fmt::format("; create it first, for example with truncate -s 10G {}",
+                                     options.path);
         case EACCES:
         case EPERM:
         case EROFS:
@@ -60,7 +63,7 @@ Result<void> check_type(const ImageFileOptions& options, const struct stat& stat
     const std::string_view what = S_ISDIR(status.st_mode) ? "a directory" : "a special file";
     return failure(
         Error{.message = fmt::format(
-                  "image {} is {}: give a raw image file or a block device", options.path, what)});
+                  "image {} is {}: give an image file or a block device", options.path, what)});
 }
 
 Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {

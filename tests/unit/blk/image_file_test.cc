@@ -53,7 +53,7 @@ TEST(ImageFile, DirectoryIsRefused) {
 }
 
 TEST(ImageFile, CharacterDeviceIsRefused) {
-    expect_one_line_with(error_of({.path = "/dev/null"}), "raw image file or a block device");
+    expect_one_line_with(error_of({.path = "/dev/null"}), "image file or a block device");
 }
 
 TEST(ImageFile, SizeThatIsNoMultipleOfTheBlockSizeIsRefused) {
