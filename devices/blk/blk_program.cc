@@ -15,6 +15,8 @@
 #include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
+#include "devices/blk/overlay/layer_format.h"
+#include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
 
 namespace outrigger::blk {
@@ -123,6 +125,46 @@ constexpr OptionSpec kOptions[] = {
     {.name = "null-read-zeroes",
      .kind = OptionKind::kFlag,
      .help = "Reads of a --null-size disk give zeroes, instead of leaving the guest's buffers"},
+    {.name = "overlay",
+     .kind = OptionKind::kText,
+     .value_name = "PATH",
+     .help = "Leave the image as it is, and keep what the guest writes in this file, the layer; "
+             "outrigger-blk overlay --help lists what else can be done with one"},
+    {.name = "overlay-create",
+     .kind = OptionKind::kFlag,
+     .help = "Make the layer when there is none; without it a wrong path is an error, not a fresh "
+             "disk"},
+    {.name = "overlay-size",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "The size of the disk of a new layer, at least that of the image, which is what it is "
+             "otherwise; behind the image there are zeroes",
+     .number_min = 512,
+     .number_max = uint64_t{1} << 50},
+    {.name = "overlay-cluster",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "What a new layer takes over from the image at a time, 4K to 256K, a power of two; "
+             "64K otherwise",
+     .number_min = kClusterBytesMin,
+     .number_max = kClusterBytesMax},
+    {.name = "overlay-accept-base",
+     .kind = OptionKind::kFlag,
+     .help = "Take an image that is not what the layer was made over, by its size and its time of "
+             "modification, and expect this one from now on"},
+    {.name = "overlay-copy-on-read",
+     .kind = OptionKind::kFlag,
+     .help = "What the guest reads from the image is kept in the layer, too"},
+    {.name = "overlay-fill",
+     .kind = OptionKind::kFlag,
+     .help = "Copy the rest of the image to the layer in the background, from the guest's first "
+             "connection on, until the image is not needed any more"},
+    {.name = "overlay-fill-rate",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "Copy at most this much a second in the background; 0 for as much as there is",
+     .default_value = "0",
+     .number_max = uint64_t{1} << 50},
 };
 
 constexpr uint32_t kNullBlockBytes = 512;
@@ -158,6 +200,7 @@ Result<void> check_blk_options(const OptionValues& values) {
         return usage_error("--null-size takes a multiple of the block size, " +
                            std::to_string(block_bytes));
     }
+    OUTRIGGER_TRY(check_overlay_options(values));
     if (values.text("serial").value_or("").size() > kSerialBytes) {
         return usage_error("--serial takes at most 20 bytes");
     }
@@ -175,7 +218,7 @@ std::optional<uint32_t> block_size_of(const OptionValues& values) {
     return bytes ? std::optional(static_cast<uint32_t>(*bytes)) : std::nullopt;
 }
 
-Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
+Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
     if (const std::optional<uint64_t> size = values.number("null-size")) {
         return std::make_unique<NullImage>(
             NullImageOptions{.size_bytes = *size,
@@ -191,12 +234,26 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    auto file = OUTRIGGER_TRY(ImageFile::open({.path = values.text("blk-file").value_or(""),
-                                               .read_only = values.flag("read-only"),
-                                               .direct = values.text("cache") == "none",
-                                               .lock = values.text("lock") != "off",
-                                               .block_bytes = block_size_of(values)}));
+    auto file = OUTRIGGER_TRY(
+        ImageFile::open({.path = values.text("blk-file").value_or(""),
+                         .read_only = values.flag("read-only") || values.has("overlay"),
+                         .direct = values.text("cache") == "none",
+                         .lock = values.text("lock") != "off",
+                         .block_bytes = block_size_of(values)}));
     return std::make_unique<FileImage>(std::move(file), engine);
+}
+
+Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
+    auto base = OUTRIGGER_TRY(open_base(values));
+    if (!values.has("overlay")) {
+        return base;
+    }
+    return put_overlay_over(std::move(base),
+                            {.kind = values.text("image-format").value_or("raw"),
+                             .path = values.text("blk-file").value_or(""),
+                             .engine = engine_of(values.text("io-engine").value_or("auto")),
+                             .block_bytes = block_size_of(values)},
+                            values);
 }
 
 Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {

@@ -2,6 +2,7 @@
 #include "devices/blk/blk_sandbox.h"
 
 #include <linux/fs.h>
+#include <sys/ioctl.h>
 
 #include "devices/blk/uring_engine.h"
 
@@ -16,6 +17,12 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "fallocate"},
     {.name = "ioctl", .tests = {argument_is(1, BLKDISCARD)}},
     {.name = "ioctl", .tests = {argument_is(1, BLKSECDISCARD)}},
+    // The thread of an overlay's fill has a loop of its own.
+    {.name = "epoll_ctl"},
+    {.name = "epoll_wait"},
+    {.name = "epoll_pwait"},
+    {.name = "timerfd_settime"},
+    {.name = "ioctl", .tests = {argument_is(1, FIONBIO)}},
 };
 
 }  // namespace

@@ -4,9 +4,9 @@
 from html import escape
 
 _COLOURS = ["#2f6fb0", "#c46a1b", "#4f9153", "#8a5fa8"]
-_WIDTH = 860
-_LABEL_WIDTH = 270
-_VALUE_WIDTH = 110
+_WIDTH = 1000
+_LABEL_WIDTH = 370
+_VALUE_WIDTH = 140
 _BAR = 14
 _GAP = 10
 _TOP = 62

@@ -59,7 +59,7 @@ def null_rows(full):
             rows.append(Row("null", f"null, read 4 KiB, depth 1, {completion}{suffix}",
                             ours(f"--null-size={NULL_BYTES}"), qemu_null(), "null-co",
                             ["--depth=1", f"--completion={completion}", f"--ring={ring}"],
-                            "<= 0.7 us" if completion == "spin" else "<= 6 us", 0, 1))
+                            "<= 0.7 us or floor + 0.4" if completion == "spin" else "<= 6 us or floor + 0.4", 0, 1))
         rows.append(Row("null", f"null, read 4 KiB, depth 32, eventfd{suffix}",
                         ours(f"--null-size={NULL_BYTES}"), qemu_null(), "null-co",
                         ["--depth=32", "--completion=eventfd", f"--ring={ring}"], "", 0, 32))

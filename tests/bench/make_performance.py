@@ -79,6 +79,13 @@ class Runner:
             raise RuntimeError(f"{shlex.join(command)}\n{run.stderr}")
         return json.loads(run.stdout)
 
+    def floor(self, row):
+        """Requests a second of a device that answers at once, on the back ends' processor."""
+        command = [str(self.tools.bench), "blk", "--json", "--calibrate", f"--device-cpu={self.back_end_cpu}",
+                   f"--cpus={self.driver_cpu}", *row.options]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return json.loads(run.stdout)["floor"]["rate"]
+
     def fio(self, path, row):
         """One round of fio's io_uring engine on the same file: requests a second, CPU seconds a million."""
         access = next(option.split("=")[1] for option in row.options if option.startswith("--rw="))
@@ -175,6 +182,8 @@ def measure_rows(runner, rows, image, left_out):
                 outcome = runner.against_fio(row, image)
             else:
                 outcome = runner.bench(row, "ab", runner.rounds, ["--system-calls"])
+            if row.section == "null":
+                outcome["floor"] = runner.floor(row)
         except (RuntimeError, subprocess.SubprocessError) as error:
             print(error, file=sys.stderr)
             left_out.append(f"{row.label}, {row.peer}: it failed")

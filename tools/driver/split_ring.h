@@ -71,6 +71,8 @@ class SplitRing final {
 
     [[nodiscard]] uint32_t in_flight() const { return in_flight_; }
 
+    [[nodiscard]] bool event_idx() const { return event_idx_; }
+
     [[nodiscard]] DeviceFault fault() const { return fault_; }
 
     [[nodiscard]] const RingAddresses& addresses() const { return addresses_; }

@@ -63,11 +63,7 @@ Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan, uint64_t 
     return driver::GuestMemory::create((bytes / kHugePage + 1) * kHugePage, GuestAddr{kHugePage});
 }
 
-Result<void> place_thread(const BenchPlan& plan, uint16_t queue) {
-    if (plan.cpus.empty()) {
-        return {};
-    }
-    const int cpu = plan.cpus[queue % plan.cpus.size()];
+Result<void> place_thread(int cpu) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
     CPU_SET(static_cast<size_t>(cpu), &cpus);
@@ -75,6 +71,10 @@ Result<void> place_thread(const BenchPlan& plan, uint16_t queue) {
         return failure(error_from_errno(fmt::format("cannot run on processor {}", cpu)));
     }
     return {};
+}
+
+Result<void> place_thread(const BenchPlan& plan, uint16_t queue) {
+    return plan.cpus.empty() ? Result<void>() : place_thread(plan.cpus[queue % plan.cpus.size()]);
 }
 
 Result<std::unique_ptr<Backend>> Backend::connect(const BenchPlan& plan,
@@ -100,7 +100,12 @@ Result<void> Backend::start() {
     OUTRIGGER_TRY(connect_socket());
     pid_ = target_.pid ? target_.pid : peer_process(frontend_->socket());
     if (pid_) {
-        OUTRIGGER_TRY(cpu_seconds(*pid_));
+        const auto used = cpu_seconds(*pid_);
+        if (!used && target_.pid) {
+            return failure(used.error());
+        }
+        // Who listened may have gone since, and left the socket to another.
+        pid_ = used ? pid_ : std::nullopt;
     }
     return bring_up();
 }

@@ -88,6 +88,9 @@ class Backend final {
 [[nodiscard]] Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan,
                                                               uint64_t slot_bytes);
 
+/// Binds the calling thread to that processor.
+[[nodiscard]] Result<void> place_thread(int cpu);
+
 /// Binds the calling thread to the processor of that queue, where the plan has one.
 [[nodiscard]] Result<void> place_thread(const BenchPlan& plan, uint16_t queue);
 

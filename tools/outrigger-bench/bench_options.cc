@@ -45,7 +45,8 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
      .number_max = kProcessMax},
     {.name = "a-command",
      .value_name = "COMMAND",
-     .help = "Start A with this command of the shell, and end it when all is measured"},
+     .help = "Start A with this command, one program and its arguments as a shell reads them, "
+             "and end it when all is measured"},
     {.name = "a-cpu",
      .kind = OptionKind::kNumber,
      .value_name = "N",
@@ -60,7 +61,8 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
      .number_max = kProcessMax},
     {.name = "b-command",
      .value_name = "COMMAND",
-     .help = "Start B with this command of the shell, and end it when all is measured"},
+     .help = "Start B with this command, one program and its arguments as a shell reads them, "
+             "and end it when all is measured"},
     {.name = "b-cpu",
      .kind = OptionKind::kNumber,
      .value_name = "N",
@@ -177,6 +179,13 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
      .kind = OptionKind::kFlag,
      .help = "Measure only what this program itself costs, with a device that answers at once in "
              "the same thread; no back end is needed"},
+    {.name = "device-cpu",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help =
+         "With --calibrate: the device has a thread of its own on this processor, and waits as "
+         "--completion says: what two processors can do at most, the floor under every back end",
+     .number_max = kCpuMax},
     {.name = "verify",
      .kind = OptionKind::kFlag,
      .help = "Check what a disk reads: fill it first (what it held is lost), know what each block "
@@ -242,6 +251,9 @@ BenchPlan plan_of(const OptionValues& values, WorkloadKind workload) {
     plan.event_idx = !values.flag("no-event-idx");
     plan.patience = std::chrono::milliseconds(number<uint32_t>(values, "timeout"));
     plan.system_calls = values.flag("system-calls");
+    if (const auto cpu = values.number("device-cpu")) {
+        plan.device_cpu = static_cast<int>(*cpu);
+    }
     plan.packed = values.text("ring") == "packed";
     plan.indirect = values.flag("indirect");
     plan.spin = values.text("completion") == "spin";
@@ -305,6 +317,9 @@ Result<void> check_targets(const BenchPlan& plan, const OptionValues& given) {
     if ((plan.a.cpu && plan.a.command.empty()) ||
         (plan.b && plan.b->cpu && plan.b->command.empty())) {
         return refuse("--a-cpu and --b-cpu are of what --a-command and --b-command start");
+    }
+    if (plan.device_cpu && plan.action != BenchAction::kCalibrate) {
+        return refuse("--device-cpu needs --calibrate");
     }
     if (!plan.verify_state.empty() && !plan.verify) {
         return refuse("--verify-state needs --verify");

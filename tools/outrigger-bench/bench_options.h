@@ -61,6 +61,7 @@ struct BenchPlan {
     std::chrono::milliseconds round_time{250};
     std::chrono::milliseconds patience{10'000};
     bool system_calls = false;
+    std::optional<int> device_cpu{};  ///< of kCalibrate: where the device's own thread runs
     bool verify = false;
     std::string verify_state{};  ///< path; empty: none
     bool json = false;

@@ -136,8 +136,8 @@ void append_machine(JsonWriter& json) {
     json.end_object();
 }
 
-void append_own(JsonWriter& json, const OwnCost& own) {
-    json.begin_object("own");
+void append_own(JsonWriter& json, const OwnCost& own, std::string_view name = "own") {
+    json.begin_object(name);
     json.number("ns_per_request", own.nanoseconds_per_request);
     json.number("rate", own.rate);
     json.end_object();
@@ -267,14 +267,23 @@ std::string report_json(const BenchPlan& plan, const RunReport& report) {
 }
 
 std::string calibration_text(const BenchPlan& plan, const OwnCost& own) {
-    return load_text(plan) + "\n" + own_text(own);
+    if (!plan.device_cpu) {
+        return load_text(plan) + "\n" + own_text(own);
+    }
+    return load_text(plan) +
+           fmt::format(
+               "\nfloor of a request {:.1f} ns: {:.2f} M/s against a device that answers at "
+               "once on processor {}\n",
+               own.nanoseconds_per_request,
+               own.rate / 1e6,
+               *plan.device_cpu);
 }
 
 std::string calibration_json(const BenchPlan& plan, const OwnCost& own) {
     JsonWriter json;
     json.begin_object();
     append_head(json, plan);
-    append_own(json, own);
+    append_own(json, own, plan.device_cpu ? "floor" : "own");
     json.end_object();
     return json.take();
 }

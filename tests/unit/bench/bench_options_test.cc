@@ -169,6 +169,11 @@ TEST(BenchOptions, CalibrationNeedsNoBackEnd) {
     EXPECT_EQ(plan->action, BenchAction::kCalibrate);
 }
 
+TEST(BenchOptions, ProcessorOfTheDeviceIsOfCalibration) {
+    EXPECT_EQ(parse({"blk", "--calibrate", "--device-cpu=3"})->device_cpu, 3);
+    EXPECT_EQ(refusal({"blk", "--a=s", "--device-cpu=3"}), "--device-cpu needs --calibrate");
+}
+
 TEST(BenchOptions, HelpNeedsNoWorkload) {
     EXPECT_EQ(parse({"--help"})->action, BenchAction::kHelp);
     EXPECT_EQ(parse({"blk", "--help"})->action, BenchAction::kHelp);

@@ -135,6 +135,15 @@ TEST_F(BlockBookTest, UnflushedBlockNeedNotSurvive) {
     EXPECT_EQ(after.check_recovered(3, Content(kBlockBytes)), BlockFinding::kGood);
 }
 
+TEST_F(BlockBookTest, BlockThatWasNeverWrittenMayHoldAnythingAfterTheLoss) {
+    write(2);
+    flush();
+    BlockBook after = reloaded();
+
+    EXPECT_EQ(after.check_recovered(3, Content(kBlockBytes)), BlockFinding::kGood);
+    EXPECT_EQ(after.check(3, Content(kBlockBytes)), BlockFinding::kGood);
+}
+
 TEST_F(BlockBookTest, FlushCoversOnlyWhatWasAcknowledgedBeforeIt) {
     const Content old = write(3);
     const uint64_t began = book_.flush_begins();

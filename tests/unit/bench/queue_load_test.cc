@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -275,6 +276,45 @@ TEST(Calibration, MeasuresItself) {
     ASSERT_TRUE(own);
     EXPECT_GT(own->rate, 0.0);
     EXPECT_DOUBLE_EQ(own->nanoseconds_per_request, 1e9 / own->rate);
+}
+
+/// Ring format, EVENT_IDX, spin.
+using Floor = std::array<bool, 3>;
+
+class FloorKinds : public ::testing::TestWithParam<Floor> {};
+
+TEST_P(FloorKinds, DeviceInItsOwnThreadAnswersEveryRequest) {
+    BenchPlan plan;
+    plan.ring_size = 256;
+    plan.packed = GetParam()[0];
+    plan.event_idx = GetParam()[1];
+    plan.spin = GetParam()[2];
+    // Wherever this thread runs, too: both must make way for one another.
+    plan.device_cpu = ::sched_getcpu();
+
+    // A lost kick or call would end it with "no answer".
+    const auto floor = calibrate(plan, milliseconds(200));
+
+    ASSERT_TRUE(floor) << floor.error().message;
+    EXPECT_GT(floor->rate, 0.0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings,
+                         FloorKinds,
+                         ::testing::Values(Floor{false, false, false},
+                                           Floor{false, false, true},
+                                           Floor{false, true, false},
+                                           Floor{false, true, true},
+                                           Floor{true, false, false},
+                                           Floor{true, false, true},
+                                           Floor{true, true, false}));
+
+TEST(Calibration, ProcessorThatDoesNotExistIsTold) {
+    BenchPlan plan;
+    plan.ring_size = 256;
+    plan.device_cpu = CPU_SETSIZE - 1;
+
+    EXPECT_FALSE(calibrate(plan, milliseconds(20)));
 }
 
 }  // namespace
