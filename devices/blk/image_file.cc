@@ -5,6 +5,7 @@
 #include <bit>
 #include <cerrno>
 #include <memory>
+#include <thread>
 #include <utility>
 
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 #include <fmt/format.h>
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/log.h"
 
 #include "devices/blk/direct_io.h"
 #include "devices/blk/host_block_device.h"
@@ -25,6 +27,11 @@ namespace {
 
 /// A guest's page cache works in 4 KiB; Linux guests refuse larger blocks.
 constexpr uint32_t kPhysicalBlockBytesMax = 4096;
+
+/// Errors with this number may pass: see ImageFileOptions::busy_patience. It is also what open()
+/// says of a block device that somebody has for himself.
+constexpr int kUsedByNobodyKnown = EBUSY;
+constexpr auto kBusyPause = std::chrono::milliseconds(50);
 
 std::string advice_for_open(int os_error, const ImageFileOptions& options) {
     switch (os_error) {
@@ -108,7 +115,7 @@ Result<void> lock_image(const ImageFileOptions& options, int fd) {
                                    "both with --read-only",
                                    options.path,
                                    outcome.holder.empty() ? "another process" : outcome.holder),
-            .os_error = outcome.os_error});
+            .os_error = outcome.holder.empty() ? kUsedByNobodyKnown : outcome.os_error});
     }
     Error error =
         error_from_code(fmt::format("cannot lock image {}", options.path), outcome.os_error);
@@ -166,9 +173,7 @@ Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options)
     return {};
 }
 
-}  // namespace
-
-Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
+Result<std::unique_ptr<ImageFile>> try_open(const ImageFileOptions& options) {
     auto file = std::make_unique<ImageFile>();
     file->fd = OUTRIGGER_TRY(open_descriptor(options));
     const int fd = file->fd.get();
@@ -204,6 +209,27 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
     }
     OUTRIGGER_TRY(settle_block_size(*file, options));
     return file;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
+    using Clock = std::chrono::steady_clock;
+    const auto deadline = Clock::now() + options.busy_patience;
+    bool told = false;
+    while (true) {
+        // Each time anew: whatever was locked before it failed is not, while it waits.
+        auto file = try_open(options);
+        if (file || file.error().os_error != kUsedByNobodyKnown || Clock::now() >= deadline) {
+            return file;
+        }
+        if (!std::exchange(told, true)) {
+            log(LogLevel::kInfo,
+                "blk: image {} is in use, perhaps by what a killed process began: waiting",
+                options.path);
+        }
+        std::this_thread::sleep_for(kBusyPause);
+    }
 }
 
 }  // namespace outrigger::blk
