@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/blk_program.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -18,6 +20,11 @@
 #include "devices/blk/overlay/layer_format.h"
 #include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
+#ifdef OUTRIGGER_NBD
+#include "devices/blk/nbd/nbd_image.h"
+#include "devices/blk/nbd/nbd_sandbox.h"
+#include "devices/blk/nbd/nbd_uri.h"
+#endif
 
 namespace outrigger::blk {
 namespace {
@@ -165,6 +172,32 @@ constexpr OptionSpec kOptions[] = {
      .help = "Copy at most this much a second in the background; 0 for as much as there is",
      .default_value = "0",
      .number_max = uint64_t{1} << 50},
+#ifdef OUTRIGGER_NBD
+    {.name = "blk-nbd",
+     .kind = OptionKind::kText,
+     .value_name = "URI",
+     .help =
+         "Serve the export of an NBD server, in place of --blk-file: nbd://HOST[:PORT]/EXPORT or "
+         "nbd+unix:///EXPORT?socket=PATH; nbds and nbds+unix with tls-psk-file=PATH and "
+         "tls-username=NAME"},
+    {.name = "nbd-timeout",
+     .kind = OptionKind::kNumber,
+     .value_name = "SECONDS",
+     .help = "How long a request waits for an NBD server, which may come and go meanwhile, before "
+             "it fails",
+     .default_value = "30",
+     .number_min = 1,
+     .number_max = 3600},
+#endif
+};
+
+/// The options that say which disk it is.
+constexpr std::string_view kDiskOptions[] = {
+    "blk-file",
+    "null-size",
+#ifdef OUTRIGGER_NBD
+    "blk-nbd",
+#endif
 };
 
 constexpr uint32_t kNullBlockBytes = 512;
@@ -174,14 +207,30 @@ Result<void> usage_error(std::string message) {
 }
 
 Result<void> check_blk_options(const OptionValues& values) {
-    if (values.has("blk-file") == values.has("null-size")) {
-        return usage_error("give either --blk-file=PATH, the image to serve, or --null-size=SIZE");
+    if (std::ranges::count_if(kDiskOptions,
+                              [&](std::string_view name) { return values.has(name); }) != 1) {
+        return usage_error(
+            "give one disk: --blk-file=PATH, the image to serve, or --null-size=SIZE"
+#ifdef OUTRIGGER_NBD
+            ", or --blk-nbd=URI"
+#endif
+        );
     }
     if (values.flag("null-read-zeroes") && !values.has("null-size")) {
         return usage_error("--null-read-zeroes goes with --null-size=SIZE only");
     }
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        if (const auto parsed = parse_nbd_uri(*uri); !parsed) {
+            return usage_error(parsed.error().message);
+        }
+        if (values.text("cache") == "none") {
+            return usage_error("--cache=none is for files: what an NBD server caches is its own");
+        }
+    }
+#endif
     const bool is_qcow2 = values.text("image-format") == "qcow2";
-    if (is_qcow2 && values.has("null-size")) {
+    if (is_qcow2 && !values.has("blk-file")) {
         return usage_error("--image-format=qcow2 goes with --blk-file=PATH only");
     }
     if (is_qcow2 && values.text("cache") == "none") {
@@ -226,6 +275,15 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                              .read_only = values.flag("read-only"),
                              .read_zeroes = values.flag("null-read-zeroes")});
     }
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        return NbdImage::open(
+            {.uri = *uri,
+             .read_only = values.flag("read-only") || values.has("overlay"),
+             .timeout = std::chrono::seconds(values.number("nbd-timeout").value_or(1)),
+             .block_bytes = block_size_of(values)});
+    }
+#endif
     const IoEngineKind engine = engine_of(values.text("io-engine").value_or("auto"));
     if (values.text("image-format") == "qcow2") {
         return Qcow2Image::open({.chain = {.path = values.text("blk-file").value_or(""),
@@ -248,9 +306,17 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
     if (!values.has("overlay")) {
         return base;
     }
+    std::string kind = values.text("image-format").value_or("raw");
+    std::string path = values.text("blk-file").value_or("");
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        kind = "nbd";
+        path = *uri;
+    }
+#endif
     return put_overlay_over(std::move(base),
-                            {.kind = values.text("image-format").value_or("raw"),
-                             .path = values.text("blk-file").value_or(""),
+                            {.kind = kind,
+                             .path = path,
                              .engine = engine_of(values.text("io-engine").value_or("auto")),
                              .block_bytes = block_size_of(values)},
                             values);
@@ -267,6 +333,13 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
     return std::make_unique<BlkDevice>(std::move(image), options);
 }
 
+#ifdef OUTRIGGER_NBD
+SandboxExtras blk_sandbox_extras(const OptionValues& values) {
+    const auto uri = values.text("blk-nbd");
+    return uri ? nbd_sandbox_extras(*uri) : SandboxExtras{};
+}
+#endif
+
 constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
 
 const DeviceProgram kProgram = {
@@ -274,12 +347,15 @@ const DeviceProgram kProgram = {
     .type = "block",
     .summary =
         "A vhost-user back end that serves a virtio block device: a raw image file, a block device "
-        "of the host, or a qcow2 image for reading",
+        "of the host, a qcow2 image for reading, or the export of an NBD server",
     .options = kOptions,
     .capabilities = kCapabilities,
     .create_device = create_blk_device,
     .check_options = check_blk_options,
     .sandbox = blk_sandbox_needs(),
+#ifdef OUTRIGGER_NBD
+    .sandbox_extras = blk_sandbox_extras,
+#endif
 };
 
 }  // namespace

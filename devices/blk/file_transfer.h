@@ -37,6 +37,8 @@ class FileTransfer final : public IoOperation, private BlockLocks::Holder {
 
     void on_complete(int32_t result, uint32_t cqe_flags) override;
 
+    [[nodiscard]] bool data_was_lost() override { return writes_lost_data(); }
+
     /// What FileQueue::finish() takes back.
     [[nodiscard]] ImageRequest& request() const { return *request_; }
 

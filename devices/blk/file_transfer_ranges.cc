@@ -52,7 +52,7 @@ bool FileTransfer::load_range() {
         const std::optional<uint64_t> start = align_up(range_position_, alignment);
         range_end_ = align_down(range_end_, alignment);
         range_position_ = start ? std::min(*start, range_end_) : range_end_;
-        method_ = RangeMethod::kPunchHole;
+        method_ = file().discards_by_device ? RangeMethod::kDeviceDiscard : RangeMethod::kPunchHole;
     } else if (request_->command == ImageCommand::kSecureErase) {
         method_ = RangeMethod::kDeviceErase;
     } else {

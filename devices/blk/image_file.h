@@ -55,6 +55,9 @@ struct ImageFile {
     /// None when properties.tells_lifetime is false.
     std::vector<LifetimeAttribute> lifetime;
 
+    /// Discards go to the device's own discard at once, and never to holes.
+    bool discards_by_device = false;
+
     /// A sync or a stable write failed once: the kernel may have dropped what it could not write
     /// and would report success next time, so every later flush fails too.
     std::atomic<bool> sync_failed = false;

@@ -26,6 +26,10 @@ enum class IoOpcode : uint8_t {
 /// which gets the call's result (>= 0, or -errno) on the queue's worker, never inside submit().
 class IoOperation : public UringOperation {
   public:
+    /// kWrite: was memory of the segments lost, so that zeroes may stand in it? An engine that
+    /// copies them asks afterwards, and then ends with -EFAULT. In submit() only.
+    [[nodiscard]] virtual bool data_was_lost() { return false; }
+
     IoOpcode opcode = IoOpcode::kRead;
     bool stable = false;
     uint64_t offset_bytes = 0;
@@ -63,6 +67,13 @@ class IoOperationList final {
         operation.next = nullptr;
         (first_ == nullptr ? first_ : last_->next) = &operation;
         last_ = &operation;
+    }
+
+    /// It is the next to come out.
+    void push_front(IoOperation& operation) {
+        operation.next = first_;
+        last_ = first_ == nullptr ? &operation : last_;
+        first_ = &operation;
     }
 
     /// Null when empty.

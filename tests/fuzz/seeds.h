@@ -15,6 +15,7 @@ void add_stream_seeds(Seeds& seeds);
 void add_ring_seeds(Seeds& seeds);
 void add_blk_seeds(Seeds& seeds);
 void add_qcow2_seeds(Seeds& seeds);
+void add_overlay_seeds(Seeds& seeds);
 void add_session_seeds(Seeds& seeds);
 
 }  // namespace outrigger::fuzz

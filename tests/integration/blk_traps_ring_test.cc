@@ -287,6 +287,14 @@ TEST_F(BlkTraps, Trap18UnsupportedIsWhatIsNotKnownAndAllElseIsAnError) {
 
 class BlkTrapsTeardown : public BlkTraps {
   protected:
+    void TearDown() override {
+        // Before the worker that it posts to.
+        if (releaser_.joinable()) {
+            releaser_.join();
+        }
+        BlkTraps::TearDown();
+    }
+
     /// Begins a read that takes until another thread lets it go, a moment later.
     void begin_slow_read() {
         backing_.fill(0, 512, 0x31);

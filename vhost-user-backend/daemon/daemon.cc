@@ -37,11 +37,25 @@ Result<void> Daemon::open() {
         std::unique_ptr<Device>& device = served_.emplace_back().device;
         device = OUTRIGGER_TRY(program_.create_device(settings.values));
         OUTRIGGER_TRY(check_device(*device));
+        add_extras(settings.values);
     }
     for (size_t i = 0; i < served_.size(); ++i) {
         served_[i].endpoint = OUTRIGGER_TRY(open_endpoint(settings_.devices[i]));
     }
     return {};
+}
+
+void Daemon::add_extras(const OptionValues& values) {
+    if (program_.sandbox_extras == nullptr) {
+        return;
+    }
+    const SandboxExtras more = program_.sandbox_extras(values);
+    const auto append = [](auto& to, const auto& from) {
+        to.insert(to.end(), from.begin(), from.end());
+    };
+    append(extra_calls_, more.system_calls);
+    append(extras_.connect_tcp_ports, more.connect_tcp_ports);
+    append(extras_.readable_paths, more.readable_paths);
 }
 
 Result<Endpoint> Daemon::open_endpoint(const DeviceSettings& settings) const {
@@ -71,7 +85,7 @@ Result<void> Daemon::drop_what_threads_inherit() {
             socket_directories.push_back(served.endpoint.listener->file->directory_fd());
         }
     }
-    OUTRIGGER_TRY(drop_access(socket_directories));
+    OUTRIGGER_TRY(drop_access(socket_directories, extras_));
     for (size_t i = 0; i < served_.size(); ++i) {
         const auto& listener = served_[i].endpoint.listener;
         if (listener && listener->file && !listener->file->is_removable()) {
@@ -120,7 +134,11 @@ Result<void> Daemon::confine_threads() {
     for (const Served& served : served_) {
         workers.insert(workers.end(), served.worker_list.begin(), served.worker_list.end());
     }
-    return enter_sandbox(settings_.sandbox, program_.sandbox, workers);
+    SandboxNeeds needs = program_.sandbox;
+    std::vector<SystemCallRule> system_calls(needs.system_calls.begin(), needs.system_calls.end());
+    system_calls.insert(system_calls.end(), extra_calls_.begin(), extra_calls_.end());
+    needs.system_calls = system_calls;
+    return enter_sandbox(settings_.sandbox, needs, workers);
 }
 
 /// The last stage: from here on nothing is opened but what a front end sends.

@@ -36,6 +36,7 @@ class Daemon final {
     };
 
     [[nodiscard]] Result<void> open();
+    void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const DeviceSettings& settings) const;
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
@@ -46,6 +47,8 @@ class Daemon final {
     const CommandLine& settings_;
     std::unique_ptr<EventLoop> loop_;
     std::vector<Served> served_;
+    SandboxExtras extras_;  // of all devices; its system calls are in extra_calls_
+    std::vector<SystemCallRule> extra_calls_;
     size_t finished_ = 0;
 };
 

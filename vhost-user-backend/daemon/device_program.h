@@ -27,6 +27,8 @@ struct DeviceProgram {
     /// What the sandbox must let the device do once it runs. create_device() is outside of it, and
     /// starts no thread.
     SandboxNeeds sandbox{};
+    /// And what only some options need. May be null.
+    SandboxExtras (*sandbox_extras)(const OptionValues& values) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

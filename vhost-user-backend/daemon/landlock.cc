@@ -4,9 +4,11 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include <fcntl.h>
 #include <linux/landlock.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -68,6 +70,34 @@ Result<void> allow_below(int ruleset, int directory, uint64_t access) {
     return {};
 }
 
+/// struct landlock_net_port_attr, of ABI 4.
+struct NetPortAttributes {
+    uint64_t allowed_access;
+    uint64_t port;
+};
+
+Result<void> allow_connecting(int ruleset, uint16_t port) {
+    constexpr int kRuleNetPort = 2;
+    constexpr uint64_t kConnectTcp = 0b10;
+    const NetPortAttributes rule{.allowed_access = kConnectTcp, .port = port};
+    if (::syscall(SYS_landlock_add_rule, ruleset, kRuleNetPort, &rule, 0) != 0) {
+        return failure(error_from_errno("cannot except a TCP port from Landlock"));
+    }
+    return {};
+}
+
+Result<void> allow_reading_path(int ruleset, const std::string& path) {
+    const UniqueFd place(::open(path.c_str(), O_PATH | O_CLOEXEC));
+    struct stat status = {};
+    if (!place.valid() || ::fstat(place.get(), &status) != 0) {
+        return failure(error_from_errno("cannot open " + path));
+    }
+    return allow_below(
+        ruleset,
+        place.get(),
+        LANDLOCK_ACCESS_FS_READ_FILE | (S_ISDIR(status.st_mode) ? LANDLOCK_ACCESS_FS_READ_DIR : 0));
+}
+
 /// Sanitizers read the process's own state, and programs for the names of functions, when they have
 /// something to report.
 Result<void> allow_reading(int ruleset) {
@@ -81,7 +111,8 @@ Result<void> allow_reading(int ruleset) {
 
 }  // namespace
 
-Result<bool> restrict_by_landlock(std::span<const int> removable_below) {
+Result<bool> restrict_by_landlock(std::span<const int> removable_below,
+                                  const SandboxExtras& extras) {
     const int abi = landlock_abi();
     // The kernel does not have it, has it switched off, or a container's filter forbids it.
     if (abi < 0 && (errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM)) {
@@ -96,6 +127,14 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below) {
     }
     for (const int directory : removable_below) {
         OUTRIGGER_TRY(allow_below(ruleset.get(), directory, LANDLOCK_ACCESS_FS_REMOVE_FILE));
+    }
+    for (const std::string& path : extras.readable_paths) {
+        OUTRIGGER_TRY(allow_reading_path(ruleset.get(), path));
+    }
+    if (abi >= 4) {
+        for (const uint16_t port : extras.connect_tcp_ports) {
+            OUTRIGGER_TRY(allow_connecting(ruleset.get(), port));
+        }
     }
     if (kSanitized) {
         OUTRIGGER_TRY(allow_reading(ruleset.get()));

@@ -22,9 +22,10 @@ enum class SandboxMode : uint8_t {
 ///
 /// Part of the stage "drop privileges", while the main thread is the only one: gives up all
 /// capabilities and, by Landlock, access to everything that has a name. Files below the directories
-/// `removable_below` (descriptors, borrowed) may still be removed. An error also when a device has
-/// started a thread already, which would escape.
-[[nodiscard]] Result<void> drop_access(std::span<const int> removable_below);
+/// `removable_below` (descriptors, borrowed) may still be removed, and what `extras` name be used.
+/// An error also when a device has started a thread already, which would escape.
+[[nodiscard]] Result<void> drop_access(std::span<const int> removable_below,
+                                       const SandboxExtras& extras = {});
 
 /// The stage "sandbox", the last before a front end may connect: the calling thread, which is the
 /// control thread, every worker, and every helper thread that they will start, each enter the

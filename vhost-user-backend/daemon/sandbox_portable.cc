@@ -4,7 +4,8 @@
 
 namespace outrigger {
 
-Result<void> drop_access(std::span<const int> /*removable_below*/) {
+Result<void> drop_access(std::span<const int> /*removable_below*/,
+                         const SandboxExtras& /*extras*/) {
     return {};
 }
 

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace outrigger {
 
@@ -43,6 +45,16 @@ struct SandboxNeeds {
     std::span<const SystemCallRule> control_system_calls{};
     /// IORING_OP_* opcodes that it submits.
     std::span<const uint8_t> uring_operations{};
+};
+
+/// What the options of one device add to its program's needs.
+struct SandboxExtras {
+    /// Of queue workers and helper threads, and of the threads that they start.
+    std::span<const SystemCallRule> system_calls{};
+    /// Where Landlock lets them connect to, by TCP.
+    std::vector<uint16_t> connect_tcp_ports{};
+    /// Files, and directories with all that is below, that Landlock lets them read.
+    std::vector<std::string> readable_paths{};
 };
 
 }  // namespace outrigger

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <linux/virtio_blk.h>
 
@@ -55,6 +56,29 @@ TEST(BlkProgram, WantsAnImageOrASize) {
     EXPECT_EQ(usage_problem({{"null-size", "1M"}}), "");
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"null-size", "1M"}}), "");
 }
+
+#ifdef OUTRIGGER_NBD
+TEST(BlkProgram, NbdServerIsADiskOfItsOwn) {
+    EXPECT_EQ(usage_problem({{"blk-nbd", "nbd://server"}}), "");
+    EXPECT_NE(usage_problem({{"blk-nbd", "server"}}).find("nbd://"), std::string::npos);
+    EXPECT_NE(usage_problem({{"blk-nbd", "nbd://server"}, {"blk-file", "x"}}), "");
+    EXPECT_NE(usage_problem({{"blk-nbd", "nbd://server"}, {"cache", "none"}}), "");
+    EXPECT_NE(usage_problem({{"blk-nbd", "nbd://server"}, {"image-format", "qcow2"}}), "");
+}
+
+TEST(BlkProgram, OnlyNbdMayConnect) {
+    EXPECT_TRUE(blk_program().sandbox_extras(values_of({{"blk-file", "x"}})).system_calls.empty());
+    const SandboxExtras tcp = blk_program().sandbox_extras(values_of({{"blk-nbd", "nbd://a:7"}}));
+    EXPECT_FALSE(tcp.system_calls.empty());
+    EXPECT_EQ(tcp.connect_tcp_ports, std::vector<uint16_t>{7});
+    EXPECT_TRUE(tcp.readable_paths.empty());
+    const SandboxExtras tls = blk_program().sandbox_extras(
+        values_of({{"blk-nbd", "nbds+unix:///?socket=/s&tls-psk-file=/k"}}));
+    EXPECT_GT(tls.system_calls.size(), tcp.system_calls.size());
+    EXPECT_TRUE(tls.connect_tcp_ports.empty());
+    EXPECT_EQ(tls.readable_paths, std::vector<std::string>{"/k"});
+}
+#endif
 
 TEST(BlkProgram, BlockSizeIsAPowerOfTwo) {
     EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"blk-size", "4096"}}), "");

@@ -15,7 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -266,6 +268,49 @@ TEST_F(SandboxFolderTest, FilesCannotBeRemoved) {
             return kNoSandbox;
         }
         return ::unlink(there.c_str()) != 0 && errno == EACCES ? kFine : 1;
+    });
+    EXPECT_EQ(ended.status, kFine);
+}
+
+TEST_F(SandboxFolderTest, WhatTheExtrasNameCanBeReadAndNothingElse) {
+    const std::string named = folder_ / "named";
+    const std::string other = folder_ / "other";
+    for (const std::string& path : {named, other}) {
+        ASSERT_TRUE(UniqueFd(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)).valid());
+    }
+    const Ended ended = run_forked([&] {
+        if (!forbid_new_privileges() || !drop_access({}, {.readable_paths = {named}})) {
+            return kNoSandbox;
+        }
+        const bool read = ::open(named.c_str(), O_RDONLY) >= 0;
+        const bool written = ::open(named.c_str(), O_WRONLY) >= 0;
+        return read && !written && ::open(other.c_str(), O_RDONLY) < 0 ? kFine : 1;
+    });
+    EXPECT_EQ(ended.status, kFine);
+}
+
+/// errno of a connection to a port of this machine.
+int try_to_connect(uint16_t port) {
+    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    // SAFETY: sockets' addresses are passed so.
+    const auto* const raw = reinterpret_cast<const sockaddr*>(&address);
+    return ::connect(fd.get(), raw, sizeof address) == 0 ? 0 : errno;
+}
+
+TEST_F(SandboxFolderTest, OnlyThePortsOfTheExtrasCanBeConnectedTo) {
+    if (::syscall(SYS_landlock_create_ruleset, nullptr, 0, 1) < 4) {
+        GTEST_SKIP() << "this kernel's Landlock knows no TCP";
+    }
+    const Ended ended = run_forked([] {
+        if (!forbid_new_privileges() || !drop_access({}, {.connect_tcp_ports = {2}})) {
+            return kNoSandbox;
+        }
+        // Nobody listens at the ports of compressnet.
+        return try_to_connect(2) == ECONNREFUSED && try_to_connect(3) == EACCES ? kFine : 1;
     });
     EXPECT_EQ(ended.status, kFine);
 }
