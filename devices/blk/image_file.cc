@@ -173,9 +173,9 @@ Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options)
     return {};
 }
 
-Result<std::unique_ptr<ImageFile>> try_open(const ImageFileOptions& options) {
+Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptions& options) {
     auto file = std::make_unique<ImageFile>();
-    file->fd = OUTRIGGER_TRY(open_descriptor(options));
+    file->fd = std::move(opened);
     const int fd = file->fd.get();
     if (options.lock) {
         OUTRIGGER_TRY(lock_image(options, fd));
@@ -216,10 +216,13 @@ Result<std::unique_ptr<ImageFile>> try_open(const ImageFileOptions& options) {
 Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
     using Clock = std::chrono::steady_clock;
     const auto deadline = Clock::now() + options.busy_patience;
+    // Anew each time: what was locked before it failed is not, while it waits.
+    const auto attempt = [&]() -> Result<std::unique_ptr<ImageFile>> {
+        return examine(OUTRIGGER_TRY(open_descriptor(options)), options);
+    };
     bool told = false;
     while (true) {
-        // Each time anew: whatever was locked before it failed is not, while it waits.
-        auto file = try_open(options);
+        auto file = attempt();
         if (file || file.error().os_error != kUsedByNobodyKnown || Clock::now() >= deadline) {
             return file;
         }
