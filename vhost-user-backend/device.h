@@ -33,6 +33,10 @@
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
+namespace outrigger::control {
+class DeviceControl;
+}  // namespace outrigger::control
+
 namespace outrigger {
 
 struct DeviceIdentity {
@@ -111,6 +115,10 @@ class Device {
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
+    /// Somebody waits for the requests in flight: the front end takes memory away. Requests that
+    /// the device holds for reasons of its own are begun or answered now. Queue's worker.
+    virtual void hurry_queue(QueueIndex index);
+
     /// NET_SET_MTU: the guest's link has this MTU. False when it cannot be. Control thread.
     [[nodiscard]] virtual bool set_mtu(uint16_t mtu);
 
@@ -121,6 +129,10 @@ class Device {
     /// GET_SHARED_OBJECT: a descriptor of an object that this device shares, for another device;
     /// nothing when there is none. Control thread.
     [[nodiscard]] virtual std::optional<UniqueFd> shared_object(const Uuid& object);
+
+    /// What an operator may ask for while the device runs (control/device_control.h), or null.
+    /// Lives as long as the device. Control thread.
+    [[nodiscard]] virtual control::DeviceControl* control();
 
     /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new
     /// session. All queues are stopped. Control thread.

@@ -17,6 +17,9 @@ struct BlkCounters {
     Counter bytes_read;
     Counter bytes_written;
     Counter waits;               ///< a limit of requests or bytes in flight was reached
+    Counter throttled;           ///< a limit made the queue, or one of its requests, wait
+    Counter throttled_ns;        ///< time in which something did
+    Counter stops;               ///< requests that the error policy held
     Counter requests_in_flight;  ///< the most there ever were at a time
     Counter bytes_in_flight;     ///< the most there ever were at a time
 };

@@ -9,18 +9,25 @@
 
 #include "vhost-user-backend/base/error.h"
 
+#include "devices/blk/blk_control.h"
+
 namespace outrigger::blk {
 
 BlkDevice::BlkDevice(std::unique_ptr<Image> image, const BlkDeviceOptions& options)
-    : image_(std::move(image)),
-      options_(options),
-      features_(make_features(image_->properties(), options.shape)),
-      config_(make_config_space(image_->properties(), options.shape)),
+    : options_(options),
+      features_(make_features(image->properties(), options.shape)),
+      config_(make_config_space(image->properties(), options.shape)),
       write_back_wanted_(options.write_back_at_reset),
+      settings_{
+          .geometry = make_geometry(image->properties(), options.shape),
+          .limiter = options.limiter != nullptr ? options.limiter : std::make_shared<RateLimiter>(),
+          .error_policy = options.error_policy},
+      image_(std::move(image)),
+      workers_(options.shape.queue_count),
       counters_(options.shape.queue_count),
-      queues_(options.shape.queue_count) {
+      queues_(options.shape.queue_count),
+      control_(std::make_unique<BlkControl>(*this)) {
     OUTRIGGER_ASSERT(options.serial.size() <= kSerialBytes);
-    shared_.geometry = make_geometry(image_->properties(), options.shape);
     std::ranges::copy(std::as_bytes(std::span(options_.serial)), shared_.serial.begin());
     update_write_through();
 }
@@ -35,8 +42,18 @@ DeviceIdentity BlkDevice::identity() const {
             .config_bytes = kBlkConfigBytes};
 }
 
+/// A disk that an operator made read-only says so to the next driver. The other bits stay: a front
+/// end that connects again has a driver that took them.
 FeatureSet BlkDevice::offered_features() const {
-    return features_;
+    return settings_.geometry.read_only ? features_.with(VIRTIO_BLK_F_RO) : features_;
+}
+
+control::DeviceControl* BlkDevice::control() {
+    return control_.get();
+}
+
+void BlkDevice::on_frontend(std::shared_ptr<Frontend> frontend) {
+    frontend_ = std::move(frontend);
 }
 
 void BlkDevice::on_negotiated(FeatureSet agreed) {
@@ -53,12 +70,14 @@ bool BlkDevice::write_back() const {
 
 void BlkDevice::update_write_through() {
     // Without negotiation nothing may be assumed of the driver.
-    shared_.write_through.store(!negotiated_ || !write_back(), std::memory_order_relaxed);
+    shared_.write_through.store(!negotiated_ || !write_back() || keep_write_through_,
+                                std::memory_order_relaxed);
 }
 
 void BlkDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
     BlkConfigSpace config = config_;
     config.writeback = write_back() ? 1 : 0;
+    read_write_through_ = read_write_through_ || !write_back_wanted_;
     copy_config(config, static_cast<uint32_t>(at), out);
 }
 
@@ -73,6 +92,9 @@ Result<void, ConfigError> BlkDevice::write_config(ConfigOffset at, std::span<con
         return failure(ConfigError::kValue);
     }
     write_back_wanted_ = value == 1;
+    // The driver knows what it chose.
+    keep_write_through_ = false;
+    read_write_through_ = value == 0;
     update_write_through();
     return {};
 }
@@ -81,9 +103,29 @@ Result<void> BlkDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& 
     const uint16_t number = to_number(index);
     // An earlier run's object may still be here: it ended inside its own last call.
     queues_[number] = nullptr;
-    auto image_queue = OUTRIGGER_TRY(image_->open_queue(worker, BlkQueue::requests_for(queue)));
-    queues_[number] =
-        std::make_unique<BlkQueue>(queue, std::move(image_queue), shared_, counters_[number]);
+    BlkSettings settings;
+    std::shared_ptr<Image> image;
+    std::shared_ptr<Image> next_image;
+    {
+        // What changes from here on comes as a task, which runs behind this one.
+        const std::lock_guard lock(mutex_);
+        workers_[number] = &worker;
+        settings = settings_;
+        image = image_;
+        next_image = next_image_;
+    }
+    const uint32_t requests = BlkQueue::requests_for(queue);
+    auto image_queue = OUTRIGGER_TRY(image->open_queue(worker, requests));
+    auto created = std::make_unique<BlkQueue>(BlkQueue::Parts{.queue = queue,
+                                                              .worker = worker,
+                                                              .image = std::move(image_queue),
+                                                              .settings = std::move(settings),
+                                                              .shared = shared_,
+                                                              .counters = counters_[number]});
+    if (next_image != nullptr) {
+        OUTRIGGER_TRY(created->prepare_next_image(*next_image));
+    }
+    queues_[number] = std::move(created);
     return {};
 }
 
@@ -95,7 +137,14 @@ void BlkDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dra
     queues_[to_number(index)]->stop(std::move(drained));
 }
 
+void BlkDevice::hurry_queue(QueueIndex index) {
+    queues_[to_number(index)]->hurry();
+}
+
 void BlkDevice::reset() {
+    // Nothing is held any more, and the next driver begins anew.
+    shared_.stopped.store(false, std::memory_order_relaxed);
+    shared_.stop_error.store(0, std::memory_order_relaxed);
     negotiated_ = false;
     agreed_ = FeatureSet();
     // QEMU keeps its own copy of the configuration space over a reset: it would go on to show the

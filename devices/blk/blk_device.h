@@ -6,25 +6,38 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/device.h"
 
 #include "devices/blk/blk_config.h"
 #include "devices/blk/blk_counters.h"
 #include "devices/blk/blk_queue.h"
+#include "devices/blk/blk_settings.h"
 #include "devices/blk/image.h"
 
 namespace outrigger::blk {
+
+class BlkControl;
 
 struct BlkDeviceOptions {
     BlkShape shape{};
     std::string serial{};             ///< at most kSerialBytes
     bool write_back_at_reset = true;  ///< what the `writeback` byte is until the driver writes it
+    std::string image_label{};        ///< what is served, for an operator
+    ErrorPolicy error_policy = ErrorPolicy::kReport;
+    std::shared_ptr<RateLimiter> limiter{};  ///< null: no limits
+    /// Makes an image of an open file, with the options of the first one and this block size. Null:
+    /// this kind of image is not swapped. On a helper thread.
+    std::function<Result<std::unique_ptr<Image>>(
+        UniqueFd fd, const std::string& label, uint32_t block_bytes)>
+        adopt_image{};
 };
 
 /// VIRTIO_BLK_ID_BYTES.
@@ -38,6 +51,7 @@ class BlkDevice final : public Device {
     [[nodiscard]] DeviceIdentity identity() const override;
     [[nodiscard]] FeatureSet offered_features() const override;
     void on_negotiated(FeatureSet agreed) override;
+    void on_frontend(std::shared_ptr<Frontend> frontend) override;
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
     [[nodiscard]] Result<void, ConfigError> write_config(ConfigOffset at,
                                                          std::span<const std::byte> in) override;
@@ -46,6 +60,8 @@ class BlkDevice final : public Device {
                                            Worker& worker) override;
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void hurry_queue(QueueIndex index) override;
+    [[nodiscard]] control::DeviceControl* control() override;
     void reset() override;
 
     /// Any thread.
@@ -53,24 +69,83 @@ class BlkDevice final : public Device {
         return counters_[to_number(index)];
     }
 
+    // --- For changes while it runs: control thread. ----------------------------------------------
+
+    using Done = std::move_only_function<void()>;
+
+    [[nodiscard]] const BlkDeviceOptions& options() const { return options_; }
+
+    [[nodiscard]] const BlkSettings& settings() const { return settings_; }
+
+    [[nodiscard]] const BlkShared& shared() const { return shared_; }
+
+    [[nodiscard]] std::shared_ptr<Image> image() const { return image_; }
+
+    /// Every queue works with `settings` when `done` comes, on the loop of the control thread.
+    void apply(const BlkSettings& settings, EventLoop& control_loop, Done done);
+
+    /// `done` comes when no request is in flight. The settings say that none is begun.
+    void wait_until_idle(EventLoop& control_loop, Done done);
+
+    /// Ends the stop by the error policy.
+    void resume(EventLoop& control_loop, Done done);
+
+    /// Opens `next` for every queue beside the image that is there. use_next_image() follows when
+    /// nothing is in flight, or drop_next_image(), also behind an error.
+    void prepare_image(std::shared_ptr<Image> next,
+                       EventLoop& control_loop,
+                       std::move_only_function<void(Result<void>)> done);
+    void use_next_image(EventLoop& control_loop, Done done);
+    void drop_next_image(EventLoop& control_loop, Done done);
+
+    /// What the guest reads of the disk's size; tells it that the configuration changed.
+    void show_size(uint64_t size_bytes);
+
+    struct CacheState {
+        bool shown_write_back = false;
+        bool writes_through = false;
+        bool kept_for_driver = false;  ///< because a driver may rely on it
+    };
+
+    [[nodiscard]] CacheState cache() const;
+
+    /// Changes what the guest reads. Without `force` a guest that may rely on write-through keeps
+    /// it until a driver writes the mode itself.
+    void set_cache(bool write_back, bool force);
+
   private:
+    class Round;
+    using QueueTask = std::function<void(BlkQueue&, const std::shared_ptr<Round>&)>;
+
     [[nodiscard]] bool write_back() const;
     void update_write_through();
+    void on_queues(const QueueTask& task, const std::shared_ptr<Round>& round);
 
-    std::unique_ptr<Image> image_;
     const BlkDeviceOptions options_;
     const FeatureSet features_;
-    const BlkConfigSpace config_;
     BlkShared shared_;
 
     // Of the control thread.
+    BlkConfigSpace config_;
     bool negotiated_ = false;
     FeatureSet agreed_;
     bool write_back_wanted_;
+    mutable bool read_write_through_ = false;  // a driver may have, that it need not flush
+    bool keep_write_through_ = false;          // for that driver
+    std::shared_ptr<Frontend> frontend_;
+
+    // Written by the control thread, or by a queue's worker as it starts; read by both.
+    std::mutex mutex_;
+    BlkSettings settings_;
+    std::shared_ptr<Image> image_;
+    std::shared_ptr<Image> next_image_;
+    std::vector<Worker*> workers_;  // the last that each queue started on
 
     // Each entry belongs to the worker of its queue.
     std::vector<BlkCounters> counters_;
     std::vector<std::unique_ptr<BlkQueue>> queues_;
+
+    std::unique_ptr<BlkControl> control_;  // goes first
 };
 
 }  // namespace outrigger::blk

@@ -16,6 +16,7 @@
 #include "devices/blk/blk_device.h"
 #include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
+#include "devices/blk/limit_groups.h"
 #include "devices/blk/null_image.h"
 #include "devices/blk/overlay/layer_format.h"
 #include "devices/blk/overlay/overlay_program.h"
@@ -41,6 +42,7 @@ constexpr std::string_view kEngineHelp =
                      "here: this build has no io_uring"
                    : "How the host is asked to read and write: uring, threads, or auto: io_uring "
                      "where there is one";
+constexpr std::string_view kErrorPolicies[] = {"report", "stop", "enospc"};
 constexpr std::string_view kDiscards[] = {"unmap", "ignore"};
 
 constexpr OptionSpec kOptions[] = {
@@ -122,6 +124,34 @@ constexpr OptionSpec kOptions[] = {
              "unchanged; the locks are those of QEMU and its tools",
      .default_value = "on",
      .choices = kOnOff},
+    {.name = "on-error",
+     .kind = OptionKind::kChoice,
+     .value_name = "POLICY",
+     .help =
+         "What becomes of a request that the host fails: report, the guest gets an error; stop, "
+         "the request is held and no other is begun until outriggerctl resumes the disk; "
+         "enospc, stop when the host has no room and report everything else",
+     .default_value = "report",
+     .choices = kErrorPolicies},
+    {.name = "limit-bytes",
+     .value_name = "RATE[:BURST]",
+     .help = "Let so many bytes pass in a second, read and written together, like 100M; after a "
+             "pause BURST at once, a tenth of the rate without it"},
+    {.name = "limit-read-bytes", .value_name = "RATE[:BURST]", .help = "The same for bytes read"},
+    {.name = "limit-write-bytes",
+     .value_name = "RATE[:BURST]",
+     .help = "The same for bytes written, zeroes included"},
+    {.name = "limit-ops",
+     .value_name = "RATE[:BURST]",
+     .help = "The same for requests of any kind"},
+    {.name = "limit-read-ops", .value_name = "RATE[:BURST]", .help = "The same for reads"},
+    {.name = "limit-write-ops",
+     .value_name = "RATE[:BURST]",
+     .help = "The same for everything but reads"},
+    {.name = "limit-group",
+     .value_name = "NAME",
+     .help = "Share the limits with all disks of this program that name the same group: they are "
+             "those of the first that says any"},
     {.name = "null-size",
      .kind = OptionKind::kSize,
      .value_name = "SIZE",
@@ -206,6 +236,37 @@ Result<void> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
 }
 
+/// The rate options, and the limit that each sets.
+struct LimitOption {
+    std::string_view name;
+    Rate RateLimits::*rate;
+};
+
+constexpr LimitOption kLimitOptions[] = {
+    {"limit-bytes", &RateLimits::bytes},
+    {"limit-read-bytes", &RateLimits::read_bytes},
+    {"limit-write-bytes", &RateLimits::write_bytes},
+    {"limit-ops", &RateLimits::operations},
+    {"limit-read-ops", &RateLimits::read_operations},
+    {"limit-write-ops", &RateLimits::write_operations},
+};
+
+Result<RateLimits> limits_of(const OptionValues& values) {
+    RateLimits limits;
+    for (const LimitOption& option : kLimitOptions) {
+        const auto text = values.text(option.name);
+        const auto rate = text ? parse_rate(*text) : Rate{};
+        if (!rate) {
+            return failure(Error{.message = "--" + std::string(option.name) +
+                                            " takes a rate like 100M, or with a burst like "
+                                            "100M:1G, not '" +
+                                            *text + "'"});
+        }
+        limits.*option.rate = *rate;
+    }
+    return limits;
+}
+
 Result<void> check_blk_options(const OptionValues& values) {
     if (std::ranges::count_if(kDiskOptions,
                               [&](std::string_view name) { return values.has(name); }) != 1) {
@@ -253,6 +314,10 @@ Result<void> check_blk_options(const OptionValues& values) {
     if (values.text("serial").value_or("").size() > kSerialBytes) {
         return usage_error("--serial takes at most 20 bytes");
     }
+    if (const auto group = values.text("limit-group"); group && !is_group_name(*group)) {
+        return usage_error("--limit-group takes letters, digits, '-', '_' and '.', at most 64");
+    }
+    OUTRIGGER_TRY(limits_of(values));
     return {};
 }
 
@@ -265,6 +330,37 @@ IoEngineKind engine_of(std::string_view name) {
 std::optional<uint32_t> block_size_of(const OptionValues& values) {
     const std::optional<uint64_t> bytes = values.number("blk-size");
     return bytes ? std::optional(static_cast<uint32_t>(*bytes)) : std::nullopt;
+}
+
+/// Disks of a group have the same limits, or none of their own.
+Result<std::shared_ptr<RateLimiter>> limiter_of(const OptionValues& values) {
+    const RateLimits limits = OUTRIGGER_TRY(limits_of(values));
+    const auto group = values.text("limit-group");
+    auto limiter = group ? join_limit_group(*group) : std::make_shared<RateLimiter>();
+    if (limits == RateLimits{} || limits == limiter->limits()) {
+        return limiter;
+    }
+    if (limiter->limits() != RateLimits{}) {
+        return failure(Error{.message = "the disks of --limit-group=" + *group +
+                                        " have different limits: give them to one alone"});
+    }
+    limiter->set(limits);
+    return limiter;
+}
+
+ErrorPolicy error_policy_of(std::string_view name) {
+    return name == "stop"     ? ErrorPolicy::kStop
+           : name == "enospc" ? ErrorPolicy::kStopOnFull
+                              : ErrorPolicy::kReport;
+}
+
+/// The options of an image file that outlive the file itself.
+ImageFileOptions file_options(const OptionValues& values) {
+    return {.path = values.text("blk-file").value_or(""),
+            .read_only = values.flag("read-only") || values.has("overlay"),
+            .direct = values.text("cache") == "none",
+            .lock = values.text("lock") != "off",
+            .block_bytes = block_size_of(values)};
 }
 
 Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
@@ -292,12 +388,7 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    auto file = OUTRIGGER_TRY(
-        ImageFile::open({.path = values.text("blk-file").value_or(""),
-                         .read_only = values.flag("read-only") || values.has("overlay"),
-                         .direct = values.text("cache") == "none",
-                         .lock = values.text("lock") != "off",
-                         .block_bytes = block_size_of(values)}));
+    auto file = OUTRIGGER_TRY(ImageFile::open(file_options(values)));
     return std::make_unique<FileImage>(std::move(file), engine);
 }
 
@@ -329,6 +420,26 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
     options.shape.segments_max = static_cast<uint32_t>(values.number("seg-max").value_or(1));
     options.shape.discard = values.text("discard") != "ignore";
     options.write_back_at_reset = values.text("cache") != "writethrough";
+    options.error_policy = error_policy_of(values.text("on-error").value_or(""));
+    options.limiter = OUTRIGGER_TRY(limiter_of(values));
+    options.image_label = values.text("blk-file").value_or(values.text("blk-nbd").value_or("null"));
+    if (const auto layer = values.text("overlay")) {
+        options.image_label = *layer + " over " + options.image_label;
+    }
+    // A file that was passed open is a raw image, so it takes the place of one.
+    if (values.has("blk-file") && values.text("image-format") == "raw" && !values.has("overlay")) {
+        options.adopt_image = [given = file_options(values),
+                               engine = engine_of(values.text("io-engine").value_or("auto"))](
+                                  UniqueFd fd,
+                                  const std::string& label,
+                                  uint32_t block_bytes) -> Result<std::unique_ptr<Image>> {
+            ImageFileOptions file = given;
+            file.path = label;
+            file.block_bytes = block_bytes;
+            return std::make_unique<FileImage>(
+                OUTRIGGER_TRY(ImageFile::adopt(std::move(fd), std::move(file))), engine);
+        };
+    }
     auto image = OUTRIGGER_TRY(open_image(values));
     return std::make_unique<BlkDevice>(std::move(image), options);
 }

@@ -12,6 +12,7 @@
 #include "vhost-user-backend/base/little_endian.h"
 #include "vhost-user-backend/base/log.h"
 
+#include "devices/blk/blk_slot.h"
 #include "devices/blk/segment_cursor.h"
 
 namespace outrigger::blk {
@@ -56,36 +57,21 @@ ImageCommand image_command(BlkCommand command) {
 
 }  // namespace
 
-/// A request in flight, and all that must stay in place for it.
-class BlkQueue::Slot final : public ImageRequest {
-  public:
-    void on_image_done(int os_error) override { owner->on_done(*this, os_error); }
-
-    [[nodiscard]] bool data_was_lost() override { return owner->queue_.memory_was_lost(); }
-
-    BlkQueue* owner = nullptr;
-    std::optional<DescriptorChain> chain;
-    GuestBuffer status;
-    BlkCommand blk_command = BlkCommand::kRead;
-    uint64_t bytes = 0;
-    std::array<ImageRange, kBlkRangesMax> range_storage;
-};
-
-BlkQueue::BlkQueue(Virtqueue& queue,
-                   std::unique_ptr<ImageQueue> image,
-                   const BlkShared& shared,
-                   BlkCounters& counters)
-    : queue_(queue),
-      shared_(shared),
-      counters_(counters),
-      slots_(std::make_unique<Slot[]>(requests_for(queue))),
-      slot_count_(requests_for(queue)),
-      image_(std::move(image)) {
+BlkQueue::BlkQueue(Parts parts)
+    : queue_(parts.queue),
+      worker_(parts.worker),
+      settings_(std::move(parts.settings)),
+      shared_(parts.shared),
+      counters_(parts.counters),
+      slots_(std::make_unique<Slot[]>(requests_for(parts.queue))),
+      slot_count_(requests_for(parts.queue)),
+      image_(std::move(parts.image)) {
     free_.reserve(slot_count_);
     for (uint32_t i = 0; i < slot_count_; ++i) {
         slots_[i].owner = this;
         free_.push_back(&slots_[i]);
     }
+    begin_waiting();
 }
 
 BlkQueue::~BlkQueue() {
@@ -107,6 +93,18 @@ QueueProgress BlkQueue::process() {
             }
             return QueueProgress::kDrained;
         }
+        if (begins_nothing()) {
+            return QueueProgress::kWaiting;  // apply() and go_on() ask for more
+        }
+        if (is_limited() && must_wait(limit_time_now())) {
+            if (!queue_.has_available()) {
+                return QueueProgress::kDrained;
+            }
+            ring_waits_ = true;
+            counters_.throttled.add();
+            wait_for_allowance();
+            return QueueProgress::kWaiting;
+        }
         std::optional<DescriptorChain> chain = queue_.pop();
         if (!chain) {
             return QueueProgress::kDrained;
@@ -120,7 +118,7 @@ void BlkQueue::serve(DescriptorChain chain) {
     Slot& slot = *free_.back();
     ChainReader reader = chain.take_reader();
     ChainWriter writer = chain.take_writer();
-    const auto request = parse_request(reader, writer, shared_.geometry, slot.range_storage);
+    const auto request = parse_request(reader, writer, settings_.geometry, slot.range_storage);
     if (!request) [[unlikely]] {
         refuse(chain, request.error());
         return;
@@ -131,7 +129,12 @@ void BlkQueue::serve(DescriptorChain chain) {
     }
     free_.pop_back();
     slot.chain.emplace(std::move(chain));
-    submit(slot, *request);
+    prepare(slot, *request);
+    if (is_limited()) {
+        begin_or_wait(slot);
+    } else {
+        submit(slot);
+    }
 }
 
 void BlkQueue::refuse(DescriptorChain& chain, const RefusedBlkRequest& refused) {
@@ -159,24 +162,51 @@ void BlkQueue::answer_id(DescriptorChain& chain, const BlkRequest& request) {
     complete(chain, request.status, VIRTIO_BLK_S_OK);
 }
 
-void BlkQueue::submit(Slot& slot, const BlkRequest& request) {
+void BlkQueue::prepare(Slot& slot, const BlkRequest& request) {
     slot.blk_command = request.command;
     slot.status = request.status;
     // Ranges move no data: a discard of a gigabyte must not hold back reads.
     slot.bytes = request.data.empty() ? 0 : request.length_bytes;
+    slot.limited_bytes =
+        request.command == BlkCommand::kWriteZeroes ? request.length_bytes : slot.bytes;
     slot.command = image_command(request.command);
-    slot.stable = shared_.write_through.load(std::memory_order_relaxed);
     slot.offset_bytes = request.offset_bytes;
     slot.length_bytes = request.length_bytes;
     slot.data = request.data;
     slot.ranges = request.ranges;
+    slot.report = false;
+}
+
+void BlkQueue::submit(Slot& slot) {
+    // Now, not when it came: it may have been held while the mode changed.
+    slot.stable = shared_.write_through.load(std::memory_order_relaxed);
     bytes_in_flight_ += slot.bytes;
-    raise_to(counters_.requests_in_flight, slot_count_ - free_.size());
+    ++submitted_;
+    raise_to(counters_.requests_in_flight, submitted_);
     raise_to(counters_.bytes_in_flight, bytes_in_flight_);
     image_->submit(slot);
 }
 
 void BlkQueue::on_done(Slot& slot, int os_error) {
+    --submitted_;
+    bytes_in_flight_ -= slot.bytes;
+    const bool reports = stopping_ || slot.report;
+    if (os_error != 0 && !reports && holds_failure(settings_.error_policy, os_error) &&
+        !queue_.memory_was_lost()) [[unlikely]] {
+        hold(slot, os_error);
+    } else {
+        finish(slot, os_error);
+    }
+    if (std::exchange(waiting_, false)) {
+        queue_.request_processing();
+    }
+    if (!lanes_[0].empty() || !lanes_[1].empty()) {
+        release_waiting(false);  // there is room for more bytes in flight
+    }
+    check_ended();
+}
+
+void BlkQueue::finish(Slot& slot, int os_error) {
     if (os_error == 0) [[likely]] {
         counters_.completed.add(slot.blk_command);
         if (slot.blk_command == BlkCommand::kRead) {
@@ -191,13 +221,16 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
     }
     complete(*slot.chain, slot.status, os_error == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
     slot.chain.reset();
-    bytes_in_flight_ -= slot.bytes;
     free_.push_back(&slot);
-    if (std::exchange(waiting_, false)) {
-        queue_.request_processing();
+}
+
+/// Last in whatever ends requests: the ring is gone when `drained_` was called.
+void BlkQueue::check_ended() {
+    if (submitted_ == 0 && idle_) {
+        std::exchange(idle_, nullptr)();
     }
     if (drained_ && free_.size() == slot_count_) {
-        // Called last: the ring is gone afterwards.
+        ended_ = true;
         std::exchange(drained_, nullptr)();
     }
 }
@@ -224,11 +257,10 @@ void BlkQueue::on_failure(const Slot& slot, int os_error) {
 }
 
 void BlkQueue::stop(std::move_only_function<void()> drained) {
-    if (free_.size() == slot_count_) {
-        drained();
-        return;
-    }
+    stopping_ = true;
+    hurry();
     drained_ = std::move(drained);
+    check_ended();
 }
 
 }  // namespace outrigger::blk

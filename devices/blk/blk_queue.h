@@ -3,29 +3,39 @@
 /// answers them as the image finishes, in any order.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "vhost-user-backend/device.h"
+#include "vhost-user-backend/io/event_loop.h"
 
 #include "devices/blk/blk_counters.h"
 #include "devices/blk/blk_request.h"
+#include "devices/blk/blk_settings.h"
 #include "devices/blk/image.h"
 
 namespace outrigger::blk {
 
 /// What the queues of a device share. Outlives them.
 struct BlkShared {
-    BlkGeometry geometry;
     std::array<std::byte, 20> serial{};  ///< padded with NULs, not terminated
     /// Writes are stable before they are answered. Set by the control thread, read once for each
     /// request; a plain value, so relaxed: the driver's own ordering of configuration and requests
     /// comes with the kick.
     std::atomic<bool> write_through = false;
+
+    // Of the error policy. Plain values, too: whoever changes them has a task run on each worker,
+    // or is the worker.
+    std::atomic<bool> stopped = false;  ///< nothing is begun: a request is held
+    std::atomic<int> stop_error = 0;    ///< errno of the first
+    std::atomic<uint64_t> held = 0;     ///< requests that are
 };
 
 /// Thread-bound: the queue's worker. Nothing is allocated or locked after construction.
@@ -39,12 +49,18 @@ class BlkQueue final {
     /// Then the worker's other queues have their turn.
     static constexpr uint32_t kBatchMax = 256;
 
-    /// All are borrowed but `image`; `image` serves requests_for(queue) at a time.
-    BlkQueue(Virtqueue& queue,
-             std::unique_ptr<ImageQueue> image,
-             const BlkShared& shared,
-             BlkCounters& counters);
+    /// What a queue is made of. All is borrowed but `image` and `settings`; `image` serves
+    /// requests_for(queue) at a time.
+    struct Parts {
+        Virtqueue& queue;
+        Worker& worker;
+        std::unique_ptr<ImageQueue> image;
+        BlkSettings settings;
+        BlkShared& shared;
+        BlkCounters& counters;
+    };
 
+    explicit BlkQueue(Parts parts);
     BlkQueue(const BlkQueue&) = delete;
     BlkQueue& operator=(const BlkQueue&) = delete;
     ~BlkQueue();
@@ -54,29 +70,108 @@ class BlkQueue final {
     [[nodiscard]] QueueProgress process();
 
     /// Calls `drained` when nothing is in flight any more: at once or from the last completion.
+    /// What waits for a limit is begun now; what the error policy holds is answered with its error.
     /// The object stays, idle, until it is destroyed.
     void stop(std::move_only_function<void()> drained);
+
+    /// The same without an end: whoever asks waits for the requests that are in flight now.
+    void hurry();
+
+    // --- Changes while it runs. After stop() has called back they do nothing. --------------------
+
+    void apply(const BlkSettings& settings);
+
+    /// Calls `idle` when the image has nothing to do, at once or from the last completion. Before
+    /// that the queue was paused: what waits for a limit is begun, and nothing else.
+    void when_idle(std::move_only_function<void()> idle);
+
+    /// Opens an end of another image, which use_next_image() turns to while this one is idle.
+    [[nodiscard]] Result<void> prepare_next_image(Image& next);
+
+    void drop_next_image() { next_image_ = nullptr; }
+
+    void use_next_image();
+
+    /// BlkShared::stopped is not set any more: tries again what is held, and goes on.
+    void go_on();
+
+    /// Has stop() called back?
+    [[nodiscard]] bool ended() const { return ended_; }
 
   private:
     class Slot;
 
+    /// First in, first out, linked through the slots.
+    struct SlotList {
+        Slot* first = nullptr;
+        Slot* last = nullptr;
+
+        [[nodiscard]] bool empty() const { return first == nullptr; }
+
+        void push(Slot& slot);
+        [[nodiscard]] Slot* pop();  ///< null when empty
+    };
+
+    [[nodiscard]] bool is_limited() const { return settings_.limiter->is_limited(); }
+
+    [[nodiscard]] bool begins_nothing() const;
+
     void serve(DescriptorChain chain);
     void refuse(DescriptorChain& chain, const RefusedBlkRequest& refused);
     void answer_id(DescriptorChain& chain, const BlkRequest& request);
-    void submit(Slot& slot, const BlkRequest& request);
+    void prepare(Slot& slot, const BlkRequest& request);
+    void submit(Slot& slot);
     void on_done(Slot& slot, int os_error);
+    void finish(Slot& slot, int os_error);
     static void copy_lifetime(const Slot& slot);
     void on_failure(const Slot& slot, int os_error);
+    void check_ended();
+
+    // Limits.
+    [[nodiscard]] bool must_wait(LimitTime now) const;
+    [[nodiscard]] LimitTime lane_opens(Direction direction) const;
+    void begin_or_wait(Slot& slot);
+    void charge(const Slot& slot, LimitTime now);
+    void begin_waiting();
+    void release_waiting(bool all);
+    void wait_for_allowance();
+    void on_allowance();
+    void stop_timer();
+
+    // Error policy.
+    void hold(Slot& slot, int os_error);
+    void report_held();
+    void retry_held();
+    [[nodiscard]] bool still_fits(const Slot& slot) const;
 
     Virtqueue& queue_;
-    const BlkShared& shared_;
+    Worker& worker_;
+    BlkSettings settings_;
+    BlkShared& shared_;
     BlkCounters& counters_;
     std::unique_ptr<Slot[]> slots_;
     std::vector<Slot*> free_;  // capacity for all
     uint32_t slot_count_;
+    uint32_t submitted_ = 0;  // requests that the image has
     uint64_t bytes_in_flight_ = 0;
-    bool waiting_ = false;
+    bool waiting_ = false;   // for a slot, or for bytes in flight
+    bool stopping_ = false;  // by stop()
+    bool ended_ = false;
     std::move_only_function<void()> drained_;
+    std::move_only_function<void()> idle_;
+
+    std::array<SlotList, kDirectionCount> lanes_;  // wait for the allowance of their direction
+    std::array<LimitTime, kDirectionCount> lane_opens_{};
+    LimitTime both_open_ = INT64_MIN;
+    bool ring_waits_ = false;  // the ring may have requests, and none of either direction may pass
+    bool releasing_ = false;
+    std::optional<TimerId> timer_;
+    LimitTime timer_at_ = 0;
+    LimitTime throttled_since_ = 0;  // 0: not now
+
+    SlotList held_;  // by the error policy
+
+    std::unique_ptr<ImageQueue> next_image_;
     std::unique_ptr<ImageQueue> image_;  // last: goes before the slots it points to
 };
 

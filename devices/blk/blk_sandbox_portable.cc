@@ -9,6 +9,16 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "preadv"},
     {.name = "pwritev"},
     {.name = "fdatasync"},
+    // An image that is resized, or swapped for an open file.
+    {.name = "ftruncate"},
+    {.name = "ftruncate64"},
+    {.name = "fstat"},
+    {.name = "fstat64"},
+    {.name = "newfstatat"},
+    {.name = "fstatat64"},
+    {.name = "pread64"},
+    {.name = "lseek"},
+    {.name = "_llseek"},
 };
 
 }  // namespace

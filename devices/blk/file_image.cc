@@ -14,6 +14,10 @@ Result<IoThreadPool*> FileImage::threads() {
     return threads_.get();
 }
 
+Result<uint64_t> FileImage::resize(std::optional<uint64_t> size_bytes) {
+    return file_->resize(size_bytes);
+}
+
 Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32_t requests_max) {
     const bool use_uring = OUTRIGGER_TRY(choose_uring(engine_, worker));
     std::unique_ptr<IoEngine> helper;

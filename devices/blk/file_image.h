@@ -19,6 +19,8 @@ class FileImage final : public Image {
 
     [[nodiscard]] const ImageProperties& properties() const override { return file_->properties; }
 
+    [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) override;
+
     [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
                                                                  uint32_t requests_max) override;
 

@@ -59,11 +59,17 @@ bool can_erase_securely(int fd) {
 
 }  // namespace
 
-Result<ImageProperties> properties_of_device(int fd, dev_t device) {
-    ImageProperties properties;
-    if (::ioctl(fd, BLKGETSIZE64, &properties.size_bytes) != 0) {
+Result<uint64_t> size_of_device(int fd) {
+    uint64_t size_bytes = 0;
+    if (::ioctl(fd, BLKGETSIZE64, &size_bytes) != 0) {
         return failure(error_from_errno("cannot read the size of the block device"));
     }
+    return size_bytes;
+}
+
+Result<ImageProperties> properties_of_device(int fd, dev_t device) {
+    ImageProperties properties;
+    properties.size_bytes = OUTRIGGER_TRY(size_of_device(fd));
     const int logical = query<int>(fd, BLKSSZGET, 512);
     properties.block_bytes = static_cast<uint32_t>(std::max(logical, 512));
     const auto physical = query<unsigned>(fd, BLKPBSZGET, properties.block_bytes);

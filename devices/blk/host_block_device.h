@@ -12,6 +12,9 @@
 
 namespace outrigger::blk {
 
+/// Of an open block device.
+[[nodiscard]] Result<uint64_t> size_of_device(int fd);
+
 /// `fd` is an open block device whose number is `device`. read_only is left false; the caller
 /// knows how it opened it.
 [[nodiscard]] Result<ImageProperties> properties_of_device(int fd, dev_t device);

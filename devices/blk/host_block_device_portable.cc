@@ -6,13 +6,17 @@
 
 namespace outrigger::blk {
 
-Result<ImageProperties> properties_of_device(int fd, dev_t /*device*/) {
+Result<uint64_t> size_of_device(int fd) {
     const off_t end = ::lseek(fd, 0, SEEK_END);
     if (end < 0) {
         return failure(error_from_errno("cannot read the size of the block device"));
     }
+    return static_cast<uint64_t>(end);
+}
+
+Result<ImageProperties> properties_of_device(int fd, dev_t /*device*/) {
     ImageProperties properties;
-    properties.size_bytes = static_cast<uint64_t>(end);
+    properties.size_bytes = OUTRIGGER_TRY(size_of_device(fd));
     return properties;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include <sys/uio.h>
@@ -108,6 +109,15 @@ class Image {
     virtual ~Image() = default;
 
     [[nodiscard]] virtual const ImageProperties& properties() const = 0;
+
+    /// Takes on the size that the storage has by now; with `size_bytes`, which is not 0, first
+    /// gives it that size. Returns the size that it has, whole blocks. properties() stay as they
+    /// were. May block, so on a helper thread, one call at a time; requests may be under way, but
+    /// not beyond the end that comes.
+    [[nodiscard]] virtual Result<uint64_t> resize(
+        [[maybe_unused]] std::optional<uint64_t> size_bytes) {
+        return failure(Error{.message = "this kind of image cannot be resized"});
+    }
 
     /// Called on `worker`'s thread, which outlives the queue.
     [[nodiscard]] virtual Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -233,6 +234,49 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& optio
         }
         std::this_thread::sleep_for(kBusyPause);
     }
+}
+
+Result<std::unique_ptr<ImageFile>> ImageFile::adopt(UniqueFd fd, ImageFileOptions options) {
+    struct stat status = {};
+    const int flags = ::fcntl(fd.get(), F_GETFL);
+    if (flags < 0 || ::fstat(fd.get(), &status) != 0) {
+        return failure(error_from_errno("cannot examine image " + options.path));
+    }
+    OUTRIGGER_TRY(check_type(options, status));
+    const int access = flags & O_ACCMODE;
+    const std::optional<int> direct = options.direct ? direct_open_flag() : 0;
+    if ((access != O_RDONLY && access != O_RDWR) || !direct) {
+        return failure(Error{.message = "image " + options.path +
+                                        " is open for writing only: open it to read and write"});
+    }
+    options.read_only = access == O_RDONLY;
+    // Whatever it was opened with: no O_APPEND, which puts every write at the end.
+    if (::fcntl(fd.get(), F_SETFL, access | *direct) != 0) {
+        return failure(error_from_errno("cannot use image " + options.path));
+    }
+    return examine(std::move(fd), options);
+}
+
+Result<uint64_t> ImageFile::resize(std::optional<uint64_t> size_bytes) const {
+    if (size_bytes && is_block_device) {
+        return failure(Error{.message =
+                                 "a block device has the size that the host gives it: change "
+                                 "it there, then resize without a size"});
+    }
+    if (size_bytes && ::ftruncate(fd.get(), static_cast<off_t>(*size_bytes)) != 0) {
+        return failure(error_from_errno("cannot give the image that size"));
+    }
+    uint64_t now = 0;
+    if (is_block_device) {
+        now = OUTRIGGER_TRY(size_of_device(fd.get()));
+    } else {
+        struct stat status = {};
+        if (::fstat(fd.get(), &status) != 0) {
+            return failure(error_from_errno("cannot read the size of the image"));
+        }
+        now = static_cast<uint64_t>(status.st_size);
+    }
+    return now - now % (block_locks != nullptr ? offset_alignment : properties.block_bytes);
 }
 
 }  // namespace outrigger::blk

@@ -42,6 +42,14 @@ struct ImageFile {
     /// Opens, locks and examines. Every error is one line that says what to do.
     [[nodiscard]] static Result<std::unique_ptr<ImageFile>> open(const ImageFileOptions& options);
 
+    /// The same for a file that is open already, to read and write or to read alone: `options.path`
+    /// is what it is called, `options.read_only` is not looked at. Opens nothing, may block.
+    [[nodiscard]] static Result<std::unique_ptr<ImageFile>> adopt(UniqueFd fd,
+                                                                  ImageFileOptions options);
+
+    /// See Image::resize().
+    [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) const;
+
     UniqueFd fd;
     ImageProperties properties;
     bool is_block_device = false;

@@ -25,11 +25,17 @@ class NullQueue final : public ImageQueue {
 
 NullImage::NullImage(const NullImageOptions& options) : read_zeroes_(options.read_zeroes) {
     properties_.size_bytes = options.size_bytes;
+    size_bytes_ = options.size_bytes;
     properties_.block_bytes = options.block_bytes;
     properties_.physical_block_bytes = options.block_bytes;
     properties_.read_only = options.read_only;
     properties_.can_discard = !options.read_only;
     properties_.can_unmap_zeroes = !options.read_only;
+}
+
+Result<uint64_t> NullImage::resize(std::optional<uint64_t> size_bytes) {
+    size_bytes_ = size_bytes.value_or(size_bytes_);
+    return size_bytes_;
 }
 
 Result<std::unique_ptr<ImageQueue>> NullImage::open_queue(Worker& /*worker*/,

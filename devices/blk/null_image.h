@@ -22,6 +22,9 @@ class NullImage final : public Image {
   public:
     explicit NullImage(const NullImageOptions& options);
 
+    /// Any size will do.
+    [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) override;
+
     [[nodiscard]] const ImageProperties& properties() const override { return properties_; }
 
     [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
@@ -29,6 +32,7 @@ class NullImage final : public Image {
 
   private:
     ImageProperties properties_;
+    uint64_t size_bytes_;
     bool read_zeroes_;
 };
 

@@ -6,7 +6,7 @@
 #   host.sh    <device>_title, _program (below the build directory), _setup (files in $work, and for
 #              the guest in $guest_extra), _command SOCKET (sets daemon_command), _qemu_args SOCKET
 #              (appends to qemu_args, -device last), _check (calls host_result), _report (says what
-#              was proven); where QEMU does not leave the choice, _rings prints what the guest sees
+#              was proven); _asked WHAT, where the guest asks the host to act; where QEMU does not leave the choice, _rings prints what the guest sees
 # and nothing else has to know it.
 # shellcheck shell=bash
 
@@ -244,6 +244,7 @@ follow_results() {
                     [[ $name == all ]] && guest_finished=yes || host_result "$name" "$status" "$detail"
                     ;;
                 OUTRIGGER-VALUE) value[$name]=$rest ;;
+                OUTRIGGER-ASK) "${name%%.*}_asked" "${name#*.}" ;;
             esac
         done
         [[ $running ]] || break

@@ -19,12 +19,13 @@ _ALLOWED = {
     "virtq": {"base", "guest"},
     "device.h": {"base", "guest", "virtq", "io"},
     "session": {"base", "guest", "wire", "io", "virtq", "device.h"},
-    "daemon": {"base", "guest", "wire", "io", "virtq", "device.h", "session"},
+    "control": {"base"},
+    "daemon": {"base", "guest", "wire", "io", "virtq", "device.h", "session", "control"},
 }
 # What stands on the framework. A device never includes another device, the session or the wire.
-_ALLOWED_TO_DEVICES = {"base", "guest", "virtq", "io", "device.h", "daemon"}
+_ALLOWED_TO_DEVICES = {"base", "guest", "virtq", "io", "device.h", "daemon", "control"}
 # The other end of the protocol is written independently.
-_ALLOWED_TO_FRONT_ENDS = {"base", "wire"}
+_ALLOWED_TO_FRONT_ENDS = {"base", "wire", "control"}
 _HEADERS_ALLOWED_TO_FRONT_ENDS = {
     f"{_FRAMEWORK}/guest/addresses.h",
     # Options as tables, a library of their own: no way into the daemons.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares a program's man page with its --help, and has groff find mistakes in the page.
 
-usage: man_page_test.py PROGRAM MAN_PAGE
+usage: man_page_test.py PROGRAM MAN_PAGE [OTHER]..., where OTHER are programs that the page speaks of
 """
 
 import re
@@ -34,7 +34,7 @@ def groff_complaints(path):
 
 
 def main():
-    program, path = sys.argv[1:]
+    program, path, *others = sys.argv[1:]
     with open(path, encoding="utf-8") as file:
         page = file.read()
     problems = []
@@ -47,7 +47,8 @@ def main():
     # A quoted value is another program's command line.
     own = re.sub(r"='[^']*'", "=", page.replace("\\-", "-"))
     used = set(re.findall(r"--[a-z][a-z-]+", own))
-    unknown = used - {option.split("=")[0] for option in from_help} - options_of_commands(program)
+    known = from_help + [option for other in others for option in options_of_help(other)]
+    unknown = used - {option.split("=")[0] for option in known} - options_of_commands(program)
     if unknown:
         problems.append(f"the page names options that do not exist: {sorted(unknown)}")
     for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SIGNALS", "EXIT STATUS", "EXAMPLES"):

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/base/log.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -11,6 +13,20 @@
 
 namespace outrigger {
 namespace {
+
+struct LevelName {
+    std::string_view name;
+    LogLevel level;
+};
+
+constexpr LevelName kLevelNames[] = {
+    {"off", LogLevel::kOff},
+    {"error", LogLevel::kError},
+    {"warning", LogLevel::kWarning},
+    {"info", LogLevel::kInfo},
+    {"debug", LogLevel::kDebug},
+    {"trace", LogLevel::kTrace},
+};
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
     switch (level) {
@@ -49,6 +65,24 @@ spdlog::logger& logger() {
 
 void set_log_level(LogLevel lowest) {
     logger().set_level(to_spdlog(lowest));
+}
+
+LogLevel log_level() {
+    for (const auto& [name, level] : kLevelNames) {
+        if (to_spdlog(level) == logger().level()) {
+            return level;
+        }
+    }
+    return LogLevel::kOff;
+}
+
+std::string_view log_level_name(LogLevel level) {
+    return std::ranges::find(kLevelNames, level, &LevelName::level)->name;
+}
+
+std::optional<LogLevel> log_level_named(std::string_view name) {
+    const auto* const found = std::ranges::find(kLevelNames, name, &LevelName::name);
+    return found != std::end(kLevelNames) ? std::optional(found->level) : std::nullopt;
 }
 
 bool log_enabled(LogLevel level) {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -20,7 +21,13 @@ enum class LogLevel : uint8_t { kTrace, kDebug, kInfo, kWarning, kError, kOff };
 
 /// Sets the lowest level that is written; `kInfo` until called. Any thread.
 void set_log_level(LogLevel lowest);
+[[nodiscard]] LogLevel log_level();
 [[nodiscard]] bool log_enabled(LogLevel level);
+
+/// "off", "error", "warning", "info", "debug", "trace".
+[[nodiscard]] std::string_view log_level_name(LogLevel level);
+[[nodiscard]] std::optional<LogLevel> log_level_named(std::string_view name);
+
 /// Writes one line. Any thread.
 void write_log(LogLevel level, std::string_view line);
 

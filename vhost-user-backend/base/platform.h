@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -61,6 +62,9 @@ struct PipeEnds {
 
 /// Who is at the other end, as far as the system tells: "pid 12, uid 0", "uid 0", "unknown peer".
 [[nodiscard]] std::string describe_peer(int connection);
+
+/// The user at the other end, when it connected; nothing where the system does not tell.
+[[nodiscard]] std::optional<uid_t> peer_user(int connection);
 
 // --- Memory ------------------------------------------------------------------------------------
 

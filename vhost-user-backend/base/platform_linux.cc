@@ -96,6 +96,15 @@ std::string describe_peer(int connection) {
     return "pid " + std::to_string(peer.pid) + ", uid " + std::to_string(peer.uid);
 }
 
+std::optional<uid_t> peer_user(int connection) {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+        return std::nullopt;
+    }
+    return peer.uid;
+}
+
 UniqueFd open_memfd(const char* name) {
     return UniqueFd(::memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
 }

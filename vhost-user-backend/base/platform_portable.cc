@@ -149,6 +149,29 @@ std::string describe_peer([[maybe_unused]] int connection) {
     return "unknown peer";
 }
 
+std::optional<uid_t> peer_user([[maybe_unused]] int connection) {
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
+    uid_t user = 0;
+    gid_t group = 0;
+    if (::getpeereid(connection, &user, &group) == 0) {
+        return user;
+    }
+#elif defined(SO_PEERCRED)
+    // The portable side on Linux, which has neither of the calls above.
+    struct {
+        pid_t process;
+        uid_t user;
+        gid_t group;
+    } peer{};
+
+    socklen_t size = sizeof peer;
+    if (::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0) {
+        return peer.user;
+    }
+#endif
+    return std::nullopt;
+}
+
 UniqueFd open_memfd(const char* /*name*/) {
     return refuse_as_missing();
 }

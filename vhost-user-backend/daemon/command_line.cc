@@ -61,6 +61,15 @@ Result<void> read_device_text(std::string_view text, const Table& table, OptionV
     return {};
 }
 
+Result<void> check_socket_path(std::string_view option, const std::string& path) {
+    constexpr size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
+    if (path.size() > kPathMax) {
+        return usage_error("--" + std::string(option) + " is longer than a socket's name can be (" +
+                           std::to_string(kPathMax) + " bytes): choose a shorter one");
+    }
+    return {};
+}
+
 Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
     const auto path = values.text("socket-path");
     const auto fd = values.number("fd");
@@ -74,13 +83,35 @@ Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings)
         settings.fd = static_cast<int>(*fd);
         return {};
     }
-    constexpr size_t kPathMax = sizeof(sockaddr_un::sun_path) - 1;
-    if (path->size() > kPathMax) {
-        return usage_error("--socket-path is longer than a socket's name can be (" +
-                           std::to_string(kPathMax) + " bytes): choose a shorter one");
-    }
+    OUTRIGGER_TRY(check_socket_path("socket-path", *path));
     settings.socket_path = *path;
     return {};
+}
+
+Result<std::string> read_name(const OptionValues& values) {
+    constexpr size_t kNameMax = 64;
+    const std::string name = values.text("name").value_or("");
+    const bool plain = std::ranges::all_of(name, [](char each) {
+        return (each >= 'a' && each <= 'z') || (each >= 'A' && each <= 'Z') ||
+               (each >= '0' && each <= '9') || each == '-' || each == '_' || each == '.';
+    });
+    if (!plain || name.size() > kNameMax) {
+        return usage_error("--name takes letters, digits, '-', '_' and '.', at most 64");
+    }
+    return name;
+}
+
+Result<ControlSettings> read_control(const OptionValues& values) {
+    ControlSettings settings;
+    settings.socket_path = values.text("control-socket").value_or("");
+    if (const auto fd = values.number("control-fd")) {
+        settings.fd = static_cast<int>(*fd);
+    }
+    if (settings.fd && !settings.socket_path.empty()) {
+        return usage_error("--control-socket and --control-fd exclude each other: give one");
+    }
+    OUTRIGGER_TRY(check_socket_path("control-socket", settings.socket_path));
+    return settings;
 }
 
 /// Checks what was given for one device and fills in the defaults.
@@ -89,6 +120,7 @@ Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& pro
     values.set_defaults(program.options);
     DeviceSettings settings;
     OUTRIGGER_TRY(read_endpoint(values, settings));
+    settings.name = OUTRIGGER_TRY(read_name(values));
     if (const auto cpus = values.text("cpus")) {
         auto list = parse_cpu_list(*cpus);
         if (!list) {
@@ -105,7 +137,8 @@ Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& pro
     return settings;
 }
 
-Result<void> check_endpoints_differ(const std::vector<DeviceSettings>& devices) {
+Result<void> check_endpoints_differ(const CommandLine& line) {
+    const auto& devices = line.devices;
     for (auto one = devices.begin(); one != devices.end(); ++one) {
         const auto same = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
             return one->fd == other.fd && one->socket_path == other.socket_path;
@@ -113,23 +146,17 @@ Result<void> check_endpoints_differ(const std::vector<DeviceSettings>& devices) 
         if (same != devices.end()) {
             return usage_error("two devices have the same socket: give each its own");
         }
+        if (line.control.fd == one->fd && line.control.socket_path == one->socket_path) {
+            return usage_error("the control socket is also that of a device: give it its own");
+        }
+        const auto namesake = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
+            return !one->name.empty() && one->name == other.name;
+        });
+        if (namesake != devices.end()) {
+            return usage_error("two devices are called " + one->name + ": give each its own name");
+        }
     }
     return {};
-}
-
-LogLevel to_log_level(std::string_view name) {
-    constexpr std::array<std::pair<std::string_view, LogLevel>, 6> kLevels = {{
-        {"off", LogLevel::kOff},
-        {"error", LogLevel::kError},
-        {"warning", LogLevel::kWarning},
-        {"info", LogLevel::kInfo},
-        {"debug", LogLevel::kDebug},
-        {"trace", LogLevel::kTrace},
-    }};
-    const auto found =
-        std::ranges::find(kLevels, name, [](const auto& each) { return each.first; });
-    OUTRIGGER_ASSERT(found != kLevels.end());
-    return found->second;
 }
 
 LoopKind to_loop_kind(std::string_view name) {
@@ -200,7 +227,6 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
         }
         devices.push_back(*std::move(device));
     }
-    OUTRIGGER_TRY(check_endpoints_differ(devices));
     return devices;
 }
 
@@ -237,8 +263,11 @@ Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
     line.message_timeout =
         std::chrono::milliseconds(given.process.number("message-timeout-ms").value_or(0));
     line.require_sealed = given.process.flag("require-sealed");
-    line.log_level = to_log_level(given.process.text("log-level").value_or(""));
+    line.log_level =
+        log_level_named(given.process.text("log-level").value_or("")).value_or(LogLevel::kInfo);
     line.devices = OUTRIGGER_TRY(read_devices(given, device_table, program));
+    line.control = OUTRIGGER_TRY(read_control(given.process));
+    OUTRIGGER_TRY(check_endpoints_differ(line));
     return line;
 }
 

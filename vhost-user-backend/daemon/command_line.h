@@ -22,11 +22,18 @@ namespace outrigger {
 /// One device to serve. Either `socket_path` or `fd` is set.
 struct DeviceSettings {
     OptionValues values;  ///< the device's own options, with defaults
+    std::string name;     ///< for the control socket; empty: one is made up
     std::string socket_path;
     std::optional<int> fd;
     unsigned queue_threads = 1;
     std::vector<unsigned> cpus;  ///< thread i runs on cpus[i modulo their count]; empty: anywhere
     std::chrono::microseconds poll_max{0};
+};
+
+/// Where an operator connects: nowhere when neither is set.
+struct ControlSettings {
+    std::string socket_path;
+    std::optional<int> fd;
 };
 
 /// What the command line asks for.
@@ -35,6 +42,7 @@ enum class CommandAction : uint8_t { kServe, kHelp, kVersion, kCapabilities, kMa
 struct CommandLine {
     CommandAction action = CommandAction::kServe;
     std::vector<DeviceSettings> devices;  ///< at least one for kServe, at most kDevicesMax
+    ControlSettings control;
     LoopKind loop = LoopKind::kAuto;
     SandboxMode sandbox = SandboxMode::kOn;
     bool exit_on_disconnect = false;

@@ -9,7 +9,7 @@
 namespace outrigger {
 namespace {
 
-constexpr std::array<OptionSpec, 5> kDeviceCommonOptions = {{
+constexpr std::array<OptionSpec, 6> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -19,6 +19,10 @@ constexpr std::array<OptionSpec, 5> kDeviceCommonOptions = {{
      .help = "Take the socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "name",
+     .value_name = "TEXT",
+     .help = "What the control socket calls the device; without it the kind and a number, like "
+             "blk0"},
     {.name = "queue-threads",
      .kind = OptionKind::kNumber,
      .value_name = "N",
@@ -59,11 +63,21 @@ constexpr std::array<std::string_view, 6> kLogLevels = {
 
 constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
 
-constexpr std::array<OptionSpec, 12> kProcessOptions = {{
+constexpr std::array<OptionSpec, 14> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
              "value is doubled); may be repeated, and options outside are then defaults for all"},
+    {.name = "control-socket",
+     .value_name = "PATH",
+     .help = "Listen for outriggerctl on a Unix socket at PATH, for the user of this program and "
+             "root alone"},
+    {.name = "control-fd",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "Take that socket from inherited descriptor N, which listens or is already connected",
+     .number_min = 3,
+     .number_max = 1'000'000},
     {.name = "io",
      .kind = OptionKind::kChoice,
      .value_name = "KIND",

@@ -7,8 +7,10 @@
 #include <utility>
 
 #include <signal.h>
+#include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/control/device_control.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
@@ -40,7 +42,16 @@ Result<void> Daemon::open() {
         add_extras(settings.values);
     }
     for (size_t i = 0; i < served_.size(); ++i) {
-        served_[i].endpoint = OUTRIGGER_TRY(open_endpoint(settings_.devices[i]));
+        const DeviceSettings& settings = settings_.devices[i];
+        served_[i].endpoint =
+            OUTRIGGER_TRY(open_endpoint(settings.socket_path, settings.fd, "--fd"));
+    }
+    const ControlSettings& control = settings_.control;
+    if (control.fd || !control.socket_path.empty()) {
+        OUTRIGGER_TRY(check_names());
+        own_user_ = ::geteuid();
+        control_endpoint_ =
+            OUTRIGGER_TRY(open_endpoint(control.socket_path, control.fd, "--control-fd"));
     }
     return {};
 }
@@ -58,13 +69,35 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extras_.readable_paths, more.readable_paths);
 }
 
-Result<Endpoint> Daemon::open_endpoint(const DeviceSettings& settings) const {
+std::string Daemon::name_of(size_t index) const {
+    const std::string& given = settings_.devices[index].name;
+    return given.empty()
+               ? std::string(served_[index].device->identity().name) + std::to_string(index)
+               : given;
+}
+
+/// A given name may be what another device is called without one.
+Result<void> Daemon::check_names() const {
+    for (size_t one = 0; one < served_.size(); ++one) {
+        for (size_t other = 0; other < one; ++other) {
+            if (name_of(one) == name_of(other)) {
+                return failure(Error{.message = "two devices are called " + name_of(one) +
+                                                ": give each its own --name"});
+            }
+        }
+    }
+    return {};
+}
+
+Result<Endpoint> Daemon::open_endpoint(const std::string& path,
+                                       std::optional<int> fd,
+                                       std::string_view fd_option) const {
     Endpoint endpoint;
-    if (!settings.fd) {
-        endpoint.listener = OUTRIGGER_TRY(listen_at(settings.socket_path));
+    if (!fd) {
+        endpoint.listener = OUTRIGGER_TRY(listen_at(path));
         return endpoint;
     }
-    InheritedSocket socket = OUTRIGGER_TRY(take_inherited_socket(*settings.fd));
+    InheritedSocket socket = OUTRIGGER_TRY(take_inherited_socket(*fd, fd_option));
     if (socket.listening) {
         endpoint.listener = ListeningSocket{.fd = std::move(socket.fd)};
     } else {
@@ -84,6 +117,9 @@ Result<void> Daemon::drop_what_threads_inherit() {
         if (served.endpoint.listener && served.endpoint.listener->file) {
             socket_directories.push_back(served.endpoint.listener->file->directory_fd());
         }
+    }
+    if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
+        socket_directories.push_back(control_endpoint_->listener->file->directory_fd());
     }
     OUTRIGGER_TRY(drop_access(socket_directories, extras_));
     for (size_t i = 0; i < served_.size(); ++i) {
@@ -141,6 +177,37 @@ Result<void> Daemon::confine_threads() {
     return enter_sandbox(settings_.sandbox, needs, workers);
 }
 
+void Daemon::start_control() {
+    if (!control_endpoint_) {
+        return;
+    }
+    std::vector<ControlServer::Target> targets;
+    for (size_t i = 0; i < served_.size(); ++i) {
+        const DeviceSettings& settings = settings_.devices[i];
+        Served& served = served_[i];
+        if (control::DeviceControl* const control = served.device->control()) {
+            control->attach(*loop_, served.worker_list);
+        }
+        targets.push_back(
+            {.name = name_of(i),
+             .type = program_.type,
+             .socket = settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path,
+             .device = *served.device,
+             .server = *served.server});
+    }
+    control_ =
+        std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
+                                                                   .program = program_.name,
+                                                                   .version = OUTRIGGER_VERSION,
+                                                                   .own_user = own_user_,
+                                                                   .targets = std::move(targets)},
+                                        *std::exchange(control_endpoint_, std::nullopt));
+    control_->start();
+    if (!settings_.control.socket_path.empty()) {
+        log(LogLevel::kInfo, "control: listening at {}", settings_.control.socket_path);
+    }
+}
+
 /// The last stage: from here on nothing is opened but what a front end sends.
 void Daemon::accept() {
     for (size_t i = 0; i < served_.size(); ++i) {
@@ -165,10 +232,14 @@ void Daemon::accept() {
         log(LogLevel::kInfo,
             "stopping: {}",
             Termination::requested() == SIGINT ? "SIGINT" : "SIGTERM");
+        if (control_ != nullptr) {
+            control_->stop_listening();
+        }
         for (const Served& served : served_) {
             served.server->shut_down();
         }
     });
+    start_control();
     for (const Served& served : served_) {
         served.server->start();
     }

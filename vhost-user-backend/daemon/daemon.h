@@ -3,10 +3,16 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
+
+#include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/command_line.h"
+#include "vhost-user-backend/daemon/control_server.h"
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/device_server.h"
 #include "vhost-user-backend/device.h"
@@ -37,10 +43,15 @@ class Daemon final {
 
     [[nodiscard]] Result<void> open();
     void add_extras(const OptionValues& values);
-    [[nodiscard]] Result<Endpoint> open_endpoint(const DeviceSettings& settings) const;
+    [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,
+                                                 std::optional<int> fd,
+                                                 std::string_view fd_option) const;
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
     [[nodiscard]] Result<void> confine_threads();
+    [[nodiscard]] std::string name_of(size_t index) const;
+    [[nodiscard]] Result<void> check_names() const;
+    void start_control();
     void accept();
 
     const DeviceProgram& program_;
@@ -49,6 +60,9 @@ class Daemon final {
     std::vector<Served> served_;
     SandboxExtras extras_;  // of all devices; its system calls are in extra_calls_
     std::vector<SystemCallRule> extra_calls_;
+    std::optional<Endpoint> control_endpoint_;
+    uid_t own_user_ = 0;                      // the sandbox does not let us ask
+    std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
     size_t finished_ = 0;
 };
 

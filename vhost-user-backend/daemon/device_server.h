@@ -53,6 +53,9 @@ class DeviceServer final {
     /// Stops listening, removes the socket and closes the session; on_finished() follows.
     void shut_down();
 
+    /// Is a front end there?
+    [[nodiscard]] bool connected() const { return session_ != nullptr; }
+
     [[nodiscard]] const SessionCounters& counters() const { return counters_; }
 
   private:

@@ -142,8 +142,8 @@ Result<ListeningSocket> listen_at(const std::string& path) {
     return socket;
 }
 
-Result<InheritedSocket> take_inherited_socket(int number) {
-    const std::string name = "--fd=" + std::to_string(number);
+Result<InheritedSocket> take_inherited_socket(int number, std::string_view option) {
+    const std::string name = std::string(option) + "=" + std::to_string(number);
 
     struct stat status {};
 

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
@@ -27,6 +28,8 @@ struct InheritedSocket {
 };
 
 /// Takes descriptor `number`, which must be a Unix stream socket that listens or is connected.
-[[nodiscard]] Result<InheritedSocket> take_inherited_socket(int number);
+/// `option` named it.
+[[nodiscard]] Result<InheritedSocket> take_inherited_socket(int number,
+                                                            std::string_view option = "--fd");
 
 }  // namespace outrigger

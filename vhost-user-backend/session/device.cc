@@ -16,6 +16,10 @@ Result<void, ConfigError> Device::write_config(ConfigOffset /*at*/,
     return failure(ConfigError::kReadOnly);
 }
 
+void Device::hurry_queue(QueueIndex /*index*/) {
+    // Most devices hold nothing: what they popped is under way.
+}
+
 // A device without the ability is never asked.
 
 bool Device::set_mtu(uint16_t /*mtu*/) {
@@ -28,6 +32,10 @@ bool Device::announce(const MacAddress& /*address*/) {
 
 std::optional<UniqueFd> Device::shared_object(const Uuid& /*object*/) {
     return std::nullopt;
+}
+
+control::DeviceControl* Device::control() {
+    return nullptr;
 }
 
 }  // namespace outrigger

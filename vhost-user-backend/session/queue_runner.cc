@@ -217,6 +217,9 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
     }
     memory_released_ = std::move(done);
     check_memory_released();
+    if (memory_released_ && !stopping_) {
+        environment_.device.hurry_queue(environment_.index);
+    }
 }
 
 void QueueRunner::on_misses_answered(std::span<const TranslationMiss> misses, bool refused) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <initializer_list>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -182,6 +183,44 @@ TEST(CommandLine, FdReplacesThePath) {
 
 TEST(CommandLine, StandardDescriptorsAreNoSockets) {
     EXPECT_EQ(refusal({"--fd=2"}), "--fd takes a number from 3 to 1000000, not '2'");
+}
+
+// --- The control socket ------------------------------------------------------------------------
+
+TEST(CommandLine, ControlSocketIsAPathOrADescriptor) {
+    const auto none = parse({"--socket-path=/s"});
+    ASSERT_TRUE(none);
+    EXPECT_TRUE(none->control.socket_path.empty());
+    EXPECT_EQ(none->control.fd, std::nullopt);
+    const auto path = parse({"--socket-path=/s", "--control-socket=/c"});
+    ASSERT_TRUE(path);
+    EXPECT_EQ(path->control.socket_path, "/c");
+    const auto fd = parse({"--socket-path=/s", "--control-fd=4"});
+    ASSERT_TRUE(fd);
+    EXPECT_EQ(fd->control.fd, 4);
+}
+
+TEST(CommandLine, RefusesControlSocketsThatCannotBe) {
+    EXPECT_EQ(refusal({"--socket-path=/s", "--control-socket=/c", "--control-fd=4"}),
+              "--control-socket and --control-fd exclude each other: give one");
+    EXPECT_EQ(refusal({"--socket-path=/s", "--control-socket=/s"}),
+              "the control socket is also that of a device: give it its own");
+    EXPECT_EQ(refusal({"--fd=4", "--control-fd=4"}),
+              "the control socket is also that of a device: give it its own");
+    const std::string longest = "--control-socket=/" + std::string(107, 'x');
+    EXPECT_EQ(refusal({"--socket-path=/s", longest.c_str()}),
+              "--control-socket is longer than a socket's name can be (107 bytes): choose a "
+              "shorter one");
+}
+
+TEST(CommandLine, NamesArePlainAndOnce) {
+    const auto named = parse({"--socket-path=/s", "--name=data.1_a-B"});
+    ASSERT_TRUE(named);
+    EXPECT_EQ(named->devices[0].name, "data.1_a-B");
+    EXPECT_EQ(refusal({"--socket-path=/s", "--name=a b"}),
+              "--name takes letters, digits, '-', '_' and '.', at most 64");
+    EXPECT_EQ(refusal({"--device", "socket-path=/s,name=a", "--device", "socket-path=/t,name=a"}),
+              "two devices are called a: give each its own name");
 }
 
 TEST(CommandLine, RefusesNothing) {

@@ -58,12 +58,33 @@ prove_blk() {
         return
     fi
 
+    [ ! -f /grown.sectors ] || prove_blk_growth "$(cat /grown.sectors)"
+
     # Nothing of the disk is cached any more, and its queues were stopped and started.
     if take_again virtio_blk && wait_for test -b /dev/vda && mount -t ext4 -o ro /dev/vda /mnt &&
         [ "$(head -c 4194304 /mnt/written-by-guest | sha256sum)" = "$start_sum" ] && umount /mnt; then
         pass blk.reset "after a reset the disk is there again, with what was written"
     else
         fail blk.reset "after a reset the disk is not there, or not the same"
+    fi
+}
+
+# prove_blk_growth SECTORS: the host lets the disk grow, and the running driver sees that.
+prove_blk_growth() {
+    before=$(cat /sys/block/vda/size)
+    ask blk.growth
+    if ! wait_for grep -q "^$1\$" /sys/block/vda/size; then
+        fail blk.growth "$(cat /sys/block/vda/size) sectors, $1 expected"
+        return
+    fi
+    # The last block of the new part, past the guest's page cache in both directions.
+    head -c 4096 /dev/urandom >/tmp/block
+    if dd if=/tmp/block of=/dev/vda bs=4096 seek=$(($1 / 8 - 1)) conv=fsync 2>/dev/null &&
+        echo 3 >/proc/sys/vm/drop_caches &&
+        dd if=/dev/vda bs=4096 skip=$(($1 / 8 - 1)) count=1 2>/dev/null | cmp -s - /tmp/block; then
+        pass blk.growth "from $before to $1 sectors while the guest ran"
+    else
+        fail blk.growth "the new part does not keep what is written"
     fi
 }
 

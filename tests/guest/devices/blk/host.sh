@@ -5,6 +5,7 @@
 blk_title="disk"
 blk_program=devices/blk/outrigger-blk
 blk_file_count=100
+blk_grown_bytes=$((256 << 20))
 
 # A fresh ext4 image with random files of 0 bytes to 256 KiB in a few directories, and their manifest.
 # mke2fs fills it without mounting, so this needs no root.
@@ -32,11 +33,22 @@ blk_setup() {
     truncate -s 192M "$work/disk.img"
     mke2fs -q -F -t ext4 -L outrigger -d "$files" "$work/disk.img" || return
     rm -rf "$files"
+    # QEMU's own daemon is not asked for it.
+    [[ $reference ]] || echo $((blk_grown_bytes / 512)) >"$guest_extra/grown.sectors"
+}
+
+# Called while the guest runs: an operator lets the disk grow.
+blk_asked() {
+    local complaint
+    if ! complaint=$("$build/tools/outriggerctl/outriggerctl" --socket="$work/blk.control" \
+        resize "$blk_grown_bytes" 2>&1 >/dev/null); then
+        host_result "blk.$1" failed "$complaint"
+    fi
 }
 
 blk_command() {
     daemon_command=("$build/$blk_program" --socket-path="$1" --blk-file="$work/disk.img"
-        --num-queues="$queues")
+        --num-queues="$queues" --control-socket="$work/blk.control")
 }
 
 # The same disk behind QEMU's own daemon, for tests/guest/run --reference.

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The block device's end of the control socket: the messages of outrigger_control.proto in terms
+/// of BlkChanges.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "vhost-user-backend/control/device_control.h"
+
+#include "devices/blk/blk_changes.h"
+#include "devices/blk/blk_device.h"
+
+namespace outrigger::blk {
+
+/// Thread-bound: control thread.
+class BlkControl final : public control::DeviceControl {
+  public:
+    explicit BlkControl(BlkDevice& device) : device_(device), changes_(device) {}
+
+    void attach(EventLoop& control_loop, std::span<Worker* const> workers) override;
+    void describe(control::v1::Device& out) const override;
+    void handle(const control::v1::Request& request,
+                std::vector<UniqueFd> fds,
+                Answer answer) override;
+
+  private:
+    void resize(const control::v1::Request& request, Answer answer);
+    void set_cache(const control::v1::Request& request, Answer answer);
+    void set_limits(const control::v1::Request& request, Answer answer);
+    void set_error_policy(const control::v1::Request& request, Answer answer);
+    void swap_image(const control::v1::Request& request, std::vector<UniqueFd> fds, Answer answer);
+
+    BlkDevice& device_;
+    BlkChanges changes_;
+};
+
+}  // namespace outrigger::blk

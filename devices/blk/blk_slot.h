@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+/// For the files of BlkQueue alone.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "devices/blk/blk_queue.h"
+
+namespace outrigger::blk {
+
+/// A request that was taken off the ring, and all that must stay in place for it.
+class BlkQueue::Slot final : public ImageRequest {
+  public:
+    void on_image_done(int os_error) override { owner->on_done(*this, os_error); }
+
+    [[nodiscard]] bool data_was_lost() override { return owner->queue_.memory_was_lost(); }
+
+    /// Which limits it counts for. What changes the disk without data is a write, a flush too.
+    [[nodiscard]] Direction direction() const {
+        return command == ImageCommand::kRead ? Direction::kRead : Direction::kWrite;
+    }
+
+    BlkQueue* owner = nullptr;
+    std::optional<DescriptorChain> chain;
+    GuestBuffer status;
+    BlkCommand blk_command = BlkCommand::kRead;
+    uint64_t bytes = 0;          ///< of data
+    uint64_t limited_bytes = 0;  ///< that limits count: also of zeroes to write
+    std::array<ImageRange, kBlkRangesMax> range_storage;
+    Slot* next = nullptr;  ///< in a SlotList
+    int held_error = 0;    ///< why the error policy holds it
+    bool report = false;   ///< an error is reported whatever the policy: somebody waits
+};
+
+}  // namespace outrigger::blk

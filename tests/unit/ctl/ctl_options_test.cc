@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/outriggerctl/ctl_options.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "tools/outriggerctl/ctl_report.h"
+
+namespace outrigger::ctl {
+namespace {
+
+Result<CtlPlan> parse(std::vector<const char*> arguments) {
+    return parse_ctl_arguments(arguments);
+}
+
+/// The plan of a command line that is right.
+CtlPlan plan(std::vector<const char*> arguments) {
+    arguments.push_back("--socket=s");
+    auto parsed = parse(std::move(arguments));
+    EXPECT_TRUE(parsed.has_value()) << parsed.error().message;
+    return parsed.value_or(CtlPlan());
+}
+
+std::string complaint(std::vector<const char*> arguments) {
+    const auto parsed = parse(std::move(arguments));
+    return parsed ? "" : parsed.error().message;
+}
+
+TEST(CtlOptions, EveryCommandMakesItsRequest) {
+    EXPECT_TRUE(plan({"list"}).request.has_describe());
+    EXPECT_TRUE(plan({"list"}).list);
+    EXPECT_FALSE(plan({"show"}).list);
+    EXPECT_EQ(plan({"resize", "2G"}).request.resize().size_bytes(), uint64_t{2} << 30);
+    EXPECT_FALSE(plan({"resize"}).request.resize().has_size_bytes());
+    EXPECT_TRUE(plan({"resize", "1", "--force"}).request.resize().force());
+    EXPECT_TRUE(plan({"read-only", "on"}).request.set_read_only().read_only());
+    EXPECT_FALSE(plan({"read-only", "off"}).request.set_read_only().read_only());
+    EXPECT_EQ(plan({"cache", "writeback"}).request.set_cache().cache(), control::v1::WRITE_BACK);
+    EXPECT_TRUE(plan({"cache", "writeback", "--force"}).request.set_cache().force());
+    EXPECT_EQ(plan({"on-error", "enospc"}).request.set_error_policy().policy(),
+              control::v1::STOP_ON_FULL);
+    EXPECT_TRUE(plan({"pause"}).request.has_pause());
+    EXPECT_TRUE(plan({"resume"}).request.has_resume());
+    EXPECT_EQ(plan({"log-level", "debug"}).request.set_log_level().level(), "debug");
+    const CtlPlan swap = plan({"swap", "b.img", "--read-only", "--force"});
+    EXPECT_EQ(swap.image_path, "b.img");
+    EXPECT_TRUE(swap.image_read_only);
+    EXPECT_EQ(swap.request.swap_image().label(), "b.img");
+    EXPECT_TRUE(swap.request.swap_image().force());
+}
+
+TEST(CtlOptions, LimitsAreThoseThatAreGiven) {
+    const auto limits = plan({"limit", "--bytes=100M:1G", "--write-ops", "7"}).request.set_limits();
+    EXPECT_EQ(limits.limits().bytes().per_second(), uint64_t{100} << 20);
+    EXPECT_EQ(limits.limits().bytes().burst(), uint64_t{1} << 30);
+    EXPECT_EQ(limits.limits().write_operations().per_second(), 7U);
+    EXPECT_FALSE(limits.limits().has_operations());
+    EXPECT_FALSE(limits.has_group());
+    EXPECT_EQ(plan({"limit", "--group=g"}).request.set_limits().group(), "g");
+    EXPECT_TRUE(plan({"limit", "--no-group"}).request.set_limits().has_group());
+    EXPECT_EQ(plan({"limit", "--no-group"}).request.set_limits().group(), "");
+}
+
+TEST(CtlOptions, ValuesMayStandInAWordOfTheirOwn) {
+    const auto parsed = parse({"--socket", "path", "--device", "blk1", "--timeout", "5", "pause"});
+    ASSERT_TRUE(parsed);
+    EXPECT_EQ(parsed->socket, "path");
+    EXPECT_EQ(parsed->request.device(), "blk1");
+    EXPECT_EQ(parsed->timeout, std::chrono::seconds(5));
+}
+
+TEST(CtlOptions, WrongCommandLinesAreNamed) {
+    EXPECT_EQ(complaint({}), "say what to do: a command is missing");
+    EXPECT_EQ(complaint({"fly"}), "there is no command fly");
+    EXPECT_EQ(complaint({"list"}), "--socket is required: say where the daemon listens");
+    EXPECT_EQ(complaint({"--wings", "list"}), "there is no option --wings");
+    EXPECT_EQ(complaint({"-x", "list"}), "there is no option -x");
+    EXPECT_EQ(complaint({"-", "list"}), "there is no option -");
+    EXPECT_EQ(complaint({"list", "--socket"}), "--socket lacks its value");
+    EXPECT_EQ(complaint({"list", "more", "--socket=s"}), "'more' is too much for list");
+    EXPECT_EQ(complaint({"swap", "--socket=s"}), "swap takes PATH");
+    EXPECT_EQ(complaint({"resize", "big", "--socket=s"}),
+              "resize takes a size in bytes (suffix K, M, G or T), not 'big'");
+    EXPECT_EQ(complaint({"cache", "none", "--socket=s"}),
+              "cache takes writeback|writethrough, not 'none'");
+    EXPECT_EQ(complaint({"pause", "--force", "--socket=s"}), "--force does not go with pause");
+    EXPECT_EQ(complaint({"limit", "--socket=s"}),
+              "limit takes at least one of its options, like --bytes=100M");
+    EXPECT_EQ(complaint({"limit", "--bytes=x", "--socket=s"}),
+              "--bytes takes a rate like 100M, or with a burst like 100M:1G");
+    EXPECT_EQ(complaint({"list", "--json", "--json", "--socket=s"}), "--json is given twice");
+}
+
+TEST(CtlReport, ListHasALineForEachDevice) {
+    control::v1::Program program;
+    program.add_devices()->set_name("blk0");
+    program.mutable_devices(0)->mutable_block()->set_size_bytes(uint64_t{3} << 30);
+    program.mutable_devices(0)->mutable_block()->set_state(control::v1::BlockDevice::STOPPED);
+    program.add_devices()->set_name("rng1");
+    const std::string text = list_text(program);
+    EXPECT_EQ(std::ranges::count(text, '\n'), 2);
+    EXPECT_NE(text.find("3221225472 bytes (3.0 GiB)"), std::string::npos);
+    EXPECT_NE(text.find("stopped"), std::string::npos);
+}
+
+TEST(CtlReport, JsonNamesEveryFieldEvenWhereItIsZero) {
+    control::v1::Reply reply;
+    reply.mutable_program()->add_devices()->mutable_block();
+    const std::string text = json_text(reply);
+    EXPECT_NE(text.find("\"read_only\": false"), std::string::npos);
+    EXPECT_NE(text.find("\"held_requests\": \"0\""), std::string::npos);
+}
+
+}  // namespace
+}  // namespace outrigger::ctl

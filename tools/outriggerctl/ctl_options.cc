@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/outriggerctl/ctl_options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/base/checked_math.h"
+
+namespace outrigger::ctl {
+namespace {
+
+namespace v1 = control::v1;
+
+constexpr CommandSpec kCommands[] = {
+    {.name = "list", .value_name = "", .help = "Print a line for each device", .options = ""},
+    {.name = "show",
+     .value_name = "",
+     .help = "Print all that is known of each device, or of the one that --device names",
+     .options = ""},
+    {.name = "resize",
+     .value_name = "SIZE",
+     .value_optional = true,
+     .help = "Give the disk and its image this size; without SIZE take on the size that the image "
+             "has by now",
+     .options = " force "},
+    {.name = "read-only",
+     .value_name = "on|off",
+     .help = "Refuse what would change the disk, or take it again. A guest that took the disk as "
+             "writable gets errors for its writes; the next one sees a read-only disk",
+     .options = ""},
+    {.name = "cache",
+     .value_name = "writeback|writethrough",
+     .help = "Switch the disk's write cache. To writeback, a guest that may rely on write-through "
+             "keeps it until its driver switches the mode itself, or with --force",
+     .options = " force "},
+    {.name = "limit",
+     .value_name = "",
+     .help = "Set the limits that are given as options, and leave the others as they are; 0 "
+             "takes a limit away",
+     .options = " bytes read-bytes write-bytes ops read-ops write-ops group no-group "},
+    {.name = "on-error",
+     .value_name = "report|stop|enospc",
+     .help = "Choose what becomes of requests that the host fails, as the daemon's --on-error does",
+     .options = ""},
+    {.name = "swap",
+     .value_name = "PATH",
+     .help = "Serve another image from now on: requests in flight are finished with the old one",
+     .options = " force read-only "},
+    {.name = "pause",
+     .value_name = "",
+     .help = "Begin no more requests; done when none is in flight",
+     .options = ""},
+    {.name = "resume",
+     .value_name = "",
+     .help = "Go on after pause, and try requests again that the error policy holds",
+     .options = ""},
+    {.name = "log-level",
+     .value_name = "LEVEL",
+     .help = "Change what the daemon logs, as its --log-level does",
+     .options = ""},
+};
+
+constexpr std::string_view kRateValue = "RATE[:BURST]";
+
+constexpr OptionSpec kOptions[] = {
+    {.name = "socket",
+     .value_name = "PATH",
+     .help = "The control socket of the daemon: its --control-socket"},
+    {.name = "device",
+     .value_name = "NAME",
+     .help = "The device that is meant, by its name or its socket; needed where there are several"},
+    {.name = "json",
+     .kind = OptionKind::kFlag,
+     .help = "Print the answer as JSON, with the names of the protocol; 64-bit numbers are texts"},
+    {.name = "timeout",
+     .kind = OptionKind::kNumber,
+     .value_name = "SECONDS",
+     .help = "Give up when no answer came for so long; the command goes on",
+     .default_value = "30",
+     .number_min = 1,
+     .number_max = 86400},
+    {.name = "force",
+     .kind = OptionKind::kFlag,
+     .help = "With resize and swap: also to a smaller size, which loses what is beyond it. With "
+             "cache: at once, because the guest is known to flush"},
+    {.name = "read-only",
+     .kind = OptionKind::kFlag,
+     .help = "With swap: open the image for reading only"},
+    {.name = "bytes",
+     .value_name = kRateValue,
+     .help = "With limit: bytes in a second, read and written together, like 100M; after a pause "
+             "BURST at once"},
+    {.name = "read-bytes", .value_name = kRateValue, .help = "With limit: bytes read"},
+    {.name = "write-bytes", .value_name = kRateValue, .help = "With limit: bytes written"},
+    {.name = "ops", .value_name = kRateValue, .help = "With limit: requests of any kind"},
+    {.name = "read-ops", .value_name = kRateValue, .help = "With limit: reads"},
+    {.name = "write-ops", .value_name = kRateValue, .help = "With limit: everything but reads"},
+    {.name = "group",
+     .value_name = "NAME",
+     .help = "With limit: first put the disk into this group, whose disks share their limits"},
+    {.name = "no-group",
+     .kind = OptionKind::kFlag,
+     .help = "With limit: first take the disk out of its group; it has no limits then"},
+    {.name = "help", .kind = OptionKind::kFlag, .help = "Print this help and exit"},
+    {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
+    {.name = "print-man-page",
+     .value_name = "TEMPLATE",
+     .help = "Print the man page made from this file",
+     .hidden = true},
+};
+
+/// Those that belong to single commands.
+constexpr std::string_view kCommandOptions =
+    " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group ";
+
+std::unexpected<Error> usage_error(std::string message) {
+    return failure(Error{.message = std::move(message)});
+}
+
+bool names(std::string_view list, std::string_view option) {
+    std::string word(1, ' ');
+    word.append(option).append(1, ' ');
+    return list.find(word) != std::string_view::npos;
+}
+
+struct Given {
+    OptionValues values;
+    std::vector<std::string> words;
+};
+
+/// "--name=text", "--name text" or "--flag"; the rest are words.
+Result<Given> split(std::span<const char* const> arguments) {
+    Given given;
+    for (size_t i = 0; i < arguments.size(); ++i) {
+        const std::string_view argument = arguments[i];
+        if (!argument.starts_with("-")) {
+            given.words.emplace_back(argument);
+            continue;
+        }
+        const size_t equals = argument.find('=');
+        const auto name = argument.substr(std::min<size_t>(2, argument.size()), equals - 2);
+        const auto* const spec = std::ranges::find(kOptions, name, &OptionSpec::name);
+        if (!argument.starts_with("--") || spec == std::end(kOptions)) {
+            return usage_error("there is no option " + std::string(argument.substr(0, equals)));
+        }
+        if (given.values.has(name)) {
+            return usage_error("--" + std::string(name) + " is given twice");
+        }
+        std::string_view text = "on";
+        if (equals != std::string_view::npos) {
+            text = argument.substr(equals + 1);
+        } else if (spec->kind != OptionKind::kFlag) {
+            if (++i == arguments.size()) {
+                return usage_error(std::string(argument) + " lacks its value");
+            }
+            text = arguments[i];
+        }
+        OUTRIGGER_TRY(given.values.set(*spec, text));
+    }
+    return given;
+}
+
+std::optional<uint64_t> parse_size(const std::string& text) {
+    constexpr OptionSpec kSize = {.name = "size", .kind = OptionKind::kSize};
+    OptionValues values;
+    return values.set(kSize, text) ? values.number("size") : std::nullopt;
+}
+
+Result<void> set_rate(const OptionValues& values, std::string_view option, v1::Rate* rate) {
+    const std::string text = values.text(option).value_or("");
+    const size_t colon = text.find(':');
+    const auto per_second = parse_size(text.substr(0, colon));
+    const auto burst = colon == std::string::npos ? std::optional<uint64_t>(0)
+                                                  : parse_size(text.substr(colon + 1));
+    if (!per_second || !burst) {
+        return usage_error("--" + std::string(option) +
+                           " takes a rate like 100M, or with a burst like 100M:1G");
+    }
+    rate->set_per_second(*per_second);
+    rate->set_burst(*burst);
+    return {};
+}
+
+Result<void> read_limits(const OptionValues& values, v1::SetLimits& command) {
+    using Slot = v1::Rate* (v1::Limits::*)();
+    constexpr std::pair<std::string_view, Slot> kRates[] = {
+        {"bytes", &v1::Limits::mutable_bytes},
+        {"read-bytes", &v1::Limits::mutable_read_bytes},
+        {"write-bytes", &v1::Limits::mutable_write_bytes},
+        {"ops", &v1::Limits::mutable_operations},
+        {"read-ops", &v1::Limits::mutable_read_operations},
+        {"write-ops", &v1::Limits::mutable_write_operations},
+    };
+    for (const auto& [option, slot] : kRates) {
+        if (values.has(option)) {
+            OUTRIGGER_TRY(set_rate(values, option, (command.mutable_limits()->*slot)()));
+        }
+    }
+    if (values.has("group") && values.flag("no-group")) {
+        return usage_error("--group and --no-group exclude each other");
+    }
+    if (values.has("group") || values.flag("no-group")) {
+        command.set_group(values.text("group").value_or(""));
+    }
+    if (!command.has_limits() && !command.has_group()) {
+        return usage_error("limit takes at least one of its options, like --bytes=100M");
+    }
+    return {};
+}
+
+Result<void> read_choice(const std::string& value, v1::Request& request, std::string_view command) {
+    if (command == "read-only" && (value == "on" || value == "off")) {
+        request.mutable_set_read_only()->set_read_only(value == "on");
+    } else if (command == "cache" && (value == "writeback" || value == "writethrough")) {
+        request.mutable_set_cache()->set_cache(value == "writeback" ? v1::WRITE_BACK
+                                                                    : v1::WRITE_THROUGH);
+    } else if (command == "on-error" &&
+               (value == "report" || value == "stop" || value == "enospc")) {
+        request.mutable_set_error_policy()->set_policy(value == "report" ? v1::REPORT
+                                                       : value == "stop" ? v1::STOP
+                                                                         : v1::STOP_ON_FULL);
+    } else {
+        const auto* const spec = std::ranges::find(kCommands, command, &CommandSpec::name);
+        return usage_error(std::string(command) + " takes " + std::string(spec->value_name) +
+                           ", not '" + value + "'");
+    }
+    return {};
+}
+
+Result<void> read_command(const CommandSpec& spec,
+                          const std::optional<std::string>& value,
+                          const OptionValues& values,
+                          CtlPlan& plan) {
+    v1::Request& request = plan.request;
+    if (spec.name == "list" || spec.name == "show") {
+        request.mutable_describe();
+        plan.list = spec.name == "list";
+    } else if (spec.name == "resize") {
+        request.mutable_resize()->set_force(values.flag("force"));
+        if (value) {
+            const auto size = parse_size(*value);
+            if (!size) {
+                return usage_error("resize takes a size in bytes (suffix K, M, G or T), not '" +
+                                   *value + "'");
+            }
+            request.mutable_resize()->set_size_bytes(*size);
+        }
+    } else if (spec.name == "limit") {
+        return read_limits(values, *request.mutable_set_limits());
+    } else if (spec.name == "swap") {
+        plan.image_path = *value;
+        plan.image_read_only = values.flag("read-only");
+        request.mutable_swap_image()->set_label(*value);
+        request.mutable_swap_image()->set_force(values.flag("force"));
+    } else if (spec.name == "pause") {
+        request.mutable_pause();
+    } else if (spec.name == "resume") {
+        request.mutable_resume();
+    } else if (spec.name == "log-level") {
+        request.mutable_set_log_level()->set_level(*value);
+    } else {
+        OUTRIGGER_TRY(read_choice(*value, request, spec.name));
+        if (request.has_set_cache()) {
+            request.mutable_set_cache()->set_force(values.flag("force"));
+        }
+    }
+    return {};
+}
+
+Result<const CommandSpec*> find_command(const Given& given) {
+    if (given.words.empty()) {
+        return usage_error("say what to do: a command is missing");
+    }
+    const auto* const spec = std::ranges::find(kCommands, given.words[0], &CommandSpec::name);
+    if (spec == std::end(kCommands)) {
+        return usage_error("there is no command " + given.words[0]);
+    }
+    const size_t values = given.words.size() - 1;
+    const size_t values_max = spec->value_name.empty() ? 0 : 1;
+    if (values > values_max) {
+        return usage_error("'" + given.words[1 + values_max] + "' is too much for " +
+                           given.words[0]);
+    }
+    if (values < values_max && !spec->value_optional) {
+        return usage_error(given.words[0] + " takes " + std::string(spec->value_name));
+    }
+    for (const OptionSpec& option : kOptions) {
+        if (given.values.has(option.name) && names(kCommandOptions, option.name) &&
+            !names(spec->options, option.name)) {
+            return usage_error("--" + std::string(option.name) + " does not go with " +
+                               given.words[0]);
+        }
+    }
+    return spec;
+}
+
+}  // namespace
+
+std::span<const CommandSpec> ctl_commands() {
+    return kCommands;
+}
+
+std::span<const OptionSpec> ctl_options() {
+    return kOptions;
+}
+
+Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
+    Given given = OUTRIGGER_TRY(split(arguments));
+    CtlPlan plan;
+    if (given.values.flag("help") || given.values.flag("version")) {
+        plan.action = given.values.flag("help") ? Action::kHelp : Action::kVersion;
+        return plan;
+    }
+    if (auto path = given.values.text("print-man-page")) {
+        plan.action = Action::kManPage;
+        plan.man_page_template = *std::move(path);
+        return plan;
+    }
+    const CommandSpec* const spec = OUTRIGGER_TRY(find_command(given));
+    given.values.set_defaults(kOptions);
+    if (!given.values.has("socket")) {
+        return usage_error("--socket is required: say where the daemon listens");
+    }
+    plan.socket = given.values.text("socket").value_or("");
+    plan.json = given.values.flag("json");
+    plan.timeout = std::chrono::seconds(given.values.number("timeout").value_or(0));
+    plan.request.set_device(given.values.text("device").value_or(""));
+    const auto value =
+        given.words.size() > 1 ? std::optional<std::string>(given.words[1]) : std::nullopt;
+    OUTRIGGER_TRY(read_command(*spec, value, given.values, plan));
+    return plan;
+}
+
+}  // namespace outrigger::ctl

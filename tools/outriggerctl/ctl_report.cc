@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/outriggerctl/ctl_report.h"
+
+#include <array>
+#include <cstdint>
+#include <iterator>
+#include <string_view>
+#include <utility>
+
+#include <fmt/core.h>
+#include <google/protobuf/util/json_util.h>
+
+#include "vhost-user-backend/base/error.h"
+
+namespace outrigger::ctl {
+namespace {
+
+namespace v1 = control::v1;
+
+/// "10737418240 bytes (10.0 GiB)".
+std::string size_text(uint64_t bytes) {
+    constexpr std::array<std::string_view, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
+    if (bytes < 1024) {
+        return fmt::format("{} bytes", bytes);
+    }
+    double amount = static_cast<double>(bytes) / 1024;
+    size_t unit = 0;
+    while (amount >= 1024 && unit + 1 < kUnits.size()) {
+        amount /= 1024;
+        ++unit;
+    }
+    return fmt::format("{} bytes ({:.1f} {})", bytes, amount, kUnits[unit]);
+}
+
+std::string state_text(const v1::BlockDevice& block) {
+    switch (block.state()) {
+        case v1::BlockDevice::PAUSED:
+            return "paused";
+        case v1::BlockDevice::STOPPED:
+            return "stopped";
+        default:
+            return block.changing() ? "changing" : "running";
+    }
+}
+
+std::string cache_text(const v1::BlockDevice& block, bool connected) {
+    if (block.cache() == v1::WRITE_THROUGH) {
+        return "writethrough";
+    }
+    return block.writes_through() && connected
+               ? "writeback (writes are written through all the same)"
+               : "writeback";
+}
+
+std::string policy_text(v1::ErrorPolicy policy) {
+    switch (policy) {
+        case v1::STOP:
+            return "stop";
+        case v1::STOP_ON_FULL:
+            return "enospc";
+        default:
+            return "report";
+    }
+}
+
+void append_row(std::string& out, std::string_view name, std::string_view value) {
+    fmt::format_to(std::back_inserter(out), "  {:<18} {}\n", name, value);
+}
+
+std::string limits_text(const v1::BlockDevice& block) {
+    const v1::Limits& limits = block.limits();
+    const std::array<std::pair<std::string_view, const v1::Rate*>, 6> rates = {{
+        {"bytes", &limits.bytes()},
+        {"read-bytes", &limits.read_bytes()},
+        {"write-bytes", &limits.write_bytes()},
+        {"ops", &limits.operations()},
+        {"read-ops", &limits.read_operations()},
+        {"write-ops", &limits.write_operations()},
+    }};
+    std::string out;
+    for (const auto& [name, rate] : rates) {
+        if (rate->per_second() == 0) {
+            continue;
+        }
+        out += fmt::format("{}{}={}", out.empty() ? "" : " ", name, rate->per_second());
+        if (rate->burst() != 0) {
+            out += fmt::format(":{}", rate->burst());
+        }
+    }
+    if (out.empty()) {
+        out = "none";
+    }
+    return block.limit_group().empty() ? out
+                                       : fmt::format("{} (group {})", out, block.limit_group());
+}
+
+void append_block(std::string& out, const v1::BlockDevice& block, bool connected) {
+    append_row(out, "image", block.image());
+    append_row(out, "size", size_text(block.size_bytes()));
+    append_row(out, "block size", fmt::format("{} bytes", block.block_bytes()));
+    append_row(out,
+               "read-only",
+               block.image_read_only() ? "yes (the image)"
+               : block.read_only()     ? "yes"
+                                       : "no");
+    append_row(out, "cache", cache_text(block, connected));
+    append_row(out, "state", state_text(block));
+    if (!block.stop_reason().empty()) {
+        append_row(
+            out,
+            "stopped by",
+            fmt::format("{}; requests held: {}", block.stop_reason(), block.held_requests()));
+    }
+    append_row(out, "on error", policy_text(block.error_policy()));
+    append_row(out, "limits", limits_text(block));
+    const v1::BlockCounters& counters = block.counters();
+    append_row(out, "reads", fmt::format("{}", counters.reads()));
+    append_row(out, "bytes read", fmt::format("{}", counters.bytes_read()));
+    append_row(out, "writes", fmt::format("{}", counters.writes()));
+    append_row(out, "bytes written", fmt::format("{}", counters.bytes_written()));
+    append_row(out, "flushes", fmt::format("{}", counters.flushes()));
+    append_row(out, "discards", fmt::format("{}", counters.discards()));
+    append_row(out, "zeroes written", fmt::format("{}", counters.write_zeroes()));
+    append_row(out, "failed", fmt::format("{}", counters.failed()));
+    append_row(out, "refused", fmt::format("{}", counters.refused()));
+    append_row(out,
+               "throttled",
+               fmt::format("{} times, {:.3f} s",
+                           counters.throttled_requests(),
+                           static_cast<double>(counters.throttled_nanoseconds()) / 1e9));
+    append_row(out, "held by errors", fmt::format("{}", counters.stops()));
+}
+
+}  // namespace
+
+std::string list_text(const v1::Program& program) {
+    std::string out;
+    for (const v1::Device& device : program.devices()) {
+        out += fmt::format("{}  {}  {}", device.name(), device.type(), device.socket());
+        out += device.connected() ? "  connected" : "  waiting";
+        if (device.has_block()) {
+            const v1::BlockDevice& block = device.block();
+            out += fmt::format("  {}  {}  {}  {}",
+                               size_text(block.size_bytes()),
+                               block.read_only() ? "read-only" : "writable",
+                               state_text(block),
+                               block.image());
+        }
+        out += '\n';
+    }
+    return out;
+}
+
+std::string show_text(const v1::Program& program) {
+    std::string out = fmt::format("{} {}, pid {}, log level {}\n",
+                                  program.name(),
+                                  program.version(),
+                                  program.pid(),
+                                  program.log_level());
+    for (const v1::Device& device : program.devices()) {
+        out += fmt::format("\n{}\n", device.name());
+        append_row(out, "type", device.type());
+        append_row(out, "socket", device.socket());
+        append_row(out, "front end", device.connected() ? "connected" : "none");
+        append_row(out, "queues", fmt::format("{}", device.queues()));
+        append_row(out, "kicks", fmt::format("{}", device.kicks()));
+        append_row(out, "calls", fmt::format("{}", device.calls()));
+        if (device.has_block()) {
+            append_block(out, device.block(), device.connected());
+        }
+    }
+    return out;
+}
+
+std::string json_text(const v1::Reply& reply) {
+    google::protobuf::util::JsonPrintOptions options;
+    options.add_whitespace = true;
+    options.always_print_primitive_fields = true;
+    options.preserve_proto_field_names = true;
+    std::string out;
+    // A message of this schema always has a form in JSON.
+    OUTRIGGER_ASSERT(google::protobuf::util::MessageToJsonString(reply, &out, options).ok());
+    return out;
+}
+
+}  // namespace outrigger::ctl

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/control_server.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <utility>
+
+#include <unistd.h>
+
+#include <outrigger_control.pb.h>
+
+#include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/control/device_control.h"
+
+namespace outrigger {
+namespace {
+
+namespace v1 = control::v1;
+
+constexpr auto kAcceptRetry = std::chrono::milliseconds(250);
+
+void set_error(v1::Reply& reply, v1::Error::Code code, std::string message) {
+    reply.mutable_error()->set_code(code);
+    reply.mutable_error()->set_message(std::move(message));
+}
+
+v1::Error::Code code_of(control::Refusal refusal) {
+    switch (refusal) {
+        case control::Refusal::kUnknown:
+            return v1::Error::UNKNOWN_COMMAND;
+        case control::Refusal::kInvalid:
+            return v1::Error::INVALID;
+        case control::Refusal::kFailed:
+            return v1::Error::FAILED;
+    }
+    return v1::Error::UNSPECIFIED;
+}
+
+/// "resize" of Request.resize, for the log.
+std::string command_name(const v1::Request& request) {
+    const auto* field =
+        v1::Request::descriptor()->FindFieldByNumber(static_cast<int>(request.command_case()));
+    return field != nullptr ? field->name() : "unknown command";
+}
+
+}  // namespace
+
+ControlServer::ControlServer(Environment environment, Endpoint endpoint)
+    : environment_(std::move(environment)), endpoint_(std::move(endpoint)) {}
+
+ControlServer::~ControlServer() {
+    unwatch();
+}
+
+void ControlServer::start() {
+    if (endpoint_.connection.valid()) {
+        serve(std::move(endpoint_.connection));
+    } else {
+        listen();
+    }
+}
+
+void ControlServer::stop_listening() {
+    unwatch();
+    endpoint_.listener.reset();
+}
+
+void ControlServer::listen() {
+    watch_ =
+        environment_.loop.watch_readable(endpoint_.listener->fd.get(), [this] { on_connection(); });
+}
+
+void ControlServer::unwatch() {
+    if (watch_) {
+        environment_.loop.unwatch(*std::exchange(watch_, std::nullopt));
+    }
+    if (accept_timer_) {
+        environment_.loop.cancel_timer(*std::exchange(accept_timer_, std::nullopt));
+    }
+}
+
+void ControlServer::on_connection() {
+    UniqueFd socket = platform::accept_connection(endpoint_.listener->fd.get());
+    if (socket.valid()) {
+        serve(std::move(socket));
+        return;
+    }
+    if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) {
+        return;
+    }
+    // It stays in the backlog, and the socket readable: trying at once would spin.
+    unwatch();
+    accept_timer_ = environment_.loop.start_timer(EventLoop::Clock::now() + kAcceptRetry, [this] {
+        accept_timer_.reset();
+        listen();
+    });
+}
+
+void ControlServer::serve(UniqueFd socket) {
+    const std::string peer = platform::describe_peer(socket.get());
+    const auto user = platform::peer_user(socket.get());
+    const bool welcome = user && (*user == environment_.own_user || *user == 0);
+    const bool room = connections_.size() < kConnectionsMax;
+    // One place more, for whoever has to be told that there is none.
+    if (connections_.size() > kConnectionsMax) {
+        return;
+    }
+    connections_.emplace_front();
+    const auto place = connections_.begin();
+    *place = std::make_unique<ControlConnection>(
+        environment_.loop,
+        std::move(socket),
+        environment_.limits,
+        ControlConnection::Handler{.on_request =
+                                       [this, peer](const v1::Request& request,
+                                                    std::vector<UniqueFd> fds,
+                                                    ControlConnection::Respond respond) {
+                                           handle(request, std::move(fds), peer, respond);
+                                       },
+                                   .on_end = [this, place] { connections_.erase(place); }});
+    v1::Reply reply;
+    if (!welcome) {
+        client_log_.log(LogLevel::kWarning, "control: refused {}", peer);
+        set_error(reply,
+                  v1::Error::FORBIDDEN,
+                  "only the user of the program, and root, may use its control socket");
+        (*place)->turn_away(reply);
+    } else if (!room) {
+        client_log_.log(LogLevel::kWarning, "control: too many connections: refused {}", peer);
+        set_error(reply, v1::Error::TOO_MANY, "too many connections are open: close some");
+        (*place)->turn_away(reply);
+    }
+}
+
+void ControlServer::handle(const v1::Request& request,
+                           std::vector<UniqueFd> fds,
+                           const std::string& peer,
+                           const ControlConnection::Respond& respond) {
+    v1::Reply reply;
+    switch (request.command_case()) {
+        case v1::Request::kDescribe:
+            describe(request, reply);
+            break;
+        case v1::Request::kSetLogLevel: {
+            const auto level = log_level_named(request.set_log_level().level());
+            if (!level) {
+                set_error(reply,
+                          v1::Error::INVALID,
+                          "there is no such log level: off, error, warning, info, debug or trace");
+                break;
+            }
+            log(LogLevel::kInfo, "control: {}: log level {}", peer, log_level_name(*level));
+            set_log_level(*level);
+            reply.mutable_done();
+            break;
+        }
+        case v1::Request::COMMAND_NOT_SET:
+            set_error(reply,
+                      v1::Error::UNKNOWN_COMMAND,
+                      "this program does not know the command: it may be older than its client");
+            break;
+        default:
+            hand_on(request, std::move(fds), peer, respond);
+            return;
+    }
+    respond(reply);
+}
+
+const ControlServer::Target* ControlServer::find(const std::string& name) const {
+    const auto& targets = environment_.targets;
+    if (name.empty()) {
+        return targets.size() == 1 ? &targets.front() : nullptr;
+    }
+    const auto found = std::ranges::find_if(targets, [&](const Target& target) {
+        return target.name == name || target.socket == name;
+    });
+    return found != targets.end() ? &*found : nullptr;
+}
+
+void ControlServer::hand_on(const v1::Request& request,
+                            std::vector<UniqueFd> fds,
+                            const std::string& peer,
+                            const ControlConnection::Respond& respond) {
+    v1::Reply reply;
+    const Target* const target = find(request.device());
+    if (target == nullptr) {
+        set_error(reply,
+                  v1::Error::UNKNOWN_DEVICE,
+                  request.device().empty() ? "say which device: there are several"
+                                           : "there is no device of that name or socket");
+        respond(reply);
+        return;
+    }
+    control::DeviceControl* const device = target->device.control();
+    if (device == nullptr) {
+        set_error(reply, v1::Error::UNKNOWN_COMMAND, "this kind of device takes no commands");
+        respond(reply);
+        return;
+    }
+    device->handle(request,
+                   std::move(fds),
+                   [respond, peer, name = target->name, command = command_name(request)](
+                       control::CommandResult result) {
+                       v1::Reply answer;
+                       if (result) {
+                           log(LogLevel::kInfo, "control: {}: {} {}: done", peer, command, name);
+                           answer.mutable_done()->set_note(*result);
+                       } else {
+                           log(LogLevel::kInfo,
+                               "control: {}: {} {}: {}",
+                               peer,
+                               command,
+                               name,
+                               result.error().message);
+                           set_error(
+                               answer, code_of(result.error().refusal), result.error().message);
+                       }
+                       respond(answer);
+                   });
+}
+
+void ControlServer::describe(const v1::Request& request, v1::Reply& reply) const {
+    if (!request.device().empty() && find(request.device()) == nullptr) {
+        set_error(reply, v1::Error::UNKNOWN_DEVICE, "there is no device of that name or socket");
+        return;
+    }
+    v1::Program& program = *reply.mutable_program();
+    program.set_name(std::string(environment_.program));
+    program.set_version(std::string(environment_.version));
+    program.set_pid(static_cast<uint32_t>(::getpid()));
+    program.set_log_level(std::string(log_level_name(log_level())));
+    for (const Target& target : environment_.targets) {
+        if (request.device().empty() || &target == find(request.device())) {
+            describe(target, reply);
+        }
+    }
+}
+
+void ControlServer::describe(const Target& target, v1::Reply& reply) const {
+    v1::Device& device = *reply.mutable_program()->add_devices();
+    device.set_name(target.name);
+    device.set_type(std::string(target.type));
+    device.set_socket(target.socket);
+    device.set_connected(target.server.connected());
+    device.set_queues(target.device.identity().queue_count);
+    device.set_kicks(target.server.counters().kicks_received.value());
+    device.set_calls(target.server.counters().calls_sent.value());
+    if (const control::DeviceControl* const control = target.device.control()) {
+        control->describe(device);
+    }
+}
+
+}  // namespace outrigger
