@@ -89,7 +89,9 @@ BlkConfigSpace make_config_space(const ImageProperties& image, const BlkShape& s
     if (geometry.secure_erase) {
         space.max_secure_erase_sectors = geometry.secure_erase_sectors_max;
         space.max_secure_erase_seg = geometry.secure_erase_segments_max;
-        space.secure_erase_sector_alignment = block / kSectorBytes;
+        // Not less than the host's units: Linux takes the smaller of the two alignments for both.
+        space.secure_erase_sector_alignment =
+            std::max(image.discard_alignment_bytes, physical) / kSectorBytes;
     }
     return space;
 }

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/ioctl.h>
+
 #include "devices/blk/blk_sandbox.h"
 
 namespace outrigger::blk {
@@ -9,6 +11,11 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "preadv"},
     {.name = "pwritev"},
     {.name = "fdatasync"},
+    // The thread of an overlay's fill has a loop of its own.
+    {.name = "epoll_ctl"},
+    {.name = "epoll_wait"},
+    {.name = "epoll_pwait"},
+    {.name = "ioctl", .tests = {argument_is(1, FIONBIO)}},
     // An image that is resized, or swapped for an open file.
     {.name = "ftruncate"},
     {.name = "ftruncate64"},

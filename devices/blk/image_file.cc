@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/log.h"
 
 #include "devices/blk/direct_io.h"
 #include "devices/blk/host_block_device.h"
@@ -28,11 +29,19 @@ namespace {
 /// A guest's page cache works in 4 KiB; Linux guests refuse larger blocks.
 constexpr uint32_t kPhysicalBlockBytesMax = 4096;
 
+/// Errors with this number may pass: see ImageFileOptions::busy_patience. It is also what open()
+/// says of a block device that somebody has for himself.
+constexpr int kUsedByNobodyKnown = EBUSY;
+constexpr auto kBusyPause = std::chrono::milliseconds(50);
+
 std::string advice_for_open(int os_error, const ImageFileOptions& options) {
     switch (os_error) {
         case ENOENT:
-            return fmt::format("; create it first, for example with truncate -s 10G {}",
-                               options.path);
+            // Of a format of its own truncate makes no image.
+            return options.any_size
+                       ? "; create it first, with qemu-img create"
+                       : fmt::format("; create it first, for example with truncate -s 10G {}",
+                                     options.path);
         case EACCES:
         case EPERM:
         case EROFS:
@@ -62,7 +71,7 @@ Result<void> check_type(const ImageFileOptions& options, const struct stat& stat
     const std::string_view what = S_ISDIR(status.st_mode) ? "a directory" : "a special file";
     return failure(
         Error{.message = fmt::format(
-                  "image {} is {}: give a raw image file or a block device", options.path, what)});
+                  "image {} is {}: give an image file or a block device", options.path, what)});
 }
 
 Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
@@ -95,20 +104,8 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
     return fd;
 }
 
-/// A process that was killed with requests under way is gone before they are, and until then the
-/// kernel keeps its open files with their locks. So a lock that no process has is waited for, this
-/// long, and whoever restarts a daemon at once need not.
-constexpr std::chrono::seconds kLockPatience{2};
-constexpr std::chrono::milliseconds kLockPause{20};
-
 Result<void> lock_image(const ImageFileOptions& options, int fd) {
-    const auto deadline = std::chrono::steady_clock::now() + kLockPatience;
-    ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
-    while (outcome.os_error == EAGAIN && outcome.holder.empty() &&
-           std::chrono::steady_clock::now() < deadline) {
-        std::this_thread::sleep_for(kLockPause);
-        outcome = lock_image_file(fd, options.read_only);
-    }
+    const ImageLockOutcome outcome = lock_image_file(fd, options.read_only);
     if (outcome.os_error == 0) {
         return {};
     }
@@ -119,7 +116,7 @@ Result<void> lock_image(const ImageFileOptions& options, int fd) {
                                    "both with --read-only",
                                    options.path,
                                    outcome.holder.empty() ? "another process" : outcome.holder),
-            .os_error = outcome.os_error});
+            .os_error = outcome.holder.empty() ? kUsedByNobodyKnown : outcome.os_error});
     }
     Error error =
         error_from_code(fmt::format("cannot lock image {}", options.path), outcome.os_error);
@@ -218,7 +215,25 @@ Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptio
 }  // namespace
 
 Result<std::unique_ptr<ImageFile>> ImageFile::open(const ImageFileOptions& options) {
-    return examine(OUTRIGGER_TRY(open_descriptor(options)), options);
+    using Clock = std::chrono::steady_clock;
+    const auto deadline = Clock::now() + options.busy_patience;
+    // Anew each time: what was locked before it failed is not, while it waits.
+    const auto attempt = [&]() -> Result<std::unique_ptr<ImageFile>> {
+        return examine(OUTRIGGER_TRY(open_descriptor(options)), options);
+    };
+    bool told = false;
+    while (true) {
+        auto file = attempt();
+        if (file || file.error().os_error != kUsedByNobodyKnown || Clock::now() >= deadline) {
+            return file;
+        }
+        if (!std::exchange(told, true)) {
+            log(LogLevel::kInfo,
+                "blk: image {} is in use, perhaps by what a killed process began: waiting",
+                options.path);
+        }
+        std::this_thread::sleep_for(kBusyPause);
+    }
 }
 
 Result<std::unique_ptr<ImageFile>> ImageFile::adopt(UniqueFd fd, ImageFileOptions options) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,6 +24,10 @@ struct ImageFileOptions {
     bool read_only = false;
     bool direct = false;  ///< bypass the host's page cache (O_DIRECT)
     bool lock = true;     ///< refuse an image that another process writes
+    /// How long to wait for an image that is in use by nobody who can be named. The kernel ends
+    /// what a killed daemon began (io_uring) after that daemon is gone, and keeps its image locked
+    /// until then: who starts it again at once must not be refused.
+    std::chrono::milliseconds busy_patience{5000};
     /// Block size to offer; chosen from the host when not given. A power of two, 512 to 65536. One
     /// smaller than what the host can access directly makes `direct` writes of parts of the host's
     /// blocks read them first.

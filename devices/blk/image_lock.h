@@ -10,7 +10,7 @@ namespace outrigger::blk {
 struct ImageLockOutcome {
     int os_error = 0;      ///< 0: locked. EAGAIN: somebody uses the image. Otherwise errno.
     std::string holder{};  ///< EAGAIN: who that is, as "process 12 (qemu-io)" or
-                           ///< "another disk of this process", where it can be told
+                           ///< "another disk of this process"; empty: nobody who can be seen
 };
 
 /// Locks what `fd` has open, until its last descriptor is closed. Readers share; a writer is alone.

@@ -12,7 +12,8 @@ ImageLockOutcome lock_image_file(int fd, bool read_only) {
     if (::flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) {
         return {};
     }
-    return {.os_error = errno == EWOULDBLOCK ? EAGAIN : errno};
+    // That is all that can be told; it is alive, because without io_uring nothing outlives it.
+    return {.os_error = errno == EWOULDBLOCK ? EAGAIN : errno, .holder = "another process"};
 }
 
 }  // namespace outrigger::blk

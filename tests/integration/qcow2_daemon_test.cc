@@ -347,6 +347,11 @@ TEST_F(Qcow2Refusal, RawImage) {
     expect_refused({}, "is not a qcow2 image");
 }
 
+/// What makes a raw image makes none of this format.
+TEST_F(Qcow2Refusal, MissingImage) {
+    expect_refused({}, "create it first, with qemu-img create");
+}
+
 TEST_F(Qcow2Refusal, ImageThatIsWritten) {
     shell("qemu-img create -f qcow2 disk.qcow2 1M && truncate -s %4096 disk.qcow2");
     std::vector<std::string> arguments{"--socket-path=" + (folder_ / "other.sock").string(),

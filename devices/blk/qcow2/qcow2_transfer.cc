@@ -105,6 +105,10 @@ void Qcow2Transfer::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
     switch (phase_) {
         case Phase::kTable:
             on_table(result);
+            if (phase_ == Phase::kTable) {
+                submit_call();
+                return;
+            }
             break;
         case Phase::kData:
             on_data(result);
@@ -230,10 +234,17 @@ bool Qcow2Transfer::locate() {
 }
 
 void Qcow2Transfer::on_table(int32_t result) {
+    const size_t count = result > 0 ? static_cast<size_t>(result) : 0;
+    if (count > 0 && count < single_.iov_len) {
+        // The kernel may stop short anywhere, and says at the rest why, if it must.
+        single_ = {.iov_base = static_cast<std::byte*>(single_.iov_base) + count,
+                   .iov_len = single_.iov_len - count};
+        offset_bytes += count;
+        return;
+    }
     phase_ = Phase::kLocate;
-    // All of it was inside the file when that was opened. Where the kernel stops short inside a
-    // file, at a page it cannot read, the next call would say why; nobody needs to know.
-    const bool read = result >= 0 && static_cast<size_t>(result) == block_bytes_.size();
+    // All of it was inside the file when that was opened: 0 says that it is shorter now.
+    const bool read = count > 0;
     if (read) {
         set_piece(
             map_qcow2_run(layer().geometry, block_bytes_, offset_in_block_, reach_ - position()));

@@ -115,7 +115,25 @@ TEST(BlkConfig, SecureEraseIsOfferedWhereTheImageCanWithItsLimits) {
     EXPECT_GT(config.max_secure_erase_sectors, 0U);
     EXPECT_EQ(config.max_secure_erase_seg, geometry.secure_erase_segments_max);
     EXPECT_GT(config.max_secure_erase_seg, 1U);
-    EXPECT_EQ(config.secure_erase_sector_alignment, 8U);
+}
+
+/// A Linux guest discards, too, by the smaller one of both alignments.
+TEST(BlkConfig, ErasuresAreAlignedAsDiscardsAre) {
+    ImageProperties image = disk_with_large_physical_blocks();
+    image.can_secure_erase = true;
+    const auto config = read_as_driver(make_config_space(image, {}));
+    EXPECT_EQ(config.discard_sector_alignment, 128U);
+    EXPECT_EQ(config.secure_erase_sector_alignment, 128U);
+}
+
+/// A part of what the host can write at a time cannot be erased.
+TEST(BlkConfig, ErasuresAreAlignedToTheBlocksOfTheHost) {
+    ImageProperties image = disk_with_large_physical_blocks();
+    image.can_secure_erase = true;
+    image.discard_alignment_bytes = 0;
+    image.block_bytes = 512;
+    image.physical_block_bytes = 4096;
+    EXPECT_EQ(read_as_driver(make_config_space(image, {})).secure_erase_sector_alignment, 8U);
 }
 
 TEST(BlkConfig, ReadOnlyDiskErasesNothing) {
@@ -159,7 +177,7 @@ TEST(BlkConfig, ReadsAnyPartAndZeroesBehindTheEnd) {
     std::array<std::byte, 8> out;
     out.fill(std::byte{0xee});
     copy_config(space, sizeof space - 4, out);
-    EXPECT_EQ(out[0], std::byte{8});  // secure_erase_sector_alignment
+    EXPECT_EQ(out[0], std::byte{128});  // secure_erase_sector_alignment
     EXPECT_EQ(out[4], std::byte{0});
     EXPECT_EQ(out[7], std::byte{0});
 }

@@ -1,17 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/image_file.h"
 
-#include <chrono>
-#include <cstddef>
 #include <string>
-#include <thread>
-
-#include <sys/socket.h>
 
 #include <gtest/gtest.h>
-
-#include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/wire/fd_passing.h"
 
 #include "tests/support/temporary_image.h"
 
@@ -61,7 +53,7 @@ TEST(ImageFile, DirectoryIsRefused) {
 }
 
 TEST(ImageFile, CharacterDeviceIsRefused) {
-    expect_one_line_with(error_of({.path = "/dev/null"}), "raw image file or a block device");
+    expect_one_line_with(error_of({.path = "/dev/null"}), "image file or a block device");
 }
 
 TEST(ImageFile, SizeThatIsNoMultipleOfTheBlockSizeIsRefused) {
@@ -121,47 +113,6 @@ TEST(ImageFileLock, GoesWithTheImage) {
     const TemporaryImage backing(1 << 20);
     { ASSERT_TRUE(ImageFile::open({.path = backing.path()})); }
     EXPECT_EQ(error_of({.path = backing.path()}), "");
-}
-
-/// A locked image on its way through a socket: no process has it open. That of a process that was
-/// killed is like it, while its last requests end.
-class LockOfNobody {
-  public:
-    explicit LockOfNobody(const TemporaryImage& backing) {
-        int ends[2] = {};
-        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-        sender_ = UniqueFd(ends[0]);
-        receiver_ = UniqueFd(ends[1]);
-        const auto file = ImageFile::open({.path = backing.path()}).value();
-        const int fds[] = {file->fd.get()};
-        const std::byte byte{};
-        EXPECT_TRUE(wire::send_all(sender_.get(), {&byte, 1}, {}, fds, 1000));
-    }
-
-    void end() {
-        sender_.reset();
-        receiver_.reset();
-    }
-
-  private:
-    UniqueFd sender_;
-    UniqueFd receiver_;
-};
-
-TEST(ImageFileLock, OfNobodyIsWaitedFor) {
-    const TemporaryImage backing(1 << 20);
-    LockOfNobody lock(backing);
-    const std::jthread end([&] {
-        std::this_thread::sleep_for(std::chrono::milliseconds(100));
-        lock.end();
-    });
-    EXPECT_EQ(error_of({.path = backing.path()}), "");
-}
-
-TEST(ImageFileLock, OfNobodyIsNotWaitedForWithoutEnd) {
-    const TemporaryImage backing(1 << 20);
-    const LockOfNobody lock(backing);
-    expect_one_line_with(error_of({.path = backing.path()}), "is in use by another process");
 }
 
 TEST(ImageFileLock, CanBeSwitchedOff) {

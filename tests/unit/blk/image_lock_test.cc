@@ -2,11 +2,18 @@
 // QEMU's bytes, seen from a neighbour that locks as its block/file-posix.c does.
 #include "devices/blk/image_lock.h"
 
+#include <array>
 #include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstring>
 #include <string>
+#include <thread>
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +21,8 @@
 
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "devices/blk/image_file.h"
+#include "tests/support/loop_device.h"
 #include "tests/support/temporary_image.h"
 
 namespace outrigger::blk {
@@ -162,6 +171,94 @@ TEST_F(ImageLock, LockEndsWithItsDescriptor) {
     ours_ = UniqueFd();
     EXPECT_FALSE(neighbour_finds(neighbour_, kWrites));
     EXPECT_FALSE(neighbour_finds(neighbour_, kNobodyWrites));
+}
+
+// --- Waiting for what a killed process left ------------------------------------------------------
+
+/// Locks the image, as seen from /proc, for nobody: the one descriptor is on its way through a
+/// socket. So are the files of a killed process while io_uring ends what it began.
+class ImageOfNobody : public ImageLock {
+  protected:
+    void SetUp() override {
+        std::array<int, 2> ends{};
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+        sender_.reset(ends[0]);
+        receiver_.reset(ends[1]);
+        neighbour_locks(neighbour_, kWrites);
+        send(neighbour_.get());
+        neighbour_.reset();
+    }
+
+    void send(int fd) const {
+        alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof fd)> control{};
+        char byte = 0;
+        iovec data = {.iov_base = &byte, .iov_len = 1};
+        msghdr message = {};
+        message.msg_iov = &data;
+        message.msg_iovlen = 1;
+        message.msg_control = control.data();
+        message.msg_controllen = control.size();
+        cmsghdr* const header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof fd);
+        std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+        ASSERT_EQ(::sendmsg(sender_.get(), &message, 0), 1);
+    }
+
+    /// What is still in the socket is closed with it.
+    void let_go() {
+        sender_.reset();
+        receiver_.reset();
+    }
+
+    UniqueFd sender_;
+    UniqueFd receiver_;
+};
+
+TEST_F(ImageOfNobody, IsWaitedFor) {
+    std::thread later([this] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        let_go();
+    });
+    const auto file =
+        ImageFile::open({.path = backing_.path(), .busy_patience = std::chrono::minutes(1)});
+    later.join();
+    EXPECT_TRUE(file) << file.error().message;
+}
+
+TEST_F(ImageOfNobody, IsRefusedWhenPatienceEnds) {
+    const auto file =
+        ImageFile::open({.path = backing_.path(), .busy_patience = std::chrono::milliseconds(60)});
+    ASSERT_FALSE(file);
+    EXPECT_NE(file.error().message.find("in use by another process"), std::string::npos)
+        << file.error().message;
+}
+
+TEST_F(ImageLock, WhoIsThereIsNotWaitedFor) {
+    neighbour_locks(neighbour_, kWrites);
+    // It would be until the test is ended.
+    const auto file =
+        ImageFile::open({.path = backing_.path(), .busy_patience = std::chrono::hours(1)});
+    EXPECT_FALSE(file);
+}
+
+TEST(ImageBusy, DeviceThatSomebodyHasForHimselfIsWaitedFor) {
+    const TemporaryImage backing(1 << 20);
+    const auto device = LoopDevice::create(backing.fd(), 512);
+    if (!device) {
+        GTEST_SKIP() << "no loop device can be made here";
+    }
+    UniqueFd other(::open(device->path().c_str(), O_RDWR | O_EXCL | O_CLOEXEC));
+    ASSERT_TRUE(other.valid());
+    std::thread later([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        other.reset();
+    });
+    const auto file =
+        ImageFile::open({.path = device->path(), .busy_patience = std::chrono::minutes(1)});
+    later.join();
+    EXPECT_TRUE(file) << file.error().message;
 }
 
 }  // namespace

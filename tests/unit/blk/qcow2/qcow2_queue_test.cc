@@ -2,8 +2,8 @@
 // Reads of a qcow2 disk whose kernel is played by the test.
 #include "devices/blk/qcow2/qcow2_queue.h"
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -87,7 +87,7 @@ class Qcow2QueueTest : public testing::Test {
         ASSERT_EQ(operation.segment_count, 1U);
         ASSERT_EQ(operation.segments->iov_len, bytes);
         ASSERT_LE(answer.size(), bytes);
-        std::memcpy(operation.segments->iov_base, answer.data(), answer.size());
+        std::ranges::copy(answer, static_cast<std::byte*>(operation.segments->iov_base));
         operation.on_complete(static_cast<int32_t>(answer.size()), 0);
     }
 
@@ -161,6 +161,35 @@ TEST_F(Qcow2QueueTest, ShortAnswersGoOnWithTheRest) {
     EXPECT_EQ(part.request.result, 0);
     EXPECT_EQ(part.memory[999], std::byte{1});
     EXPECT_EQ(part.memory[1000], std::byte{2});
+}
+
+TEST_F(Qcow2QueueTest, ShortAnswersOfATableGoOnWithTheRest) {
+    table_.u64(0, 5 * kCluster).u64(8 * 511, 7 * kCluster);
+    Read& first = read(0, 512);
+    Read& last = read(511 * kCluster, 512);
+    const std::span<const std::byte> table = table_.bytes();
+    expect_call(2 * kCluster, 4096, table.first(8));
+    expect_call(2 * kCluster + 8, 4088, table.subspan(8, 4000));
+    expect_call(2 * kCluster + 4008, 88, table.subspan(4008));
+    // Who waited for the table comes first.
+    expect_call(7 * kCluster, 512, 7);
+    expect_call(5 * kCluster, 512, 5);
+    EXPECT_EQ(first.request.result, 0);
+    EXPECT_EQ(first.memory, filled(512, 5));
+    EXPECT_EQ(last.request.result, 0);
+    EXPECT_EQ(last.memory, filled(512, 7));
+}
+
+TEST_F(Qcow2QueueTest, TableThatEndsEarlyFailsAndIsNotKept) {
+    table_.u64(0, 5 * kCluster);
+    Read& early = read(0, 512);
+    expect_call(2 * kCluster, 4096, std::span(table_.bytes()).first(100));
+    expect_call(2 * kCluster + 100, 3996, std::span<const std::byte>());
+    EXPECT_EQ(early.request.result, EIO);
+    Read& later = read(0, 512);
+    expect_call(2 * kCluster, 4096, table_.bytes());
+    expect_call(5 * kCluster, 512, 5);
+    EXPECT_EQ(later.request.result, 0);
 }
 
 TEST_F(Qcow2QueueTest, DataThatIsGoneFails) {
