@@ -24,6 +24,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "newfstatat"},
     {.name = "fstatat64"},
     {.name = "pread64"},
+    {.name = "flock"},
     {.name = "lseek"},
     {.name = "_llseek"},
 };
