@@ -225,6 +225,28 @@ TEST_F(FileQueueWindows, PartsOfOneBlockGoOneAfterTheOther) {
     EXPECT_EQ(second.result, 0);
 }
 
+TEST_F(FileQueueWindows, LaterRangeWaitsForAWriteToItsBlocks) {
+    constexpr uint64_t kElsewhere = 1 << 20;
+    const std::array ranges{ImageRange{.offset_bytes = 0, .length_bytes = kBlock},
+                            ImageRange{.offset_bytes = kElsewhere, .length_bytes = kBlock}};
+    TestRequest zeroing;
+    zeroing.command = ImageCommand::kWriteZeroes;
+    zeroing.ranges = ranges;
+    queue_->submit(zeroing);
+    EXPECT_EQ(call().opcode, IoOpcode::kZeroRange);
+    submit(request_, ImageCommand::kWrite, kElsewhere, 512);
+    answer(0);
+    ASSERT_EQ(calls_.size(), 1U) << "the write would put back what is to be zeroed";
+    answer_read(kBlock, 0x77);
+    answer(kBlock);
+    EXPECT_EQ(request_.result, 0);
+    run_loop();
+    EXPECT_EQ(call().opcode, IoOpcode::kZeroRange);
+    EXPECT_EQ(call().offset_bytes, kElsewhere);
+    answer(0);
+    EXPECT_EQ(zeroing.result, 0);
+}
+
 TEST_F(FileQueueWindows, WholeBlocksWaitForAPartOfThem) {
     TestRequest whole;
     submit(request_, ImageCommand::kWrite, 0, 512);

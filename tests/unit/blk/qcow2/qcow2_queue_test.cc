@@ -278,6 +278,37 @@ TEST_F(Qcow2QueueTest, CompressedClusterIsExpandedOnceForAllItsReads) {
     EXPECT_EQ(read(0, kCluster).memory, plain);
 }
 
+/// Large clusters of a layer leave room for one compressed cluster at a time.
+TEST_F(Qcow2QueueTest, ReadThatWaitsForRoomForItsInputGoesOn) {
+    add_layer(4 * kSpan);
+    layers_[1].geometry.cluster_bits = 21;
+    table_.u64(0, uint64_t{1} << 62 | (7 * kCluster)).u64(8, uint64_t{1} << 62 | (8 * kCluster));
+    Read& first = read(0, 512);
+    Read& second = read(kCluster, 512);
+    expect_call(2 * kCluster, 4096, table_.bytes());
+    ASSERT_EQ(calls_.size(), 1U);
+    expect_call(8 * kCluster, 512, 0xff);
+    decompress();
+    EXPECT_EQ(second.request.result, EIO);
+    expect_call(7 * kCluster, 512, 0xff);
+    decompress();
+    EXPECT_EQ(first.request.result, EIO);
+}
+
+TEST_F(Qcow2QueueTest, LayerBelowIsReadOnlyWhereTheOneAboveHasNothing) {
+    add_raw_layer(4 * kSpan);
+    table_.u64(8, 5 * kCluster);
+    Read& both = read(0, 3 * kCluster);
+    expect_call(2 * kCluster, 4096, table_.bytes());
+    expect_call(0, kCluster, 1);
+    expect_call(5 * kCluster, kCluster, 5);
+    expect_call(2 * kCluster, kCluster, 2);
+    EXPECT_EQ(both.request.result, 0);
+    EXPECT_EQ(both.memory[kCluster - 1], std::byte{1});
+    EXPECT_EQ(both.memory[kCluster], std::byte{5});
+    EXPECT_EQ(both.memory[2 * kCluster], std::byte{2});
+}
+
 TEST_F(Qcow2QueueTest, WhatDoesNotExpandFails) {
     table_.u64(0, uint64_t{1} << 62 | (7 * kCluster));
     Read& part = read(0, 512);
