@@ -84,6 +84,7 @@ TEST_F(BlkMedium, SecureEraseReachesTheDeviceAndIsOkOnlyWhenItSaysSo) {
 }
 
 TEST_F(BlkMedium, FrontEndReadsTheLimitsOfSecureErase) {
+    discard_alignment_bytes_ = 65536;
     run();
     const auto config = frontend_->get_config(0, sizeof(BlkConfigSpace)).value();
     BlkConfigSpace space;
@@ -91,7 +92,7 @@ TEST_F(BlkMedium, FrontEndReadsTheLimitsOfSecureErase) {
     std::memcpy(&space, config.data(), sizeof space);
     EXPECT_GT(space.max_secure_erase_sectors.value(), 0U);
     EXPECT_EQ(space.max_secure_erase_seg.value(), kBlkRangesMax);
-    EXPECT_EQ(space.secure_erase_sector_alignment.value(), 1U);
+    EXPECT_EQ(space.secure_erase_sector_alignment.value(), 65536U / 512);
     std::vector<Segment> ranges(kBlkRangesMax + 1, range(0, 1));
     EXPECT_EQ(erase(ranges), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(erase({range(0, space.max_secure_erase_sectors.value() + 1)}), VIRTIO_BLK_S_IOERR);

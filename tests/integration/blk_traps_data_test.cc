@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -365,7 +366,9 @@ TEST_F(BlkTrapsRanges, Trap08LongZeroingGoesInPiecesAndOthersGoPast) {
     fault_.release();
     ASSERT_TRUE(wait_answers(1));
     EXPECT_EQ(status_in(zeroing), VIRTIO_BLK_S_OK);
-    const auto calls = fault_.calls(IoOpcode::kZeroRange);
+    auto calls = fault_.calls(IoOpcode::kZeroRange);
+    // What a host that cannot zero gets in its place.
+    std::ranges::copy(fault_.calls(IoOpcode::kWrite), std::back_inserter(calls));
     EXPECT_GE(calls.size(), 4U);
     EXPECT_TRUE(std::ranges::all_of(
         calls, [](const HostCall& call) { return call.length_bytes <= uint64_t{32} << 20; }));

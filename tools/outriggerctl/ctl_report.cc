@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <iterator>
 #include <string_view>
 #include <utility>
 
@@ -64,7 +63,7 @@ std::string policy_text(v1::ErrorPolicy policy) {
 }
 
 void append_row(std::string& out, std::string_view name, std::string_view value) {
-    fmt::format_to(std::back_inserter(out), "  {:<18} {}\n", name, value);
+    out += fmt::format("  {:<18} {}\n", name, value);
 }
 
 std::string limits_text(const v1::BlockDevice& block) {
