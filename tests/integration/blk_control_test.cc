@@ -413,6 +413,33 @@ TEST_F(BlkControlTest, RequestsInPiecesAndInOneGoAreAnsweredInOrder) {
     }));
 }
 
+// An operator who asks faster than he is answered waits in his socket, and not in our memory.
+TEST_F(BlkControlTest, RequestsWithoutEndAreNotPiledUp) {
+    constexpr size_t kRequests = size_t{1} << 20;
+    constexpr size_t kUnansweredMax = kRequests / 2;  // more than two sockets hold
+    start();
+    // A request that asks for nothing is its length alone, and answered, too.
+    const std::string all(kRequests, '\0');
+    const UniqueFd socket = operator_socket();
+    control::FrameReader reader(control::kReplyBytesMax);
+    std::array<std::byte, 4096> buffer;
+    size_t sent = 0;
+    size_t answered = 0;
+    size_t unanswered_max = 0;
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (sent < all.size() && std::chrono::steady_clock::now() < deadline) {
+        const auto rest = std::as_bytes(std::span(all)).subspan(sent);
+        sent += wire::send_some(socket.get(), rest, {}, {}).bytes;
+        reader.add(std::span(buffer).first(wire::receive_some(socket.get(), buffer).bytes));
+        while (const auto message = *reader.take()) {
+            ++answered;
+        }
+        unanswered_max = std::max(unanswered_max, sent - answered);
+    }
+    EXPECT_GT(answered, 0U);
+    EXPECT_LT(unanswered_max, kUnansweredMax);
+}
+
 TEST_F(BlkControlTest, TooManyConnectionsAreToldSo) {
     start();
     std::vector<UniqueFd> sockets;

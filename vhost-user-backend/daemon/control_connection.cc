@@ -125,6 +125,9 @@ void ControlConnection::take_request() {
         return;
     }
     if (!*message) {
+        if (!watch_) {
+            read_on();
+        }
         if (!std::exchange(inside_message_, reader_.inside_message()) && inside_message_) {
             start_deadline(limits_.request);
         }
@@ -202,9 +205,10 @@ void ControlConnection::send_more() {
         end();
         return;
     }
-    read_on();
-    // What came behind the request is there already. Posted: a command that is answered at once
-    // must not call itself.
+    state_ = State::kReading;
+    // What came behind the request goes first, and only then is more read: a client that asks
+    // without end must not fill our memory. Posted: a command that is answered at once must not
+    // call itself.
     loop_.post([self = std::weak_ptr<ControlConnection*>(self_)] {
         if (const auto there = self.lock(); there && (*there)->state_ == State::kReading) {
             (*there)->take_request();

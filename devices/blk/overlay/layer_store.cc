@@ -30,7 +30,7 @@ class BlockingCall final : public IoOperation {
             segment_count = 1;
             offset_bytes = at;
             const int32_t count = run_operation(fd, *this);
-            if (count == -EINTR || count == -EAGAIN) {
+            if (count == -EINTR) {
                 continue;
             }
             if (count <= 0) {
