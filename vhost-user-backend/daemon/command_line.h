@@ -27,7 +27,7 @@ struct DeviceSettings {
     std::optional<int> fd;
     unsigned queue_threads = 1;
     bool balances_queues = false;  ///< queues go to other threads as they have work
-    std::vector<unsigned> cpus;  ///< thread i runs on cpus[i modulo their count]; empty: anywhere
+    std::vector<unsigned> cpus;    ///< thread i runs on cpus[i modulo their count]; empty: anywhere
     std::chrono::microseconds poll_max{0};
 };
 
