@@ -7,6 +7,13 @@
 /// from start to stop, and several queues may share a worker; calls for different queues can run
 /// at the same time. What both sides touch must be atomic or guarded by the device.
 ///
+/// Moves. As work comes and goes, a queue that runs may go to another worker
+/// (--queue-placement=balanced): stop_queue() on the old one, at a moment when the device has none
+/// of its chains, then start_queue() on the new one, of the same Virtqueue. So a device needs to do
+/// nothing for it, but must leave nothing behind that is bound to the old worker when it calls
+/// `drained`. A start that fails there is followed by one on the old worker; when that fails, too,
+/// the ring breaks.
+///
 /// Order. on_negotiated() comes before start_queue() where the front end keeps to the protocol, and
 /// may come again while queues run (a front end re-sends features to switch dirty logging). One
 /// that never sends features gets its queues started all the same: until on_negotiated() a device

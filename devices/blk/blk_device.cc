@@ -101,8 +101,6 @@ Result<void, ConfigError> BlkDevice::write_config(ConfigOffset at, std::span<con
 
 Result<void> BlkDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     const uint16_t number = to_number(index);
-    // An earlier run's object may still be here: it ended inside its own last call.
-    queues_[number] = nullptr;
     BlkSettings settings;
     std::shared_ptr<Image> image;
     std::shared_ptr<Image> next_image;
@@ -134,7 +132,20 @@ QueueProgress BlkDevice::process_queue(QueueIndex index) {
 }
 
 void BlkDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
-    queues_[to_number(index)]->stop(std::move(drained));
+    const uint16_t number = to_number(index);
+    queues_[number]->stop([this, number, drained = std::move(drained)]() mutable {
+        // What the queue has of this worker goes on this worker: the next run may be on another.
+        // Not now, because the queue is on the stack; and before whatever follows on `drained`.
+        Worker& worker = queues_[number]->worker();
+        worker.post([this, number, &worker, ended = std::move(queues_[number])]() mutable {
+            ended.reset();
+            const std::lock_guard lock(mutex_);
+            if (workers_[number] == &worker && queues_[number] == nullptr) {
+                workers_[number] = nullptr;
+            }
+        });
+        drained();
+    });
 }
 
 void BlkDevice::hurry_queue(QueueIndex index) {

@@ -120,6 +120,7 @@ class BlkDevice final : public Device {
     [[nodiscard]] bool write_back() const;
     void update_write_through();
     void on_queues(const QueueTask& task, const std::shared_ptr<Round>& round);
+    [[nodiscard]] BlkQueue* queue_on(const Worker& worker, size_t number);
 
     const BlkDeviceOptions options_;
     const FeatureSet features_;
@@ -139,9 +140,10 @@ class BlkDevice final : public Device {
     BlkSettings settings_;
     std::shared_ptr<Image> image_;
     std::shared_ptr<Image> next_image_;
-    std::vector<Worker*> workers_;  // the last that each queue started on
+    std::vector<Worker*> workers_;  // that each queue runs on, or is about to leave
 
-    // Each entry belongs to the worker of its queue.
+    // Each entry belongs to the worker of its queue. A queue may run on one worker after another:
+    // whoever is not called by the framework asks queue_on().
     std::vector<BlkCounters> counters_;
     std::vector<std::unique_ptr<BlkQueue>> queues_;
 

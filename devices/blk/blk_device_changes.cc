@@ -42,14 +42,21 @@ class BlkDevice::Round final {
 void BlkDevice::on_queues(const QueueTask& task, const std::shared_ptr<Round>& round) {
     const std::lock_guard lock(mutex_);
     for (size_t i = 0; i < workers_.size(); ++i) {
-        if (workers_[i] != nullptr) {
-            workers_[i]->post([this, i, task, round] {
-                if (queues_[i] != nullptr) {
-                    task(*queues_[i], round);
+        if (Worker* const worker = workers_[i]) {
+            worker->post([this, i, worker, task, round] {
+                if (BlkQueue* const queue = queue_on(*worker, i)) {
+                    task(*queue, round);
                 }
             });
         }
     }
+}
+
+/// On the worker's thread: the queue, if it is there. One that has left since it was told of a
+/// change took the device as it is now when it started elsewhere.
+BlkQueue* BlkDevice::queue_on(const Worker& worker, size_t number) {
+    const std::lock_guard lock(mutex_);
+    return workers_[number] == &worker ? queues_[number].get() : nullptr;
 }
 
 namespace {

@@ -73,6 +73,8 @@ class BlkQueue final {
 
     [[nodiscard]] static uint32_t requests_for(const Virtqueue& queue);
 
+    [[nodiscard]] Worker& worker() { return worker_; }
+
     [[nodiscard]] QueueProgress process();
 
     /// Calls `drained` when nothing is in flight any more: at once or from the last completion.

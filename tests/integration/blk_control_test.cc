@@ -76,6 +76,23 @@ TEST_F(BlkControlTest, DescribesProgramAndDisk) {
     EXPECT_EQ(block.counters().bytes_read(), 4096U);
 }
 
+TEST_F(BlkControlTest, DescribesThreadsAndTheirQueues) {
+    start({"--queue-threads=2"});
+    const v1::Device before = ask(describe).program().devices(0);
+    ASSERT_EQ(before.threads_size(), 2);
+    EXPECT_EQ(before.threads(0).queues_size() + before.threads(1).queues_size(), 0);
+
+    ControlGuest guest = connect();
+    ASSERT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+    const v1::Device device = ask(describe).program().devices(0);
+    ASSERT_EQ(device.threads_size(), 2);
+    ASSERT_EQ(device.threads(0).queues_size(), 1);
+    EXPECT_EQ(device.threads(0).queues(0), 0U);
+    EXPECT_EQ(device.threads(1).queues_size(), 0);
+    EXPECT_GT(device.threads(0).busy_nanoseconds(), 0U);
+    EXPECT_EQ(device.queue_moves(), 0U);
+}
+
 TEST_F(BlkControlTest, DevicesAreFoundByNameAndBySocket) {
     const std::string other = (folder_ / "other.sock").string();
     start({"--device",

@@ -2,6 +2,7 @@
 #include "tests/support/echo_device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include <unistd.h>
@@ -85,7 +86,7 @@ Result<void, ConfigError> EchoDevice::write_config(ConfigOffset at, std::span<co
 }
 
 Result<void> EchoDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
-    if (refuse_start_) {
+    if (refuse_start_ || refused_starts_-- > 0) {
         return failure(Error{.message = "a test asked for it"});
     }
     const std::lock_guard lock(workers_mutex_);
@@ -104,6 +105,11 @@ void EchoDevice::answer(DescriptorChain chain) {
     while (reader.remaining() > 0 && writer.remaining() > 0) {
         const size_t count = reader.read(piece);
         written += static_cast<uint32_t>(writer.write(std::span(piece).first(count)));
+    }
+    if (const std::chrono::nanoseconds time(spend_); time.count() > 0) {
+        const auto end = std::chrono::steady_clock::now() + time;
+        while (std::chrono::steady_clock::now() < end) {
+        }
     }
     chain.complete(written);
     ++answered_;

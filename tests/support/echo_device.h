@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -54,6 +55,12 @@ class EchoDevice final : public Device {
 
     /// From now on start_queue() fails.
     void refuse_start(bool refuse) { refuse_start_ = refuse; }
+
+    /// The next `count` calls of start_queue() fail.
+    void refuse_next_starts(int count) { refused_starts_ = count; }
+
+    /// From now on each answer costs the worker's processor so much time.
+    void spend(std::chrono::nanoseconds time) { spend_ = time.count(); }
 
     /// Requests popped and not yet answered, all queues.
     [[nodiscard]] uint32_t held() const { return held_; }
@@ -137,6 +144,8 @@ class EchoDevice final : public Device {
     std::atomic<uint64_t> address_ = 0;
     std::atomic<bool> hold_ = false;
     std::atomic<bool> refuse_start_ = false;
+    std::atomic<int> refused_starts_ = 0;
+    std::atomic<int64_t> spend_ = 0;  // nanoseconds
     std::atomic<uint32_t> held_ = 0;
     std::atomic<uint64_t> answered_ = 0;
     std::atomic<uint32_t> resets_ = 0;

@@ -130,8 +130,10 @@ class IommuTest : public SessionTest {
   protected:
     explicit IommuTest(const IommuTestOptions& options = {}) : IommuTest(options, {}) {}
 
-    IommuTest(const IommuTestOptions& options, const EchoDeviceOptions& device)
-        : SessionTest(device, SessionHostOptions{}), options_(options) {}
+    IommuTest(const IommuTestOptions& options,
+              const EchoDeviceOptions& device,
+              const SessionHostOptions& host = {})
+        : SessionTest(device, host), options_(options) {}
 
     ~IommuTest() override { guest_.reset(); }
 

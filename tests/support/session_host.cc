@@ -53,6 +53,7 @@ void SessionHost::run_control() {
     loop_ = loop.get();
     while (!stopping_) {
         (void)loop->run_once(EventLoop::Clock::time_point::max());
+        control_turns_.fetch_add(1, std::memory_order_relaxed);
     }
     // post() may still be on its way out of the loop that goes now.
     stop_posted_.wait();
@@ -65,6 +66,29 @@ void SessionHost::on_control(EventLoop::Task task) {
         ran.set_value();
     });
     ran.get_future().wait();
+}
+
+std::future<bool> SessionHost::begin_move(size_t queue, size_t worker) {
+    auto outcome = std::make_shared<std::promise<bool>>();
+    auto future = outcome->get_future();
+    loop_.load()->post([this, queue, worker, outcome] {
+        if (session_ == nullptr) {
+            outcome->set_value(false);
+            return;
+        }
+        session_->move_queue(queue, worker, [outcome](bool moved) { outcome->set_value(moved); });
+    });
+    return future;
+}
+
+std::vector<std::optional<size_t>> SessionHost::queue_workers() {
+    std::vector<std::optional<size_t>> workers;
+    on_control([&] {
+        if (session_ != nullptr) {
+            workers = session_->queue_workers();
+        }
+    });
+    return workers;
 }
 
 driver::Frontend SessionHost::connect() {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <future>
 #include <latch>
 #include <memory>
 #include <mutex>
@@ -59,6 +60,24 @@ class SessionHost final {
     /// Runs `task` on the control thread and waits for it.
     void on_control(EventLoop::Task task);
 
+    [[nodiscard]] EventLoop& control_loop() { return *loop_.load(); }
+
+    /// Rounds of the control thread's loop.
+    [[nodiscard]] uint64_t control_turns() const {
+        return control_turns_.load(std::memory_order_relaxed);
+    }
+
+    /// Session::move_queue(): what becomes of it. False where there is no session. Any thread.
+    [[nodiscard]] std::future<bool> begin_move(size_t queue, size_t worker);
+
+    /// The same, and waits for it.
+    [[nodiscard]] bool move_queue(size_t queue, size_t worker) {
+        return begin_move(queue, worker).get();
+    }
+
+    /// Session::queue_workers(); empty where there is no session.
+    [[nodiscard]] std::vector<std::optional<size_t>> queue_workers();
+
   private:
     void run_control();
 
@@ -69,6 +88,7 @@ class SessionHost final {
     std::vector<std::unique_ptr<Worker>> workers_;
     std::vector<Worker*> worker_pointers_;
 
+    std::atomic<uint64_t> control_turns_ = 0;
     std::atomic<EventLoop*> loop_ = nullptr;  // made and run by control_
     bool stopping_ = false;                   // control thread
     std::latch stop_posted_{1};

@@ -93,6 +93,19 @@ std::string limits_text(const v1::BlockDevice& block) {
                                        : fmt::format("{} (group {})", out, block.limit_group());
 }
 
+void append_threads(std::string& out, const v1::Device& device) {
+    for (int i = 0; i < device.threads_size(); ++i) {
+        const v1::QueueThread& thread = device.threads(i);
+        std::string text =
+            fmt::format("busy for {:.3f} s", static_cast<double>(thread.busy_nanoseconds()) / 1e9);
+        for (int queue = 0; queue < thread.queues_size(); ++queue) {
+            text += fmt::format("{}{}", queue == 0 ? ", queues " : " ", thread.queues(queue));
+        }
+        append_row(out, fmt::format("thread {}", i), text);
+    }
+    append_row(out, "queue moves", fmt::format("{}", device.queue_moves()));
+}
+
 std::string fill_text(const v1::FillProgress& fill) {
     if (fill.complete()) {
         return "complete: the image below is not needed any more";
@@ -188,6 +201,7 @@ std::string show_text(const v1::Program& program) {
         append_row(out, "queues", fmt::format("{}", device.queues()));
         append_row(out, "kicks", fmt::format("{}", device.kicks()));
         append_row(out, "calls", fmt::format("{}", device.calls()));
+        append_threads(out, device);
         if (device.has_block()) {
             append_block(out, device.block(), device.connected());
         }

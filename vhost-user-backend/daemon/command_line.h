@@ -26,7 +26,8 @@ struct DeviceSettings {
     std::string socket_path;
     std::optional<int> fd;
     unsigned queue_threads = 1;
-    std::vector<unsigned> cpus;  ///< thread i runs on cpus[i modulo their count]; empty: anywhere
+    bool balances_queues = false;  ///< queues go to other threads as they have work
+    std::vector<unsigned> cpus;    ///< thread i runs on cpus[i modulo their count]; empty: anywhere
     std::chrono::microseconds poll_max{0};
 };
 

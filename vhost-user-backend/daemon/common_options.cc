@@ -9,7 +9,9 @@
 namespace outrigger {
 namespace {
 
-constexpr std::array<OptionSpec, 6> kDeviceCommonOptions = {{
+constexpr std::array<std::string_view, 2> kQueuePlacements = {"balanced", "fixed"};
+
+constexpr std::array<OptionSpec, 7> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -30,6 +32,15 @@ constexpr std::array<OptionSpec, 6> kDeviceCommonOptions = {{
      .default_value = "1",
      .number_min = 1,
      .number_max = 64},
+    {.name = "queue-placement",
+     .kind = OptionKind::kChoice,
+     .value_name = "WAY",
+     .help =
+         "Which thread serves a queue: balanced, where a thread that has much to do hands one "
+         "of its queues to one that has little, as the guest's work goes; or fixed, where queue "
+         "I stays with thread I modulo their number",
+     .default_value = "balanced",
+     .choices = kQueuePlacements},
     {.name = "cpus",
      .value_name = "LIST",
      .help = kPortableBuild ? "Refused: this build cannot pin the queue threads to processors"

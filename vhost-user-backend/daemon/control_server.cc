@@ -45,6 +45,22 @@ std::string command_name(const v1::Request& request) {
     return field != nullptr ? field->name() : "unknown command";
 }
 
+void describe_threads(const DeviceServer& server, v1::Device& out) {
+    const auto now = EventLoop::Clock::now();
+    for (const Worker* const worker : server.workers()) {
+        out.add_threads()->set_busy_nanoseconds(
+            static_cast<uint64_t>(worker->busy_time().until(now).count()));
+    }
+    const auto queue_workers = server.queue_workers();
+    for (size_t queue = 0; queue < queue_workers.size(); ++queue) {
+        if (queue_workers[queue]) {
+            out.mutable_threads(static_cast<int>(*queue_workers[queue]))
+                ->add_queues(static_cast<uint32_t>(queue));
+        }
+    }
+    out.set_queue_moves(server.counters().queues_moved.value());
+}
+
 }  // namespace
 
 ControlServer::ControlServer(Environment environment, Endpoint endpoint)
@@ -247,6 +263,7 @@ void ControlServer::describe(const Target& target, v1::Reply& reply) const {
     device.set_queues(target.device.identity().queue_count);
     device.set_kicks(target.server.counters().kicks_received.value());
     device.set_calls(target.server.counters().calls_sent.value());
+    describe_threads(target.server, device);
     if (const control::DeviceControl* const control = target.device.control()) {
         control->describe(device);
     }

@@ -58,6 +58,14 @@ class DeviceServer final {
 
     [[nodiscard]] const SessionCounters& counters() const { return counters_; }
 
+    [[nodiscard]] std::span<Worker* const> workers() const { return environment_.workers; }
+
+    /// The number of the worker that each queue is on, if it runs; empty without a front end.
+    [[nodiscard]] std::vector<std::optional<size_t>> queue_workers() const {
+        return session_ != nullptr ? session_->queue_workers()
+                                   : std::vector<std::optional<size_t>>();
+    }
+
   private:
     void listen();
     void stop_listening();

@@ -99,6 +99,7 @@ void Worker::serve() {
     const bool adapts = polling_.maximum() > AdaptivePolling::Duration::zero();
     bool idle = false;  // nothing was found since `idle_since`: polling adapts to how long it lasts
     Clock::time_point idle_since{};
+    busy_time_.begin(Clock::now());
     while (!stopping_) {
         counters_.turns.add();
         bool worked = loop_->run_once(Clock::time_point::min());
@@ -110,8 +111,10 @@ void Worker::serve() {
             }
             continue;
         }
+        const auto now = Clock::now();
+        busy_time_.end(now);
         if (adapts && !idle) {
-            idle_since = Clock::now();
+            idle_since = now;
             idle = !look_for_work(idle_since);
             if (!idle) {
                 continue;
@@ -121,16 +124,20 @@ void Worker::serve() {
             counters_.sleeps.add();
             (void)loop_->run_once(Clock::time_point::max());
         }
+        busy_time_.begin(Clock::now());
     }
+    busy_time_.end(Clock::now());
 }
 
-/// Spins until something was found and done (true) or the budget is spent.
+/// Spins until something was found and done (true) or the budget is spent. The work began with the
+/// look that found it.
 bool Worker::look_for_work(Clock::time_point since) {
     const auto budget = polling_.budget();
     if (budget == AdaptivePolling::Duration::zero()) {
         return false;
     }
     const auto end = since + budget;
+    Clock::time_point now = since;
     uint32_t looks = 0;
     do {
         pause_processor();
@@ -142,10 +149,12 @@ bool Worker::look_for_work(Clock::time_point since) {
         bool worked = poll_sources();
         worked |= loop_->run_once(Clock::time_point::min());
         if (worked) {
+            busy_time_.begin(now);
             counters_.polls_hit.add();
             return true;
         }
-    } while (Clock::now() < end);
+        now = Clock::now();
+    } while (now < end);
     counters_.polls_idle.add();
     return false;
 }

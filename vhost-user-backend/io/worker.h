@@ -15,6 +15,7 @@
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/io/adaptive_polling.h"
+#include "vhost-user-backend/io/busy_time.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 namespace outrigger {
@@ -81,6 +82,10 @@ class Worker final {
     /// Any thread.
     [[nodiscard]] const WorkerCounters& counters() const { return counters_; }
 
+    /// How long the thread has served its sources and callbacks, without looks for work. Any
+    /// thread.
+    [[nodiscard]] const BusyTime& busy_time() const { return busy_time_; }
+
   private:
     explicit Worker(const WorkerOptions& options) : options_(options), polling_(options.poll_max) {}
 
@@ -94,6 +99,7 @@ class Worker final {
     const WorkerOptions options_;
     AdaptivePolling polling_;
     WorkerCounters counters_;
+    BusyTime busy_time_;
     std::unique_ptr<EventLoop> loop_;   // made and destroyed by the worker's thread
     std::vector<WorkSource*> sources_;  // null: removed, swept after the round
     bool stopping_ = false;             // set by a task, so thread-bound

@@ -44,7 +44,7 @@ Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& m
         if (ring.runner != nullptr) {
             QueueRunner& runner = *ring.runner;
             const bool enabled = effectively_enabled(ring);
-            runner.worker().post([&runner, enabled] { runner.set_enabled(enabled); });
+            runner.post([&runner, enabled] { runner.set_enabled(enabled); });
         }
     }
     return done();

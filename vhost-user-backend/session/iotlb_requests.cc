@@ -81,7 +81,7 @@ void Session::Impl::on_misses_answered(size_t index,
         return;  // a task behind that of its stop would find it gone
     }
     QueueRunner& runner = *ring.runner;
-    runner.worker().post([&runner, misses = std::move(misses), refused] {
+    runner.post([&runner, misses = std::move(misses), refused] {
         runner.on_misses_answered(misses, refused);
     });
 }

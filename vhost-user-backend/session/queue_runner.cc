@@ -27,6 +27,8 @@ QueueRunner::QueueRunner(const Environment& environment,
                          bool enabled,
                          Events events)
     : environment_(environment),
+      worker_(&environment.worker),
+      home_(&environment.worker),
       queue_(std::move(queue)),
       descriptors_(std::move(descriptors)),
       events_(std::move(events)),
@@ -34,37 +36,42 @@ QueueRunner::QueueRunner(const Environment& environment,
       enabled_(enabled) {}
 
 Result<void> QueueRunner::start() {
-    OUTRIGGER_TRY(
-        environment_.device.start_queue(environment_.index, *queue_, environment_.worker));
+    return join_worker();
+}
+
+Result<void> QueueRunner::join_worker() {
+    OUTRIGGER_TRY(environment_.device.start_queue(environment_.index, *queue_, *worker_));
+    lent_ = true;
+    waiting_ = false;
     watch_kick();
-    environment_.worker.add_source(*this);
+    worker_->add_source(*this);
     return {};
 }
 
 void QueueRunner::watch_kick() {
     if (has_fd(descriptors_.kick)) {
-        kick_watch_ = environment_.worker.loop().watch_readable(descriptors_.kick->get(),
-                                                                [this] { on_kick(); });
+        kick_watch_ =
+            worker_->loop().watch_readable(descriptors_.kick->get(), [this] { on_kick(); });
     }
 }
 
 void QueueRunner::unwatch_kick() {
     if (kick_watch_) {
-        environment_.worker.loop().unwatch(*std::exchange(kick_watch_, std::nullopt));
+        worker_->loop().unwatch(*std::exchange(kick_watch_, std::nullopt));
     }
 }
 
 void QueueRunner::look_again_later() {
     if (!poll_timer_) {
         // The worker polls every source after its timers, so there is nothing more to do.
-        poll_timer_ = environment_.worker.loop().start_timer(
-            EventLoop::Clock::now() + kPollInterval, [this] { poll_timer_.reset(); });
+        poll_timer_ = worker_->loop().start_timer(EventLoop::Clock::now() + kPollInterval,
+                                                  [this] { poll_timer_.reset(); });
     }
 }
 
 void QueueRunner::stop_looking() {
     if (poll_timer_) {
-        environment_.worker.loop().cancel_timer(*std::exchange(poll_timer_, std::nullopt));
+        worker_->loop().cancel_timer(*std::exchange(poll_timer_, std::nullopt));
     }
 }
 
@@ -142,7 +149,7 @@ void QueueRunner::publish() {
 }
 
 bool QueueRunner::may_process() const {
-    return enabled_ && !stopping_ && !waiting_;
+    return enabled_ && !stopping_ && !waiting_ && motion_ == Motion::kNone;
 }
 
 bool QueueRunner::poll() {
@@ -157,6 +164,7 @@ bool QueueRunner::poll() {
         }
         waiting_ = environment_.device.process_queue(environment_.index) == QueueProgress::kWaiting;
         worked = true;
+        count_round();
     }
     publish();
     check_memory();
@@ -166,6 +174,7 @@ bool QueueRunner::poll() {
     }
     check_broken();
     check_memory_released();
+    check_quiet();
     if (looked_) {
         std::exchange(looked_, nullptr)();
     }
@@ -217,7 +226,7 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
     }
     memory_released_ = std::move(done);
     check_memory_released();
-    if (memory_released_ && !stopping_) {
+    if (memory_released_ && !stopping_ && lent_) {
         environment_.device.hurry_queue(environment_.index);
     }
 }
@@ -243,11 +252,18 @@ void QueueRunner::check_memory_released() {
 void QueueRunner::stop(Stopped stopped) {
     stopping_ = true;
     stopped_ = std::move(stopped);
+    if (quiet_) {
+        end_quiesce(false);
+    }
     unwatch_kick();
     stop_looking();
+    if (!lent_) {
+        worker_->post([this] { finish_stop(); });
+        return;
+    }
     environment_.device.stop_queue(environment_.index, [this] {
         // Not from here: the device may still be inside a completion, and the worker inside poll().
-        environment_.worker.post([this] { finish_stop(); });
+        worker_->post([this] { finish_stop(); });
     });
 }
 
@@ -256,7 +272,7 @@ void QueueRunner::finish_stop() {
     publish();
     check_broken();
     check_memory_released();
-    environment_.worker.remove_source(*this);
+    worker_->remove_source(*this);
     const VringBase base = queue_->base();
     std::exchange(stopped_, nullptr)(base);
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "vhost-user-backend/base/notifier.h"
 #include "vhost-user-backend/device.h"
@@ -31,7 +32,8 @@ struct RingDescriptors {
     bool call_in_band = false;  ///< without `call`: VRING_CALL tells the driver
 };
 
-/// Constructed on the control thread, then thread-bound to the worker until stop() has called back.
+/// Constructed on the control thread, then thread-bound to its worker until stop() has called back.
+/// The worker may change meanwhile: see hand_over().
 class QueueRunner final : public WorkSource {
   public:
     using Done = std::move_only_function<void()>;
@@ -44,15 +46,19 @@ class QueueRunner final : public WorkSource {
         /// The ring waits for these translations, and for no others. Never of a ring that is
         /// disabled or stops: front ends refuse those.
         std::move_only_function<void(std::span<const TranslationMiss>, MissTurn)> on_misses;
+        /// The ring has been at work for a while, and `load_unwatched` was set, which is reset.
+        std::move_only_function<void()> on_unwatched_load;
     };
 
     struct Environment {
         Device& device;
         QueueIndex index;
-        Worker& worker;
+        Worker& worker;  ///< where it starts
         SessionCounters& counters;
         /// Counts up when the session loses guest memory: rings of earlier counts break.
         const std::atomic<uint32_t>& memory_losses;
+        /// Whoever balances queues looks at nothing, and wants to know of work; null: nobody does.
+        std::atomic<bool>* load_unwatched = nullptr;
     };
 
     QueueRunner(const Environment& environment,
@@ -65,8 +71,24 @@ class QueueRunner final : public WorkSource {
     QueueRunner& operator=(const QueueRunner&) = delete;
     ~QueueRunner() = default;
 
-    /// Any thread: to post to it.
-    [[nodiscard]] Worker& worker() { return environment_.worker; }
+    // --- Of the control thread -------------------------------------------------------------------
+
+    /// Runs `task` on the worker that the runner is on, in order of posting. While the runner is on
+    /// its way to another one, tasks wait here.
+    void post(EventLoop::Task task);
+
+    /// Moves to `next`: takes the queue back from the device here and lends it out again there.
+    /// Behind a quiesce() that has said true, and not behind the post of a stop(). `arrived` is
+    /// called on a worker, which it names; on_arrived() is to follow. Where the device cannot have
+    /// the queue that is the old one, and where not even that is possible the ring has broken.
+    void hand_over(Worker& next, std::move_only_function<void(Worker&)> arrived);
+
+    void on_arrived(Worker& worker);
+
+    /// What the ring has done so far: requests, those of many bytes for more. Any thread.
+    [[nodiscard]] uint64_t work_done() const;
+
+    // --- Of the worker ---------------------------------------------------------------------------
 
     /// Lends the queue to the device and looks at the ring at once, whether or not a kick came:
     /// a kick may have been lost while nobody watched (vhost-user "Ring states").
@@ -98,6 +120,11 @@ class QueueRunner final : public WorkSource {
     /// Ends the wait of adopt_memory() now, if there is one. The requests keep their memory.
     void give_up_drain();
 
+    /// Begins no more requests until none is in flight, then calls `quiet` with true, and begins
+    /// none until hand_over(), or stop(). With false, and as if nothing had been, when that takes
+    /// too long, the ring is broken or it stops.
+    void quiesce(std::move_only_function<void(bool)> quiet);
+
     /// Takes the queue back from the device, waits until no request is in flight, and tells where
     /// the ring stands. Nothing touches the runner afterwards.
     void stop(Stopped stopped);
@@ -111,6 +138,12 @@ class QueueRunner final : public WorkSource {
     void unwatch_kick();
     void look_again_later();
     void stop_looking();
+    [[nodiscard]] Result<void> join_worker();
+    void leave_worker();
+    void arrive(Worker* fallback);
+    void check_quiet();
+    void end_quiesce(bool quiet);
+    void count_round();
     void on_kick();
     void signal_call();
     void publish();
@@ -119,18 +152,37 @@ class QueueRunner final : public WorkSource {
     void check_memory_released();
     void finish_stop();
 
+    /// Who begins requests.
+    enum class Motion : uint8_t {
+        kNone,
+        kQuiescing,  ///< nobody: quiesce() waits for those in flight
+        kQuiet,      ///< nobody: none is in flight
+    };
+
     Environment environment_;
+    Worker* worker_;  // of the worker: where it is
+    Worker* home_;    // of the control thread: where its tasks go
+
+    // Of the control thread: what waits for on_arrived().
+    std::optional<std::vector<EventLoop::Task>> waiting_tasks_;
+
     std::unique_ptr<Virtqueue> queue_;
     RingDescriptors descriptors_;
     Events events_;
     std::optional<WatchId> kick_watch_;
     std::optional<TimerId> poll_timer_;  // of a ring without a kick descriptor
+    Motion motion_ = Motion::kNone;
+    std::optional<TimerId> quiesce_timer_;
+    std::move_only_function<void(bool)> quiet_;
+    std::move_only_function<void(Worker&)> arrived_;
     Done memory_released_;
     Done looked_;  // of kick_in_band()
     Stopped stopped_;
     const uint32_t memory_losses_;  // when the ring was made
     uint32_t empty_kicks_ = 0;
+    uint32_t rounds_ = 0;  // that did something
     bool enabled_;
+    bool lent_ = false;  // the device has the queue
     bool kicks_enabled_ =
         false;              // the first sleep arms them, whatever an earlier run left in the ring
     bool waiting_ = false;  // the device asked not to be called until it says so

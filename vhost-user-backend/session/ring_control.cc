@@ -20,10 +20,9 @@ void Session::Impl::for_one_runner(QueueRunner& runner, RunnerTask task, Continu
     auto on_control = [this, then = std::move(then)]() mutable {
         environment_.control_loop.post(std::move(then));
     };
-    runner.worker().post(
-        [&runner, task = std::move(task), on_control = std::move(on_control)]() mutable {
-            task(runner, std::move(on_control));
-        });
+    runner.post([&runner, task = std::move(task), on_control = std::move(on_control)]() mutable {
+        task(runner, std::move(on_control));
+    });
 }
 
 void Session::Impl::for_each_runner(const std::shared_ptr<RunnerTask>& task, Continuation then) {
@@ -64,12 +63,13 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
         environment_.control_loop.post([this, index, base, then = std::move(then)]() mutable {
             Vring& stopped = rings_[index];
             stopped.base = base;
+            stopped.running = false;
             stopped.runner.reset();
             on_ring_stopped(index);
             then();
         });
     };
-    runner.worker().post([&runner, on_control = std::move(on_control)]() mutable {
+    runner.post([&runner, on_control = std::move(on_control)]() mutable {
         runner.stop(std::move(on_control));
     });
 }
@@ -129,26 +129,29 @@ RingDescriptors Session::Impl::runner_descriptors(const Vring& ring) const {
 }
 
 QueueRunner::Events Session::Impl::runner_events(size_t index) {
-    return {.on_broken =
-                [this, index](RingError error) {
-                    environment_.control_loop.post(
-                        [this, index, error] { on_ring_broken(index, error); });
-                },
-            .on_in_band_call =
-                [this, index] {
-                    // Release: the used entries go before the call. The partner is the exchange
-                    // of on_in_band_call().
-                    if (!call_posted_[index].exchange(true, std::memory_order_acq_rel)) {
-                        environment_.control_loop.post([this, index] { on_in_band_call(index); });
-                    }
-                },
-            .on_misses =
-                [this, index](std::span<const TranslationMiss> misses, MissTurn turn) {
-                    environment_.control_loop.post(
-                        [this, index, list = std::vector(misses.begin(), misses.end()), turn] {
-                            on_ring_misses(index, list, turn);
-                        });
-                }};
+    return {
+        .on_broken =
+            [this, index](RingError error) {
+                environment_.control_loop.post(
+                    [this, index, error] { on_ring_broken(index, error); });
+            },
+        .on_in_band_call =
+            [this, index] {
+                // Release: the used entries go before the call. The partner is the exchange
+                // of on_in_band_call().
+                if (!call_posted_[index].exchange(true, std::memory_order_acq_rel)) {
+                    environment_.control_loop.post([this, index] { on_in_band_call(index); });
+                }
+            },
+        .on_misses =
+            [this, index](std::span<const TranslationMiss> misses, MissTurn turn) {
+                environment_.control_loop.post(
+                    [this, index, list = std::vector(misses.begin(), misses.end()), turn] {
+                        on_ring_misses(index, list, turn);
+                    });
+            },
+        .on_unwatched_load =
+            [this] { environment_.control_loop.post([this] { placement_.on_unwatched_load(); }); }};
 }
 
 void Session::Impl::on_in_band_call(size_t index) {
@@ -206,7 +209,7 @@ void Session::Impl::poison(size_t first_index) {
     for (const Vring& ring : rings_) {
         if (ring.runner != nullptr && !ring.broken) {
             // Only a wake-up: the runner may be on its way to a stop, so no task may name it.
-            ring.runner->worker().post([] {});
+            ring.runner->post([] {});
         }
     }
 }
@@ -242,13 +245,13 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
                 return Refusal::kRingAddress;
         }
     }
-    const std::span<Worker* const> workers = environment_.workers;
     ring.runner = std::make_unique<QueueRunner>(
         QueueRunner::Environment{.device = environment_.device,
                                  .index = QueueIndex{static_cast<uint16_t>(index)},
-                                 .worker = *workers[index % workers.size()],
+                                 .worker = *environment_.workers[placement_.worker_of(index)],
                                  .counters = environment_.counters,
-                                 .memory_losses = memory_losses_},
+                                 .memory_losses = memory_losses_,
+                                 .load_unwatched = placement_.load_unwatched()},
         *std::move(queue),
         runner_descriptors(ring),
         effectively_enabled(ring),
@@ -264,6 +267,7 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
         [this, index, started, then = std::move(then)]() mutable {
             if (started->has_value()) {
                 environment_.counters.rings_started.add();
+                rings_[index].running = true;
                 requests_.on_state_changed();
             } else {
                 environment_.logs.refusal.log(LogLevel::kWarning,

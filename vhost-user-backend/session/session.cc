@@ -21,6 +21,14 @@ void Session::close() {
     impl_->close(CloseReason::kShutdown);
 }
 
+void Session::move_queue(size_t index, size_t worker, std::move_only_function<void(bool)> done) {
+    impl_->move_queue(index, worker, std::move(done));
+}
+
+std::vector<std::optional<size_t>> Session::queue_workers() const {
+    return impl_->queue_workers();
+}
+
 Session::Impl::Impl(const Environment& environment,
                     UniqueFd socket,
                     const SessionOptions& options,
@@ -32,6 +40,11 @@ Session::Impl::Impl(const Environment& environment,
       abilities_(environment.device.abilities()),
       offered_(offered_virtio_features(environment.device)),
       protocol_offered_(offered_protocol_features(identity_, abilities_)),
+      placement_(environment.control_loop,
+                 environment.workers,
+                 identity_.queue_count,
+                 options.balances_queues,
+                 *this),
       rings_(identity_.queue_count),
       call_posted_(identity_.queue_count),
       requests_(environment.control_loop,
@@ -372,7 +385,7 @@ void Session::Impl::close(CloseReason reason) {
         for (const Vring& ring : rings_) {
             if (ring.runner != nullptr) {
                 QueueRunner& runner = *ring.runner;
-                runner.worker().post([&runner] { runner.give_up_drain(); });
+                runner.post([&runner] { runner.give_up_drain(); });
             }
         }
     }
@@ -380,6 +393,7 @@ void Session::Impl::close(CloseReason reason) {
 
 void Session::Impl::begin_close() {
     OUTRIGGER_ASSERT(!std::exchange(closing_, true));
+    placement_.stop();
     requests_.end();
     stop_all_rings([this] {
         environment_.device.on_frontend(nullptr);

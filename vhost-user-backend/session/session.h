@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
@@ -29,6 +31,8 @@ struct SessionOptions {
     size_t memory_slots = 509;
     /// Refuse memory whose file could be truncated while it is mapped.
     bool require_sealed = false;
+    /// Queues go to other workers as they have work; without it they stay where they started.
+    bool balances_queues = false;
 };
 
 /// Thread-bound: control thread. Requests are answered in order; one that must wait for a worker
@@ -38,7 +42,7 @@ class Session final {
     struct Environment {
         Device& device;
         EventLoop& control_loop;
-        std::span<Worker* const> workers;  ///< queue i runs on worker i modulo their count
+        std::span<Worker* const> workers;  ///< queue i starts on worker i modulo their count
         SessionCounters& counters;
         SessionLogs& logs;
     };
@@ -61,6 +65,15 @@ class Session final {
 
     /// Ends the session from our side. `on_closed` follows, at once or later.
     void close();
+
+    /// Has queue `index` go on on another worker, by number, while it runs. `done` is called once,
+    /// at once or later: false when it stays, because it does not run, is about to stop, is there
+    /// or on its way already, has requests in flight for too long (20 ms), or the device refuses it
+    /// there.
+    void move_queue(size_t index, size_t worker, std::move_only_function<void(bool)> done);
+
+    /// The number of the worker that each queue is on; nullopt for one that does not run.
+    [[nodiscard]] std::vector<std::optional<size_t>> queue_workers() const;
 
   private:
     class Impl;

@@ -16,6 +16,7 @@
 #include "vhost-user-backend/session/backend_requests.h"
 #include "vhost-user-backend/session/connection.h"
 #include "vhost-user-backend/session/iotlb_misses.h"
+#include "vhost-user-backend/session/queue_placement.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
 #include "vhost-user-backend/wire/request_table.h"
@@ -35,11 +36,15 @@ struct Vring {
     bool call_is_set = false;  ///< SET_VRING_CALL came: no in-band call, with or without descriptor
     bool err_is_set = false;   ///< likewise
     std::unique_ptr<QueueRunner> runner = nullptr;  ///< set while the queue is lent to the device
+    bool running = false;                           ///< `runner` has been started
+    bool moving = false;                            ///< to another worker
+    std::move_only_function<void(bool)> move_done{};
 };
 
 class Session::Impl final : public Connection::Handler,
                             public BackendRequests::Handler,
-                            public IotlbMisses::Handler {
+                            public IotlbMisses::Handler,
+                            public QueuePlacement::Handler {
   public:
     Impl(const Environment& environment,
          UniqueFd socket,
@@ -72,6 +77,14 @@ class Session::Impl final : public Connection::Handler,
     void on_misses_answered(size_t index,
                             std::vector<TranslationMiss> misses,
                             bool refused) override;
+
+    [[nodiscard]] std::optional<uint64_t> ring_work(size_t index) const override;
+    void move_ring(size_t index, size_t to) override;
+
+    using MoveDone = std::move_only_function<void(bool)>;
+    void move_queue(size_t index, size_t to, MoveDone done);
+
+    [[nodiscard]] std::vector<std::optional<size_t>> queue_workers() const;
 
   private:
     /// The bytes of a reply; empty means "no reply of its own".
@@ -158,6 +171,12 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] bool effectively_enabled(const Vring& ring) const;
     [[nodiscard]] VringBase base_of(const Vring& ring) const;
 
+    // ring_moves.cc
+    [[nodiscard]] bool is_movable(size_t index) const;
+    void begin_move(size_t index, size_t to, MoveDone done);
+    void on_quiet(size_t index, size_t to, bool quiet);
+    void end_move(size_t index, bool moved);
+
     // device_requests.cc
     Outcome handle_set_features(const wire::Message& message);
     Outcome handle_set_protocol_features(const wire::Message& message);
@@ -229,7 +248,8 @@ class Session::Impl final : public Connection::Handler,
     bool features_refused_ = false;
     uint8_t status_ = 0;
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
-    Iotlb iotlb_;  // what memory_ was made with
+    Iotlb iotlb_;               // what memory_ was made with
+    QueuePlacement placement_;  // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.

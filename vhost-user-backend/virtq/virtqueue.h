@@ -34,6 +34,7 @@ namespace outrigger {
 struct VirtqueueCounters {
     Counter chains_popped;
     Counter chains_completed;
+    Counter bytes_completed;   ///< their buffers, of both directions
     Counter completions_held;  ///< IN_ORDER: chains that had to wait for an earlier one
     Counter batches_published;
     Counter calls_wanted;  ///< how often publish() asked for a call
@@ -209,6 +210,7 @@ class Virtqueue final {
 inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     counters_.chains_completed.add();
+    counters_.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
     memory_.unpin(slot.memory_lease);
     if (!config_.in_order) {
         take_back(slot, written_bytes);

@@ -114,6 +114,17 @@ TEST(CommandLine, TakesEveryThreadOption) {
     EXPECT_EQ(line->devices[0].poll_max, std::chrono::microseconds(25));
 }
 
+TEST(CommandLine, QueuesAreBalancedUnlessTheyAreFixed) {
+    EXPECT_TRUE(parse({"--socket-path=/s"}).value().devices[0].balances_queues);
+    EXPECT_TRUE(parse({"--socket-path=/s", "--queue-placement=balanced"})
+                    .value()
+                    .devices[0]
+                    .balances_queues);
+    EXPECT_FALSE(
+        parse({"--socket-path=/s", "--queue-placement=fixed"}).value().devices[0].balances_queues);
+    EXPECT_NE(refusal({"--socket-path=/s", "--queue-placement=somewhere"}), "accepted");
+}
+
 TEST(CommandLine, SandboxIsOnUnlessToldOtherwise) {
     const auto line = parse({"--socket-path=/s"});
     ASSERT_TRUE(line);
