@@ -96,8 +96,9 @@ std::string limits_text(const v1::BlockDevice& block) {
 void append_threads(std::string& out, const v1::Device& device) {
     for (int i = 0; i < device.threads_size(); ++i) {
         const v1::QueueThread& thread = device.threads(i);
-        std::string text =
-            fmt::format("busy for {:.3f} s", static_cast<double>(thread.busy_nanoseconds()) / 1e9);
+        std::string text = fmt::format("busy for {:.3f} s, looked for work for {:.3f} s",
+                                       static_cast<double>(thread.busy_nanoseconds()) / 1e9,
+                                       static_cast<double>(thread.polling_nanoseconds()) / 1e9);
         for (int queue = 0; queue < thread.queues_size(); ++queue) {
             text += fmt::format("{}{}", queue == 0 ? ", queues " : " ", thread.queues(queue));
         }

@@ -131,6 +131,7 @@ Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& pro
     settings.queue_threads = static_cast<unsigned>(values.number("queue-threads").value_or(1));
     settings.balances_queues = values.text("queue-placement") == "balanced";
     settings.poll_max = std::chrono::microseconds(values.number("poll-us").value_or(0));
+    settings.poll_cpu_percent = static_cast<uint32_t>(values.number("poll-cpu").value_or(100));
     if (program.check_options != nullptr) {
         OUTRIGGER_TRY(program.check_options(values));
     }

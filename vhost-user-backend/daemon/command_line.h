@@ -29,6 +29,7 @@ struct DeviceSettings {
     bool balances_queues = false;  ///< queues go to other threads as they have work
     std::vector<unsigned> cpus;    ///< thread i runs on cpus[i modulo their count]; empty: anywhere
     std::chrono::microseconds poll_max{0};
+    uint32_t poll_cpu_percent = 100;  ///< see WorkerOptions
 };
 
 /// Where an operator connects: nowhere when neither is set.

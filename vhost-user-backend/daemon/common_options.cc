@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kQueuePlacements = {"balanced", "fixed"};
 
-constexpr std::array<OptionSpec, 7> kDeviceCommonOptions = {{
+constexpr std::array<OptionSpec, 8> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -58,6 +58,14 @@ constexpr std::array<OptionSpec, 7> kDeviceCommonOptions = {{
      // no more than 100.
      .default_value = "100",
      .number_max = 1'000'000},
+    {.name = "poll-cpu",
+     .kind = OptionKind::kNumber,
+     .value_name = "PERCENT",
+     .help = "Spend at most so much of each queue thread's time on looking for requests; then it "
+             "sleeps at once, as with --poll-us=0, until the share allows more",
+     .default_value = "100",
+     .number_min = 1,
+     .number_max = 100},
 }};
 
 constexpr std::array<std::string_view, 3> kLoops = {"auto", "asio", "uring"};

@@ -48,8 +48,9 @@ std::string command_name(const v1::Request& request) {
 void describe_threads(const DeviceServer& server, v1::Device& out) {
     const auto now = EventLoop::Clock::now();
     for (const Worker* const worker : server.workers()) {
-        out.add_threads()->set_busy_nanoseconds(
-            static_cast<uint64_t>(worker->busy_time().until(now).count()));
+        v1::QueueThread* const thread = out.add_threads();
+        thread->set_busy_nanoseconds(static_cast<uint64_t>(worker->busy_time().until(now).count()));
+        thread->set_polling_nanoseconds(worker->counters().polling_nanoseconds.value());
     }
     const auto queue_workers = server.queue_workers();
     for (size_t queue = 0; queue < queue_workers.size(); ++queue) {

@@ -154,6 +154,7 @@ Result<void> Daemon::start_workers() {
                  .loop = settings_.loop,
                  .uring_operations = uring_operations,
                  .poll_max = settings.poll_max,
+                 .poll_cpu_percent = settings.poll_cpu_percent,
                  .cpu = cpu})));
             served.worker_list.push_back(served.workers.back().get());
         }

@@ -132,7 +132,7 @@ void Worker::serve() {
 /// Spins until something was found and done (true) or the budget is spent. The work began with the
 /// look that found it.
 bool Worker::look_for_work(Clock::time_point since) {
-    const auto budget = polling_.budget();
+    const auto budget = std::min(polling_.budget(), allowance_.left(since));
     if (budget == AdaptivePolling::Duration::zero()) {
         return false;
     }
@@ -151,12 +151,19 @@ bool Worker::look_for_work(Clock::time_point since) {
         if (worked) {
             busy_time_.begin(now);
             counters_.polls_hit.add();
+            note_looked(now - since);
             return true;
         }
         now = Clock::now();
     } while (now < end);
     counters_.polls_idle.add();
+    note_looked(now - since);
     return false;
+}
+
+void Worker::note_looked(Clock::duration time) {
+    allowance_.spend(time);
+    counters_.polling_nanoseconds.add(static_cast<uint64_t>(time.count()));
 }
 
 bool Worker::poll_sources() {

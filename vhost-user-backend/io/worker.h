@@ -17,6 +17,7 @@
 #include "vhost-user-backend/io/adaptive_polling.h"
 #include "vhost-user-backend/io/busy_time.h"
 #include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/poll_allowance.h"
 
 namespace outrigger {
 
@@ -39,14 +40,16 @@ struct WorkerOptions {
     /// Restricts the loop's io_uring, see create_event_loop(); nullopt: anything goes.
     std::optional<UringOperations> uring_operations = std::nullopt;
     std::chrono::microseconds poll_max{0};       ///< longest look for work before a sleep; 0: none
+    uint32_t poll_cpu_percent = 100;             ///< share of its time that looks may take
     std::optional<unsigned> cpu = std::nullopt;  ///< pin the thread there
 };
 
 struct WorkerCounters {
     Counter turns;  ///< rounds of its loop; they stand still while it sleeps
     Counter sleeps;
-    Counter polls_hit;   ///< a spin found work
-    Counter polls_idle;  ///< a spin ended without work
+    Counter polls_hit;            ///< a spin found work
+    Counter polls_idle;           ///< a spin ended without work
+    Counter polling_nanoseconds;  ///< of all spins, until the look that found work
 };
 
 class Worker final {
@@ -87,17 +90,20 @@ class Worker final {
     [[nodiscard]] const BusyTime& busy_time() const { return busy_time_; }
 
   private:
-    explicit Worker(const WorkerOptions& options) : options_(options), polling_(options.poll_max) {}
+    explicit Worker(const WorkerOptions& options)
+        : options_(options), polling_(options.poll_max), allowance_(options.poll_cpu_percent) {}
 
     [[nodiscard]] Result<void> set_up_thread();
     void stop_thread();
     void serve();
     [[nodiscard]] bool poll_sources();
     [[nodiscard]] bool look_for_work(EventLoop::Clock::time_point since);
+    void note_looked(EventLoop::Clock::duration time);
     [[nodiscard]] bool sources_ready_to_sleep();
 
     const WorkerOptions options_;
     AdaptivePolling polling_;
+    PollAllowance allowance_;
     WorkerCounters counters_;
     BusyTime busy_time_;
     std::unique_ptr<EventLoop> loop_;   // made and destroyed by the worker's thread

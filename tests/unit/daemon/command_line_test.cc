@@ -77,6 +77,7 @@ TEST(CommandLine, DefaultsAreFilledIn) {
     EXPECT_EQ(line->devices[0].queue_threads, 1U);
     EXPECT_TRUE(line->devices[0].cpus.empty());
     EXPECT_EQ(line->devices[0].poll_max, std::chrono::microseconds(100));
+    EXPECT_EQ(line->devices[0].poll_cpu_percent, 100U);
     EXPECT_EQ(line->devices[0].values.number("cache"), 4096U);
 }
 
@@ -105,13 +106,14 @@ TEST(CommandLine, TakesEveryProcessOption) {
 }
 
 TEST(CommandLine, TakesEveryThreadOption) {
-    const auto line =
-        parse({"--socket-path=/s", "--queue-threads=4", "--cpus=0-1,3", "--poll-us=25"});
+    const auto line = parse(
+        {"--socket-path=/s", "--queue-threads=4", "--cpus=0-1,3", "--poll-us=25", "--poll-cpu=40"});
     ASSERT_TRUE(line);
 
     EXPECT_EQ(line->devices[0].queue_threads, 4U);
     EXPECT_EQ(line->devices[0].cpus, (std::vector<unsigned>{0, 1, 3}));
     EXPECT_EQ(line->devices[0].poll_max, std::chrono::microseconds(25));
+    EXPECT_EQ(line->devices[0].poll_cpu_percent, 40U);
 }
 
 TEST(CommandLine, QueuesAreBalancedUnlessTheyAreFixed) {

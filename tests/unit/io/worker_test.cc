@@ -274,10 +274,17 @@ TEST_P(WorkerTest, LosesNoWakeUpWithoutPolling) {
     send_one_by_one(*worker, 20'000);
 
     EXPECT_EQ(worker->counters().polls_hit.value() + worker->counters().polls_idle.value(), 0U);
+    EXPECT_EQ(worker->counters().polling_nanoseconds.value(), 0U);
 }
 
 TEST_P(WorkerTest, LosesNoWakeUpWithPolling) {
     const auto worker = start({.poll_max = 20us});
+
+    send_one_by_one(*worker, 20'000);
+}
+
+TEST_P(WorkerTest, LosesNoWakeUpWhereLooksAreCutShort) {
+    const auto worker = start({.poll_max = 20us, .poll_cpu_percent = 1});
 
     send_one_by_one(*worker, 20'000);
 }
@@ -300,6 +307,7 @@ TEST_P(WorkerTest, PollingFindsWorkThatComesSoon) {
     }
 
     run_on(*worker, [&] { worker->remove_source(source); });
+    EXPECT_GT(worker->counters().polling_nanoseconds.value(), 0U);
 }
 
 TEST_P(WorkerTest, IdleWorkerSleeps) {
