@@ -239,8 +239,14 @@ Result<ChainOpener::Below> ChainOpener::open_confined(const std::string& path,
     for (auto name = in_real; name != real.end(); ++name) {
         relative /= *name;
     }
-    return Below{.path = real.string(),
-                 .fd = OUTRIGGER_TRY(open_beneath(directory.get(), relative))};
+    auto fd = open_beneath(directory.get(), relative);
+    if (!fd) {
+        return failure(error_from_code(
+            fmt::format(
+                "cannot open {}, the backing file of image {}", printable(real.string()), path),
+            fd.error().os_error));
+    }
+    return Below{.path = real.string(), .fd = *std::move(fd)};
 }
 
 }  // namespace
