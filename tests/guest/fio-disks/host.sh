@@ -5,6 +5,7 @@
 #   fio_seconds    how long the guest writes and verifies
 #   fio_event_us   the time between two of the operator's acts
 #   fio_packed     the disks with packed rings, of raw, overlay and nbd
+#   fio_io         --io of the daemon
 #   fio_corrupt    yes: also changes a bit half-way, which has to end the run
 # shellcheck shell=bash
 
@@ -93,10 +94,10 @@ fio_command() {
     local cache=none
     # Not every file system can be read past the page cache.
     dd if="$work/raw.img" of=/dev/null iflag=direct bs=4096 count=1 2>/dev/null || cache=writeback
-    daemon_command=("$build/$fio_program" --control-socket="$work/fio.control" --num-queues=2
+    daemon_command=("$build/$fio_program" --control-socket="$work/fio.control" --num-queues=2 --io="$fio_io"
         --device "socket-path=$1,name=raw,serial=raw,blk-file=$work/raw.img,cache=$cache,blk-size=512,queue-threads=2"
         --device "socket-path=$1.overlay,name=overlay,serial=overlay,blk-file=$work/base.qcow2,image-format=qcow2,allow-backing=$work,overlay=$work/disk.layer,overlay-create,overlay-copy-on-read,overlay-fill,overlay-fill-rate=512K"
-        --device "socket-path=$1.nbd,name=nbd,serial=nbd,blk-nbd=nbd+unix:///disk?socket=$work/nbd.socket,nbd-timeout=60")
+        --device "socket-path=$1.nbd,name=nbd,serial=nbd,blk-nbd=nbd+unix:///disk?socket=$work/nbd.socket,nbd-timeout=60,nbd-unflushed=kept")
 }
 
 fio_socket_of() {
