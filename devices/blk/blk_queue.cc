@@ -231,6 +231,10 @@ void BlkQueue::check_ended() {
     }
     if (drained_ && free_.size() == slot_count_) {
         ended_ = true;
+        image_->retire();
+        if (next_image_ != nullptr) {
+            next_image_->retire();
+        }
         std::exchange(drained_, nullptr)();
     }
 }

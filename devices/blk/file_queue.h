@@ -33,6 +33,8 @@ class FileQueue final : public ImageQueue {
 
     void submit(ImageRequest& request) override;
 
+    void retire() override { engine_->retire(); }
+
   private:
     friend class FileTransfer;
 

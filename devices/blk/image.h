@@ -98,6 +98,10 @@ class ImageQueue {
     /// Begins `request`; at most as many at a time as were agreed in open_queue(). Does not block
     /// and does not allocate.
     virtual void submit(ImageRequest& request) = 0;
+
+    /// The end of its run: gives back what it has of the worker, which may be gone before the queue
+    /// is. No request is under way, though the last may still be ending, and none follows.
+    virtual void retire() {}
 };
 
 class Image {

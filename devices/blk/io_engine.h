@@ -56,6 +56,9 @@ class IoEngine {
     virtual ~IoEngine() = default;
 
     virtual void submit(IoOperation& operation) = 0;
+
+    /// See ImageQueue.
+    virtual void retire() {}
 };
 
 /// A first-in first-out list of operations that needs no memory of its own.

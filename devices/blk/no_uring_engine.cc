@@ -14,7 +14,7 @@ std::span<const uint8_t> uring_engine_operations() {
     return {};
 }
 
-std::unique_ptr<IoEngine> create_uring_engine(int /*fd*/,
+std::unique_ptr<IoEngine> create_uring_engine(const UringEngineOptions& /*options*/,
                                               Worker& /*worker*/,
                                               IoEngine* /*helper*/) {
     abort_on_bug("this build has no io_uring", __FILE__, __LINE__);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <utility>
 
 #include <fcntl.h>
 #include <liburing.h>
@@ -15,6 +17,13 @@ namespace {
 
 /// What the kernel transfers at most in one call.
 constexpr size_t kTransferBytesMax = 0x7fff'f000;
+
+/// How many entries of a batch reach the kernel in one call when the device does the work. Entries
+/// that the kernel answers itself, from its page cache, go in one call however many there are. By
+/// measurement: a disk that is told of 32 reads at once stands still while the 32 answers are
+/// handled, one that is told of fewer does not (59,000 reads a second against 71,000 with 8), and
+/// fewer than that cost more for each than they bring.
+constexpr unsigned kEntriesPerCall = 8;
 
 /// All that prepare() and prepare_transfer() use.
 constexpr std::array<uint8_t, 6> kOperations = {IORING_OP_READ,
@@ -87,21 +96,32 @@ Uring& ring_of(Worker& worker) {
 
 class UringEngine final : public IoEngine {
   public:
-    UringEngine(int fd, Worker& worker, IoEngine* helper)
-        : fd_(fd), worker_(worker), uring_(ring_of(worker)), helper_(helper) {}
+    UringEngine(const UringEngineOptions& options, Worker& worker, IoEngine* helper)
+        : options_(options),
+          worker_(worker),
+          uring_(ring_of(worker)),
+          helper_(helper),
+          slot_(uring_.register_file(options.fd)) {}
+
+    UringEngine(const UringEngine&) = delete;
+    UringEngine& operator=(const UringEngine&) = delete;
+
+    ~UringEngine() override { retire(); }
 
     void submit(IoOperation& operation) override;
+    void retire() override;
 
   private:
     /// False when the kernel takes no entry now.
     [[nodiscard]] bool try_submit(IoOperation& operation);
     void retry_parked();
 
-    const int fd_;
+    const UringEngineOptions options_;
     Worker& worker_;
     Uring& uring_;
     IoEngine* const helper_;
-    IoOperationList parked_;  // the kernel refused entries for these; a retry is posted
+    std::optional<uint32_t> slot_;  // of the file; none: entries name it by its descriptor
+    IoOperationList parked_;        // the kernel refused entries for these; a retry is posted
 };
 
 void UringEngine::submit(IoOperation& operation) {
@@ -127,9 +147,24 @@ bool UringEngine::try_submit(IoOperation& operation) {
     if (sqe == nullptr) {
         return false;
     }
-    prepare(sqe, fd_, operation);
+    if (slot_ && operation.opcode != IoOpcode::kReadAttribute) {
+        prepare(sqe, static_cast<int>(*slot_), operation);
+        sqe->flags |= IOSQE_FIXED_FILE;
+    } else {
+        prepare(sqe, options_.fd, operation);
+    }
     uring_.bind(sqe, operation);
+    if (options_.direct) {
+        uring_.submit_when(kEntriesPerCall);
+    }
     return true;
+}
+
+void UringEngine::retire() {
+    if (slot_) {
+        // The ring would keep the file open, and so the image locked.
+        uring_.unregister_file(*std::exchange(slot_, std::nullopt));
+    }
 }
 
 void UringEngine::retry_parked() {
@@ -153,8 +188,10 @@ std::span<const uint8_t> uring_engine_operations() {
     return kOperations;
 }
 
-std::unique_ptr<IoEngine> create_uring_engine(int fd, Worker& worker, IoEngine* helper) {
-    return std::make_unique<UringEngine>(fd, worker, helper);
+std::unique_ptr<IoEngine> create_uring_engine(const UringEngineOptions& options,
+                                              Worker& worker,
+                                              IoEngine* helper) {
+    return std::make_unique<UringEngine>(options, worker, helper);
 }
 
 }  // namespace outrigger::blk

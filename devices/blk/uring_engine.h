@@ -20,9 +20,15 @@ namespace outrigger::blk {
 /// The IORING_OP_* opcodes that the engine submits; none in the portable build.
 [[nodiscard]] std::span<const uint8_t> uring_engine_operations();
 
+struct UringEngineOptions {
+    int fd = -1;          ///< borrowed
+    bool direct = false;  ///< it was opened to bypass the page cache
+};
+
 /// For a worker that it can serve. `helper` makes the calls that io_uring does not have; null when
-/// none will come. All are borrowed. Thread-bound: `worker`.
-[[nodiscard]] std::unique_ptr<IoEngine> create_uring_engine(int fd,
+/// none will come. All are borrowed. The ring keeps the file open until the engine has retired, on
+/// the worker's thread; one that was not is destroyed there. Thread-bound: `worker`.
+[[nodiscard]] std::unique_ptr<IoEngine> create_uring_engine(const UringEngineOptions& options,
                                                             Worker& worker,
                                                             IoEngine* helper);
 
