@@ -9,6 +9,10 @@
 
 #include "vhost-user-backend/io/uring.h"
 
+namespace outrigger {
+class MemorySnapshot;
+}  // namespace outrigger
+
 namespace outrigger::blk {
 
 enum class IoOpcode : uint8_t {
@@ -57,7 +61,9 @@ class IoEngine {
 
     virtual void submit(IoOperation& operation) = 0;
 
-    /// See ImageQueue.
+    // See ImageQueue.
+    virtual void use_memory(const MemorySnapshot& /*memory*/) {}
+
     virtual void retire() {}
 };
 
