@@ -12,6 +12,7 @@
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/control/printable_text.h"
 
+#include "devices/blk/background_fill.h"
 #include "devices/blk/limit_groups.h"
 
 namespace outrigger::blk {
@@ -96,6 +97,18 @@ void add_counters(const BlkCounters& queue, v1::BlockCounters& sum) {
     sum.set_stops(sum.stops() + queue.stops.value());
 }
 
+void to_message(const FillState& fill, v1::FillProgress& out) {
+    out.set_running(fill.running);
+    out.set_complete(fill.complete);
+    out.set_clusters_done(fill.clusters_done);
+    out.set_clusters_total(fill.clusters_total);
+    out.set_cluster_bytes(fill.cluster_bytes);
+    out.set_bytes_per_second(fill.rate_max);
+    if (fill.last_error != 0) {
+        out.set_last_error(error_from_code("copying", fill.last_error).message);
+    }
+}
+
 /// It stands in log lines and on terminals.
 bool is_label(const std::string& label) {
     constexpr size_t kLabelMax = 4096;
@@ -137,6 +150,9 @@ void BlkControl::describe(v1::Device& out) const {
     to_message(settings.limiter->limits(), *block.mutable_limits());
     block.set_limit_group(settings.limiter->group());
     block.set_changing(changes_.is_changing());
+    if (const BackgroundFill* const fill = device_.image()->fill()) {
+        to_message(fill->state(), *block.mutable_fill());
+    }
     for (uint16_t i = 0; i < device_.identity().queue_count; ++i) {
         add_counters(device_.counters(QueueIndex{i}), *block.mutable_counters());
     }
@@ -170,6 +186,9 @@ void BlkControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
             return;
         case v1::Request::kSwapImage:
             swap_image(request, std::move(fds), std::move(answer));
+            return;
+        case v1::Request::kFill:
+            fill(request, std::move(answer));
             return;
         case v1::Request::kDescribe:
         case v1::Request::kSetLogLevel:
@@ -223,6 +242,29 @@ void BlkControl::set_error_policy(const v1::Request& request, Answer answer) {
         return;
     }
     changes_.set_error_policy(*policy, std::move(answer));
+}
+
+void BlkControl::fill(const v1::Request& request, Answer answer) {
+    const v1::Fill& command = request.fill();
+    const std::shared_ptr<Image> image = device_.image();
+    BackgroundFill* const fill = image->fill();
+    if (fill == nullptr) {
+        refuse(answer, "there is nothing to fill: the disk is no overlay, or a read-only one");
+        return;
+    }
+    if (!command.has_run() && !command.has_bytes_per_second()) {
+        refuse(answer, "say what to do: start, stop, or at which rate");
+        return;
+    }
+    if (command.has_bytes_per_second()) {
+        fill->set_rate(command.bytes_per_second());
+    }
+    if (command.has_run() && command.run()) {
+        fill->start();
+    } else if (command.has_run()) {
+        fill->stop();
+    }
+    answer(fill->state().complete ? "the overlay has taken over all of its base" : "");
 }
 
 void BlkControl::swap_image(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {

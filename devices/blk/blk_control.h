@@ -29,6 +29,7 @@ class BlkControl final : public control::DeviceControl {
     void set_cache(const control::v1::Request& request, Answer answer);
     void set_limits(const control::v1::Request& request, Answer answer);
     void set_error_policy(const control::v1::Request& request, Answer answer);
+    void fill(const control::v1::Request& request, Answer answer);
     void swap_image(const control::v1::Request& request, std::vector<UniqueFd> fds, Answer answer);
 
     BlkDevice& device_;

@@ -17,6 +17,7 @@
 #include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/limit_groups.h"
+#include "devices/blk/memory_image.h"
 #include "devices/blk/null_image.h"
 #include "devices/blk/overlay/layer_format.h"
 #include "devices/blk/overlay/overlay_program.h"
@@ -163,6 +164,19 @@ constexpr OptionSpec kOptions[] = {
      .value_name = "NAME",
      .help = "Share the limits with all disks of this program that name the same group: they are "
              "those of the first that says any"},
+    {.name = "blk-memory",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "Serve a disk of this size in the memory of the program, in place of --blk-file: it "
+             "begins with zeroes, takes memory as it is written, and is gone with the program",
+     .number_min = 512,
+     .number_max = MemoryStore::kSizeMax},
+    {.name = "memory-huge-pages",
+     .kind = OptionKind::kChoice,
+     .value_name = "on|off",
+     .help = "Put huge pages behind a --blk-memory disk where the host has them: faster, but what "
+             "is written here and there takes 2 MiB each time; without it on",
+     .choices = kOnOff},
     {.name = "null-size",
      .kind = OptionKind::kSize,
      .value_name = "SIZE",
@@ -235,13 +249,15 @@ constexpr OptionSpec kOptions[] = {
 /// The options that say which disk it is.
 constexpr std::string_view kDiskOptions[] = {
     "blk-file",
+    "blk-memory",
     "null-size",
 #ifdef OUTRIGGER_NBD
     "blk-nbd",
 #endif
 };
 
-constexpr uint32_t kNullBlockBytes = 512;
+/// Of disks that no storage says it for.
+constexpr uint32_t kBlockBytesDefault = 512;
 
 Result<void> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -298,7 +314,8 @@ Result<void> check_blk_options(const OptionValues& values) {
     if (std::ranges::count_if(kDiskOptions,
                               [&](std::string_view name) { return values.has(name); }) != 1) {
         return usage_error(
-            "give one disk: --blk-file=PATH, the image to serve, or --null-size=SIZE"
+            "give one disk: --blk-file=PATH, the image to serve, or --blk-memory=SIZE, or "
+            "--null-size=SIZE"
 #ifdef OUTRIGGER_NBD
             ", or --blk-nbd=URI"
 #endif
@@ -306,6 +323,12 @@ Result<void> check_blk_options(const OptionValues& values) {
     }
     if (values.flag("null-read-zeroes") && !values.has("null-size")) {
         return usage_error("--null-read-zeroes goes with --null-size=SIZE only");
+    }
+    if (values.has("memory-huge-pages") && !values.has("blk-memory")) {
+        return usage_error("--memory-huge-pages goes with --blk-memory=SIZE only");
+    }
+    if (values.has("blk-memory") && values.text("cache") == "none") {
+        return usage_error("--cache=none is for files: a disk in memory has no page cache");
     }
 #ifdef OUTRIGGER_NBD
     if (const auto uri = values.text("blk-nbd")) {
@@ -329,13 +352,15 @@ Result<void> check_blk_options(const OptionValues& values) {
     if (values.has("allow-backing") && !is_qcow2) {
         return usage_error("--allow-backing=DIR goes with --image-format=qcow2 only");
     }
-    const uint64_t block_bytes = values.number("blk-size").value_or(kNullBlockBytes);
+    const uint64_t block_bytes = values.number("blk-size").value_or(kBlockBytesDefault);
     if (!is_power_of_two(block_bytes)) {
         return usage_error("--blk-size takes a power of two, 512 to 65536");
     }
-    if (values.number("null-size").value_or(0) % block_bytes != 0) {
-        return usage_error("--null-size takes a multiple of the block size, " +
-                           std::to_string(block_bytes));
+    for (const char* const name : {"blk-memory", "null-size"}) {
+        if (values.number(name).value_or(0) % block_bytes != 0) {
+            return usage_error("--" + std::string(name) + " takes a multiple of the block size, " +
+                               std::to_string(block_bytes));
+        }
     }
     OUTRIGGER_TRY(check_fixed_buffers(values));
     OUTRIGGER_TRY(check_overlay_options(values));
@@ -399,9 +424,16 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
     if (const std::optional<uint64_t> size = values.number("null-size")) {
         return std::make_unique<NullImage>(
             NullImageOptions{.size_bytes = *size,
-                             .block_bytes = block_size_of(values).value_or(kNullBlockBytes),
+                             .block_bytes = block_size_of(values).value_or(kBlockBytesDefault),
                              .read_only = values.flag("read-only"),
                              .read_zeroes = values.flag("null-read-zeroes")});
+    }
+    if (const std::optional<uint64_t> size = values.number("blk-memory")) {
+        return MemoryImage::create(
+            {.size_bytes = *size,
+             .block_bytes = block_size_of(values).value_or(kBlockBytesDefault),
+             .read_only = values.flag("read-only"),
+             .huge_pages = values.text("memory-huge-pages") != "off"});
     }
 #ifdef OUTRIGGER_NBD
     if (const auto uri = values.text("blk-nbd")) {
@@ -454,7 +486,9 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
     options.write_back_at_reset = values.text("cache") != "writethrough";
     options.error_policy = error_policy_of(values.text("on-error").value_or(""));
     options.limiter = OUTRIGGER_TRY(limiter_of(values));
-    options.image_label = values.text("blk-file").value_or(values.text("blk-nbd").value_or("null"));
+    options.image_label = values.text("blk-file")
+                              .value_or(values.text("blk-nbd").value_or(
+                                  values.has("blk-memory") ? "memory" : "null"));
     if (const auto layer = values.text("overlay")) {
         options.image_label = *layer + " over " + options.image_label;
     }
@@ -502,7 +536,7 @@ const DeviceProgram kProgram = {
     .type = "block",
     .summary =
         "A vhost-user back end that serves a virtio block device: a raw image file, a block device "
-        "of the host, a qcow2 image for reading, or the export of an NBD server",
+        "of the host, a qcow2 image for reading, the export of an NBD server, or memory",
     .options = kOptions,
     .capabilities = kCapabilities,
     .create_device = create_blk_device,

@@ -83,7 +83,8 @@ uint32_t BlkQueue::requests_for(const Virtqueue& queue) {
 }
 
 QueueProgress BlkQueue::process() {
-    for (uint32_t taken = 0; taken < kBatchMax; ++taken) {
+    const uint32_t submitted_max = submitted_ + kSubmitMax;
+    for (uint32_t taken = 0; taken < kBatchMax && submitted_ < submitted_max; ++taken) {
         if (free_.empty() || bytes_in_flight_ >= kBytesMax) {
             // Only now, not when the limit was hit: it may never matter.
             if (queue_.has_available()) {

@@ -47,8 +47,14 @@ class BlkQueue final {
     /// No request is taken while those in flight cover this many bytes, so that what the host
     /// pins and queues for them stays bounded.
     static constexpr uint64_t kBytesMax = uint64_t{64} << 20;
-    /// Then the worker's other queues have their turn.
-    static constexpr uint32_t kBatchMax = 256;
+    /// Then what is done is published, and the worker's other queues have their turn. Few, so that
+    /// a driver takes up the first answers while the rest is served, rather than wait for all: a
+    /// null disk serves 1.6 times as many at depth 32 with 16 as with 256.
+    static constexpr uint32_t kBatchMax = 16;
+    /// The same for requests that the image does not answer at once. They go to the kernel
+    /// together, and what it finds in the page cache it copies then and there: with 8 for 256 a
+    /// driver that sleeps gets twice as many at depth 32, for half of the processor time each.
+    static constexpr uint32_t kSubmitMax = 8;
 
     /// What a queue is made of. All is borrowed but `image` and `settings`; `image` serves
     /// requests_for(queue) at a time.

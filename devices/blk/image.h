@@ -21,6 +21,8 @@ class Worker;
 
 namespace outrigger::blk {
 
+class BackgroundFill;
+
 /// What the disk tells its guest about itself. Sizes in bytes; block sizes are powers of two.
 struct ImageProperties {
     uint64_t size_bytes = 0;               ///< a multiple of block_bytes
@@ -134,6 +136,9 @@ class Image {
     };
 
     [[nodiscard]] virtual FixedMemoryUse fixed_memory() const { return {}; }
+
+    /// What it copies in the background, or null.
+    [[nodiscard]] virtual BackgroundFill* fill() { return nullptr; }
 
     /// Called on `worker`'s thread, which outlives the queue.
     [[nodiscard]] virtual Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,

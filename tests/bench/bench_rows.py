@@ -10,7 +10,7 @@ QUEUES = 4
 @dataclass
 class Row:
     """One comparison. `a` and `b` make a shell command from (tools, socket path)."""
-    section: str  # "null", "memory", "file", "direct", "queues"
+    section: str  # "null", "copy", "memory", "file", "direct", "queues"
     label: str
     a: object
     b: object
@@ -79,6 +79,19 @@ def _file_rows(section, name, paths, goal, ratio_goal, full, accesses=("randread
                                      "--write-cache=writeback"],
                                     goal, ratio_goal, depth, aio))
     return rows
+
+
+COPY_BYTES = 256 << 20
+
+
+def copy_rows(full):
+    """Against copying the same blocks on the same processor, without a guest and rings."""
+    rings = ["split", "packed"] if full else ["split"]
+    return [Row("copy", f"memory image, 4 KiB, depth {depth}" + (", packed" if ring == "packed" else ""),
+                ours(f"--blk-memory={COPY_BYTES}"), None, "the cost of the copy",
+                ["--rw=randread", f"--depth={depth}", f"--ring={ring}", f"--size={COPY_BYTES}"],
+                ">= 70 % of it", 0.7, depth)
+            for ring in rings for depth in (32, 128)]
 
 
 def memory_rows(paths, full):

@@ -39,7 +39,7 @@ def parse_arguments():
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs: for the image in memory")
     parser.add_argument("--rounds", type=int, help="rounds of each row; default 10, with --full 40")
     parser.add_argument("--round-ms", type=int, help="milliseconds of a round; default 100, with --full 250")
-    parser.add_argument("--only", default="", help="sections with commas between: null,memory,file,direct,queues")
+    parser.add_argument("--only", default="", help="sections with commas between: null,copy,memory,file,direct,queues")
     parser.add_argument("--cpus", default="0,1", help="processor of the back ends, and of the driver")
     return parser.parse_args()
 
@@ -74,6 +74,10 @@ class Runner:
             command += [f"--{side}={socket}", f"--{side}-command={back_end}"]
             if row.section != "queues":
                 command.append(f"--{side}-cpu={self.back_end_cpu}")
+        return self.run_bench(command)
+
+    @staticmethod
+    def run_bench(command):
         run = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
         if run.returncode != 0:
             raise RuntimeError(f"{shlex.join(command)}\n{run.stderr}")
@@ -81,10 +85,13 @@ class Runner:
 
     def floor(self, row):
         """Requests a second of a device that answers at once, on the back ends' processor."""
+        return self.calibrate(row)["floor"]["rate"]
+
+    def calibrate(self, row):
         command = [str(self.tools.bench), "blk", "--json", "--calibrate", f"--device-cpu={self.back_end_cpu}",
                    f"--cpus={self.driver_cpu}", *row.options]
         run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        return json.loads(run.stdout)["floor"]["rate"]
+        return json.loads(run.stdout)
 
     def fio(self, path, row):
         """One round of fio's io_uring engine on the same file: requests a second, CPU seconds a million."""
@@ -119,6 +126,36 @@ class Runner:
                 "ratio_cpu": a["cpu_seconds_per_million"] / max(b["cpu_seconds_per_million"], 1e-9),
                 "own": a_runs[-1]["own"], "others_load": max(run["others_load"] or 0 for run in a_runs)}
 
+    def copy(self, row):
+        """Blocks a second that the back ends' processor copies: random ones, to as many buffers as the depth."""
+        return self.calibrate(row)["copy"]["rate"]
+
+    def against_copy(self, row):
+        """A and bare copies in turn. What a disk in memory never held is not copied from memory: it is filled first."""
+        socket = self.scratch / "m.sock"
+        command = ["taskset", "-c", self.back_end_cpu, *shlex.split(row.a(self.tools, socket))]
+        back_end = subprocess.Popen(command)
+        try:
+            bench = [str(self.tools.bench), "blk", "--json", f"--a={socket}", f"--a-pid={back_end.pid}",
+                     f"--cpus={self.driver_cpu}"]
+            wait_for(socket)
+            self.run_bench([*bench, "--rw=write", "--bs=64k", "--rounds=1", "--round-ms=2000"])
+            runs, copies = [], []
+            for _ in range(max(3, self.rounds // 4)):
+                runs.append(self.run_bench([*bench, "--rounds=4", f"--round-ms={self.round_ms}", *row.options]))
+                copies.append(self.copy(row))
+        finally:
+            back_end.terminate()
+            back_end.wait(timeout=30)
+        a = runs[-1]["a"]
+        a["rate_median"] = median(run["a"]["rate_median"] for run in runs)
+        a["rate_best"] = max(run["a"]["rate_best"] for run in runs)
+        a["cpu_seconds_per_million"] = median(run["a"]["cpu_seconds_per_million"] for run in runs)
+        b = {"rate_median": median(copies), "rate_best": max(copies), "cpu_seconds_per_million": 1e6 / median(copies)}
+        return {"a": a, "b": b, "ratio_median": median(run["a"]["rate_median"] / rate for run, rate in zip(runs, copies)),
+                "ratio_cpu": a["cpu_seconds_per_million"] / b["cpu_seconds_per_million"],
+                "own": runs[-1]["own"], "others_load": max(run["others_load"] or 0 for run in runs)}
+
     def profile(self, row):
         """The functions in which outrigger-blk spends the row's time, as (percent, name)."""
         socket, data = self.scratch / "p.sock", self.scratch / "perf.data"
@@ -151,10 +188,20 @@ def make_image(directory):
     return Path(name)
 
 
+def wait_for(socket):
+    """Until a back end listens there."""
+    for _ in range(100):
+        if socket.exists():
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"nobody listens at {socket}")
+
+
 def collect_rows(arguments, tools, images, memory_images):
     """The rows that this machine can measure, and why the others are left out."""
     rows, left_out = [], []
-    wanted = set(filter(None, arguments.only.split(","))) or {"null", "memory", "file", "direct", "queues"}
+    wanted = set(filter(None, arguments.only.split(","))) or {"null", "copy", "memory", "file", "direct", "queues"}
+    rows += bench_rows.copy_rows(arguments.full)
     if tools.qemu is None:
         left_out.append("there is no qemu-storage-daemon: nothing is compared with it")
     else:
@@ -178,7 +225,9 @@ def measure_rows(runner, rows, image, left_out):
     for number, row in enumerate(rows, 1):
         print(f"[{number}/{len(rows)}] {row.label}, {row.peer}", flush=True)
         try:
-            if row.section == "direct":
+            if row.section == "copy":
+                outcome = runner.against_copy(row)
+            elif row.section == "direct":
                 outcome = runner.against_fio(row, image)
             else:
                 outcome = runner.bench(row, "ab", runner.rounds, ["--system-calls"])

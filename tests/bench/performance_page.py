@@ -5,6 +5,7 @@ from bar_chart import bar_chart
 
 _SECTIONS = {
     "null": "Null image: everything but the storage",
+    "copy": "Disk in memory (--blk-memory): against the cost of the copy alone",
     "memory": "File in memory (tmpfs): the cost of the copy is in it",
     "file": "Raw file in the page cache",
     "direct": "Raw file past the page cache (O_DIRECT)",
@@ -19,7 +20,7 @@ def _label(result, with_peer):
 def _rate_plot(name, results):
     groups = [(_label(r, True), [(r.outcome[side]["rate_median"] / 1e6, r.outcome[side]["rate_best"] / 1e6)
                                  for side in "ab"]) for r in results]
-    peer = "fio" if name == "direct" else "outrigger-blk on one thread" if name == "queues" else "qemu-storage-daemon"
+    peer = "fio" if name == "direct" else "the copy alone" if name == "copy" else "outrigger-blk on one thread" if name == "queues" else "qemu-storage-daemon"
     return bar_chart(f"{_SECTIONS[name]}: million requests a second, median (best)", "M/s", ["outrigger-blk", peer],
                      groups)
 

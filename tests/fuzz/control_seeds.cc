@@ -41,6 +41,9 @@ std::string every_command() {
     stream += control::frame(request);
     request.mutable_set_error_policy()->set_policy(v1::STOP_ON_FULL);
     stream += control::frame(request);
+    request.mutable_fill()->set_run(true);
+    request.mutable_fill()->set_bytes_per_second(1);
+    stream += control::frame(request);
     request.mutable_swap_image()->set_label("other.img");
     return stream + control::frame(request);
 }

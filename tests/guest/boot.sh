@@ -17,6 +17,8 @@ queues=1                   # of the devices that have several
 memory=memfd               # memfd, file
 iommu=off                  # off, intel, intel-strict: what stands between devices and memory
 accelerator=               # tcg, kvm; choose_accelerator sets it
+guest_memory=512M
+guest_archives=()          # uncompressed archives of more programs, which the guest has as well
 boot_timeout_s=180
 sandbox=on                 # of our daemons: on, log, none
 daemon_wrapper=()          # runs the daemons, for example: setarch -R
@@ -172,16 +174,17 @@ make_qemu_args() {
     fi
     [[ $iommu != intel ]] || virtio_options+=,ats=on
     case $memory in
-        memfd) ram=memory-backend-memfd,id=ram,size=512M,share=on ;;
-        file) ram=memory-backend-file,id=ram,size=512M,share=on,discard-data=on,mem-path=$work/ram ;;
+        memfd) ram=memory-backend-memfd,id=ram,size=$guest_memory,share=on ;;
+        file) ram=memory-backend-file,id=ram,size=$guest_memory,share=on,discard-data=on,mem-path=$work/ram ;;
     esac
     append+=" console=ttyS0 outrigger.rings=$rings outrigger.iommu=$iommu outrigger.devices=$(IFS=,; echo "${guest_devices[*]}")"
     qemu_args=(-nodefaults -no-user-config -no-reboot -display none
         -machine q35,memory-backend=ram -accel "$accelerator" -cpu "$cpu" -smp "$processors"
-        -m 512M -object "$ram"
+        -m "$guest_memory" -object "$ram"
         -kernel "$(guest_kernel)" -initrd "$work/initramfs")
     for device in "${guest_devices[@]}"; do
         declare -F "${device}_rings" >/dev/null && append+=" outrigger.rings.$device=$("${device}_rings")"
+        declare -F "${device}_kernel_arguments" >/dev/null && append+=$("${device}_kernel_arguments")
     done
     # A single processor would not do: QEMU 7.2 translates cmpxchg16b wrongly for one.
     if [[ $mode == shell ]]; then
@@ -282,7 +285,7 @@ boot_guest() {
         "${device}_setup" || { host_result "$device.setup" failed "cannot prepare"; return 1; }
     done
     pack_cpio "$guest_extra" "$work/extra.cpio" || return
-    cat "$guest_dir/initramfs" "$work/extra.cpio" >"$work/initramfs" || return
+    cat "${guest_archives[@]}" "$guest_dir/initramfs" "$work/extra.cpio" >"$work/initramfs" || return
     for device in "${guest_devices[@]}"; do
         start_daemon "$device" || return
     done

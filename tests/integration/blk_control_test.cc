@@ -167,6 +167,28 @@ TEST_F(BlkControlTest, TakesOnTheSizeOfAFileThatHasGrown) {
     EXPECT_EQ(guest.request(VIRTIO_BLK_T_IN, 3 * kDiskBytes - 4096), VIRTIO_BLK_S_OK);
 }
 
+TEST_F(BlkControlTest, DiskInMemoryGrowsAndShrinks) {
+    start({"--device", "socket-path=" + socket_path() + ",blk-memory=64M"});
+    ControlGuest guest = connect();
+    EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, kDiskBytes - 4096, 4096, 0x31), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(block().image(), "memory");
+    const auto resize_to = [&](uint64_t bytes) {
+        return ask([&](v1::Request& request) {
+            request.mutable_resize()->set_size_bytes(bytes);
+            request.mutable_resize()->set_force(true);
+        });
+    };
+    EXPECT_TRUE(resize_to(uint64_t{5} << 30).has_done());
+    EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, (uint64_t{5} << 30) - 4096), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(guest.read_byte(kDiskBytes - 4096), 0x31);
+    EXPECT_TRUE(resize_to(kDiskBytes - 4096).has_done());
+    EXPECT_TRUE(resize_to(kDiskBytes).has_done());
+    EXPECT_EQ(guest.read_byte(kDiskBytes - 4096), 0);
+    EXPECT_TRUE(resize_to(uint64_t{32} << 40).has_error());
+    EXPECT_EQ(block().size_bytes(), kDiskBytes);
+    EXPECT_EQ(guest.read_byte(0), 0);
+}
+
 TEST_F(BlkControlTest, ShrinksOnlyByForce) {
     start();
     ControlGuest guest = connect();

@@ -4,6 +4,7 @@
 #include <exception>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -12,6 +13,7 @@
 #include "tools/outrigger-bench/backend.h"
 #include "tools/outrigger-bench/bench_options.h"
 #include "tools/outrigger-bench/calibration.h"
+#include "tools/outrigger-bench/copy_cost.h"
 #include "tools/outrigger-bench/measurement.h"
 #include "tools/outrigger-bench/report.h"
 
@@ -48,8 +50,17 @@ int run_calibration(const BenchPlan& plan) {
     if (!own) {
         return complain(own.error().message, kBackendFailed);
     }
-    std::fputs((plan.json ? calibration_json(plan, *own) : calibration_text(plan, *own)).c_str(),
-               stdout);
+    std::optional<OwnCost> copy;
+    if (plan.device_cpu && plan.workload == WorkloadKind::kBlk && plan.access != Access::kFlush) {
+        const auto measured = measure_copy(plan, kTime / 2);
+        if (!measured) {
+            return complain(measured.error().message, kBackendFailed);
+        }
+        copy = *measured;
+    }
+    const std::string text =
+        plan.json ? calibration_json(plan, *own, copy) : calibration_text(plan, *own, copy);
+    std::fputs(text.c_str(), stdout);
     return kMeasured;
 }
 

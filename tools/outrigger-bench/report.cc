@@ -266,24 +266,37 @@ std::string report_json(const BenchPlan& plan, const RunReport& report) {
     return json.take();
 }
 
-std::string calibration_text(const BenchPlan& plan, const OwnCost& own) {
+std::string calibration_text(const BenchPlan& plan,
+                             const OwnCost& own,
+                             const std::optional<OwnCost>& copy) {
     if (!plan.device_cpu) {
         return load_text(plan) + "\n" + own_text(own);
     }
-    return load_text(plan) +
-           fmt::format(
-               "\nfloor of a request {:.1f} ns: {:.2f} M/s against a device that answers at "
-               "once on processor {}\n",
-               own.nanoseconds_per_request,
-               own.rate / 1e6,
-               *plan.device_cpu);
+    std::string text =
+        load_text(plan) + fmt::format(
+                              "\nfloor of a request {:.1f} ns: {:.2f} M/s against a device "
+                              "that answers at once on processor {}\n",
+                              own.nanoseconds_per_request,
+                              own.rate / 1e6,
+                              *plan.device_cpu);
+    if (copy) {
+        text += fmt::format("copy of a block {:.1f} ns: {:.2f} M/s on that processor\n",
+                            copy->nanoseconds_per_request,
+                            copy->rate / 1e6);
+    }
+    return text;
 }
 
-std::string calibration_json(const BenchPlan& plan, const OwnCost& own) {
+std::string calibration_json(const BenchPlan& plan,
+                             const OwnCost& own,
+                             const std::optional<OwnCost>& copy) {
     JsonWriter json;
     json.begin_object();
     append_head(json, plan);
     append_own(json, own, plan.device_cpu ? "floor" : "own");
+    if (copy) {
+        append_own(json, *copy, "copy");
+    }
     json.end_object();
     return json.take();
 }

@@ -2,6 +2,7 @@
 /// What was measured, in words and as JSON.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "tools/outrigger-bench/bench_options.h"
@@ -14,8 +15,13 @@ namespace outrigger::bench {
 
 [[nodiscard]] std::string report_json(const BenchPlan& plan, const RunReport& report);
 
-/// The same of a calibration alone.
-[[nodiscard]] std::string calibration_text(const BenchPlan& plan, const OwnCost& own);
-[[nodiscard]] std::string calibration_json(const BenchPlan& plan, const OwnCost& own);
+/// The same of a calibration alone, and of the copies that a disk in memory makes, where they were
+/// measured.
+[[nodiscard]] std::string calibration_text(const BenchPlan& plan,
+                                           const OwnCost& own,
+                                           const std::optional<OwnCost>& copy);
+[[nodiscard]] std::string calibration_json(const BenchPlan& plan,
+                                           const OwnCost& own,
+                                           const std::optional<OwnCost>& copy);
 
 }  // namespace outrigger::bench

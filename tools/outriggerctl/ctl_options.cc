@@ -49,6 +49,13 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "PATH",
      .help = "Serve another image from now on: requests in flight are finished with the old one",
      .options = " force read-only "},
+    {.name = "fill",
+     .value_name = "start|stop",
+     .value_optional = true,
+     .help = "Have an overlay copy the rest of its image to the layer in the background, or stop "
+             "that; with --rate alone only how fast. What was copied stays, and show tells how "
+             "far it is",
+     .options = " rate "},
     {.name = "pause",
      .value_name = "",
      .help = "Begin no more requests; done when none is in flight",
@@ -104,6 +111,10 @@ constexpr OptionSpec kOptions[] = {
     {.name = "no-group",
      .kind = OptionKind::kFlag,
      .help = "With limit: first take the disk out of its group; it has no limits then"},
+    {.name = "rate",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "With fill: copy at most this much a second; 0 for as much as there is"},
     {.name = "help", .kind = OptionKind::kFlag, .help = "Print this help and exit"},
     {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
     {.name = "print-man-page",
@@ -114,7 +125,8 @@ constexpr OptionSpec kOptions[] = {
 
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
-    " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group ";
+    " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
+    "rate ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -211,6 +223,24 @@ Result<void> read_limits(const OptionValues& values, v1::SetLimits& command) {
     return {};
 }
 
+Result<void> read_fill(const std::optional<std::string>& value,
+                       const OptionValues& values,
+                       v1::Fill& command) {
+    if (value && *value != "start" && *value != "stop") {
+        return usage_error("fill takes start or stop, not '" + *value + "'");
+    }
+    if (!value && !values.has("rate")) {
+        return usage_error("fill takes start or stop, or --rate, or both");
+    }
+    if (value) {
+        command.set_run(*value == "start");
+    }
+    if (const auto rate = values.number("rate")) {
+        command.set_bytes_per_second(*rate);
+    }
+    return {};
+}
+
 Result<void> read_choice(const std::string& value, v1::Request& request, std::string_view command) {
     if (command == "read-only" && (value == "on" || value == "off")) {
         request.mutable_set_read_only()->set_read_only(value == "on");
@@ -255,6 +285,8 @@ Result<void> read_command(const CommandSpec& spec,
         plan.image_read_only = values.flag("read-only");
         request.mutable_swap_image()->set_label(control::printable(*value));
         request.mutable_swap_image()->set_force(values.flag("force"));
+    } else if (spec.name == "fill") {
+        return read_fill(value, values, *request.mutable_fill());
     } else if (spec.name == "pause") {
         request.mutable_pause();
     } else if (spec.name == "resume") {

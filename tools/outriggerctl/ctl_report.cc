@@ -93,6 +93,27 @@ std::string limits_text(const v1::BlockDevice& block) {
                                        : fmt::format("{} (group {})", out, block.limit_group());
 }
 
+std::string fill_text(const v1::FillProgress& fill) {
+    if (fill.complete()) {
+        return "complete: the image below is not needed any more";
+    }
+    const uint64_t cluster = fill.cluster_bytes();
+    const auto done = static_cast<double>(fill.clusters_done());
+    const auto total = static_cast<double>(fill.clusters_total());
+    std::string out = fmt::format("{}, {:.1f} %: {} of {}",
+                                  fill.running() ? "running" : "not running",
+                                  total > 0 ? 100 * done / total : 100.0,
+                                  size_text(fill.clusters_done() * cluster),
+                                  size_text(fill.clusters_total() * cluster));
+    if (fill.bytes_per_second() != 0) {
+        out += fmt::format(", at most {} a second", size_text(fill.bytes_per_second()));
+    }
+    if (!fill.last_error().empty()) {
+        out += fmt::format("; {}", fill.last_error());
+    }
+    return out;
+}
+
 void append_block(std::string& out, const v1::BlockDevice& block, bool connected) {
     append_row(out, "image", block.image());
     append_row(out, "size", size_text(block.size_bytes()));
@@ -112,6 +133,9 @@ void append_block(std::string& out, const v1::BlockDevice& block, bool connected
     }
     append_row(out, "on error", policy_text(block.error_policy()));
     append_row(out, "limits", limits_text(block));
+    if (block.has_fill()) {
+        append_row(out, "fill", fill_text(block.fill()));
+    }
     const v1::BlockCounters& counters = block.counters();
     append_row(out, "reads", fmt::format("{}", counters.reads()));
     append_row(out, "bytes read", fmt::format("{}", counters.bytes_read()));

@@ -84,6 +84,13 @@ struct PipeEnds {
 /// Best effort: the guest's secrets do not belong in our core file.
 void keep_out_of_core_files(std::span<std::byte> mapping);
 
+/// Gives whole pages of private anonymous memory back to the system: they read as zeroes from now
+/// on, also while other threads touch them. False, with errno, where nothing changed.
+[[nodiscard]] bool drop_pages(std::span<std::byte> pages);
+
+/// Whether the system may, or may not, put huge pages behind private anonymous memory. Best effort.
+void set_huge_pages(std::span<std::byte> pages, bool allowed);
+
 /// What the kernel says of one page of a mapping without anybody touching it.
 enum class PageState : uint8_t {
     kThere,

@@ -134,6 +134,14 @@ void keep_out_of_core_files(std::span<std::byte> mapping) {
     ::madvise(mapping.data(), mapping.size(), MADV_DONTDUMP);
 }
 
+bool drop_pages(std::span<std::byte> pages) {
+    return ::madvise(pages.data(), pages.size(), MADV_DONTNEED) == 0;
+}
+
+void set_huge_pages(std::span<std::byte> pages, bool allowed) {
+    ::madvise(pages.data(), pages.size(), allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
 PageState page_state(void* page) {
 #ifdef MADV_POPULATE_READ
     const auto bytes = static_cast<size_t>(::sysconf(_SC_PAGESIZE));

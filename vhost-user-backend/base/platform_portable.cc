@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -201,6 +202,18 @@ uint64_t page_bytes_of(int fd) {
 }
 
 void keep_out_of_core_files(std::span<std::byte> /*mapping*/) {}
+
+/// What madvise() does to the contents differs by system; fresh pages in place of the old do not.
+bool drop_pages(std::span<std::byte> pages) {
+    return ::mmap(pages.data(),
+                  pages.size(),
+                  PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+                  -1,
+                  0) == pages.data();
+}
+
+void set_huge_pages(std::span<std::byte> /*pages*/, bool /*allowed*/) {}
 
 PageState page_state(void* /*page*/) {
     return PageState::kUnknown;

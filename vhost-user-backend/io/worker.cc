@@ -13,6 +13,9 @@ namespace {
 
 using Clock = EventLoop::Clock;
 
+/// A yield costs more than a look does: so many looks, a microsecond or two, share one.
+constexpr uint32_t kLooksBetweenYields = 16;
+
 /// Tells the processor that this is a spin, for the sake of its other hyper-thread.
 void pause_processor() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -128,11 +131,14 @@ bool Worker::look_for_work(Clock::time_point since) {
         return false;
     }
     const auto end = since + budget;
+    uint32_t looks = 0;
     do {
+        pause_processor();
         // Whoever sends the next request may be waiting for this very processor: without the
         // yield a spin there costs most of the throughput.
-        pause_processor();
-        std::this_thread::yield();
+        if (++looks % kLooksBetweenYields == 0) {
+            std::this_thread::yield();
+        }
         bool worked = poll_sources();
         worked |= loop_->run_once(Clock::time_point::min());
         if (worked) {

@@ -146,9 +146,25 @@ void OverlayFill::run() {
 
 // --- Any thread ----------------------------------------------------------------------------------
 
+/// Before the launch nobody takes the tasks: whoever asks again and again must not pile them up.
+void OverlayFill::poke() {
+    // Acquire and release: what is said before it is seen by the task, or by the one that follows.
+    if (poked_.exchange(true, std::memory_order_acq_rel)) {
+        return;
+    }
+    worker_->post([this] {
+        (void)poked_.exchange(false, std::memory_order_acq_rel);
+        if (rate_changed_.exchange(false, std::memory_order_relaxed)) {
+            // What the old rate made it wait for counts no more.
+            next_copy_at_ = std::min(next_copy_at_, Clock::now());
+        }
+        pump();
+    });
+}
+
 void OverlayFill::start() {
     wanted_.store(true, std::memory_order_relaxed);
-    worker_->post([this] { pump(); });
+    poke();
 }
 
 void OverlayFill::stop() {
@@ -157,11 +173,8 @@ void OverlayFill::stop() {
 
 void OverlayFill::set_rate(uint64_t bytes_per_second) {
     rate_.store(bytes_per_second, std::memory_order_relaxed);
-    worker_->post([this] {
-        // What the old rate made it wait for counts no more.
-        next_copy_at_ = std::min(next_copy_at_, Clock::now());
-        pump();
-    });
+    rate_changed_.store(true, std::memory_order_relaxed);
+    poke();
 }
 
 FillState OverlayFill::state() const {

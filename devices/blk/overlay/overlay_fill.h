@@ -13,24 +13,14 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/io/worker.h"
 
+#include "devices/blk/background_fill.h"
 #include "devices/blk/image.h"
 #include "devices/blk/overlay/overlay_shared.h"
 #include "devices/blk/overlay/waiter.h"
 
 namespace outrigger::blk {
 
-/// A moment's picture.
-struct FillState {
-    bool running = false;   ///< asked to fill, and not complete
-    bool complete = false;  ///< every cluster of the base is in the layer
-    uint64_t clusters_done = 0;
-    uint64_t clusters_total = 0;
-    uint64_t cluster_bytes = 0;
-    uint64_t rate_max = 0;  ///< bytes per second; 0: no limit
-    int last_error = 0;     ///< errno of the last copy, if it failed; it is tried again
-};
-
-class OverlayFill final {
+class OverlayFill final : public BackgroundFill {
   public:
     /// `shared` outlives it. Makes the loop, so before the sandbox is closed.
     [[nodiscard]] static Result<std::unique_ptr<OverlayFill>> create(const OverlayShared& shared);
@@ -46,12 +36,10 @@ class OverlayFill final {
 
     // Any thread, also before launch().
 
-    void start();
-    /// Copies under way are finished.
-    void stop();
-    /// Bytes per second; 0: no limit.
-    void set_rate(uint64_t bytes_per_second);
-    [[nodiscard]] FillState state() const;
+    void start() override;
+    void stop() override;
+    void set_rate(uint64_t bytes_per_second) override;
+    [[nodiscard]] FillState state() const override;
 
   private:
     class Copy;
@@ -74,6 +62,7 @@ class OverlayFill final {
     OverlayFill(const OverlayShared& shared, std::unique_ptr<Worker> worker);
 
     void run();
+    void poke();
 
     // On its own thread.
     void pump();
@@ -94,6 +83,8 @@ class OverlayFill final {
     std::atomic<bool> wanted_ = false;
     std::atomic<uint64_t> rate_ = 0;
     std::atomic<int> last_error_ = 0;
+    std::atomic<bool> poked_ = false;  // a task for pump() waits: one will do
+    std::atomic<bool> rate_changed_ = false;
 
     // Of the thread, once it runs.
     ResumeInbox inbox_;

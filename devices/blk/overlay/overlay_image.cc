@@ -138,26 +138,4 @@ Result<std::unique_ptr<ImageQueue>> OverlayImage::open_queue(Worker& worker,
         shared_, std::move(base), std::move(layer), worker, requests_max);
 }
 
-void OverlayImage::start_fill() {
-    if (fill_ != nullptr) {
-        fill_->start();
-    }
-}
-
-void OverlayImage::stop_fill() {
-    if (fill_ != nullptr) {
-        fill_->stop();
-    }
-}
-
-void OverlayImage::set_fill_rate(uint64_t bytes_per_second) {
-    if (fill_ != nullptr) {
-        fill_->set_rate(bytes_per_second);
-    }
-}
-
-FillState OverlayImage::fill_state() const {
-    return fill_ == nullptr ? FillState{} : fill_->state();
-}
-
 }  // namespace outrigger::blk

@@ -50,13 +50,8 @@ class OverlayImage final : public Image {
     [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
                                                                  uint32_t requests_max) override;
 
-    // Any thread. A read-only overlay has no fill: nothing happens.
-
-    void start_fill();
-    void stop_fill();
-    /// Bytes per second; 0: no limit.
-    void set_fill_rate(uint64_t bytes_per_second);
-    [[nodiscard]] FillState fill_state() const;
+    /// A read-only overlay has none.
+    [[nodiscard]] BackgroundFill* fill() override { return fill_.get(); }
 
     [[nodiscard]] const OverlayCounters& counters() const { return counters_; }
 

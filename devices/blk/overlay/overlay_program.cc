@@ -36,8 +36,11 @@ Result<void> check_overlay_options(const OptionValues& values) {
         }
         return {};
     }
-    if (values.has("null-size")) {
-        return usage_error("--overlay=PATH needs an image: it does not go with --null-size");
+    for (const char* const name : {"null-size", "blk-memory"}) {
+        if (values.has(name)) {
+            return usage_error("--overlay=PATH needs an image: it does not go with --" +
+                               std::string(name));
+        }
     }
     if (values.text("io-engine") == "uring") {
         return usage_error(

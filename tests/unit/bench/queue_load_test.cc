@@ -17,6 +17,7 @@
 
 #include "tools/outrigger-bench/backend.h"
 #include "tools/outrigger-bench/calibration.h"
+#include "tools/outrigger-bench/copy_cost.h"
 
 namespace outrigger::bench {
 namespace {
@@ -315,6 +316,27 @@ TEST(Calibration, ProcessorThatDoesNotExistIsTold) {
     plan.device_cpu = CPU_SETSIZE - 1;
 
     EXPECT_FALSE(calibrate(plan, milliseconds(20)));
+    EXPECT_FALSE(measure_copy(plan, milliseconds(20)));
+}
+
+TEST(Calibration, CopiesAsMuchAsThePlanUses) {
+    BenchPlan plan;
+    plan.area_bytes = 1 << 20;
+    plan.device_cpu = ::sched_getcpu();
+
+    const auto copy = measure_copy(plan, milliseconds(20));
+
+    ASSERT_TRUE(copy) << copy.error().message;
+    EXPECT_GT(copy->rate, 0.0);
+    EXPECT_DOUBLE_EQ(copy->nanoseconds_per_request, 1e9 / copy->rate);
+}
+
+TEST(Calibration, CopiesAtLeastOneBlock) {
+    BenchPlan plan;
+    plan.area_bytes = 512;
+    plan.device_cpu = ::sched_getcpu();
+
+    EXPECT_TRUE(measure_copy(plan, milliseconds(5)));
 }
 
 }  // namespace

@@ -124,6 +124,26 @@ TEST(BlkProgram, NullSizeIsAMultipleOfTheBlockSize) {
     EXPECT_NE(usage_problem({{"null-size", "512"}, {"blk-size", "4096"}}), "");
 }
 
+TEST(BlkProgram, MemoryIsADiskOfItsOwn) {
+    EXPECT_EQ(usage_problem({{"blk-memory", "1M"}}), "");
+    EXPECT_EQ(usage_problem({{"blk-memory", "1M"}, {"memory-huge-pages", "off"}}), "");
+    EXPECT_NE(usage_problem({{"blk-memory", "1M"}, {"blk-file", "x"}}), "");
+    EXPECT_NE(usage_problem({{"blk-memory", "1M"}, {"null-size", "1M"}}), "");
+    EXPECT_NE(usage_problem({{"blk-memory", "1000"}}), "");
+    EXPECT_NE(usage_problem({{"blk-memory", "1M"}, {"cache", "none"}}), "");
+    EXPECT_NE(usage_problem({{"blk-memory", "1M"}, {"overlay", "layer"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"memory-huge-pages", "on"}}), "");
+}
+
+TEST(BlkProgram, MemoryDiskHasTheSizeThatWasAskedForAndDiscards) {
+    const auto device = device_of({{"blk-memory", "1G"}});
+    EXPECT_EQ(config_u32(*device, offsetof(BlkConfigSpace, capacity)), (1U << 30) / 512);
+    EXPECT_TRUE(device->offered_features().has(VIRTIO_BLK_F_DISCARD));
+    EXPECT_TRUE(device_of({{"blk-memory", "1G"}, {"read-only", "on"}})
+                    ->offered_features()
+                    .has(VIRTIO_BLK_F_RO));
+}
+
 TEST(BlkProgram, SerialHas20BytesAtMost) {
     EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"serial", "12345678901234567890"}}), "");
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"serial", "123456789012345678901"}}), "");

@@ -49,7 +49,7 @@ class LayerJournalTest : public ::testing::Test {
         [[nodiscard]] int sync() override { return store_.sync(); }
 
       private:
-        MemoryStore store_;
+        MemoryDiskStore store_;
         uint64_t size_bytes_;
     };
 
@@ -234,7 +234,7 @@ TEST_F(LayerJournalTest, FileWithoutAHeaderIsRefused) {
     ASSERT_FALSE(journal);
     EXPECT_NE(journal.error().message.find("checksum"), std::string::npos);
     MemoryDisk empty(100);
-    MemoryStore short_store(empty);
+    MemoryDiskStore short_store(empty);
     EXPECT_FALSE(LayerJournal::open(short_store, "layer"));
 }
 

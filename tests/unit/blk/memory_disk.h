@@ -147,9 +147,9 @@ class MemoryDisk final {
     std::atomic<int> sync_error_ = 0;
 };
 
-class MemoryStore final : public LayerStore {
+class MemoryDiskStore final : public LayerStore {
   public:
-    explicit MemoryStore(MemoryDisk& disk) : disk_(disk) {}
+    explicit MemoryDiskStore(MemoryDisk& disk) : disk_(disk) {}
 
     [[nodiscard]] uint64_t size_bytes() const override { return disk_.size_bytes(); }
 
@@ -168,9 +168,9 @@ class MemoryStore final : public LayerStore {
 };
 
 /// Requests end at once, or some turns of the worker's loop later, in any order.
-class MemoryImage final : public Image {
+class MemoryDiskImage final : public Image {
   public:
-    MemoryImage(MemoryDisk& disk, bool read_only, bool late) : disk_(disk), late_(late) {
+    MemoryDiskImage(MemoryDisk& disk, bool read_only, bool late) : disk_(disk), late_(late) {
         properties_.size_bytes = disk.size_bytes();
         properties_.read_only = read_only;
         properties_.can_discard = !read_only;

@@ -48,7 +48,7 @@ class OverlayTest : public ::testing::Test {
         layer_ = std::make_unique<MemoryDisk>(geometry_.file_bytes);
         // What a former life left there and never committed.
         std::ranges::fill(layer_->bytes().subspan(geometry_.data_offset), std::byte{0x77});
-        MemoryStore store(*layer_);
+        MemoryDiskStore store(*layer_);
         ASSERT_EQ(LayerJournal::format(store,
                                        {.layer_id = 17,
                                         .cluster_bytes = kCluster,
@@ -70,11 +70,11 @@ class OverlayTest : public ::testing::Test {
     void open() { open(OverlaySettings{}); }
 
     [[nodiscard]] Result<std::unique_ptr<OverlayImage>> try_open(const OverlaySettings& settings) {
-        auto store = std::make_unique<MemoryStore>(*layer_);
+        auto store = std::make_unique<MemoryDiskStore>(*layer_);
         auto journal = OUTRIGGER_TRY(LayerJournal::open(*store, "layer"));
         return OverlayImage::create(
-            {.base = std::make_unique<MemoryImage>(*base_, true, late_),
-             .layer = std::make_unique<MemoryImage>(*layer_, settings.read_only, late_),
+            {.base = std::make_unique<MemoryDiskImage>(*base_, true, late_),
+             .layer = std::make_unique<MemoryDiskImage>(*layer_, settings.read_only, late_),
              .store = std::move(store),
              .journal = std::move(journal)},
             settings);

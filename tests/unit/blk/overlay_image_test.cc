@@ -2,7 +2,10 @@
 // What an overlay answers, request by request.
 #include <cerrno>
 #include <cstddef>
+#include <fstream>
 #include <vector>
+
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -181,7 +184,7 @@ TEST_F(OverlayTest, StableWriteToANewClusterCommitsItsBitBeforeItEnds) {
     format();
     open();
     ASSERT_EQ(write_value(3 * kCluster, kSector, kFirst, true), 0);
-    MemoryStore store(*layer_);
+    MemoryDiskStore store(*layer_);
     const auto journal = LayerJournal::open(store, "layer").value();
     ClusterMap map(journal->geometry(), 0);
     ASSERT_EQ(journal->load(map), 0);
@@ -192,7 +195,7 @@ TEST_F(OverlayTest, StableZeroesOfANewClusterCommitTheirBitBeforeTheyEnd) {
     format();
     open();
     ASSERT_EQ(change_range(ImageCommand::kWriteZeroes, 3 * kCluster, kCluster, true), 0);
-    MemoryStore store(*layer_);
+    MemoryDiskStore store(*layer_);
     const auto journal = LayerJournal::open(store, "layer").value();
     ClusterMap map(journal->geometry(), 0);
     ASSERT_EQ(journal->load(map), 0);
@@ -294,7 +297,7 @@ TEST_F(OverlayTest, ReadOnlyOverlayWritesNothing) {
     EXPECT_TRUE(holds_base(kCluster, kCluster));
     EXPECT_EQ(flush(), 0);
     EXPECT_TRUE(overlay_->properties().read_only);
-    EXPECT_FALSE(overlay_->fill_state().running);
+    EXPECT_EQ(overlay_->fill(), nullptr);
     close();
     EXPECT_EQ(layer_->syncs(), syncs);
 }
@@ -302,47 +305,69 @@ TEST_F(OverlayTest, ReadOnlyOverlayWritesNothing) {
 TEST_F(OverlayTest, FillBringsAllOfTheBaseAndStops) {
     format({.disk_bytes = 2 << 20, .base_bytes = (1 << 20) + kSector});
     open({.fill = true});
-    ASSERT_TRUE(eventually([&] { return overlay_->fill_state().complete; }));
-    EXPECT_EQ(overlay_->fill_state().clusters_total, (1 << 20) / kCluster + 1);
+    ASSERT_TRUE(eventually([&] { return overlay_->fill()->state().complete; }));
+    EXPECT_EQ(overlay_->fill()->state().clusters_total, (1 << 20) / kCluster + 1);
     base_->fail_reads(EIO);
     EXPECT_TRUE(holds_base(0, (1 << 20) + kSector));
     EXPECT_TRUE(holds((1 << 20) + kSector, 16 * kCluster, 0));
-    EXPECT_TRUE(eventually([&] { return !overlay_->fill_state().running; }));
+    EXPECT_TRUE(eventually([&] { return !overlay_->fill()->state().running; }));
+}
+
+/// Memory of this process that the system has given pages for.
+uint64_t resident_bytes() {
+    std::ifstream statm("/proc/self/statm");
+    uint64_t total = 0;
+    uint64_t resident = 0;
+    statm >> total >> resident;
+    return resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// Nobody takes what is posted to the fill before the first queue.
+TEST_F(OverlayTest, FillThatIsAskedAgainAndAgainPilesNothingUp) {
+    format();
+    overlay_ = try_open({}).value();
+    const uint64_t before = resident_bytes();
+    for (uint64_t i = 0; i < 2'000'000; ++i) {
+        overlay_->fill()->set_rate(i);
+        overlay_->fill()->start();
+    }
+    EXPECT_LT(resident_bytes(), before + (uint64_t{16} << 20));
+    EXPECT_EQ(overlay_->fill()->state().rate_max, 1'999'999U);
 }
 
 TEST_F(OverlayTest, FillWaitsUntilItIsStartedAndGoesOnAfterReopening) {
     format();
     open();
     outrigger::testing::give_others_a_moment();
-    EXPECT_EQ(overlay_->fill_state().clusters_done, 0U);
-    EXPECT_FALSE(overlay_->fill_state().running);
-    overlay_->set_fill_rate(4 << 20);  // a copy every sixteenth of a second
-    overlay_->start_fill();
-    ASSERT_TRUE(eventually([&] { return overlay_->fill_state().clusters_done > 0; }));
-    overlay_->stop_fill();
-    EXPECT_FALSE(overlay_->fill_state().complete);
+    EXPECT_EQ(overlay_->fill()->state().clusters_done, 0U);
+    EXPECT_FALSE(overlay_->fill()->state().running);
+    overlay_->fill()->set_rate(4 << 20);  // a copy every sixteenth of a second
+    overlay_->fill()->start();
+    ASSERT_TRUE(eventually([&] { return overlay_->fill()->state().clusters_done > 0; }));
+    overlay_->fill()->stop();
+    EXPECT_FALSE(overlay_->fill()->state().complete);
     reopen();
-    EXPECT_GT(overlay_->fill_state().clusters_done, 0U);
-    overlay_->start_fill();
-    EXPECT_TRUE(eventually([&] { return overlay_->fill_state().complete; }));
+    EXPECT_GT(overlay_->fill()->state().clusters_done, 0U);
+    overlay_->fill()->start();
+    EXPECT_TRUE(eventually([&] { return overlay_->fill()->state().complete; }));
 }
 
 TEST_F(OverlayTest, FillReportsWhatFailsAndFailsNobodyElse) {
     format();
     open();
     layer_->fail_writes(ENOSPC);
-    overlay_->start_fill();
-    ASSERT_TRUE(eventually([&] { return overlay_->fill_state().last_error == ENOSPC; }));
+    overlay_->fill()->start();
+    ASSERT_TRUE(eventually([&] { return overlay_->fill()->state().last_error == ENOSPC; }));
     EXPECT_TRUE(holds_base(0, kCluster));
-    EXPECT_TRUE(overlay_->fill_state().running);
+    EXPECT_TRUE(overlay_->fill()->state().running);
 }
 
 TEST_F(OverlayTest, FillLeavesWhatTheGuestWrote) {
     format();
     open();
     ASSERT_EQ(write_value(5 * kCluster + kSector, kSector, kFirst), 0);
-    overlay_->start_fill();
-    ASSERT_TRUE(eventually([&] { return overlay_->fill_state().complete; }));
+    overlay_->fill()->start();
+    ASSERT_TRUE(eventually([&] { return overlay_->fill()->state().complete; }));
     EXPECT_TRUE(holds(5 * kCluster + kSector, kSector, kFirst));
     EXPECT_TRUE(holds_base(5 * kCluster, kSector));
 }

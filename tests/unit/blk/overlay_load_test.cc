@@ -245,7 +245,7 @@ class OverlayLoadTest : public OverlayTest, public ::testing::WithParamInterface
 
     /// What the disk holds by what lies in `layer`; fails when the layer cannot be used.
     [[nodiscard]] std::vector<std::byte> disk_of(MemoryDisk& layer) {
-        MemoryStore store(layer);
+        MemoryDiskStore store(layer);
         auto journal = LayerJournal::open(store, "layer");
         EXPECT_TRUE(journal) << journal.error().message;
         ClusterMap map((*journal)->geometry(), 0);

@@ -52,6 +52,41 @@ TEST(CtlOptions, EveryCommandMakesItsRequest) {
     EXPECT_TRUE(swap.request.swap_image().force());
 }
 
+TEST(CtlOptions, FillIsStartedStoppedOrGivenARate) {
+    EXPECT_TRUE(plan({"fill", "start"}).request.fill().run());
+    EXPECT_FALSE(plan({"fill", "start"}).request.fill().has_bytes_per_second());
+    const CtlPlan stop = plan({"fill", "stop", "--rate=0"});
+    EXPECT_TRUE(stop.request.fill().has_run());
+    EXPECT_FALSE(stop.request.fill().run());
+    EXPECT_TRUE(stop.request.fill().has_bytes_per_second());
+    const CtlPlan rate = plan({"fill", "--rate=50M"});
+    EXPECT_FALSE(rate.request.fill().has_run());
+    EXPECT_EQ(rate.request.fill().bytes_per_second(), uint64_t{50} << 20);
+    EXPECT_NE(complaint({"fill", "--socket=s"}), "");
+    EXPECT_NE(complaint({"fill", "on", "--socket=s"}), "");
+    EXPECT_NE(complaint({"pause", "--rate=1", "--socket=s"}), "");
+}
+
+TEST(CtlReport, ShowsHowFarAFillIs) {
+    control::v1::Program program;
+    auto& block = *program.add_devices()->mutable_block();
+    EXPECT_EQ(show_text(program).find("fill"), std::string::npos);
+    auto& fill = *block.mutable_fill();
+    fill.set_running(true);
+    fill.set_clusters_done(1);
+    fill.set_clusters_total(4);
+    fill.set_cluster_bytes(65536);
+    fill.set_bytes_per_second(1 << 20);
+    fill.set_last_error("copying: No space left on device");
+    EXPECT_NE(show_text(program).find("running, 25.0 %: 65536 bytes (64.0 KiB) of 262144 bytes "
+                                      "(256.0 KiB), at most 1048576 bytes (1.0 MiB) a second; "
+                                      "copying: No space left on device"),
+              std::string::npos)
+        << show_text(program);
+    fill.set_complete(true);
+    EXPECT_NE(show_text(program).find("complete"), std::string::npos);
+}
+
 TEST(CtlOptions, LimitsAreThoseThatAreGiven) {
     const auto limits = plan({"limit", "--bytes=100M:1G", "--write-ops", "7"}).request.set_limits();
     EXPECT_EQ(limits.limits().bytes().per_second(), uint64_t{100} << 20);
