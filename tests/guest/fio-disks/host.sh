@@ -100,7 +100,7 @@ fio_command() {
     daemon_command=("$build/$fio_program" --control-socket="$work/fio.control" --num-queues=2 --io="$fio_io"
         --device "socket-path=$1,name=raw,serial=raw,blk-file=$work/raw.img,cache=$cache,blk-size=512,queue-threads=2"
         --device "socket-path=$1.overlay,name=overlay,serial=overlay,blk-file=$work/base.qcow2,image-format=qcow2,allow-backing=$work,overlay=$work/disk.layer,overlay-create,overlay-copy-on-read,overlay-fill,overlay-fill-rate=512K"
-        --device "socket-path=$1.nbd,name=nbd,serial=nbd,blk-nbd=nbd+unix:///disk?socket=$work/nbd.socket,nbd-timeout=60")
+        --device "socket-path=$1.nbd,name=nbd,serial=nbd,blk-nbd=nbd+unix:///disk?socket=$work/nbd.socket,nbd-timeout=60,nbd-unflushed=kept")
 }
 
 fio_socket_of() {
