@@ -46,6 +46,9 @@ constexpr std::string_view kEngineHelp =
                      "where there is one";
 constexpr std::string_view kErrorPolicies[] = {"report", "stop", "enospc"};
 constexpr std::string_view kDiscards[] = {"unmap", "ignore"};
+#ifdef OUTRIGGER_NBD
+constexpr std::string_view kUnflushed[] = {"lost", "kept"};
+#endif
 
 constexpr OptionSpec kOptions[] = {
     {.name = "blk-file",
@@ -234,7 +237,7 @@ constexpr OptionSpec kOptions[] = {
      .help =
          "Serve the export of an NBD server, in place of --blk-file: nbd://HOST[:PORT]/EXPORT or "
          "nbd+unix:///EXPORT?socket=PATH; nbds and nbds+unix with tls-psk-file=PATH and "
-         "tls-username=NAME"},
+         "tls-username=NAME, or nbds://ADDRESS with tls-certificates=DIR"},
     {.name = "nbd-timeout",
      .kind = OptionKind::kNumber,
      .value_name = "SECONDS",
@@ -243,6 +246,15 @@ constexpr OptionSpec kOptions[] = {
      .default_value = "30",
      .number_min = 1,
      .number_max = 3600},
+    {.name = "nbd-unflushed",
+     .kind = OptionKind::kChoice,
+     .value_name = "lost|kept",
+     .help = "What becomes of writes that an NBD server has answered and not flushed when its "
+             "connection is lost: lost, perhaps, so that every flush fails from then on until the "
+             "daemon is restarted; or kept, because the server, or the host that it writes to, has "
+             "them still whenever it comes back",
+     .default_value = "lost",
+     .choices = kUnflushed},
 #endif
 };
 
@@ -349,6 +361,12 @@ Result<void> check_blk_options(const OptionValues& values) {
             "--image-format=qcow2 goes without --cache=none: the tables of the image "
             "are read through the page cache");
     }
+    if (is_qcow2 && !values.has("overlay") &&
+        (values.text("cache") == "writethrough" || values.text("discard") == "ignore")) {
+        return usage_error(
+            "--image-format=qcow2 is served for reading only, so --cache=writethrough and "
+            "--discard=ignore mean nothing: they go with --overlay=PATH");
+    }
     if (values.has("allow-backing") && !is_qcow2) {
         return usage_error("--allow-backing=DIR goes with --image-format=qcow2 only");
     }
@@ -441,7 +459,8 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
             {.uri = *uri,
              .read_only = values.flag("read-only") || values.has("overlay"),
              .timeout = std::chrono::seconds(values.number("nbd-timeout").value_or(1)),
-             .block_bytes = block_size_of(values)});
+             .block_bytes = block_size_of(values),
+             .server_keeps = values.text("nbd-unflushed") == "kept"});
     }
 #endif
     const IoEngineKind engine = engine_of(values.text("io-engine").value_or("auto"));

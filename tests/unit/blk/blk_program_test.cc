@@ -157,6 +157,16 @@ TEST(BlkProgram, Qcow2IsForFilesThroughThePageCache) {
     EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}}), "");
     EXPECT_NE(usage_problem({{"null-size", "1M"}, {"image-format", "qcow2"}}), "");
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}, {"cache", "none"}}), "");
+    for (const auto& [option, value] :
+         {std::pair("cache", "writethrough"), std::pair("discard", "ignore")}) {
+        EXPECT_NE(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}, {option, value}})
+                      .find("for reading only"),
+                  std::string::npos);
+        EXPECT_EQ(
+            usage_problem(
+                {{"blk-file", "x"}, {"image-format", "qcow2"}, {"overlay", "l"}, {option, value}}),
+            "");
+    }
 }
 
 TEST(BlkProgram, BackingFilesAreForQcow2) {
