@@ -152,6 +152,9 @@ void BlkControl::describe(v1::Device& out) const {
     for (uint16_t i = 0; i < device_.identity().queue_count; ++i) {
         add_counters(device_.counters(QueueIndex{i}), *block.mutable_counters());
     }
+    const Image::FixedMemoryUse fixed = device_.image()->fixed_memory();
+    block.mutable_counters()->set_fixed_memory_bytes(fixed.bytes);
+    block.mutable_counters()->set_fixed_memory_refusals(fixed.refusals);
 }
 
 void BlkControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {

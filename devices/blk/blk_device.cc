@@ -141,6 +141,10 @@ void BlkDevice::hurry_queue(QueueIndex index) {
     queues_[to_number(index)]->hurry();
 }
 
+void BlkDevice::use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) {
+    queues_[to_number(index)]->use_memory(memory);
+}
+
 void BlkDevice::reset() {
     // Nothing is held any more, and the next driver begins anew.
     shared_.stopped.store(false, std::memory_order_relaxed);

@@ -155,6 +155,13 @@ void append_block(std::string& out, const v1::BlockDevice& block, bool connected
                            counters.throttled_requests(),
                            static_cast<double>(counters.throttled_nanoseconds()) / 1e9));
     append_row(out, "held by errors", fmt::format("{}", counters.stops()));
+    if (counters.fixed_memory_bytes() > 0 || counters.fixed_memory_refusals() > 0) {
+        append_row(out,
+                   "memory registered",
+                   fmt::format("{} bytes; refused: {}",
+                               counters.fixed_memory_bytes(),
+                               counters.fixed_memory_refusals()));
+    }
 }
 
 }  // namespace

@@ -36,6 +36,7 @@ QueueRunner::QueueRunner(const Environment& environment,
 Result<void> QueueRunner::start() {
     OUTRIGGER_TRY(
         environment_.device.start_queue(environment_.index, *queue_, environment_.worker));
+    environment_.device.use_memory(environment_.index, queue_->memory());
     watch_kick();
     environment_.worker.add_source(*this);
     return {};
@@ -200,6 +201,8 @@ void QueueRunner::check_broken() {
     if (!error || std::exchange(broken_reported_, true)) {
         return;
     }
+    // Perhaps because its memory went, which nothing here should keep.
+    environment_.device.use_memory(environment_.index, MemorySnapshot::empty());
     // The session first: who is told by the descriptor may ask for the status at once.
     events_.on_broken(*error);
     if (has_fd(descriptors_.err)) {
@@ -211,6 +214,7 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
                                bool drain,
                                Done done) {
     queue_->adopt_memory(std::move(memory));
+    environment_.device.use_memory(environment_.index, queue_->memory());
     if (!drain) {
         done();
         return;
