@@ -62,7 +62,7 @@ Result<std::unique_ptr<ImageQueue>> Qcow2Image::open_queue(Worker& worker, uint3
     for (const ImageLayer& layer : layers_) {
         const int fd = layer.file->fd.get();
         if (use_uring) {
-            engines.push_back(create_uring_engine(fd, worker, nullptr));
+            engines.push_back(create_uring_engine({.fd = fd}, worker, nullptr));
         } else {
             engines.push_back(std::make_unique<ThreadEngine>(pool, worker, fd));
         }

@@ -56,6 +56,12 @@ int32_t (*Qcow2Queue::decompression_call())(int fd, IoOperation& operation) {
     };
 }
 
+void Qcow2Queue::retire() {
+    for (const auto& engine : engines_) {
+        engine->retire();
+    }
+}
+
 void Qcow2Queue::submit(ImageRequest& request) {
     OUTRIGGER_ASSERT(!free_.empty());  // the caller agreed on a limit
     Qcow2Transfer* const transfer = free_.back();

@@ -43,6 +43,7 @@ class Qcow2Queue final : public ImageQueue {
     [[nodiscard]] static int32_t (*decompression_call())(int fd, IoOperation& operation);
 
     void submit(ImageRequest& request) override;
+    void retire() override;
 
   private:
     friend class Qcow2Transfer;

@@ -26,10 +26,12 @@ fio_acts=(
     'limit raw --write-ops=600:60'
     'ctl raw cache writethrough'
     'limit overlay --bytes=24M --read-ops=900'
+    'ctl overlay fill stop'
     'kill-server'
     'start-server'
     'pause nbd'
     'limit nbd --ops=700'
+    'ctl overlay fill start --rate=1M'
     'resume nbd'
     'grow'
     'limit raw --write-ops=0 --read-bytes=40M:8M'
@@ -47,6 +49,7 @@ fio_acts=(
     'limit raw --read-bytes=0'
     'ctl nbd cache writeback --force'
     'limit nbd --write-bytes=0'
+    'ctl overlay fill --rate=256K'
 )
 
 fio_setup() {
