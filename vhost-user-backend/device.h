@@ -126,6 +126,12 @@ class Device {
     /// the device holds for reasons of its own are begun or answered now. Queue's worker.
     virtual void hurry_queue(QueueIndex index);
 
+    /// The memory that the queue's chains are popped under from now on: behind start_queue(), and
+    /// with each change. Chains in flight keep theirs. What a device keeps of it, it lets go of
+    /// before this returns when the next one comes, and when the queue has stopped: the front end
+    /// waits for its memory. A ring that breaks is given an empty one. Queue's worker.
+    virtual void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory);
+
     /// NET_SET_MTU: the guest's link has this MTU. False when it cannot be. Control thread.
     [[nodiscard]] virtual bool set_mtu(uint16_t mtu);
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/blk_control.h"
 
-#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -112,10 +111,7 @@ void to_message(const FillState& fill, v1::FillProgress& out) {
 /// It stands in log lines and on terminals.
 bool is_label(const std::string& label) {
     constexpr size_t kLabelMax = 4096;
-    return !label.empty() && label.size() <= kLabelMax && std::ranges::all_of(label, [](char each) {
-        const auto byte = static_cast<unsigned char>(each);
-        return byte >= 0x20 && byte != 0x7f;
-    });
+    return !label.empty() && label.size() <= kLabelMax && label == control::printable(label);
 }
 
 }  // namespace
@@ -156,9 +152,25 @@ void BlkControl::describe(v1::Device& out) const {
     for (uint16_t i = 0; i < device_.identity().queue_count; ++i) {
         add_counters(device_.counters(QueueIndex{i}), *block.mutable_counters());
     }
+    const Image::FixedMemoryUse fixed = device_.image()->fixed_memory();
+    block.mutable_counters()->set_fixed_memory_bytes(fixed.bytes);
+    block.mutable_counters()->set_fixed_memory_refusals(fixed.refusals);
 }
 
 void BlkControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {
+    // Resuming waits for nothing, and may be what all the others wait for.
+    if (commands_ >= kCommandsMax && request.command_case() != v1::Request::kResume) {
+        refuse(answer, "too many commands wait for the disk: try again when they are done");
+        return;
+    }
+    ++commands_;
+    dispatch(request, std::move(fds), [this, answer = std::move(answer)](auto result) mutable {
+        --commands_;
+        answer(std::move(result));
+    });
+}
+
+void BlkControl::dispatch(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {
     switch (request.command_case()) {
         case v1::Request::kPause:
             changes_.pause(std::move(answer));
@@ -267,7 +279,9 @@ void BlkControl::fill(const v1::Request& request, Answer answer) {
 void BlkControl::swap_image(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {
     const v1::SwapImage& swap = request.swap_image();
     if (device_.options().adopt_image == nullptr) {
-        refuse(answer, "this kind of image cannot be swapped");
+        refuse(answer,
+               "only a raw image without an overlay can be swapped: a descriptor says nothing of "
+               "the files below a qcow2 image, of a layer's base, or of a server");
     } else if (fds.size() != 1) {
         refuse(answer, "the open image must come along as a descriptor");
     } else if (!is_label(swap.label())) {

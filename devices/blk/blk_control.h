@@ -3,6 +3,7 @@
 /// of BlkChanges.
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <vector>
 
@@ -32,8 +33,15 @@ class BlkControl final : public control::DeviceControl {
     void fill(const control::v1::Request& request, Answer answer);
     void swap_image(const control::v1::Request& request, std::vector<UniqueFd> fds, Answer answer);
 
+    /// Commands that were begun and not answered. A client that leaves takes its connection along
+    /// and not its command, so connections do not bound them.
+    static constexpr size_t kCommandsMax = 32;
+
+    void dispatch(const control::v1::Request& request, std::vector<UniqueFd> fds, Answer answer);
+
     BlkDevice& device_;
     BlkChanges changes_;
+    size_t commands_ = 0;
 };
 
 }  // namespace outrigger::blk

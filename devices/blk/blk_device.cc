@@ -152,6 +152,13 @@ void BlkDevice::hurry_queue(QueueIndex index) {
     queues_[to_number(index)]->hurry();
 }
 
+void BlkDevice::use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) {
+    // A queue that has called `drained` is gone, and the ring may not know yet.
+    if (BlkQueue* const queue = queues_[to_number(index)].get()) {
+        queue->use_memory(memory);
+    }
+}
+
 void BlkDevice::reset() {
     // Nothing is held any more, and the next driver begins anew.
     shared_.stopped.store(false, std::memory_order_relaxed);

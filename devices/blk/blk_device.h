@@ -61,6 +61,7 @@ class BlkDevice final : public Device {
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void hurry_queue(QueueIndex index) override;
+    void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
     [[nodiscard]] control::DeviceControl* control() override;
     void reset() override;
 

@@ -22,6 +22,7 @@
 #include "devices/blk/overlay/layer_format.h"
 #include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
+#include "devices/blk/uring_engine.h"
 #ifdef OUTRIGGER_NBD
 #include "devices/blk/nbd/nbd_image.h"
 #include "devices/blk/nbd/nbd_sandbox.h"
@@ -45,6 +46,9 @@ constexpr std::string_view kEngineHelp =
                      "where there is one";
 constexpr std::string_view kErrorPolicies[] = {"report", "stop", "enospc"};
 constexpr std::string_view kDiscards[] = {"unmap", "ignore"};
+#ifdef OUTRIGGER_NBD
+constexpr std::string_view kUnflushed[] = {"lost", "kept"};
+#endif
 
 constexpr OptionSpec kOptions[] = {
     {.name = "blk-file",
@@ -118,6 +122,16 @@ constexpr OptionSpec kOptions[] = {
      .help = kEngineHelp,
      .default_value = "auto",
      .choices = kEngineChoices},
+    // Not the default, because the guest's disk would be wrong behind a balloon.
+    {.name = "fixed-buffers",
+     .kind = OptionKind::kChoice,
+     .value_name = "on|off",
+     .help =
+         "With --cache=none: pin the guest's memory as it is used and register it with io_uring, "
+         "which saves time for each request. Only for guests whose memory stays what it is: "
+         "behind a balloon, or memory that is unplugged, it would give the guest wrong data",
+     .default_value = "off",
+     .choices = kOnOff},
     {.name = "lock",
      .kind = OptionKind::kChoice,
      .value_name = "on|off",
@@ -223,7 +237,7 @@ constexpr OptionSpec kOptions[] = {
      .help =
          "Serve the export of an NBD server, in place of --blk-file: nbd://HOST[:PORT]/EXPORT or "
          "nbd+unix:///EXPORT?socket=PATH; nbds and nbds+unix with tls-psk-file=PATH and "
-         "tls-username=NAME"},
+         "tls-username=NAME, or nbds://ADDRESS with tls-certificates=DIR"},
     {.name = "nbd-timeout",
      .kind = OptionKind::kNumber,
      .value_name = "SECONDS",
@@ -232,6 +246,15 @@ constexpr OptionSpec kOptions[] = {
      .default_value = "30",
      .number_min = 1,
      .number_max = 3600},
+    {.name = "nbd-unflushed",
+     .kind = OptionKind::kChoice,
+     .value_name = "lost|kept",
+     .help = "What becomes of writes that an NBD server has answered and not flushed when its "
+             "connection is lost: lost, perhaps, so that every flush fails from then on until the "
+             "daemon is restarted; or kept, because the server, or the host that it writes to, has "
+             "them still whenever it comes back",
+     .default_value = "lost",
+     .choices = kUnflushed},
 #endif
 };
 
@@ -283,6 +306,22 @@ Result<RateLimits> limits_of(const OptionValues& values) {
     return limits;
 }
 
+Result<void> check_fixed_buffers(const OptionValues& values) {
+    if (values.text("fixed-buffers") != "on") {
+        return {};
+    }
+    if (kPortableBuild || values.text("io-engine") == "threads") {
+        return usage_error("--fixed-buffers=on goes with io_uring only, not with threads");
+    }
+    // Otherwise the host copies, and has no use for pages that stay.
+    if (!values.has("blk-file") || values.text("cache") != "none" || values.has("overlay")) {
+        return usage_error(
+            "--fixed-buffers=on goes with --blk-file=PATH and --cache=none only, and without "
+            "--overlay");
+    }
+    return {};
+}
+
 Result<void> check_blk_options(const OptionValues& values) {
     if (std::ranges::count_if(kDiskOptions,
                               [&](std::string_view name) { return values.has(name); }) != 1) {
@@ -322,6 +361,12 @@ Result<void> check_blk_options(const OptionValues& values) {
             "--image-format=qcow2 goes without --cache=none: the tables of the image "
             "are read through the page cache");
     }
+    if (is_qcow2 && !values.has("overlay") &&
+        (values.text("cache") == "writethrough" || values.text("discard") == "ignore")) {
+        return usage_error(
+            "--image-format=qcow2 is served for reading only, so --cache=writethrough and "
+            "--discard=ignore mean nothing: they go with --overlay=PATH");
+    }
     if (values.has("allow-backing") && !is_qcow2) {
         return usage_error("--allow-backing=DIR goes with --image-format=qcow2 only");
     }
@@ -335,6 +380,7 @@ Result<void> check_blk_options(const OptionValues& values) {
                                std::to_string(block_bytes));
         }
     }
+    OUTRIGGER_TRY(check_fixed_buffers(values));
     OUTRIGGER_TRY(check_overlay_options(values));
     if (values.text("serial").value_or("").size() > kSerialBytes) {
         return usage_error("--serial takes at most 20 bytes");
@@ -379,6 +425,10 @@ ErrorPolicy error_policy_of(std::string_view name) {
                               : ErrorPolicy::kReport;
 }
 
+bool fixes_memory(const OptionValues& values) {
+    return values.text("fixed-buffers") == "on";
+}
+
 /// The options of an image file that outlive the file itself.
 ImageFileOptions file_options(const OptionValues& values) {
     return {.path = values.text("blk-file").value_or(""),
@@ -409,7 +459,8 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
             {.uri = *uri,
              .read_only = values.flag("read-only") || values.has("overlay"),
              .timeout = std::chrono::seconds(values.number("nbd-timeout").value_or(1)),
-             .block_bytes = block_size_of(values)});
+             .block_bytes = block_size_of(values),
+             .server_keeps = values.text("nbd-unflushed") == "kept"});
     }
 #endif
     const IoEngineKind engine = engine_of(values.text("io-engine").value_or("auto"));
@@ -421,7 +472,7 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                                  .block_bytes = block_size_of(values)});
     }
     auto file = OUTRIGGER_TRY(ImageFile::open(file_options(values)));
-    return std::make_unique<FileImage>(std::move(file), engine);
+    return std::make_unique<FileImage>(std::move(file), engine, fixes_memory(values));
 }
 
 Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
@@ -463,7 +514,8 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
     // A file that was passed open is a raw image, so it takes the place of one.
     if (values.has("blk-file") && values.text("image-format") == "raw" && !values.has("overlay")) {
         options.adopt_image = [given = file_options(values),
-                               engine = engine_of(values.text("io-engine").value_or("auto"))](
+                               engine = engine_of(values.text("io-engine").value_or("auto")),
+                               fix_memory = fixes_memory(values)](
                                   UniqueFd fd,
                                   const std::string& label,
                                   uint32_t block_bytes) -> Result<std::unique_ptr<Image>> {
@@ -471,19 +523,30 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
             file.path = label;
             file.block_bytes = block_bytes;
             return std::make_unique<FileImage>(
-                OUTRIGGER_TRY(ImageFile::adopt(std::move(fd), std::move(file))), engine);
+                OUTRIGGER_TRY(ImageFile::adopt(std::move(fd), std::move(file))),
+                engine,
+                fix_memory);
         };
+    }
+    if (fixes_memory(values)) {
+        raise_limit_of_fixed_memory();
     }
     auto image = OUTRIGGER_TRY(open_image(values));
     return std::make_unique<BlkDevice>(std::move(image), options);
 }
 
-#ifdef OUTRIGGER_NBD
 SandboxExtras blk_sandbox_extras(const OptionValues& values) {
-    const auto uri = values.text("blk-nbd");
-    return uri ? nbd_sandbox_extras(*uri) : SandboxExtras{};
-}
+    if (fixes_memory(values)) {
+        return {.system_calls = fixed_memory_system_calls(),
+                .uring_operations = fixed_memory_operations()};
+    }
+#ifdef OUTRIGGER_NBD
+    if (const auto uri = values.text("blk-nbd")) {
+        return nbd_sandbox_extras(*uri);
+    }
 #endif
+    return {};
+}
 
 constexpr std::string_view kCapabilities[] = {"blk-file", "read-only"};
 
@@ -498,9 +561,7 @@ const DeviceProgram kProgram = {
     .create_device = create_blk_device,
     .check_options = check_blk_options,
     .sandbox = blk_sandbox_needs(),
-#ifdef OUTRIGGER_NBD
     .sandbox_extras = blk_sandbox_extras,
-#endif
 };
 
 }  // namespace

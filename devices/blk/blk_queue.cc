@@ -232,7 +232,23 @@ void BlkQueue::check_ended() {
     }
     if (drained_ && free_.size() == slot_count_) {
         ended_ = true;
+        memory_ = MemorySnapshot::empty();
+        image_->retire();
+        if (next_image_ != nullptr) {
+            next_image_->retire();
+        }
         std::exchange(drained_, nullptr)();
+    }
+}
+
+void BlkQueue::use_memory(const std::shared_ptr<const MemorySnapshot>& memory) {
+    if (ended_) {
+        return;
+    }
+    memory_ = memory;
+    image_->use_memory(*memory_);
+    if (next_image_ != nullptr) {
+        next_image_->use_memory(*memory_);
     }
 }
 

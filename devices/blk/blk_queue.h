@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "vhost-user-backend/device.h"
+#include "vhost-user-backend/guest/memory_snapshot.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 #include "devices/blk/blk_counters.h"
@@ -81,6 +82,9 @@ class BlkQueue final {
     /// What waits for a limit is begun now; what the error policy holds is answered with its error.
     /// The object stays, idle, until it is destroyed.
     void stop(std::move_only_function<void()> drained);
+
+    /// See Device. When it has stopped it has none.
+    void use_memory(const std::shared_ptr<const MemorySnapshot>& memory);
 
     /// The same without an end: whoever asks waits for the requests that are in flight now.
     void hurry();
@@ -179,6 +183,7 @@ class BlkQueue final {
 
     SlotList held_;  // by the error policy
 
+    std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
     std::unique_ptr<ImageQueue> next_image_;
     std::unique_ptr<ImageQueue> image_;  // last: goes before the slots it points to
 };

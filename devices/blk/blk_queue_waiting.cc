@@ -291,6 +291,7 @@ void BlkQueue::when_idle(std::move_only_function<void()> idle) {
 Result<void> BlkQueue::prepare_next_image(Image& next) {
     if (!ended_) {
         next_image_ = OUTRIGGER_TRY(next.open_queue(worker_, slot_count_));
+        next_image_->use_memory(*memory_);
     }
     return {};
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 
+#include "devices/blk/fixed_memory.h"
 #include "devices/blk/image.h"
 #include "devices/blk/image_file.h"
 #include "devices/blk/io_engine_kind.h"
@@ -14,12 +15,18 @@ namespace outrigger::blk {
 
 class FileImage final : public Image {
   public:
-    FileImage(std::unique_ptr<ImageFile> file, IoEngineKind engine)
-        : file_(std::move(file)), engine_(engine) {}
+    /// `fix_memory`: register the guest's memory where io_uring makes the calls.
+    FileImage(std::unique_ptr<ImageFile> file, IoEngineKind engine, bool fix_memory = false)
+        : file_(std::move(file)), engine_(engine), fix_memory_(fix_memory) {}
 
     [[nodiscard]] const ImageProperties& properties() const override { return file_->properties; }
 
     [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) override;
+
+    [[nodiscard]] FixedMemoryUse fixed_memory() const override {
+        return {.bytes = fixed_memory_.bytes.load(std::memory_order_relaxed),
+                .refusals = fixed_memory_.refusals.load(std::memory_order_relaxed)};
+    }
 
     [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
                                                                  uint32_t requests_max) override;
@@ -31,6 +38,8 @@ class FileImage final : public Image {
 
     std::unique_ptr<ImageFile> file_;
     const IoEngineKind engine_;
+    const bool fix_memory_;
+    FixedMemoryCounts fixed_memory_;
     std::mutex mutex_;
     std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
 };

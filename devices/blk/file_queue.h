@@ -33,6 +33,10 @@ class FileQueue final : public ImageQueue {
 
     void submit(ImageRequest& request) override;
 
+    void use_memory(const MemorySnapshot& memory) override { engine_->use_memory(memory); }
+
+    void retire() override { engine_->retire(); }
+
   private:
     friend class FileTransfer;
 

@@ -188,10 +188,7 @@ void FileTransfer::submit_data() {
 
 void FileTransfer::on_data(int32_t result) {
     if (result < 0) {
-        if (stable) {
-            file().sync_failed.store(true, std::memory_order_relaxed);
-        }
-        finish(-result);
+        fail_write(-result);
         return;
     }
     if (writes_lost_data()) {
@@ -210,6 +207,18 @@ void FileTransfer::on_data(int32_t result) {
         return;
     }
     next_data();
+}
+
+/// A stable write that failed may have taken the kernel's one report of other lost data with it.
+/// Not so when the kernel took no data: the guest's memory was gone, or a file found no room, which
+/// it reserves first. A block device of thin blocks finds out later, as it writes.
+void FileTransfer::fail_write(int os_error) {
+    const bool no_room = os_error == ENOSPC || os_error == EDQUOT || os_error == EFBIG;
+    const bool took_nothing = os_error == EFAULT || (no_room && !file().is_block_device);
+    if (stable && !took_nothing) {
+        file().sync_failed.store(true, std::memory_order_relaxed);
+    }
+    finish(os_error);
 }
 
 /// The file is shorter than the disk: somebody truncated it. What is not there reads as zeroes,

@@ -65,6 +65,7 @@ class FileTransfer final : public IoOperation, private BlockLocks::Holder {
     void begin_data();
     void next_data();
     void on_data(int32_t result);
+    void fail_write(int os_error);
     void on_end_of_file();
     /// Is this a write of zeroes that were put in place of the guest's data?
     [[nodiscard]] bool writes_lost_data() const;

@@ -124,10 +124,7 @@ void FileTransfer::submit_window_step() {
 
 void FileTransfer::on_window(int32_t result) {
     if (result < 0) {
-        if (stable) {
-            file().sync_failed.store(true, std::memory_order_relaxed);
-        }
-        finish(-result);
+        fail_write(-result);
         return;
     }
     const uint64_t count = std::min(static_cast<uint64_t>(result), step_end_ - step_position_);

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/base/result.h"
 
 namespace outrigger {
+class MemorySnapshot;
 class Worker;
 }  // namespace outrigger
 
@@ -100,6 +101,13 @@ class ImageQueue {
     /// Begins `request`; at most as many at a time as were agreed in open_queue(). Does not block
     /// and does not allocate.
     virtual void submit(ImageRequest& request) = 0;
+
+    /// Requests that come from now on use this memory: see Device.
+    virtual void use_memory(const MemorySnapshot& /*memory*/) {}
+
+    /// The end of its run: gives back what it has of the worker, which may be gone before the queue
+    /// is. No request is under way, though the last may still be ending, and none follows.
+    virtual void retire() {}
 };
 
 class Image {
@@ -120,6 +128,14 @@ class Image {
         [[maybe_unused]] std::optional<uint64_t> size_bytes) {
         return failure(Error{.message = "this kind of image cannot be resized"});
     }
+
+    /// Of the guest's memory, by all queues, where the image registers it with the kernel.
+    struct FixedMemoryUse {
+        uint64_t bytes = 0;
+        uint64_t refusals = 0;
+    };
+
+    [[nodiscard]] virtual FixedMemoryUse fixed_memory() const { return {}; }
 
     /// What it copies in the background, or null.
     [[nodiscard]] virtual BackgroundFill* fill() { return nullptr; }

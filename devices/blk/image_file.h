@@ -66,8 +66,9 @@ struct ImageFile {
     /// Discards go to the device's own discard at once, and never to holes.
     bool discards_by_device = false;
 
-    /// A sync or a stable write failed once: the kernel may have dropped what it could not write
-    /// and would report success next time, so every later flush fails too.
+    /// A sync failed once, or a stable write after the kernel had taken its data: the kernel may
+    /// have dropped what it could not write and would report success next time, so every later
+    /// flush fails too.
     std::atomic<bool> sync_failed = false;
 
     // The host said that it cannot; it is not asked again.

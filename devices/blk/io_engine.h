@@ -9,6 +9,10 @@
 
 #include "vhost-user-backend/io/uring.h"
 
+namespace outrigger {
+class MemorySnapshot;
+}  // namespace outrigger
+
 namespace outrigger::blk {
 
 enum class IoOpcode : uint8_t {
@@ -56,6 +60,11 @@ class IoEngine {
     virtual ~IoEngine() = default;
 
     virtual void submit(IoOperation& operation) = 0;
+
+    // See ImageQueue.
+    virtual void use_memory(const MemorySnapshot& /*memory*/) {}
+
+    virtual void retire() {}
 };
 
 /// A first-in first-out list of operations that needs no memory of its own.

@@ -14,7 +14,17 @@ std::span<const uint8_t> uring_engine_operations() {
     return {};
 }
 
-std::unique_ptr<IoEngine> create_uring_engine(int /*fd*/,
+std::span<const uint8_t> fixed_memory_operations() {
+    return {};
+}
+
+std::span<const SystemCallRule> fixed_memory_system_calls() {
+    return {};
+}
+
+void raise_limit_of_fixed_memory() {}
+
+std::unique_ptr<IoEngine> create_uring_engine(const UringEngineOptions& /*options*/,
                                               Worker& /*worker*/,
                                               IoEngine* /*helper*/) {
     abort_on_bug("this build has no io_uring", __FILE__, __LINE__);

@@ -79,43 +79,11 @@ void IoThreadPool::run() {
 
 void ThreadEngine::run(IoOperation& operation) {
     operation.call_result = call_(fd_, operation);
-    finish(operation);
+    finished_.give(operation);
 }
 
-void ThreadEngine::finish(IoOperation& operation) {
-    bool must_post = false;
-    {
-        const std::lock_guard lock(mutex_);
-        finished_.push(operation);
-        must_post = !std::exchange(delivery_posted_, true);
-        if (must_post) {
-            posting_.store(true, std::memory_order_relaxed);
-        }
-    }
-    // Without `must_post` a delivery on its way takes the operation, and with it perhaps the last
-    // reason for this object to exist: touch nothing any more.
-    if (must_post) {
-        worker_.post([this] { deliver(); });
-        // Release: pairs with the acquire in deliver(), which waits for this last access of ours.
-        posting_.store(false, std::memory_order_release);
-    }
-}
-
-void ThreadEngine::deliver() {
-    // The thread that posted this may not have left post() yet, and what is delivered here may end
-    // worker and engine. It has a handful of instructions to go.
-    while (posting_.load(std::memory_order_acquire)) {
-        std::this_thread::yield();
-    }
-    IoOperationList finished;
-    {
-        const std::lock_guard lock(mutex_);
-        finished = std::exchange(finished_, {});
-        delivery_posted_ = false;
-    }
-    while (IoOperation* const operation = finished.pop()) {
-        operation->on_complete(operation->call_result, 0);
-    }
+void ThreadEngine::complete(IoOperation& operation) {
+    operation.on_complete(operation.call_result, 0);
 }
 
 }  // namespace outrigger::blk

@@ -3,7 +3,6 @@
 /// pool of threads that make blocking system calls. Results go back to each queue's worker.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <mutex>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/io/hand_over.h"
 #include "vhost-user-backend/io/worker.h"
 
 #include "devices/blk/io_engine.h"
@@ -62,7 +62,7 @@ class ThreadEngine final : public IoEngine {
 
     /// All are borrowed. `call` may be another one for work that is no system call.
     ThreadEngine(IoThreadPool& pool, Worker& worker, int fd, Call call = run_operation)
-        : pool_(pool), worker_(worker), fd_(fd), call_(call) {}
+        : pool_(pool), fd_(fd), call_(call), finished_(worker, complete) {}
 
     void submit(IoOperation& operation) override { pool_.submit(operation, *this); }
 
@@ -70,17 +70,12 @@ class ThreadEngine final : public IoEngine {
     void run(IoOperation& operation);
 
   private:
-    void finish(IoOperation& operation);
-    void deliver();
+    static void complete(IoOperation& operation);
 
     IoThreadPool& pool_;
-    Worker& worker_;
     const int fd_;
     const Call call_;
-    std::mutex mutex_;
-    IoOperationList finished_;           // guarded by mutex_
-    bool delivery_posted_ = false;       // guarded by mutex_
-    std::atomic<bool> posting_ = false;  // a pool thread is about to touch worker_ and this
+    HandOver<IoOperation> finished_;
 };
 
 }  // namespace outrigger::blk

@@ -7,8 +7,10 @@
 #include <memory>
 #include <span>
 
+#include "vhost-user-backend/daemon/system_call_rule.h"
 #include "vhost-user-backend/io/worker.h"
 
+#include "devices/blk/fixed_memory.h"
 #include "devices/blk/io_engine.h"
 
 namespace outrigger::blk {
@@ -20,9 +22,26 @@ namespace outrigger::blk {
 /// The IORING_OP_* opcodes that the engine submits; none in the portable build.
 [[nodiscard]] std::span<const uint8_t> uring_engine_operations();
 
+struct UringEngineOptions {
+    int fd = -1;          ///< borrowed
+    bool direct = false;  ///< it was opened to bypass the page cache
+    /// Register the guest's memory, and count it here; null: do not. Borrowed.
+    FixedMemoryCounts* fixed_memory = nullptr;
+};
+
+/// What an engine that registers memory does beyond that: IORING_OP_* opcodes and system calls of
+/// the queue's worker. None in the portable build.
+[[nodiscard]] std::span<const uint8_t> fixed_memory_operations();
+[[nodiscard]] std::span<const SystemCallRule> fixed_memory_system_calls();
+
+/// Lets this process register as much memory as it has the right to: root any amount, others up to
+/// the hard limit that they were started with (RLIMIT_MEMLOCK). Before privileges are dropped.
+void raise_limit_of_fixed_memory();
+
 /// For a worker that it can serve. `helper` makes the calls that io_uring does not have; null when
-/// none will come. All are borrowed. Thread-bound: `worker`.
-[[nodiscard]] std::unique_ptr<IoEngine> create_uring_engine(int fd,
+/// none will come. All are borrowed. The ring keeps the file open until the engine has retired, on
+/// the worker's thread; one that was not is destroyed there. Thread-bound: `worker`.
+[[nodiscard]] std::unique_ptr<IoEngine> create_uring_engine(const UringEngineOptions& options,
                                                             Worker& worker,
                                                             IoEngine* helper);
 

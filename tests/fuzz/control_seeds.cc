@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 #include <outrigger_control.pb.h>
@@ -14,7 +16,7 @@ namespace v1 = control::v1;
 
 std::vector<uint8_t> script(uint8_t piece_bytes, const std::string& stream) {
     std::vector<uint8_t> out{piece_bytes};
-    out.insert(out.end(), stream.begin(), stream.end());
+    std::ranges::copy(stream, std::back_inserter(out));
     return out;
 }
 

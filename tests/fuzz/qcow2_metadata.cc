@@ -86,7 +86,7 @@ class Qcow2Script final {
             std::move(engines),
             std::make_unique<ScriptedEngine>(calls_, kDecompressor),
             loop_,
-            kRequestsMax);
+            blk::Qcow2QueueLimits{.requests_max = kRequestsMax, .memory = budget_.take_share()});
         for (size_t i = 0; i < kOpsMax && !script_.at_end(); ++i) {
             step(next_op<Qcow2Op>(script_));
         }
@@ -299,6 +299,7 @@ class Qcow2Script final {
     std::deque<Call> calls_;
     EventLoop& loop_;
     std::vector<std::unique_ptr<Read>> reads_;
+    blk::Qcow2Budget budget_;
     std::unique_ptr<blk::Qcow2Queue> queue_;
     size_t try_agains_ = 0;
     bool changed_ = false;

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <vector>
 
@@ -67,8 +68,7 @@ class ScriptWriter final {
     ScriptWriter& number(T value) {
         uint8_t raw[sizeof value];
         std::memcpy(raw, &value, sizeof value);
-        script_.insert(script_.end(), raw, raw + sizeof raw);
-        return *this;
+        return bytes(raw);
     }
 
     ScriptWriter& u8(size_t value) { return number(static_cast<uint8_t>(value)); }
@@ -88,7 +88,8 @@ class ScriptWriter final {
     }
 
     ScriptWriter& bytes(std::span<const uint8_t> raw) {
-        script_.insert(script_.end(), raw.begin(), raw.end());
+        // Not insert(), in which g++ 12 sees an overflow that is not there.
+        std::ranges::copy(raw, std::back_inserter(script_));
         return *this;
     }
 

@@ -16,6 +16,8 @@
 #include "vhost-user-backend/control/message_frame.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
+#include "tests/support/process_counts.h"
+
 namespace outrigger::testing {
 namespace {
 
@@ -502,6 +504,28 @@ TEST_F(BlkControlTest, TooManyDescriptorsAreMalformed) {
     const std::array<int, 2> fds = {0, 1};
     EXPECT_EQ(error_for(socket, control::frame(request), fds).code(), v1::Error::MALFORMED);
     EXPECT_TRUE(is_closed(socket));
+}
+
+TEST_F(BlkControlTest, DescriptorsThatNobodyWantsAreClosed) {
+    start();
+    const TemporaryImage empty(0);
+    const auto everything = [&] {
+        for (int i = 0; i < 20; ++i) {
+            (void)ask([](v1::Request& request) { request.mutable_describe(); }, empty.fd());
+            (void)ask([](v1::Request& request) { request.mutable_pause(); }, empty.fd());
+            (void)ask([](v1::Request& request) { request.mutable_resume(); }, empty.fd());
+            (void)ask([](v1::Request& request) { request.set_device("nobody"); }, empty.fd());
+            (void)ask([](v1::Request& request) { request.mutable_swap_image()->set_label("e"); },
+                      empty.fd());
+            (void)ask([](v1::Request& request) { request.mutable_swap_image(); }, empty.fd());
+        }
+    };
+    everything();
+    const size_t before = ProcessCounts::of(daemon_->pid()).descriptors;
+    everything();
+    // The last connection may not be closed yet.
+    EXPECT_TRUE(
+        eventually([&] { return ProcessCounts::of(daemon_->pid()).descriptors <= before; }));
 }
 
 TEST_F(BlkControlTest, OperatorMayLeaveInTheMiddleOfAnything) {

@@ -224,7 +224,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds,
 
 TEST_P(NbdRestarts, KilledUnderLoadAndBackAgainNothingIsLost) {
     serve(GetParam().command);
-    start({"--queue-threads=2"});
+    // The file is in the page cache of a host that goes on running.
+    start({"--queue-threads=2", "--nbd-unflushed=kept"});
     {
         DiskGuest guest(connect(), {.queue_count = 2});
         for (uint32_t round = 1; round <= 4; ++round) {
@@ -251,12 +252,50 @@ TEST_F(NbdTest, ServerThatStallsFailsRequestsInTimeAndIsUsedAgain) {
     {
         DiskGuest guest(connect());
         EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
-        server_->send_signal(SIGSTOP);
+        stall_server();
         EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_IOERR);
         server_->send_signal(SIGCONT);
         EXPECT_TRUE(eventually([&] { return read_status(guest) == VIRTIO_BLK_S_OK; }));
         write_all(guest, 3);
         expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 3));
+    }
+    stop();
+}
+
+TEST_F(NbdTest, DaemonEndsInTimeWhileTheServerHangs) {
+    serve("nbdkit -f -U nbd.sock file disk.raw");
+    start({"--nbd-timeout=2"});
+    {
+        DiskGuest guest(connect());
+        EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
+        stall_server();
+        std::vector<DiskRequest> reads(4);
+        for (DiskRequest& read : reads) {
+            read = {.type = VIRTIO_BLK_T_IN, .data = std::vector<std::byte>(4096)};
+        }
+        auto answered =
+            std::async(std::launch::async, [&] { return guest.run(reads, seconds(10)); });
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        stop();
+        (void)answered.get();
+    }
+}
+
+TEST_F(NbdTest, FlushThatFailedOnceGoesOnFailing) {
+    serve(
+        "nbdkit -f -U nbd.sock eval get_size='echo 1M' can_write='exit 0' can_flush='exit 0'"
+        " pread='head -c $3 /dev/zero' pwrite='cat >/dev/null'"
+        " flush=\"test ! -e $PWD/fail || { echo EIO >&2; exit 1; }\"");
+    start();
+    {
+        DiskGuest guest(connect());
+        flush(guest);
+        std::ofstream(folder_ / "fail").flush();
+        DiskRequest request{.type = VIRTIO_BLK_T_FLUSH};
+        EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_IOERR);
+        fs::remove(folder_ / "fail");
+        EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_IOERR);
+        EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
     }
     stop();
 }
@@ -341,6 +380,91 @@ TEST_F(NbdTest, TlsByAPreSharedKeyComesBackInsideTheSandbox) {
         expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 6));
     }
     stop();
+}
+
+/// A certificate authority, a server at 127.0.0.1 and a client of it, made by certtool.
+class NbdCertificates : public NbdTest {
+  protected:
+    void SetUp() override {
+        NbdTest::SetUp();
+        if (IsSkipped() || HasFatalFailure()) {
+            return;
+        }
+        if (std::system("certtool --version >/dev/null 2>&1") != 0 ||
+            std::system("nbdkit --dump-config | grep -q tls=yes") != 0) {
+            GTEST_SKIP() << "needs certtool (Debian: gnutls-bin) and an nbdkit with TLS";
+        }
+        make_authority("ca");
+        make_certificate("server", "ca", "ip_address = 127.0.0.1\ntls_www_server\n");
+        make_certificate("client", "ca", "tls_www_client\n");
+        port_ = std::to_string(free_port());
+    }
+
+    void run(const std::string& command) {
+        const std::string all = "cd '" + folder_.string() + "' && " + command + " >/dev/null 2>&1";
+        ASSERT_EQ(std::system(all.c_str()), 0) << command;
+    }
+
+    void make_authority(const std::string& name) {
+        std::ofstream(folder_ / "template") << "cn = authority\nca\ncert_signing_key\n";
+        run("certtool --generate-privkey --ecc --outfile " + name + "-key.pem");
+        run("certtool --generate-self-signed --load-privkey " + name +
+            "-key.pem --template template --outfile " + name + "-cert.pem");
+    }
+
+    void make_certificate(const std::string& name,
+                          const std::string& authority,
+                          const std::string& is) {
+        std::ofstream(folder_ / "template") << "cn = " << name << "\nsigning_key\n" << is;
+        run("certtool --generate-privkey --ecc --outfile " + name + "-key.pem");
+        run("certtool --generate-certificate --load-ca-certificate " + authority +
+            "-cert.pem --load-ca-privkey " + authority + "-key.pem --load-privkey " + name +
+            "-key.pem --template template --outfile " + name + "-cert.pem");
+    }
+
+    void serve_tls() {
+        serve("nbdkit -f --tls=require --tls-certificates=$PWD --tls-verify-peer -i 127.0.0.1 -p " +
+              port_ + " -P nbd.sock file disk.raw");
+    }
+
+    void start_tls() {
+        start_at("nbds://127.0.0.1:" + port_ + "/?tls-certificates=" + folder_.string());
+    }
+
+    std::string port_;
+};
+
+TEST_F(NbdCertificates, ConnectionComesBackInsideTheSandbox) {
+    serve_tls();
+    start_tls();
+    {
+        DiskGuest guest(connect());
+        write_all(guest, 8);
+        flush(guest);
+        server_->send_signal(SIGKILL);
+        EXPECT_TRUE(server_->wait());
+        serve_tls();
+        expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 8));
+    }
+    stop();
+}
+
+TEST_F(NbdCertificates, ServerOfAnotherAddressIsRefused) {
+    make_certificate("server", "ca", "ip_address = 127.0.0.2\ntls_www_server\n");
+    serve_tls();
+    start_tls();
+    expect_refused("cannot connect");
+}
+
+TEST_F(NbdCertificates, ServerOfAnotherAuthorityIsRefused) {
+    serve_tls();
+    fs::create_directory(folder_ / "other");
+    make_authority("other/ca");
+    for (const char* const name : {"client-cert.pem", "client-key.pem"}) {
+        fs::copy_file(folder_ / name, folder_ / "other" / name);
+    }
+    start_at("nbds://127.0.0.1:" + port_ + "/?tls-certificates=" + (folder_ / "other").string());
+    expect_refused("cannot connect");
 }
 
 }  // namespace

@@ -89,6 +89,20 @@ class NbdTest : public ::testing::Test {
         ASSERT_TRUE(eventually([&] { return fs::exists(nbd_socket()); })) << server_->complained();
     }
 
+    /// Until SIGCONT it does nothing: the signal alone says so before every thread heard of it.
+    void stall_server() {
+        server_->send_signal(SIGSTOP);
+        const fs::path tasks = "/proc/" + std::to_string(server_->pid()) + "/task";
+        ASSERT_TRUE(eventually([&] {
+            return std::ranges::all_of(fs::directory_iterator(tasks), [](const auto& task) {
+                std::ifstream file(task.path() / "stat");
+                const std::string line(std::istreambuf_iterator<char>(file), {});
+                const size_t state = line.rfind(") ") + 2;
+                return state < line.size() && line[state] == 'T';
+            });
+        }));
+    }
+
     [[nodiscard]] fs::path nbd_socket() const { return folder_ / "nbd.sock"; }
 
     [[nodiscard]] std::string uri() const { return "nbd+unix:///?socket=" + nbd_socket().string(); }

@@ -150,6 +150,8 @@ class FaultyEngine final : public blk::IoEngine {
         }
     }
 
+    void retire() override { real_->retire(); }
+
   private:
     [[nodiscard]] static HostCall describe(const blk::IoOperation& operation) {
         HostCall call{.opcode = operation.opcode,
@@ -185,7 +187,7 @@ class FaultyImage final : public blk::Image {
         Worker& worker, uint32_t requests_max) override {
         std::unique_ptr<blk::IoEngine> real;
         if (blk::uring_engine_can_serve(worker)) {
-            real = blk::create_uring_engine(file_->fd.get(), worker, nullptr);
+            real = blk::create_uring_engine({.fd = file_->fd.get()}, worker, nullptr);
         } else {
             real = std::make_unique<blk::ThreadEngine>(*threads_, worker, file_->fd.get());
         }

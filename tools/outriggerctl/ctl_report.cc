@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <fmt/core.h>
+#include <google/protobuf/message.h>
 #include <google/protobuf/util/json_util.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/control/printable_text.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -166,9 +169,38 @@ void append_block(std::string& out, const v1::BlockDevice& block, bool connected
                            counters.throttled_requests(),
                            static_cast<double>(counters.throttled_nanoseconds()) / 1e9));
     append_row(out, "held by errors", fmt::format("{}", counters.stops()));
+    if (counters.fixed_memory_bytes() > 0 || counters.fixed_memory_refusals() > 0) {
+        append_row(out,
+                   "memory registered",
+                   fmt::format("{} bytes; refused: {}",
+                               counters.fixed_memory_bytes(),
+                               counters.fixed_memory_refusals()));
+    }
 }
 
 }  // namespace
+
+/// As deep as the schema, which has no loops.
+void make_printable(google::protobuf::Message& message) {
+    using Field = google::protobuf::FieldDescriptor;
+    const google::protobuf::Reflection& reflection = *message.GetReflection();
+    // What this program does not know is not printed either.
+    reflection.MutableUnknownFields(&message)->Clear();
+    std::vector<const Field*> fields;
+    reflection.ListFields(message, &fields);
+    for (const Field* const field : fields) {
+        const int count = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+        for (int i = 0; i < count && field->cpp_type() == Field::CPPTYPE_MESSAGE; ++i) {
+            make_printable(field->is_repeated()
+                               ? *reflection.MutableRepeatedMessage(&message, field, i)
+                               : *reflection.MutableMessage(&message, field));
+        }
+        if (field->cpp_type() == Field::CPPTYPE_STRING && !field->is_repeated()) {
+            reflection.SetString(
+                &message, field, control::printable(reflection.GetString(message, field)));
+        }
+    }
+}
 
 std::string list_text(const v1::Program& program) {
     std::string out;

@@ -8,6 +8,10 @@
 
 namespace outrigger::ctl {
 
+/// Makes every text of a reply fit for a terminal: who listens at a socket need not be a daemon of
+/// ours.
+void make_printable(google::protobuf::Message& message);
+
 /// A line for each device.
 [[nodiscard]] std::string list_text(const control::v1::Program& program);
 

@@ -68,7 +68,10 @@ int ask_daemon(const CtlPlan& plan) {
     if (!socket) {
         return complain(socket.error().message, kFailed);
     }
-    const auto reply = ask(socket->get(), plan.request, image.get(), plan.timeout);
+    auto reply = ask(socket->get(), plan.request, image.get(), plan.timeout);
+    if (reply) {
+        make_printable(*reply);
+    }
     return reply ? report(plan, *reply) : complain(reply.error().message, kFailed);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/control/printable_text.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -38,9 +39,11 @@ std::string printable(std::string_view text) {
     while (!text.empty()) {
         const size_t bytes = sequence_bytes(text);
         const auto first = static_cast<uint8_t>(text[0]);
-        if (bytes == 0 || first < 0x20 || first == 0x7f) {
+        // U+0080 to U+009F: terminals take some of them for the beginning of a command.
+        const bool is_c1 = bytes == 2 && first == 0xc2 && static_cast<uint8_t>(text[1]) < 0xa0;
+        if (bytes == 0 || first < 0x20 || first == 0x7f || is_c1) {
             out += '?';
-            text.remove_prefix(1);
+            text.remove_prefix(std::max<size_t>(bytes, 1));
         } else {
             out += text.substr(0, bytes);
             text.remove_prefix(bytes);

@@ -65,6 +65,7 @@ void Daemon::add_extras(const OptionValues& values) {
         to.insert(to.end(), from.begin(), from.end());
     };
     append(extra_calls_, more.system_calls);
+    append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
     append(extras_.readable_paths, more.readable_paths);
 }
@@ -138,6 +139,8 @@ Result<void> Daemon::start_workers() {
     if (settings_.sandbox != SandboxMode::kNone) {
         uring_operations.emplace(program_.sandbox.uring_operations.begin(),
                                  program_.sandbox.uring_operations.end());
+        uring_operations->insert(
+            uring_operations->end(), extra_operations_.begin(), extra_operations_.end());
     }
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];

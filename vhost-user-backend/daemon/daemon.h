@@ -58,8 +58,9 @@ class Daemon final {
     const CommandLine& settings_;
     std::unique_ptr<EventLoop> loop_;
     std::vector<Served> served_;
-    SandboxExtras extras_;  // of all devices; its system calls are in extra_calls_
+    SandboxExtras extras_;  // of all devices, but for what the next two have
     std::vector<SystemCallRule> extra_calls_;
+    UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
     uid_t own_user_ = 0;                      // the sandbox does not let us ask
     std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
@@ -124,7 +125,11 @@ constexpr SystemCallRule kNoRemoval[] = {{.name = "unlinkat", .error = EACCES}};
 
 /// The ring itself is restricted to the operations that loop and device submit. Without one the
 /// only rings would be those that a front end passes.
-constexpr SystemCallRule kRing[] = {{.name = "io_uring_enter"}};
+constexpr SystemCallRule kRing[] = {
+    {.name = "io_uring_enter"},
+    // Files that are open already, into a table that the ring has.
+    {.name = "io_uring_register", .tests = {argument_is(1, IORING_REGISTER_FILES_UPDATE)}},
+};
 
 constexpr SystemCallRule kWorker[] = {
     // The helper threads of the device, and the narrower filter that each of them enters.

@@ -51,6 +51,8 @@ struct SandboxNeeds {
 struct SandboxExtras {
     /// Of queue workers and helper threads, and of the threads that they start.
     std::span<const SystemCallRule> system_calls{};
+    /// IORING_OP_* opcodes that queue workers submit.
+    std::span<const uint8_t> uring_operations{};
     /// Where Landlock lets them connect to, by TCP.
     std::vector<uint16_t> connect_tcp_ports{};
     /// Files, and directories with all that is below, that Landlock lets them read.

@@ -2,7 +2,12 @@
 /// Submission of io_uring operations from a worker. Completions arrive in the worker's one wait.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+
+#include "vhost-user-backend/base/result.h"
 
 // Of <liburing.h>, which who prepares entries includes; the portable build does without.
 struct io_uring_sqe;
@@ -31,6 +36,28 @@ class Uring {
     /// Ties a prepared entry to its operation. Nothing reaches the kernel yet: one submission for
     /// all entries follows when the worker has gone through its ready queues.
     virtual void bind(io_uring_sqe* sqe, UringOperation& operation) = 0;
+
+    /// Submits at once when at least so many entries wait. A device that works while it is told
+    /// more should have the first of a long batch before the last is prepared.
+    virtual void submit_when(unsigned entries) = 0;
+
+    /// Registers a file: entries with the flag IOSQE_FIXED_FILE name it by the slot that this
+    /// returns, and the kernel need not count its users. It keeps the file open until
+    /// unregister_file(). Nothing when the kernel or the ring has no room for it.
+    [[nodiscard]] virtual std::optional<uint32_t> register_file(int fd) = 0;
+
+    /// Operations under way end as if nothing had happened.
+    virtual void unregister_file(uint32_t slot) = 0;
+
+    /// Registers memory, at most 1 GiB, for IORING_OP_READ_FIXED and IORING_OP_WRITE_FIXED, which
+    /// name it by the slot that this returns. The kernel pins its pages until unregister_buffer(),
+    /// counted against RLIMIT_MEMLOCK: what becomes of the mapping or its file afterwards does not
+    /// show there. Memory that is registered already, by the same first byte and size, is counted
+    /// up. May take a millisecond for each few megabytes that were never touched.
+    [[nodiscard]] virtual Result<uint32_t> register_buffer(std::span<std::byte> memory) = 0;
+
+    /// Operations under way end as if nothing had happened.
+    virtual void unregister_buffer(uint32_t slot) = 0;
 
     /// Does this kernel implement the IORING_OP_* opcode?
     [[nodiscard]] virtual bool supports(int opcode) const = 0;

@@ -16,6 +16,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/io/uring.h"
+#include "vhost-user-backend/io/uring_tables.h"
 
 namespace outrigger {
 namespace {
@@ -30,6 +31,14 @@ constexpr unsigned kCompletionsPerTurn = 4096;
 /// set it, and carry slot and generation; 0 is for nobody (the answer to a cancellation).
 constexpr uint64_t kNobody = 0;
 constexpr uint64_t kWatchTag = 1;
+
+/// The tables that operations can make use of.
+UringTableKinds tables_of(const UringOperations& operations) {
+    return {.files = !operations.empty(),
+            .buffers = std::ranges::any_of(operations, [](uint8_t opcode) {
+                return opcode == IORING_OP_READ_FIXED || opcode == IORING_OP_WRITE_FIXED;
+            })};
+}
 
 struct Completion {
     uint64_t user_data = 0;
@@ -53,7 +62,20 @@ class UringLoop final : public EventLoop, public Uring {
 
     [[nodiscard]] io_uring_sqe* next_sqe() override;
     void bind(io_uring_sqe* sqe, UringOperation& operation) override;
+    void submit_when(unsigned entries) override;
     [[nodiscard]] bool supports(int opcode) const override;
+
+    [[nodiscard]] std::optional<uint32_t> register_file(int fd) override {
+        return tables_.register_file(fd);
+    }
+
+    void unregister_file(uint32_t slot) override { tables_.unregister_file(slot); }
+
+    [[nodiscard]] Result<uint32_t> register_buffer(std::span<std::byte> memory) override {
+        return tables_.register_buffer(memory);
+    }
+
+    void unregister_buffer(uint32_t slot) override { tables_.unregister_buffer(slot); }
 
   private:
     struct Watch {
@@ -83,6 +105,7 @@ class UringLoop final : public EventLoop, public Uring {
     void cancel_everything();
 
     io_uring ring_{};
+    UringTables tables_;
     bool open_ = false;
     bool closing_ = false;
     io_uring_probe* probe_ = nullptr;
@@ -123,8 +146,9 @@ Result<void> UringLoop::create_ring(bool restricted) {
     return {};
 }
 
-/// The kernel holds the ring to this for good: no registration of anything, no flags of entries
-/// (links, fixed files, provided buffers), and no operation but the loop's and the device's.
+/// The kernel holds the ring to this for good: no flags of entries (links, provided buffers) but
+/// that for registered files, no operation but the loop's and the device's, and no registration but
+/// in the tables that it has.
 Result<void> UringLoop::restrict_to(const UringOperations& operations) {
     constexpr std::array<uint8_t, 3> kOwnOperations = {
         IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_ASYNC_CANCEL};
@@ -140,6 +164,23 @@ Result<void> UringLoop::restrict_to(const UringOperations& operations) {
     };
     std::ranges::for_each(kOwnOperations, allow);
     std::ranges::for_each(operations, allow);
+    io_uring_restriction flags{};
+    flags.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+    flags.sqe_flags = IOSQE_FIXED_FILE;
+    restrictions.push_back(flags);
+    const auto allow_registration = [&](uint8_t opcode) {
+        io_uring_restriction restriction{};
+        restriction.opcode = IORING_RESTRICTION_REGISTER_OP;
+        restriction.register_op = opcode;
+        restrictions.push_back(restriction);
+    };
+    const UringTableKinds tables = tables_of(operations);
+    if (tables.files) {
+        allow_registration(IORING_REGISTER_FILES_UPDATE);
+    }
+    if (tables.buffers) {
+        allow_registration(IORING_REGISTER_BUFFERS_UPDATE);
+    }
     // liburing 2.3 declares functions for these two, but its shared library does not have them.
     const auto count = static_cast<unsigned>(restrictions.size());
     if (::syscall(__NR_io_uring_register,
@@ -168,6 +209,9 @@ Result<void> UringLoop::open(const std::optional<UringOperations>& operations) {
         return failure(
             Error{.message = "the kernel does not tell which io_uring operations it has"});
     }
+    tables_.open(
+        ring_,
+        operations ? tables_of(*operations) : UringTableKinds{.files = true, .buffers = true});
     if (operations) {
         OUTRIGGER_TRY(restrict_to(*operations));
     }
@@ -284,6 +328,13 @@ io_uring_sqe* UringLoop::next_sqe() {
 void UringLoop::bind(io_uring_sqe* sqe, UringOperation& operation) {
     io_uring_sqe_set_data(sqe, &operation);
     ++operations_in_flight_;
+}
+
+void UringLoop::submit_when(unsigned entries) {
+    if (io_uring_sq_ready(&ring_) >= entries) {
+        // What the kernel does not take now stays queued, and the next turn says why.
+        (void)io_uring_submit(&ring_);
+    }
 }
 
 bool UringLoop::supports(int opcode) const {

@@ -20,6 +20,11 @@ void Device::hurry_queue(QueueIndex /*index*/) {
     // Most devices hold nothing: what they popped is under way.
 }
 
+void Device::use_memory(QueueIndex /*index*/,
+                        const std::shared_ptr<const MemorySnapshot>& /*memory*/) {
+    // Most devices know memory by their chains alone.
+}
+
 // A device without the ability is never asked.
 
 bool Device::set_mtu(uint16_t /*mtu*/) {

@@ -43,6 +43,8 @@ Result<void> QueueRunner::join_worker() {
     OUTRIGGER_TRY(environment_.device.start_queue(environment_.index, *queue_, *worker_));
     lent_ = true;
     waiting_ = false;
+    environment_.device.use_memory(environment_.index,
+                                   queue_->broken() ? MemorySnapshot::empty() : queue_->memory());
     watch_kick();
     worker_->add_source(*this);
     return {};
@@ -209,6 +211,10 @@ void QueueRunner::check_broken() {
     if (!error || std::exchange(broken_reported_, true)) {
         return;
     }
+    if (lent_) {
+        // Perhaps because its memory went, which nothing here should keep.
+        environment_.device.use_memory(environment_.index, MemorySnapshot::empty());
+    }
     // The session first: who is told by the descriptor may ask for the status at once.
     events_.on_broken(*error);
     if (has_fd(descriptors_.err)) {
@@ -220,6 +226,9 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
                                bool drain,
                                Done done) {
     queue_->adopt_memory(std::move(memory));
+    if (lent_) {
+        environment_.device.use_memory(environment_.index, queue_->memory());
+    }
     if (!drain) {
         done();
         return;

@@ -33,7 +33,7 @@ struct RingDescriptors {
 };
 
 /// Constructed on the control thread, then thread-bound to its worker until stop() has called back.
-/// The worker may change meanwhile: see hand_over().
+/// The worker may change meanwhile: see leave().
 class QueueRunner final : public WorkSource {
   public:
     using Done = std::move_only_function<void()>;
@@ -77,13 +77,18 @@ class QueueRunner final : public WorkSource {
     /// its way to another one, tasks wait here.
     void post(EventLoop::Task task);
 
-    /// Moves to `next`: takes the queue back from the device here and lends it out again there.
-    /// Behind a quiesce() that has said true, and not behind the post of a stop(). `arrived` is
-    /// called on a worker, which it names; on_arrived() is to follow. Where the device cannot have
-    /// the queue that is the old one, and where not even that is possible the ring has broken.
-    void hand_over(Worker& next, std::move_only_function<void(Worker&)> arrived);
+    /// The first half of a move: takes the queue back from the device, on the worker, and calls
+    /// `left` there. Behind a quiesce() that has said true, and not behind the post of a stop().
+    void leave(Done left);
 
-    void on_arrived(Worker& worker);
+    /// The second half: lends the queue out on `worker`, and says there whether the device took it.
+    /// If it did not, another worker is to be tried, but after the last one the ring has broken.
+    /// Both halves are told by the control thread: a worker that posted to another one might still
+    /// be on its way out of post() when that one ends.
+    void join(Worker& worker, bool is_last, std::move_only_function<void(bool)> joined);
+
+    /// The end of a move: tasks that waited go to where the runner is.
+    void go_on();
 
     /// What the ring has done so far: requests, those of many bytes for more. Any thread.
     [[nodiscard]] uint64_t work_done() const;
@@ -121,7 +126,7 @@ class QueueRunner final : public WorkSource {
     void give_up_drain();
 
     /// Begins no more requests until none is in flight, then calls `quiet` with true, and begins
-    /// none until hand_over(), or stop(). With false, and as if nothing had been, when that takes
+    /// none until join(), or stop(). With false, and as if nothing had been, when that takes
     /// too long, the ring is broken or it stops.
     void quiesce(std::move_only_function<void(bool)> quiet);
 
@@ -140,7 +145,6 @@ class QueueRunner final : public WorkSource {
     void stop_looking();
     [[nodiscard]] Result<void> join_worker();
     void leave_worker();
-    void arrive(Worker* fallback);
     void check_quiet();
     void end_quiesce(bool quiet);
     void count_round();
@@ -163,7 +167,7 @@ class QueueRunner final : public WorkSource {
     Worker* worker_;  // of the worker: where it is
     Worker* home_;    // of the control thread: where its tasks go
 
-    // Of the control thread: what waits for on_arrived().
+    // Of the control thread: what waits for go_on().
     std::optional<std::vector<EventLoop::Task>> waiting_tasks_;
 
     std::unique_ptr<Virtqueue> queue_;
@@ -174,7 +178,7 @@ class QueueRunner final : public WorkSource {
     Motion motion_ = Motion::kNone;
     std::optional<TimerId> quiesce_timer_;
     std::move_only_function<void(bool)> quiet_;
-    std::move_only_function<void(Worker&)> arrived_;
+    Done left_;
     Done memory_released_;
     Done looked_;  // of kick_in_band()
     Stopped stopped_;

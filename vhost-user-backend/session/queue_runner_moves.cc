@@ -57,19 +57,18 @@ void QueueRunner::end_quiesce(bool quiet) {
     std::exchange(quiet_, nullptr)(quiet);
 }
 
-void QueueRunner::hand_over(Worker& next, std::move_only_function<void(Worker&)> arrived) {
+void QueueRunner::leave(Done left) {
     OUTRIGGER_ASSERT(!waiting_tasks_);
     // The last task here. What comes from now on must neither overtake the runner nor find it gone.
-    post([this, &next, arrived = std::move(arrived)]() mutable {
+    post([this, left = std::move(left)]() mutable {
         OUTRIGGER_ASSERT(motion_ == Motion::kQuiet && !stopping_);
-        arrived_ = std::move(arrived);
+        left_ = std::move(left);
         lent_ = false;
-        environment_.device.stop_queue(environment_.index, [this, &next] {
+        environment_.device.stop_queue(environment_.index, [this] {
             // Not from here, as in stop().
-            worker_->post([this, &next] {
+            worker_->post([this] {
                 leave_worker();
-                Worker* const before = std::exchange(worker_, &next);
-                next.post([this, before] { arrive(before); });
+                std::exchange(left_, nullptr)();
             });
         });
     });
@@ -87,23 +86,22 @@ void QueueRunner::leave_worker() {
     worker_->remove_source(*this);
 }
 
-/// Looks at the ring at once: a kick may have been taken by the worker before.
-void QueueRunner::arrive(Worker* fallback) {
-    motion_ = Motion::kNone;
-    if (auto joined = join_worker(); !joined) {
-        if (fallback != nullptr) {
-            worker_ = fallback;
-            fallback->post([this] { arrive(nullptr); });
-            return;
+void QueueRunner::join(Worker& worker, bool is_last, std::move_only_function<void(bool)> joined) {
+    home_ = &worker;
+    worker.post([this, &worker, is_last, joined = std::move(joined)]() mutable {
+        worker_ = &worker;
+        motion_ = Motion::kNone;
+        // The worker looks at the ring at once: one before may have taken a kick.
+        const bool lent = join_worker().has_value();
+        if (!lent && is_last) {
+            queue_->break_ring(RingError::kDevice);
+            worker_->add_source(*this);  // for the report
         }
-        queue_->break_ring(RingError::kDevice);
-        worker_->add_source(*this);  // for the report
-    }
-    std::exchange(arrived_, nullptr)(*worker_);
+        joined(lent);
+    });
 }
 
-void QueueRunner::on_arrived(Worker& worker) {
-    home_ = &worker;
+void QueueRunner::go_on() {
     auto tasks = *std::exchange(waiting_tasks_, std::nullopt);
     for (EventLoop::Task& task : tasks) {
         home_->post(std::move(task));

@@ -64,16 +64,28 @@ void Session::Impl::on_quiet(size_t index, size_t to, bool quiet) {
         end_move(index, false);
         return;
     }
-    Worker& next = *environment_.workers[to];
-    ring.runner->hand_over(next, [this, index, to, &next](Worker& worker) {
-        environment_.control_loop.post([this, index, to, &worker, moved = &worker == &next] {
-            rings_[index].runner->on_arrived(worker);
-            if (moved) {
-                placement_.set_worker(index, to);
-            }
-            end_move(index, moved);
-        });
+    ring.runner->leave([this, index, to] {
+        environment_.control_loop.post([this, index, to] { join_worker(index, to); });
     });
+}
+
+/// To where it was when the device cannot have it on the other one.
+void Session::Impl::join_worker(size_t index, size_t worker) {
+    const bool is_last = worker == placement_.worker_of(index);
+    rings_[index].runner->join(
+        *environment_.workers[worker], is_last, [this, index, worker, is_last](bool joined) {
+            environment_.control_loop.post([this, index, worker, is_last, joined] {
+                if (!joined && !is_last) {
+                    join_worker(index, placement_.worker_of(index));
+                    return;
+                }
+                rings_[index].runner->go_on();
+                if (!is_last) {
+                    placement_.set_worker(index, worker);
+                }
+                end_move(index, !is_last);
+            });
+        });
 }
 
 void Session::Impl::end_move(size_t index, bool moved) {

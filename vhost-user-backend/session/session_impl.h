@@ -175,6 +175,7 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] bool is_movable(size_t index) const;
     void begin_move(size_t index, size_t to, MoveDone done);
     void on_quiet(size_t index, size_t to, bool quiet);
+    void join_worker(size_t index, size_t worker);
     void end_move(size_t index, bool moved);
 
     // device_requests.cc

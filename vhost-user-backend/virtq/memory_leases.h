@@ -24,6 +24,11 @@ class MemoryLeases final {
     /// The snapshot that new chains are popped under.
     [[nodiscard]] const MemorySnapshot& current() const { return *leases_[current_].memory; }
 
+    /// The same, to share.
+    [[nodiscard]] const std::shared_ptr<const MemorySnapshot>& current_pointer() const {
+        return leases_[current_].memory;
+    }
+
     /// Pins the current snapshot for one chain; returns the lease to give back.
     [[nodiscard]] uint32_t pin() {
         ++leases_[current_].chain_count;

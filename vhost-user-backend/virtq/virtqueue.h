@@ -117,6 +117,11 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
+    /// The snapshot that chains are popped under.
+    [[nodiscard]] const std::shared_ptr<const MemorySnapshot>& memory() const {
+        return memory_.current_pointer();
+    }
+
     /// Does the ring wait for translations that take_misses() has not told yet?
     [[nodiscard]] bool has_new_misses() const { return misses_are_new_; }
 

@@ -28,6 +28,7 @@ constexpr int kTurnsMax = 16;
 
 Result<std::unique_ptr<NbdConnection>> NbdConnection::create(const NbdTarget& target,
                                                              const NbdExport& known,
+                                                             NbdLedger::Account& account,
                                                              EventLoop& loop,
                                                              std::chrono::milliseconds timeout,
                                                              NbdHandle handle) {
@@ -37,7 +38,7 @@ Result<std::unique_ptr<NbdConnection>> NbdConnection::create(const NbdTarget& ta
     }
     const int fd = events.get();
     auto connection = std::unique_ptr<NbdConnection>(
-        new NbdConnection(target, known, loop, timeout, std::move(events)));
+        new NbdConnection(target, known, account, loop, timeout, std::move(events)));
     connection->pause_ = kPauseMin;
     connection->watch_ =
         loop.watch_readable(fd, [raw = connection.get()] { raw->on_ready_events(); });
@@ -67,17 +68,17 @@ NbdConnection::~NbdConnection() {
 // --- The connection ------------------------------------------------------------------------------
 
 void NbdConnection::begin() {
-    auto handle = begin_nbd_connection(target_);
+    auto handle = begin_nbd_connection(target_, address_);
     if (!handle) {
         lose(handle.error().message);
         return;
     }
     adopt(*std::move(handle));
-    attempt_timer_ =
-        loop_.start_timer(EventLoop::Clock::now() + std::min(kAttemptMax, timeout_), [this] {
-            attempt_timer_.reset();
-            lose("no answer in time");
-        });
+    const auto share = std::min(kAttemptMax, timeout_) / target_.addresses.size();
+    attempt_timer_ = loop_.start_timer(EventLoop::Clock::now() + share, [this] {
+        attempt_timer_.reset();
+        lose("no answer in time");
+    });
     look_at_state();
 }
 
@@ -130,7 +131,7 @@ void NbdConnection::look_at_state() {
     if (!handle_) {
         return;
     }
-    if (::nbd_aio_is_dead(handle_.get()) == 1 || ::nbd_aio_is_closed(handle_.get()) == 1) {
+    if (nbd_has_failed(handle_.get())) {
         lose(established_ ? "it closed the connection" : last_nbd_error());
         return;
     }
@@ -167,6 +168,7 @@ void NbdConnection::on_established() {
         attempt_timer_.reset();
     }
     established_ = true;
+    account_.note_connected();
     if (std::exchange(complained_, false)) {
         log(LogLevel::kInfo, "blk: {} is back", target_.uri.text);
     }
@@ -177,7 +179,13 @@ void NbdConnection::lose(const std::string& why) {
     if (attempt_timer_) {
         loop_.cancel_timer(*attempt_timer_);
     }
-    established_ = false;
+    const bool was_established = std::exchange(established_, false);
+    if (was_established && account_.note_lost_connection()) {
+        log(LogLevel::kError,
+            "blk: {} was lost with writes that it had answered and not flushed, and may have lost "
+            "them: every flush fails until the daemon is restarted (--nbd-unflushed)",
+            target_.uri.text);
+    }
     lost_command_ = false;
     // libnbd lets go of all buffers here, and calls nobody back any more.
     handle_.reset();
@@ -186,6 +194,23 @@ void NbdConnection::lose(const std::string& why) {
             command->state_ = NbdCommand::State::kHeld;
         }
     }
+    complain(why);
+    // The address that was good first. A pause when all have been tried.
+    const size_t count = target_.addresses.size();
+    failed_addresses_ = was_established ? count : failed_addresses_ + 1;
+    address_ = (address_ + (was_established ? 0 : 1)) % count;
+    auto pause = std::chrono::milliseconds(0);
+    if (failed_addresses_ >= count) {
+        failed_addresses_ = 0;
+        pause = std::exchange(pause_, std::min(pause_ * 2, kPauseMax));
+    }
+    attempt_timer_ = loop_.start_timer(EventLoop::Clock::now() + pause, [this] {
+        attempt_timer_.reset();
+        begin();
+    });
+}
+
+void NbdConnection::complain(const std::string& why) {
     if (!std::exchange(complained_, true)) {
         log(LogLevel::kWarning,
             "blk: no connection to {}: {}; requests wait up to {} s (--nbd-timeout)",
@@ -193,11 +218,6 @@ void NbdConnection::lose(const std::string& why) {
             why,
             std::chrono::duration_cast<std::chrono::seconds>(timeout_).count());
     }
-    attempt_timer_ = loop_.start_timer(EventLoop::Clock::now() + pause_, [this] {
-        attempt_timer_.reset();
-        begin();
-    });
-    pause_ = std::min(pause_ * 2, kPauseMax);
 }
 
 // --- Commands ------------------------------------------------------------------------------------
@@ -220,6 +240,11 @@ void NbdConnection::submit(NbdCommand& command) {
 void NbdConnection::note_done(NbdCommand& command, int os_error) {
     command.state_ = NbdCommand::State::kDone;
     command.os_error_ = os_error;
+    if (os_error == 0 && command.kind == NbdCommandKind::kFlush) {
+        account_.note_flushed(command.sent_);
+    } else if (os_error == 0 && command.unstable) {
+        account_.note_unstable_write();
+    }
     command.next_done_ = std::exchange(done_, &command);
 }
 
@@ -252,6 +277,7 @@ void NbdConnection::send(NbdCommand& command) {
                 handle, command.buffer, length, command.offset_bytes, callback, fua);
             break;
         case NbdCommandKind::kFlush:
+            command.sent_ = account_.now();
             cookie = ::nbd_aio_flush(handle, callback, 0);
             break;
         case NbdCommandKind::kTrim:
@@ -267,8 +293,7 @@ void NbdConnection::send(NbdCommand& command) {
     }
     if (cookie < 0 && command.state_ == NbdCommand::State::kSent) {
         const int os_error = ::nbd_get_errno();
-        const bool is_dead = ::nbd_aio_is_dead(handle) == 1 || ::nbd_aio_is_closed(handle) == 1;
-        if (is_dead) {
+        if (nbd_has_failed(handle)) {
             command.state_ = NbdCommand::State::kHeld;
         } else {
             note_done(command, os_error != 0 ? os_error : EIO);

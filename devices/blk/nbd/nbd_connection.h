@@ -11,6 +11,7 @@
 #include "vhost-user-backend/io/event_loop.h"
 
 #include "devices/blk/nbd/nbd_handle.h"
+#include "devices/blk/nbd/nbd_ledger.h"
 
 namespace outrigger::blk {
 
@@ -32,6 +33,7 @@ class NbdCommand {
     NbdCommandKind kind = NbdCommandKind::kRead;
     bool fua = false;        ///< kWrite: on stable storage before it ends; where the server can
     bool may_unmap = false;  ///< kZero
+    bool unstable = false;   ///< kWrite, kZero: what it wrote a later flush must make stable
     uint64_t offset_bytes = 0;
     uint64_t length_bytes = 0;
     std::byte* buffer = nullptr;  ///< kRead, kWrite
@@ -48,6 +50,7 @@ class NbdCommand {
     NbdConnection* connection_ = nullptr;
     State state_ = State::kHeld;
     int os_error_ = 0;
+    NbdLedger::Moment sent_ = 0;  // of a flush
     EventLoop::Clock::time_point deadline_{};
     NbdCommand* previous_ = nullptr;
     NbdCommand* next_ = nullptr;
@@ -57,11 +60,12 @@ class NbdCommand {
 /// Thread-bound to its loop's thread.
 class NbdConnection final {
   public:
-    /// `target` and `loop` are borrowed. `handle` is connected. Each command has `timeout`, > 0,
-    /// from its submission on.
+    /// `target`, `account` and `loop` are borrowed. `handle` is connected, or null. Each command
+    /// has `timeout`, > 0, from its submission on.
     [[nodiscard]] static Result<std::unique_ptr<NbdConnection>> create(
         const NbdTarget& target,
         const NbdExport& known,
+        NbdLedger::Account& account,
         EventLoop& loop,
         std::chrono::milliseconds timeout,
         NbdHandle handle);
@@ -77,11 +81,13 @@ class NbdConnection final {
   private:
     NbdConnection(const NbdTarget& target,
                   const NbdExport& known,
+                  NbdLedger::Account& account,
                   EventLoop& loop,
                   std::chrono::milliseconds timeout,
                   UniqueFd events)
         : target_(target),
           known_(known),
+          account_(account),
           loop_(loop),
           timeout_(timeout),
           events_(std::move(events)) {}
@@ -95,8 +101,10 @@ class NbdConnection final {
     void on_established();
     void send(NbdCommand& command);
     void send_held();
-    /// The connection is of no use any more: makes another one after a pause.
+    /// The connection, or the attempt at one, is of no use any more: goes on with the next address,
+    /// or begins anew after a pause.
     void lose(const std::string& why);
+    void complain(const std::string& why);
     void watch_directions();
     void post_answers();
     void deliver_answers();
@@ -109,6 +117,7 @@ class NbdConnection final {
 
     const NbdTarget& target_;
     const NbdExport known_;
+    NbdLedger::Account& account_;
     EventLoop& loop_;
     const std::chrono::milliseconds timeout_;
     /// An epoll of libnbd's descriptor, whose turn to read or write changes all the time: the loop
@@ -121,7 +130,9 @@ class NbdConnection final {
     bool established_ = false;
     bool lost_command_ = false;  // libnbd gave one back unanswered
     bool answers_posted_ = false;
-    bool complained_ = false;  // about this outage
+    bool complained_ = false;      // about this outage
+    size_t address_ = 0;           // of the attempt under way, in target_.addresses
+    size_t failed_addresses_ = 0;  // since the last pause
     std::chrono::milliseconds pause_;
     std::optional<TimerId> attempt_timer_;   // ends an attempt, or begins the next one
     std::optional<TimerId> deadline_timer_;  // of first_

@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <future>
 #include <new>
-#include <thread>
 #include <utility>
 
 #include "vhost-user-backend/base/error.h"
@@ -33,17 +32,19 @@ SegmentCursor cursor_of(const IoOperation& operation) {
 
 Result<std::unique_ptr<NbdPeer>> NbdPeer::start(const NbdTarget& target,
                                                 const NbdExport& known,
+                                                NbdLedger& ledger,
                                                 std::chrono::milliseconds timeout,
                                                 NbdHandle handle) {
     // This loop and its thread begin inside the sandbox, which has no room for another io_uring.
     auto peer = std::unique_ptr<NbdPeer>(new NbdPeer(
-        OUTRIGGER_TRY(Worker::start({.thread_name = "blk-nbd", .loop = LoopKind::kAsio}))));
+        OUTRIGGER_TRY(Worker::start({.thread_name = "blk-nbd", .loop = LoopKind::kAsio})), ledger));
     std::promise<Result<std::unique_ptr<NbdConnection>>> made;
     peer->worker_->post([&, &worker = *peer->worker_] {
-        made.set_value(
-            NbdConnection::create(target, known, worker.loop(), timeout, std::move(handle)));
+        made.set_value(NbdConnection::create(
+            target, known, peer->account_, worker.loop(), timeout, std::move(handle)));
     });
     peer->connection_ = OUTRIGGER_TRY(made.get_future().get());
+    ledger.add(peer->account_);
     return peer;
 }
 
@@ -85,21 +86,34 @@ class NbdEngine::Call final : public NbdCommand {
   public:
     void on_nbd_done(int os_error) override {
         result = os_error;
-        engine->finish(*this);
+        engine->finished_.give(*this);
     }
 
     NbdEngine* engine = nullptr;
     IoOperation* operation = nullptr;
     NbdBuffers* buffers = nullptr;  // where `buffer` came from
+    NbdPeer* peer = nullptr;        // that has the command, or had it last
     bool flush_behind = false;      // a stable write, and the server has no FUA
+    uint32_t rewrites = 0;          // of that
+    uint64_t losses_before = 0;     // of its connection
     uint64_t bytes = 0;             // of the transfer
     SegmentCursor cursor;           // in it: what is still to be transferred
     int result = 0;
-    Call* next_finished = nullptr;
+    Call* next = nullptr;  // of finished_
+
+    // Of kSync.
+    NbdLedger::Moment began = 0;
+    const NbdLedger::Account* uncovered = nullptr;  // flushed last, behind our own
 };
 
-NbdEngine::NbdEngine(NbdPeer& peer, const NbdExport& known, Worker& worker, uint32_t calls_max)
-    : peer_(peer), known_(known), worker_(worker), calls_(std::make_unique<Call[]>(calls_max)) {
+NbdEngine::NbdEngine(
+    NbdPeer& peer, const NbdExport& known, NbdLedger& ledger, Worker& worker, uint32_t calls_max)
+    : peer_(peer),
+      known_(known),
+      ledger_(ledger),
+      worker_(worker),
+      calls_(std::make_unique<Call[]>(calls_max)),
+      finished_(worker, [](Call& call) { call.engine->take_up(call); }) {
     free_.reserve(calls_max);
     for (uint32_t i = 0; i < calls_max; ++i) {
         calls_[i].engine = this;
@@ -128,9 +142,11 @@ bool NbdEngine::try_start(IoOperation& operation) {
     OUTRIGGER_ASSERT(!free_.empty());
     Call& call = *free_.back();
     call.operation = &operation;
+    call.peer = &peer_;
     call.buffers = nullptr;
     call.buffer = nullptr;
     call.fua = false;
+    call.unstable = known_.can_flush && operation.opcode != IoOpcode::kRead;
     call.flush_behind = false;
     call.offset_bytes = operation.offset_bytes;
     call.length_bytes = operation.length_bytes;
@@ -148,20 +164,10 @@ bool NbdEngine::try_start(IoOperation& operation) {
     switch (operation.opcode) {
         case IoOpcode::kRead:
         case IoOpcode::kWrite:
-            if (call.buffer == nullptr) {
-                fail_later(call, ENOMEM);
-                break;
-            }
-            call.fua = operation.stable && known_.can_fua;
-            call.flush_behind = operation.stable && !known_.can_fua && known_.can_flush;
-            next_piece(call);
+            begin_data(call);
             break;
         case IoOpcode::kSync:
-            if (known_.can_flush) {
-                send(call, NbdCommandKind::kFlush);
-            } else {
-                fail_later(call, 0);  // there is nothing that a flush could do
-            }
+            begin_sync(call);
             break;
         case IoOpcode::kPunchHole:
         case IoOpcode::kZeroRange:
@@ -169,6 +175,7 @@ bool NbdEngine::try_start(IoOperation& operation) {
             send(call, NbdCommandKind::kZero);
             break;
         case IoOpcode::kDeviceDiscard:
+            call.unstable = false;  // what was discarded may hold anything
             send(call, NbdCommandKind::kTrim);
             break;
         case IoOpcode::kDeviceErase:
@@ -177,6 +184,36 @@ bool NbdEngine::try_start(IoOperation& operation) {
             break;
     }
     return true;
+}
+
+void NbdEngine::begin_data(Call& call) {
+    if (call.buffer == nullptr) {
+        fail_later(call, ENOMEM);
+        return;
+    }
+    const bool stable = call.operation->opcode == IoOpcode::kWrite && call.operation->stable;
+    call.fua = stable && known_.can_fua;
+    call.flush_behind = stable && !known_.can_fua && known_.can_flush;
+    // These end when they are stable: nobody has to remember them.
+    call.unstable = call.unstable && !call.fua && !call.flush_behind;
+    call.rewrites = 0;
+    call.losses_before = peer_.account().losses();
+    next_piece(call);
+}
+
+void NbdEngine::begin_sync(Call& call) {
+    if (!known_.can_flush) {
+        fail_later(call, 0);  // there is nothing that a flush could do
+        return;
+    }
+    if (ledger_.may_lack_writes()) {
+        fail_later(call, EIO);
+        return;
+    }
+    // What was answered until now is what it is about.
+    call.began = ledger_.now();
+    call.uncovered = nullptr;
+    send(call, NbdCommandKind::kFlush);
 }
 
 void NbdEngine::next_piece(Call& call) {
@@ -202,10 +239,35 @@ bool NbdEngine::is_over(Call& call) {
     if (call.result != 0) {
         return true;
     }
+    switch (call.operation->opcode) {
+        case IoOpcode::kRead:
+        case IoOpcode::kWrite:
+            return data_is_over(call);
+        case IoOpcode::kSync:
+            return sync_is_over(call);
+        case IoOpcode::kPunchHole:
+        case IoOpcode::kZeroRange:
+        case IoOpcode::kDeviceDiscard:
+        case IoOpcode::kDeviceErase:
+        case IoOpcode::kReadAttribute:
+            return true;
+    }
+    return true;
+}
+
+bool NbdEngine::data_is_over(Call& call) {
     if (call.kind == NbdCommandKind::kRead) {
         call.cursor.scatter(std::span(call.buffer, static_cast<size_t>(call.length_bytes)));
     } else if (call.kind == NbdCommandKind::kWrite) {
         call.cursor.advance(call.length_bytes);
+    } else if (const uint64_t losses = peer_.account().losses(); losses != call.losses_before) {
+        // The flush may have come to another server than the data: all of it again.
+        if (++call.rewrites > kRewritesMax) {
+            call.result = EIO;
+            return true;
+        }
+        call.losses_before = losses;
+        call.cursor = cursor_of(*call.operation);
     } else {
         return true;
     }
@@ -220,9 +282,26 @@ bool NbdEngine::is_over(Call& call) {
     return true;
 }
 
+/// Our own server has flushed, or another one whose connection that did not cover.
+bool NbdEngine::sync_is_over(Call& call) {
+    NbdLedger::Account* const next = ledger_.next_uncovered(peer_.account(), call.uncovered);
+    if (next != nullptr) {
+        call.uncovered = next;
+        call.peer = next->peer();
+        send(call, NbdCommandKind::kFlush);
+        return false;
+    }
+    if (ledger_.may_lack_writes()) {
+        call.result = EIO;
+    } else {
+        ledger_.note_stable(call.began);
+    }
+    return true;
+}
+
 void NbdEngine::send(Call& call, NbdCommandKind kind) {
     call.kind = kind;
-    peer_.submit(call);
+    call.peer->submit(call);
 }
 
 /// Not inside submit().
@@ -231,44 +310,9 @@ void NbdEngine::fail_later(Call& call, int os_error) {
     worker_.post([this, &call] { end(call); });
 }
 
-/// On the peer's thread.
-void NbdEngine::finish(Call& call) {
-    bool must_post = false;
-    {
-        const std::lock_guard lock(mutex_);
-        call.next_finished = std::exchange(finished_, &call);
-        must_post = !std::exchange(delivery_posted_, true);
-        if (must_post) {
-            posting_.store(true, std::memory_order_relaxed);
-        }
-    }
-    // Without `must_post` a delivery on its way takes the call, and with it perhaps the last reason
-    // for this object to exist: touch nothing any more.
-    if (must_post) {
-        worker_.post([this] { deliver(); });
-        // Release: pairs with the acquire in deliver(), which waits for this last access of ours.
-        posting_.store(false, std::memory_order_release);
-    }
-}
-
-void NbdEngine::deliver() {
-    // The thread that posted this may not have left post() yet, and what is delivered here may end
-    // worker and engine. Acquire: pairs with the release in finish().
-    while (posting_.load(std::memory_order_acquire)) {
-        std::this_thread::yield();
-    }
-    Call* call = nullptr;
-    {
-        const std::lock_guard lock(mutex_);
-        call = std::exchange(finished_, nullptr);
-        delivery_posted_ = false;
-    }
-    while (call != nullptr) {
-        Call* const next = call->next_finished;
-        if (is_over(*call)) {
-            end(*call);
-        }
-        call = next;
+void NbdEngine::take_up(Call& call) {
+    if (is_over(call)) {
+        end(call);
     }
 }
 

@@ -3,28 +3,29 @@
 /// its own, and their data goes through buffers, so that libnbd never has guest memory in hand.
 #pragma once
 
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <vector>
 
+#include "vhost-user-backend/io/hand_over.h"
 #include "vhost-user-backend/io/worker.h"
 
 #include "devices/blk/io_engine.h"
 #include "devices/blk/nbd/nbd_connection.h"
+#include "devices/blk/nbd/nbd_ledger.h"
 
 namespace outrigger::blk {
 
 /// A connection and the thread that it lives on. Any thread.
 class NbdPeer final {
   public:
-    /// Starts a thread. `target` is borrowed; `handle` is connected, or null.
+    /// Starts a thread. `target` and `ledger` are borrowed; `handle` is connected, or null. The
+    /// peer lives as long as the ledger is used.
     [[nodiscard]] static Result<std::unique_ptr<NbdPeer>> start(const NbdTarget& target,
                                                                 const NbdExport& known,
+                                                                NbdLedger& ledger,
                                                                 std::chrono::milliseconds timeout,
                                                                 NbdHandle handle);
 
@@ -35,9 +36,13 @@ class NbdPeer final {
 
     void submit(NbdCommand& command);
 
-  private:
-    explicit NbdPeer(std::unique_ptr<Worker> worker) : worker_(std::move(worker)) {}
+    [[nodiscard]] const NbdLedger::Account& account() const { return account_; }
 
+  private:
+    NbdPeer(std::unique_ptr<Worker> worker, NbdLedger& ledger)
+        : account_(ledger, this), worker_(std::move(worker)) {}
+
+    NbdLedger::Account account_;
     std::unique_ptr<Worker> worker_;
     std::unique_ptr<NbdConnection> connection_;  // of worker_'s thread
 };
@@ -71,9 +76,15 @@ class NbdEngine final : public IoEngine {
     static constexpr size_t kSmallBytes = size_t{16} << 10;
     static constexpr size_t kLargeCount = 32;
     static constexpr size_t kSmallCount = 256;
+    /// A stable write whose flush came over another connection than it is made again so often.
+    static constexpr uint32_t kRewritesMax = 8;
 
     /// All are borrowed and outlive the engine.
-    NbdEngine(NbdPeer& peer, const NbdExport& known, Worker& worker, uint32_t calls_max);
+    NbdEngine(NbdPeer& peer,
+              const NbdExport& known,
+              NbdLedger& ledger,
+              Worker& worker,
+              uint32_t calls_max);
     ~NbdEngine() override;
 
     void submit(IoOperation& operation) override;
@@ -82,28 +93,29 @@ class NbdEngine final : public IoEngine {
     class Call;
 
     [[nodiscard]] bool try_start(IoOperation& operation);
+    void begin_data(Call& call);
+    void begin_sync(Call& call);
     void next_piece(Call& call);
-    /// The call's last command has ended: false when another one follows.
+    /// The call's last command has ended. False: another one follows.
     [[nodiscard]] bool is_over(Call& call);
+    [[nodiscard]] bool data_is_over(Call& call);
+    [[nodiscard]] bool sync_is_over(Call& call);
     void send(Call& call, NbdCommandKind kind);
     void fail_later(Call& call, int os_error);
-    void finish(Call& call);
-    void deliver();
+    void take_up(Call& call);
     void end(Call& call);
     [[nodiscard]] NbdBuffers& buffers_for(uint64_t bytes);
 
     NbdPeer& peer_;
     const NbdExport& known_;
+    NbdLedger& ledger_;
     Worker& worker_;
     std::unique_ptr<Call[]> calls_;
     std::vector<Call*> free_;  // capacity for all
     NbdBuffers small_{kSmallBytes, kSmallCount};
     NbdBuffers large_{kLargeBytes, kLargeCount};
     IoOperationList waiting_;  // for a buffer
-    std::mutex mutex_;
-    Call* finished_ = nullptr;           // guarded by mutex_
-    bool delivery_posted_ = false;       // guarded by mutex_
-    std::atomic<bool> posting_ = false;  // the peer's thread is about to touch worker_ and this
+    HandOver<Call> finished_;  // by the peers' threads
 };
 
 }  // namespace outrigger::blk

@@ -36,8 +36,9 @@ Result<NbdTarget> resolve_socket(const NbdUri& uri) {
     }
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, uri.socket_path.c_str(), uri.socket_path.size() + 1);
-    std::memcpy(&target.address, &address, sizeof address);
-    target.address_bytes = sizeof address;
+    NbdAddress& only = target.addresses.emplace_back();
+    std::memcpy(&only.storage, &address, sizeof address);
+    only.bytes = sizeof address;
     return target;
 }
 
@@ -53,8 +54,14 @@ Result<void> set_up(nbd_handle* handle, const NbdUri& uri) {
                 ::nbd_set_strict_mode(handle, 0) == 0;
     if (uri.tls) {
         done = done && ::nbd_set_tls(handle, LIBNBD_TLS_REQUIRE) == 0 &&
-               ::nbd_set_tls_psk_file(handle, uri.tls_psk_file.c_str()) == 0 &&
                (uri.tls_user.empty() || ::nbd_set_tls_username(handle, uri.tls_user.c_str()) == 0);
+    }
+    if (!uri.tls_psk_file.empty()) {
+        done = done && ::nbd_set_tls_psk_file(handle, uri.tls_psk_file.c_str()) == 0;
+    }
+    if (!uri.tls_certificates.empty()) {
+        done = done && ::nbd_set_tls_certificates(handle, uri.tls_certificates.c_str()) == 0 &&
+               ::nbd_set_tls_verify_peer(handle, true) == 0;
     }
     if (!done) {
         return refuse(
@@ -90,6 +97,21 @@ bool turn(nbd_handle* handle, Clock::time_point deadline) {
     return true;
 }
 
+Result<NbdHandle> connect_to_address(const NbdTarget& target,
+                                     size_t index,
+                                     Clock::time_point deadline) {
+    NbdHandle handle = OUTRIGGER_TRY(begin_nbd_connection(target, index));
+    while (::nbd_aio_is_ready(handle.get()) != 1) {
+        if (nbd_has_failed(handle.get())) {
+            return refuse(last_nbd_error());
+        }
+        if (!turn(handle.get(), deadline)) {
+            return refuse("no answer in time (--nbd-timeout)");
+        }
+    }
+    return handle;
+}
+
 }  // namespace
 
 bool NbdExport::can_stand_for(const NbdExport& before) const {
@@ -98,6 +120,12 @@ bool NbdExport::can_stand_for(const NbdExport& before) const {
            (can_flush || !before.can_flush) && (can_fua || !before.can_fua) &&
            (can_trim || !before.can_trim) && (can_zero || !before.can_zero) &&
            (can_multi_conn || !before.can_multi_conn);
+}
+
+bool nbd_has_failed(nbd_handle* handle) {
+    return ::nbd_aio_is_dead(handle) == 1 || ::nbd_aio_is_closed(handle) == 1 ||
+           // It is as new again when no address has answered.
+           ::nbd_aio_is_created(handle) == 1;
 }
 
 void CloseNbdHandle::operator()(nbd_handle* handle) const {
@@ -128,20 +156,35 @@ Result<NbdTarget> resolve_nbd_target(const NbdUri& uri) {
     }
     const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owned(found, ::freeaddrinfo);
     NbdTarget target{.uri = uri};
-    std::memcpy(&target.address, found->ai_addr, found->ai_addrlen);
-    target.address_bytes = found->ai_addrlen;
+    for (const addrinfo* each = found;
+         each != nullptr && target.addresses.size() < NbdTarget::kAddressesMax;
+         each = each->ai_next) {
+        NbdAddress& address = target.addresses.emplace_back();
+        std::memcpy(&address.storage, each->ai_addr, each->ai_addrlen);
+        address.bytes = each->ai_addrlen;
+    }
     return target;
 }
 
-Result<NbdHandle> begin_nbd_connection(const NbdTarget& target) {
+Result<NbdHandle> begin_nbd_connection(const NbdTarget& target, size_t index) {
     NbdHandle handle(::nbd_create());
     if (!handle) {
         return refuse(fmt::format("cannot make a connection: {}", last_nbd_error()));
     }
     OUTRIGGER_TRY(set_up(handle.get(), target.uri));
+    if (!target.uri.tls_certificates.empty()) {
+        // libnbd checks the certificate of a host that it was given itself, and of no other. This
+        // one is an address, so there is nothing to resolve.
+        const std::string port = std::to_string(target.uri.port);
+        if (::nbd_aio_connect_tcp(handle.get(), target.uri.host.c_str(), port.c_str()) != 0) {
+            return refuse(last_nbd_error());
+        }
+        return handle;
+    }
+    const NbdAddress& to = target.addresses[index];
     // SAFETY: sockets' addresses are passed so; the kernel knows which by its family.
-    const auto* const address = reinterpret_cast<const sockaddr*>(&target.address);
-    if (::nbd_aio_connect(handle.get(), address, target.address_bytes) != 0) {
+    const auto* const address = reinterpret_cast<const sockaddr*>(&to.storage);
+    if (::nbd_aio_connect(handle.get(), address, to.bytes) != 0) {
         return refuse(last_nbd_error());
     }
     return handle;
@@ -175,25 +218,21 @@ Result<NbdExport> examine_nbd_export(nbd_handle* handle) {
     };
 }
 
-Result<NbdHandle> connect_to_nbd(const NbdTarget& target, std::chrono::milliseconds timeout) {
+Result<NbdHandle> connect_to_nbd(NbdTarget& target, std::chrono::milliseconds timeout) {
     const auto deadline = Clock::now() + timeout;
-    auto handle = begin_nbd_connection(target);
-    if (!handle) {
-        return failure(
-            Error{.message = fmt::format(
-                      "cannot connect to {}: {}", target.uri.text, handle.error().message)});
-    }
-    while (::nbd_aio_is_ready(handle->get()) != 1) {
-        if (::nbd_aio_is_dead(handle->get()) == 1 || ::nbd_aio_is_closed(handle->get()) == 1) {
-            return refuse(
-                fmt::format("cannot connect to {}: {}", target.uri.text, last_nbd_error()));
+    const size_t count = target.addresses.size();
+    std::string problem;
+    for (size_t i = 0; i < count; ++i) {
+        const auto now = Clock::now();
+        const auto share = (deadline - now) / static_cast<int64_t>(count - i);
+        auto handle = connect_to_address(target, i, now + share);
+        if (handle) {
+            std::swap(target.addresses[0], target.addresses[i]);
+            return handle;
         }
-        if (!turn(handle->get(), deadline)) {
-            return refuse(fmt::format("cannot connect to {}: no answer in time (--nbd-timeout)",
-                                      target.uri.text));
-        }
+        problem = std::move(handle).error().message;
     }
-    return std::move(*handle);
+    return refuse(fmt::format("cannot connect to {}: {}", target.uri.text, problem));
 }
 
 }  // namespace outrigger::blk

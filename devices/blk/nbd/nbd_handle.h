@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <sys/socket.h>
 
@@ -17,11 +18,17 @@ struct nbd_handle;
 
 namespace outrigger::blk {
 
+struct NbdAddress {
+    sockaddr_storage storage{};
+    socklen_t bytes = 0;
+};
+
 /// A URI whose host was looked up, which later nobody could.
 struct NbdTarget {
+    static constexpr size_t kAddressesMax = 8;
+
     NbdUri uri;
-    sockaddr_storage address{};
-    socklen_t address_bytes = 0;
+    std::vector<NbdAddress> addresses{};  ///< 1 to kAddressesMax, the one to try first in front
 };
 
 /// Blocking.
@@ -51,14 +58,19 @@ struct CloseNbdHandle {
 
 using NbdHandle = std::unique_ptr<nbd_handle, CloseNbdHandle>;
 
-/// A handle that began to connect; what follows it says itself. Never blocks.
-[[nodiscard]] Result<NbdHandle> begin_nbd_connection(const NbdTarget& target);
+/// A handle that began to connect to one of the addresses; what follows it says itself. Never
+/// blocks.
+[[nodiscard]] Result<NbdHandle> begin_nbd_connection(const NbdTarget& target, size_t address);
+
+/// Of a handle that began to connect: can nothing come of it any more?
+[[nodiscard]] bool nbd_has_failed(nbd_handle* handle);
 
 /// Connected: what the server says, or in words why that cannot be.
 [[nodiscard]] Result<NbdExport> examine_nbd_export(nbd_handle* handle);
 
-/// Waits until a handle is connected, blocking.
-[[nodiscard]] Result<NbdHandle> connect_to_nbd(const NbdTarget& target,
+/// Waits until a handle is connected, blocking. Tries all addresses, each for its share of the
+/// time that is left, and puts the one that answered in front.
+[[nodiscard]] Result<NbdHandle> connect_to_nbd(NbdTarget& target,
                                                std::chrono::milliseconds timeout);
 
 /// What libnbd said of the last failure on this thread; one line.

@@ -64,7 +64,8 @@ class NbdImage::Queue final : public ImageQueue {
           peer_(std::move(peer)),
           queue_(image.file_,
                  nullptr,
-                 std::make_unique<NbdEngine>(*peer_, image.known_, worker, requests_max),
+                 std::make_unique<NbdEngine>(
+                     *peer_, image.known_, image.ledger_, worker, requests_max),
                  worker.loop(),
                  requests_max) {}
 
@@ -80,14 +81,14 @@ class NbdImage::Queue final : public ImageQueue {
 
 Result<std::unique_ptr<NbdImage>> NbdImage::open(const NbdImageOptions& options) {
     const NbdUri uri = OUTRIGGER_TRY(parse_nbd_uri(options.uri));
-    const NbdTarget target = OUTRIGGER_TRY(resolve_nbd_target(uri));
+    NbdTarget target = OUTRIGGER_TRY(resolve_nbd_target(uri));
     NbdHandle handle = OUTRIGGER_TRY(connect_to_nbd(target, options.timeout));
     const auto known = examine_nbd_export(handle.get());
     if (!known) {
         return failure(Error{
             .message = fmt::format("cannot serve {}: {}", options.uri, known.error().message)});
     }
-    auto image = std::unique_ptr<NbdImage>(new NbdImage(target, *known, options.timeout));
+    auto image = std::unique_ptr<NbdImage>(new NbdImage(std::move(target), *known, options));
     image->file_.properties = OUTRIGGER_TRY(properties_of(*known, options));
     image->file_.discards_by_device = known->can_trim;
     image->file_.no_punch_hole = !known->can_zero;
@@ -113,7 +114,7 @@ Result<std::shared_ptr<NbdPeer>> NbdImage::take_peer() {
         return peer;
     }
     std::shared_ptr<NbdPeer> peer =
-        OUTRIGGER_TRY(NbdPeer::start(target_, known_, timeout_, std::move(first_handle_)));
+        OUTRIGGER_TRY(NbdPeer::start(target_, known_, ledger_, timeout_, std::move(first_handle_)));
     if (!known_.can_multi_conn) {
         peers_.push_back(peer);
     }

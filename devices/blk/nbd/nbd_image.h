@@ -23,6 +23,8 @@ struct NbdImageOptions {
     std::chrono::milliseconds timeout{30'000};
     /// Block size to offer; the least that the server takes when not given. A power of two.
     std::optional<uint32_t> block_bytes{};
+    /// A server that comes back has all that it answered before, flushed or not.
+    bool server_keeps = false;
 };
 
 class NbdImage final : public Image {
@@ -40,8 +42,11 @@ class NbdImage final : public Image {
   private:
     class Queue;
 
-    NbdImage(NbdTarget target, const NbdExport& known, std::chrono::milliseconds timeout)
-        : target_(std::move(target)), known_(known), timeout_(timeout) {}
+    NbdImage(NbdTarget target, const NbdExport& known, const NbdImageOptions& options)
+        : target_(std::move(target)),
+          known_(known),
+          timeout_(options.timeout),
+          ledger_(options.server_keeps) {}
 
     [[nodiscard]] Result<std::shared_ptr<NbdPeer>> take_peer();
     void give_back_peer(std::shared_ptr<NbdPeer> peer);
@@ -49,6 +54,7 @@ class NbdImage final : public Image {
     const NbdTarget target_;
     const NbdExport known_;
     const std::chrono::milliseconds timeout_;
+    NbdLedger ledger_;
     ImageFile file_;  // the disk, for FileQueue; without a descriptor
     std::mutex mutex_;
     NbdHandle first_handle_;  // guarded by mutex_; of open(), for the first peer

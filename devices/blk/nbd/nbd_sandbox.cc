@@ -32,16 +32,20 @@ constexpr SystemCallRule kConnections[] = {
     {.name = "socket", .tests = {argument_is(0, AF_INET6), kStream}},
     {.name = "setsockopt", .tests = {argument_is(1, IPPROTO_TCP), argument_is(2, TCP_NODELAY)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_KEEPALIVE)}},
-    // TLS: random numbers, and the key, which is read for each connection. Landlock lets nothing
-    // else be opened.
+    // TLS: random numbers, and the key or certificates, which are read for each connection.
+    // Landlock lets nothing else be opened.
     {.name = "getrandom"},
     {.name = "fstat"},
     {.name = "newfstatat"},
     {.name = "openat", .tests = {argument_lacks(2, O_ACCMODE | O_CREAT | O_TRUNC)}},
+    {.name = "access"},
+    {.name = "faccessat"},
+    {.name = "faccessat2"},
+    {.name = "lseek"},
 };
 
 /// The rules from here on are for TLS only.
-constexpr size_t kTlsRules = 4;
+constexpr size_t kTlsRules = 8;
 
 }  // namespace
 
@@ -57,7 +61,8 @@ SandboxExtras nbd_sandbox_extras(std::string_view uri) {
         extras.connect_tcp_ports.push_back(parsed->port);
     }
     if (parsed->tls) {
-        extras.readable_paths.push_back(parsed->tls_psk_file);
+        extras.readable_paths.push_back(parsed->tls_psk_file.empty() ? parsed->tls_certificates
+                                                                     : parsed->tls_psk_file);
     }
     return extras;
 }

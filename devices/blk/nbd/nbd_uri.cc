@@ -4,6 +4,9 @@
 #include <charconv>
 #include <optional>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
 #include <fmt/format.h>
 
 namespace outrigger::blk {
@@ -77,13 +80,20 @@ std::string read_parameter(std::string_view name, const std::string& value, NbdU
     } else if (name == "tls-username") {
         uri.tls_user = value;
     } else if (name == "tls-certificates") {
-        // libnbd compares a certificate with the name that it resolved itself, and resolving names
-        // opens files and blocks: neither is possible where connections are made again.
-        return "TLS by certificates is not served: use a pre-shared key, tls-psk-file=PATH";
+        uri.tls_certificates = value;
+    } else if (name == "tls-verify-peer") {
+        // The one value that changes nothing is no secret; the other one makes TLS worth nothing.
+        return value == "true" || value == "1" ? "" : "a server's certificate is always checked";
     } else {
         return fmt::format("the parameter {} is not known", name);
     }
     return {};
+}
+
+bool is_address(const std::string& host) {
+    in6_addr address = {};
+    return ::inet_pton(AF_INET, host.c_str(), &address) == 1 ||
+           ::inet_pton(AF_INET6, host.c_str(), &address) == 1;
 }
 
 std::string check(const NbdUri& uri, bool is_unix) {
@@ -99,11 +109,18 @@ std::string check(const NbdUri& uri, bool is_unix) {
     if (!is_unix && uri.host.empty()) {
         return "it names no host";
     }
-    if (uri.tls && uri.tls_psk_file.empty()) {
-        return "TLS needs a pre-shared key: tls-psk-file=PATH";
+    if (uri.tls && uri.tls_psk_file.empty() == uri.tls_certificates.empty()) {
+        return "TLS needs a pre-shared key, tls-psk-file=PATH, or tls-certificates=DIR, not both";
     }
-    if (!uri.tls && !(uri.tls_psk_file.empty() && uri.tls_user.empty())) {
-        return "keys and users go with nbds:// and nbds+unix:// only";
+    if (!uri.tls &&
+        !(uri.tls_psk_file.empty() && uri.tls_certificates.empty() && uri.tls_user.empty())) {
+        return "keys, certificates and users go with nbds:// and nbds+unix:// only";
+    }
+    if (!uri.tls_certificates.empty() && !is_address(uri.host)) {
+        // libnbd compares a certificate with the name that it resolves itself, and resolving opens
+        // files and blocks: neither is possible where connections are made again.
+        return "with certificates the host is given as an address, and that stands in the server's "
+               "certificate";
     }
     if (uri.export_name.size() > kExportBytesMax) {
         return "the name of the export is too long";

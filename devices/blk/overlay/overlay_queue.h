@@ -32,6 +32,11 @@ class OverlayQueue final : public ImageQueue {
 
     void submit(ImageRequest& request) override;
 
+    void retire() override {
+        base_->retire();
+        layer_->retire();
+    }
+
   private:
     friend class OverlayTransfer;
 

@@ -3,10 +3,9 @@
 /// puts the waiter into it; it goes on on the queue's worker.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <mutex>
 
+#include "vhost-user-backend/io/hand_over.h"
 #include "vhost-user-backend/io/worker.h"
 
 namespace outrigger::blk {
@@ -59,23 +58,14 @@ class WaiterList final {
 /// Bound to one worker; destroyed on its thread, when nothing waits.
 class ResumeInbox final {
   public:
-    explicit ResumeInbox(Worker& worker) : worker_(worker) {}
-
-    ResumeInbox(const ResumeInbox&) = delete;
-    ResumeInbox& operator=(const ResumeInbox&) = delete;
-    ~ResumeInbox() = default;
+    explicit ResumeInbox(Worker& worker)
+        : resumed_(worker, [](Waiter& waiter) { waiter.resume(); }) {}
 
     /// Any thread. The caller may not touch the waiter afterwards.
-    void push(Waiter& waiter);
+    void push(Waiter& waiter) { resumed_.give(waiter); }
 
   private:
-    void deliver();
-
-    Worker& worker_;
-    std::mutex mutex_;
-    WaiterList resumed_;                 // guarded by mutex_
-    bool delivery_posted_ = false;       // guarded by mutex_
-    std::atomic<bool> posting_ = false;  // a thread is about to touch worker_ and this
+    HandOver<Waiter> resumed_;
 };
 
 }  // namespace outrigger::blk

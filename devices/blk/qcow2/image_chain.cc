@@ -17,6 +17,7 @@
 #include "vhost-user-backend/base/log.h"
 
 #include "devices/blk/qcow2/big_endian.h"
+#include "devices/blk/qcow2/open_beneath.h"
 
 namespace outrigger::blk {
 namespace {
@@ -36,15 +37,16 @@ class ChainOpener final {
   private:
     /// What a layer says stands below it.
     struct Below {
-        std::string path;  ///< empty: nothing
+        std::string path{};  ///< empty: nothing
         bool raw = false;
+        UniqueFd fd{};  ///< of it; none: it is opened by its path
     };
 
-    Result<Below> open_layer(const std::string& path, bool raw);
+    Result<Below> open_layer(Below what);
     Result<void> check_loop(const std::string& path, int fd);
     Result<void> load_l1(const std::string& path, const Qcow2Header& header, ImageLayer& layer);
-    Result<Below> locate_below(const std::string& path, const Qcow2Header& header) const;
-    Result<fs::path> confine(const std::string& path, const fs::path& wanted) const;
+    Result<Below> locate_below(const std::string& path, const Qcow2Header& header);
+    Result<Below> open_confined(const std::string& path, const fs::path& wanted);
 
     const ImageChainOptions& options_;
     std::vector<ImageLayer> layers_;
@@ -73,7 +75,7 @@ bool read_fully(int fd, std::span<std::byte> bytes, uint64_t offset) {
 }
 
 Result<std::vector<ImageLayer>> ChainOpener::run() {
-    Below next = {.path = options_.path, .raw = false};
+    Below next = {.path = options_.path};
     while (!next.path.empty()) {
         if (layers_.size() == kImageLayersMax) {
             return refuse(options_.path,
@@ -81,22 +83,25 @@ Result<std::vector<ImageLayer>> ChainOpener::run() {
                                       "qemu-img rebase",
                                       kImageLayersMax));
         }
-        next = OUTRIGGER_TRY(open_layer(next.path, next.raw));
+        next = OUTRIGGER_TRY(open_layer(std::move(next)));
     }
     return std::move(layers_);
 }
 
-Result<ChainOpener::Below> ChainOpener::open_layer(const std::string& path, bool raw) {
+Result<ChainOpener::Below> ChainOpener::open_layer(Below what) {
+    const std::string& path = what.path;
+    const ImageFileOptions file = {
+        .path = path, .read_only = true, .lock = options_.lock, .any_size = true};
     ImageLayer layer;
     layer.path = path;
-    layer.file = OUTRIGGER_TRY(ImageFile::open(
-        {.path = path, .read_only = true, .lock = options_.lock, .any_size = true}));
-    layer.raw = raw;
+    layer.file = OUTRIGGER_TRY(what.fd.valid() ? ImageFile::adopt(std::move(what.fd), file)
+                                               : ImageFile::open(file));
+    layer.raw = what.raw;
     layer.size_bytes = layer.file->properties.size_bytes;
     layer.geometry.file_bytes = layer.size_bytes;
     const int fd = layer.file->fd.get();
     OUTRIGGER_TRY(check_loop(path, fd));
-    if (raw) {
+    if (what.raw) {
         layers_.push_back(std::move(layer));
         return Below{};
     }
@@ -162,7 +167,7 @@ Result<void> ChainOpener::load_l1(const std::string& path,
 }
 
 Result<ChainOpener::Below> ChainOpener::locate_below(const std::string& path,
-                                                     const Qcow2Header& header) const {
+                                                     const Qcow2Header& header) {
     if (header.backing_name.empty()) {
         return Below{};
     }
@@ -199,11 +204,15 @@ Result<ChainOpener::Below> ChainOpener::locate_below(const std::string& path,
         return failure(error_from_code(fmt::format("cannot find the directory of image {}", path),
                                        error.value()));
     }
-    const fs::path below = OUTRIGGER_TRY(confine(path, itself.parent_path() / header.backing_name));
-    return Below{.path = below.string(), .raw = format == "raw"};
+    Below below = OUTRIGGER_TRY(open_confined(path, itself.parent_path() / header.backing_name));
+    below.raw = format == "raw";
+    return below;
 }
 
-Result<fs::path> ChainOpener::confine(const std::string& path, const fs::path& wanted) const {
+/// Resolves the name, and then opens what that gave without following anything any more: names in
+/// the directory may change in between.
+Result<ChainOpener::Below> ChainOpener::open_confined(const std::string& path,
+                                                      const fs::path& wanted) {
     std::error_code error;
     const fs::path allowed = fs::canonical(*options_.backing_directory, error);
     if (error) {
@@ -225,7 +234,19 @@ Result<fs::path> ChainOpener::confine(const std::string& path, const fs::path& w
                                   printable(real.string()),
                                   *options_.backing_directory));
     }
-    return real;
+    const UniqueFd directory = OUTRIGGER_TRY(open_directory(allowed));
+    fs::path relative;
+    for (auto name = in_real; name != real.end(); ++name) {
+        relative /= *name;
+    }
+    auto fd = open_beneath(directory.get(), relative);
+    if (!fd) {
+        return failure(error_from_code(
+            fmt::format(
+                "cannot open {}, the backing file of image {}", printable(real.string()), path),
+            fd.error().os_error));
+    }
+    return Below{.path = real.string(), .fd = *std::move(fd)};
 }
 
 }  // namespace

@@ -62,7 +62,7 @@ Result<std::unique_ptr<ImageQueue>> Qcow2Image::open_queue(Worker& worker, uint3
     for (const ImageLayer& layer : layers_) {
         const int fd = layer.file->fd.get();
         if (use_uring) {
-            engines.push_back(create_uring_engine(fd, worker, nullptr));
+            engines.push_back(create_uring_engine({.fd = fd}, worker, nullptr));
         } else {
             engines.push_back(std::make_unique<ThreadEngine>(pool, worker, fd));
         }
@@ -70,7 +70,11 @@ Result<std::unique_ptr<ImageQueue>> Qcow2Image::open_queue(Worker& worker, uint3
     auto decompressor =
         std::make_unique<ThreadEngine>(pool, worker, -1, Qcow2Queue::decompression_call());
     return std::make_unique<Qcow2Queue>(
-        layers_, std::move(engines), std::move(decompressor), worker.loop(), requests_max);
+        layers_,
+        std::move(engines),
+        std::move(decompressor),
+        worker.loop(),
+        Qcow2QueueLimits{.requests_max = requests_max, .memory = budget_.take_share()});
 }
 
 }  // namespace outrigger::blk

@@ -11,6 +11,7 @@
 #include "devices/blk/image.h"
 #include "devices/blk/io_engine_kind.h"
 #include "devices/blk/qcow2/image_chain.h"
+#include "devices/blk/qcow2/qcow2_memory.h"
 #include "devices/blk/thread_engine.h"
 
 namespace outrigger::blk {
@@ -45,6 +46,7 @@ class Qcow2Image final : public Image {
     const std::vector<ImageLayer> layers_;
     const ImageProperties properties_;
     const IoEngineKind engine_;
+    Qcow2Budget budget_;
     std::mutex mutex_;
     std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
 };

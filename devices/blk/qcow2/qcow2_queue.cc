@@ -28,21 +28,22 @@ Qcow2Queue::Qcow2Queue(std::span<const ImageLayer> layers,
                        std::vector<std::unique_ptr<IoEngine>> engines,
                        std::unique_ptr<IoEngine> decompressor,
                        EventLoop& loop,
-                       uint32_t requests_max)
-    : layers_(layers),
+                       Qcow2QueueLimits limits)
+    : memory_(std::move(limits.memory)),
+      layers_(layers),
       engines_(std::move(engines)),
       decompressor_(std::move(decompressor)),
       loop_(loop),
       cluster_bytes_max_(largest_cluster(layers)),
-      tables_(Qcow2Geometry::kSliceBytesMax, kTableBytesMax),
-      clusters_(cluster_bytes_max_, kClusterBytesMax),
+      tables_(Qcow2Geometry::kSliceBytesMax, memory_->memory().tables),
+      clusters_(cluster_bytes_max_, memory_->memory().clusters),
       input_buffer_bytes_(2 * cluster_bytes_max_),  // see Qcow2Run::host_bytes
       input_buffers_max_(
-          std::clamp<size_t>(kInputBytesMax / input_buffer_bytes_, 1, kInputBuffersMax)),
-      transfers_(std::make_unique<Qcow2Transfer[]>(requests_max)) {
+          std::clamp<size_t>(memory_->memory().inputs / input_buffer_bytes_, 1, kInputBuffersMax)),
+      transfers_(std::make_unique<Qcow2Transfer[]>(limits.requests_max)) {
     OUTRIGGER_ASSERT(engines_.size() == layers_.size());
-    free_.reserve(requests_max);
-    for (uint32_t i = 0; i < requests_max; ++i) {
+    free_.reserve(limits.requests_max);
+    for (uint32_t i = 0; i < limits.requests_max; ++i) {
         free_.push_back(&transfers_[i]);
     }
 }
@@ -53,6 +54,12 @@ int32_t (*Qcow2Queue::decompression_call())(int fd, IoOperation& operation) {
     return [](int /*fd*/, IoOperation& operation) {
         return static_cast<Qcow2Transfer&>(operation).decompress();
     };
+}
+
+void Qcow2Queue::retire() {
+    for (const auto& engine : engines_) {
+        engine->retire();
+    }
 }
 
 void Qcow2Queue::submit(ImageRequest& request) {

@@ -16,33 +16,34 @@
 #include "devices/blk/io_engine.h"
 #include "devices/blk/qcow2/block_cache.h"
 #include "devices/blk/qcow2/image_chain.h"
+#include "devices/blk/qcow2/qcow2_memory.h"
 
 namespace outrigger::blk {
 
 class Qcow2Transfer;
 
+struct Qcow2QueueLimits {
+    uint32_t requests_max = 0;
+    std::unique_ptr<Qcow2Budget::Share> memory;  ///< not null
+};
+
 /// Thread-bound: queue worker.
 class Qcow2Queue final : public ImageQueue {
   public:
-    /// What the queue keeps in memory at most: parts of L2 tables, expanded clusters, and
-    /// compressed ones on their way. Taken as it is needed.
-    static constexpr size_t kTableBytesMax = size_t{1} << 20;
-    static constexpr size_t kClusterBytesMax = size_t{4} << 20;
-    static constexpr size_t kInputBytesMax = size_t{4} << 20;
-
     /// `engines`: one for each layer, in their order. `decompressor` makes decompression_call().
     /// `layers` and `loop` are borrowed and outlive the queue.
     Qcow2Queue(std::span<const ImageLayer> layers,
                std::vector<std::unique_ptr<IoEngine>> engines,
                std::unique_ptr<IoEngine> decompressor,
                EventLoop& loop,
-               uint32_t requests_max);
+               Qcow2QueueLimits limits);
     ~Qcow2Queue() override;
 
     /// What is to be done with an operation of this queue away from its worker.
     [[nodiscard]] static int32_t (*decompression_call())(int fd, IoOperation& operation);
 
     void submit(ImageRequest& request) override;
+    void retire() override;
 
   private:
     friend class Qcow2Transfer;
@@ -59,6 +60,7 @@ class Qcow2Queue final : public ImageQueue {
     [[nodiscard]] std::span<std::byte> take_input(Qcow2Transfer& transfer, bool& out_of_memory);
     void give_back_input(std::span<std::byte> buffer);
 
+    const std::unique_ptr<Qcow2Budget::Share> memory_;
     const std::span<const ImageLayer> layers_;
     std::vector<std::unique_ptr<IoEngine>> engines_;
     std::unique_ptr<IoEngine> decompressor_;

@@ -5,6 +5,7 @@
 #   fio_seconds    how long the guest writes and verifies
 #   fio_event_us   the time between two of the operator's acts
 #   fio_packed     the disks with packed rings, of raw, overlay and nbd
+#   fio_io         --io of the daemon
 #   fio_corrupt    yes: also changes a bit half-way, which has to end the run
 # shellcheck shell=bash
 
@@ -25,10 +26,12 @@ fio_acts=(
     'limit raw --write-ops=600:60'
     'ctl raw cache writethrough'
     'limit overlay --bytes=24M --read-ops=900'
+    'ctl overlay fill stop'
     'kill-server'
     'start-server'
     'pause nbd'
     'limit nbd --ops=700'
+    'ctl overlay fill start --rate=1M'
     'resume nbd'
     'grow'
     'limit raw --write-ops=0 --read-bytes=40M:8M'
@@ -46,6 +49,7 @@ fio_acts=(
     'limit raw --read-bytes=0'
     'ctl nbd cache writeback --force'
     'limit nbd --write-bytes=0'
+    'ctl overlay fill --rate=256K'
 )
 
 fio_setup() {
@@ -93,10 +97,10 @@ fio_command() {
     local cache=none
     # Not every file system can be read past the page cache.
     dd if="$work/raw.img" of=/dev/null iflag=direct bs=4096 count=1 2>/dev/null || cache=writeback
-    daemon_command=("$build/$fio_program" --control-socket="$work/fio.control" --num-queues=2
+    daemon_command=("$build/$fio_program" --control-socket="$work/fio.control" --num-queues=2 --io="$fio_io"
         --device "socket-path=$1,name=raw,serial=raw,blk-file=$work/raw.img,cache=$cache,blk-size=512,queue-threads=2"
         --device "socket-path=$1.overlay,name=overlay,serial=overlay,blk-file=$work/base.qcow2,image-format=qcow2,allow-backing=$work,overlay=$work/disk.layer,overlay-create,overlay-copy-on-read,overlay-fill,overlay-fill-rate=512K"
-        --device "socket-path=$1.nbd,name=nbd,serial=nbd,blk-nbd=nbd+unix:///disk?socket=$work/nbd.socket,nbd-timeout=60")
+        --device "socket-path=$1.nbd,name=nbd,serial=nbd,blk-nbd=nbd+unix:///disk?socket=$work/nbd.socket,nbd-timeout=60,nbd-unflushed=kept")
 }
 
 fio_socket_of() {

@@ -14,6 +14,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
+
 #include "devices/blk/blk_config.h"
 #include "tests/support/temporary_image.h"
 
@@ -55,6 +57,38 @@ TEST(BlkProgram, WantsAnImageOrASize) {
     EXPECT_EQ(usage_problem({{"blk-file", "x"}}), "");
     EXPECT_EQ(usage_problem({{"null-size", "1M"}}), "");
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"null-size", "1M"}}), "");
+}
+
+TEST(BlkProgram, FixedBuffersAreForDirectFilesOnIoUring) {
+    const auto problem = [](Given given) { return usage_problem(given).find("--fixed-buffers"); };
+    constexpr size_t kNone = std::string::npos;
+    EXPECT_EQ(problem({{"blk-file", "x"}, {"fixed-buffers", "off"}}), kNone);
+    EXPECT_NE(problem({{"blk-file", "x"}, {"fixed-buffers", "on"}}), kNone);
+    EXPECT_NE(problem({{"blk-file", "x"}, {"fixed-buffers", "on"}, {"cache", "writethrough"}}),
+              kNone);
+    EXPECT_NE(problem({{"null-size", "1M"}, {"fixed-buffers", "on"}, {"cache", "none"}}), kNone);
+    EXPECT_NE(problem({{"blk-file", "x"},
+                       {"fixed-buffers", "on"},
+                       {"cache", "none"},
+                       {"io-engine", "threads"}}),
+              kNone);
+    EXPECT_NE(
+        problem(
+            {{"blk-file", "x"}, {"fixed-buffers", "on"}, {"cache", "none"}, {"overlay", "layer"}}),
+        kNone);
+    EXPECT_EQ(problem({{"blk-file", "x"}, {"fixed-buffers", "on"}, {"cache", "none"}}) == kNone,
+              !kPortableBuild);
+}
+
+TEST(BlkProgram, OnlyFixedBuffersMayRegisterMemory) {
+    const auto extras = [](std::string_view fixed) {
+        return blk_program().sandbox_extras(
+            values_of({{"blk-file", "x"}, {"cache", "none"}, {"fixed-buffers", fixed}}));
+    };
+    EXPECT_TRUE(extras("off").uring_operations.empty());
+    EXPECT_TRUE(extras("off").system_calls.empty());
+    EXPECT_EQ(extras("on").uring_operations.empty(), kPortableBuild);
+    EXPECT_EQ(extras("on").system_calls.empty(), kPortableBuild);
 }
 
 #ifdef OUTRIGGER_NBD
@@ -123,6 +157,16 @@ TEST(BlkProgram, Qcow2IsForFilesThroughThePageCache) {
     EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}}), "");
     EXPECT_NE(usage_problem({{"null-size", "1M"}, {"image-format", "qcow2"}}), "");
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}, {"cache", "none"}}), "");
+    for (const auto& [option, value] :
+         {std::pair("cache", "writethrough"), std::pair("discard", "ignore")}) {
+        EXPECT_NE(usage_problem({{"blk-file", "x"}, {"image-format", "qcow2"}, {option, value}})
+                      .find("for reading only"),
+                  std::string::npos);
+        EXPECT_EQ(
+            usage_problem(
+                {{"blk-file", "x"}, {"image-format", "qcow2"}, {"overlay", "l"}, {option, value}}),
+            "");
+    }
 }
 
 TEST(BlkProgram, BackingFilesAreForQcow2) {

@@ -125,6 +125,17 @@ INSTANTIATE_TEST_SUITE_P(Engines,
                          testing::ValuesIn(setups_of_this_build()),
                          setup_name);
 
+// The device keeps the object until the next run of its ring, and destroys it on another thread.
+TEST_P(FileImageTest, RetiredQueueLetsGoOfTheFile) {
+    on_worker([&] { queue_->retire(); });
+    queue_ = nullptr;
+    image_ = nullptr;
+
+    const auto again = ImageFile::open({.path = backing_.path()});
+
+    EXPECT_TRUE(again) << again.error().message;
+}
+
 TEST_P(FileImageTest, ReadsIntoScatteredUnalignedMemory) {
     backing_.fill(4096, 4096, 0x21);
     std::vector<char> memory(8192);

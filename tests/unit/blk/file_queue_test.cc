@@ -257,6 +257,40 @@ TEST_F(FileQueueTest, FlushFailsAfterAFailedStableWrite) {
     EXPECT_EQ(flush.result, EIO);
 }
 
+/// How a flush ends after a stable write that failed so.
+class FileQueueAfterStableWrite : public FileQueueTest {
+  protected:
+    bool flush_is_tried_after(int os_error) {
+        add_segment(512);
+        set_up_data(request_, ImageCommand::kWrite, 0);
+        request_.stable = true;
+        queue_->submit(request_);
+        answer(-os_error);
+        EXPECT_EQ(request_.result, os_error);
+        TestRequest flush;
+        flush.command = ImageCommand::kFlush;
+        queue_->submit(flush);
+        if (flush.result == EIO) {
+            return false;
+        }
+        answer(0);
+        return flush.result == 0;
+    }
+};
+
+TEST_F(FileQueueAfterStableWrite, FlushIsTriedAfterMemoryThatWasGone) {
+    EXPECT_TRUE(flush_is_tried_after(EFAULT));
+}
+
+TEST_F(FileQueueAfterStableWrite, FlushIsTriedAfterAFileFoundNoRoom) {
+    EXPECT_TRUE(flush_is_tried_after(ENOSPC));
+}
+
+TEST_F(FileQueueAfterStableWrite, FlushFailsAfterABlockDeviceFoundNoRoom) {
+    file_.is_block_device = true;
+    EXPECT_FALSE(flush_is_tried_after(ENOSPC));
+}
+
 // Trap 13.
 TEST_F(FileQueueTest, FlushOfAReadOnlyImageSucceedsWithoutACall) {
     file_.properties.read_only = true;

@@ -53,8 +53,23 @@ TEST(NbdUri, TlsTakesAKey) {
     EXPECT_EQ(uri.tls_user, "vm");
     EXPECT_EQ(parse_nbd_uri("nbds://vm@server?tls-psk-file=/p").value().tls_user, "vm");
     expect_refused("nbds://server", "pre-shared key");
-    expect_refused("nbds://server?tls-certificates=/pki", "by certificates is not served");
+    expect_refused("nbds://server?tls-certificates=/pki", "given as an address");
+    expect_refused("nbds+unix:///?socket=/s&tls-certificates=/pki", "given as an address");
+    expect_refused("nbds://192.0.2.1?tls-certificates=/pki&tls-psk-file=/p", "not both");
+    expect_refused("nbds://192.0.2.1", "TLS needs");
+    expect_refused("nbd://192.0.2.1?tls-certificates=/pki", "nbds://");
+    expect_refused("nbds://192.0.2.1?tls-certificates=/pki&tls-verify-peer=false",
+                   "always checked");
     expect_refused("nbd://server?tls-psk-file=/p", "nbds://");
+}
+
+TEST(NbdUri, TlsTakesCertificatesOfAnAddress) {
+    const NbdUri uri = parse_nbd_uri("nbds://192.0.2.1/e?tls-certificates=/pki").value();
+    EXPECT_EQ(uri.tls_certificates, "/pki");
+    EXPECT_EQ(parse_nbd_uri("nbds://[2001:db8::1]/?tls-certificates=/p&tls-verify-peer=true")
+                  .value()
+                  .host,
+              "2001:db8::1");
 }
 
 TEST(NbdUri, WhatCannotBeServedIsRefused) {

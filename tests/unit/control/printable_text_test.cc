@@ -29,6 +29,15 @@ TEST(Printable, ControlCharactersAndStrayBytesAreReplaced) {
     EXPECT_EQ(printable("\xf0\x80\x80\x80"), "????");
 }
 
+TEST(Printable, ControlCharactersOfTwoBytesAreReplaced) {
+    EXPECT_EQ(printable("a\xc2\x9b"
+                        "2Jb"),
+              "a?2Jb")
+        << "CSI";
+    EXPECT_EQ(printable("\xc2\x80\xc2\x9f"), "??");
+    EXPECT_EQ(printable("\xc2\xa0\xc3\x9b"), "\xc2\xa0\xc3\x9b") << "no control characters";
+}
+
 /// The judge is protobuf: a message whose text is no UTF-8 is refused.
 TEST(Printable, EveryPairOfBytesMakesAFieldThatIsTaken) {
     for (int first = 0; first < 256; ++first) {

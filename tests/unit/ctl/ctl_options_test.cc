@@ -67,6 +67,23 @@ TEST(CtlOptions, FillIsStartedStoppedOrGivenARate) {
     EXPECT_NE(complaint({"pause", "--rate=1", "--socket=s"}), "");
 }
 
+/// Whatever listens at a socket may send texts that command the terminal.
+TEST(CtlReport, TextsOfAReplyCannotCommandATerminal) {
+    control::v1::Reply reply;
+    auto& device = *reply.mutable_program()->add_devices();
+    device.set_name("a\x1b[2Jb\n");
+    device.mutable_block()->set_image("\xc2\x9bm");
+    device.mutable_block()->set_stop_reason("fine");
+    make_printable(reply);
+    EXPECT_EQ(device.name(), "a?[2Jb?");
+    EXPECT_EQ(device.block().image(), "?m");
+    EXPECT_EQ(device.block().stop_reason(), "fine");
+    control::v1::Reply error;
+    error.mutable_error()->set_message("no\rsuch");
+    make_printable(error);
+    EXPECT_EQ(error.error().message(), "no?such");
+}
+
 TEST(CtlReport, ShowsHowFarAFillIs) {
     control::v1::Program program;
     auto& block = *program.add_devices()->mutable_block();

@@ -17,6 +17,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -36,6 +37,7 @@
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
+#include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/helper_thread.h"
 #include "vhost-user-backend/io/worker.h"
 
@@ -460,6 +462,22 @@ TEST(SandboxWorker, EntersNoRingWhereItHasNone) {
             return static_cast<int>(::syscall(SYS_io_uring_enter, -1, 0, 0, 0, nullptr, 0));
         }),
         "io_uring_enter");
+}
+
+TEST(SandboxWorker, RegistersFilesWithItsRingAndNothingElse) {
+    if (!create_event_loop(LoopKind::kUring)) {
+        GTEST_SKIP() << "io_uring is not available";
+    }
+    const auto registering = [](unsigned opcode) {
+        return [opcode] {
+            return ::syscall(SYS_io_uring_register, -1, opcode, nullptr, 0) < 0 ? kFine : 1;
+        };
+    };
+    EXPECT_EQ(run_on_worker(registering(IORING_REGISTER_FILES_UPDATE), {}, LoopKind::kUring).status,
+              kFine);
+    expect_refused(run_on_worker(registering(IORING_REGISTER_BUFFERS_UPDATE), {}, LoopKind::kUring),
+                   "io_uring_register");
+    expect_refused(run_on_worker(registering(IORING_REGISTER_FILES_UPDATE)), "io_uring_register");
 }
 
 TEST(Sandbox, TheControlThreadMayWhatTheDeviceNeedsThere) {

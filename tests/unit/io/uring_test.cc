@@ -8,17 +8,21 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <fcntl.h>
 #include <liburing.h>
+#include <poll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/io/uring_tables.h"
 
 namespace outrigger {
 namespace {
@@ -214,6 +218,194 @@ TEST_F(UringTest, DestructionWaitsForOperationsAndTellsTheirOwners) {
     EXPECT_LT(operation.result.value_or(0), 0);
 }
 
+// --- Submitting early, and registrations -------------------------------------------------------
+
+/// A pipe, whose ends tell what the kernel has done and what it holds.
+struct Pipe {
+    Pipe() {
+        std::array<int, 2> ends{-1, -1};
+        EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK), 0);
+        reader = UniqueFd(ends[0]);
+        writer = UniqueFd(ends[1]);
+    }
+
+    /// What a read of one byte gives: 1, 0 when no writer is left, or -1 when there is nothing.
+    [[nodiscard]] ssize_t read_byte() const {
+        char byte = 0;
+        return ::read(reader.get(), &byte, 1);
+    }
+
+    /// The same, when there is something or the last writer has gone.
+    [[nodiscard]] ssize_t wait_for_byte() const {
+        pollfd end{.fd = reader.get(), .events = POLLIN, .revents = 0};
+        return ::poll(&end, 1, 10'000) == 1 ? read_byte() : -1;
+    }
+
+    UniqueFd reader;
+    UniqueFd writer;
+};
+
+TEST_F(UringTest, SubmitsAtOnceWhenEnoughEntriesWait) {
+    const Pipe pipe;
+    std::array<RecordingOperation, 2> operations;
+    const auto write_byte = [&](RecordingOperation& operation) {
+        io_uring_sqe* const sqe = uring_->next_sqe();
+        io_uring_prep_write(sqe, pipe.writer.get(), "x", 1, 0);
+        uring_->bind(sqe, operation);
+        uring_->submit_when(2);
+    };
+    (void)loop_->run_once(kNoSleep);  // the wake-up's watch is an entry, too
+    write_byte(operations[0]);
+    EXPECT_EQ(pipe.read_byte(), -1);
+    write_byte(operations[1]);
+    EXPECT_EQ(pipe.read_byte(), 1);
+    EXPECT_EQ(pipe.read_byte(), 1);
+    wait_for(operations[0]);
+    wait_for(operations[1]);
+    EXPECT_EQ(operations[0].completions + operations[1].completions, 2);
+}
+
+/// Reads four bytes of the file in the slot.
+int32_t read_of_slot(EventLoop& loop, uint32_t slot) {
+    std::array<char, 4> out{};
+    RecordingOperation operation;
+    io_uring_sqe* const sqe = loop.uring()->next_sqe();
+    io_uring_prep_read(sqe, static_cast<int>(slot), out.data(), out.size(), 0);
+    sqe->flags |= IOSQE_FIXED_FILE;
+    loop.uring()->bind(sqe, operation);
+    while (!operation.result) {
+        (void)loop.run_once(kNever);
+    }
+    return *operation.result;
+}
+
+class UringTablesTest : public UringTest {
+  protected:
+    void SetUp() override {
+        UringTest::SetUp();
+        if (uring_ == nullptr) {
+            return;
+        }
+        const auto slot = uring_->register_file(zero_.get());
+        if (!slot) {
+            GTEST_SKIP() << "the kernel has no empty tables";
+        }
+        uring_->unregister_file(*slot);
+    }
+
+    /// Reads a page by IORING_OP_READ_FIXED.
+    int32_t read_page(uint32_t slot, std::span<std::byte> page) {
+        RecordingOperation operation;
+        io_uring_sqe* const sqe = uring_->next_sqe();
+        io_uring_prep_read_fixed(sqe,
+                                 zero_.get(),
+                                 page.data(),
+                                 static_cast<unsigned>(page.size()),
+                                 0,
+                                 static_cast<int>(slot));
+        uring_->bind(sqe, operation);
+        wait_for(operation);
+        return *operation.result;
+    }
+
+    UniqueFd zero_{::open("/dev/zero", O_RDONLY | O_CLOEXEC)};
+    alignas(4096) std::array<std::byte, 8192> memory_{};
+};
+
+TEST_F(UringTablesTest, FileIsReadBySlot) {
+    const auto slot = uring_->register_file(zero_.get());
+    ASSERT_TRUE(slot);
+    zero_.reset();
+    EXPECT_EQ(read_of_slot(*loop_, *slot), 4);
+}
+
+TEST_F(UringTablesTest, SlotThatWasGivenBackReadsNothing) {
+    const auto slot = uring_->register_file(zero_.get());
+    ASSERT_TRUE(slot);
+    uring_->unregister_file(*slot);
+    EXPECT_EQ(read_of_slot(*loop_, *slot), -EBADF);
+}
+
+TEST_F(UringTablesTest, FileIsHeldOpenUntilItIsGivenBack) {
+    Pipe pipe;
+    const auto slot = uring_->register_file(pipe.writer.get());
+    ASSERT_TRUE(slot);
+    pipe.writer.reset();
+    EXPECT_EQ(pipe.read_byte(), -1);
+    uring_->unregister_file(*slot);
+    // Kernels before 6.5 close it a second later.
+    EXPECT_EQ(pipe.wait_for_byte(), 0);
+}
+
+TEST_F(UringTablesTest, WhatIsNoFileIsRefusedAndCostsNoSlot) {
+    for (uint32_t i = 0; i < 2 * UringTables::kFilesMax; ++i) {
+        EXPECT_FALSE(uring_->register_file(-7));
+    }
+    EXPECT_TRUE(uring_->register_file(zero_.get()));
+}
+
+TEST_F(UringTablesTest, FullTableTakesNoFileUntilOneIsGivenBack) {
+    std::optional<uint32_t> last;
+    for (uint32_t i = 0; i < UringTables::kFilesMax; ++i) {
+        last = uring_->register_file(zero_.get());
+        ASSERT_TRUE(last) << i;
+    }
+    EXPECT_FALSE(uring_->register_file(zero_.get()));
+    uring_->unregister_file(*last);
+    EXPECT_EQ(uring_->register_file(zero_.get()), last);
+}
+
+TEST_F(UringTablesTest, MemoryIsReadIntoBySlot) {
+    memory_.fill(std::byte{0x11});
+    const std::span page = std::span(memory_).first(4096);
+    const auto slot = uring_->register_buffer(page);
+    ASSERT_TRUE(slot) << slot.error().message;
+    EXPECT_EQ(read_page(*slot, page), 4096);
+    EXPECT_EQ(page.front(), std::byte{0});
+    EXPECT_EQ(page.back(), std::byte{0});
+    EXPECT_EQ(memory_[4096], std::byte{0x11});
+}
+
+TEST_F(UringTablesTest, MemoryBesideWhatIsRegisteredIsRefused) {
+    const auto slot = uring_->register_buffer(std::span(memory_).first(4096));
+    ASSERT_TRUE(slot);
+    EXPECT_EQ(read_page(*slot, std::span(memory_).subspan(4095, 2)), -EFAULT);
+}
+
+TEST_F(UringTablesTest, MemoryThatWasGivenBackIsRefused) {
+    const std::span page = std::span(memory_).first(4096);
+    const auto slot = uring_->register_buffer(page);
+    ASSERT_TRUE(slot);
+    uring_->unregister_buffer(*slot);
+    EXPECT_EQ(read_page(*slot, page), -EFAULT);
+}
+
+TEST_F(UringTablesTest, MemoryOfTwoUsersStaysUntilBothHaveGivenItBack) {
+    const std::span page = std::span(memory_).first(4096);
+    const auto first = uring_->register_buffer(page);
+    const auto second = uring_->register_buffer(page);
+    ASSERT_TRUE(first && second);
+    EXPECT_EQ(*first, *second);
+    uring_->unregister_buffer(*first);
+    EXPECT_EQ(read_page(*second, page), 4096);
+    uring_->unregister_buffer(*second);
+    EXPECT_EQ(read_page(*second, page), -EFAULT);
+}
+
+TEST_F(UringTablesTest, SameMemoryInAnotherSizeIsRefused) {
+    ASSERT_TRUE(uring_->register_buffer(std::span(memory_).first(4096)));
+    EXPECT_FALSE(uring_->register_buffer(memory_));
+}
+
+TEST_F(UringTablesTest, MemoryThatIsNotThereIsRefusedAndCostsNoSlot) {
+    void* const hole = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(hole, MAP_FAILED);
+    const std::span page(static_cast<std::byte*>(hole), 4096);
+    EXPECT_FALSE(uring_->register_buffer(page));
+    EXPECT_EQ(uring_->register_buffer(std::span(memory_).first(4096)).value_or(7), 0U);
+    ::munmap(hole, 4096);
+}
+
 // --- Restricted rings --------------------------------------------------------------------------
 
 /// What one operation on a ring of `operations` gives; io_uring must be there.
@@ -282,6 +474,33 @@ TEST_F(UringTest, RestrictedRingWakesWatchesAndForgetsThem) {
     (void)(*loop)->run_once(kNoSleep);
     (void)(*loop)->run_once(kNoSleep);
     EXPECT_EQ(called, before);
+}
+
+TEST_F(UringTest, RestrictedRingReadsRegisteredFiles) {
+    auto loop = create_event_loop(LoopKind::kUring, UringOperations{IORING_OP_READ});
+    ASSERT_TRUE(loop);
+    const UniqueFd file(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+    const auto slot = (*loop)->uring()->register_file(file.get());
+    if (!slot) {
+        GTEST_SKIP() << "the kernel has no empty tables";
+    }
+    EXPECT_EQ(read_of_slot(**loop, *slot), 4);
+}
+
+TEST_F(UringTest, RestrictedRingWithoutOperationsRegistersNoFiles) {
+    auto loop = create_event_loop(LoopKind::kUring, UringOperations{});
+    ASSERT_TRUE(loop);
+    EXPECT_FALSE((*loop)->uring()->register_file(0));
+}
+
+TEST_F(UringTest, RestrictedRingRegistersMemoryOnlyForItsOperations) {
+    alignas(4096) std::array<std::byte, 4096> memory{};
+    const auto registers = [&](const UringOperations& operations) {
+        auto loop = create_event_loop(LoopKind::kUring, operations);
+        return (*loop)->uring()->register_buffer(memory).has_value();
+    };
+    EXPECT_FALSE(registers({IORING_OP_READ, IORING_OP_WRITE}));
+    EXPECT_EQ(registers({IORING_OP_READ_FIXED}), uring_->register_buffer(memory).has_value());
 }
 
 TEST_F(UringTest, OperationsThatTheKernelLacksAreNoReasonToFail) {

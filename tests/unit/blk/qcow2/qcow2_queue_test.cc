@@ -50,11 +50,12 @@ class Qcow2QueueTest : public testing::Test {
         for (size_t i = 0; i < layers_.size(); ++i) {
             engines.push_back(std::make_unique<ScriptedEngine>(calls_));
         }
-        queue_ = std::make_unique<Qcow2Queue>(layers_,
-                                              std::move(engines),
-                                              std::make_unique<ScriptedEngine>(decompressions_),
-                                              *loop_,
-                                              8);
+        queue_ = std::make_unique<Qcow2Queue>(
+            layers_,
+            std::move(engines),
+            std::make_unique<ScriptedEngine>(decompressions_),
+            *loop_,
+            Qcow2QueueLimits{.requests_max = 8, .memory = budget_.take_share()});
     }
 
     struct Read {
@@ -119,6 +120,7 @@ class Qcow2QueueTest : public testing::Test {
     std::deque<IoOperation*> decompressions_;
     std::deque<Read> reads_;
     Qcow2Bytes table_{4096};
+    Qcow2Budget budget_;
     std::unique_ptr<Qcow2Queue> queue_;
 };
 
