@@ -6,6 +6,7 @@
 #   fio_event_us   the time between two of the operator's acts
 #   fio_packed     the disks with packed rings, of raw, overlay and nbd
 #   fio_io         --io of the daemon
+#   fio_fixed      yes: the raw disk's I/O uses the guest's memory as registered buffers
 #   fio_corrupt    yes: also changes a bit half-way, which has to end the run
 # shellcheck shell=bash
 
@@ -97,6 +98,7 @@ fio_command() {
     local cache=none
     # Not every file system can be read past the page cache.
     dd if="$work/raw.img" of=/dev/null iflag=direct bs=4096 count=1 2>/dev/null || cache=writeback
+    [[ ! $fio_fixed || $cache != none ]] || cache+=,fixed-buffers=on
     daemon_command=("$build/$fio_program" --control-socket="$work/fio.control" --num-queues=2 --io="$fio_io"
         --device "socket-path=$1,name=raw,serial=raw,blk-file=$work/raw.img,cache=$cache,blk-size=512,queue-threads=2"
         --device "socket-path=$1.overlay,name=overlay,serial=overlay,blk-file=$work/base.qcow2,image-format=qcow2,allow-backing=$work,overlay=$work/disk.layer,overlay-create,overlay-copy-on-read,overlay-fill,overlay-fill-rate=512K"
