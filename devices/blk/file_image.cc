@@ -27,11 +27,10 @@ Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32
         helper = std::make_unique<ThreadEngine>(*OUTRIGGER_TRY(threads()), worker, file_->fd.get());
     }
     if (use_uring) {
-        engine = create_uring_engine({.fd = file_->fd.get(),
-                                      .direct = file_->direct,
-                                      .fixed_memory = fix_memory_ ? &fixed_memory_ : nullptr},
-                                     worker,
-                                     helper.get());
+        engine = create_uring_engine(
+            {.fd = file_->fd.get(), .fixed_memory = fix_memory_ ? &fixed_memory_ : nullptr},
+            worker,
+            helper.get());
     } else {
         engine = std::make_unique<ThreadEngine>(*OUTRIGGER_TRY(threads()), worker, file_->fd.get());
     }

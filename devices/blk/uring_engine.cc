@@ -19,13 +19,6 @@ namespace {
 /// What the kernel transfers at most in one call.
 constexpr size_t kTransferBytesMax = 0x7fff'f000;
 
-/// How many entries of a batch reach the kernel in one call when the device does the work. Entries
-/// that the kernel answers itself, from its page cache, go in one call however many there are. By
-/// measurement: a disk that is told of 32 reads at once stands still while the 32 answers are
-/// handled, one that is told of fewer does not (59,000 reads a second against 71,000 with 8), and
-/// fewer than that cost more for each than they bring.
-constexpr unsigned kEntriesPerCall = 8;
-
 /// All that prepare() and prepare_transfer() use.
 constexpr std::array<uint8_t, 6> kOperations = {IORING_OP_READ,
                                                 IORING_OP_WRITE,
@@ -191,9 +184,6 @@ bool UringEngine::try_submit(IoOperation& operation) {
         prepare(sqe, options_.fd, operation, memory_slot);
     }
     uring_.bind(sqe, operation);
-    if (options_.direct) {
-        uring_.submit_when(kEntriesPerCall);
-    }
     return true;
 }
 

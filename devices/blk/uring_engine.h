@@ -23,8 +23,7 @@ namespace outrigger::blk {
 [[nodiscard]] std::span<const uint8_t> uring_engine_operations();
 
 struct UringEngineOptions {
-    int fd = -1;          ///< borrowed
-    bool direct = false;  ///< it was opened to bypass the page cache
+    int fd = -1;  ///< borrowed
     /// Register the guest's memory, and count it here; null: do not. Borrowed.
     FixedMemoryCounts* fixed_memory = nullptr;
 };

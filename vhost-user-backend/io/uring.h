@@ -37,10 +37,6 @@ class Uring {
     /// all entries follows when the worker has gone through its ready queues.
     virtual void bind(io_uring_sqe* sqe, UringOperation& operation) = 0;
 
-    /// Submits at once when at least so many entries wait. A device that works while it is told
-    /// more should have the first of a long batch before the last is prepared.
-    virtual void submit_when(unsigned entries) = 0;
-
     /// Registers a file: entries with the flag IOSQE_FIXED_FILE name it by the slot that this
     /// returns, and the kernel need not count its users. It keeps the file open until
     /// unregister_file(). Nothing when the kernel or the ring has no room for it.

@@ -62,7 +62,6 @@ class UringLoop final : public EventLoop, public Uring {
 
     [[nodiscard]] io_uring_sqe* next_sqe() override;
     void bind(io_uring_sqe* sqe, UringOperation& operation) override;
-    void submit_when(unsigned entries) override;
     [[nodiscard]] bool supports(int opcode) const override;
 
     [[nodiscard]] std::optional<uint32_t> register_file(int fd) override {
@@ -328,13 +327,6 @@ io_uring_sqe* UringLoop::next_sqe() {
 void UringLoop::bind(io_uring_sqe* sqe, UringOperation& operation) {
     io_uring_sqe_set_data(sqe, &operation);
     ++operations_in_flight_;
-}
-
-void UringLoop::submit_when(unsigned entries) {
-    if (io_uring_sq_ready(&ring_) >= entries) {
-        // What the kernel does not take now stays queued, and the next turn says why.
-        (void)io_uring_submit(&ring_);
-    }
 }
 
 bool UringLoop::supports(int opcode) const {

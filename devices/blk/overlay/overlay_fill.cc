@@ -208,14 +208,15 @@ void OverlayFill::pump() {
     }
     begin_copies();
     const bool complete = copies_under_way_ == 0 && is_complete();
-    if (!committing_ && (complete || uncommitted_bytes_ >= kCommitBytes)) {
+    const bool due = complete || uncommitted_bytes_ >= kCommitBytes;
+    if (!committing_ && due && may_go_on_now()) {
         commit();
     }
 }
 
 void OverlayFill::begin_copies() {
     Copy* copy = free_copy();
-    while (copy != nullptr && may_copy_now() && begin_next_copy(*copy)) {
+    while (copy != nullptr && may_go_on_now() && begin_next_copy(*copy)) {
         copy = free_copy();
     }
 }
@@ -226,7 +227,7 @@ OverlayFill::Copy* OverlayFill::free_copy() {
     return found == copies.end() ? nullptr : &*found;
 }
 
-bool OverlayFill::may_copy_now() {
+bool OverlayFill::may_go_on_now() {
     if (timer_runs_) {
         return false;
     }
@@ -317,15 +318,12 @@ void OverlayFill::commit() {
 
 void OverlayFill::on_commit_done(int os_error) {
     committing_ = false;
+    last_error_.store(os_error, std::memory_order_relaxed);
     if (os_error != 0) {
-        last_error_.store(os_error, std::memory_order_relaxed);
         next_copy_at_ = Clock::now() + kPauseAfterFailure;
-    }
-    if (is_complete() && copies_under_way_ == 0) {
+    } else if (is_complete() && copies_under_way_ == 0) {
         completed_ = true;
-        if (os_error == 0) {
-            log(LogLevel::kInfo, "blk: the overlay holds all of its base now");
-        }
+        log(LogLevel::kInfo, "blk: the overlay holds all of its base now");
     }
     pump();
 }

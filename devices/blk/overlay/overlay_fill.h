@@ -69,7 +69,7 @@ class OverlayFill final : public BackgroundFill {
     void begin_copies();
     [[nodiscard]] Copy* free_copy();
     [[nodiscard]] bool begin_next_copy(Copy& copy);
-    [[nodiscard]] bool may_copy_now();
+    [[nodiscard]] bool may_go_on_now();
     void wait_until(Clock::time_point when);
     void on_copy_done(Copy& copy, int os_error);
     void charge(uint64_t bytes);

@@ -27,8 +27,6 @@ class RecordingUring final : public Uring {
 
     void bind(io_uring_sqe*, UringOperation&) override {}
 
-    void submit_when(unsigned) override {}
-
     [[nodiscard]] std::optional<uint32_t> register_file(int) override { return std::nullopt; }
 
     void unregister_file(uint32_t) override {}

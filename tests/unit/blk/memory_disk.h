@@ -40,7 +40,13 @@ class MemoryDisk final {
     [[nodiscard]] uint64_t size_bytes() const { return bytes_.size(); }
 
     /// Errno values for calls from now on; 0: they succeed.
-    void fail_writes(int os_error) { write_error_ = os_error; }
+    void fail_writes(int os_error) { fail_writes(os_error, UINT64_MAX); }
+
+    /// The same for those that begin before `end_bytes`.
+    void fail_writes(int os_error, uint64_t end_bytes) {
+        write_error_end_ = end_bytes;
+        write_error_ = os_error;
+    }
 
     void fail_reads(int os_error) { read_error_ = os_error; }
 
@@ -57,8 +63,11 @@ class MemoryDisk final {
 
     int write(uint64_t offset, std::span<const std::byte> in) {
         const std::lock_guard lock(mutex_);
-        if (write_error_ != 0 || offset + in.size() > bytes_.size()) {
-            return write_error_ != 0 ? write_error_.load() : ENOSPC;
+        if (write_error_ != 0 && offset < write_error_end_) {
+            return write_error_;
+        }
+        if (offset + in.size() > bytes_.size()) {
+            return ENOSPC;
         }
         std::memcpy(bytes_.data() + offset, in.data(), in.size());
         log_.push_back({.offset_bytes = offset, .content = {in.begin(), in.end()}});
@@ -143,6 +152,7 @@ class MemoryDisk final {
     std::atomic<uint64_t> writes_ = 0;
     std::atomic<uint64_t> syncs_ = 0;
     std::atomic<int> write_error_ = 0;
+    std::atomic<uint64_t> write_error_end_ = UINT64_MAX;
     std::atomic<int> read_error_ = 0;
     std::atomic<int> sync_error_ = 0;
 };

@@ -362,6 +362,18 @@ TEST_F(OverlayTest, FillReportsWhatFailsAndFailsNobodyElse) {
     EXPECT_TRUE(overlay_->fill()->state().running);
 }
 
+TEST_F(OverlayTest, FillTriesItsLastCommitAgain) {
+    format();
+    open();
+    layer_->fail_writes(ENOSPC, geometry_.data_offset);
+    overlay_->fill()->start();
+    ASSERT_TRUE(eventually([&] {
+        return overlay_->fill()->state().complete && overlay_->fill()->state().last_error == ENOSPC;
+    }));
+    layer_->fail_writes(0);
+    EXPECT_TRUE(eventually([&] { return overlay_->fill()->state().last_error == 0; }));
+}
+
 TEST_F(OverlayTest, FillLeavesWhatTheGuestWrote) {
     format();
     open();

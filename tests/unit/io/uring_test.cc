@@ -245,26 +245,6 @@ struct Pipe {
     UniqueFd writer;
 };
 
-TEST_F(UringTest, SubmitsAtOnceWhenEnoughEntriesWait) {
-    const Pipe pipe;
-    std::array<RecordingOperation, 2> operations;
-    const auto write_byte = [&](RecordingOperation& operation) {
-        io_uring_sqe* const sqe = uring_->next_sqe();
-        io_uring_prep_write(sqe, pipe.writer.get(), "x", 1, 0);
-        uring_->bind(sqe, operation);
-        uring_->submit_when(2);
-    };
-    (void)loop_->run_once(kNoSleep);  // the wake-up's watch is an entry, too
-    write_byte(operations[0]);
-    EXPECT_EQ(pipe.read_byte(), -1);
-    write_byte(operations[1]);
-    EXPECT_EQ(pipe.read_byte(), 1);
-    EXPECT_EQ(pipe.read_byte(), 1);
-    wait_for(operations[0]);
-    wait_for(operations[1]);
-    EXPECT_EQ(operations[0].completions + operations[1].completions, 2);
-}
-
 /// Reads four bytes of the file in the slot.
 int32_t read_of_slot(EventLoop& loop, uint32_t slot) {
     std::array<char, 4> out{};
