@@ -393,6 +393,7 @@ TEST_F(OverlayDaemonTest, CommandsRefuseWrongCommandLines) {
     EXPECT_EQ(command({"frobnicate", layer_}), 2);
     EXPECT_EQ(command({"info"}), 2);
     EXPECT_EQ(command({"info", layer_, "--base=x"}), 2);
+    EXPECT_EQ(command({"commit", layer_, "--base="}), 2);
     EXPECT_EQ(command({"--help"}), 0);
     EXPECT_TRUE(output_has("discard")) << output_;
 }

@@ -36,6 +36,8 @@ class NbdLedger final {
     /// the first), whose writes that need not cover; null when there is none. A server promises
     /// that a flush covers what it answered on other connections (CAN_MULTI_CONN), but when
     /// `flushed` was connected later than others wrote, those may have written to another server.
+    /// Servers are taken to follow one another: several at a time behind one address, each with a
+    /// cache of its own, must not promise it.
     [[nodiscard]] Account* next_uncovered(const Account& flushed, const Account* after) const;
 
     /// What was written before `moment` is on stable storage.

@@ -62,7 +62,7 @@ int print(const std::string& text) {
 /// False for an argument that is none of ours.
 bool take_argument(std::string_view argument, LayerCommand& command) {
     constexpr std::string_view kBase = "--base=";
-    if (argument.starts_with(kBase)) {
+    if (argument.starts_with(kBase) && argument.size() > kBase.size()) {
         command.base = argument.substr(kBase.size());
     } else if (argument == "--accept-base") {
         command.accept_base = true;

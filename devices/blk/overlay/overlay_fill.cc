@@ -209,14 +209,14 @@ void OverlayFill::pump() {
     begin_copies();
     const bool complete = copies_under_way_ == 0 && is_complete();
     const bool due = complete || uncommitted_bytes_ >= kCommitBytes;
-    if (!committing_ && due && may_go_on_now()) {
+    if (!committing_ && due && may_commit_now()) {
         commit();
     }
 }
 
 void OverlayFill::begin_copies() {
     Copy* copy = free_copy();
-    while (copy != nullptr && may_go_on_now() && begin_next_copy(*copy)) {
+    while (copy != nullptr && may_copy_now() && begin_next_copy(*copy)) {
         copy = free_copy();
     }
 }
@@ -227,7 +227,7 @@ OverlayFill::Copy* OverlayFill::free_copy() {
     return found == copies.end() ? nullptr : &*found;
 }
 
-bool OverlayFill::may_go_on_now() {
+bool OverlayFill::may_copy_now() {
     if (timer_runs_) {
         return false;
     }
@@ -236,6 +236,17 @@ bool OverlayFill::may_go_on_now() {
         return false;
     }
     return true;
+}
+
+/// Not a matter of the rate: what was copied must not wait for what is copied next.
+bool OverlayFill::may_commit_now() {
+    if (commit_again_at_ <= Clock::now()) {
+        return true;
+    }
+    if (!timer_runs_) {
+        wait_until(commit_again_at_);
+    }
+    return false;
 }
 
 void OverlayFill::wait_until(Clock::time_point when) {
@@ -321,6 +332,8 @@ void OverlayFill::on_commit_done(int os_error) {
     last_error_.store(os_error, std::memory_order_relaxed);
     if (os_error != 0) {
         next_copy_at_ = Clock::now() + kPauseAfterFailure;
+        commit_again_at_ = next_copy_at_;
+        uncommitted_bytes_ += kCommitBytes;  // due
     } else if (is_complete() && copies_under_way_ == 0) {
         completed_ = true;
         log(LogLevel::kInfo, "blk: the overlay holds all of its base now");

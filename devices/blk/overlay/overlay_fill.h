@@ -69,7 +69,8 @@ class OverlayFill final : public BackgroundFill {
     void begin_copies();
     [[nodiscard]] Copy* free_copy();
     [[nodiscard]] bool begin_next_copy(Copy& copy);
-    [[nodiscard]] bool may_go_on_now();
+    [[nodiscard]] bool may_copy_now();
+    [[nodiscard]] bool may_commit_now();
     void wait_until(Clock::time_point when);
     void on_copy_done(Copy& copy, int os_error);
     void charge(uint64_t bytes);
@@ -99,6 +100,7 @@ class OverlayFill final : public BackgroundFill {
     bool completed_ = false;  // and committed, and said so
     bool timer_runs_ = false;
     Clock::time_point next_copy_at_{};
+    Clock::time_point commit_again_at_{};  // behind one that failed
     bool stopping_ = false;
     bool ended_ = false;
 

@@ -54,7 +54,7 @@ fio_acts=(
 )
 
 fio_setup() {
-    fio_next_act=0 fio_acting='' fio_began_us=0 fio_grown=0 fio_kills=0 fio_done=0 fio_flipped_midway=''
+    fio_next_act=0 fio_acting='' fio_began_us=0 fio_grown=0 fio_kills=0 fio_done=0 fio_flipped_midway='' fio_registered=''
     fio_size=$fio_raw_bytes
     head -c "$fio_base_bytes" /dev/urandom >"$work/base.raw"
     mkdir -p "$guest_extra/proofs"
@@ -170,6 +170,8 @@ fio_asked() {
             fio_act_at_us=$fio_began_us
             ;;
         quiet)
+            fio_registered=$("$build/tools/outriggerctl/outriggerctl" --socket="$work/fio.control" \
+                --device=raw show | grep 'memory registered')
             fio_acting=''
             fio_leave_alone
             ;;
@@ -230,16 +232,29 @@ fio_act() {
     esac
 }
 
+# Less than the first piece of memory that the daemon would register.
+fio_locks_little() {
+    local limit
+    limit=$(ulimit -H -l)
+    [[ $limit != unlimited ]] && ((limit < 16384))
+}
+
 # After the daemon has gone.
 fio_check() {
     local kind
     end_process nbd-server 5
     for kind in "${fio_kinds[@]}"; do
+        [[ -v proof[fio.$kind] ]] || host_result "fio.$kind.end" failed "fio in the guest did not end well"
         if [[ ${value[fio.$kind.queues]:-} != 2 || ${value[fio.$kind.block]:-} != 512 ]]; then
             host_result "fio.$kind.shape" failed \
                 "${value[fio.$kind.queues]:-no} queues, blocks of ${value[fio.$kind.block]:-no} bytes"
         fi
     done
+    # The operator's limit of locked memory (where root may not raise it) is the one good reason.
+    if [[ $fio_fixed && ! $fio_registered =~ [1-9][0-9]*\ bytes ]] &&
+        ! { [[ $fio_registered == *refused* ]] && fio_locks_little; }; then
+        host_result fio.raw.fixed-buffers failed "no memory was registered: ${fio_registered:-nothing is said of it}"
+    fi
     if ((fio_grown < 2 || fio_kills < 1 || fio_done < ${#fio_acts[@]})); then
         host_result fio.operator failed "only $fio_done acts, grown $fio_grown times, $fio_kills kills of the server"
     fi
@@ -284,6 +299,8 @@ fio_report() {
  ${value[fio.$kind.rounds]:-0} rounds, ${value[fio.$kind.written_mib]:-0} MiB written,\
  ${value[fio.$kind.read_mib]:-0} MiB verified"
     done
+    [[ ! $fio_fixed ]] || say "raw with --fixed-buffers=on: ${fio_registered#"${fio_registered%%[![:space:]]*}"}; the\
+ limit of locked memory is $(ulimit -H -l) KiB"
     say "meanwhile $fio_done acts of the operator: the raw disk grew $fio_grown times to\
  $((fio_size / fio_mib)) MiB, the NBD server was killed $fio_kills times"
 }
