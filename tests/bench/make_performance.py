@@ -21,10 +21,12 @@ from statistics import median
 from types import SimpleNamespace
 
 import bench_rows
-from performance_page import write_page
+from performance_page import fio_seconds, turns, write_page
 
 ROOT = Path(__file__).resolve().parents[2]
 _IMAGE_BYTES = 256 << 20
+# How one row fails, and no other: ValueError and LookupError are of output that is not what it should be.
+FAILURES = (RuntimeError, ValueError, LookupError, subprocess.SubprocessError)
 # "    12.34%  [k] name     -   -": the last columns are of call graphs.
 _PROFILE_LINE = re.compile(r"\s*([\d.]+%)\s+\[.\]\s(.+?)(?:\s{2,}.*)?$")
 
@@ -96,7 +98,7 @@ class Runner:
     def fio(self, path, row):
         """One round of fio's io_uring engine on the same file: requests a second, CPU seconds a million."""
         access = next(option.split("=")[1] for option in row.options if option.startswith("--rw="))
-        seconds = max(1, self.round_ms // 1000)
+        seconds = fio_seconds(self.round_ms)
         command = ["taskset", "-c", self.back_end_cpu, self.tools.fio, "--name=t", f"--filename={path}",
                    "--ioengine=io_uring", "--direct=1", "--bs=4k", f"--rw={access}", f"--iodepth={row.depth}",
                    "--fixedbufs", "--registerfiles", "--norandommap", "--randrepeat=0", "--gtod_reduce=1",
@@ -112,7 +114,7 @@ class Runner:
     def against_fio(self, row, path):
         """A and fio in turn, in the shape of outrigger-bench's JSON."""
         a_runs, b_runs = [], []
-        for _ in range(max(3, self.rounds // 4)):
+        for _ in range(turns(self.rounds)):
             a_runs.append(self.bench(row, "a", 4))
             b_runs.append(self.fio(path, row))
         a = a_runs[-1]["a"]
@@ -141,12 +143,11 @@ class Runner:
             wait_for(socket)
             self.run_bench([*bench, "--rw=write", "--bs=64k", "--rounds=1", "--round-ms=2000"])
             runs, copies = [], []
-            for _ in range(max(3, self.rounds // 4)):
+            for _ in range(turns(self.rounds)):
                 runs.append(self.run_bench([*bench, "--rounds=4", f"--round-ms={self.round_ms}", *row.options]))
                 copies.append(self.copy(row))
         finally:
-            back_end.terminate()
-            back_end.wait(timeout=30)
+            end(back_end)
         a = runs[-1]["a"]
         a["rate_median"] = median(run["a"]["rate_median"] for run in runs)
         a["rate_best"] = max(run["a"]["rate_best"] for run in runs)
@@ -168,8 +169,7 @@ class Runner:
                             "--round-ms=500", *row.options], capture_output=True, timeout=120, check=True)
         finally:
             # perf ends what it has started, and then writes its file.
-            back_end.terminate()
-            back_end.wait(30)
+            end(back_end)
         report = subprocess.run([self.tools.perf, "report", "-i", str(data), "--stdio", "-g", "none", "--sort", "symbol",
                                  "--percent-limit", "2"], capture_output=True, text=True, check=False).stdout
         found = (_PROFILE_LINE.match(line) for line in report.splitlines())
@@ -186,6 +186,17 @@ def make_image(directory):
         file.flush()
         os.fsync(file.fileno())
     return Path(name)
+
+
+def end(back_end):
+    """Whatever it does: the next row needs its processor."""
+    back_end.terminate()
+    try:
+        back_end.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        back_end.kill()
+        back_end.wait()
+        raise
 
 
 def wait_for(socket):
@@ -220,6 +231,16 @@ def collect_rows(arguments, tools, images, memory_images):
     return [row for row in rows if row.section in wanted], left_out
 
 
+def profile_of(runner, row, left_out):
+    """What was measured stays when perf fails."""
+    try:
+        return runner.profile(row)
+    except FAILURES as error:
+        print(error, file=sys.stderr)
+        left_out.append(f"the profile of {row.label}, {row.peer}: it failed")
+        return []
+
+
 def measure_rows(runner, rows, image, left_out):
     results = []
     for number, row in enumerate(rows, 1):
@@ -233,11 +254,11 @@ def measure_rows(runner, rows, image, left_out):
                 outcome = runner.bench(row, "ab", runner.rounds, ["--system-calls"])
             if row.section == "null":
                 outcome["floor"] = runner.floor(row)
-        except (RuntimeError, subprocess.SubprocessError) as error:
+        except FAILURES as error:
             print(error, file=sys.stderr)
             left_out.append(f"{row.label}, {row.peer}: it failed")
             continue
-        profile = runner.profile(row) if runner.arguments.profile and runner.tools.perf else []
+        profile = profile_of(runner, row, left_out) if runner.arguments.profile and runner.tools.perf else []
         print(f"      ratio {outcome['ratio_median']:.2f}, others used {100 * (outcome['others_load'] or 0):.0f} %")
         results.append(SimpleNamespace(row=row, outcome=outcome, profile=profile))
     return results

@@ -118,6 +118,16 @@ def _profiles(results):
     return lines
 
 
+def turns(rounds):
+    """Runs of each side where outrigger-bench cannot drive both."""
+    return max(3, rounds // 4)
+
+
+def fio_seconds(round_ms):
+    """fio counts whole seconds."""
+    return max(1, round_ms // 1000)
+
+
 def _head(machine, run, results):
     own = min(result.outcome["own"]["ns_per_request"] for result in results if result.outcome.get("own"))
     return [
@@ -128,11 +138,15 @@ def _head(machine, run, results):
         "Each row is a run of outrigger-bench. Both back ends have one processor, the driver has another, and the two "
         f"take turns: {run['rounds']} rounds of {run['round_ms']} ms each. A is outrigger-blk, B the peer. Rates are "
         "the median of the rounds, with the best in parentheses; the ratio is the median of the rounds' own ratios. "
+        "Where the peer is fio or the copy alone, runs of 4 such rounds take turns with runs of the peer, "
+        f"{turns(run['rounds'])} of each: of fio for {fio_seconds(run['round_ms'])} s, of the copy for 0.5 s. Their "
+        "rates are the medians of the runs, and the ratio is the median of the runs' own ratios. "
         "The floor is a device that answers at once, in a thread on the back ends' processor: its best "
-        "millisecond. Latencies are from the moment a request is in the ring to the moment its answer is found. System calls are "
+        "millisecond. Latencies are from the moment the answer which a request follows was found to the moment its own "
+        "answer is: the driver's own work on all that is found together is in it. System calls are "
         "counted in a round of their own. The last column is the part of the machine that neither of the two nor the "
         "driver used: where it is not near zero, the figures say little.", "",
-        f"The driver itself costs {own:.0f} ns a request at best, against a device in its own thread.", ""]
+        f"The driver itself costs {own:.0f} ns a request at best, against a device in the same thread.", ""]
 
 
 def write_page(output, results, left_out, machine, run):

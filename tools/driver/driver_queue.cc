@@ -7,8 +7,20 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger::driver {
 namespace {
+
+/// read() that does not wait, also when the back end, which shares the open file, has taken
+/// O_NONBLOCK off.
+ssize_t read_without_waiting(int fd, std::span<std::byte> out) {
+    const ssize_t count = platform::read_now(fd, out);
+    if (count >= 0 || errno != ENOTSUP) {
+        return count;
+    }
+    return wait_readable(fd, Deadline::min()) ? ::read(fd, out.data(), out.size()) : -1;
+}
 
 bool wait_and_drain(const Notifier& notifier, Deadline deadline) {
     if (!wait_readable(notifier.read_fd(), deadline)) {
@@ -90,7 +102,8 @@ uint64_t DriverQueue::take_calls() {
     std::array<uint64_t, 64> words{};
     uint64_t calls = 0;
     while (true) {
-        const ssize_t count = ::read(call_.read_fd(), words.data(), sizeof words);
+        const ssize_t count =
+            read_without_waiting(call_.read_fd(), std::as_writable_bytes(std::span(words)));
         const size_t whole = count > 0 ? static_cast<size_t>(count) / sizeof words[0] : 0;
         for (size_t i = 0; i < whole; ++i) {
             calls += words[i];

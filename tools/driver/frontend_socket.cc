@@ -14,6 +14,8 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger::driver {
 namespace {
 
@@ -71,14 +73,16 @@ Result<UniqueFd> connect_until(const std::string& path, Deadline deadline) {
     }
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     while (true) {
-        UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
-        if (!socket.valid() || ::fcntl(socket.get(), F_SETFD, FD_CLOEXEC) != 0) {
+        UniqueFd socket = platform::open_unix_socket(SOCK_STREAM);
+        // Where too many wait to be accepted, connect() would wait with them for ever.
+        if (!socket.valid() || ::fcntl(socket.get(), F_SETFL, O_NONBLOCK) != 0) {
             return failure(error_from_errno("cannot create a socket"));
         }
         // SAFETY: the socket API takes every address family through sockaddr; connect() reads
         // sizeof(address) bytes at most.
         if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) ==
             0) {
+            ::fcntl(socket.get(), F_SETFL, 0);
             return socket;
         }
         const bool may_come = errno == ENOENT || errno == ECONNREFUSED || errno == EAGAIN;

@@ -25,8 +25,8 @@ using Deadline = Clock::time_point;
 
 enum class SendStatus : uint8_t { kSent, kTimeout, kClosed };
 
-/// Connects to the Unix socket at `path`; as long as nobody listens there, tries again until the
-/// deadline.
+/// Connects to the Unix socket at `path`; as long as nobody listens there, or too many wait to be
+/// accepted, tries again until the deadline.
 [[nodiscard]] Result<UniqueFd> connect_until(const std::string& path, Deadline deadline);
 
 /// Sends all bytes, with up to 253 `fds` (the system's limit) on the first. Never raises SIGPIPE.

@@ -2,10 +2,10 @@
 #include "tools/outrigger-bench/backend.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <thread>
 #include <utility>
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <fmt/core.h>
@@ -22,6 +22,18 @@ constexpr std::chrono::milliseconds kAttempt{200};
 
 std::unexpected<Error> refuse(std::string message) {
     return failure(Error{.message = std::move(message)});
+}
+
+cpu_set_t only(int cpu) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(static_cast<size_t>(cpu), &cpus);
+    return cpus;
+}
+
+/// Nobody listens there yet, or too many wait there: all else stays as it is.
+bool may_come(const Error& error) {
+    return error.os_error == ENOENT || error.os_error == ECONNREFUSED || error.os_error == EAGAIN;
 }
 
 driver::BringUpOptions bring_up_options(const BenchPlan& plan) {
@@ -51,22 +63,30 @@ Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan, uint64_t 
     const uint64_t ring_bytes =
         uint64_t{plan.ring_size} * (kSegmentsMax + 3) * driver::kDescriptorBytes + 4096;
     const uint64_t bytes = plan.queues * (ring_bytes + plan.depth * slot_bytes);
-    const auto pages = static_cast<uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
-    const auto page_bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-    if (bytes / page_bytes >= pages / 4) {
-        return refuse(
-            fmt::format("so many requests of that size need {} MiB of memory, which is "
-                        "more than a quarter of what there is",
-                        bytes >> 20));
-    }
+    OUTRIGGER_TRY(check_memory(bytes, "so many requests of that size need"));
     constexpr uint64_t kHugePage = 2 << 20;
     return driver::GuestMemory::create((bytes / kHugePage + 1) * kHugePage, GuestAddr{kHugePage});
 }
 
-Result<void> place_thread(int cpu) {
+Result<void> check_memory(uint64_t bytes, std::string_view what) {
+    const auto pages = static_cast<uint64_t>(std::max(0L, ::sysconf(_SC_PHYS_PAGES)));
+    const auto page_bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+    if (bytes / page_bytes >= pages / 4) {
+        return refuse(
+            fmt::format("{} {} MiB of memory, which is more than a quarter of what there is",
+                        what,
+                        bytes >> 20));
+    }
+    return {};
+}
+
+std::optional<cpu_set_t> processors_of_this_thread() {
     cpu_set_t cpus;
-    CPU_ZERO(&cpus);
-    CPU_SET(static_cast<size_t>(cpu), &cpus);
+    return ::sched_getaffinity(0, sizeof cpus, &cpus) == 0 ? std::optional(cpus) : std::nullopt;
+}
+
+Result<void> place_thread(int cpu) {
+    const cpu_set_t cpus = only(cpu);
     if (::sched_setaffinity(0, sizeof cpus, &cpus) != 0) {
         return failure(error_from_errno(fmt::format("cannot run on processor {}", cpu)));
     }
@@ -79,9 +99,10 @@ Result<void> place_thread(const BenchPlan& plan, uint16_t queue) {
 
 Result<std::unique_ptr<Backend>> Backend::connect(const BenchPlan& plan,
                                                   const Target& target,
-                                                  const std::string& side) {
+                                                  const std::string& side,
+                                                  const std::optional<cpu_set_t>& elsewhere) {
     std::unique_ptr<Backend> backend(new Backend(plan, target, side));
-    const auto started = backend->start();
+    const auto started = backend->start(elsewhere);
     if (!started) {
         return failure(backend->of_this_side(started.error()));
     }
@@ -93,9 +114,10 @@ Error Backend::of_this_side(Error error) const {
     return error;
 }
 
-Result<void> Backend::start() {
+Result<void> Backend::start(const std::optional<cpu_set_t>& elsewhere) {
     if (!target_.command.empty()) {
-        started_.emplace(OUTRIGGER_TRY(StartedBackend::start(target_.command, target_.cpu)));
+        const auto cpus = target_.cpu ? only(*target_.cpu) : elsewhere;
+        started_.emplace(OUTRIGGER_TRY(StartedBackend::start(target_.command, cpus)));
     }
     OUTRIGGER_TRY(connect_socket());
     pid_ = target_.pid ? target_.pid : peer_process(frontend_->socket());
@@ -125,7 +147,7 @@ Result<void> Backend::connect_socket() {
                 return refuse("what was started did not stay: " + *ended);
             }
         }
-        if (driver::Clock::now() >= deadline) {
+        if (!may_come(frontend.error()) || driver::Clock::now() >= deadline) {
             return failure(frontend.error());
         }
     }

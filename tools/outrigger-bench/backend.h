@@ -9,8 +9,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <sched.h>
 #include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
@@ -32,10 +34,13 @@ struct RoundResult {
 
 class Backend final {
   public:
-    /// Starts it where the plan says so, connects and brings its queues up. `side` is "A" or "B".
-    [[nodiscard]] static Result<std::unique_ptr<Backend>> connect(const BenchPlan& plan,
-                                                                  const Target& target,
-                                                                  const std::string& side);
+    /// Starts it where the plan says so, connects and brings its queues up. `side` is "A" or "B";
+    /// `elsewhere`: where what is started runs when its target has no processor.
+    [[nodiscard]] static Result<std::unique_ptr<Backend>> connect(
+        const BenchPlan& plan,
+        const Target& target,
+        const std::string& side,
+        const std::optional<cpu_set_t>& elsewhere);
 
     /// Runs one phase in all queues; Phase::kLoad for so long. Errors name the back end, which is
     /// then of no more use.
@@ -64,7 +69,7 @@ class Backend final {
     Backend(const BenchPlan& plan, const Target& target, std::string side)
         : plan_(plan), target_(target), side_(std::move(side)) {}
 
-    [[nodiscard]] Result<void> start();
+    [[nodiscard]] Result<void> start(const std::optional<cpu_set_t>& elsewhere);
     [[nodiscard]] Result<void> connect_socket();
     [[nodiscard]] Result<void> bring_up();
     [[nodiscard]] std::unexpected<Error> explain(const driver::BringUpFailure& why);
@@ -87,6 +92,12 @@ class Backend final {
 /// Guest memory for rings and slots of all queues. Errors: more than the machine should give.
 [[nodiscard]] Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan,
                                                               uint64_t slot_bytes);
+
+/// Errors: so many bytes are more than a quarter of the machine's memory. `what` begins the words.
+[[nodiscard]] Result<void> check_memory(uint64_t bytes, std::string_view what);
+
+/// Where the calling thread may run. Nullopt on a machine with more processors than a set holds.
+[[nodiscard]] std::optional<cpu_set_t> processors_of_this_thread();
 
 /// Binds the calling thread to that processor.
 [[nodiscard]] Result<void> place_thread(int cpu);

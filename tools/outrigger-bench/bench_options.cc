@@ -192,9 +192,11 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
              "holds, and read all of it at the end"},
     {.name = "verify-state",
      .value_name = "FILE",
-     .help = "With --verify: keep what each block must hold in a file, also when the back end is "
-             "lost. When the file exists, the disk is not filled but must hold what was flushed, "
-             "or something newer. With more queues than one each has its own, FILE.0 and so on"},
+     .help =
+         "With --verify: keep what each block must hold in a file, also when the back end is "
+         "lost. When the file exists, the disk is not filled but must hold what was flushed, "
+         "or something newer; then the file is removed until the end. With more queues than one "
+         "each has its own, FILE.0 and so on"},
     {.name = "json", .kind = OptionKind::kFlag, .help = "Print one JSON object"},
     {.name = "help", .kind = OptionKind::kFlag, .help = "Print this and exit"},
     {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
@@ -321,11 +323,24 @@ Result<void> check_targets(const BenchPlan& plan, const OptionValues& given) {
     if (plan.device_cpu && plan.action != BenchAction::kCalibrate) {
         return refuse("--device-cpu needs --calibrate");
     }
+    if (plan.verify && plan.action == BenchAction::kCalibrate) {
+        return refuse("--verify needs a back end: leave --calibrate out");
+    }
     if (!plan.verify_state.empty() && !plan.verify) {
         return refuse("--verify-state needs --verify");
     }
     if (!plan.verify_state.empty() && plan.b) {
         return refuse("--verify-state is of one back end: leave --b out");
+    }
+    return {};
+}
+
+Result<void> check_disk(const BenchPlan& plan) {
+    if (plan.block_bytes % 512 != 0) {
+        return refuse("--bs of a disk is a multiple of 512");
+    }
+    if (plan.area_bytes != 0 && plan.area_bytes < plan.block_bytes) {
+        return refuse("--size has no room for one block of --bs");
     }
     return {};
 }
@@ -338,8 +353,7 @@ Result<void> check_plan(BenchPlan& plan, const OptionValues& given) {
         plan.cpus = OUTRIGGER_TRY(parse_cpus(*cpus));
     }
     if (plan.workload == WorkloadKind::kBlk) {
-        return plan.block_bytes % 512 == 0 ? Result<void>()
-                                           : refuse("--bs of a disk is a multiple of 512");
+        return check_disk(plan);
     }
     for (const std::string_view name :
          {"rw", "rwmixread", "flush-every", "size", "write-cache", "verify", "verify-state"}) {

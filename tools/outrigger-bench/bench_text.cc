@@ -35,7 +35,8 @@ Result<std::string> bench_man_page(std::string_view page) {
         {"@OPTIONS@", options},
         {"@TAIL@",
          ".SH SIGNALS\n"
-         "The usual ones end the program at once; the back end sees a front end that hangs up.\n"
+         "The usual ones end the program at once; the back end sees a front end that hangs up,\n"
+         "and the file of \\-\\-verify\\-state is not written.\n"
          ".SH EXIT STATUS\n"
          ".TP\n0\nwhen everything was measured\n"
          ".TP\n1\nwhen a back end was lost, failed a request or held the wrong data\n"

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <filesystem>
 #include <random>
+#include <system_error>
+#include <utility>
 
 #include <linux/virtio_blk.h>
 
@@ -65,8 +67,9 @@ Result<void> BlkWorkload::learn(driver::Frontend& frontend, const driver::Agreem
     if (writes() && agreement.features.has(VIRTIO_BLK_F_RO)) {
         return refuse("the disk is read-only");
     }
-    const bool flushes = plan_.access == Access::kFlush || plan_.flush_every != 0;
-    if (flushes && !agreement.features.has(VIRTIO_BLK_F_FLUSH)) {
+    const bool must_flush = plan_.access == Access::kFlush || plan_.flush_every != 0;
+    flushes_ = agreement.features.has(VIRTIO_BLK_F_FLUSH);
+    if (must_flush && !flushes_) {
         return refuse("the disk does not offer FLUSH");
     }
     if (agreement.features.has(VIRTIO_BLK_F_BLK_SIZE)) {
@@ -123,6 +126,7 @@ Result<void> BlkWorkload::set_area(uint64_t capacity_bytes) {
 }
 
 void BlkWorkload::assume() {
+    flushes_ = true;
     OUTRIGGER_ASSERT(set_area(std::max(kAssumedBytes, plan_.area_bytes)).has_value());
 }
 
@@ -182,13 +186,20 @@ Result<void> BlkWorkload::close() {
     return book_->save(state_path());
 }
 
-bool BlkWorkload::enter(Phase phase) {
-    if (phase_ == Phase::kPrepare) {
+Result<bool> BlkWorkload::enter(Phase phase) {
+    if (phase_ == Phase::kPrepare && phase != Phase::kPrepare && recovering_) {
+        // From now on the disk changes: who ends us at once must not leave a book that lies.
+        std::error_code error;
+        std::filesystem::remove(state_path(), error);
+        if (error) {
+            return failure(error_from_code("cannot remove " + state_path(), error.value()));
+        }
         recovering_ = false;
     }
     phase_ = phase;
     if (phase != Phase::kLoad) {
         next_ = 0;  // every block of the area once
+        flush_due_ = flushes_ && !plan_.verify_state.empty();
     }
     return phase == Phase::kLoad || book_.has_value();
 }
@@ -202,7 +213,10 @@ uint64_t BlkWorkload::random() {
 }
 
 BlkWorkload::Operation BlkWorkload::next_operation() {
-    if (phase_ == Phase::kCheck || (phase_ == Phase::kPrepare && recovering_)) {
+    if (phase_ != Phase::kLoad && next_ >= block_count_) {
+        return Operation::kFlush;
+    }
+    if (phase_ == Phase::kCheck || is_recovering()) {
         return Operation::kRead;
     }
     if (phase_ == Phase::kPrepare) {
@@ -239,10 +253,20 @@ uint32_t BlkWorkload::next_block() {
     return book_ ? book_->take(block) : block;
 }
 
+/// Has the phase, in which every block is used once, one more request?
+bool BlkWorkload::takes_more() {
+    if (phase_ == Phase::kLoad || next_ < block_count_) {
+        return true;
+    }
+    // Behind all others, so that what they have written is safe: the last that comes back asks.
+    return in_flight_ == 0 && std::exchange(flush_due_, false);
+}
+
 std::span<const driver::Segment> BlkWorkload::begin(uint32_t number) {
-    if (phase_ != Phase::kLoad && next_ >= block_count_) {
+    if (!takes_more()) {
         return {};
     }
+    ++in_flight_;
     Slot& slot = slots_[number];
     slot.operation = next_operation();
     uint32_t type = VIRTIO_BLK_T_IN;
@@ -274,6 +298,7 @@ std::span<const driver::Segment> BlkWorkload::begin(uint32_t number) {
 
 Verdict BlkWorkload::finish(uint32_t number, const driver::Completion& /*completion*/) {
     const Slot& slot = slots_[number];
+    --in_flight_;
     // Relaxed: the ring's used index was acquired behind it.
     const auto status = driver::load_le<uint8_t>(slot.status, std::memory_order_relaxed);
     const bool good = status == VIRTIO_BLK_S_OK;
@@ -293,14 +318,20 @@ Verdict BlkWorkload::finish(uint32_t number, const driver::Completion& /*complet
     if (good && slot.operation == Operation::kRead) {
         verdict = check_read(slot);
     }
-    book_->give_back(slot.block, good && slot.operation == Operation::kWrite);
+    if (slot.operation == Operation::kWrite) {
+        book_->write_ended(slot.block, good);
+        return verdict;
+    }
+    if (!good && is_recovering()) {
+        book_->forget(slot.block);
+    }
+    book_->read_ended(slot.block);
     return verdict;
 }
 
 Verdict BlkWorkload::check_read(const Slot& slot) {
-    const bool recovered = recovering_ && phase_ == Phase::kPrepare;
-    const BlockFinding finding = recovered ? book_->check_recovered(slot.block, data_of(slot))
-                                           : book_->check(slot.block, data_of(slot));
+    const BlockFinding finding = is_recovering() ? book_->check_recovered(slot.block, data_of(slot))
+                                                 : book_->check(slot.block, data_of(slot));
     ++compared_;
     if (finding == BlockFinding::kGood) {
         return Verdict::kGood;

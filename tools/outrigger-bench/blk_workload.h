@@ -22,7 +22,7 @@ class BlkWorkload final : public Workload {
     void assume() override;
     [[nodiscard]] uint64_t slot_bytes() const override;
     Result<void> allocate(driver::GuestMemory& memory, uint32_t slots) override;
-    bool enter(Phase phase) override;
+    Result<bool> enter(Phase phase) override;
     std::span<const driver::Segment> begin(uint32_t slot) override;
     Verdict finish(uint32_t slot, const driver::Completion& completion) override;
 
@@ -50,6 +50,7 @@ class BlkWorkload final : public Workload {
     [[nodiscard]] Result<void> open_book(uint32_t slots);
     [[nodiscard]] std::string state_path() const;
     [[nodiscard]] std::string place_of(uint32_t block) const;
+    [[nodiscard]] bool takes_more();
     [[nodiscard]] uint64_t random();
     [[nodiscard]] Operation next_operation();
     [[nodiscard]] uint32_t next_block();
@@ -58,6 +59,9 @@ class BlkWorkload final : public Workload {
                                             const driver::Agreement& agreement) const;
     [[nodiscard]] Verdict check_read(const Slot& slot);
     void complain(const Slot& slot, uint8_t status);
+
+    /// Is what is read compared with an earlier run's book?
+    [[nodiscard]] bool is_recovering() const { return recovering_ && phase_ == Phase::kPrepare; }
 
     [[nodiscard]] std::span<std::byte> data_of(const Slot& slot) const {
         return {slot.data, plan_.block_bytes};
@@ -70,6 +74,9 @@ class BlkWorkload final : public Workload {
     std::vector<Slot> slots_;
     std::optional<BlockBook> book_;  // with --verify
     bool recovering_ = false;        // the book is an earlier run's, and not yet compared
+    bool flushes_ = false;           // the disk has flushes
+    bool flush_due_ = false;         // at the end of the phase, for the book's file
+    uint32_t in_flight_ = 0;
     Phase phase_ = Phase::kLoad;
     uint32_t next_ = 0;  // block of sequential requests
     uint32_t since_flush_ = 0;

@@ -99,11 +99,11 @@ void BlockBook::note_flushed(Block& block) const {
     }
 }
 
-void BlockBook::give_back(uint32_t number, bool written) {
+void BlockBook::write_ended(uint32_t number, bool succeeded) {
     Block& block = blocks_[number];
     block.taken = 0;
-    if (written) {
-        note_flushed(block);
+    note_flushed(block);
+    if (succeeded) {
         if (block.older_moment == 0 && block.moment > flushed_) {
             // A flush that is under way may make this one safe, and not the next.
             block.older = block.acknowledged;
@@ -111,12 +111,20 @@ void BlockBook::give_back(uint32_t number, bool written) {
         }
         block.acknowledged = block.issued;
         block.moment = ++acknowledged_;
-    } else if (block.issued != block.acknowledged) {
+    } else {
         // A write that failed may have been done in part.
-        note_flushed(block);
         block.acknowledged = 0;
         block.moment = 0;
     }
+}
+
+void BlockBook::forget(uint32_t number) {
+    Block& block = blocks_[number];
+    note_flushed(block);
+    block.acknowledged = 0;
+    block.moment = 0;
+    // What was acknowledged and lost is made safe by no later flush.
+    block.older_moment = 0;
 }
 
 void BlockBook::flush_succeeded(uint64_t began) {
@@ -158,14 +166,14 @@ BlockFinding BlockBook::check_recovered(uint32_t number, std::span<const std::by
     const BlockFinding finding = check_range(number, data, block.flushed, block.issued);
     const bool at_risk = block.flushed != block.issued;
     if (finding == BlockFinding::kGood) {
+        forget(number);
         block.acknowledged = stamp_of(data).generation;
         block.moment = ++acknowledged_;
         return finding;
     }
     // The write that was lost may have been done in part, or, if it was the first, not at all.
     if (at_risk && (finding == BlockFinding::kDamaged || block.flushed == 0)) {
-        block.acknowledged = 0;
-        block.moment = 0;
+        forget(number);
         return BlockFinding::kGood;
     }
     return finding;

@@ -50,8 +50,10 @@ class BlockBook final {
     /// written.
     void stamp(uint32_t block, std::span<std::byte> data);
 
-    /// The request that had taken the block is over. `written`: its write succeeded.
-    void give_back(uint32_t block, bool written);
+    /// The request that had taken the block is over.
+    void read_ended(uint32_t block) { blocks_[block].taken = 0; }
+
+    void write_ended(uint32_t block, bool succeeded);
 
     /// What was acknowledged so far: what a flush that begins now makes safe.
     [[nodiscard]] uint64_t flush_begins() const { return acknowledged_; }
@@ -66,6 +68,10 @@ class BlockBook final {
     /// generation than the last that was flushed is good, and a block that was written to since
     /// then may be damaged. What was found is what the block must hold from now on.
     [[nodiscard]] BlockFinding check_recovered(uint32_t block, std::span<const std::byte> data);
+
+    /// In place of check_recovered(), for a block that could not be read: it may hold anything that
+    /// was written since the last flush, or what that has made safe.
+    void forget(uint32_t block);
 
     /// The finding in words, for a complaint.
     [[nodiscard]] std::string describe(uint32_t block,

@@ -92,6 +92,7 @@ Result<OwnCost> measure_copy(const BenchPlan& plan, std::chrono::milliseconds du
     OUTRIGGER_ASSERT(plan.device_cpu.has_value());
     const uint64_t wanted = plan.area_bytes != 0 ? plan.area_bytes : kSourceBytesDefault;
     const uint64_t blocks = std::max<uint64_t>(wanted / plan.block_bytes, 1);
+    OUTRIGGER_TRY(check_memory(blocks * plan.block_bytes, "to copy from, --size needs"));
     // Where a guest's buffers would be.
     const size_t buffer_bytes = size_t{plan.depth} * plan.block_bytes;
     const driver::GuestMemory memory = OUTRIGGER_TRY(driver::GuestMemory::create(buffer_bytes));

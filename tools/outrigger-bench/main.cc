@@ -67,6 +67,7 @@ int run_calibration(const BenchPlan& plan) {
 int run_measurement(const BenchPlan& plan) {
     const auto report = measure(plan);
     if (!report) {
+        std::fputs(plan.json ? failure_json(plan, report.error().message).c_str() : "", stdout);
         return complain(report.error().message, kBackendFailed);
     }
     std::fputs((plan.json ? report_json(plan, *report) : report_text(plan, *report)).c_str(),

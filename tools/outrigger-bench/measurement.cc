@@ -18,8 +18,8 @@ constexpr std::chrono::milliseconds kCalibrationTime{200};
 /// How much of the machine others use from now on.
 class MachineWatch final {
   public:
-    explicit MachineWatch(std::vector<pid_t> ours) : ours_(std::move(ours)) {
-        ours_.push_back(::getpid());
+    /// Nullopt: nobody knows which processes are ours.
+    explicit MachineWatch(std::optional<std::vector<pid_t>> ours) : ours_(std::move(ours)) {
         machine_ = machine_seconds();
         own_ = own_seconds();
         began_ = driver::Clock::now();
@@ -27,7 +27,7 @@ class MachineWatch final {
 
     [[nodiscard]] std::optional<double> others_load() const {
         const auto now = machine_seconds();
-        if (!machine_ || !now) {
+        if (!ours_ || !machine_ || !now) {
             return std::nullopt;
         }
         const std::chrono::duration<double> took = driver::Clock::now() - began_;
@@ -38,13 +38,13 @@ class MachineWatch final {
   private:
     [[nodiscard]] double own_seconds() const {
         double sum = 0;
-        for (const pid_t pid : ours_) {
+        for (const pid_t pid : ours_.value_or(std::vector<pid_t>{})) {
             sum += cpu_seconds(pid).value_or(0);
         }
         return sum;
     }
 
-    std::vector<pid_t> ours_;
+    std::optional<std::vector<pid_t>> ours_;
     std::optional<double> machine_;
     double own_ = 0;
     driver::Deadline began_;
@@ -56,8 +56,12 @@ struct Side {
     SideReport report;
 };
 
-Result<Side> connect(const BenchPlan& plan, const Target& target, const std::string& name) {
-    Side side{.backend = OUTRIGGER_TRY(Backend::connect(plan, target, name)), .report = {}};
+Result<Side> connect(const BenchPlan& plan,
+                     const Target& target,
+                     const std::string& name,
+                     const std::optional<cpu_set_t>& elsewhere) {
+    Side side{.backend = OUTRIGGER_TRY(Backend::connect(plan, target, name, elsewhere)),
+              .report = {}};
     const FeatureSet features = side.backend->agreement().features;
     side.report.socket = target.socket;
     side.report.pid = side.backend->pid();
@@ -124,26 +128,26 @@ Result<void> close_all(const std::vector<Side*>& sides) {
 
 Result<RunReport> measure(const BenchPlan& plan) {
     RunReport report;
+    // What is started must not inherit the processor on which this thread spins.
+    const auto elsewhere = processors_of_this_thread();
     OUTRIGGER_TRY(place_thread(plan, 0));
     if (!plan.verify) {
         report.own = OUTRIGGER_TRY(calibrate(plan, kCalibrationTime));
     }
-    Side a = OUTRIGGER_TRY(connect(plan, plan.a, "A"));
+    Side a = OUTRIGGER_TRY(connect(plan, plan.a, "A", elsewhere));
     std::optional<Side> b;
     if (plan.b) {
-        b = OUTRIGGER_TRY(connect(plan, *plan.b, "B"));
+        b = OUTRIGGER_TRY(connect(plan, *plan.b, "B", elsewhere));
     }
     std::vector<Side*> sides = {&a};
-    std::vector<pid_t> pids;
     if (b) {
         sides.push_back(&*b);
     }
+    std::vector<std::optional<pid_t>> pids = {::getpid()};
     for (const Side* side : sides) {
-        if (side->report.pid) {
-            pids.push_back(*side->report.pid);
-        }
+        pids.push_back(side->report.pid);
     }
-    const MachineWatch watch(pids);
+    const MachineWatch watch(distinct_processes(pids));
     auto outcome = run_rounds(sides, plan);
     report.others_load = watch.others_load();
     if (outcome) {

@@ -36,7 +36,7 @@ struct RunReport {
     SideReport a{};
     std::optional<SideReport> b{};
     /// Part of the machine's processors that neither this program nor the back ends used while the
-    /// rounds ran, 0 to 1. Nullopt: nobody says.
+    /// rounds ran, 0 to 1. Nullopt: nobody says, or the process of a back end is not known.
     std::optional<double> others_load{};
     std::string complaint{};  ///< the first answer that was not good; empty: all were
 };

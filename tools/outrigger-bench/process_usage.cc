@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/outrigger-bench/process_usage.h"
 
+#include <algorithm>
 #include <array>
 #include <ctime>
 #include <fstream>
@@ -34,6 +35,20 @@ std::optional<pid_t> peer_process(int socket) {
         return std::nullopt;
     }
     return peer.pid;
+}
+
+std::optional<std::vector<pid_t>> distinct_processes(
+    std::span<const std::optional<pid_t>> processes) {
+    std::vector<pid_t> distinct;
+    for (const std::optional<pid_t>& process : processes) {
+        if (!process) {
+            return std::nullopt;
+        }
+        if (std::ranges::find(distinct, *process) == distinct.end()) {
+            distinct.push_back(*process);
+        }
+    }
+    return distinct;
 }
 
 std::optional<double> busy_ticks(std::string_view text) {

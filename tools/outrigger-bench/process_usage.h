@@ -3,7 +3,9 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -17,6 +19,10 @@ namespace outrigger::bench {
 /// The process that listened on the socket which `socket` is connected to. Nullopt when this one
 /// cannot see it.
 [[nodiscard]] std::optional<pid_t> peer_process(int socket);
+
+/// Each process once: two disks may be of one daemon. Nullopt when one of them is not known.
+[[nodiscard]] std::optional<std::vector<pid_t>> distinct_processes(
+    std::span<const std::optional<pid_t>> processes);
 
 /// Seconds of processor time that all processes of the machine have used so far, what the host of
 /// a virtual machine gave to others included. Nullopt where nobody says.

@@ -56,7 +56,7 @@ std::string load_text(const BenchPlan& plan) {
 
 std::string own_text(const OwnCost& own) {
     return fmt::format(
-        "own cost of a request {:.1f} ns: {:.1f} M/s for each queue against a device in its own "
+        "own cost of a request {:.1f} ns: {:.1f} M/s for each queue against a device in the same "
         "thread\n",
         own.nanoseconds_per_request,
         own.rate / 1e6);
@@ -262,6 +262,16 @@ std::string report_json(const BenchPlan& plan, const RunReport& report) {
     } else {
         json.null("others_load");
     }
+    report.complaint.empty() ? json.null("complaint") : json.text("complaint", report.complaint);
+    json.end_object();
+    return json.take();
+}
+
+std::string failure_json(const BenchPlan& plan, std::string_view error) {
+    JsonWriter json;
+    json.begin_object();
+    append_head(json, plan);
+    json.text("error", error);
     json.end_object();
     return json.take();
 }

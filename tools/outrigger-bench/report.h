@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "tools/outrigger-bench/bench_options.h"
 #include "tools/outrigger-bench/measurement.h"
@@ -14,6 +15,9 @@ namespace outrigger::bench {
 [[nodiscard]] std::string report_text(const BenchPlan& plan, const RunReport& report);
 
 [[nodiscard]] std::string report_json(const BenchPlan& plan, const RunReport& report);
+
+/// In place of a report: `error` says why there is none.
+[[nodiscard]] std::string failure_json(const BenchPlan& plan, std::string_view error);
 
 /// The same of a calibration alone, and of the copies that a disk in memory makes, where they were
 /// measured.

@@ -24,7 +24,7 @@ class RngWorkload final : public Workload {
 
     Result<void> allocate(driver::GuestMemory& memory, uint32_t slots) override;
 
-    bool enter(Phase phase) override { return phase == Phase::kLoad; }
+    Result<bool> enter(Phase phase) override { return phase == Phase::kLoad; }
 
     std::span<const driver::Segment> begin(uint32_t slot) override {
         return std::span(&buffers_[slot], 1);

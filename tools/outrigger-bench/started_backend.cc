@@ -6,7 +6,6 @@
 #include <utility>
 
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -34,20 +33,16 @@ constexpr std::chrono::milliseconds kLook{10};
 
 }  // namespace
 
-Result<StartedBackend> StartedBackend::start(const std::string& command, std::optional<int> cpu) {
+Result<StartedBackend> StartedBackend::start(const std::string& command,
+                                             const std::optional<cpu_set_t>& cpus) {
     const std::string replaced = "exec " + command;
-    cpu_set_t cpus;
-    CPU_ZERO(&cpus);
-    if (cpu) {
-        CPU_SET(static_cast<size_t>(*cpu), &cpus);
-    }
     const pid_t parent = ::getpid();
     const pid_t pid = ::fork();
     if (pid < 0) {
         return failure(error_from_errno("cannot start '" + command + "'"));
     }
     if (pid == 0) {
-        become(replaced.c_str(), cpu ? &cpus : nullptr, parent);
+        become(replaced.c_str(), cpus ? &*cpus : nullptr, parent);
     }
     return StartedBackend(pid);
 }

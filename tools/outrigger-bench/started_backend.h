@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include <sched.h>
 #include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
@@ -14,9 +15,10 @@ namespace outrigger::bench {
 class StartedBackend final {
   public:
     /// Runs `command` in a shell, which it replaces: the process is the back end itself, unless
-    /// the command is more than one. `cpu`: where alone it may run.
+    /// the command is more than one. `cpus`: where alone it may run; nullopt: where this thread
+    /// may.
     [[nodiscard]] static Result<StartedBackend> start(const std::string& command,
-                                                      std::optional<int> cpu);
+                                                      const std::optional<cpu_set_t>& cpus);
 
     StartedBackend(StartedBackend&& other) noexcept;
     StartedBackend& operator=(StartedBackend&&) = delete;

@@ -58,9 +58,10 @@ class Workload {
     [[nodiscard]] virtual Result<void> allocate(driver::GuestMemory& memory, uint32_t slots) = 0;
 
     /// The requests from now on are of that phase. False: there are none.
-    [[nodiscard]] virtual bool enter(Phase phase) = 0;
+    [[nodiscard]] virtual Result<bool> enter(Phase phase) = 0;
 
-    /// The chain of the next request, in a slot that is free; empty when the phase has no more.
+    /// The chain of the next request, in a slot that is free; empty when the phase has no more, or
+    /// none before another came back. Asked again behind each finish().
     [[nodiscard]] virtual std::span<const driver::Segment> begin(uint32_t slot) = 0;
 
     /// The slot's request came back.

@@ -169,6 +169,19 @@ TEST(BenchOptions, CalibrationNeedsNoBackEnd) {
     EXPECT_EQ(plan->action, BenchAction::kCalibrate);
 }
 
+TEST(BenchOptions, CalibrationVerifiesNothing) {
+    EXPECT_EQ(refusal({"blk", "--calibrate", "--verify"}),
+              "--verify needs a back end: leave --calibrate out");
+}
+
+TEST(BenchOptions, AreaHasRoomForABlock) {
+    EXPECT_EQ(refusal({"blk", "--a=s", "--size=512"}), "--size has no room for one block of --bs");
+    EXPECT_EQ(refusal({"blk", "--calibrate", "--size=8191", "--bs=8k"}),
+              "--size has no room for one block of --bs");
+    EXPECT_TRUE(parse({"blk", "--a=s", "--size=512", "--bs=512"}));
+    EXPECT_TRUE(parse({"blk", "--a=s", "--size=0"}));
+}
+
 TEST(BenchOptions, ProcessorOfTheDeviceIsOfCalibration) {
     EXPECT_EQ(parse({"blk", "--calibrate", "--device-cpu=3"})->device_cpu, 3);
     EXPECT_EQ(refusal({"blk", "--a=s", "--device-cpu=3"}), "--device-cpu needs --calibrate");

@@ -27,7 +27,7 @@ class BlockBookTest : public ::testing::Test {
     /// A write of the next generation that the back end acknowledges. What it wrote.
     Content write(uint32_t block) {
         Content data = begin_write(block);
-        book_.give_back(block, true);
+        book_.write_ended(block, true);
         return data;
     }
 
@@ -106,7 +106,7 @@ TEST_F(BlockBookTest, EveryDamagedByteIsFound) {
 TEST_F(BlockBookTest, WriteThatFailedLeavesTheBlockUnknown) {
     write(3);
     const Content data = begin_write(3);
-    book_.give_back(3, false);
+    book_.write_ended(3, false);
 
     EXPECT_EQ(book_.check(3, data), BlockFinding::kGood);
     EXPECT_EQ(book_.check(3, Content(kBlockBytes)), BlockFinding::kGood);
@@ -115,7 +115,7 @@ TEST_F(BlockBookTest, WriteThatFailedLeavesTheBlockUnknown) {
 TEST_F(BlockBookTest, TakenBlockIsNotGivenAgain) {
     EXPECT_EQ(book_.take(7), 7U);
     EXPECT_EQ(book_.take(7), 0U);
-    book_.give_back(7, false);
+    book_.read_ended(7);
     EXPECT_EQ(book_.take(7), 7U);
 }
 
@@ -204,6 +204,64 @@ TEST_F(BlockBookTest, WhatWasFoundAfterTheLossMustStay) {
     ASSERT_EQ(after.check_recovered(3, old), BlockFinding::kGood);
     EXPECT_EQ(after.check(3, old), BlockFinding::kGood);
     EXPECT_EQ(after.check(3, in_flight), BlockFinding::kUnwritten);
+}
+
+TEST_F(BlockBookTest, ReadLeavesWhatWasFoundAfterTheLossInForce) {
+    const Content old = write(3);
+    flush();
+    (void)begin_write(3);
+    BlockBook after = reloaded();
+    (void)after.take(3);
+    ASSERT_EQ(after.check_recovered(3, old), BlockFinding::kGood);
+    after.read_ended(3);
+
+    EXPECT_EQ(after.check(3, Content(kBlockBytes)), BlockFinding::kStrange);
+}
+
+TEST_F(BlockBookTest, FlushBehindTheLossDoesNotMakeSafeWhatWasLost) {
+    const Content old = write(3);
+    flush();
+    (void)write(3);
+    (void)write(3);
+    BlockBook after = reloaded();
+    (void)after.take(3);
+    ASSERT_EQ(after.check_recovered(3, old), BlockFinding::kGood);
+    after.read_ended(3);
+    after.flush_succeeded(after.flush_begins());
+    (void)after.take(3);
+    after.read_ended(3);
+    ASSERT_TRUE(after.save(path_));
+    auto later = BlockBook::load(path_, kBlocks, kBlockBytes);
+    ASSERT_TRUE(later);
+
+    EXPECT_EQ(later->check_recovered(3, old), BlockFinding::kGood);
+}
+
+TEST_F(BlockBookTest, DamageThatWasLetPassDoesNotBringTheLostBack) {
+    const Content old = write(3);
+    flush();
+    (void)write(3);
+    (void)write(3);
+    BlockBook after = reloaded();
+    Content torn = old;
+    torn[300] ^= std::byte{1};
+    ASSERT_EQ(after.check_recovered(3, torn), BlockFinding::kGood);
+    after.flush_succeeded(after.flush_begins());
+
+    EXPECT_EQ(after.check_recovered(3, old), BlockFinding::kGood);
+}
+
+TEST_F(BlockBookTest, BlockThatWasForgottenMayHoldWhatWasFlushed) {
+    const Content old = write(3);
+    flush();
+    (void)write(3);
+    BlockBook after = reloaded();
+    after.forget(3);
+    after.flush_succeeded(after.flush_begins());
+
+    EXPECT_EQ(after.check(3, old), BlockFinding::kGood);
+    EXPECT_EQ(after.check_recovered(3, old), BlockFinding::kGood);
+    EXPECT_EQ(after.check_recovered(3, Content(kBlockBytes)), BlockFinding::kStrange);
 }
 
 TEST_F(BlockBookTest, BookOfAnotherShapeIsRefused) {

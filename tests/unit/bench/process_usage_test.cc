@@ -33,6 +33,18 @@ TEST(ProcessUsage, NoProcessHasNoProcessorTime) {
     EXPECT_FALSE(cpu_seconds(4'194'304));
 }
 
+TEST(ProcessUsage, ProcessOfTwoDisksCountsOnce) {
+    const std::array<std::optional<pid_t>, 3> processes = {7, 8, 8};
+
+    EXPECT_EQ(distinct_processes(processes), (std::vector<pid_t>{7, 8}));
+}
+
+TEST(ProcessUsage, ProcessThatNobodyKnowsIsNotLeftOut) {
+    const std::array<std::optional<pid_t>, 2> processes = {7, std::nullopt};
+
+    EXPECT_EQ(distinct_processes(processes), std::nullopt);
+}
+
 TEST(ProcessUsage, PeerIsWhoMadeTheSocket) {
     std::array<int, 2> ends{};
     ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);

@@ -173,6 +173,20 @@ TEST_P(LostBackend, UsedRingThatLiesEndsTheRun) {
         << outcome.error().message;
 }
 
+TEST(QueueLoad, CallsAreOffWhenTheSleepWasNotNeeded) {
+    BenchPlan plan = plan_of({});
+    plan.spin = false;
+    LoadedQueue loaded(plan, false);
+    const auto areas = loaded.queue.split()->addresses();
+    // An index that lies: polling gives nothing, and yet there is no sleep.
+    const std::array<std::byte, 2> index = {std::byte{200}, std::byte{0}};
+    loaded.memory.write(driver::offset_by(areas.device_area, 2), index);
+    ASSERT_FALSE(loaded.load->run(Phase::kLoad, driver::after(milliseconds(1))));
+
+    // 2.7.6: NO_INTERRUPT is the lowest bit of the flags.
+    EXPECT_EQ(*loaded.memory.data(areas.driver_area, 1), std::byte{1});
+}
+
 INSTANTIATE_TEST_SUITE_P(Completion, LostBackend, ::testing::Bool());
 
 /// Says of every second request that it failed.
@@ -193,7 +207,7 @@ class MoodyWorkload final : public Workload {
         return {};
     }
 
-    bool enter(Phase phase) override {
+    Result<bool> enter(Phase phase) override {
         left_ = 10;
         return phase != Phase::kCheck;
     }
@@ -235,6 +249,65 @@ class MoodyLoad : public ::testing::Test {
     std::optional<InstantDevice> device_;
     std::optional<QueueLoad> load_;
 };
+
+/// The device uses each request before it is published, in the one thread that there is.
+class HastyDevice final : public Workload {
+  public:
+    HastyDevice(driver::GuestMemory& memory, driver::DriverQueue& queue)
+        : memory_(memory), queue_(queue) {}
+
+    Result<void> learn(driver::Frontend&, const driver::Agreement&) override { return {}; }
+
+    void assume() override {}
+
+    [[nodiscard]] uint64_t slot_bytes() const override { return 64; }
+
+    Result<void> allocate(driver::GuestMemory& memory, uint32_t) override {
+        buffer_ = {.address = OUTRIGGER_TRY(memory.allocate(64, 64)),
+                   .length = 64,
+                   .device_writable = true};
+        return {};
+    }
+
+    Result<bool> enter(Phase) override { return true; }
+
+    std::span<const driver::Segment> begin(uint32_t) override {
+        // All chains have head 0 and length 0: only the index counts.
+        const bool hasty = driver::Clock::now() < give_up_;
+        used_ = static_cast<uint16_t>(used_ + (hasty ? 1 : 0));
+        const std::array<std::byte, 2> index = {static_cast<std::byte>(used_ & 0xff),
+                                                static_cast<std::byte>(used_ >> 8)};
+        memory_.write(driver::offset_by(queue_.split()->addresses().device_area, 2), index);
+        gave_up_ = !hasty;
+        return std::span(&buffer_, 1);
+    }
+
+    Verdict finish(uint32_t, const driver::Completion&) override { return Verdict::kGood; }
+
+    [[nodiscard]] const std::string& complaint() const override { return complaint_; }
+
+    [[nodiscard]] bool gave_up() const { return gave_up_; }
+
+  private:
+    driver::GuestMemory& memory_;
+    driver::DriverQueue& queue_;
+    const driver::Deadline give_up_ = driver::after(milliseconds(3000));
+    driver::Segment buffer_;
+    uint16_t used_ = 0;
+    bool gave_up_ = false;
+    std::string complaint_;
+};
+
+TEST(QueueLoad, DeviceThatRunsAheadDoesNotKeepItFromTheClock) {
+    driver::GuestMemory memory = driver::GuestMemory::create(1 << 20).value();
+    driver::DriverQueue queue = driver::DriverQueue::create(memory, {.ring = {.size = 16}}).value();
+    HastyDevice hasty(memory, queue);
+    ASSERT_TRUE(hasty.allocate(memory, 1));
+    QueueLoad load(queue, hasty, {.depth = 1, .patience = milliseconds(100)});
+
+    EXPECT_TRUE(load.run(Phase::kLoad, driver::after(milliseconds(5))));
+    EXPECT_FALSE(hasty.gave_up());
+}
 
 class FailedRequests : public MoodyLoad {
   protected:
@@ -329,6 +402,18 @@ TEST(Calibration, CopiesAsMuchAsThePlanUses) {
     ASSERT_TRUE(copy) << copy.error().message;
     EXPECT_GT(copy->rate, 0.0);
     EXPECT_DOUBLE_EQ(copy->nanoseconds_per_request, 1e9 / copy->rate);
+}
+
+TEST(Calibration, CopiesNoMoreThanTheMachineHasToSpare) {
+    BenchPlan plan;
+    plan.area_bytes = UINT64_MAX / 2;
+    plan.device_cpu = ::sched_getcpu();
+
+    const auto copy = measure_copy(plan, milliseconds(20));
+
+    ASSERT_FALSE(copy);
+    EXPECT_TRUE(copy.error().message.ends_with("more than a quarter of what there is"))
+        << copy.error().message;
 }
 
 TEST(Calibration, CopiesAtLeastOneBlock) {

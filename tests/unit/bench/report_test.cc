@@ -103,5 +103,20 @@ TEST(Report, FailedRequestsStandOut) {
     EXPECT_TRUE(contains(report_json(BenchPlan{}, report), "\"failed\": 3"));
 }
 
+TEST(Report, LostBackEndIsToldInJson) {
+    const std::string json = failure_json(BenchPlan{}, "A (s): \"gone\"");
+
+    EXPECT_TRUE(contains(json, "\"error\": \"A (s): \\\"gone\\\"\""));
+    EXPECT_FALSE(contains(json, "rate"));
+}
+
+TEST(Report, JsonHoldsTheComplaint) {
+    RunReport report = two_sides();
+    EXPECT_TRUE(contains(report_json(BenchPlan{}, report), "\"complaint\": null"));
+    report.complaint = "A: a lie";
+
+    EXPECT_TRUE(contains(report_json(BenchPlan{}, report), "\"complaint\": \"A: a lie\""));
+}
+
 }  // namespace
 }  // namespace outrigger::bench
