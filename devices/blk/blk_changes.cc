@@ -295,10 +295,14 @@ void BlkChanges::open_next(std::shared_ptr<Swap> swap) {
                 pause_and_wait([this, swap] { exchange_images(swap); });
                 return;
             }
-            device_.drop_next_image(*loop_, [this, swap, error = prepared.error()] {
-                end(swap->answer, host_failed(error));
-            });
+            keep_image(swap, prepared.error());
         });
+    });
+}
+
+void BlkChanges::keep_image(std::shared_ptr<Swap> swap, const Error& reason) {
+    device_.drop_next_image(*loop_, [this, swap, reason] {
+        go_on([this, swap, reason] { end(swap->answer, host_failed(reason)); });
     });
 }
 
@@ -318,7 +322,11 @@ std::optional<std::string> BlkChanges::why_not(const Swap& swap) const {
 
 void BlkChanges::exchange_images(std::shared_ptr<Swap> swap) {
     swap->old = device_.image();
-    device_.use_next_image(*loop_, [this, swap] {
+    device_.use_next_image(*loop_, [this, swap](const Result<void>& used) {
+        if (!used) {
+            keep_image(swap, used.error());
+            return;
+        }
         image_label_ = swap->label;
         const ImageProperties& properties = swap->next->properties();
         BlkSettings settings = device_.settings();

@@ -79,6 +79,7 @@ class BlkChanges final {
 
     void open_next(std::shared_ptr<Swap> swap);
     [[nodiscard]] std::optional<std::string> why_not(const Swap& swap) const;
+    void keep_image(std::shared_ptr<Swap> swap, const Error& reason);
     void exchange_images(std::shared_ptr<Swap> swap);
     void close_old(std::shared_ptr<Swap> swap);
 

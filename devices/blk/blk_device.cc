@@ -121,10 +121,23 @@ Result<void> BlkDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& 
                                                               .shared = shared_,
                                                               .counters = counters_[number]});
     if (next_image != nullptr) {
-        OUTRIGGER_TRY(created->prepare_next_image(*next_image));
+        if (auto prepared = created->prepare_next_image(*next_image);
+            !prepared && !refuse_next_image(next_image, prepared.error())) {
+            return prepared;
+        }
     }
     queues_[number] = std::move(created);
     return {};
+}
+
+/// A queue that starts meanwhile has no end of `next`: then the disk stays with the image that it
+/// has, which the queue does have. False when the disk has already turned to it.
+bool BlkDevice::refuse_next_image(const std::shared_ptr<Image>& next, const Error& reason) {
+    const std::lock_guard lock(mutex_);
+    if (next_image_ == next) {
+        next_image_refusal_ = reason;
+    }
+    return image_ != next;
 }
 
 QueueProgress BlkDevice::process_queue(QueueIndex index) {
@@ -137,12 +150,10 @@ void BlkDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dra
         // What the queue has of this worker goes on this worker: the next run may be on another.
         // Not now, because the queue is on the stack; and before whatever follows on `drained`.
         Worker& worker = queues_[number]->worker();
-        worker.post([this, number, &worker, ended = std::move(queues_[number])]() mutable {
+        worker.post([this, number, ended = std::move(queues_[number])]() mutable {
             ended.reset();
             const std::lock_guard lock(mutex_);
-            if (workers_[number] == &worker && queues_[number] == nullptr) {
-                workers_[number] = nullptr;
-            }
+            workers_[number] = nullptr;
         });
         drained();
     });

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -92,11 +93,12 @@ class BlkDevice final : public Device {
     void resume(EventLoop& control_loop, Done done);
 
     /// Opens `next` for every queue beside the image that is there. use_next_image() follows when
-    /// nothing is in flight, or drop_next_image(), also behind an error.
+    /// nothing is in flight, or drop_next_image(), also behind an error of either.
     void prepare_image(std::shared_ptr<Image> next,
                        EventLoop& control_loop,
                        std::move_only_function<void(Result<void>)> done);
-    void use_next_image(EventLoop& control_loop, Done done);
+    /// An error, and nothing has changed, when a queue that started meanwhile could not open it.
+    void use_next_image(EventLoop& control_loop, std::move_only_function<void(Result<void>)> done);
     void drop_next_image(EventLoop& control_loop, Done done);
 
     /// What the guest reads of the disk's size; tells it that the configuration changed.
@@ -120,6 +122,7 @@ class BlkDevice final : public Device {
 
     [[nodiscard]] bool write_back() const;
     void update_write_through();
+    [[nodiscard]] bool refuse_next_image(const std::shared_ptr<Image>& next, const Error& reason);
     void on_queues(const QueueTask& task, const std::shared_ptr<Round>& round);
     [[nodiscard]] BlkQueue* queue_on(const Worker& worker, size_t number);
 
@@ -141,7 +144,8 @@ class BlkDevice final : public Device {
     BlkSettings settings_;
     std::shared_ptr<Image> image_;
     std::shared_ptr<Image> next_image_;
-    std::vector<Worker*> workers_;  // that each queue runs on, or is about to leave
+    std::optional<Error> next_image_refusal_;  // by a queue that started behind prepare_image()
+    std::vector<Worker*> workers_;             // that each queue runs on, or is about to leave
 
     // Each entry belongs to the worker of its queue. A queue may run on one worker after another:
     // whoever is not called by the framework asks queue_on().

@@ -95,6 +95,7 @@ void BlkDevice::prepare_image(std::shared_ptr<Image> next,
     {
         const std::lock_guard lock(mutex_);
         next_image_ = next;
+        next_image_refusal_.reset();
     }
     on_queues(
         [next](BlkQueue& queue, const std::shared_ptr<Round>& round) {
@@ -105,13 +106,19 @@ void BlkDevice::prepare_image(std::shared_ptr<Image> next,
         std::make_shared<Round>(control_loop, std::move(done)));
 }
 
-void BlkDevice::use_next_image(EventLoop& control_loop, Done done) {
+void BlkDevice::use_next_image(EventLoop& control_loop,
+                               std::move_only_function<void(Result<void>)> done) {
+    const auto round = std::make_shared<Round>(control_loop, std::move(done));
     {
         const std::lock_guard lock(mutex_);
+        if (next_image_refusal_) {
+            round->fail(*next_image_refusal_);
+            return;
+        }
         image_ = std::exchange(next_image_, nullptr);
     }
     on_queues([](BlkQueue& queue, const std::shared_ptr<Round>&) { queue.use_next_image(); },
-              std::make_shared<Round>(control_loop, without_outcome(std::move(done))));
+              round);
 }
 
 void BlkDevice::drop_next_image(EventLoop& control_loop, Done done) {

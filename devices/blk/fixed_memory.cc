@@ -16,18 +16,23 @@ void FixedMemory::use(const MemorySnapshot& memory) {
     }
     std::vector<Area> before = std::exchange(areas_, {});
     areas_.reserve(regions.size());
+    size_t room = kPiecesMax;
+    for (const Area& area : before) {
+        room -= std::ranges::find(regions, area.region) != regions.end() ? area.slots.size() : 0;
+    }
     for (const MemorySnapshot::RegionPointer& region : regions) {
         const auto known = std::ranges::find(before, region, &Area::region);
-        if (known != before.end()) {
-            areas_.push_back(std::exchange(*known, Area{}));
-            continue;
-        }
-        const uint64_t size = region->layout().size;
-        areas_.push_back(
-            {.region = region,
-             .data = region->data(),
-             .size = size,
-             .slots = std::vector<int32_t>((size + kPieceBytes - 1) / kPieceBytes, kNotYet)});
+        Area area = known != before.end() ? std::exchange(*known, Area{})
+                                          : Area{.region = region,
+                                                 .data = region->data(),
+                                                 .size = region->layout().size,
+                                                 .slots = {}};
+        // A front end may share a file that is all holes, of any size.
+        const uint64_t pieces = (area.size + kPieceBytes - 1) / kPieceBytes;
+        const uint64_t more = std::min<uint64_t>(pieces - area.slots.size(), room);
+        area.slots.resize(area.slots.size() + more, kNotYet);
+        room -= more;
+        areas_.push_back(std::move(area));
     }
     std::ranges::for_each(before, [this](Area& area) { give_back(area); });
     last_ = 0;
@@ -78,6 +83,9 @@ std::optional<uint32_t> FixedMemory::slot_of(const iovec& segment) {
 
 std::optional<uint32_t> FixedMemory::slot_in(Area& area, uint64_t offset, uint64_t length) {
     const auto index = static_cast<size_t>(offset / kPieceBytes);
+    if (index >= area.slots.size()) [[unlikely]] {
+        return std::nullopt;
+    }
     const std::span<std::byte> memory = piece(area, index);
     const uint64_t offset_in_piece = offset % kPieceBytes;
     if (offset_in_piece > memory.size() || length > memory.size() - offset_in_piece) {

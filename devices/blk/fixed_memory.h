@@ -19,6 +19,7 @@
 
 #include "vhost-user-backend/guest/memory_snapshot.h"
 #include "vhost-user-backend/io/uring.h"
+#include "vhost-user-backend/io/uring_tables.h"
 
 namespace outrigger::blk {
 
@@ -31,9 +32,12 @@ struct FixedMemoryCounts {
 /// Thread-bound: the ring's worker.
 class FixedMemory final {
   public:
-    /// What is registered at a time. Small, because a request waits for it; and the ring has room
-    /// for as many pieces as make 128 GiB.
+    /// What is registered at a time. Small, because a request waits for it.
     static constexpr size_t kPieceBytes = size_t{16} << 20;
+
+    /// As many as the ring has room for, 128 GiB: what guest memory there is beyond is not
+    /// registered.
+    static constexpr size_t kPiecesMax = UringTables::kBuffersMax;
 
     /// Both are borrowed.
     FixedMemory(Uring& uring, FixedMemoryCounts& counts) : uring_(uring), counts_(counts) {}
@@ -44,7 +48,8 @@ class FixedMemory final {
     ~FixedMemory() = default;
 
     /// From now on requests use this memory. What lies in regions that it shares with the memory
-    /// before stays registered; the rest is given back before this returns, and so can be unmapped.
+    /// before stays registered; the rest is given back before this returns, and can be unmapped.
+    /// Kernels before 6.5 may hold its pages for up to a second more.
     void use(const MemorySnapshot& memory);
 
     /// Gives everything back.
@@ -62,7 +67,7 @@ class FixedMemory final {
         MemorySnapshot::RegionPointer region;
         std::byte* data = nullptr;
         uint64_t size = 0;
-        std::vector<int32_t> slots;  // by piece; kNotYet
+        std::vector<int32_t> slots;  // by piece, while there is room; kNotYet
     };
 
     [[nodiscard]] std::optional<uint32_t> slot_in(Area& area, uint64_t offset, uint64_t length);

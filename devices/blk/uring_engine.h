@@ -28,8 +28,9 @@ struct UringEngineOptions {
     FixedMemoryCounts* fixed_memory = nullptr;
 };
 
-/// What an engine that registers memory does beyond that: IORING_OP_* opcodes and system calls of
-/// the queue's worker. None in the portable build.
+/// What an engine that registers memory does beyond that, on the queue's worker: IORING_OP_*
+/// opcodes and system calls (which a sandbox allows helper threads as well, see SandboxExtras).
+/// None in the portable build.
 [[nodiscard]] std::span<const uint8_t> fixed_memory_operations();
 [[nodiscard]] std::span<const SystemCallRule> fixed_memory_system_calls();
 

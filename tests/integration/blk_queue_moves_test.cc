@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Queues of a disk that go from worker to worker: what is read and written is right to the byte,
 // and limits, the error policy and changes of the disk work as for queues that stay.
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -12,6 +13,8 @@
 #include <linux/virtio_blk.h>
 
 #include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/error.h"
 
 #include "devices/blk/blk_device.h"
 #include "devices/blk/file_image.h"
@@ -91,7 +94,10 @@ class BlkQueueMoves : public ::testing::TestWithParam<DiskKind> {
         });
         const std::shared_ptr<Image> old = device_.image();
         do_step([&](const std::function<void()>& done) {
-            device_.use_next_image(host_.control_loop(), done);
+            device_.use_next_image(host_.control_loop(), [done](const Result<void>& outcome) {
+                EXPECT_TRUE(outcome);
+                done();
+            });
         });
         apply([](BlkSettings& settings) { settings.pauses.by_change = false; });
     }
@@ -172,6 +178,107 @@ TEST_P(BlkQueueMoves, LimitsComeAndGoMeanwhile) {
         EXPECT_TRUE(load.run(50, driver::after(kPatience), true));
     }
     expect_right(load);
+}
+
+// --- An image that cannot be opened --------------------------------------------------------------
+
+/// Opens as many queues as it is told to.
+class ScarceImage final : public Image {
+  public:
+    ScarceImage(std::unique_ptr<Image> below, std::atomic<int>& opens)
+        : below_(std::move(below)), opens_(opens) {}
+
+    [[nodiscard]] const ImageProperties& properties() const override {
+        return below_->properties();
+    }
+
+    [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
+                                                                 uint32_t requests_max) override {
+        if (opens_-- <= 0) {
+            return failure(error_from_code("cannot start a thread", EAGAIN));
+        }
+        return below_->open_queue(worker, requests_max);
+    }
+
+  private:
+    std::unique_ptr<Image> below_;
+    std::atomic<int>& opens_;
+};
+
+class BlkQueueMovesToAnImage : public BlkQueueMoves {
+  protected:
+    [[nodiscard]] bool prepare() {
+        bool prepared = false;
+        do_step([&](const std::function<void()>& done) {
+            device_.prepare_image(next_, host_.control_loop(), [&prepared, done](Result<void> out) {
+                prepared = out.has_value();
+                done();
+            });
+        });
+        return prepared;
+    }
+
+    [[nodiscard]] bool use() {
+        bool used = false;
+        do_step([&](const std::function<void()>& done) {
+            device_.use_next_image(host_.control_loop(), [&used, done](Result<void> out) {
+                used = out.has_value();
+                done();
+            });
+        });
+        return used;
+    }
+
+    void drop() {
+        do_step([&](const std::function<void()>& done) {
+            device_.drop_next_image(host_.control_loop(), done);
+        });
+    }
+
+    void expect_all_queues_run(LoadGuest& load) {
+        EXPECT_EQ(host_.counters().rings_broken.total(), 0U);
+        EXPECT_TRUE(load.run(300, driver::after(kPatience), true));
+        expect_right(load);
+    }
+
+    std::atomic<int> opens_ = 0;
+    std::shared_ptr<Image> next_ =
+        std::make_shared<ScarceImage>(open_image(file_.path(), GetParam().engine), opens_);
+};
+
+INSTANTIATE_TEST_SUITE_P(Disks,
+                         BlkQueueMovesToAnImage,
+                         ::testing::Values(DiskKind{"Split"}),
+                         [](const auto& disk) { return disk.param.name; });
+
+TEST_P(BlkQueueMovesToAnImage, QueueThatMovesKeepsTheOldImageAndAllOthersWithIt) {
+    LoadGuest load = guest(1);
+    opens_ = kQueues;
+    ASSERT_TRUE(prepare());
+
+    EXPECT_TRUE(host_.move_queue(0, 1));
+    EXPECT_FALSE(use()) << "a queue could not open it";
+    expect_all_queues_run(load);
+    drop();
+    expect_all_queues_run(load);
+
+    opens_ = kQueues + 1;
+    ASSERT_TRUE(prepare());
+    EXPECT_TRUE(host_.move_queue(0, 2));
+    EXPECT_TRUE(use()) << "the refusal was of the swap before";
+    expect_all_queues_run(load);
+    EXPECT_EQ(device_.image(), next_);
+}
+
+TEST_P(BlkQueueMovesToAnImage, QueueMovesBehindAFailure) {
+    LoadGuest load = guest(1);
+    opens_ = 1;
+    ASSERT_FALSE(prepare());
+
+    EXPECT_TRUE(host_.move_queue(0, 1));
+    EXPECT_TRUE(host_.move_queue(1, 2));
+    drop();
+    expect_all_queues_run(load);
 }
 
 // --- The error policy ----------------------------------------------------------------------------

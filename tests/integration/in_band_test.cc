@@ -16,6 +16,8 @@ constexpr FeatureSet kInBand = FeatureSet::of({bit(ProtocolFeature::kInbandNotif
 
 class InBand : public ChannelTest, public ::testing::WithParamInterface<bool> {
   protected:
+    InBand() : ChannelTest(SessionHostOptions{.worker_count = 2}) {}
+
     void set_up_rings(uint16_t count = 1) {
         const driver::BringUpOptions options{.protocol_features = kEverything,
                                              .packed = GetParam()};
@@ -94,6 +96,31 @@ TEST_P(InBand, AKickIsAnsweredWhenTheDeviceHasLooked) {
     }
     device_.hold(false);
     device_.release_held(QueueIndex{0});
+}
+
+// The pause for a move is no look: the answer waits for what comes behind it.
+TEST_P(InBand, AKickDuringAMoveIsAnsweredWhenTheDeviceHasLooked) {
+    set_up_rings();
+    EXPECT_EQ(frontend().vring_kick(0), Answer::kAccepted);
+    device_.hold(true);
+    send_request();
+    ASSERT_EQ(frontend().vring_kick(0), Answer::kAccepted);
+    for (uint32_t i = 2; i <= 4; ++i) {
+        // Ends when it has taken too long, for the device holds requests.
+        auto moved = host_->begin_move(0, 1);
+        settle();
+        send_request();
+        ASSERT_EQ(frontend().vring_kick(0), Answer::kAccepted);
+        EXPECT_EQ(device_.held(), i);
+        EXPECT_FALSE(moved.get());
+    }
+    device_.hold(false);
+    device_.release_held(QueueIndex{0});
+    EXPECT_TRUE(eventually([this] { return device_.held() == 0; }));
+    EXPECT_TRUE(host_->move_queue(0, 1));
+    send_request();
+    EXPECT_EQ(frontend().vring_kick(0), Answer::kAccepted);
+    EXPECT_EQ(device_.answered(), 5U);
 }
 
 // The worker may have its last look before a sleep just then; a ring that is polled is always

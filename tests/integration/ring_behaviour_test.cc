@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What rings do over time: memory that comes and goes under load, and sessions that come and go.
+#include <array>
 #include <deque>
 #include <string>
 #include <utility>
@@ -102,6 +103,35 @@ TEST_P(RingBehaviour, RegionsComeAndGoUnderLoad) {
     EXPECT_GT(first.completed() + second.completed(), 32U);
     EXPECT_EQ(first.wrong() + second.wrong(), 0U);
     EXPECT_EQ(counters().rings_broken.total(), 0U);
+}
+
+// What a device keeps of the memory must go when the ring breaks, and not come back.
+TEST_P(RingBehaviour, DeviceOfABrokenRingGetsNoMemoryAnyMore) {
+    run({.packed = GetParam()});
+    expect_echo();
+    EXPECT_EQ(device_.memory_regions(QueueIndex{0}), 1U);
+    const std::array<driver::Segment, 1> nowhere{
+        {{.address = GuestAddr{1ULL << 40}, .length = 16, .device_writable = true}}};
+    ASSERT_TRUE(queue().try_add(nowhere, 0));
+    queue().publish_and_kick();
+    ASSERT_TRUE(queue().wait_error(driver::after(kPatience)));
+    EXPECT_EQ(device_.memory_regions(QueueIndex{0}), 0U);
+
+    const auto region =
+        memory_.add_region({.guest_address = GuestAddr{0x4000'0000}, .size = 0x1'0000}).value();
+    ASSERT_EQ(frontend().add_mem_reg(memory_, region), Answer::kAccepted);
+    EXPECT_EQ(device_.memory_regions(QueueIndex{0}), 0U);
+    ASSERT_EQ(frontend().rem_mem_reg(memory_, region), Answer::kAccepted);
+    EXPECT_EQ(device_.memory_regions(QueueIndex{0}), 0U);
+}
+
+TEST_P(RingBehaviour, DeviceThatHasDrainedGetsNoMemory) {
+    run({.packed = GetParam()});
+    expect_echo();
+    device_.break_at_stop(true);
+    EXPECT_TRUE(frontend().get_vring_base(0));
+    EXPECT_EQ(counters().rings_broken.value(RingError::kDevice), 1U);
+    EXPECT_EQ(device_.stray_memory(), 0U);
 }
 
 TEST_P(RingBehaviour, RingsStopAndStartUnderLoadWithoutLosingARequest) {

@@ -15,7 +15,10 @@ constexpr int kBatchMax = 64;
 }  // namespace
 
 EchoDevice::EchoDevice(const EchoDeviceOptions& options)
-    : options_(options), queues_(options.queue_count), workers_(options.queue_count) {
+    : options_(options),
+      queues_(options.queue_count),
+      memory_regions_(options.queue_count),
+      workers_(options.queue_count) {
     for (uint32_t offset = 0; offset < config_.size(); ++offset) {
         config_[offset] = initial_config_byte(offset);
     }
@@ -163,6 +166,9 @@ void EchoDevice::release_held_backwards(QueueIndex index) {
 void EchoDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
     Queue& own = queues_[to_number(index)];
     own.drained = [this, index, drained = std::move(drained)]() mutable {
+        if (break_at_stop_) {
+            queues_[to_number(index)].queue->break_ring(RingError::kDevice);
+        }
         const std::lock_guard lock(workers_mutex_);
         workers_[to_number(index)] = nullptr;
         queues_[to_number(index)].queue = nullptr;
@@ -172,6 +178,14 @@ void EchoDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dr
     if (own.held.empty() || !hold_) {
         answer_held(own);
     }
+}
+
+void EchoDevice::use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) {
+    if (queues_[to_number(index)].queue == nullptr) {
+        ++stray_memory_;
+        return;
+    }
+    memory_regions_[to_number(index)] = memory->regions().size();
 }
 
 }  // namespace outrigger::testing

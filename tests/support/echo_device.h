@@ -59,6 +59,17 @@ class EchoDevice final : public Device {
     /// The next `count` calls of start_queue() fail.
     void refuse_next_starts(int count) { refused_starts_ = count; }
 
+    /// From now on a queue breaks its ring before it says that it has drained.
+    void break_at_stop(bool breaks) { break_at_stop_ = breaks; }
+
+    /// Regions of the memory that a queue was given last.
+    [[nodiscard]] size_t memory_regions(QueueIndex index) const {
+        return memory_regions_.at(to_number(index));
+    }
+
+    /// Calls of use_memory() for queues that the device does not have.
+    [[nodiscard]] uint32_t stray_memory() const { return stray_memory_; }
+
     /// From now on each answer costs the worker's processor so much time.
     void spend(std::chrono::nanoseconds time) { spend_ = time.count(); }
 
@@ -118,6 +129,7 @@ class EchoDevice final : public Device {
                                            Worker& worker) override;
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
 
     void reset() override { ++resets_; }
 
@@ -134,6 +146,7 @@ class EchoDevice final : public Device {
     EchoDeviceOptions options_;
     std::array<std::byte, 256> config_{};
     std::vector<Queue> queues_;  // each element belongs to its queue's worker
+    std::vector<std::atomic<size_t>> memory_regions_;
     std::mutex workers_mutex_;
     std::vector<Worker*> workers_;       // by queue; null while it does not run
     mutable std::mutex frontend_mutex_;  // what follows
@@ -146,6 +159,8 @@ class EchoDevice final : public Device {
     std::atomic<bool> refuse_start_ = false;
     std::atomic<int> refused_starts_ = 0;
     std::atomic<int64_t> spend_ = 0;  // nanoseconds
+    std::atomic<bool> break_at_stop_ = false;
+    std::atomic<uint32_t> stray_memory_ = 0;
     std::atomic<uint32_t> held_ = 0;
     std::atomic<uint64_t> answered_ = 0;
     std::atomic<uint32_t> resets_ = 0;

@@ -107,7 +107,12 @@ void append_threads(std::string& out, const v1::Device& device) {
         }
         append_row(out, fmt::format("thread {}", i), text);
     }
-    append_row(out, "queue moves", fmt::format("{}", device.queue_moves()));
+    append_row(out,
+               "queue moves",
+               device.queue_moves_failed() == 0
+                   ? fmt::format("{}", device.queue_moves())
+                   : fmt::format(
+                         "{}, and {} given up", device.queue_moves(), device.queue_moves_failed()));
 }
 
 std::string fill_text(const v1::FillProgress& fill) {

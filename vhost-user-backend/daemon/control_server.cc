@@ -60,6 +60,7 @@ void describe_threads(const DeviceServer& server, v1::Device& out) {
         }
     }
     out.set_queue_moves(server.counters().queues_moved.value());
+    out.set_queue_moves_failed(server.counters().queue_moves_failed.value());
 }
 
 }  // namespace

@@ -115,6 +115,7 @@ void AsioLoop::arm_watches() {
 }
 
 void AsioLoop::dispatch(WatchId id) {
+    note_awake();
     const auto found = watches_.find(id);
     if (found == watches_.end()) {
         return;

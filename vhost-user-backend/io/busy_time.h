@@ -2,6 +2,7 @@
 /// How long a thread has worked, by the clock on the wall: looks for work and sleep do not count.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -21,11 +22,13 @@ class BusyTime final {
     /// It ended at `now`, which is not before it began.
     void end(Time now) { store((load() - 1) / 2 + nanoseconds(now), false); }
 
-    /// Until `now`, which should not be before what the thread said last.
+    /// Until `now`. The thread may have begun a stretch since then: that counts as nothing, and
+    /// never makes the time less than 0.
     [[nodiscard]] Duration until(Time now) const {
         const int64_t value = load();
         // The mark goes before the division, which rounds towards 0.
-        return Duration((value & 1) == 0 ? value / 2 : (value - 1) / 2 + nanoseconds(now));
+        const int64_t time = (value & 1) == 0 ? value / 2 : (value - 1) / 2 + nanoseconds(now);
+        return Duration(std::max(time, int64_t{0}));
     }
 
   private:

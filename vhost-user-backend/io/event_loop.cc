@@ -30,6 +30,9 @@ void EventLoop::post(Task task) {
 }
 
 bool EventLoop::run_once(Clock::time_point until) {
+    if (until != Clock::time_point::min()) {
+        woke_at_ = Clock::now();
+    }
     bool ran = run_due_timers();
     ran |= run_posted();
     if (ran || until == Clock::time_point::min()) {
@@ -41,7 +44,9 @@ bool EventLoop::run_once(Clock::time_point until) {
     // Both pair with post(), see there.
     may_sleep_.store(true, std::memory_order_seq_cst);
     const bool task_came = has_posted_.load(std::memory_order_seq_cst);
+    may_wait_ = true;
     ran = turn(task_came ? Clock::time_point::min() : until);
+    note_awake();
     may_sleep_.store(false, std::memory_order_relaxed);
     ran |= run_due_timers();
     ran |= run_posted();

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "vhost-user-backend/base/notifier.h"
@@ -57,6 +58,10 @@ class EventLoop {
     /// True when anything ran. Not from within a callback.
     bool run_once(Clock::time_point until);
 
+    /// When the wait of the last run_once() that could sleep ended, or when that was called, if it
+    /// found something to do without a wait. What it called back ran behind that.
+    [[nodiscard]] Clock::time_point woke_at() const { return woke_at_; }
+
     /// The io_uring of this loop, or null when it has none. Thread-bound.
     [[nodiscard]] virtual Uring* uring() { return nullptr; }
 
@@ -68,6 +73,13 @@ class EventLoop {
     /// One turn of the implementation: calls back for what is ready; when nothing is, waits until
     /// something is or `until` has come (time_point::min(): do not wait). True when a callback ran.
     virtual bool turn(Clock::time_point until) = 0;
+
+    /// The wait of a turn has ended. The implementation says so before it calls back.
+    void note_awake() {
+        if (std::exchange(may_wait_, false)) {
+            woke_at_ = Clock::now();
+        }
+    }
 
     /// Readable when another thread posted to a sleeping loop. The implementation watches it, and
     /// answers with on_wakeup().
@@ -99,6 +111,9 @@ class EventLoop {
     std::vector<Task> running_;  // the swapped-out posted_, kept for its capacity
     std::vector<Timer> timers_;  // a heap by later()
     uint64_t last_timer_id_ = 0;
+
+    bool may_wait_ = false;  // this turn may, and has not yet said that it is awake
+    Clock::time_point woke_at_{};
 };
 
 enum class LoopKind : uint8_t {

@@ -397,6 +397,7 @@ bool UringLoop::turn(Clock::time_point until) {
     } else {
         sleep_until(until);
     }
+    note_awake();
     return dispatch_completions();
 }
 

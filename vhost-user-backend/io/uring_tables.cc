@@ -2,13 +2,30 @@
 #include "vhost-user-backend/io/uring_tables.h"
 
 #include <cerrno>
+#include <string_view>
 
 #include <liburing.h>
 #include <sys/uio.h>
 
+#include <fmt/format.h>
+
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/log.h"
 
 namespace outrigger {
+namespace {
+
+/// The slot is not used again, so only what was in it stays.
+void report_kept(std::string_view what, int result) {
+    static LogLimiter limiter;
+    limiter.log(LogLevel::kWarning,
+                "{}",
+                error_from_code(fmt::format("io_uring keeps {} until its thread ends", what),
+                                result < 0 ? -result : EIO)
+                    .message);
+}
+
+}  // namespace
 
 std::optional<uint32_t> UringTables::Slots::take() {
     if (!free_.empty()) {
@@ -40,8 +57,11 @@ std::optional<uint32_t> UringTables::register_file(int fd) {
 
 void UringTables::unregister_file(uint32_t slot) {
     const int none = -1;
-    if (io_uring_register_files_update(ring_, slot, &none, 1) == 1) {
+    const int result = io_uring_register_files_update(ring_, slot, &none, 1);
+    if (result == 1) {
         file_slots_.give_back(slot);
+    } else {
+        report_kept("a file open", result);
     }
 }
 
@@ -83,8 +103,11 @@ void UringTables::unregister_buffer(uint32_t slot) {
     slot_of_.erase(buffer.memory.data());
     buffer = {};
     // Operations under way keep the memory pinned until they have ended.
-    if (update_buffer(slot, {}) == 1) {
+    const int result = update_buffer(slot, {});
+    if (result == 1) {
         buffer_slots_.give_back(slot);
+    } else {
+        report_kept("memory pinned", result);
     }
 }
 

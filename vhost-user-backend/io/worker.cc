@@ -123,8 +123,11 @@ void Worker::serve() {
         if (sources_ready_to_sleep()) {
             counters_.sleeps.add();
             (void)loop_->run_once(Clock::time_point::max());
+            // It has called back already.
+            busy_time_.begin(loop_->woke_at());
+        } else {
+            busy_time_.begin(Clock::now());
         }
-        busy_time_.begin(Clock::now());
     }
     busy_time_.end(Clock::now());
 }

@@ -78,7 +78,7 @@ struct SessionCounters {
     Counter replies_sent;
     Counter rings_started;
     Counter queues_moved;        ///< to another worker, while they ran
-    Counter queue_moves_failed;  ///< they went on where they were, or stopped
+    Counter queue_moves_failed;  ///< the ring went on where it was, or stopped
     Counter iotlb_updates;
     Counter translations_most;  ///< ranges in the largest table that an update made
     Counter iotlb_invalidations;

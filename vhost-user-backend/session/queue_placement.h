@@ -32,8 +32,8 @@ class QueuePlacement final {
         ~Handler() = default;
     };
 
-    /// `workers` has at least one. Without `balances` rings stay where they are, and a worker gets
-    /// every workers.size()-th; that is also how they start.
+    /// `workers` has at least one. At first a worker gets every workers.size()-th ring. Without
+    /// `balances` they stay there; a ring that has moved starts again where it was.
     QueuePlacement(EventLoop& loop,
                    std::span<Worker* const> workers,
                    size_t ring_count,

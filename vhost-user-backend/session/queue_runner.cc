@@ -43,11 +43,15 @@ Result<void> QueueRunner::join_worker() {
     OUTRIGGER_TRY(environment_.device.start_queue(environment_.index, *queue_, *worker_));
     lent_ = true;
     waiting_ = false;
-    environment_.device.use_memory(environment_.index,
-                                   queue_->broken() ? MemorySnapshot::empty() : queue_->memory());
+    lend_memory();
     watch_kick();
     worker_->add_source(*this);
     return {};
+}
+
+void QueueRunner::lend_memory() {
+    environment_.device.use_memory(environment_.index,
+                                   queue_->broken() ? MemorySnapshot::empty() : queue_->memory());
 }
 
 void QueueRunner::watch_kick() {
@@ -177,7 +181,8 @@ bool QueueRunner::poll() {
     check_broken();
     check_memory_released();
     check_quiet();
-    if (looked_) {
+    // In a pause for a move the device has not looked: the first round behind it says so.
+    if (looked_ && (motion_ == Motion::kNone || stopping_)) {
         std::exchange(looked_, nullptr)();
     }
     return worked;
@@ -213,7 +218,7 @@ void QueueRunner::check_broken() {
     }
     if (lent_) {
         // Perhaps because its memory went, which nothing here should keep.
-        environment_.device.use_memory(environment_.index, MemorySnapshot::empty());
+        lend_memory();
     }
     // The session first: who is told by the descriptor may ask for the status at once.
     events_.on_broken(*error);
@@ -227,7 +232,7 @@ void QueueRunner::adopt_memory(std::shared_ptr<const MemorySnapshot> memory,
                                Done done) {
     queue_->adopt_memory(std::move(memory));
     if (lent_) {
-        environment_.device.use_memory(environment_.index, queue_->memory());
+        lend_memory();
     }
     if (!drain) {
         done();
@@ -271,6 +276,7 @@ void QueueRunner::stop(Stopped stopped) {
         return;
     }
     environment_.device.stop_queue(environment_.index, [this] {
+        lent_ = false;
         // Not from here: the device may still be inside a completion, and the worker inside poll().
         worker_->post([this] { finish_stop(); });
     });

@@ -107,7 +107,8 @@ class QueueRunner final : public WorkSource {
 
     void set_kick(SharedFd kick);
 
-    /// VRING_KICK: the worker looks at the ring, then calls `looked`.
+    /// VRING_KICK: the worker looks at the ring, then calls `looked`. During a move that is the
+    /// worker that has the ring behind it.
     void kick_in_band(Done looked);
 
     /// Signals the new descriptor once: QEMU swaps it while requests complete.
@@ -144,6 +145,7 @@ class QueueRunner final : public WorkSource {
     void look_again_later();
     void stop_looking();
     [[nodiscard]] Result<void> join_worker();
+    void lend_memory();
     void leave_worker();
     void check_quiet();
     void end_quiesce(bool quiet);

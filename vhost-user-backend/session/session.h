@@ -42,7 +42,7 @@ class Session final {
     struct Environment {
         Device& device;
         EventLoop& control_loop;
-        std::span<Worker* const> workers;  ///< queue i starts on worker i modulo their count
+        std::span<Worker* const> workers;  ///< queue i first starts on worker i modulo their count
         SessionCounters& counters;
         SessionLogs& logs;
     };

@@ -194,6 +194,26 @@ TEST_F(FixedMemoryTest, RegionThatGoesIsGivenBackAndUnmapped) {
     EXPECT_EQ(counts_.bytes.load(), kPiece);
 }
 
+TEST_F(FixedMemoryTest, MemoryBeyondTheRoomOfTheRingHasNoSlot) {
+    const auto vast = make_region(uint64_t{1} << 40, (FixedMemory::kPiecesMax + 1) * kPiece);
+    const auto last = make_region(uint64_t{1} << 50);
+    fixed_.use(*snapshot_of({region_, vast, last}));
+    const auto slot_in_vast = [&](size_t index) {
+        return fixed_.slot_of({.iov_base = vast->data() + index * kPiece, .iov_len = 1});
+    };
+
+    ASSERT_TRUE(slot_at(2 * kPiece));
+    EXPECT_TRUE(slot_in_vast(FixedMemory::kPiecesMax - 4));
+    EXPECT_FALSE(slot_in_vast(FixedMemory::kPiecesMax - 3));
+    EXPECT_FALSE(slot_in_vast(FixedMemory::kPiecesMax));
+    EXPECT_FALSE(fixed_.slot_of({.iov_base = last->data(), .iov_len = 1}));
+    EXPECT_EQ(uring_.calls, 2);
+
+    fixed_.use(*snapshot_of({region_, last}));
+    EXPECT_TRUE(fixed_.slot_of({.iov_base = last->data(), .iov_len = 1})) << "there is room again";
+    EXPECT_TRUE(slot_at(2 * kPiece));
+}
+
 TEST_F(FixedMemoryTest, ReleaseUnmapsAndForgets) {
     fixed_.use(*snapshot_of({region_}));
     ASSERT_TRUE(slot_at(0));

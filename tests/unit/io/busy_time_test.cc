@@ -48,6 +48,13 @@ TEST(BusyTime, AddsStretchesUp) {
     EXPECT_EQ(busy.until(at(7005)), nanoseconds(13));
 }
 
+TEST(BusyTime, IsNeverNegative) {
+    BusyTime busy;
+    busy.begin(at(1008));
+
+    EXPECT_EQ(busy.until(at(1001)), nanoseconds(0)) << "the clock was read before it began";
+}
+
 TEST(BusyTime, IsRightBeforeTheClockBegan) {
     BusyTime busy;
     busy.begin(at(-1001));

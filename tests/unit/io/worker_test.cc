@@ -4,6 +4,8 @@
 #include <array>
 #include <atomic>
 #include <future>
+#include <latch>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -317,6 +319,63 @@ TEST_P(WorkerTest, IdleWorkerSleeps) {
     while (worker->counters().sleeps.value() == 0) {
         std::this_thread::yield();
     }
+}
+
+// Each way to wake it: by a task, by a descriptor, by a timer.
+TEST_P(WorkerTest, WhatEndsASleepIsBusyTime) {
+    const auto worker = start();
+    const auto work = [] {
+        const auto end = Clock::now() + 10ms;
+        while (Clock::now() < end) {
+        }
+    };
+    // What is posted behind the end of a task runs in the next turn, when the last one counts.
+    const auto busy = [&] {
+        run_on(*worker, [] {});
+        run_on(*worker, [] {});
+        return worker->busy_time().until(Clock::now());
+    };
+    const auto wait_until_asleep = [&] {
+        const uint64_t sleeps = worker->counters().sleeps.value();
+        const auto end = Clock::now() + 5ms;  // it may have been on its way
+        while (worker->counters().sleeps.value() == sleeps && Clock::now() < end) {
+            std::this_thread::yield();
+        }
+        std::this_thread::sleep_for(2ms);
+    };
+
+    auto before = busy();
+    wait_until_asleep();
+    run_on(*worker, work);
+    EXPECT_GE(busy() - before, 10ms) << "a task";
+
+    auto notifier = Notifier::create().value();
+    std::optional<WatchId> watch;
+    std::latch readable{1};
+    run_on(*worker, [&] {
+        watch = worker->loop().watch_readable(notifier.read_fd(), [&] {
+            notifier.drain();
+            work();
+            readable.count_down();
+        });
+    });
+    before = busy();
+    wait_until_asleep();
+    notifier.signal();
+    readable.wait();
+    EXPECT_GE(busy() - before, 10ms) << "a descriptor";
+    run_on(*worker, [&] { worker->loop().unwatch(*watch); });
+
+    std::latch expired{1};
+    before = busy();
+    run_on(*worker, [&] {
+        worker->loop().start_timer(Clock::now() + 20ms, [&] {
+            work();
+            expired.count_down();
+        });
+    });
+    expired.wait();
+    EXPECT_GE(busy() - before, 10ms) << "a timer";
 }
 
 TEST(ThreadlessWorker, RunsNothingButInItsTurns) {
