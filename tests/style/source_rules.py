@@ -111,6 +111,12 @@ def check_whitespace(files):
     return problems
 
 
+def check_merged(files):
+    """No marks of a merge that was not resolved."""
+    return [f"{file.path}:{number}: the mark of a merge" for file in files
+            for number, line in file.numbered_lines() if line.startswith(("<" * 7 + " ", ">" * 7 + " "))]
+
+
 def check_built(files):
     """Every .cc file is named in a meson.build above it."""
     builds = {file.path: file.text for file in files if file.path.endswith("meson.build")}
@@ -167,6 +173,7 @@ def check_itself(_files):
         (check_places, "a.md", "from pypi" + ".org\n", "from the registry\n"),
         (check_whitespace, "a.cc", "int x; \n", "int x;\n"),
         (check_whitespace, "a.md", "no end", "an end\n"),
+        (check_merged, "a.md", "<" * 7 + " HEAD\n", "<" * 6 + "\n"),
         (check_built, "a/b.cc", "\n", None),
     ]
     problems = []
@@ -200,6 +207,7 @@ CHECKS = {
     "source.todo": check_todo,
     "source.no-foreign-places": check_places,
     "source.whitespace": check_whitespace,
+    "source.merged": check_merged,
     "source.every-file-is-built": check_built,
     "source.scripts-parse": check_scripts,
     "source.every-trap-is-tested": check_traps,
