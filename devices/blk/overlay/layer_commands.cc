@@ -67,11 +67,11 @@ Result<void> empty_layer(const LayerCommand& command, LoadedLayer& layer) {
         return failure(layer_error(command, "cannot empty", os_error));
     }
     // Not before no bit points there any more.
-    const int fd = layer.files.store->fd();
     const LayerGeometry& geometry = journal.geometry();
-    if (::ftruncate(fd, static_cast<off_t>(geometry.data_offset)) != 0 ||
-        ::ftruncate(fd, static_cast<off_t>(geometry.file_bytes)) != 0) {
-        return failure(layer_error(command, "cannot empty", errno));
+    const int os_error = layer.files.store->give_back(geometry.data_offset,
+                                                      geometry.file_bytes - geometry.data_offset);
+    if (os_error != 0) {
+        return failure(layer_error(command, "cannot empty", os_error));
     }
     return {};
 }

@@ -75,6 +75,15 @@ int LayerFileStore::zero(uint64_t offset_bytes, uint64_t length_bytes) {
     return 0;
 }
 
+int LayerFileStore::give_back(uint64_t offset_bytes, uint64_t length_bytes) {
+    BlockingCall call(IoOpcode::kPunchHole);
+    call.offset_bytes = offset_bytes;
+    call.length_bytes = length_bytes;
+    const int32_t result = run_operation(fd_.get(), call);
+    const bool cannot = result == -EOPNOTSUPP || result == -ENOSYS || result == -ENOTTY;
+    return result >= 0 || cannot ? 0 : -result;
+}
+
 int LayerFileStore::sync() {
     // The kernel reports lost data only once: whoever heard of it tells the others.
     if (data_ != nullptr && data_->sync_failed.load(std::memory_order_relaxed)) {

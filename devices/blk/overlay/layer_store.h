@@ -46,6 +46,10 @@ class LayerFileStore final : public LayerStore {
     /// Makes the range read as zeroes, by a hole where there can be one.
     [[nodiscard]] int zero(uint64_t offset_bytes, uint64_t length_bytes);
 
+    /// Gives the range's space back where the system can do that in one step: whatever ends this
+    /// process, the file keeps its size. What it holds then is undefined.
+    [[nodiscard]] int give_back(uint64_t offset_bytes, uint64_t length_bytes);
+
     [[nodiscard]] int fd() const { return fd_.get(); }
 
   private:
