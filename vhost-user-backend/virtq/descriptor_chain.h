@@ -31,6 +31,7 @@ struct ChainSlot {
     ChainSlot* popped_next = nullptr;
     uint32_t written_bytes = 0;
     bool completed = false;
+    bool is_noted = false;  // RingLog knows its device-writable buffers
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.

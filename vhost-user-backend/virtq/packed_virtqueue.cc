@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 
+#include <algorithm>
+
 #include "vhost-user-backend/virtq/ring_memory.h"
 
 namespace outrigger {
@@ -28,6 +30,14 @@ void PackedVirtqueue::make_visible() {
     undecided_entries_ += unseen_entries_;
     entries_held_ = static_cast<uint16_t>(entries_held_ - unseen_entries_);
     unseen_entries_ = 0;
+}
+
+std::array<AreaRange, 2> PackedVirtqueue::unseen_used() const {
+    const size_t count = std::min(unseen_entries_, size_);
+    const size_t first = first_unseen_;
+    const size_t behind = std::min(count, size_ - first);
+    return {{{.offset = first * kDescriptorBytes, .bytes = behind * kDescriptorBytes},
+             {.offset = 0, .bytes = (count - behind) * kDescriptorBytes}}};
 }
 
 bool PackedVirtqueue::call_wanted() {

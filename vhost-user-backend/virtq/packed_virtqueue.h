@@ -3,6 +3,7 @@
 /// event suppression structures. VIRTIO 1.3, 2.8. What both formats share is in Virtqueue.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -66,6 +67,22 @@ class PackedVirtqueue final {
     void suppress_kicks();
     /// True: there is work already.
     [[nodiscard]] bool enable_kicks();
+
+    // For the dirty log: what the device writes.
+
+    /// What push_used() wrote since the last make_visible(), in the descriptor area, with the
+    /// entries in between; the second part when that wraps.
+    [[nodiscard]] std::array<AreaRange, 2> unseen_used() const;
+
+    /// What the next make_visible() writes, in the descriptor area.
+    [[nodiscard]] AreaRange visible_mark() const {
+        return {.offset = size_t{first_unseen_} * kDescriptorBytes + kFlags, .bytes = 2};
+    }
+
+    /// What suppress_kicks() and enable_kicks() write, in the device area.
+    [[nodiscard]] static std::array<AreaRange, 2> suppression() {
+        return {{{.offset = 0, .bytes = 4}, {}}};
+    }
 
   private:
     // Offsets within a descriptor. VIRTIO 1.3, 2.8.13.

@@ -43,6 +43,8 @@ std::string_view describe(RingError error) {
             return "guest memory is gone: its file was truncated, or the host has no pages for it";
         case RingError::kRingUnmapped:
             return "the IOMMU gives no usable memory for the ring itself";
+        case RingError::kDirtyLog:
+            return "the front end's dirty log is too small for a page that was written, or gone";
     }
     return "unknown ring error";
 }

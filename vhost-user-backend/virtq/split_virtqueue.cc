@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/virtq/split_virtqueue.h"
 
+#include <algorithm>
+
 #include "vhost-user-backend/virtq/ring_memory.h"
 
 namespace outrigger {
@@ -26,6 +28,14 @@ void SplitVirtqueue::make_visible() {
     // what the device wrote to the buffers and the used entries comes before.
     store<uint16_t>(areas_.device + kIndex, next_used_, __ATOMIC_RELEASE);
     visible_used_ = next_used_;
+}
+
+std::array<AreaRange, 2> SplitVirtqueue::unseen_used() const {
+    const size_t count = std::min<size_t>(static_cast<uint16_t>(next_used_ - visible_used_), size_);
+    const size_t first = visible_used_ & mask();
+    const size_t behind = std::min(count, size_ - first);
+    return {{{.offset = kEntries + first * kUsedEntryBytes, .bytes = behind * kUsedEntryBytes},
+             {.offset = kEntries, .bytes = (count - behind) * kUsedEntryBytes}}};
 }
 
 bool SplitVirtqueue::call_wanted() {

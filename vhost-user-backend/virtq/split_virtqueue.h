@@ -3,6 +3,7 @@
 /// VIRTIO 1.3, 2.7. What both formats share is in Virtqueue.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -59,6 +60,20 @@ class SplitVirtqueue final {
     void suppress_kicks();
     /// True: there is work already.
     [[nodiscard]] bool enable_kicks();
+
+    // For the dirty log: what the device writes. All of it lies in the device area.
+
+    /// What push_used() wrote since the last make_visible(); the second part when that wraps.
+    [[nodiscard]] std::array<AreaRange, 2> unseen_used() const;
+
+    /// What the next make_visible() writes.
+    [[nodiscard]] static AreaRange visible_mark() { return {.offset = kIndex, .bytes = 2}; }
+
+    /// What suppress_kicks() and enable_kicks() write.
+    [[nodiscard]] std::array<AreaRange, 2> suppression() const {
+        return {{{.offset = kFlags, .bytes = 2},
+                 {.offset = kEntries + size_t{size_} * kUsedEntryBytes, .bytes = 2}}};
+    }
 
   private:
     [[nodiscard]] Result<void, RingError> read_chain(uint16_t head, ChainBuilder& builder) const;

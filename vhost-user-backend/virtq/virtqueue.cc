@@ -136,6 +136,9 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (config_.in_order) {
         order_.append(slot);
     }
+    if (logging_) [[unlikely]] {
+        note_writes(slot);
+    }
     retries_ = 0;
     counters_.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
@@ -201,7 +204,9 @@ void Virtqueue::stop_waiting() {
 }
 
 void Virtqueue::make_visible() {
-    if (config_.packed) {
+    if (logging_) [[unlikely]] {
+        make_visible_and_mark();
+    } else if (config_.packed) {
         packed_.make_visible();
     } else {
         split_.make_visible();
@@ -255,6 +260,9 @@ void Virtqueue::suppress_kicks() {
     } else {
         split_.suppress_kicks();
     }
+    if (logging_) [[unlikely]] {
+        mark_suppression();
+    }
 }
 
 bool Virtqueue::enable_kicks() {
@@ -263,6 +271,9 @@ bool Virtqueue::enable_kicks() {
         return false;  // adopt_memory() arms kicks when the ring comes back
     }
     const bool has_work = config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    if (logging_) [[unlikely]] {
+        mark_suppression();
+    }
     // While the ring holds back, its work must wait for a completion.
     return has_work && !holds_back();
 }
@@ -271,6 +282,9 @@ void Virtqueue::set_place(RingPlace place) {
     place_ = std::move(place);
     mapped_ = place_.areas.descriptor != nullptr;
     update_may_pop();
+    if (logging_) [[unlikely]] {
+        find_log_areas();
+    }
     if (config_.packed) {
         packed_.set_areas(place_.areas);
         return;
@@ -338,12 +352,19 @@ void Virtqueue::leave_old_areas() {
 
 bool Virtqueue::memory_was_lost() {
     const uint32_t count = sigbus_guard::lost_count();
-    if (count != std::exchange(lost_count_seen_, count) &&
-        (memory_.any_region_lost() || place_.any_lost())) {
-        memory_lost_ = true;
-        break_ring(RingError::kMemoryLost);
+    if (count != std::exchange(lost_count_seen_, count)) [[unlikely]] {
+        look_for_loss();
     }
     return memory_lost_;
+}
+
+void Virtqueue::look_for_loss() {
+    if (memory_.any_region_lost() || place_.any_lost()) {
+        memory_lost_ = true;
+        break_ring(RingError::kMemoryLost);
+    } else if (logging_ && log_->lost()) {
+        break_ring(RingError::kDirtyLog);
+    }
 }
 
 bool Virtqueue::buffers_were_lost(std::span<const iovec> buffers) {

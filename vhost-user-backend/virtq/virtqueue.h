@@ -25,6 +25,7 @@
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
+#include "vhost-user-backend/virtq/ring_log.h"
 #include "vhost-user-backend/virtq/ring_place.h"
 #include "vhost-user-backend/virtq/split_virtqueue.h"
 #include "vhost-user-backend/virtq/virtqueue_config.h"
@@ -117,6 +118,14 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
+    /// What the device writes from now on is marked in `log`, or (null) nowhere. Chains that were
+    /// popped before the first log have noted nothing, so whoever begins to log waits until they
+    /// are back (adopt_memory()). `used_address`: see RingLog::set_log().
+    void set_log(std::shared_ptr<const DirtyLog> log, std::optional<GuestAddr> used_address);
+
+    /// Was anything marked in the log since this was asked last?
+    [[nodiscard]] bool take_log_change() { return logging_ && log_->take_change(); }
+
     /// The snapshot that chains are popped under.
     [[nodiscard]] const std::shared_ptr<const MemorySnapshot>& memory() const {
         return memory_.current_pointer();
@@ -176,6 +185,15 @@ class Virtqueue final {
 
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 
+    // What the log is told; only while logging.
+    void note_writes(ChainSlot& slot);
+    void mark_writes(ChainSlot& slot);
+    void mark_area(RingArea area, const AreaRange& range);
+    void make_visible_and_mark();
+    void mark_suppression();
+    void find_log_areas();
+
+    void look_for_loss();
     void wait_for_translations();
     void wait_for_ring(const MissList& misses);
     void look_for_translations();
@@ -188,6 +206,7 @@ class Virtqueue final {
     bool mapped_ = false;   // the ring has areas, if only those that it is about to leave
     bool covered_ = false;  // the current memory has the ring
     bool may_pop_ = false;  // covered, not broken, and not waiting for translations
+    bool logging_ = false;  // there is a dirty log
     bool resumed_ = false;  // has read what the device before left in the ring
     bool misses_are_new_ = false;
     bool processing_requested_ = false;
@@ -209,6 +228,7 @@ class Virtqueue final {
     ChainSlots slots_;
     std::optional<uint32_t> areas_lease_;  // the areas lie in older memory, which this pins
     CompletionOrder order_;                // of IN_ORDER rings
+    std::unique_ptr<RingLog> log_;         // null until there was one
     VirtqueueCounters counters_;
 };
 
@@ -216,6 +236,9 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     counters_.chains_completed.add();
     counters_.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
+    if (slot.is_noted) [[unlikely]] {
+        mark_writes(slot);
+    }
     memory_.unpin(slot.memory_lease);
     if (!config_.in_order) {
         take_back(slot, written_bytes);
