@@ -29,9 +29,10 @@ enum class RingError : uint8_t {
     kKickBroken,             ///< the kick descriptor cannot be read as a notification
     kMemoryLost,             ///< guest memory is gone: its file was truncated, or has no pages
     kRingUnmapped,           ///< the IOMMU gives the ring's memory not, or in unusable pieces
+    kInflightLog,            ///< the in-flight log of an earlier run cannot be of this ring
 };
 
-inline constexpr size_t kRingErrorCount = 19;
+inline constexpr size_t kRingErrorCount = 20;
 
 /// A table of more entries breaks the ring. QEMU, Linux and the DPDK drivers stay far below.
 inline constexpr uint32_t kIndirectEntriesMax = 1024;
