@@ -17,6 +17,7 @@ constexpr auto kReleaseInterval = std::chrono::milliseconds(100);
 Refusal to_refusal(VirtqueueSetupError error) {
     switch (error) {
         case VirtqueueSetupError::kSize:
+        case VirtqueueSetupError::kInflight:
             return Refusal::kRingSize;
         case VirtqueueSetupError::kBase:
             return Refusal::kRingBase;
@@ -96,6 +97,9 @@ void Session::Impl::on_ring_stopped(size_t index) {
     if (memory_->mode().iommu && !any_ring_running()) {
         // QEMU tells of nothing that the guest unmaps from now on, and starts with nothing.
         forget_translations();
+    }
+    if (suspended()) {
+        environment_.device.on_suspended();
     }
 }
 
