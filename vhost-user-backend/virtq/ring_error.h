@@ -30,9 +30,10 @@ enum class RingError : uint8_t {
     kMemoryLost,             ///< guest memory is gone: its file was truncated, or has no pages
     kRingUnmapped,           ///< the IOMMU gives the ring's memory not, or in unusable pieces
     kDirtyLog,               ///< a page that was written has no bit in the front end's dirty log
+    kInflightLog,            ///< the in-flight log of an earlier run cannot be of this ring
 };
 
-inline constexpr size_t kRingErrorCount = 20;
+inline constexpr size_t kRingErrorCount = 21;
 
 /// A table of more entries breaks the ring. QEMU, Linux and the DPDK drivers stay far below.
 inline constexpr uint32_t kIndirectEntriesMax = 1024;

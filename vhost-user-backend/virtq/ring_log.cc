@@ -78,6 +78,20 @@ bool RingLog::mark_chain(size_t slot) {
     return complete;
 }
 
+bool RingLog::mark_areas() {
+    bool complete = true;
+    for (size_t area = 0; area < areas_.size(); ++area) {
+        if (!areas_[area].empty()) {
+            const Piece& last = areas_[area].back();
+            const size_t bytes = last.offset + static_cast<size_t>(last.guest.bytes);
+            complete =
+                mark_area(RingArea{static_cast<uint8_t>(area)}, {.offset = 0, .bytes = bytes}) &&
+                complete;
+        }
+    }
+    return complete;
+}
+
 bool RingLog::mark_area(RingArea area, const AreaRange& range) {
     bool complete = true;
     bool marked_here = false;  // at the address that the front end gave for the log

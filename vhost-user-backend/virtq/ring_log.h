@@ -53,6 +53,9 @@ class RingLog final {
     /// False: the log has no bit for some of it.
     [[nodiscard]] bool mark_chain(size_t slot);
 
+    /// Marks all of the areas that the device writes. There is a log. False: as above.
+    [[nodiscard]] bool mark_areas();
+
     /// Marks what the device wrote to an area. There is a log. False: as above.
     [[nodiscard]] bool mark_area(RingArea area, const AreaRange& range);
 

@@ -22,6 +22,7 @@
 #include "vhost-user-backend/virtq/chain_slots.h"
 #include "vhost-user-backend/virtq/completion_order.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
+#include "vhost-user-backend/virtq/inflight_buffer.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
@@ -47,10 +48,13 @@ class Virtqueue final {
     /// that are not translated yet are no error: the ring then waits for them (take_misses()).
     /// `base` as it came with SET_VRING_BASE. For a packed ring whose upper half is 0 and whose
     /// lower half is not, the used position is taken to be the available one (DPDK virtio-user).
+    /// With an in-flight log that an earlier run left, its chains are popped first, in the order in
+    /// which that run popped them, and `base` does not count.
     [[nodiscard]] static Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> create(
         const VirtqueueConfig& config,
         VringBase base,
-        std::shared_ptr<const MemorySnapshot> memory);
+        std::shared_ptr<const MemorySnapshot> memory,
+        InflightArea inflight = {});
 
     Virtqueue(const Virtqueue&) = delete;
     Virtqueue& operator=(const Virtqueue&) = delete;
@@ -173,7 +177,9 @@ class Virtqueue final {
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
 
   private:
-    Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const MemorySnapshot> memory);
+    Virtqueue(const VirtqueueConfig& config,
+              std::shared_ptr<const MemorySnapshot> memory,
+              InflightArea inflight);
 
     template <class Ring>
     [[nodiscard]] std::optional<DescriptorChain> pop_from(Ring& ring);
@@ -181,7 +187,12 @@ class Virtqueue final {
     [[nodiscard]] bool holds_back() const { return slots_.are_full(); }
 
     void set_place(RingPlace place);
+    void resume();
     void leave_old_areas();
+
+    [[nodiscard]] bool inflight_was_lost() const {
+        return inflight_.buffer != nullptr && inflight_.buffer->lost();
+    }
 
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 
@@ -203,6 +214,7 @@ class Virtqueue final {
     [[nodiscard]] bool decide_call();
 
     VirtqueueConfig config_;
+    InflightArea inflight_;
     bool mapped_ = false;   // the ring has areas, if only those that it is about to leave
     bool covered_ = false;  // the current memory has the ring
     bool may_pop_ = false;  // covered, not broken, and not waiting for translations
@@ -229,6 +241,8 @@ class Virtqueue final {
     std::optional<uint32_t> areas_lease_;  // the areas lie in older memory, which this pins
     CompletionOrder order_;                // of IN_ORDER rings
     std::unique_ptr<RingLog> log_;         // null until there was one
+    // Whoever ran this ring before may have died between a store and its mark.
+    bool areas_marked_ = false;
     VirtqueueCounters counters_;
 };
 
@@ -264,9 +278,9 @@ inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {
         request_processing();
     }
     if (config_.packed) {
-        packed_.push_used(slot.head, written_bytes, slot.descriptor_count);
+        packed_.push_used(slot, written_bytes);
     } else {
-        split_.push_used(slot.head, written_bytes, slot.descriptor_count);
+        split_.push_used(slot, written_bytes);
     }
     ++unpublished_;
 }

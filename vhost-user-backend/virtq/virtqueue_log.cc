@@ -18,6 +18,7 @@ void Virtqueue::set_log(std::shared_ptr<const DirtyLog> log,
     log_->set_log(std::move(log), used_address);
     if (logging_) {
         if (!was_logging) {
+            areas_marked_ = false;
             find_log_areas();
         }
         look_for_loss();
@@ -31,6 +32,9 @@ void Virtqueue::find_log_areas() {
     log_->set_areas(place_,
                     {config_.packed ? rules.descriptor.bytes : 0, 0, rules.device.bytes},
                     areas_lease_ ? memory_.pinned(*areas_lease_) : memory_.current());
+    if (mapped_ && !std::exchange(areas_marked_, true) && !log_->mark_areas()) {
+        break_ring(RingError::kDirtyLog);
+    }
 }
 
 void Virtqueue::note_writes(ChainSlot& slot) {

@@ -50,6 +50,8 @@ class RingLogTest : public ::testing::Test {
     void create(const VirtqueueConfig& config, uint32_t base = 0) {
         queue_ = Virtqueue::create(config, VringBase{base}, memory_.snapshot(1)).value();
         queue_->set_log(map_log(log_), std::nullopt);
+        areas_ = log_.take_pages();
+        (void)queue_->take_log_change();
     }
 
     /// Pops one chain and completes it; what became visible is published.
@@ -70,6 +72,7 @@ class RingLogTest : public ::testing::Test {
         {{0, 0x40000}, {address(kDataPage), 0x10000}, {address(kNeighbourPage), 0x10000}}};
     DirtyLogFile log_{kLogPages};
     std::unique_ptr<Virtqueue> queue_;
+    Pages areas_;  // what was marked as soon as there was a log
 };
 
 // --- Split -------------------------------------------------------------------------------------
@@ -225,6 +228,7 @@ TEST_F(SplitRingLog, WhatWasNotedForOneChainIsNotMarkedForTheNext) {
     auto unlogged = queue_->pop();  // takes the same slot
     ASSERT_TRUE(unlogged);
     queue_->set_log(map_log(log_), std::nullopt);
+    EXPECT_EQ(log_.take_pages(), Pages({kUsedPage}));
     unlogged->complete(0);
     EXPECT_EQ(log_.pages(), Pages());
 }
@@ -241,6 +245,7 @@ TEST_F(SplitRingLog, ChainsFromBeforeTheLogHoldUpTheNextEpoch) {
     EXPECT_FALSE(queue_->old_memory_released());
     auto behind = queue_->pop();
     ASSERT_TRUE(behind);
+    (void)log_.take_pages();
     behind->complete(0);
     EXPECT_EQ(log_.pages(), Pages({kDataPage + 1}));
     EXPECT_FALSE(queue_->old_memory_released());
@@ -349,6 +354,17 @@ class LargeSplitRingLog : public RingLogTest {
     SplitRing ring_{memory_, kSize, 0x1000};
 };
 
+// Whoever ran the ring before may have died between a store and its mark.
+TEST_F(LargeSplitRingLog, WholeUsedRingIsMarkedWhenLoggingBegins) {
+    EXPECT_EQ(areas_, Pages({5, 6, 7}));
+}
+
+TEST_F(LargeSplitRingLog, NothingIsMarkedWhenTheLogIsReplaced) {
+    const DirtyLogFile other(kLogPages);
+    queue_->set_log(map_log(other), std::nullopt);
+    EXPECT_EQ(other.pages(), Pages());
+}
+
 TEST_F(LargeSplitRingLog, UsedEntryAndIndexAreMarkedWhereTheyAre) {
     ring_.offer(0);
     serve();
@@ -393,6 +409,10 @@ class PackedRingLog : public RingLogTest {
 
     PackedRing ring_{memory_, kSize, 0x1000};
 };
+
+TEST_F(PackedRingLog, DescriptorsAndEventsAreMarkedWhenLoggingBegins) {
+    EXPECT_EQ(areas_, Pages({1, 2, kEventPage}));
+}
 
 TEST_F(PackedRingLog, WritableBuffersAndTheUsedDescriptorAreMarked) {
     offer(0, {{address(kDataPage), 1, false}, {address(kDataPage + 1), kLogPage + 1, true}});
