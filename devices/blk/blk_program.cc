@@ -23,6 +23,7 @@
 #include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
 #include "devices/blk/uring_engine.h"
+#include "devices/blk/zoned/zoned_image.h"
 #ifdef OUTRIGGER_NBD
 #include "devices/blk/nbd/nbd_image.h"
 #include "devices/blk/nbd/nbd_sandbox.h"
@@ -54,7 +55,8 @@ constexpr OptionSpec kOptions[] = {
     {.name = "blk-file",
      .kind = OptionKind::kText,
      .value_name = "PATH",
-     .help = "Serve this image file or block device"},
+     .help =
+         "Serve this image file or block device; a zoned one, with --cache=none, with its zones"},
     // Never guessed: a guest that may write a raw disk can make it look like any format.
     {.name = "image-format",
      .kind = OptionKind::kChoice,
@@ -438,6 +440,25 @@ ImageFileOptions file_options(const OptionValues& values) {
             .block_bytes = block_size_of(values)};
 }
 
+/// A file or a device; one with zones is served with them where the guest may write it.
+Result<std::unique_ptr<Image>> open_raw(const OptionValues& values) {
+    ImageFileOptions options = file_options(values);
+    options.writes_zones = true;
+    auto file = OUTRIGGER_TRY(ImageFile::open(options));
+    ZonedParts zoned{.host = nullptr, .below = nullptr, .zoning = file->zoning};
+    if (serves_zones(*file)) {
+        zoned.host = OUTRIGGER_TRY(zone_host_of(*file));
+    }
+    auto image = std::make_unique<FileImage>(std::move(file),
+                                             engine_of(values.text("io-engine").value_or("auto")),
+                                             fixes_memory(values));
+    if (zoned.host == nullptr) {
+        return image;
+    }
+    zoned.below = std::move(image);
+    return ZonedImage::create(std::move(zoned));
+}
+
 Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
     if (const std::optional<uint64_t> size = values.number("null-size")) {
         return std::make_unique<NullImage>(
@@ -471,8 +492,7 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    auto file = OUTRIGGER_TRY(ImageFile::open(file_options(values)));
-    return std::make_unique<FileImage>(std::move(file), engine, fixes_memory(values));
+    return open_raw(values);
 }
 
 Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
@@ -532,6 +552,9 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
         raise_limit_of_fixed_memory();
     }
     auto image = OUTRIGGER_TRY(open_image(values));
+    if (image->properties().zoning.model != ZoneModel::kNone) {
+        options.adopt_image = nullptr;  // the guest knows the zones of this one
+    }
     return std::make_unique<BlkDevice>(std::move(image), options);
 }
 
