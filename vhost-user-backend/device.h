@@ -152,6 +152,11 @@ class Device {
     /// Lives as long as the device. Control thread.
     [[nodiscard]] virtual control::DeviceControl* control();
 
+    /// The front end has stopped the last queue that it had started: the virtual machine is paused,
+    /// moves to another host or program, or is gone. A queue that moves between workers is not
+    /// stopped. start_queue() may follow. Control thread.
+    virtual void on_suspended();
+
     /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new
     /// session. All queues are stopped. Control thread.
     virtual void reset() = 0;

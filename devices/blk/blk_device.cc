@@ -196,6 +196,14 @@ void BlkDevice::use_memory(QueueIndex index, const std::shared_ptr<const MemoryS
     }
 }
 
+void BlkDevice::on_suspended() {
+    const std::lock_guard lock(mutex_);
+    image_->rest();
+    if (next_image_ != nullptr) {
+        next_image_->rest();
+    }
+}
+
 void BlkDevice::reset() {
     // Nothing is held any more, and the next driver begins anew.
     shared_.stopped.store(false, std::memory_order_relaxed);

@@ -65,6 +65,7 @@ class BlkDevice final : public Device {
     void hurry_queue(QueueIndex index) override;
     void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
     [[nodiscard]] control::DeviceControl* control() override;
+    void on_suspended() override;
     void reset() override;
 
     /// Any thread.

@@ -34,6 +34,7 @@ namespace outrigger::blk {
 namespace {
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
+constexpr std::string_view kLocks[] = {"on", "running", "off"};
 constexpr std::string_view kFormats[] = {"raw", "qcow2"};
 constexpr std::string_view kCaches[] = {"writeback", "writethrough", "none"};
 constexpr std::string_view kEngines[] = {"auto", "threads", "uring"};
@@ -136,11 +137,14 @@ constexpr OptionSpec kOptions[] = {
      .choices = kOnOff},
     {.name = "lock",
      .kind = OptionKind::kChoice,
-     .value_name = "on|off",
+     .value_name = "WHEN",
      .help = "Refuse an image that another process writes, or, unless --read-only, reads and wants "
-             "unchanged; the locks are those of QEMU and its tools",
+             "unchanged; the locks are those of QEMU and its tools. on: as long as the daemon has "
+             "the image open; running: from when a guest starts the disk until it has stopped it, "
+             "so that the daemons at both ends of a live migration may have one raw image open, "
+             "and a guest whose disk another one runs cannot start it; off: never",
      .default_value = "on",
-     .choices = kOnOff},
+     .choices = kLocks},
     {.name = "on-error",
      .kind = OptionKind::kChoice,
      .value_name = "POLICY",
@@ -355,6 +359,12 @@ Result<void> check_blk_options(const OptionValues& values) {
     }
 #endif
     const bool is_qcow2 = values.text("image-format") == "qcow2";
+    // What the other kinds have read of their files would be old when their turn comes.
+    if (values.text("lock") == "running" &&
+        (!values.has("blk-file") || is_qcow2 || values.has("overlay"))) {
+        return usage_error(
+            "--lock=running goes with a raw --blk-file=PATH only, without --overlay");
+    }
     if (is_qcow2 && !values.has("blk-file")) {
         return usage_error("--image-format=qcow2 goes with --blk-file=PATH only");
     }
@@ -437,6 +447,7 @@ ImageFileOptions file_options(const OptionValues& values) {
             .read_only = values.flag("read-only") || values.has("overlay"),
             .direct = values.text("cache") == "none",
             .lock = values.text("lock") != "off",
+            .lock_in_use = values.text("lock") == "running",
             .block_bytes = block_size_of(values)};
 }
 
@@ -445,7 +456,10 @@ Result<std::unique_ptr<Image>> open_raw(const OptionValues& values) {
     ImageFileOptions options = file_options(values);
     options.writes_zones = true;
     auto file = OUTRIGGER_TRY(ImageFile::open(options));
-    ZonedParts zoned{.host = nullptr, .below = nullptr, .zoning = file->zoning};
+    ZonedParts zoned{.host = nullptr,
+                     .below = nullptr,
+                     .zoning = file->zoning,
+                     .takes_turns = options.lock_in_use};
     if (serves_zones(*file)) {
         zoned.host = OUTRIGGER_TRY(zone_host_of(*file));
     }

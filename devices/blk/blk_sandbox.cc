@@ -51,10 +51,17 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, FIONBIO)}},
 };
 
+/// Image::rest().
+constexpr SystemCallRule kControlSystemCalls[] = {
+    {.name = "fcntl", .tests = {argument_is(1, F_OFD_SETLK)}},
+};
+
 }  // namespace
 
 SandboxNeeds blk_sandbox_needs() {
-    return {.system_calls = kSystemCalls, .uring_operations = uring_engine_operations()};
+    return {.system_calls = kSystemCalls,
+            .control_system_calls = kControlSystemCalls,
+            .uring_operations = uring_engine_operations()};
 }
 
 }  // namespace outrigger::blk

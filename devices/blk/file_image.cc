@@ -14,12 +14,31 @@ Result<IoThreadPool*> FileImage::threads() {
     return threads_.get();
 }
 
+void FileImage::rest() {
+    const std::lock_guard lock(mutex_);
+    file_->unlock();
+}
+
 Result<uint64_t> FileImage::resize(std::optional<uint64_t> size_bytes) {
-    return file_->resize(size_bytes);
+    if (!size_bytes) {
+        return file_->resize(std::nullopt);
+    }
+    const std::lock_guard lock(mutex_);
+    const bool in_use = file_->locked_for_use;
+    OUTRIGGER_TRY(file_->lock_for_use());
+    auto resized = file_->resize(size_bytes);
+    if (!in_use) {
+        file_->unlock();
+    }
+    return resized;
 }
 
 Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32_t requests_max) {
     const bool use_uring = OUTRIGGER_TRY(choose_uring(engine_, worker));
+    {
+        const std::lock_guard lock(mutex_);
+        OUTRIGGER_TRY(file_->lock_for_use());
+    }
     std::unique_ptr<IoEngine> helper;
     std::unique_ptr<IoEngine> engine;
     // io_uring has no operation for BLKDISCARD before Linux 6.12.

@@ -146,6 +146,11 @@ class Image {
         return failure(Error{.message = "this kind of image cannot be resized"});
     }
 
+    /// No queue runs any more, though the last may still be closing: the front end has stopped them
+    /// all. What keeps others from the storage may go, until open_queue() is called again. Control
+    /// thread.
+    virtual void rest() {}
+
     /// Of the guest's memory, by all queues, where the image registers it with the kernel.
     struct FixedMemoryUse {
         uint64_t bytes = 0;

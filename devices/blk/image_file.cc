@@ -33,6 +33,8 @@ constexpr uint32_t kPhysicalBlockBytesMax = 4096;
 /// says of a block device that somebody has for himself.
 constexpr int kUsedByNobodyKnown = EBUSY;
 constexpr auto kBusyPause = std::chrono::milliseconds(50);
+/// Of who waits for its turn with an image: a guest waits with it.
+constexpr auto kTurnPause = std::chrono::milliseconds(5);
 
 std::string advice_for_open(int os_error, const ImageFileOptions& options) {
     switch (os_error) {
@@ -91,7 +93,8 @@ Result<UniqueFd> open_descriptor(const ImageFileOptions& options) {
     // answer EAGAIN where it should wait.
     const int flags = (options.read_only ? O_RDONLY : O_RDWR) | *direct;
     // For a block device O_EXCL means: not while it is mounted, or part of another device.
-    const bool exclusive = S_ISBLK(status.st_mode) && options.lock && !options.read_only;
+    const bool exclusive =
+        S_ISBLK(status.st_mode) && options.lock && !options.lock_in_use && !options.read_only;
     UniqueFd fd(::open(options.path.c_str(),
                        flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | (exclusive ? O_EXCL : 0)));
     if (!fd.valid()) {
@@ -199,8 +202,9 @@ Result<void> check_zoning(const ImageZoning& zoning, const ImageFileOptions& opt
 Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptions& options) {
     auto file = std::make_unique<ImageFile>();
     file->fd = std::move(opened);
+    file->options = options;
     const int fd = file->fd.get();
-    if (options.lock) {
+    if (options.lock && !options.lock_in_use) {
         OUTRIGGER_TRY(lock_image(options, fd));
     }
     struct stat status = {};
@@ -283,6 +287,33 @@ Result<std::unique_ptr<ImageFile>> ImageFile::adopt(UniqueFd fd, ImageFileOption
         return failure(error_from_errno("cannot use image " + options.path));
     }
     return examine(std::move(fd), options);
+}
+
+Result<void> ImageFile::lock_for_use() {
+    using Clock = std::chrono::steady_clock;
+    if (!options.lock || !options.lock_in_use || locked_for_use) {
+        return {};
+    }
+    const auto deadline = Clock::now() + options.busy_patience;
+    while (true) {
+        auto locked = lock_image(options, fd.get());
+        if (locked) {
+            locked_for_use = true;
+            return locked;
+        }
+        // Not to be in the way of who has it, or waits for it as well.
+        unlock_image_file(fd.get());
+        if (Clock::now() >= deadline) {
+            return locked;
+        }
+        std::this_thread::sleep_for(kTurnPause);
+    }
+}
+
+void ImageFile::unlock() {
+    if (std::exchange(locked_for_use, false)) {
+        unlock_image_file(fd.get());
+    }
 }
 
 Result<uint64_t> ImageFile::resize(std::optional<uint64_t> size_bytes) const {

@@ -24,6 +24,9 @@ struct ImageFileOptions {
     bool read_only = false;
     bool direct = false;  ///< bypass the host's page cache (O_DIRECT)
     bool lock = true;     ///< refuse an image that another process writes
+    /// With `lock`: not while it is open, but between lock_for_use() and unlock(), so that another
+    /// process may have it open meanwhile.
+    bool lock_in_use = false;
     /// How long to wait for an image that is in use by nobody who can be named. The kernel ends
     /// what a killed daemon began (io_uring) after that daemon is gone, and keeps its image locked
     /// until then: who starts it again at once must not be refused.
@@ -52,8 +55,15 @@ struct ImageFile {
     /// See Image::resize().
     [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) const;
 
+    /// With lock_in_use, before the first request and again after unlock(). Waits, if need be, for
+    /// as long as open() does, whoever it is that has the image: who leaves it may be about to. Any
+    /// thread, one at a time. Makes only the system calls that the sandbox lets workers make.
+    [[nodiscard]] Result<void> lock_for_use();
+    void unlock();
+
     UniqueFd fd;
     ImageProperties properties;
+    ImageFileOptions options;
     bool is_block_device = false;
     bool direct = false;
     uint32_t address_alignment = 1;  ///< of memory, for direct I/O
@@ -76,6 +86,8 @@ struct ImageFile {
     /// have dropped what it could not write and would report success next time, so every later
     /// flush fails too.
     std::atomic<bool> sync_failed = false;
+
+    bool locked_for_use = false;  ///< of lock_for_use() and unlock()
 
     // The host said that it cannot; it is not asked again.
     std::atomic<bool> no_punch_hole = false;

@@ -37,6 +37,7 @@ enum class Permission : uint8_t {
 };
 constexpr off_t kDoneBase = 100;
 constexpr off_t kRefusedBase = 200;
+constexpr off_t kPermissionCount = 4;
 
 constexpr std::array kDoneByReaders{Permission::kConsistentRead};
 constexpr std::array kDoneByWriters{Permission::kConsistentRead, Permission::kWrite};
@@ -47,12 +48,12 @@ off_t byte_of(off_t base, Permission permission) {
     return base + static_cast<off_t>(permission);
 }
 
-int lock_byte(int fd, off_t byte) {
+int set_lock(int fd, short type, off_t byte, off_t count) {
     struct flock lock = {};
-    lock.l_type = F_RDLCK;
+    lock.l_type = type;
     lock.l_whence = SEEK_SET;
     lock.l_start = byte;
-    lock.l_len = 1;
+    lock.l_len = count;
     return ::fcntl(fd, F_OFD_SETLK, &lock) == 0 ? 0 : errno == EACCES ? EAGAIN : errno;
 }
 
@@ -151,7 +152,8 @@ ImageLockOutcome lock_image_file(int fd, bool read_only) {
          {std::pair(done, kDoneBase),
           std::pair(std::span<const Permission>(kRefused), kRefusedBase)}) {
         for (const Permission permission : permissions) {
-            if (const int os_error = lock_byte(fd, byte_of(base, permission)); os_error != 0) {
+            if (const int os_error = set_lock(fd, F_RDLCK, byte_of(base, permission), 1);
+                os_error != 0) {
                 return refusal(fd, {.os_error = os_error});
             }
         }
@@ -169,6 +171,11 @@ ImageLockOutcome lock_image_file(int fd, bool read_only) {
         }
     }
     return {};
+}
+
+void unlock_image_file(int fd) {
+    (void)set_lock(fd, F_UNLCK, kDoneBase, kPermissionCount);
+    (void)set_lock(fd, F_UNLCK, kRefusedBase, kPermissionCount);
 }
 
 }  // namespace outrigger::blk

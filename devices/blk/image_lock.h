@@ -13,7 +13,11 @@ struct ImageLockOutcome {
                            ///< "another disk of this process"; empty: nobody who can be seen
 };
 
-/// Locks what `fd` has open, until its last descriptor is closed. Readers share; a writer is alone.
+/// Locks what `fd` has open, until unlock_image_file() or until its last descriptor is closed.
+/// Readers share; a writer is alone. What it has locked before it fails stays locked.
 [[nodiscard]] ImageLockOutcome lock_image_file(int fd, bool read_only);
+
+/// Also where nothing is locked.
+void unlock_image_file(int fd);
 
 }  // namespace outrigger::blk

@@ -16,4 +16,8 @@ ImageLockOutcome lock_image_file(int fd, bool read_only) {
     return {.os_error = errno == EWOULDBLOCK ? EAGAIN : errno, .holder = "another process"};
 }
 
+void unlock_image_file(int fd) {
+    (void)::flock(fd, LOCK_UN);
+}
+
 }  // namespace outrigger::blk

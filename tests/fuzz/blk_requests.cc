@@ -124,6 +124,8 @@ class BlkScript final {
         OUTRIGGER_ASSERT(queue_->counters().chains_completed.value() ==
                          queue_->counters().chains_popped.value());
         base_ = queue_->base().raw;
+        // What the device left to its worker: the end of its own queue.
+        (void)worker_.turn();
         queue_.reset();
     }
 
@@ -324,7 +326,8 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace outrigger;
     set_log_level(LogLevel::kOff);
     static fuzz::FuzzMemory memory;
-    // Of its own the device needs no more than the loop, for pauses that no script comes to.
+    // Of its own the device needs no more than the loop, for the ends of its queues, and for pauses
+    // that no script comes to.
     static const auto worker = Worker::create_threadless(LoopKind::kAsio).value();
     fuzz::BlkScript(memory, *worker, fuzz::ScriptReader(std::span(data, size))).run();
     return 0;

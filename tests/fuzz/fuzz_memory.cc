@@ -203,15 +203,16 @@ void FuzzMemory::allow_writes(uint64_t guest_address, uint64_t bytes) {
 }
 
 void FuzzMemory::allow_range(uint64_t guest_address, uint64_t bytes) {
-    // Bounded by `bytes`, in steps of a region where there is one.
-    while (bytes > 0) {
-        uint64_t count = 1;
-        if (const auto spot = spot_at(guest_address, Table::kAll)) {
-            count = std::min(bytes, spot->bytes_left);
-            mark_writable(*spot, count);
+    for (const auto& region : snapshot(Table::kAll)->regions()) {
+        const auto start = static_cast<uint64_t>(region->layout().guest_address);
+        const uint64_t size = region->layout().size;
+        const uint64_t before = guest_address < start ? start - guest_address : 0;
+        const uint64_t offset = guest_address < start ? 0 : guest_address - start;
+        if (before < bytes && offset < size) {
+            const uint64_t left = size - offset;
+            mark_writable({.backing = number_of(region), .offset = offset, .bytes_left = left},
+                          std::min(bytes - before, left));
         }
-        bytes -= count;
-        guest_address += count;
     }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/virtio_blk.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include "vhost-user-backend/base/build.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/disk_guest.h"
 #include "tests/support/temporary_image.h"
 #include "tests/support/wait.h"
 
@@ -42,10 +44,15 @@ class BlkLock : public ::testing::Test {
 
     void TearDown() override { fs::remove_all(folder_); }
 
-    [[nodiscard]] std::unique_ptr<ChildProcess> start_daemon(std::vector<std::string> more) const {
-        more.push_back("--socket-path=" + (folder_ / "blk.sock").string());
+    [[nodiscard]] std::unique_ptr<ChildProcess> start_daemon(
+        std::vector<std::string> more, const std::string& name = "blk.sock") const {
+        more.push_back("--socket-path=" + (folder_ / name).string());
         more.push_back("--blk-file=" + backing_.path());
         return std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = more});
+    }
+
+    [[nodiscard]] driver::Frontend connect(const std::string& name) const {
+        return driver::Frontend::connect(folder_ / name, driver::after(kPatience)).value();
     }
 
     struct Outcome {
@@ -137,6 +144,58 @@ TEST_F(BlkLock, SwitchedOffNobodySeesAnything) {
     const auto holder = hold_image({});
     const auto daemon = start_daemon({"--lock=off"});
     EXPECT_TRUE(daemon->wait_complained("listening"));
+}
+
+DiskRequest write_of(std::byte value) {
+    return {.type = VIRTIO_BLK_T_OUT, .data = std::vector(4096, value)};
+}
+
+/// Two daemons have the image open, as at the two ends of a migration.
+TEST_F(BlkLock, WithRunningGuestsTakeTurns) {
+    for (const std::string engine : {"--io-engine=auto", "--io-engine=threads"}) {
+        const std::vector<std::string> options{"--lock=running", "--sandbox=on", engine};
+        const auto first = start_daemon(options, "first.sock");
+        const auto second = start_daemon(options, "second.sock");
+        ASSERT_TRUE(first->wait_complained("listening"));
+        ASSERT_TRUE(second->wait_complained("listening"));
+        EXPECT_FALSE(somebody_locks_it()) << "nobody runs";
+
+        DiskGuest source(connect("first.sock"), {.queue_count = 2});
+        DiskRequest write = write_of(std::byte{1});
+        EXPECT_EQ(source.run_one(write), VIRTIO_BLK_S_OK);
+        EXPECT_NE(qemu_io({}, "write -P 0x5a 0 4096").status, 0);
+        const auto for_good = start_daemon({}, "third.sock");
+        EXPECT_EQ(for_good->wait(), (Ended{.status = 1}));
+
+        ASSERT_TRUE(source.frontend().get_vring_base(0));
+        EXPECT_TRUE(somebody_locks_it()) << "the other queue runs";
+        ASSERT_TRUE(source.frontend().get_vring_base(1));
+        EXPECT_FALSE(somebody_locks_it());
+        {
+            // The source stays connected meanwhile.
+            DiskGuest destination(connect("second.sock"));
+            write = write_of(std::byte{2});
+            EXPECT_EQ(destination.run_one(write), VIRTIO_BLK_S_OK);
+            EXPECT_TRUE(somebody_locks_it());
+        }
+        EXPECT_TRUE(eventually([&] { return !somebody_locks_it(); })) << "it has hung up";
+    }
+}
+
+TEST_F(BlkLock, WithRunningTheSecondGuestCannotStart) {
+    const auto first = start_daemon({"--lock=running", "--sandbox=on"}, "first.sock");
+    const auto second = start_daemon({"--lock=running", "--sandbox=on"}, "second.sock");
+    ASSERT_TRUE(first->wait_complained("listening"));
+    ASSERT_TRUE(second->wait_complained("listening"));
+    DiskGuest source(connect("first.sock"));
+
+    driver::Frontend frontend = connect("second.sock");
+    auto memory = driver::GuestMemory::create(4 << 20).value();
+    EXPECT_FALSE(driver::bring_up(frontend, memory, {}));
+    EXPECT_NE(second->complained().find("is in use"), std::string::npos) << second->complained();
+
+    DiskRequest write = write_of(std::byte{1});
+    EXPECT_EQ(source.run_one(write), VIRTIO_BLK_S_OK) << "and the first has not noticed";
 }
 
 TEST_F(BlkLock, ImageIsFreeWhenTheDaemonHasGone) {

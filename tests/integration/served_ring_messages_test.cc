@@ -39,6 +39,15 @@ TEST_F(RingMessages, SetVringNumTakesAnySizeForPackedRings) {
     EXPECT_EQ(frontend().get_vring_base(0).value(), queue().base());
 }
 
+TEST_F(RingMessages, GetVringBaseOfTheLastRingTellsTheDevice) {
+    run({.queue_count = 2});
+    const uint32_t before = device_.suspensions();
+    EXPECT_TRUE(frontend().get_vring_base(1));
+    EXPECT_EQ(device_.suspensions(), before) << "ring 0 still runs";
+    EXPECT_TRUE(frontend().get_vring_base(0));
+    EXPECT_EQ(device_.suspensions(), before + 1) << "and before the answer";
+}
+
 TEST_F(RingMessages, SetVringAddrRefusesWhatLiesOutsideMemory) {
     prepare();
     auto address = queue().vring_address(memory_);

@@ -80,6 +80,8 @@ class EchoDevice final : public Device {
 
     [[nodiscard]] uint32_t resets() const { return resets_; }
 
+    [[nodiscard]] uint32_t suspensions() const { return suspensions_; }
+
     [[nodiscard]] uint32_t queues_running() const { return queues_running_; }
 
     /// What the session gave; null when there is none.
@@ -131,6 +133,8 @@ class EchoDevice final : public Device {
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
 
+    void on_suspended() override { ++suspensions_; }
+
     void reset() override { ++resets_; }
 
   private:
@@ -164,6 +168,7 @@ class EchoDevice final : public Device {
     std::atomic<uint32_t> held_ = 0;
     std::atomic<uint64_t> answered_ = 0;
     std::atomic<uint32_t> resets_ = 0;
+    std::atomic<uint32_t> suspensions_ = 0;
     std::atomic<uint32_t> queues_running_ = 0;
     std::atomic<uint64_t> negotiated_ = 0;
 };

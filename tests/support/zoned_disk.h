@@ -38,6 +38,7 @@ struct ZonedDiskOptions {
     uint32_t open_zones_max = 0;
     uint32_t active_zones_max = 0;
     ZoneType sequential = ZoneType::kSequentialRequired;
+    bool takes_turns = false;
 };
 
 /// Any thread.
@@ -72,7 +73,8 @@ class ZonedDisk final {
                         .open_zones_max = options_.open_zones_max,
                         .active_zones_max = options_.active_zones_max,
                         .append_bytes_max = 0,
-                        .write_granularity_bytes = options_.block_bytes}});
+                        .write_granularity_bytes = options_.block_bytes},
+             .takes_turns = options_.takes_turns});
     }
 
     // --- What the test does to it, or sees of it. ------------------------------------------------

@@ -11,6 +11,14 @@ namespace outrigger {
 /// device (VIRTIO_F_ACCESS_PLATFORM), an I/O virtual address.
 enum class GuestAddr : uint64_t {};
 
+/// A range of guest physical addresses: what a dirty log counts in, also behind an IOMMU.
+struct GuestRange {
+    GuestAddr start{};
+    uint64_t bytes = 0;
+
+    friend bool operator==(const GuestRange&, const GuestRange&) = default;
+};
+
 /// An address as the front end gives it: in its own address space ("user address"). What
 /// SET_VRING_ADDR holds is one too, but for two modes: with VIRTIO_F_ACCESS_PLATFORM it is an I/O
 /// virtual address, else with GPA_ADDRESSES a guest address.

@@ -39,7 +39,8 @@ MemorySnapshot::MemorySnapshot(std::vector<RegionPointer> regions,
         by_target_.push_back(
             {.start = mode_.guest_addresses ? guest_start(region) : frontend_start(region),
              .size = region->layout().size,
-             .data = region->data()});
+             .data = region->data(),
+             .guest = region->layout().guest_address});
     }
     std::ranges::sort(by_target_, {}, &Target::start);
     if (mode_.iommu) {
@@ -289,6 +290,31 @@ bool MemorySnapshot::in_one_region(const iovec& left, const iovec& right) const 
     return std::ranges::any_of(by_target_, [&](const Target& target) {
         return holds(target, last) && holds(target, first);
     });
+}
+
+std::optional<GuestAddr> MemorySnapshot::guest_address(const std::byte* data,
+                                                       RegionHint& hint) const {
+    const auto address_in = [data](const Target& target) -> std::optional<GuestAddr> {
+        const uintptr_t offset =
+            std::bit_cast<uintptr_t>(data) - std::bit_cast<uintptr_t>(target.data);
+        if (offset >= target.size) {
+            return std::nullopt;
+        }
+        return GuestAddr{static_cast<uint64_t>(target.guest) + offset};
+    };
+    if (hint.region_index < by_target_.size()) {
+        if (const auto found = address_in(by_target_[hint.region_index])) {
+            return found;
+        }
+    }
+    // Asked only while a dirty log is kept, and mostly answered by the hint: no index is kept.
+    for (size_t index = 0; index < by_target_.size(); ++index) {
+        if (const auto found = address_in(by_target_[index])) {
+            hint.region_index = index;
+            return found;
+        }
+    }
+    return std::nullopt;
 }
 
 bool MemorySnapshot::translates(const TranslationMiss& miss) const {

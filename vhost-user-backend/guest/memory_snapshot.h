@@ -140,6 +140,11 @@ class MemorySnapshot final {
                                                       uint64_t length,
                                                       Access access) const;
 
+    /// The guest physical address of a byte in a region's mapping, whatever was translated to get
+    /// there; nullopt for one in no region. `hint` is of these lookups alone.
+    [[nodiscard]] std::optional<GuestAddr> guest_address(const std::byte* data,
+                                                         RegionHint& hint) const;
+
     /// Does [target, target + size) of an IOTLB mapping lie wholly in regions, and in no more than
     /// kRegionsPerMappingMax of them?
     [[nodiscard]] bool covers_target(uint64_t target, uint64_t size) const;
@@ -185,6 +190,7 @@ class MemorySnapshot final {
         uint64_t start;
         uint64_t size;
         std::byte* data;
+        GuestAddr guest;
     };
 
     MemorySnapshot(std::vector<RegionPointer> regions,

@@ -36,6 +36,9 @@ class StitchedMapping final {
     /// Is this the mapping of exactly these pieces?
     [[nodiscard]] bool is_of(std::span<const iovec> pieces) const;
 
+    /// Where the bytes come from, in order.
+    [[nodiscard]] std::span<const iovec> pieces() const { return pieces_; }
+
     /// The front end truncated the file of a piece: what is here now is zeroes of our own.
     [[nodiscard]] bool lost() const { return guard_.lost(); }
 

@@ -29,6 +29,10 @@ void Device::use_memory(QueueIndex /*index*/,
     // Most devices know memory by their chains alone.
 }
 
+void Device::on_suspended() {
+    // Most devices have nothing that somebody else may want now.
+}
+
 // A device without the ability is never asked.
 
 bool Device::set_mtu(uint16_t /*mtu*/) {

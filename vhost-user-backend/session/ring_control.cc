@@ -14,6 +14,21 @@ namespace {
 /// How soon a session that closes looks again for workers that its front end put to sleep.
 constexpr auto kReleaseInterval = std::chrono::milliseconds(100);
 
+Refusal to_refusal(VirtqueueSetupError error) {
+    switch (error) {
+        case VirtqueueSetupError::kSize:
+        case VirtqueueSetupError::kInflight:
+            return Refusal::kRingSize;
+        case VirtqueueSetupError::kBase:
+            return Refusal::kRingBase;
+        case VirtqueueSetupError::kAlignment:
+        case VirtqueueSetupError::kUnmapped:
+        case VirtqueueSetupError::kScattered:
+            return Refusal::kRingAddress;
+    }
+    return Refusal::kRingAddress;
+}
+
 }  // namespace
 
 void Session::Impl::for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then) {
@@ -80,6 +95,9 @@ void Session::Impl::on_ring_stopped(size_t index) {
     if (memory_->mode().iommu && !any_ring_running()) {
         // QEMU tells of nothing that the guest unmaps from now on, and starts with nothing.
         forget_translations();
+    }
+    if (suspended()) {
+        environment_.device.on_suspended();
     }
 }
 
@@ -230,29 +248,43 @@ bool Session::Impl::ring_is_ready(const Vring& ring) const {
            !memory_->regions().empty();
 }
 
-std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then) {
+void Session::Impl::start_ring(size_t index, RingStarted then) {
+    // On the worker, because making a ring reads what is in it: a page of guest memory that is yet
+    // to come (postcopy) must not keep the control thread waiting.
+    const Vring& ring = rings_[index];
+    Worker& worker = *environment_.workers[placement_.worker_of(index)];
+    worker.post([this,
+                 index,
+                 &worker,
+                 config = queue_config(ring),
+                 base = base_of(ring),
+                 memory = memory_,
+                 then = std::move(then)]() mutable {
+        auto queue = Virtqueue::create(config, base, std::move(memory));
+        environment_.control_loop.post(
+            [this, index, &worker, queue = std::move(queue), then = std::move(then)]() mutable {
+                if (queue) {
+                    run_ring(index, worker, *std::move(queue), std::move(then));
+                } else {
+                    then(to_refusal(queue.error()));
+                }
+            });
+    });
+}
+
+void Session::Impl::run_ring(size_t index,
+                             Worker& worker,
+                             std::unique_ptr<Virtqueue> queue,
+                             RingStarted then) {
     Vring& ring = rings_[index];
-    auto queue = Virtqueue::create(queue_config(ring), base_of(ring), memory_);
-    if (!queue) {
-        switch (queue.error()) {
-            case VirtqueueSetupError::kSize:
-                return Refusal::kRingSize;
-            case VirtqueueSetupError::kBase:
-                return Refusal::kRingBase;
-            case VirtqueueSetupError::kAlignment:
-            case VirtqueueSetupError::kUnmapped:
-            case VirtqueueSetupError::kScattered:
-                return Refusal::kRingAddress;
-        }
-    }
     ring.runner = std::make_unique<QueueRunner>(
         QueueRunner::Environment{.device = environment_.device,
                                  .index = QueueIndex{static_cast<uint16_t>(index)},
-                                 .worker = *environment_.workers[placement_.worker_of(index)],
+                                 .worker = worker,
                                  .counters = environment_.counters,
                                  .memory_losses = memory_losses_,
                                  .load_unwatched = placement_.load_unwatched()},
-        *std::move(queue),
+        std::move(queue),
         runner_descriptors(ring),
         effectively_enabled(ring),
         runner_events(index));
@@ -269,26 +301,25 @@ std::optional<Refusal> Session::Impl::start_ring(size_t index, Continuation then
                 environment_.counters.rings_started.add();
                 rings_[index].running = true;
                 requests_.on_state_changed();
-            } else {
-                environment_.logs.refusal.log(LogLevel::kWarning,
-                                              "{}: ring {} cannot start: {}",
-                                              identity_.name,
-                                              index,
-                                              started->error().message);
-                rings_[index].runner.reset();
+                then(std::nullopt);
+                return;
             }
-            then();
+            environment_.logs.refusal.log(LogLevel::kWarning,
+                                          "{}: ring {} cannot start: {}",
+                                          identity_.name,
+                                          index,
+                                          started->error().message);
+            rings_[index].runner.reset();
+            then(Refusal::kDevice);
         });
-    return std::nullopt;
 }
 
-void Session::Impl::start_ready_rings(std::optional<size_t> asked,
-                                      std::move_only_function<void(std::optional<Refusal>)> then) {
+void Session::Impl::start_ready_rings(std::optional<size_t> asked, RingStarted then) {
     // One more than the rings, so that `then` runs after the loop at the earliest.
     struct Progress {
         size_t outstanding = 1;
         std::optional<Refusal> refusal;
-        std::move_only_function<void(std::optional<Refusal>)> then;
+        RingStarted then;
     };
 
     auto progress = std::make_shared<Progress>();
@@ -303,25 +334,18 @@ void Session::Impl::start_ready_rings(std::optional<size_t> asked,
             continue;
         }
         ++progress->outstanding;
-        const auto refusal = start_ring(index, [this, index, asked, progress, one_done] {
-            if (asked == index && rings_[index].runner == nullptr) {
-                progress->refusal = Refusal::kDevice;
+        start_ring(index, [this, index, asked, progress, one_done](std::optional<Refusal> refusal) {
+            if (asked == index) {
+                progress->refusal = refusal;
+            } else if (refusal && *refusal != Refusal::kDevice) {  // which has a line of its own
+                environment_.logs.refusal.log(LogLevel::kWarning,
+                                              "{}: ring {} cannot start: {}",
+                                              identity_.name,
+                                              index,
+                                              describe(*refusal));
             }
             one_done();
         });
-        if (!refusal) {
-            continue;
-        }
-        if (asked == index) {
-            progress->refusal = refusal;
-        } else {
-            environment_.logs.refusal.log(LogLevel::kWarning,
-                                          "{}: ring {} cannot start: {}",
-                                          identity_.name,
-                                          index,
-                                          describe(*refusal));
-        }
-        one_done();
     }
     one_done();
 }

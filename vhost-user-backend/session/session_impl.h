@@ -148,6 +148,7 @@ class Session::Impl final : public Connection::Handler,
     // ring_control.cc: starting and stopping rings, waiting for their workers
     using RunnerTask = std::move_only_function<void(QueueRunner&, QueueRunner::Done)>;
     using Continuation = std::move_only_function<void()>;
+    using RingStarted = std::move_only_function<void(std::optional<Refusal>)>;
     /// Runs `task` for each running ring on its worker; `then` here, once all called their Done.
     void for_each_runner(const std::shared_ptr<RunnerTask>& task, Continuation then);
     void for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then);
@@ -164,10 +165,11 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] RingDescriptors runner_descriptors(const Vring& ring) const;
     /// Starts every ring that was told to start and now has all it needs; `then` gets the refusal
     /// of ring `asked`, if it could not start.
-    void start_ready_rings(std::optional<size_t> asked,
-                           std::move_only_function<void(std::optional<Refusal>)> then);
+    void start_ready_rings(std::optional<size_t> asked, RingStarted then);
     [[nodiscard]] bool ring_is_ready(const Vring& ring) const;
-    [[nodiscard]] std::optional<Refusal> start_ring(size_t index, Continuation then);
+    void start_ring(size_t index, RingStarted then);
+    /// The second half: `queue` is made.
+    void run_ring(size_t index, Worker& worker, std::unique_ptr<Virtqueue> queue, RingStarted then);
     [[nodiscard]] bool effectively_enabled(const Vring& ring) const;
     [[nodiscard]] VringBase base_of(const Vring& ring) const;
 

@@ -85,6 +85,8 @@ class ChainBuilder final {
         return {};
     }
 
+    [[nodiscard]] ChainSlot& slot() { return slot_; }
+
   private:
     void begin_writable_part() {
         writing_ = true;

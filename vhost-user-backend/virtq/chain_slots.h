@@ -53,6 +53,13 @@ class ChainSlots final {
         return (ids_[id / kWordBits] & bit_of(id)) != 0;
     }
 
+    /// The number of a slot, from 0 to slot_count() - 1.
+    [[nodiscard]] size_t number_of(const ChainSlot& slot) const {
+        return static_cast<size_t>(&slot - slots_.data());
+    }
+
+    [[nodiscard]] size_t slot_count() const { return slots_.size(); }
+
     [[nodiscard]] uint32_t in_flight() const { return in_flight_; }
 
     /// Do the chains that are out take so much memory that no more should be popped?

@@ -27,10 +27,15 @@ struct ChainSlot {
     uint32_t memory_lease = 0;      // which of the ring's memory leases pins the segments
     uint16_t head = 0;              // split: head index; packed: buffer id
     uint16_t descriptor_count = 0;  // ring slots taken (packed: to skip on use)
+    // In the in-flight log, where there is one.
+    uint64_t inflight_counter = 0;
+    uint16_t inflight_first = 0;  // packed: the chain's entries
+    uint16_t inflight_last = 0;
     // Of CompletionOrder: the chain that was popped next, and what the device made of this one.
     ChainSlot* popped_next = nullptr;
     uint32_t written_bytes = 0;
     bool completed = false;
+    bool is_noted = false;  // RingLog knows its device-writable buffers
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.

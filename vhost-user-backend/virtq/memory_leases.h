@@ -29,6 +29,11 @@ class MemoryLeases final {
         return leases_[current_].memory;
     }
 
+    /// What a lease that was not given back pins.
+    [[nodiscard]] const MemorySnapshot& pinned(uint32_t lease) const {
+        return *leases_[lease].memory;
+    }
+
     /// Pins the current snapshot for one chain; returns the lease to give back.
     [[nodiscard]] uint32_t pin() {
         ++leases_[current_].chain_count;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 
+#include <algorithm>
+
 #include "vhost-user-backend/virtq/ring_memory.h"
 
 namespace outrigger {
@@ -21,13 +23,93 @@ constexpr uint32_t kEventDescriptor = 2;
 
 }  // namespace
 
+Result<bool, InflightLogError> PackedVirtqueue::resume(std::span<std::byte> log,
+                                                       bool base_is_known) {
+    if (log.empty()) {
+        return false;
+    }
+    log_.emplace(log, size_);
+    auto resumption = OUTRIGGER_TRY(log_->open(next_used_, base_is_known, [this](uint16_t index) {
+        // Relaxed: the device that wrote here is gone, and one look decides.
+        return load<uint16_t>(entry(index) + kFlags, __ATOMIC_RELAXED);
+    }));
+    if (!resumption.from_log) {
+        return false;
+    }
+    uint16_t held = 0;
+    for (const PackedInflightLog::Chain& chain : resumption.chains) {
+        held = static_cast<uint16_t>(held + chain.count);
+    }
+    // A front end cannot know this after a crash: QEMU tells where the ring was when it started.
+    next_used_ = resumption.next_used;
+    next_available_ = next_used_.behind(held, size_);
+    entries_held_ = held;
+    again_.assign(resumption.chains.rbegin(), resumption.chains.rend());
+    return true;
+}
+
+Result<bool, RingError> PackedVirtqueue::fetch_again(ChainBuilder& builder,
+                                                     const ChainSlots& slots) {
+    const PackedInflightLog::Chain chain = again_.back();
+    const auto end = read_noted(chain, builder);
+    if (!end) {
+        return failure(end.error());
+    }
+    if (slots.is_in_flight(end->id)) {
+        return failure(RingError::kHeadInFlight);
+    }
+    if (const auto finished = builder.finish(end->id, chain.count); !finished) {
+        return failure(finished.error());
+    }
+    builder.slot().inflight_first = chain.first;
+    builder.slot().inflight_last = end->entry;
+    builder.slot().inflight_counter = chain.counter;
+    again_.pop_back();
+    return true;
+}
+
+/// The front end may have changed the copies: they are as little trusted as the driver's own.
+Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_noted(
+    const PackedInflightLog::Chain& chain, ChainBuilder& builder) const {
+    uint16_t index = chain.first;
+    for (uint16_t count = 1; count <= chain.count; ++count) {
+        const Descriptor descriptor = log_->descriptor(index);
+        const auto is_last = add(descriptor, builder);
+        if (!is_last) {
+            return failure(is_last.error());
+        }
+        if (*is_last != (count == chain.count)) {
+            return failure(RingError::kInflightLog);
+        }
+        if (*is_last) {
+            return ChainEnd{.id = descriptor.link, .entry_count = count, .entry = index};
+        }
+        index = log_->next_of(index);
+    }
+    return failure(RingError::kInflightLog);
+}
+
 void PackedVirtqueue::make_visible() {
+    if (log_) {
+        log_->note_publishing(next_used_);
+    }
     // Release pairs with the driver's barrier behind its load of these flags (VIRTIO 1.3, 2.8.22):
     // the buffers and every other field of the batch come before.
     store<uint16_t>(entry(first_unseen_) + kFlags, first_unseen_flags_, __ATOMIC_RELEASE);
     undecided_entries_ += unseen_entries_;
     entries_held_ = static_cast<uint16_t>(entries_held_ - unseen_entries_);
     unseen_entries_ = 0;
+    if (log_) {
+        log_->note_published();
+    }
+}
+
+std::array<AreaRange, 2> PackedVirtqueue::unseen_used() const {
+    const size_t count = std::min(unseen_entries_, size_);
+    const size_t first = first_unseen_;
+    const size_t behind = std::min(count, size_ - first);
+    return {{{.offset = first * kDescriptorBytes, .bytes = behind * kDescriptorBytes},
+             {.offset = 0, .bytes = (count - behind) * kDescriptorBytes}}};
 }
 
 bool PackedVirtqueue::call_wanted() {

@@ -3,29 +3,28 @@
 /// event suppression structures. VIRTIO 1.3, 2.8. What both formats share is in Virtqueue.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/virtq/chain_builder.h"
 #include "vhost-user-backend/virtq/chain_slots.h"
+#include "vhost-user-backend/virtq/packed_inflight_log.h"
 #include "vhost-user-backend/virtq/ring_areas.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 #include "vhost-user-backend/virtq/ring_memory.h"
+#include "vhost-user-backend/virtq/ring_position.h"
 
 namespace outrigger {
 
 /// Calls other than set_areas(), start() and the positions need areas. Thread-bound: queue worker.
 class PackedVirtqueue final {
   public:
-    /// A place in the ring and the lap's parity: the wrap counter starts at 1 and flips with each
-    /// lap.
-    struct Position {
-        uint16_t index = 0;
-        bool wrap = true;
-
-        friend bool operator==(const Position&, const Position&) = default;
-    };
+    using Position = RingPosition;
 
     /// Bytes and alignment of the three areas. VIRTIO 1.3, 2.8.10.1.
     [[nodiscard]] static RingAreaRules area_rules(uint16_t size) {
@@ -44,6 +43,12 @@ class PackedVirtqueue final {
         next_used_ = next_used;
     }
 
+    /// Once, when the ring has its first areas. `log`: what the one before left, and where this one
+    /// notes what it has; empty: nothing is noted. True: the log says where the ring stands, and
+    /// has_available() tells of its chains first.
+    [[nodiscard]] Result<bool, InflightLogError> resume(std::span<std::byte> log,
+                                                        bool base_is_known);
+
     [[nodiscard]] Position next_available() const { return next_available_; }
 
     [[nodiscard]] Position next_used() const { return next_used_; }
@@ -55,7 +60,7 @@ class PackedVirtqueue final {
     [[nodiscard]] Result<bool, RingError> fetch(ChainBuilder& builder, const ChainSlots& slots);
 
     /// Notes a used chain where the driver does not look yet.
-    void push_used(uint16_t id, uint32_t written_bytes, uint16_t descriptor_count);
+    void push_used(const ChainSlot& slot, uint32_t written_bytes);
 
     /// Makes everything pushed visible. Something was pushed.
     void make_visible();
@@ -67,6 +72,22 @@ class PackedVirtqueue final {
     /// True: there is work already.
     [[nodiscard]] bool enable_kicks();
 
+    // For the dirty log: what the device writes.
+
+    /// What push_used() wrote since the last make_visible(), in the descriptor area, with the
+    /// entries in between; the second part when that wraps.
+    [[nodiscard]] std::array<AreaRange, 2> unseen_used() const;
+
+    /// What the next make_visible() writes, in the descriptor area.
+    [[nodiscard]] AreaRange visible_mark() const {
+        return {.offset = size_t{first_unseen_} * kDescriptorBytes + kFlags, .bytes = 2};
+    }
+
+    /// What suppress_kicks() and enable_kicks() write, in the device area.
+    [[nodiscard]] static std::array<AreaRange, 2> suppression() {
+        return {{{.offset = 0, .bytes = 4}, {}}};
+    }
+
   private:
     // Offsets within a descriptor. VIRTIO 1.3, 2.8.13.
     static constexpr size_t kAddress = 0;
@@ -77,16 +98,23 @@ class PackedVirtqueue final {
     struct ChainEnd {
         uint16_t id = 0;
         uint16_t entry_count = 0;
+        uint16_t entry = 0;  // of the log, where the chain comes from there
     };
 
     [[nodiscard]] uint16_t load_head_flags() const;
     [[nodiscard]] Result<ChainEnd, RingError> read_chain(uint16_t head_flags,
                                                          uint16_t entries_max,
+                                                         ChainBuilder& builder);
+    [[nodiscard]] Result<bool, RingError> fetch_again(ChainBuilder& builder,
+                                                      const ChainSlots& slots);
+    [[nodiscard]] Result<ChainEnd, RingError> read_noted(const PackedInflightLog::Chain& chain,
                                                          ChainBuilder& builder) const;
+    /// Takes one descriptor of a chain. True: it was the last.
+    [[nodiscard]] static Result<bool, RingError> add(const Descriptor& descriptor,
+                                                     ChainBuilder& builder);
     /// Did the driver write these flags in the lap of `wrap`, and has the device not answered?
     [[nodiscard]] static bool is_available(uint16_t flags, bool wrap);
     [[nodiscard]] std::byte* entry(uint16_t index) const;
-    [[nodiscard]] Position behind(Position position, uint16_t entry_count) const;
 
     RingAreas areas_;
     uint16_t size_;
@@ -99,6 +127,8 @@ class PackedVirtqueue final {
     uint16_t first_unseen_flags_ = 0;  // what its flags will be
     uint16_t unseen_entries_ = 0;      // how many entries it covers; 0: there is no batch
     uint32_t undecided_entries_ = 0;   // visible, but not yet decided whether to call
+    std::optional<PackedInflightLog> log_;
+    std::vector<PackedInflightLog::Chain> again_;  // to be fetched before all others, oldest last
 };
 
 // --- What runs for each request, in the header so that it is inlined --------------------------
@@ -113,15 +143,6 @@ inline std::byte* PackedVirtqueue::entry(uint16_t index) const {
     return areas_.descriptor + size_t{index} * kDescriptorBytes;
 }
 
-inline PackedVirtqueue::Position PackedVirtqueue::behind(Position position,
-                                                         uint16_t entry_count) const {
-    const uint32_t next = uint32_t{position.index} + entry_count;
-    if (next >= size_) {
-        return {.index = static_cast<uint16_t>(next - size_), .wrap = !position.wrap};
-    }
-    return {.index = static_cast<uint16_t>(next), .wrap = position.wrap};
-}
-
 inline uint16_t PackedVirtqueue::load_head_flags() const {
     // Acquire pairs with the driver's barrier between writing the chain and the flags of its first
     // descriptor, which it writes last (VIRTIO 1.3, 2.8.21).
@@ -129,11 +150,14 @@ inline uint16_t PackedVirtqueue::load_head_flags() const {
 }
 
 inline bool PackedVirtqueue::has_available() const {
-    return is_available(load_head_flags(), next_available_.wrap);
+    return is_available(load_head_flags(), next_available_.wrap) || !again_.empty();
 }
 
 inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
                                                       const ChainSlots& slots) {
+    if (!again_.empty()) [[unlikely]] {
+        return fetch_again(builder, slots);
+    }
     const uint16_t head_flags = load_head_flags();
     if (!is_available(head_flags, next_available_.wrap)) {
         return false;
@@ -154,14 +178,23 @@ inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
     if (const auto finished = builder.finish(end->id, end->entry_count); !finished) [[unlikely]] {
         return failure(finished.error());
     }
-    next_available_ = behind(next_available_, end->entry_count);
+    if (log_) {
+        const auto entries = log_->note_fetched(end->entry_count);
+        builder.slot().inflight_first = entries.first;
+        builder.slot().inflight_last = entries.last;
+        builder.slot().inflight_counter = log_->last_counter();
+    }
+    next_available_ = next_available_.behind(end->entry_count, size_);
     entries_held_ = static_cast<uint16_t>(entries_held_ + end->entry_count);
     return true;
 }
 
 inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
-    uint16_t head_flags, uint16_t entries_max, ChainBuilder& builder) const {
+    uint16_t head_flags, uint16_t entries_max, ChainBuilder& builder) {
     uint16_t index = next_available_.index;
+    if (log_) {
+        log_->restart_chain();
+    }
     for (uint16_t count = 1; count <= entries_max; ++count) {
         const std::byte* const at = entry(index);
         // The one copy; everything is decided on it. Relaxed: ordered by the first one's flags,
@@ -176,19 +209,16 @@ inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
                 : ring_memory::packed_descriptor(
                       ring_memory::load<uint64_t>(at + kAddress, __ATOMIC_RELAXED),
                       ring_memory::load<uint64_t>(at + kLength, __ATOMIC_RELAXED));
-        // Direct descriptors may come first, one table ends the chain. Only the last descriptor's
-        // buffer id counts (VIRTIO 1.3, 2.8.6).
-        if ((descriptor.flags & kDescriptorIndirect) != 0) {
-            if (const auto added = builder.add_packed_table(descriptor); !added) {
-                return failure(added.error());
-            }
-            return ChainEnd{.id = descriptor.link, .entry_count = count};
+        const auto is_last = add(descriptor, builder);
+        if (!is_last) [[unlikely]] {
+            return failure(is_last.error());
         }
-        if (const auto added = builder.add(descriptor); !added) [[unlikely]] {
-            return failure(added.error());
+        if (log_) {
+            log_->note_descriptor(descriptor);
         }
-        if ((descriptor.flags & kDescriptorNext) == 0) {
-            return ChainEnd{.id = descriptor.link, .entry_count = count};
+        if (*is_last) {
+            // Only the last descriptor's buffer id counts (VIRTIO 1.3, 2.8.6).
+            return ChainEnd{.id = descriptor.link, .entry_count = count, .entry = 0};
         }
         ++index;
         if (index == size_) {
@@ -198,9 +228,22 @@ inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
     return failure(RingError::kChainTooLong);
 }
 
-inline void PackedVirtqueue::push_used(uint16_t id,
-                                       uint32_t written_bytes,
-                                       uint16_t descriptor_count) {
+inline Result<bool, RingError> PackedVirtqueue::add(const Descriptor& descriptor,
+                                                    ChainBuilder& builder) {
+    // Direct descriptors may come first, one table ends the chain.
+    if ((descriptor.flags & kDescriptorIndirect) != 0) {
+        if (const auto added = builder.add_packed_table(descriptor); !added) [[unlikely]] {
+            return failure(added.error());
+        }
+        return true;
+    }
+    if (const auto added = builder.add(descriptor); !added) [[unlikely]] {
+        return failure(added.error());
+    }
+    return (descriptor.flags & kDescriptorNext) == 0;
+}
+
+inline void PackedVirtqueue::push_used(const ChainSlot& slot, uint32_t written_bytes) {
     uint16_t flags =
         next_used_.wrap ? static_cast<uint16_t>(kDescriptorAvailable | kDescriptorUsed) : 0;
     if (written_bytes > 0) {
@@ -211,16 +254,20 @@ inline void PackedVirtqueue::push_used(uint16_t id,
         first_unseen_ = next_used_.index;
         first_unseen_flags_ = flags;
         ring_memory::store<uint32_t>(at + kLength, written_bytes, __ATOMIC_RELAXED);
-        ring_memory::store<uint16_t>(at + kId, id, __ATOMIC_RELAXED);
+        ring_memory::store<uint16_t>(at + kId, slot.head, __ATOMIC_RELAXED);
     } else {
         // The driver reads used descriptors in ring order, so it does not come here before it has
         // seen the flags of the batch's first one. Relaxed: their release store orders this too.
-        ring_memory::store<uint64_t>(at + kLength,
-                                     written_bytes | uint64_t{id} << 32 | uint64_t{flags} << 48,
-                                     __ATOMIC_RELAXED);
+        ring_memory::store<uint64_t>(
+            at + kLength,
+            written_bytes | uint64_t{slot.head} << 32 | uint64_t{flags} << 48,
+            __ATOMIC_RELAXED);
     }
-    next_used_ = behind(next_used_, descriptor_count);
-    unseen_entries_ = static_cast<uint16_t>(unseen_entries_ + descriptor_count);
+    next_used_ = next_used_.behind(slot.descriptor_count, size_);
+    unseen_entries_ = static_cast<uint16_t>(unseen_entries_ + slot.descriptor_count);
+    if (log_) {
+        log_->note_used({.first = slot.inflight_first, .last = slot.inflight_last});
+    }
 }
 
 }  // namespace outrigger

@@ -14,6 +14,16 @@ struct RingAreas {
     std::byte* device = nullptr;
 };
 
+enum class RingArea : uint8_t { kDescriptor, kDriver, kDevice };
+
+inline constexpr size_t kRingAreaCount = 3;
+
+/// A part of an area.
+struct AreaRange {
+    size_t offset = 0;
+    size_t bytes = 0;
+};
+
 struct RingAreaRule {
     size_t bytes = 0;
     size_t alignment = 1;

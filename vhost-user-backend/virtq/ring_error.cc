@@ -43,6 +43,10 @@ std::string_view describe(RingError error) {
             return "guest memory is gone: its file was truncated, or the host has no pages for it";
         case RingError::kRingUnmapped:
             return "the IOMMU gives no usable memory for the ring itself";
+        case RingError::kDirtyLog:
+            return "the front end's dirty log is too small for a page that was written, or gone";
+        case RingError::kInflightLog:
+            return "the in-flight buffer does not hold a log of this ring";
     }
     return "unknown ring error";
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What a driver can do wrong with a ring. Each breaks that ring alone: no more descriptors are
-/// fetched from it, its error eventfd is signalled, the device status shows NEEDS_RESET, and the
-/// other rings go on. VIRTIO 1.3, 2.7 (split) and 2.8 (packed).
+/// What can go wrong with a ring, mostly by its driver. Each breaks that ring alone: no more
+/// descriptors are fetched from it, its error eventfd is signalled, the device status shows
+/// NEEDS_RESET, and the other rings go on. VIRTIO 1.3, 2.7 (split) and 2.8 (packed).
 #pragma once
 
 #include <cstdint>
@@ -29,9 +29,11 @@ enum class RingError : uint8_t {
     kKickBroken,             ///< the kick descriptor cannot be read as a notification
     kMemoryLost,             ///< guest memory is gone: its file was truncated, or has no pages
     kRingUnmapped,           ///< the IOMMU gives the ring's memory not, or in unusable pieces
+    kDirtyLog,               ///< a page that was written has no bit in the front end's dirty log
+    kInflightLog,            ///< the in-flight log of an earlier run cannot be of this ring
 };
 
-inline constexpr size_t kRingErrorCount = 19;
+inline constexpr size_t kRingErrorCount = 21;
 
 /// A table of more entries breaks the ring. QEMU, Linux and the DPDK drivers stay far below.
 inline constexpr uint32_t kIndirectEntriesMax = 1024;

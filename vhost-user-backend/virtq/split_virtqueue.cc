@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/virtq/split_virtqueue.h"
 
+#include <algorithm>
+
 #include "vhost-user-backend/virtq/ring_memory.h"
 
 namespace outrigger {
@@ -14,11 +16,37 @@ constexpr uint16_t kUsedNoNotify = 1;
 
 }  // namespace
 
-void SplitVirtqueue::resume() {
+Result<bool, InflightLogError> SplitVirtqueue::resume(std::span<std::byte> log,
+                                                      bool base_is_known) {
     // Only the device writes this field, and the device that ran the ring before is gone.
     next_used_ = load<uint16_t>(areas_.device + kIndex, __ATOMIC_RELAXED);
     visible_used_ = next_used_;
     decided_used_ = next_used_;
+    if (log.empty()) {
+        return false;
+    }
+    log_.emplace(log, size_);
+    auto resumption = OUTRIGGER_TRY(log_->open(next_used_, base_is_known));
+    if (!resumption.from_log) {
+        return false;
+    }
+    // What front ends tell after a crash is the used index, or the driver's own (QEMU and
+    // cloud-hypervisor), and neither counts what was in flight.
+    start(static_cast<uint16_t>(next_used_ + resumption.chains.size()));
+    again_.assign(resumption.chains.rbegin(), resumption.chains.rend());
+    return true;
+}
+
+Result<bool, RingError> SplitVirtqueue::fetch_again(ChainBuilder& builder,
+                                                    const ChainSlots& slots) {
+    // Its descriptors are where they were: they are not the driver's before it sees them used.
+    const SplitInflightLog::Chain chain = again_.back();
+    if (const auto fetched = fetch_head(chain.head, builder, slots); !fetched) {
+        return failure(fetched.error());
+    }
+    builder.slot().inflight_counter = chain.counter;
+    again_.pop_back();
+    return true;
 }
 
 void SplitVirtqueue::make_visible() {
@@ -26,6 +54,17 @@ void SplitVirtqueue::make_visible() {
     // what the device wrote to the buffers and the used entries comes before.
     store<uint16_t>(areas_.device + kIndex, next_used_, __ATOMIC_RELEASE);
     visible_used_ = next_used_;
+    if (log_) {
+        log_->note_published(next_used_);
+    }
+}
+
+std::array<AreaRange, 2> SplitVirtqueue::unseen_used() const {
+    const size_t count = std::min<size_t>(static_cast<uint16_t>(next_used_ - visible_used_), size_);
+    const size_t first = visible_used_ & mask();
+    const size_t behind = std::min(count, size_ - first);
+    return {{{.offset = kEntries + first * kUsedEntryBytes, .bytes = behind * kUsedEntryBytes},
+             {.offset = kEntries, .bytes = (count - behind) * kUsedEntryBytes}}};
 }
 
 bool SplitVirtqueue::call_wanted() {

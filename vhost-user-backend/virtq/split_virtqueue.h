@@ -3,8 +3,12 @@
 /// VIRTIO 1.3, 2.7. What both formats share is in Virtqueue.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/virtq/chain_builder.h"
@@ -12,6 +16,7 @@
 #include "vhost-user-backend/virtq/ring_areas.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 #include "vhost-user-backend/virtq/ring_memory.h"
+#include "vhost-user-backend/virtq/split_inflight_log.h"
 
 namespace outrigger {
 
@@ -36,8 +41,11 @@ class SplitVirtqueue final {
         seen_available_ = next_available;
     }
 
-    /// Goes on behind what the ring says was used. Once, when it has its first areas.
-    void resume();
+    /// Goes on behind what the ring says was used. Once, when it has its first areas. `log`: what
+    /// the one before left, and where this one notes what it has; empty: nothing is noted. True:
+    /// the log says where the ring stands, and has_available() tells of its chains first.
+    [[nodiscard]] Result<bool, InflightLogError> resume(std::span<std::byte> log,
+                                                        bool base_is_known);
 
     [[nodiscard]] uint16_t next_available() const { return next_available_; }
 
@@ -48,7 +56,7 @@ class SplitVirtqueue final {
     [[nodiscard]] Result<bool, RingError> fetch(ChainBuilder& builder, const ChainSlots& slots);
 
     /// Notes a used chain where the driver does not look yet.
-    void push_used(uint16_t head, uint32_t written_bytes, uint16_t descriptor_count);
+    void push_used(const ChainSlot& slot, uint32_t written_bytes);
 
     /// Makes everything pushed visible.
     void make_visible();
@@ -60,7 +68,26 @@ class SplitVirtqueue final {
     /// True: there is work already.
     [[nodiscard]] bool enable_kicks();
 
+    // For the dirty log: what the device writes. All of it lies in the device area.
+
+    /// What push_used() wrote since the last make_visible(); the second part when that wraps.
+    [[nodiscard]] std::array<AreaRange, 2> unseen_used() const;
+
+    /// What the next make_visible() writes.
+    [[nodiscard]] static AreaRange visible_mark() { return {.offset = kIndex, .bytes = 2}; }
+
+    /// What suppress_kicks() and enable_kicks() write.
+    [[nodiscard]] std::array<AreaRange, 2> suppression() const {
+        return {{{.offset = kFlags, .bytes = 2},
+                 {.offset = kEntries + size_t{size_} * kUsedEntryBytes, .bytes = 2}}};
+    }
+
   private:
+    [[nodiscard]] Result<bool, RingError> fetch_again(ChainBuilder& builder,
+                                                      const ChainSlots& slots);
+    [[nodiscard]] Result<void, RingError> fetch_head(uint16_t head,
+                                                     ChainBuilder& builder,
+                                                     const ChainSlots& slots) const;
     [[nodiscard]] Result<void, RingError> read_chain(uint16_t head, ChainBuilder& builder) const;
 
     [[nodiscard]] uint16_t mask() const { return static_cast<uint16_t>(size_ - 1); }
@@ -81,6 +108,8 @@ class SplitVirtqueue final {
     uint16_t next_used_ = 0;       // of the next used element, visible or not
     uint16_t visible_used_ = 0;    // what the ring's index says
     uint16_t decided_used_ = 0;    // up to here it was decided whether to call
+    std::optional<SplitInflightLog> log_;
+    std::vector<SplitInflightLog::Chain> again_;  // to be fetched before all others, oldest last
 };
 
 // --- What runs for each request, in the header so that it is inlined --------------------------
@@ -88,12 +117,15 @@ class SplitVirtqueue final {
 inline bool SplitVirtqueue::has_available() const {
     // Acquire pairs with the driver's barrier between writing entries and the available index
     // (VIRTIO 1.3, 2.7.13.3).
-    return seen_available_ != next_available_ ||
+    return seen_available_ != next_available_ || !again_.empty() ||
            ring_memory::load<uint16_t>(areas_.driver + kIndex, __ATOMIC_ACQUIRE) != next_available_;
 }
 
 inline Result<bool, RingError> SplitVirtqueue::fetch(ChainBuilder& builder,
                                                      const ChainSlots& slots) {
+    if (!again_.empty()) [[unlikely]] {
+        return fetch_again(builder, slots);
+    }
     if (seen_available_ == next_available_) {
         // Acquire: as in has_available().
         const auto available =
@@ -110,6 +142,20 @@ inline Result<bool, RingError> SplitVirtqueue::fetch(ChainBuilder& builder,
     // Relaxed: the acquire load of the index came first.
     const auto head = ring_memory::load<uint16_t>(
         areas_.driver + kEntries + position * kAvailableEntryBytes, __ATOMIC_RELAXED);
+    if (const auto fetched = fetch_head(head, builder, slots); !fetched) [[unlikely]] {
+        return failure(fetched.error());
+    }
+    if (log_) {
+        log_->note_fetched(head);
+        builder.slot().inflight_counter = log_->last_counter();
+    }
+    ++next_available_;
+    return true;
+}
+
+inline Result<void, RingError> SplitVirtqueue::fetch_head(uint16_t head,
+                                                          ChainBuilder& builder,
+                                                          const ChainSlots& slots) const {
     if (head >= size_) [[unlikely]] {
         return failure(RingError::kHeadOutOfRange);
     }
@@ -117,13 +163,9 @@ inline Result<bool, RingError> SplitVirtqueue::fetch(ChainBuilder& builder,
         return failure(RingError::kHeadInFlight);
     }
     if (const auto read = read_chain(head, builder); !read) [[unlikely]] {
-        return failure(read.error());
+        return read;
     }
-    if (const auto finished = builder.finish(head, 1); !finished) [[unlikely]] {
-        return failure(finished.error());
-    }
-    ++next_available_;
-    return true;
+    return builder.finish(head, 1);
 }
 
 inline Result<void, RingError> SplitVirtqueue::read_chain(uint16_t head,
@@ -153,15 +195,16 @@ inline Result<void, RingError> SplitVirtqueue::read_chain(uint16_t head,
     return failure(RingError::kChainTooLong);
 }
 
-inline void SplitVirtqueue::push_used(uint16_t head,
-                                      uint32_t written_bytes,
-                                      [[maybe_unused]] uint16_t descriptor_count) {
+inline void SplitVirtqueue::push_used(const ChainSlot& slot, uint32_t written_bytes) {
     std::byte* const at = areas_.device + kEntries +
                           size_t{static_cast<uint16_t>(next_used_ & mask())} * kUsedEntryBytes;
     // Relaxed: the release store in make_visible() orders them for the driver.
-    ring_memory::store<uint32_t>(at, head, __ATOMIC_RELAXED);
+    ring_memory::store<uint32_t>(at, slot.head, __ATOMIC_RELAXED);
     ring_memory::store<uint32_t>(at + 4, written_bytes, __ATOMIC_RELAXED);
     ++next_used_;
+    if (log_) {
+        log_->note_used(slot.head);
+    }
 }
 
 }  // namespace outrigger

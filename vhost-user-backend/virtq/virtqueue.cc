@@ -52,7 +52,10 @@ PackedBase parse_packed_base(VringBase base) {
 }  // namespace
 
 Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
-    const VirtqueueConfig& config, VringBase base, std::shared_ptr<const MemorySnapshot> memory) {
+    const VirtqueueConfig& config,
+    VringBase base,
+    std::shared_ptr<const MemorySnapshot> memory,
+    InflightArea inflight) {
     if (config.size == 0 || config.size > kQueueSizeLimit ||
         (!config.packed && !is_power_of_two(config.size))) {
         return failure(VirtqueueSetupError::kSize);
@@ -69,7 +72,12 @@ Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
     if (!place && (place.error() != VirtqueueSetupError::kUnmapped || misses.empty())) {
         return failure(place.error());
     }
-    std::unique_ptr<Virtqueue> queue(new Virtqueue(config, std::move(memory)));
+    const auto log = inflight.bytes();
+    if (!log.empty() && !(config.packed ? PackedInflightLog::fits(log, config.size)
+                                        : SplitInflightLog::fits(log, config.size))) {
+        return failure(VirtqueueSetupError::kInflight);
+    }
+    std::unique_ptr<Virtqueue> queue(new Virtqueue(config, std::move(memory), std::move(inflight)));
     if (config.packed) {
         queue->packed_.start(packed.next_available, packed.next_used);
     } else {
@@ -78,6 +86,9 @@ Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
     if (place) {
         queue->covered_ = true;
         queue->set_place(*std::move(place));
+        if (queue->broken()) {
+            return failure(VirtqueueSetupError::kInflight);
+        }
     } else {
         queue->misses_ = misses;
         queue->misses_are_new_ = true;
@@ -85,8 +96,11 @@ Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> Virtqueue::create(
     return queue;
 }
 
-Virtqueue::Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const MemorySnapshot> memory)
+Virtqueue::Virtqueue(const VirtqueueConfig& config,
+                     std::shared_ptr<const MemorySnapshot> memory,
+                     InflightArea inflight)
     : config_(config),
+      inflight_(std::move(inflight)),
       split_(config.size, config.event_idx),
       packed_(config.size, config.event_idx),
       memory_(std::move(memory)),
@@ -136,6 +150,9 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (config_.in_order) {
         order_.append(slot);
     }
+    if (logging_) [[unlikely]] {
+        note_writes(slot);
+    }
     retries_ = 0;
     counters_.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
@@ -144,7 +161,7 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
 void Virtqueue::break_ring(RingError error) {
     if (!broken_) {
         // Zeroes in place of a lost region look like a driver's mistake: name the true cause.
-        const bool lost = memory_.any_region_lost() || place_.any_lost();
+        const bool lost = memory_.any_region_lost() || place_.any_lost() || inflight_was_lost();
         broken_ = lost ? RingError::kMemoryLost : error;
     }
     misses_.clear();
@@ -201,7 +218,9 @@ void Virtqueue::stop_waiting() {
 }
 
 void Virtqueue::make_visible() {
-    if (config_.packed) {
+    if (logging_) [[unlikely]] {
+        make_visible_and_mark();
+    } else if (config_.packed) {
         packed_.make_visible();
     } else {
         split_.make_visible();
@@ -255,6 +274,9 @@ void Virtqueue::suppress_kicks() {
     } else {
         split_.suppress_kicks();
     }
+    if (logging_) [[unlikely]] {
+        mark_suppression();
+    }
 }
 
 bool Virtqueue::enable_kicks() {
@@ -263,6 +285,9 @@ bool Virtqueue::enable_kicks() {
         return false;  // adopt_memory() arms kicks when the ring comes back
     }
     const bool has_work = config_.packed ? packed_.enable_kicks() : split_.enable_kicks();
+    if (logging_) [[unlikely]] {
+        mark_suppression();
+    }
     // While the ring holds back, its work must wait for a completion.
     return has_work && !holds_back();
 }
@@ -271,13 +296,29 @@ void Virtqueue::set_place(RingPlace place) {
     place_ = std::move(place);
     mapped_ = place_.areas.descriptor != nullptr;
     update_may_pop();
+    if (logging_) [[unlikely]] {
+        find_log_areas();
+    }
     if (config_.packed) {
         packed_.set_areas(place_.areas);
+    } else {
+        split_.set_areas(place_.areas);
+    }
+    if (mapped_ && !std::exchange(resumed_, true)) {
+        resume();
+    }
+}
+
+void Virtqueue::resume() {
+    const auto resumed = config_.packed ? packed_.resume(inflight_.bytes(), inflight_.base_is_known)
+                                        : split_.resume(inflight_.bytes(), inflight_.base_is_known);
+    if (!resumed) {
+        break_ring(RingError::kInflightLog);
         return;
     }
-    split_.set_areas(place_.areas);
-    if (mapped_ && !std::exchange(resumed_, true)) {
-        split_.resume();
+    if (*resumed) {
+        // Whoever died may have published and not called any more; no driver asks twice.
+        call_owed_ = true;
     }
 }
 
@@ -338,12 +379,19 @@ void Virtqueue::leave_old_areas() {
 
 bool Virtqueue::memory_was_lost() {
     const uint32_t count = sigbus_guard::lost_count();
-    if (count != std::exchange(lost_count_seen_, count) &&
-        (memory_.any_region_lost() || place_.any_lost())) {
-        memory_lost_ = true;
-        break_ring(RingError::kMemoryLost);
+    if (count != std::exchange(lost_count_seen_, count)) [[unlikely]] {
+        look_for_loss();
     }
     return memory_lost_;
+}
+
+void Virtqueue::look_for_loss() {
+    if (memory_.any_region_lost() || place_.any_lost() || inflight_was_lost()) {
+        memory_lost_ = true;
+        break_ring(RingError::kMemoryLost);
+    } else if (logging_ && log_->lost()) {
+        break_ring(RingError::kDirtyLog);
+    }
 }
 
 bool Virtqueue::buffers_were_lost(std::span<const iovec> buffers) {

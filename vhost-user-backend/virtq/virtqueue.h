@@ -22,9 +22,11 @@
 #include "vhost-user-backend/virtq/chain_slots.h"
 #include "vhost-user-backend/virtq/completion_order.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
+#include "vhost-user-backend/virtq/inflight_buffer.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
+#include "vhost-user-backend/virtq/ring_log.h"
 #include "vhost-user-backend/virtq/ring_place.h"
 #include "vhost-user-backend/virtq/split_virtqueue.h"
 #include "vhost-user-backend/virtq/virtqueue_config.h"
@@ -46,10 +48,13 @@ class Virtqueue final {
     /// that are not translated yet are no error: the ring then waits for them (take_misses()).
     /// `base` as it came with SET_VRING_BASE. For a packed ring whose upper half is 0 and whose
     /// lower half is not, the used position is taken to be the available one (DPDK virtio-user).
+    /// With an in-flight log that an earlier run left, its chains are popped first, in the order in
+    /// which that run popped them, and `base` does not count.
     [[nodiscard]] static Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> create(
         const VirtqueueConfig& config,
         VringBase base,
-        std::shared_ptr<const MemorySnapshot> memory);
+        std::shared_ptr<const MemorySnapshot> memory,
+        InflightArea inflight = {});
 
     Virtqueue(const Virtqueue&) = delete;
     Virtqueue& operator=(const Virtqueue&) = delete;
@@ -117,6 +122,14 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
+    /// What the device writes from now on is marked in `log`, or (null) nowhere. Chains that were
+    /// popped before the first log have noted nothing, so whoever begins to log waits until they
+    /// are back (adopt_memory()). `used_address`: see RingLog::set_log().
+    void set_log(std::shared_ptr<const DirtyLog> log, std::optional<GuestAddr> used_address);
+
+    /// Was anything marked in the log since this was asked last?
+    [[nodiscard]] bool take_log_change() { return logging_ && log_->take_change(); }
+
     /// The snapshot that chains are popped under.
     [[nodiscard]] const std::shared_ptr<const MemorySnapshot>& memory() const {
         return memory_.current_pointer();
@@ -164,7 +177,9 @@ class Virtqueue final {
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
 
   private:
-    Virtqueue(const VirtqueueConfig& config, std::shared_ptr<const MemorySnapshot> memory);
+    Virtqueue(const VirtqueueConfig& config,
+              std::shared_ptr<const MemorySnapshot> memory,
+              InflightArea inflight);
 
     template <class Ring>
     [[nodiscard]] std::optional<DescriptorChain> pop_from(Ring& ring);
@@ -172,10 +187,24 @@ class Virtqueue final {
     [[nodiscard]] bool holds_back() const { return slots_.are_full(); }
 
     void set_place(RingPlace place);
+    void resume();
     void leave_old_areas();
+
+    [[nodiscard]] bool inflight_was_lost() const {
+        return inflight_.buffer != nullptr && inflight_.buffer->lost();
+    }
 
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 
+    // What the log is told; only while logging.
+    void note_writes(ChainSlot& slot);
+    void mark_writes(ChainSlot& slot);
+    void mark_area(RingArea area, const AreaRange& range);
+    void make_visible_and_mark();
+    void mark_suppression();
+    void find_log_areas();
+
+    void look_for_loss();
     void wait_for_translations();
     void wait_for_ring(const MissList& misses);
     void look_for_translations();
@@ -185,9 +214,11 @@ class Virtqueue final {
     [[nodiscard]] bool decide_call();
 
     VirtqueueConfig config_;
+    InflightArea inflight_;
     bool mapped_ = false;   // the ring has areas, if only those that it is about to leave
     bool covered_ = false;  // the current memory has the ring
     bool may_pop_ = false;  // covered, not broken, and not waiting for translations
+    bool logging_ = false;  // there is a dirty log
     bool resumed_ = false;  // has read what the device before left in the ring
     bool misses_are_new_ = false;
     bool processing_requested_ = false;
@@ -209,6 +240,9 @@ class Virtqueue final {
     ChainSlots slots_;
     std::optional<uint32_t> areas_lease_;  // the areas lie in older memory, which this pins
     CompletionOrder order_;                // of IN_ORDER rings
+    std::unique_ptr<RingLog> log_;         // null until there was one
+    // Whoever ran this ring before may have died between a store and its mark.
+    bool areas_marked_ = false;
     VirtqueueCounters counters_;
 };
 
@@ -216,6 +250,9 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     counters_.chains_completed.add();
     counters_.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
+    if (slot.is_noted) [[unlikely]] {
+        mark_writes(slot);
+    }
     memory_.unpin(slot.memory_lease);
     if (!config_.in_order) {
         take_back(slot, written_bytes);
@@ -241,9 +278,9 @@ inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {
         request_processing();
     }
     if (config_.packed) {
-        packed_.push_used(slot.head, written_bytes, slot.descriptor_count);
+        packed_.push_used(slot, written_bytes);
     } else {
-        split_.push_used(slot.head, written_bytes, slot.descriptor_count);
+        split_.push_used(slot, written_bytes);
     }
     ++unpublished_;
 }

@@ -38,6 +38,7 @@ enum class VirtqueueSetupError : uint8_t {
     kUnmapped,   ///< an area does not lie wholly in one region, or is not translated
     kScattered,  ///< an area's pieces cannot be mapped side by side (IOMMU)
     kBase,       ///< the base has bits or an index that this ring cannot have
+    kInflight,   ///< the in-flight log is too small, or cannot be of this ring
 };
 
 }  // namespace outrigger

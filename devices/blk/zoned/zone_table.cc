@@ -123,6 +123,13 @@ bool ZoneTable::learn(size_t zone, const ImageZone& now) {
     return writing.known;
 }
 
+void ZoneTable::forget() {
+    const std::lock_guard lock(mutex_);  // behind whoever had them
+    for (Zone& zone : zones_) {
+        zone.writing.known = false;
+    }
+}
+
 int32_t ZoneTable::learn_all(ZoneHost& host) {
     for (Zone& zone : zones_) {
         zone.writing.known = false;

@@ -79,6 +79,9 @@ class ZoneTable final {
     /// What take() or take_all() gave. May call on_turn() of others.
     void release(Holder& holder);
 
+    /// Nothing is known any more. While nobody has a zone.
+    void forget();
+
     // --- For the holder of the zone. -------------------------------------------------------------
 
     [[nodiscard]] Writing& writing(size_t zone) { return zones_[zone].writing; }

@@ -58,6 +58,20 @@ Result<uint64_t> ZonedImage::resize(std::optional<uint64_t> /*size_bytes*/) {
                                     "it cannot be resized"});
 }
 
+void ZonedImage::rest() {
+    parts_.below->rest();
+    const std::lock_guard lock(mutex_);
+    must_forget_ = parts_.takes_turns;
+}
+
+/// What was learnt in an earlier turn may be wrong by now. Behind what took the turn.
+void ZonedImage::forget_if_first() {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(must_forget_, false)) {
+        table_->forget();
+    }
+}
+
 Result<IoThreadPool*> ZonedImage::threads() {
     const std::lock_guard lock(mutex_);
     if (!threads_) {
@@ -69,6 +83,7 @@ Result<IoThreadPool*> ZonedImage::threads() {
 Result<std::unique_ptr<ImageQueue>> ZonedImage::open_queue(Worker& worker, uint32_t requests_max) {
     IoThreadPool* const helpers = OUTRIGGER_TRY(threads());
     auto below = OUTRIGGER_TRY(parts_.below->open_queue(worker, requests_max));
+    forget_if_first();
     return std::make_unique<ZonedQueue>(shared_, std::move(below), *helpers, worker, requests_max);
 }
 

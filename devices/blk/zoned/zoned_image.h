@@ -19,6 +19,8 @@ struct ZonedParts {
     std::unique_ptr<ZoneHost> host;
     std::unique_ptr<Image> below;  ///< writes go past the page cache, one system call after another
     ImageZoning zoning;            ///< the host's
+    /// Somebody else may write while no queue runs, also before the first one.
+    bool takes_turns = false;
 };
 
 class ZonedImage final : public Image {
@@ -27,6 +29,8 @@ class ZonedImage final : public Image {
     [[nodiscard]] static Result<std::unique_ptr<ZonedImage>> create(ZonedParts parts);
 
     [[nodiscard]] const ImageProperties& properties() const override { return properties_; }
+
+    void rest() override;
 
     [[nodiscard]] FixedMemoryUse fixed_memory() const override {
         return parts_.below->fixed_memory();
@@ -46,10 +50,13 @@ class ZonedImage final : public Image {
           table_(std::move(table)),
           shared_{.host = *parts_.host,
                   .table = *table_,
-                  .write_granularity_bytes = properties_.zoning.write_granularity_bytes} {}
+                  .write_granularity_bytes = properties_.zoning.write_granularity_bytes},
+          must_forget_(parts_.takes_turns) {}
 
     /// See FileImage::threads().
     [[nodiscard]] Result<IoThreadPool*> threads();
+
+    void forget_if_first();
 
     const ZonedParts parts_;
     const ImageProperties properties_;
@@ -57,6 +64,7 @@ class ZonedImage final : public Image {
     const ZonedShared shared_;
     std::mutex mutex_;
     std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
+    bool must_forget_;                       // guarded by mutex_; the next queue is the first
 };
 
 /// Should this file be served with its zones? When it is written past the page cache; otherwise a

@@ -119,6 +119,18 @@ TEST(BlkProgram, BlockSizeIsAPowerOfTwo) {
     EXPECT_NE(usage_problem({{"blk-file", "x"}, {"blk-size", "4095"}}), "");
 }
 
+TEST(BlkProgram, OnlyRawFilesAreLockedWhileTheyRun) {
+    EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"lock", "running"}}), "");
+    EXPECT_EQ(usage_problem({{"blk-file", "x"}, {"lock", "running"}, {"read-only", "on"}}), "");
+    EXPECT_NE(usage_problem({{"blk-memory", "1M"}, {"lock", "running"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"}, {"overlay", "y"}, {"lock", "running"}}), "");
+    EXPECT_NE(usage_problem({{"blk-file", "x"},
+                             {"image-format", "qcow2"},
+                             {"read-only", "on"},
+                             {"lock", "running"}}),
+              "");
+}
+
 TEST(BlkProgram, NullSizeIsAMultipleOfTheBlockSize) {
     EXPECT_NE(usage_problem({{"null-size", "1000"}}), "");
     EXPECT_NE(usage_problem({{"null-size", "512"}, {"blk-size", "4096"}}), "");

@@ -173,6 +173,85 @@ TEST_F(ImageLock, LockEndsWithItsDescriptor) {
     EXPECT_FALSE(neighbour_finds(neighbour_, kNobodyWrites));
 }
 
+TEST_F(ImageLock, UnlockedItIsFree) {
+    ASSERT_EQ(lock_image_file(ours_.get(), false).os_error, 0);
+    unlock_image_file(ours_.get());
+    EXPECT_EQ(lock_image_file(neighbour_.get(), false).os_error, 0);
+}
+
+// --- Locked while it is used ---------------------------------------------------------------------
+
+class ImageInUse : public ImageLock {
+  protected:
+    [[nodiscard]] std::unique_ptr<ImageFile> open_image() const {
+        return ImageFile::open({.path = backing_.path(),
+                                .lock_in_use = true,
+                                .busy_patience = std::chrono::milliseconds(0)})
+            .value();
+    }
+};
+
+TEST_F(ImageInUse, OpenAloneLocksNothing) {
+    const auto image = open_image();
+    EXPECT_FALSE(neighbour_finds(neighbour_, kReads));
+    EXPECT_FALSE(neighbour_finds(neighbour_, kNobodyWrites));
+}
+
+TEST_F(ImageInUse, OneAtATimeUsesIt) {
+    const auto first = open_image();
+    const auto second = open_image();
+    ASSERT_TRUE(first->lock_for_use());
+    EXPECT_FALSE(second->lock_for_use());
+    first->unlock();
+    EXPECT_TRUE(second->lock_for_use());
+    EXPECT_FALSE(first->lock_for_use());
+}
+
+TEST_F(ImageInUse, WhoIsRefusedIsNotInTheWay) {
+    const auto first = open_image();
+    const auto second = open_image();
+    ASSERT_TRUE(first->lock_for_use());
+    ASSERT_FALSE(second->lock_for_use());
+    first->unlock();
+    // The second one holds nothing back: not even what it locked before it saw the first.
+    EXPECT_FALSE(neighbour_finds(neighbour_, kWrites));
+    EXPECT_TRUE(first->lock_for_use());
+}
+
+TEST_F(ImageInUse, LockedTwiceItIsUnlockedOnce) {
+    const auto image = open_image();
+    ASSERT_TRUE(image->lock_for_use());
+    ASSERT_TRUE(image->lock_for_use());
+    EXPECT_TRUE(neighbour_finds(neighbour_, kWrites));
+    image->unlock();
+    image->unlock();
+    EXPECT_FALSE(neighbour_finds(neighbour_, kWrites));
+}
+
+TEST_F(ImageInUse, WhoOpensItForGoodSeesWhoUsesIt) {
+    const auto image = open_image();
+    ASSERT_TRUE(image->lock_for_use());
+    const ImageFileOptions for_good{.path = backing_.path(),
+                                    .busy_patience = std::chrono::milliseconds(0)};
+    EXPECT_FALSE(ImageFile::open(for_good));
+    image->unlock();
+    const auto opened = ImageFile::open(for_good);
+    ASSERT_TRUE(opened);
+    EXPECT_FALSE(image->lock_for_use());
+}
+
+TEST_F(ImageInUse, WaitsForWhoIsAboutToLeave) {
+    const auto first = open_image();
+    const auto second = ImageFile::open({.path = backing_.path(), .lock_in_use = true}).value();
+    ASSERT_TRUE(first->lock_for_use());
+    Result<void> locked = failure(Error{});
+    std::thread waits([&] { locked = second->lock_for_use(); });
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    first->unlock();
+    waits.join();
+    EXPECT_TRUE(locked);
+}
+
 // --- Waiting for what a killed process left ------------------------------------------------------
 
 /// Locks the image, as seen from /proc, for nobody: the one descriptor is on its way through a

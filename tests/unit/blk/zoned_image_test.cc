@@ -398,6 +398,31 @@ TEST_F(LimitedZones, TooManyActiveZonesAreRefused) {
     EXPECT_EQ(write(4 * kZone, kBlock), kOk);
 }
 
+// --- Turns with another daemon -------------------------------------------------------------------
+
+class TurnsWithOthers : public ZonedImageTest {
+  protected:
+    TurnsWithOthers() : ZonedImageTest({.takes_turns = true}) {}
+};
+
+TEST_F(TurnsWithOthers, WritePointersAreLearntAnewInEach) {
+    EXPECT_EQ(write(kZone, kBlock), kOk);
+    on_worker([this] { queue_ = nullptr; });
+    image_->rest();
+    disk_.move_write_pointer(1, 4 * kBlock);
+    on_worker([this] { queue_ = image_->open_queue(*worker_, kRequestsMax).value(); });
+    EXPECT_EQ(write(kZone + 4 * kBlock, kBlock), kOk) << "known without a failure";
+}
+
+TEST_F(TurnsWithOthers, ASecondQueueForgetsNothing) {
+    EXPECT_EQ(write(kZone, kBlock), kOk);
+    std::unique_ptr<ImageQueue> second;
+    on_worker([&] { second = image_->open_queue(*worker_, kRequestsMax).value(); });
+    disk_.fail_reports(1);
+    EXPECT_EQ(write(kZone + kBlock, kBlock), kOk) << "without a look";
+    on_worker([&] { second = nullptr; });
+}
+
 // --- Host-aware disks ----------------------------------------------------------------------------
 
 class HostAwareZones : public ZonedImageTest {

@@ -325,5 +325,24 @@ TEST(AddressModes, ChangeWithTheSameRegions) {
     EXPECT_EQ(iommu->with_mode({})->translate_prefix(GuestAddr{kGuest}, 1, hint).size(), 1U);
 }
 
+// --- Back to guest physical addresses ----------------------------------------------------------
+
+TEST_F(TranslationTest, EveryByteOfARegionHasItsGuestAddress) {
+    RegionHint hint;
+    EXPECT_EQ(memory_->guest_address(first_->data(), hint), GuestAddr{kGuest});
+    EXPECT_EQ(memory_->guest_address(first_->data() + 16 * kPage - 1, hint),
+              GuestAddr{kGuest + 16 * kPage - 1});
+    EXPECT_EQ(memory_->guest_address(second_->data() + 5, hint), GuestAddr{2 * kGuest + 5});
+    EXPECT_EQ(memory_->guest_address(first_->data() + 7, hint), GuestAddr{kGuest + 7});
+}
+
+TEST_F(TranslationTest, BytesOutsideOfRegionsHaveNoGuestAddress) {
+    const std::byte elsewhere{};
+    RegionHint hint;
+    EXPECT_EQ(memory_->guest_address(&elsewhere, hint), std::nullopt);
+    EXPECT_EQ(memory_->guest_address(nullptr, hint), std::nullopt);
+    EXPECT_EQ(MemorySnapshot::empty()->guest_address(first_->data(), hint), std::nullopt);
+}
+
 }  // namespace
 }  // namespace outrigger
