@@ -23,7 +23,7 @@
 #include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
 #include "devices/blk/uring_engine.h"
-#include "devices/blk/zoned/zoned_image.h"
+#include "devices/blk/zoned/open_raw_image.h"
 #ifdef OUTRIGGER_NBD
 #include "devices/blk/nbd/nbd_image.h"
 #include "devices/blk/nbd/nbd_sandbox.h"
@@ -451,28 +451,6 @@ ImageFileOptions file_options(const OptionValues& values) {
             .block_bytes = block_size_of(values)};
 }
 
-/// A file or a device; one with zones is served with them where the guest may write it.
-Result<std::unique_ptr<Image>> open_raw(const OptionValues& values) {
-    ImageFileOptions options = file_options(values);
-    options.writes_zones = true;
-    auto file = OUTRIGGER_TRY(ImageFile::open(options));
-    ZonedParts zoned{.host = nullptr,
-                     .below = nullptr,
-                     .zoning = file->zoning,
-                     .takes_turns = options.lock_in_use};
-    if (serves_zones(*file)) {
-        zoned.host = OUTRIGGER_TRY(zone_host_of(*file));
-    }
-    auto image = std::make_unique<FileImage>(std::move(file),
-                                             engine_of(values.text("io-engine").value_or("auto")),
-                                             fixes_memory(values));
-    if (zoned.host == nullptr) {
-        return image;
-    }
-    zoned.below = std::move(image);
-    return ZonedImage::create(std::move(zoned));
-}
-
 Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
     if (const std::optional<uint64_t> size = values.number("null-size")) {
         return std::make_unique<NullImage>(
@@ -506,7 +484,7 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    return open_raw(values);
+    return open_raw_image(file_options(values), engine, fixes_memory(values));
 }
 
 Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {

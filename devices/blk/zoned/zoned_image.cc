@@ -4,10 +4,6 @@
 #include <algorithm>
 #include <utility>
 
-#include <fcntl.h>
-
-#include <fmt/format.h>
-
 #include "vhost-user-backend/base/error.h"
 
 namespace outrigger::blk {
@@ -85,19 +81,6 @@ Result<std::unique_ptr<ImageQueue>> ZonedImage::open_queue(Worker& worker, uint3
     auto below = OUTRIGGER_TRY(parts_.below->open_queue(worker, requests_max));
     forget_if_first();
     return std::make_unique<ZonedQueue>(shared_, std::move(below), *helpers, worker, requests_max);
-}
-
-bool serves_zones(const ImageFile& file) {
-    return file.zoning.model != ZoneModel::kNone && file.direct && !file.properties.read_only &&
-           file.block_locks == nullptr;
-}
-
-Result<std::unique_ptr<ZoneHost>> zone_host_of(const ImageFile& file) {
-    UniqueFd device(::fcntl(file.fd.get(), F_DUPFD_CLOEXEC, 0));
-    if (!device.valid()) {
-        return failure(error_from_errno("cannot use the zoned device"));
-    }
-    return zone_host_of(std::move(device));
 }
 
 }  // namespace outrigger::blk

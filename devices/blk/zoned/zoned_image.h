@@ -7,7 +7,6 @@
 #include <mutex>
 
 #include "devices/blk/image.h"
-#include "devices/blk/image_file.h"
 #include "devices/blk/thread_engine.h"
 #include "devices/blk/zoned/zone_host.h"
 #include "devices/blk/zoned/zone_table.h"
@@ -66,13 +65,5 @@ class ZonedImage final : public Image {
     std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
     bool must_forget_;                       // guarded by mutex_; the next queue is the first
 };
-
-/// Should this file be served with its zones? When it is written past the page cache; otherwise a
-/// host-aware disk, or one that is only read, is one like any other.
-[[nodiscard]] bool serves_zones(const ImageFile& file);
-
-/// The host's end of `file`, which is to be opened as an image below. It keeps a descriptor of its
-/// own of the same open file, and so the image's lock.
-[[nodiscard]] Result<std::unique_ptr<ZoneHost>> zone_host_of(const ImageFile& file);
 
 }  // namespace outrigger::blk
