@@ -96,11 +96,12 @@ TEST_F(InflightMessages, RingThatStoppedAndStartsAgainGoesWhereTheFrontEndSays) 
     ASSERT_TRUE(frontend().get_inflight_fd(1, 128));
     run(kWithInflight);
     expect_echo();
-    ASSERT_TRUE(frontend().get_vring_base(0));
+    ASSERT_TRUE(queue().stop(frontend()));
     // A guest that reboots: the ring is empty, and begins at 0.
     queue().reset();
     buffers_.clear();
-    ASSERT_EQ(queue().start(frontend()), Answer::kAccepted);
+    ASSERT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    ASSERT_EQ(frontend().set_vring_enable(0, true), Answer::kAccepted);
     expect_echo();
 }
 
