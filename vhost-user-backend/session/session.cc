@@ -259,6 +259,10 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_postcopy_listen();
         case kPostcopyEnd:
             return handle_postcopy_end();
+        case kGetInflightFd:
+            return handle_get_inflight_fd(message);
+        case kSetInflightFd:
+            return handle_set_inflight_fd(message);
         case kSetStatus:
             return handle_set_status(message);
         case kGetStatus:
@@ -269,8 +273,6 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kSetVringEndian:
         case kCreateCryptoSession:
         case kCloseCryptoSession:
-        case kGetInflightFd:
-        case kSetInflightFd:
         case kGpuSetSocket:
         case kSetDeviceStateFd:
         case kCheckDeviceState:

@@ -39,6 +39,7 @@ struct Vring {
     std::unique_ptr<QueueRunner> runner = nullptr;  ///< set while the queue is lent to the device
     bool running = false;                           ///< `runner` has been started
     bool moving = false;                            ///< to another worker
+    bool stopped_here = false;  ///< it ran in this session, and `base` says where it stands
     std::move_only_function<void(bool)> move_done{};
 };
 
@@ -246,6 +247,14 @@ class Session::Impl final : public Connection::Handler,
     Outcome handle_set_vring_err(wire::Message& message);
     Outcome handle_set_vring_enable(const wire::Message& message);
 
+    // inflight_requests.cc
+    Outcome handle_get_inflight_fd(const wire::Message& message);
+    Outcome handle_set_inflight_fd(wire::Message& message);
+    [[nodiscard]] std::shared_ptr<const InflightBuffer> make_inflight_buffer(uint16_t queue_count,
+                                                                             uint16_t entries);
+    /// What a ring that starts is given.
+    [[nodiscard]] InflightArea inflight_area(size_t index);
+
     struct RingFd {
         size_t index = 0;
         SharedFd fd;
@@ -271,7 +280,8 @@ class Session::Impl final : public Connection::Handler,
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
     Iotlb iotlb_;  // what memory_ was made with
     Postcopy postcopy_;
-    QueuePlacement placement_;  // the runners in rings_ use it
+    std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
+    QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.
