@@ -266,8 +266,8 @@ TEST_P(Postcopy, PagesThatGoWhileRingsRunComeAgain) {
     ASSERT_TRUE(queue().try_add(buffers().chain(), 8));
     queue().publish();
     pager_->hold(true);
-    pager_->evict(memory_.regions()[0]);
     const size_t before = pager_->asked();
+    pager_->evict(memory_.regions()[0]);
     queue().kick();
     ASSERT_TRUE(eventually([&] { return pager_->asked() > before; }));
     frontend().close();
