@@ -219,7 +219,7 @@ TEST_F(CatalogueProtocol, Row31IotlbAndPostcopyAreRefusedAndTheConnectionLives) 
     const auto end = frontend().query(number(FrontendRequest::kPostcopyEnd));
     ASSERT_TRUE(end);
     EXPECT_EQ(payload_as<uint64_t>(*end), 1U);
-    expect_refusal(Refusal::kNotServed,
+    expect_refusal(Refusal::kNotNegotiated,
                    [&] { return frontend().call(number(FrontendRequest::kPostcopyListen)); });
     expect_echo();
 }

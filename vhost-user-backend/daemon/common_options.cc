@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kQueuePlacements = {"balanced", "fixed"};
 
-constexpr std::array<OptionSpec, 8> kDeviceCommonOptions = {{
+constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -66,6 +66,13 @@ constexpr std::array<OptionSpec, 8> kDeviceCommonOptions = {{
      .default_value = "100",
      .number_min = 1,
      .number_max = 100},
+    {.name = "postcopy",
+     .kind = OptionKind::kFlag,
+     .help = kPortableBuild
+                 ? "Refused: this build has no userfaultfd"
+                 : "Let guests migrate here by postcopy, where they run before their memory has "
+                   "come; needs access to /dev/userfaultfd or vm.unprivileged_userfaultfd=1, and "
+                   "then no virtual IOMMU is offered"},
 }};
 
 constexpr std::array<std::string_view, 3> kLoops = {"auto", "asio", "uring"};

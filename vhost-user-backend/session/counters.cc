@@ -90,6 +90,8 @@ std::string_view describe(Refusal refusal) {
             return "the in-flight buffer is too small for the ring, or does not hold a log of it";
         case Refusal::kTranslation:
             return "impossible translation";
+        case Refusal::kUserfault:
+            return "memory whose pages cannot come when they are touched";
     }
     return "unknown";
 }

@@ -59,8 +59,9 @@ enum class Refusal : uint8_t {
     kTranslation,     ///< an IOTLB message that wraps, leaves guest memory, or is of no known kind
     kInflight,        ///< an in-flight buffer that cannot be made, mapped, or of this device
     kInflightLog,     ///< what it holds for the ring is damaged, or has no room for its size
+    kUserfault,       ///< pages of that memory, or any, cannot come when they are touched
 };
-inline constexpr size_t kRefusalCount = 24;
+inline constexpr size_t kRefusalCount = 25;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {

@@ -217,6 +217,9 @@ void Session::Impl::poison(size_t first_index) {
     if (first != nullptr && first->memory_losses_at_start() != losses) {
         return;  // it follows another ring: all that were started before that loss know of it
     }
+    if (close_reason_) {
+        return;  // every ring stops, and perhaps we took the memory away: Postcopy::give_up()
+    }
     environment_.logs.poison.log(
         LogLevel::kError,
         "{}: guest memory is gone, which ring {} was the first to find: the front end truncated "

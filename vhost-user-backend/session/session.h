@@ -12,6 +12,7 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/base/userfault.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
@@ -36,6 +37,9 @@ struct SessionOptions {
     bool notes_in_flight = false;
     /// Queues go to other workers as they have work; without it they stay where they started.
     bool balances_queues = false;
+    /// Where userfaultfds come from (borrowed): postcopy migration is offered, and VIRTIO's
+    /// ACCESS_PLATFORM is not. Null: the other way round.
+    const UserfaultSource* userfaults = nullptr;
 };
 
 /// Thread-bound: control thread. Requests are answered in order; one that must wait for a worker

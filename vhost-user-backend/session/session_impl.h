@@ -16,6 +16,7 @@
 #include "vhost-user-backend/session/backend_requests.h"
 #include "vhost-user-backend/session/connection.h"
 #include "vhost-user-backend/session/iotlb_misses.h"
+#include "vhost-user-backend/session/postcopy.h"
 #include "vhost-user-backend/session/queue_placement.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
@@ -205,6 +206,23 @@ class Session::Impl final : public Connection::Handler,
         std::shared_ptr<const MemorySnapshot> memory, MemorySnapshot::Withdrawn withdrawn) const;
     Outcome take_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain);
 
+    /// What a message brings: its regions, and its payload with our addresses of them.
+    struct NewMemory {
+        std::span<const MemorySnapshot::RegionPointer> regions;
+        Payload bases;
+    };
+
+    /// take_memory(), in postcopy when the front end has acknowledged our addresses.
+    Outcome change_memory(std::shared_ptr<const MemorySnapshot> memory,
+                          bool drain,
+                          NewMemory added);
+
+    // postcopy_requests.cc
+    Outcome handle_postcopy_advise();
+    Outcome handle_postcopy_listen();
+    Outcome handle_postcopy_end();
+    Outcome handle_postcopy_ack(const wire::Message& message);
+
     // iotlb_requests.cc
     [[nodiscard]] AddressMode address_mode() const;
     /// Memory as at the start of a device, in the mode that is negotiated. No ring runs.
@@ -260,7 +278,8 @@ class Session::Impl final : public Connection::Handler,
     bool features_refused_ = false;
     uint8_t status_ = 0;
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
-    Iotlb iotlb_;                                     // what memory_ was made with
+    Iotlb iotlb_;  // what memory_ was made with
+    Postcopy postcopy_;
     std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
     QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
