@@ -98,10 +98,6 @@ TEST(BlkProgram, PollingIsForDirectFilesOnIoUring) {
             {{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}, {"io-engine", "threads"}}),
         kNone);
     EXPECT_NE(
-        problem(
-            {{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}, {"image-format", "qcow2"}}),
-        kNone);
-    EXPECT_NE(
         problem({{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}, {"fixed-buffers", "on"}}),
         kNone);
     EXPECT_EQ(problem({{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}}) == kNone,
