@@ -305,10 +305,6 @@ Result<void> check_direct_option(const OptionValues& values, std::string_view na
                            " goes with --blk-file=PATH and --cache=none only, and without "
                            "--overlay");
     }
-    // Registering a page brings it in: the disk would wait for all of the guest's memory.
-    if (values.flag("postcopy")) {
-        return usage_error("--fixed-buffers=on and --postcopy exclude each other: give one");
-    }
     return {};
 }
 
@@ -378,8 +374,14 @@ Result<void> check_blk_options(const OptionValues& values) {
     }
     OUTRIGGER_TRY(check_direct_option(values, "fixed-buffers"));
     OUTRIGGER_TRY(check_direct_option(values, "io-poll"));
-    if (values.text("fixed-buffers") == "on" && values.text("io-poll") == "on") {
-        return usage_error("--fixed-buffers=on and --io-poll=on exclude each other");
+    if (values.text("fixed-buffers") == "on") {
+        // Registering a page brings it in: the disk would wait for all of the guest's memory.
+        if (values.flag("postcopy")) {
+            return usage_error("--fixed-buffers=on and --postcopy exclude each other: give one");
+        }
+        if (values.text("io-poll") == "on") {
+            return usage_error("--fixed-buffers=on and --io-poll=on exclude each other");
+        }
     }
     OUTRIGGER_TRY(check_overlay_options(values));
     if (values.text("serial").value_or("").size() > kSerialBytes) {
