@@ -90,6 +90,12 @@ std::string_view describe(Refusal refusal) {
             return "the in-flight buffer is too small for the ring, or does not hold a log of it";
         case Refusal::kTranslation:
             return "impossible translation";
+        case Refusal::kStateTransfer:
+            return "no such direction or phase of a device state transfer";
+        case Refusal::kStateChannel:
+            return "the file descriptor cannot carry a device state in that direction";
+        case Refusal::kDeviceState:
+            return "there is no device state, or none that is good";
         case Refusal::kUserfault:
             return "memory whose pages cannot come when they are touched";
     }

@@ -61,6 +61,13 @@ Session::Impl::Impl(const Environment& environment,
               environment.counters,
               environment.logs.translation,
               *this),
+      state_({.device = environment.device,
+              .control_loop = environment.control_loop,
+              .worker = *environment.workers.front(),
+              .counters = environment.counters,
+              .log = environment.logs.state,
+              .offered = offered_,
+              .time_limit = options.state_timeout}),
       connection_(environment.control_loop, std::move(socket), options.message_timeout, *this) {
     OUTRIGGER_ASSERT(!environment.workers.empty() && identity_.queue_count > 0);
     OUTRIGGER_ASSERT(identity_.queue_count <= wire::kVringFdIndexMask + 1);
@@ -267,6 +274,10 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_set_status(message);
         case kGetStatus:
             return handle_get_status();
+        case kSetDeviceStateFd:
+            return handle_set_device_state_fd(message);
+        case kCheckDeviceState:
+            return handle_check_device_state();
         // Known and not served: not_now() refused them on the word of the request table.
         case kSetLogBase:
         case kSetLogFd:
@@ -274,8 +285,6 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kCreateCryptoSession:
         case kCloseCryptoSession:
         case kGpuSetSocket:
-        case kSetDeviceStateFd:
-        case kCheckDeviceState:
         case kGetVringBaseSkipDrain:
             break;
     }
@@ -410,12 +419,14 @@ void Session::Impl::close(CloseReason reason) {
             }
         }
     }
+    state_.end();
 }
 
 void Session::Impl::begin_close() {
     OUTRIGGER_ASSERT(!std::exchange(closing_, true));
     placement_.stop();
     requests_.end();
+    state_.end();
     stop_all_rings([this] {
         environment_.device.on_frontend(nullptr);
         environment_.device.reset();

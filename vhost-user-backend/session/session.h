@@ -30,6 +30,8 @@ struct SessionOptions {
     std::chrono::milliseconds message_timeout{10'000};
     /// Memory regions that ADD_MEM_REG may add up to (GET_MAX_MEM_SLOTS).
     size_t memory_slots = 509;
+    /// A transfer of the device's state (SET_DEVICE_STATE_FD) must end within this time.
+    std::chrono::milliseconds state_timeout{30'000};
     /// Refuse memory whose file could be truncated while it is mapped.
     bool require_sealed = false;
     /// Somebody keeps a buffer in which rings note what they have in flight, for a successor of

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/session/backend_requests.h"
 #include "vhost-user-backend/session/connection.h"
+#include "vhost-user-backend/session/device_state_exchange.h"
 #include "vhost-user-backend/session/iotlb_misses.h"
 #include "vhost-user-backend/session/postcopy.h"
 #include "vhost-user-backend/session/queue_placement.h"
@@ -190,12 +191,24 @@ class Session::Impl final : public Connection::Handler,
     Outcome handle_set_status(const wire::Message& message);
     Outcome handle_get_status();
     Outcome handle_reset_device();
-    void reset_device(Continuation then);
+    /// What asks for a reset: SET_STATUS 0 may only mean that the machine stops.
+    enum class ResetBy : uint8_t { kRequest, kStatus };
+    void reset_device(ResetBy by, Continuation then);
     Outcome handle_net_set_mtu(const wire::Message& message);
     Outcome handle_send_rarp(const wire::Message& message);
     Outcome handle_get_shared_object(const wire::Message& message);
     Outcome handle_get_shmem_config();
     Outcome handle_set_backend_req_fd(wire::Message& message);
+
+    // state_requests.cc
+    Outcome handle_set_device_state_fd(wire::Message& message);
+    Outcome handle_check_device_state();
+    [[nodiscard]] Outcome state_verdict() const;
+    /// Everything but the device's sections.
+    [[nodiscard]] DeviceState describe_state() const;
+    [[nodiscard]] FeatureSet driver_features() const;
+    /// Is the ring what the state that was loaded says? Without a base it gets that of the state.
+    [[nodiscard]] std::optional<Refusal> admit_ring(size_t index);
 
     // memory_requests.cc
     Outcome handle_set_mem_table(const wire::Message& message);
@@ -277,6 +290,7 @@ class Session::Impl final : public Connection::Handler,
     bool features_known_ = false;
     bool features_refused_ = false;
     uint8_t status_ = 0;
+    bool used_ = false;  // a ring has run since the last reset
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
     Iotlb iotlb_;  // what memory_ was made with
     Postcopy postcopy_;
@@ -304,6 +318,7 @@ class Session::Impl final : public Connection::Handler,
     std::optional<TimerId> release_timer_;
     BackendRequests requests_;
     IotlbMisses misses_;
+    DeviceStateExchange state_;
     Connection connection_;  // last: it may call back as soon as it exists
 };
 

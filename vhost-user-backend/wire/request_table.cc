@@ -105,8 +105,8 @@ constexpr std::array kFrontendRequests = {
     row(F::kSetStatus,            "SET_STATUS",            P::kU64,           D::kNone,       needs(PF::kStatus),             S::kAny,             R::kAck,           kYes),
     row(F::kGetStatus,            "GET_STATUS",            P::kNone,          D::kNone,       needs(PF::kStatus),             S::kAny,             R::kU64,           kYes),
     row(F::kGetSharedObject,      "GET_SHARED_OBJECT",     P::kSharedObject,  D::kNone,       needs(PF::kSharedObject),       S::kAny,             R::kSameWithFd,            kYes),
-    row(F::kSetDeviceStateFd,     "SET_DEVICE_STATE_FD",   P::kDeviceState,   D::kOne,        needs(PF::kDeviceState),        S::kAllRingsStopped, R::kU64WithFd,     kNotYet),
-    row(F::kCheckDeviceState,     "CHECK_DEVICE_STATE",    P::kNone,          D::kNone,       needs(PF::kDeviceState),        S::kAllRingsStopped, R::kU64Status,           kNotYet),
+    row(F::kSetDeviceStateFd,     "SET_DEVICE_STATE_FD",   P::kDeviceState,   D::kOne,        needs(PF::kDeviceState),        S::kAllRingsStopped, R::kU64WithFd,     kYes),
+    row(F::kCheckDeviceState,     "CHECK_DEVICE_STATE",    P::kNone,          D::kNone,       needs(PF::kDeviceState),        S::kAllRingsStopped, R::kU64Status,           kYes),
     row(F::kGetShmemConfig,       "GET_SHMEM_CONFIG",      P::kNone,          D::kNone,       needs(PF::kShmem),              S::kAny,             R::kShmemConfig,   kYes),
     row(F::kGetVringBaseSkipDrain, "GET_VRING_BASE_SKIP_DRAIN", P::kVringState, D::kNone,     needs(PF::kGetVringBaseSkipDrain), S::kAny,          R::kVringState,    kNotYet),
 };
