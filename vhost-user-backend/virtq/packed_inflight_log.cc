@@ -148,7 +148,8 @@ Result<std::vector<PackedInflightLog::Chain>, InflightLogError> PackedInflightLo
     if (std::ranges::find(seen, false) != seen.end()) {
         return failure(InflightLogError::kList);
     }
-    std::ranges::stable_sort(chains, {}, &Chain::counter);
+    std::ranges::sort(
+        chains, {}, [](const Chain& chain) { return std::pair(chain.counter, chain.first); });
     return chains;
 }
 

@@ -125,7 +125,9 @@ Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::open(ui
             next_counter_ = std::max(next_counter_, noted.counter + 1);
         }
     }
-    std::ranges::stable_sort(resumption.chains, {}, &Chain::counter);
+    std::ranges::sort(resumption.chains, {}, [](const Chain& chain) {
+        return std::pair(chain.counter, chain.head);
+    });
     return resumption;
 }
 
