@@ -224,6 +224,7 @@ void BlkQueue::retry_held() {
         }
         shared_.held.fetch_sub(1, std::memory_order_relaxed);
         if (still_fits(*slot)) {
+            slot->zones_told = 0;  // a report begins anew
             submit(*slot);
         } else {
             finish(*slot, EIO);
