@@ -195,6 +195,13 @@ void BlkQueue::report_held() {
     }
 }
 
+/// Whoever serves the queue next has it again.
+void BlkQueue::set_aside(Slot& slot) {
+    slot.chain->set_aside();
+    slot.chain.reset();
+    free_.push_back(&slot);
+}
+
 /// It was checked against the disk of its time.
 bool BlkQueue::still_fits(const Slot& slot) const {
     const uint64_t end = settings_.geometry.capacity_sectors * kSectorBytes;

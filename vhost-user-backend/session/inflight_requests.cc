@@ -39,6 +39,7 @@ Session::Impl::Outcome Session::Impl::handle_get_inflight_fd(const wire::Message
     }
     // Rings that run go on with theirs.
     inflight_ = std::move(buffer);
+    frontend_keeps_inflight_ = true;
     const InflightDescription& made = inflight_->description();
     Outcome outcome = reply_object(wire::Inflight{.mmap_size = made.bytes,
                                                   .mmap_offset = made.offset,
@@ -62,6 +63,7 @@ Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& mess
         return refuse(Refusal::kInflight);
     }
     inflight_ = *std::move(buffer);
+    frontend_keeps_inflight_ = true;
     return done();
 }
 
@@ -78,9 +80,29 @@ std::shared_ptr<const InflightBuffer> Session::Impl::make_inflight_buffer(uint16
     return *std::move(buffer);
 }
 
+bool Session::Impl::may_suspend() const {
+    if (!frontend_keeps_inflight_) {
+        return false;
+    }
+    // A front end that knows both chooses by the request which of the two it means each time.
+    return request_ == std::to_underlying(wire::FrontendRequest::kGetVringBaseSkipDrain) ||
+           (negotiated(wire::ProtocolFeature::kGetVringBaseInflight) &&
+            !negotiated(wire::ProtocolFeature::kGetVringBaseSkipDrain));
+}
+
 InflightArea Session::Impl::inflight_area(size_t index) {
     if (inflight_ == nullptr && options_.notes_in_flight) {
         inflight_ = make_inflight_buffer(identity_.queue_count, identity_.queue_size_max);
+        if (inflight_ != nullptr && environment_.journal != nullptr) {
+            // Before any ring notes anything in it.
+            const InflightDescription& made = inflight_->description();
+            environment_.journal->keep_inflight({.mmap_size = made.bytes,
+                                                 .mmap_offset = made.offset,
+                                                 .queue_count = made.queue_count,
+                                                 .queue_size = made.queue_size,
+                                                 .padding = 0},
+                                                inflight_->fd());
+        }
     }
     return {.buffer = inflight_,
             .queue = static_cast<uint16_t>(index),
