@@ -407,8 +407,14 @@ class CrashPoints : public ::testing::TestWithParam<bool> {
             }
         }
         const Memory before = second_.copy();
-        serve_again(driver);
-        if (!nested || HasFailure()) {
+        for (const bool one_by_one : {false, true}) {
+            second_.load(before);
+            serve_again(driver, one_by_one);
+            if (HasFailure()) {
+                return;
+            }
+        }
+        if (!nested) {
             return;
         }
         second_.load(before);
@@ -424,7 +430,7 @@ class CrashPoints : public ::testing::TestWithParam<bool> {
             ++nested_points_;
             second_.load(again);
             ASSERT_TRUE(driver.collect(second_.ring()));
-            serve_again(driver);
+            serve_again(driver, true);
             if (HasFailure()) {
                 return;
             }
@@ -448,8 +454,10 @@ class CrashPoints : public ::testing::TestWithParam<bool> {
         return queue;
     }
 
-    /// A new device on what is there: it must have what the driver waits for, and no more.
-    void serve_again(Driver driver) {
+    /// A new device on what is there: it must have what the driver waits for, and no more. It
+    /// answers from the last to the first, all together or each for itself: what another order of
+    /// the one before has left in the ring must not show.
+    void serve_again(Driver driver, bool one_by_one) {
         auto queue = second_.start(Driver::config(GetParam()), kStaleBase);
         ASSERT_NE(queue, nullptr) << "the log was refused";
         for (int round = 0; round < 3; ++round) {
@@ -464,9 +472,12 @@ class CrashPoints : public ::testing::TestWithParam<bool> {
             while (!chains.empty()) {
                 chains.back().complete(8);
                 chains.pop_back();
+                if (one_by_one || chains.empty()) {
+                    (void)queue->publish();
+                    ASSERT_TRUE(driver.collect(second_.ring())) << "in round " << round;
+                    ASSERT_EQ(driver.outstanding().size(), chains.size()) << "in round " << round;
+                }
             }
-            (void)queue->publish();
-            ASSERT_TRUE(driver.collect(second_.ring())) << "in round " << round;
             ASSERT_TRUE(driver.outstanding().empty()) << "in round " << round;
             while (driver.can_add()) {
                 driver.add(second_.ring());
