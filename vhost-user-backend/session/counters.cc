@@ -86,6 +86,8 @@ std::string_view describe(Refusal refusal) {
             return "the device cannot start the ring";
         case Refusal::kTranslation:
             return "impossible translation";
+        case Refusal::kDirtyLog:
+            return "impossible dirty log";
     }
     return "unknown";
 }

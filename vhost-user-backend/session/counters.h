@@ -57,8 +57,9 @@ enum class Refusal : uint8_t {
     kSharedObject,    ///< the device shares no such object
     kDevice,          ///< the device could not start the queue
     kTranslation,     ///< an IOTLB message that wraps, leaves guest memory, or is of no known kind
+    kDirtyLog,        ///< a dirty log that is empty, wraps, or does not lie in its file
 };
-inline constexpr size_t kRefusalCount = 22;
+inline constexpr size_t kRefusalCount = 23;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {

@@ -145,6 +145,7 @@ RingDescriptors Session::Impl::runner_descriptors(const Vring& ring) const {
     RingDescriptors descriptors = ring.descriptors;
     descriptors.kick_in_band = in_band && !ring.polled;
     descriptors.call_in_band = in_band && !ring.call_is_set;
+    descriptors.log_call = log_call_;
     return descriptors;
 }
 
@@ -203,9 +204,11 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         return;
     }
     environment_.logs.broken.log(LogLevel::kWarning,
-                                 "{}: ring {} stopped, the guest's driver broke it: {}",
+                                 "{}: ring {} stopped, {}: {}",
                                  identity_.name,
                                  index,
+                                 error == RingError::kDirtyLog ? "the front end broke it"
+                                                               : "the guest's driver broke it",
                                  describe(error));
 }
 
@@ -261,8 +264,13 @@ void Session::Impl::start_ring(size_t index, RingStarted then) {
                  config = queue_config(ring),
                  base = base_of(ring),
                  memory = memory_,
+                 log = log_in_use_,
+                 used_log_address = used_log_address(ring),
                  then = std::move(then)]() mutable {
         auto queue = Virtqueue::create(config, base, std::move(memory));
+        if (queue) {
+            (*queue)->set_log(std::move(log), used_log_address);
+        }
         environment_.control_loop.post(
             [this, index, &worker, queue = std::move(queue), then = std::move(then)]() mutable {
                 if (queue) {
