@@ -21,8 +21,6 @@ Refusal to_refusal(VirtqueueSetupError error) {
             return Refusal::kRingSize;
         case VirtqueueSetupError::kBase:
             return Refusal::kRingBase;
-        case VirtqueueSetupError::kInflight:
-            return Refusal::kState;
         case VirtqueueSetupError::kAlignment:
         case VirtqueueSetupError::kUnmapped:
         case VirtqueueSetupError::kScattered:
