@@ -95,6 +95,11 @@ class Device {
     /// The device's own bits (0 to 23 and 50 and up). Ring and transport bits are the framework's.
     [[nodiscard]] virtual FeatureSet offered_features() const = 0;
 
+    /// Can the device be worked by a driver that takes just these bits of the offer? Where it
+    /// cannot, SET_FEATURES is refused and FEATURES_OK not shown (VIRTIO 1.3, 2.2.2). The default
+    /// says yes, whatever they are. Control thread.
+    [[nodiscard]] virtual bool accepts(FeatureSet wanted) const;
+
     /// What the driver took, always a subset of the offer. Control thread.
     virtual void on_negotiated(FeatureSet agreed) = 0;
 

@@ -37,6 +37,14 @@ bool offers_discard(const ImageProperties& image, const BlkShape& shape) {
     return shape.discard && image.can_discard && !image.read_only;
 }
 
+/// VIRTIO 1.3, 5.2.5.2: not more than a request's segments can hold.
+uint32_t append_sectors_max(const ImageProperties& image, const BlkShape& shape) {
+    const uint64_t room = uint64_t{shape.segments_max} * kSegmentBytesMax;
+    const auto bytes =
+        static_cast<uint32_t>(std::min<uint64_t>(image.zoning.append_bytes_max, room));
+    return whole_blocks(bytes / kSectorBytes, image.block_bytes);
+}
+
 }  // namespace
 
 BlkGeometry make_geometry(const ImageProperties& image, const BlkShape& shape) {
@@ -49,7 +57,7 @@ BlkGeometry make_geometry(const ImageProperties& image, const BlkShape& shape) {
         geometry.discard_sectors_max = whole_blocks(kDiscardSectorsMax, image.block_bytes);
         geometry.discard_segments_max = kBlkRangesMax;
     }
-    if (!image.read_only) {
+    if (!image.read_only && image.can_write_zeroes) {
         geometry.write_zeroes_sectors_max = whole_blocks(kWriteZeroesSectorsMax, image.block_bytes);
         geometry.write_zeroes_segments_max = kWriteZeroesSegmentsMax;
         geometry.unmap_zeroes = shape.discard && image.can_unmap_zeroes;
@@ -60,6 +68,8 @@ BlkGeometry make_geometry(const ImageProperties& image, const BlkShape& shape) {
         geometry.secure_erase_segments_max = kBlkRangesMax;
     }
     geometry.lifetime = image.tells_lifetime;
+    geometry.writes_need_zones = image.zoning.model == ZoneModel::kHostManaged;
+    geometry.append_sectors_max = append_sectors_max(image, shape);
     return geometry;
 }
 
@@ -93,6 +103,14 @@ BlkConfigSpace make_config_space(const ImageProperties& image, const BlkShape& s
         space.secure_erase_sector_alignment =
             std::max(image.discard_alignment_bytes, physical) / kSectorBytes;
     }
+    if (image.zoning.model != ZoneModel::kNone) {
+        space.zoned.zone_sectors = static_cast<uint32_t>(image.zoning.zone_bytes / kSectorBytes);
+        space.zoned.max_open_zones = image.zoning.open_zones_max;
+        space.zoned.max_active_zones = image.zoning.active_zones_max;
+        space.zoned.max_append_sectors = geometry.append_sectors_max;
+        space.zoned.write_granularity = image.zoning.write_granularity_bytes;
+        space.zoned.model = static_cast<uint8_t>(image.zoning.model);
+    }
     return space;
 }
 
@@ -108,10 +126,16 @@ FeatureSet make_features(const ImageProperties& image, const BlkShape& shape) {
     if (image.tells_lifetime) {
         features = features.with(kLifetimeFeature);
     }
+    if (image.zoning.model != ZoneModel::kNone) {
+        features = features.with(kZonedFeature);
+    }
     if (image.read_only) {
         return features.with(VIRTIO_BLK_F_RO);
     }
-    features = features.with(VIRTIO_BLK_F_CONFIG_WCE).with(VIRTIO_BLK_F_WRITE_ZEROES);
+    features = features.with(VIRTIO_BLK_F_CONFIG_WCE);
+    if (image.can_write_zeroes) {
+        features = features.with(VIRTIO_BLK_F_WRITE_ZEROES);
+    }
     if (offers_discard(image, shape)) {
         features = features.with(VIRTIO_BLK_F_DISCARD);
     }

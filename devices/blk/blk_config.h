@@ -40,12 +40,25 @@ struct BlkConfigSpace {
     Le32 max_secure_erase_sectors;
     Le32 max_secure_erase_seg;
     Le32 secure_erase_sector_alignment;
+
+    struct Zoned {
+        Le32 zone_sectors;
+        Le32 max_open_zones;
+        Le32 max_active_zones;
+        Le32 max_append_sectors;
+        Le32 write_granularity;  // in bytes
+        uint8_t model = 0;
+        uint8_t unused2[3] = {};
+    } zoned;
 };
 
-static_assert(sizeof(BlkConfigSpace) == 72);
+static_assert(sizeof(BlkConfigSpace) == 96);
 
 /// VIRTIO 1.3, 5.2.3. Linux headers before 6.2 do not have it.
 inline constexpr unsigned kLifetimeFeature = 15;
+
+/// The same, of headers before 6.3.
+inline constexpr unsigned kZonedFeature = 17;
 
 /// The vhost-user maximum. Front ends ask for as much as the newest struct they know has, so
 /// everything behind our fields reads as zero.
@@ -65,7 +78,8 @@ struct BlkShape {
 /// The limits that requests are checked against, fitting what the configuration space says.
 [[nodiscard]] BlkGeometry make_geometry(const ImageProperties& image, const BlkShape& shape);
 
-/// All fields but `writeback`, which changes at run time.
+/// All fields but `writeback`, which changes at run time. Those of zones are for a driver that took
+/// kZonedFeature, or has yet to say.
 [[nodiscard]] BlkConfigSpace make_config_space(const ImageProperties& image, const BlkShape& shape);
 
 [[nodiscard]] FeatureSet make_features(const ImageProperties& image, const BlkShape& shape);

@@ -280,8 +280,9 @@ void BlkControl::swap_image(const v1::Request& request, std::vector<UniqueFd> fd
     const v1::SwapImage& swap = request.swap_image();
     if (device_.options().adopt_image == nullptr) {
         refuse(answer,
-               "only a raw image without an overlay can be swapped: a descriptor says nothing of "
-               "the files below a qcow2 image, of a layer's base, or of a server");
+               "only a raw image without an overlay and without zones can be swapped: a descriptor "
+               "says nothing of the files below a qcow2 image, of a layer's base, or of a server, "
+               "and a guest knows the zones of its disk");
     } else if (fds.size() != 1) {
         refuse(answer, "the open image must come along as a descriptor");
     } else if (!is_label(swap.label())) {

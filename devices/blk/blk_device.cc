@@ -8,6 +8,7 @@
 #include <linux/virtio_ids.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/log.h"
 
 #include "devices/blk/blk_control.h"
 
@@ -48,6 +49,20 @@ FeatureSet BlkDevice::offered_features() const {
     return settings_.geometry.read_only ? features_.with(VIRTIO_BLK_F_RO) : features_;
 }
 
+/// VIRTIO 1.3, 5.2.5.2: a host-managed device is not for a driver that does not know of zones. One
+/// that goes on without having its features accepted may read, see blk_request.h.
+bool BlkDevice::accepts(FeatureSet wanted) const {
+    if (settings_.geometry.writes_need_zones && !wanted.has(kZonedFeature)) {
+        static LogLimiter limiter;
+        limiter.log(LogLevel::kWarning,
+                    "blk: the disk is a host-managed zoned one, and the driver or its front end "
+                    "does not take VIRTIO_BLK_F_ZONED: refused; with --read-only it is a disk like "
+                    "any other");
+        return false;
+    }
+    return true;
+}
+
 control::DeviceControl* BlkDevice::control() {
     return control_.get();
 }
@@ -59,6 +74,7 @@ void BlkDevice::on_frontend(std::shared_ptr<Frontend> frontend) {
 void BlkDevice::on_negotiated(FeatureSet agreed) {
     negotiated_ = true;
     agreed_ = agreed;
+    set_zoned(agreed.has(kZonedFeature));
     update_write_through();
 }
 
@@ -74,8 +90,18 @@ void BlkDevice::update_write_through() {
                                 std::memory_order_relaxed);
 }
 
+/// For the queues that start from here on: a front end that sends features while queues run sends
+/// the same ones.
+void BlkDevice::set_zoned(bool zoned) {
+    const std::lock_guard lock(mutex_);
+    settings_.geometry.zoned = zoned;
+}
+
 void BlkDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
     BlkConfigSpace config = config_;
+    if (negotiated_ && !agreed_.has(kZonedFeature)) {
+        config.zoned = {};
+    }
     config.writeback = write_back() ? 1 : 0;
     read_write_through_ = read_write_through_ || !write_back_wanted_;
     copy_config(config, static_cast<uint32_t>(at), out);
@@ -184,6 +210,7 @@ void BlkDevice::reset() {
     shared_.stop_error.store(0, std::memory_order_relaxed);
     negotiated_ = false;
     agreed_ = FeatureSet();
+    set_zoned(false);
     // QEMU keeps its own copy of the configuration space over a reset: it would go on to show the
     // 0 that a guest wrote, and a guest that believes in write-through does not flush. So a 0
     // stays.

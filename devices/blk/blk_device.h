@@ -51,6 +51,7 @@ class BlkDevice final : public Device {
 
     [[nodiscard]] DeviceIdentity identity() const override;
     [[nodiscard]] FeatureSet offered_features() const override;
+    [[nodiscard]] bool accepts(FeatureSet wanted) const override;
     void on_negotiated(FeatureSet agreed) override;
     void on_frontend(std::shared_ptr<Frontend> frontend) override;
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
@@ -123,6 +124,7 @@ class BlkDevice final : public Device {
 
     [[nodiscard]] bool write_back() const;
     void update_write_through();
+    void set_zoned(bool zoned);
     [[nodiscard]] bool refuse_next_image(const std::shared_ptr<Image>& next, const Error& reason);
     void on_queues(const QueueTask& task, const std::shared_ptr<Round>& round);
     [[nodiscard]] BlkQueue* queue_on(const Worker& worker, size_t number);

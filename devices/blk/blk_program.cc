@@ -23,6 +23,7 @@
 #include "devices/blk/overlay/overlay_program.h"
 #include "devices/blk/qcow2/qcow2_image.h"
 #include "devices/blk/uring_engine.h"
+#include "devices/blk/zoned/open_raw_image.h"
 #ifdef OUTRIGGER_NBD
 #include "devices/blk/nbd/nbd_image.h"
 #include "devices/blk/nbd/nbd_sandbox.h"
@@ -55,7 +56,8 @@ constexpr OptionSpec kOptions[] = {
     {.name = "blk-file",
      .kind = OptionKind::kText,
      .value_name = "PATH",
-     .help = "Serve this image file or block device"},
+     .help =
+         "Serve this image file or block device; a zoned one, with --cache=none, with its zones"},
     // Never guessed: a guest that may write a raw disk can make it look like any format.
     {.name = "image-format",
      .kind = OptionKind::kChoice,
@@ -482,8 +484,7 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    auto file = OUTRIGGER_TRY(ImageFile::open(file_options(values)));
-    return std::make_unique<FileImage>(std::move(file), engine, fixes_memory(values));
+    return open_raw_image(file_options(values), engine, fixes_memory(values));
 }
 
 Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
@@ -543,6 +544,9 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
         raise_limit_of_fixed_memory();
     }
     auto image = OUTRIGGER_TRY(open_image(values));
+    if (image->properties().zoning.model != ZoneModel::kNone) {
+        options.adopt_image = nullptr;  // the guest knows the zones of this one
+    }
     return std::make_unique<BlkDevice>(std::move(image), options);
 }
 

@@ -49,13 +49,61 @@ ImageCommand image_command(BlkCommand command) {
             return ImageCommand::kSecureErase;
         case BlkCommand::kGetLifetime:
             return ImageCommand::kGetLifetime;
+        case BlkCommand::kZoneReport:
+        case BlkCommand::kZoneAppend:
+        case BlkCommand::kZoneChange:
+            return ImageCommand::kZone;
         case BlkCommand::kGetId:
             break;
     }
     abort_on_bug("kGetId is answered without the image", __FILE__, __LINE__);
 }
 
+uint8_t status_of(ZoneFault fault) {
+    switch (fault) {
+        case ZoneFault::kNone:
+            return VIRTIO_BLK_S_IOERR;
+        case ZoneFault::kInvalidCommand:
+            return kStatusZoneInvalidCommand;
+        case ZoneFault::kUnalignedWrite:
+            return kStatusZoneUnalignedWrite;
+        case ZoneFault::kOpenResource:
+            return kStatusZoneOpenResource;
+        case ZoneFault::kActiveResource:
+            return kStatusZoneActiveResource;
+    }
+    return VIRTIO_BLK_S_IOERR;
+}
+
+/// VIRTIO 1.3, 5.2.6: struct virtio_blk_zone_descriptor. Sectors of 512 bytes.
+struct ZoneDescriptor {
+    Le64 capacity;
+    Le64 start;
+    Le64 write_pointer;
+    uint8_t type = 0;
+    uint8_t state = 0;
+    uint8_t reserved[38] = {};
+};
+
+static_assert(sizeof(ZoneDescriptor) == kZoneDescriptorBytes);
+
 }  // namespace
+
+void BlkQueue::Slot::on_zones(std::span<const ImageZone> zones) {
+    OUTRIGGER_ASSERT(zones.size() <= zones_max - zones_told);
+    SegmentCursor out(data, length_bytes);
+    out.advance(kZoneReportHeadBytes + zones_told * kZoneDescriptorBytes);
+    for (const ImageZone& zone : zones) {
+        ZoneDescriptor descriptor;
+        descriptor.capacity = zone.capacity_bytes / kSectorBytes;
+        descriptor.start = zone.start_bytes / kSectorBytes;
+        descriptor.write_pointer = zone.write_pointer_bytes / kSectorBytes;
+        descriptor.type = static_cast<uint8_t>(zone.type);
+        descriptor.state = static_cast<uint8_t>(zone.state);
+        out.scatter(std::as_bytes(std::span(&descriptor, 1)));
+    }
+    zones_told += zones.size();
+}
 
 BlkQueue::BlkQueue(Parts parts)
     : queue_(parts.queue),
@@ -176,6 +224,16 @@ void BlkQueue::prepare(Slot& slot, const BlkRequest& request) {
     slot.data = request.data;
     slot.ranges = request.ranges;
     slot.report = false;
+    slot.zone_fault = ZoneFault::kNone;
+    if (slot.command == ImageCommand::kZone) [[unlikely]] {
+        slot.zone_command = request.zone_command;
+        slot.append_sector = request.append_sector;
+        slot.zones_told = 0;
+        if (slot.reports_zones()) {
+            slot.zones_max = (request.length_bytes - kZoneReportHeadBytes) / kZoneDescriptorBytes;
+            slot.bytes = slot.limited_bytes = 0;  // nothing of the disk's
+        }
+    }
 }
 
 void BlkQueue::submit(Slot& slot) {
@@ -192,8 +250,8 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
     --submitted_;
     bytes_in_flight_ -= slot.bytes;
     const bool reports = stopping_ || slot.report;
-    if (os_error != 0 && !reports && holds_failure(settings_.error_policy, os_error) &&
-        !queue_.memory_was_lost()) [[unlikely]] {
+    if (os_error != 0 && slot.zone_fault == ZoneFault::kNone && !reports &&
+        holds_failure(settings_.error_policy, os_error) && !queue_.memory_was_lost()) [[unlikely]] {
         hold(slot, os_error);
     } else {
         finish(slot, os_error);
@@ -216,11 +274,15 @@ void BlkQueue::finish(Slot& slot, int os_error) {
             counters_.bytes_written.add(slot.bytes);
         } else if (slot.blk_command == BlkCommand::kGetLifetime) {
             copy_lifetime(slot);
+        } else if (slot.command == ImageCommand::kZone) {
+            finish_zone_command(slot);
+            counters_.bytes_written.add(slot.bytes);
         }
     } else {
         on_failure(slot, os_error);
     }
-    complete(*slot.chain, slot.status, os_error == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+    complete(
+        *slot.chain, slot.status, os_error == 0 ? VIRTIO_BLK_S_OK : status_of(slot.zone_fault));
     slot.chain.reset();
     free_.push_back(&slot);
 }
@@ -261,8 +323,24 @@ void BlkQueue::copy_lifetime(const Slot& slot) {
     SegmentCursor(slot.data, kLifetimeBytes).scatter(std::as_bytes(std::span(values)));
 }
 
+/// VIRTIO 1.3, 5.2.6: how many zones a report tells of, and where an append has put its data.
+void BlkQueue::finish_zone_command(const Slot& slot) {
+    if (slot.blk_command == BlkCommand::kZoneReport) {
+        std::array<Le64, kZoneReportHeadBytes / sizeof(Le64)> head{};
+        head[0] = slot.zones_told;
+        SegmentCursor(slot.data, sizeof head).scatter(std::as_bytes(std::span(head)));
+    } else if (slot.blk_command == BlkCommand::kZoneAppend) {
+        const Le64 sector(slot.append_offset_bytes / kSectorBytes);
+        SegmentCursor(slot.append_sector, sizeof sector)
+            .scatter(std::as_bytes(std::span(&sector, 1)));
+    }
+}
+
 void BlkQueue::on_failure(const Slot& slot, int os_error) {
     counters_.failed.add(slot.blk_command);
+    if (slot.zone_fault != ZoneFault::kNone) {
+        return;  // the guest's own: it is told
+    }
     // EFAULT can also be the file's own: a file system in user space may answer anything.
     if (os_error == EFAULT && queue_.buffers_were_lost(slot.data)) {
         return;

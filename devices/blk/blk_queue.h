@@ -136,6 +136,7 @@ class BlkQueue final {
     void on_done(Slot& slot, int os_error);
     void finish(Slot& slot, int os_error);
     static void copy_lifetime(const Slot& slot);
+    static void finish_zone_command(const Slot& slot);
     void on_failure(const Slot& slot, int os_error);
     void check_ended();
 

@@ -203,9 +203,10 @@ bool BlkQueue::still_fits(const Slot& slot) const {
     };
     const bool changes = slot.command != ImageCommand::kRead &&
                          slot.command != ImageCommand::kFlush &&
-                         slot.command != ImageCommand::kGetLifetime;
+                         slot.command != ImageCommand::kGetLifetime && !slot.reports_zones();
     return !(changes && settings_.geometry.read_only) &&
-           (slot.data.empty() || fits(slot.offset_bytes, slot.length_bytes)) &&
+           (slot.data.empty() || slot.reports_zones() ||
+            fits(slot.offset_bytes, slot.length_bytes)) &&
            std::ranges::all_of(slot.ranges, [&](const ImageRange& range) {
                return fits(range.offset_bytes, range.length_bytes);
            });

@@ -132,6 +132,75 @@ Refused parse_transfer(uint64_t sector,
     return std::nullopt;
 }
 
+std::optional<ZoneCommand> zone_command(uint32_t type) {
+    switch (type) {
+        case kZoneAppendType:
+            return ZoneCommand::kAppend;
+        case kZoneReportType:
+            return ZoneCommand::kReport;
+        case kZoneOpenType:
+            return ZoneCommand::kOpen;
+        case kZoneCloseType:
+            return ZoneCommand::kClose;
+        case kZoneFinishType:
+            return ZoneCommand::kFinish;
+        case kZoneResetType:
+            return ZoneCommand::kReset;
+        case kZoneResetAllType:
+            return ZoneCommand::kResetAll;
+        default:
+            return std::nullopt;
+    }
+}
+
+/// What is asked of zones. VIRTIO 1.3, 5.2.6: UNSUPP unless the feature was negotiated.
+Refused parse_zone_request(ZoneCommand command,
+                           uint64_t sector,
+                           ChainReader& reader,
+                           ChainWriter& writer,
+                           const BlkGeometry& geometry,
+                           BlkRequest& request) {
+    const bool append = command == ZoneCommand::kAppend;
+    if (!geometry.zoned || (append && geometry.append_sectors_max == 0)) {
+        return BlkRefusal::kUnknownType;
+    }
+    request.zone_command = command;
+    request.command = append                            ? BlkCommand::kZoneAppend
+                      : command == ZoneCommand::kReport ? BlkCommand::kZoneReport
+                                                        : BlkCommand::kZoneChange;
+    if (command != ZoneCommand::kReport && geometry.read_only) {
+        return BlkRefusal::kReadOnly;
+    }
+    if (command != ZoneCommand::kResetAll) {
+        if (sector >= geometry.capacity_sectors) {
+            return BlkRefusal::kZoneCommand;
+        }
+        request.offset_bytes = sector * kSectorBytes;
+    }
+    if (command == ZoneCommand::kReport) {
+        request.length_bytes = writer.remaining();
+        request.data = writer.take_iovecs();
+        return request.length_bytes < kZoneReportHeadBytes ? Refused(BlkRefusal::kZoneCommand)
+                                                           : std::nullopt;
+    }
+    if (append) {
+        request.length_bytes = reader.remaining();
+        if (request.length_bytes % geometry.block_bytes != 0) {
+            return BlkRefusal::kUnaligned;
+        }
+        if (request.length_bytes > uint64_t{geometry.append_sectors_max} * kSectorBytes) {
+            return BlkRefusal::kZoneCommand;
+        }
+        // Exactly: the layout would be ambiguous with more.
+        if (writer.remaining() != kAppendSectorBytes) {
+            return BlkRefusal::kAnswerRoom;
+        }
+        request.data = reader.take_iovecs();
+        request.append_sector = writer.take_iovecs();
+    }
+    return std::nullopt;
+}
+
 /// Everything behind the header.
 Refused parse_body(const RequestHeader& header,
                    ChainReader& reader,
@@ -152,6 +221,9 @@ Refused parse_body(const RequestHeader& header,
             request.command = BlkCommand::kWrite;
             if (geometry.read_only) {
                 return BlkRefusal::kReadOnly;
+            }
+            if (geometry.writes_need_zones && !geometry.zoned) {
+                return BlkRefusal::kZonesUnknown;
             }
             if (const Refused refused =
                     parse_transfer(header.sector, reader.remaining(), geometry, request)) {
@@ -183,6 +255,9 @@ Refused parse_body(const RequestHeader& header,
             request.command = BlkCommand::kDiscard;
             return parse_ranges(reader, discard_limits(geometry), geometry, storage, request);
         case VIRTIO_BLK_T_WRITE_ZEROES:
+            if (geometry.write_zeroes_segments_max == 0 && !geometry.read_only) {
+                return BlkRefusal::kUnknownType;
+            }
             request.command = BlkCommand::kWriteZeroes;
             return parse_ranges(reader, zeroing_limits(geometry), geometry, storage, request);
         case VIRTIO_BLK_T_SECURE_ERASE:
@@ -192,6 +267,10 @@ Refused parse_body(const RequestHeader& header,
             request.command = BlkCommand::kSecureErase;
             return parse_ranges(reader, erase_limits(geometry), geometry, storage, request);
         default:
+            if (const std::optional<ZoneCommand> command = zone_command(header.type)) {
+                return parse_zone_request(
+                    *command, header.sector, reader, writer, geometry, request);
+            }
             return BlkRefusal::kUnknownType;
     }
 }
@@ -229,6 +308,8 @@ uint8_t status_of(BlkRefusal refusal) {
         case BlkRefusal::kUnknownType:
         case BlkRefusal::kReservedFlags:
             return VIRTIO_BLK_S_UNSUPP;
+        case BlkRefusal::kZoneCommand:
+            return kStatusZoneInvalidCommand;
         case BlkRefusal::kNoStatus:
         case BlkRefusal::kHeaderShort:
         case BlkRefusal::kReadOnly:
@@ -238,6 +319,7 @@ uint8_t status_of(BlkRefusal refusal) {
         case BlkRefusal::kSegmentCount:
         case BlkRefusal::kSegmentTooLong:
         case BlkRefusal::kAnswerRoom:
+        case BlkRefusal::kZonesUnknown:
             return VIRTIO_BLK_S_IOERR;
     }
     return VIRTIO_BLK_S_IOERR;
@@ -266,7 +348,11 @@ std::string_view describe(BlkRefusal refusal) {
         case BlkRefusal::kSegmentTooLong:
             return "segment longer than offered";
         case BlkRefusal::kAnswerRoom:
-            return "no room for the lifetime";
+            return "no room for the answer";
+        case BlkRefusal::kZonesUnknown:
+            return "a write to a disk of zones by a driver that knows of none";
+        case BlkRefusal::kZoneCommand:
+            return "not what can be asked of a zone";
     }
     return "unknown";
 }

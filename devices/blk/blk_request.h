@@ -34,6 +34,9 @@ struct BlkGeometry {
     bool unmap_zeroes = false;          ///< the unmap flag of write-zeroes has an effect
     bool secure_erase = false;          ///< secure erase requests are known
     bool lifetime = false;              ///< lifetime requests are known
+    bool zoned = false;                 ///< the driver knows of zones: it took VIRTIO_BLK_F_ZONED
+    bool writes_need_zones = false;     ///< so writes are not for drivers that do not
+    uint32_t append_sectors_max = 0;    ///< in one zone append
     uint32_t discard_sectors_max = 0;   ///< in one segment
     uint32_t discard_segments_max = 0;  ///< at most kBlkRangesMax
     uint32_t write_zeroes_sectors_max = 0;
@@ -51,14 +54,39 @@ enum class BlkCommand : uint8_t {
     kWriteZeroes,
     kSecureErase,
     kGetLifetime,
+    kZoneReport,
+    kZoneAppend,
+    kZoneChange,  ///< open, close, finish, reset one, reset all
 };
-inline constexpr size_t kBlkCommandCount = 8;
+inline constexpr size_t kBlkCommandCount = 11;
 
 /// VIRTIO 1.3, 5.2.6. Linux headers before 6.2 do not have it.
 inline constexpr uint32_t kGetLifetimeType = 10;
 
+/// The same, of zones; not in Linux headers before 6.3.
+inline constexpr uint32_t kZoneAppendType = 15;
+inline constexpr uint32_t kZoneReportType = 16;
+inline constexpr uint32_t kZoneOpenType = 18;
+inline constexpr uint32_t kZoneCloseType = 20;
+inline constexpr uint32_t kZoneFinishType = 22;
+inline constexpr uint32_t kZoneResetType = 24;
+inline constexpr uint32_t kZoneResetAllType = 26;
+
+/// Their status bytes.
+inline constexpr uint8_t kStatusZoneInvalidCommand = 3;
+inline constexpr uint8_t kStatusZoneUnalignedWrite = 4;
+inline constexpr uint8_t kStatusZoneOpenResource = 5;
+inline constexpr uint8_t kStatusZoneActiveResource = 6;
+
 /// struct virtio_blk_lifetime: three 16-bit values.
 inline constexpr size_t kLifetimeBytes = 6;
+
+/// A zone append's answer: the sector, in front of the status.
+inline constexpr size_t kAppendSectorBytes = 8;
+
+/// struct virtio_blk_zone_report and struct virtio_blk_zone_descriptor.
+inline constexpr size_t kZoneReportHeadBytes = 64;
+inline constexpr size_t kZoneDescriptorBytes = 64;
 
 /// What is wrong with a request.
 enum class BlkRefusal : uint8_t {
@@ -72,14 +100,17 @@ enum class BlkRefusal : uint8_t {
     kSegmentList,     ///< the data is empty or no multiple of 16 bytes
     kSegmentCount,    ///< more segments than offered
     kSegmentTooLong,  ///< a segment longer than offered
-    kAnswerRoom,      ///< no room for the lifetime
+    kAnswerRoom,      ///< no room for the lifetime, or for the sector of a zone append
+    kZonesUnknown,    ///< a write to a host-managed disk by a driver that knows of no zones
+    kZoneCommand,     ///< beyond the last zone, an append that is too long, no room for a report
 };
-inline constexpr size_t kBlkRefusalCount = 11;
+inline constexpr size_t kBlkRefusalCount = 13;
 
 [[nodiscard]] std::string_view describe(BlkRefusal refusal);
 
 /// The status byte that answers a refused request; kNoStatus has none. VIRTIO 1.3, 5.2.6.2: a
-/// request that the device does not know is UNSUPP, everything else that is wrong IOERR.
+/// request that the device does not know is UNSUPP, what is wrong with zones ZONE_INVALID_CMD, and
+/// everything else IOERR.
 [[nodiscard]] uint8_t status_of(BlkRefusal refusal);
 
 /// Valid as long as its chain and the range storage.
@@ -87,9 +118,12 @@ struct BlkRequest {
     BlkCommand command = BlkCommand::kRead;
     GuestBuffer status;  ///< one byte: the last device-writable one
     uint64_t offset_bytes = 0;
-    uint64_t length_bytes = 0;           ///< kRead, kWrite: bytes of `data`; ranges: their sum
-    std::span<const iovec> data;         ///< kRead, kGetId, kGetLifetime: to fill; kWrite: to store
+    uint64_t length_bytes = 0;           ///< of kRead, kWrite, kZoneAppend, kZoneReport: bytes of
+                                         ///< `data`; of ranges: their sum
+    std::span<const iovec> data;         ///< kWrite, kZoneAppend: to store; otherwise to fill
     std::span<const ImageRange> ranges;  ///< kDiscard, kWriteZeroes, kSecureErase
+    ZoneCommand zone_command = ZoneCommand::kReport;  ///< of the three with zones
+    std::span<const iovec> append_sector;             ///< kZoneAppend: to fill
 };
 
 struct RefusedBlkRequest {

@@ -2,6 +2,7 @@
 #include "devices/blk/blk_sandbox.h"
 
 #include <fcntl.h>
+#include <linux/blkzoned.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
@@ -35,6 +36,13 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, BLKIOOPT)}},
     {.name = "ioctl", .tests = {argument_is(1, BLKALIGNOFF)}},
     {.name = "ioctl", .tests = {argument_is(1, BLKSECDISCARD)}},
+    // Disks with zones, on their helper threads; the size of a zone says whether one has any.
+    {.name = "ioctl", .tests = {argument_is(1, BLKGETZONESZ)}},
+    {.name = "ioctl", .tests = {argument_is(1, static_cast<uint32_t>(BLKREPORTZONE))}},
+    {.name = "ioctl", .tests = {argument_is(1, BLKRESETZONE)}},
+    {.name = "ioctl", .tests = {argument_is(1, BLKOPENZONE)}},
+    {.name = "ioctl", .tests = {argument_is(1, BLKCLOSEZONE)}},
+    {.name = "ioctl", .tests = {argument_is(1, BLKFINISHZONE)}},
     // The thread of an overlay's fill has a loop of its own.
     {.name = "epoll_ctl"},
     {.name = "epoll_wait"},

@@ -17,9 +17,16 @@ class BlkQueue::Slot final : public ImageRequest {
 
     [[nodiscard]] bool data_was_lost() override { return owner->queue_.memory_was_lost(); }
 
+    void on_zones(std::span<const ImageZone> zones) override;
+
     /// Which limits it counts for. What changes the disk without data is a write, a flush too.
     [[nodiscard]] Direction direction() const {
-        return command == ImageCommand::kRead ? Direction::kRead : Direction::kWrite;
+        return command == ImageCommand::kRead || reports_zones() ? Direction::kRead
+                                                                 : Direction::kWrite;
+    }
+
+    [[nodiscard]] bool reports_zones() const {
+        return command == ImageCommand::kZone && zone_command == ZoneCommand::kReport;
     }
 
     BlkQueue* owner = nullptr;
@@ -29,9 +36,11 @@ class BlkQueue::Slot final : public ImageRequest {
     uint64_t bytes = 0;          ///< of data
     uint64_t limited_bytes = 0;  ///< that limits count: also of zeroes to write
     std::array<ImageRange, kBlkRangesMax> range_storage;
-    Slot* next = nullptr;  ///< in a SlotList
-    int held_error = 0;    ///< why the error policy holds it
-    bool report = false;   ///< an error is reported whatever the policy: somebody waits
+    std::span<const iovec> append_sector;  ///< of zone appends: to fill
+    uint64_t zones_told = 0;               ///< of zone reports
+    Slot* next = nullptr;                  ///< in a SlotList
+    int held_error = 0;                    ///< why the error policy holds it
+    bool report = false;  ///< an error is reported whatever the policy: somebody waits
 };
 
 }  // namespace outrigger::blk

@@ -45,6 +45,9 @@ void FileTransfer::begin(FileQueue& queue, ImageRequest& request) {
             attribute_index_ = 0;
             next_lifetime_attribute();
             return;
+        case ImageCommand::kZone:
+            finish(EOPNOTSUPP);  // not of a file alone: see its properties
+            return;
     }
 }
 

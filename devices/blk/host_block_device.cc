@@ -8,6 +8,7 @@
 #include <string>
 
 #include <fcntl.h>
+#include <linux/blkzoned.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
@@ -37,8 +38,8 @@ std::string read_queue_attribute(const std::string& sysfs, dev_t device, const c
     return {};
 }
 
-std::optional<uint64_t> read_queue_limit(dev_t device, const char* name) {
-    const std::string text = read_queue_attribute("/sys", device, name);
+std::optional<uint64_t> read_queue_limit(const std::string& sysfs, dev_t device, const char* name) {
+    const std::string text = read_queue_attribute(sysfs, device, name);
     uint64_t value = 0;
     const auto result = std::from_chars(text.data(), text.data() + text.size(), value);
     return result.ec == std::errc() ? std::optional(value) : std::nullopt;
@@ -81,20 +82,42 @@ Result<ImageProperties> properties_of_device(int fd, dev_t device) {
     // -1 says that a stacked device's parts do not line up: then there is nothing to tell.
     properties.alignment_offset_bytes =
         static_cast<uint32_t>(std::max(query<int>(fd, BLKALIGNOFF, 0), 0));
-    const uint64_t granularity = read_queue_limit(device, "discard_granularity").value_or(0);
+    const uint64_t granularity =
+        read_queue_limit("/sys", device, "discard_granularity").value_or(0);
     if (is_power_of_two(granularity) && granularity <= (uint64_t{1} << 30)) {
         properties.discard_alignment_bytes = static_cast<uint32_t>(granularity);
     }
-    const bool zeroes = read_queue_limit(device, "write_zeroes_max_bytes").value_or(1) != 0;
-    const bool discards = read_queue_limit(device, "discard_max_bytes").value_or(1) != 0;
+    const bool zeroes = read_queue_limit("/sys", device, "write_zeroes_max_bytes").value_or(1) != 0;
+    const bool discards = read_queue_limit("/sys", device, "discard_max_bytes").value_or(1) != 0;
     properties.can_discard = zeroes || discards;
     properties.can_unmap_zeroes = zeroes;
     properties.can_secure_erase = can_erase_securely(fd);
     return properties;
 }
 
-bool is_host_managed(const std::string& sysfs, dev_t device) {
-    return read_queue_attribute(sysfs, device, "zoned").starts_with("host-managed");
+ImageZoning zoning_of_device(const std::string& sysfs, int fd, dev_t device) {
+    const auto zone_sectors = query<uint32_t>(fd, BLKGETZONESZ, 0);
+    const std::string model = read_queue_attribute(sysfs, device, "zoned");
+    ImageZoning zoning;
+    if (model.starts_with("host-managed") || (model.empty() && zone_sectors != 0)) {
+        zoning.model = ZoneModel::kHostManaged;
+    } else if (model.starts_with("host-aware")) {
+        zoning.model = ZoneModel::kHostAware;
+    } else {
+        return zoning;
+    }
+    const auto limit = [&](const char* name) {
+        const uint64_t value = read_queue_limit(sysfs, device, name).value_or(0);
+        return value <= UINT32_MAX ? static_cast<uint32_t>(value) : 0;
+    };
+    zoning.zone_bytes = uint64_t{zone_sectors} * 512;
+    zoning.open_zones_max = limit("max_open_zones");
+    zoning.active_zones_max = limit("max_active_zones");
+    // Linux since 5.11; before, a physical block is what it is.
+    const uint32_t granularity = limit("zone_write_granularity");
+    zoning.write_granularity_bytes =
+        granularity != 0 ? granularity : query<unsigned>(fd, BLKPBSZGET, 512);
+    return zoning;
 }
 
 }  // namespace outrigger::blk

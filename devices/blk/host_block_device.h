@@ -19,8 +19,9 @@ namespace outrigger::blk {
 /// knows how it opened it.
 [[nodiscard]] Result<ImageProperties> properties_of_device(int fd, dev_t device);
 
-/// Is it a zoned device that takes writes only where its zones say (host-managed)? `sysfs` is where
-/// sysfs is mounted; without one the answer is no.
-[[nodiscard]] bool is_host_managed(const std::string& sysfs, dev_t device);
+/// Which kind of zones the open block device has, and their limits; append_bytes_max is left 0.
+/// `sysfs` is where sysfs is mounted. Without it (in a container, or behind the sandbox) a device
+/// that has zones passes for host-managed, which is the careful guess.
+[[nodiscard]] ImageZoning zoning_of_device(const std::string& sysfs, int fd, dev_t device);
 
 }  // namespace outrigger::blk

@@ -20,8 +20,8 @@ Result<ImageProperties> properties_of_device(int fd, dev_t /*device*/) {
     return properties;
 }
 
-bool is_host_managed(const std::string& /*sysfs*/, dev_t /*device*/) {
-    return false;
+ImageZoning zoning_of_device(const std::string& /*sysfs*/, int /*fd*/, dev_t /*device*/) {
+    return {};
 }
 
 }  // namespace outrigger::blk

@@ -14,6 +14,8 @@
 
 #include "vhost-user-backend/base/result.h"
 
+#include "devices/blk/zones.h"
+
 namespace outrigger {
 class MemorySnapshot;
 class Worker;
@@ -33,10 +35,12 @@ struct ImageProperties {
     uint32_t optimal_io_bytes = 0;         ///< preferred size for streaming; 0: not known
     uint32_t discard_alignment_bytes = 0;  ///< granularity of deallocation; 0: not known
     bool read_only = false;
+    bool can_write_zeroes = true;   ///< anywhere: not so where zones are written in order
     bool can_discard = false;       ///< deallocates on request
     bool can_unmap_zeroes = false;  ///< can deallocate so that zeroes are read
     bool can_secure_erase = false;  ///< destroys data so that nothing reads it from the medium
     bool tells_lifetime = false;    ///< knows how worn its medium is
+    ImageZoning zoning{};           ///< what a guest may know of its zones
 };
 
 /// How worn a medium is: the values of JEDEC's eMMC and UFS standards, 0 where not known.
@@ -54,6 +58,7 @@ enum class ImageCommand : uint8_t {
     kWriteZeroes,
     kSecureErase,  ///< images whose properties have can_secure_erase
     kGetLifetime,  ///< images whose properties have tells_lifetime
+    kZone,         ///< images whose properties have a zoning: see ImageRequest::zone_command
 };
 
 /// One segment of a discard, write-zeroes or secure erase request.
@@ -77,6 +82,10 @@ class ImageRequest {
     /// request then ends with EFAULT.
     [[nodiscard]] virtual bool data_was_lost() { return false; }
 
+    /// ZoneCommand::kReport: here are the next zones, in order, `zones_max` of them in all at most.
+    /// On the queue's worker.
+    virtual void on_zones(std::span<const ImageZone> /*zones*/) {}
+
     ImageCommand command = ImageCommand::kRead;
     bool stable = false;                 ///< kWrite, kWriteZeroes: on stable storage before it ends
     uint64_t offset_bytes = 0;           // kRead, kWrite
@@ -84,6 +93,14 @@ class ImageRequest {
     std::span<const iovec> data;         // kRead, kWrite; no empty segments
     std::span<const ImageRange> ranges;  // kDiscard, kWriteZeroes, kSecureErase
     ImageLifetime lifetime;              // kGetLifetime: the answer
+
+    // kZone: kAppend has `data`, its length, and as its offset that of the zone; kReport and those
+    // of one zone have an offset.
+    ZoneCommand zone_command = ZoneCommand::kReport;
+    uint64_t zones_max = 0;            ///< kReport: how many are wanted
+    uint64_t append_offset_bytes = 0;  ///< kAppend: the answer, where the data is
+    /// Of a disk with zones, set before an end with an error: it is the request, not the host.
+    ZoneFault zone_fault = ZoneFault::kNone;
 
   protected:
     ~ImageRequest() = default;

@@ -177,6 +177,28 @@ Result<void> settle_block_size(ImageFile& file, const ImageFileOptions& options)
     return {};
 }
 
+/// A host-managed device takes writes only in the order of its zones, and the page cache has one of
+/// its own.
+Result<void> check_zoning(const ImageZoning& zoning, const ImageFileOptions& options) {
+    if (zoning.model != ZoneModel::kHostManaged || options.read_only) {
+        return {};
+    }
+    if (!options.writes_zones) {
+        return failure(Error{.message = fmt::format("image {} is a host-managed zoned block "
+                                                    "device, which cannot be written here: use it "
+                                                    "as --blk-file, or with --read-only",
+                                                    options.path)});
+    }
+    if (!options.direct) {
+        return failure(Error{.message = fmt::format("image {} is a host-managed zoned block "
+                                                    "device, whose zones the page cache would "
+                                                    "write out of order: use --cache=none, or "
+                                                    "--read-only",
+                                                    options.path)});
+    }
+    return {};
+}
+
 Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptions& options) {
     auto file = std::make_unique<ImageFile>();
     file->fd = std::move(opened);
@@ -190,12 +212,9 @@ Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptio
         return failure(open_error(options, errno));
     }
     file->is_block_device = S_ISBLK(status.st_mode);
-    if (file->is_block_device && !options.read_only && is_host_managed("/sys", status.st_rdev)) {
-        return failure(Error{
-            .message = fmt::format("image {} is a zoned block device, which takes writes only in "
-                                   "the order of its zones, and guests are not told of zones: use "
-                                   "--read-only, or put a file system for zones on it",
-                                   options.path)});
+    if (file->is_block_device) {
+        file->zoning = zoning_of_device("/sys", fd, status.st_rdev);
+        OUTRIGGER_TRY(check_zoning(file->zoning, options));
     }
     file->properties = file->is_block_device
                            ? OUTRIGGER_TRY(properties_of_device(fd, status.st_rdev))
@@ -213,6 +232,15 @@ Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptio
         file->offset_alignment = alignment.offset;
     }
     OUTRIGGER_TRY(settle_block_size(*file, options));
+    if (file->block_locks != nullptr && file->zoning.model == ZoneModel::kHostManaged &&
+        !options.read_only) {
+        return failure(Error{.message = fmt::format("image {} is a host-managed zoned block device "
+                                                    "with blocks of {} bytes, and smaller ones "
+                                                    "cannot be written: use --blk-size={}",
+                                                    options.path,
+                                                    file->offset_alignment,
+                                                    file->offset_alignment)});
+    }
     return file;
 }
 

@@ -38,6 +38,8 @@ struct ImageFileOptions {
     /// The file holds a disk, or a part of one, in a format of its own: its size need not be a
     /// whole number of blocks.
     bool any_size = false;
+    /// The caller knows how to write a host-managed zoned device; otherwise one is only read.
+    bool writes_zones = false;
 };
 
 /// Immutable after open() but for the atomics, which any worker may set.
@@ -69,6 +71,10 @@ struct ImageFile {
 
     /// Where the offered block is smaller than offset_alignment; null elsewhere.
     std::unique_ptr<BlockLocks> block_locks;
+
+    /// Of the host's device. What a guest may know of it is up to the image kind, so the properties
+    /// say nothing.
+    ImageZoning zoning;
 
     /// None when properties.tells_lifetime is false.
     std::vector<LifetimeAttribute> lifetime;

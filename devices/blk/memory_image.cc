@@ -48,6 +48,7 @@ class MemoryQueue final : public ImageQueue {
                 return;
             case ImageCommand::kSecureErase:
             case ImageCommand::kGetLifetime:
+            case ImageCommand::kZone:
                 request.on_image_done(EOPNOTSUPP);
                 return;
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dirty logs that cannot be, or do not last; SET_LOG_FD; and logs behind an IOMMU.
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
@@ -76,8 +77,10 @@ TEST_F(DirtyLogInput, UsedLogAddressOutsideOfTheLogBreaksTheRing) {
     ASSERT_EQ(set_log_base(log_), Answer::kAccepted);
     ASSERT_EQ(set_logging(true), Answer::kAccepted);
     ASSERT_EQ(set_used_log(GuestAddr{kMemoryPages * kLogPage}), Answer::kAccepted);
-    EXPECT_EQ(exchange(), "");
-    expect_break_and_recovery(RingError::kDirtyLog);
+    send_one();
+    expect_broken(RingError::kDirtyLog);
+    ASSERT_EQ(set_used_log(std::nullopt), Answer::kAccepted);
+    expect_containment_and_recovery();
 }
 
 TEST_F(DirtyLogInput, TruncatedLogBreaksRingsAndNothingElse) {
@@ -87,7 +90,7 @@ TEST_F(DirtyLogInput, TruncatedLogBreaksRingsAndNothingElse) {
     ASSERT_EQ(set_logging(true), Answer::kAccepted);
     EXPECT_EQ(exchange(), "");
     file.truncate();
-    EXPECT_EQ(exchange(), "");
+    send_one();
     expect_broken(RingError::kDirtyLog);
     EXPECT_EQ(counters().rings_broken.value(RingError::kMemoryLost), 0U);
     ASSERT_EQ(set_log_base(log_), Answer::kAccepted);
@@ -162,6 +165,15 @@ class DirtyLogIommu : public IommuTest, public ::testing::WithParamInterface<Iom
   protected:
     DirtyLogIommu() : IommuTest(GetParam()) {}
 
+    /// Up to the last page of guest physical memory.
+    [[nodiscard]] uint64_t log_pages() {
+        uint64_t last = 0;
+        for (uint64_t at = 0; at < iommu().bytes(); at += kLogPage) {
+            last = std::max(last, page_of(driver::offset_by(iommu().start(), at)));
+        }
+        return (last / 8 + 1) * 8;
+    }
+
     /// The guest physical page behind a virtual address.
     [[nodiscard]] uint64_t page_of(GuestAddr iova) { return iommu().target_of(iova) / kLogPage; }
 
@@ -200,17 +212,15 @@ std::vector<IommuTestOptions> iommu_shapes() {
 INSTANTIATE_TEST_SUITE_P(Shapes,
                          DirtyLogIommu,
                          ::testing::ValuesIn(iommu_shapes()),
-                         [](const auto& info) {
-                             return std::string(info.param.packed ? "Packed" : "Split") +
-                                    (info.param.scattered ? "Scattered" : "");
+                         [](const auto& shape) {
+                             return std::string(shape.param.packed ? "Packed" : "Split") +
+                                    (shape.param.scattered ? "Scattered" : "");
                          });
 
 TEST_P(DirtyLogIommu, PhysicalPagesAreMarked) {
     start();
     ASSERT_EQ(guest().echo_problem(), "");
-    const uint64_t pages =
-        (static_cast<uint64_t>(kIommuMemoryStart) + kIommuMemoryBytes) / kLogPage * 4;
-    const DirtyLogFile log(pages);
+    const DirtyLogFile log(log_pages());
     ASSERT_EQ(set_log_base(log), Answer::kAccepted);
     ASSERT_EQ(set_logging(true), Answer::kAccepted);
     const auto ring =
@@ -221,7 +231,7 @@ TEST_P(DirtyLogIommu, PhysicalPagesAreMarked) {
     EXPECT_TRUE(marked.contains(page_of(GuestAddr{written})));
     EXPECT_TRUE(marked.contains(page_of(GuestAddr{written + 4096})));
     EXPECT_FALSE(marked.contains(page_of(guest().buffer_page())));
-    for (int i = 0; i < 300; ++i) {
+    for (int i = 0; i < 50; ++i) {
         ASSERT_EQ(guest().echo_problem(), "");
         ASSERT_TRUE(log.take_pages().contains(page_of(guest().buffer_page()))) << i;
     }
@@ -232,9 +242,7 @@ TEST_P(DirtyLogIommu, PhysicalPagesAreMarked) {
 TEST_P(DirtyLogIommu, LogAddressIsNotTaken) {
     start();
     ASSERT_EQ(guest().echo_problem(), "");
-    const uint64_t pages =
-        (static_cast<uint64_t>(kIommuMemoryStart) + kIommuMemoryBytes) / kLogPage * 4;
-    const DirtyLogFile log(pages);
+    const DirtyLogFile log(log_pages());
     ASSERT_EQ(set_log_base(log), Answer::kAccepted);
     ASSERT_EQ(set_logging(true), Answer::kAccepted);
     auto ring = guest().queue().vring_address(guest().memory(), driver::RingAddressKind::kGuest);

@@ -166,6 +166,7 @@ TEST_P(DirtyLogBoth, SessionThatEndsWhileSwitchingOnWaitsForNothing) {
     hold_one();
     send_features(running_.agreement.features.with(wire::kLogAllBit));
     give_others_a_moment();
+    device_.hold(false);
     host_->close_session();
     EXPECT_EQ(host_->wait_closed(), CloseReason::kShutdown);
     EXPECT_EQ(device_.held(), 0U);

@@ -31,7 +31,8 @@ TEST(ServedMessagesTable, EveryServedMessageHasATest) {
         "REM_MEM_REG",    "SET_STATUS",        "GET_STATUS",
         "SEND_RARP",      "NET_SET_MTU",       "SET_BACKEND_REQ_FD",
         "VRING_KICK",     "GET_SHARED_OBJECT", "GET_SHMEM_CONFIG",
-        "IOTLB_MSG",      "SET_LOG_BASE",      "SET_LOG_FD",
+        "IOTLB_MSG",      "GET_INFLIGHT_FD",   "SET_INFLIGHT_FD",
+        "SET_LOG_BASE",   "SET_LOG_FD",
     };
     std::set<std::string_view> served;
     for (const auto& request : wire::frontend_requests()) {
@@ -121,6 +122,7 @@ TEST_F(ServedMessages, GetProtocolFeaturesOffersWhatIsServed) {
                               bit(ProtocolFeature::kGpaAddresses),
                               bit(ProtocolFeature::kConfig),
                               bit(ProtocolFeature::kResetDevice),
+                              bit(ProtocolFeature::kInflightShmfd),
                               bit(ProtocolFeature::kInbandNotifications),
                               bit(ProtocolFeature::kConfigureMemSlots),
                               bit(ProtocolFeature::kStatus)}));

@@ -111,6 +111,10 @@ constexpr SystemCallRule kControl[] = {
     {.name = "statx"},
     {.name = "fcntl", .tests = {argument_is(1, F_GET_SEALS)}},
     {.name = "fcntl", .tests = {argument_is(1, F_DUPFD_CLOEXEC)}},
+    // In-flight buffers that we make for them.
+    {.name = "memfd_create"},
+    {.name = "ftruncate"},
+    {.name = "fcntl", .tests = {argument_is(1, F_ADD_SEALS)}},
     // The end; for unlinkat see kRemoval.
     {.name = "timer_settime"},
     {.name = "setitimer"},

@@ -84,6 +84,10 @@ std::string_view describe(Refusal refusal) {
             return "no such shared object";
         case Refusal::kDevice:
             return "the device cannot start the ring";
+        case Refusal::kInflight:
+            return "an in-flight buffer that does not fit the device, or that cannot be had";
+        case Refusal::kInflightLog:
+            return "the in-flight buffer is too small for the ring, or does not hold a log of it";
         case Refusal::kTranslation:
             return "impossible translation";
         case Refusal::kDirtyLog:

@@ -58,8 +58,10 @@ enum class Refusal : uint8_t {
     kDevice,          ///< the device could not start the queue
     kTranslation,     ///< an IOTLB message that wraps, leaves guest memory, or is of no known kind
     kDirtyLog,        ///< a dirty log that is empty, wraps, or does not lie in its file
+    kInflight,        ///< an in-flight buffer that cannot be made, mapped, or of this device
+    kInflightLog,     ///< what it holds for the ring is damaged, or has no room for its size
 };
-inline constexpr size_t kRefusalCount = 23;
+inline constexpr size_t kRefusalCount = 25;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {

@@ -3,6 +3,10 @@
 
 namespace outrigger {
 
+bool Device::accepts(FeatureSet /*wanted*/) const {
+    return true;
+}
+
 void Device::on_frontend(std::shared_ptr<Frontend> /*frontend*/) {
     // A device that never asks for anything has no use for it.
 }

@@ -24,7 +24,8 @@ constexpr uint32_t kMmioConfigOffset = 0x100;
 
 Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& message) {
     const FeatureSet wanted{payload_as<uint64_t>(message)};
-    features_refused_ = !offered_.contains(wanted);
+    features_refused_ =
+        !offered_.contains(wanted) || !environment_.device.accepts(wanted & kDeviceFeatureBits);
     if (features_refused_) {
         return refuse(Refusal::kFeatures);
     }

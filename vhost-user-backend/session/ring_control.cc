@@ -17,10 +17,11 @@ constexpr auto kReleaseInterval = std::chrono::milliseconds(100);
 Refusal to_refusal(VirtqueueSetupError error) {
     switch (error) {
         case VirtqueueSetupError::kSize:
-        case VirtqueueSetupError::kInflight:
             return Refusal::kRingSize;
         case VirtqueueSetupError::kBase:
             return Refusal::kRingBase;
+        case VirtqueueSetupError::kInflight:
+            return Refusal::kInflightLog;
         case VirtqueueSetupError::kAlignment:
         case VirtqueueSetupError::kUnmapped:
         case VirtqueueSetupError::kScattered:
@@ -79,6 +80,7 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
             Vring& stopped = rings_[index];
             stopped.base = base;
             stopped.running = false;
+            stopped.stopped_here = true;
             stopped.runner.reset();
             on_ring_stopped(index);
             then();
@@ -262,10 +264,11 @@ void Session::Impl::start_ring(size_t index, RingStarted then) {
                  config = queue_config(ring),
                  base = base_of(ring),
                  memory = memory_,
+                 inflight = inflight_area(index),
                  log = log_in_use_,
                  used_log_address = used_log_address(ring),
                  then = std::move(then)]() mutable {
-        auto queue = Virtqueue::create(config, base, std::move(memory));
+        auto queue = Virtqueue::create(config, base, std::move(memory), std::move(inflight));
         if (queue) {
             (*queue)->set_log(std::move(log), used_log_address);
         }

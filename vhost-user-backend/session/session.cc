@@ -244,6 +244,10 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_rem_mem_reg(message);
         case kIotlbMsg:
             return handle_iotlb_msg(message);
+        case kGetInflightFd:
+            return handle_get_inflight_fd(message);
+        case kSetInflightFd:
+            return handle_set_inflight_fd(message);
         case kSetStatus:
             return handle_set_status(message);
         case kGetStatus:
@@ -259,8 +263,6 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kPostcopyAdvise:
         case kPostcopyListen:
         case kPostcopyEnd:
-        case kGetInflightFd:
-        case kSetInflightFd:
         case kGpuSetSocket:
         case kSetDeviceStateFd:
         case kCheckDeviceState:

@@ -31,6 +31,9 @@ struct SessionOptions {
     size_t memory_slots = 509;
     /// Refuse memory whose file could be truncated while it is mapped.
     bool require_sealed = false;
+    /// Somebody keeps a buffer in which rings note what they have in flight, for a successor of
+    /// this process, also when the front end does not.
+    bool notes_in_flight = false;
     /// Queues go to other workers as they have work; without it they stay where they started.
     bool balances_queues = false;
 };

@@ -38,6 +38,7 @@ struct Vring {
     std::unique_ptr<QueueRunner> runner = nullptr;  ///< set while the queue is lent to the device
     bool running = false;                           ///< `runner` has been started
     bool moving = false;                            ///< to another worker
+    bool stopped_here = false;  ///< it ran in this session, and `base` says where it stands
     std::move_only_function<void(bool)> move_done{};
 };
 
@@ -241,6 +242,14 @@ class Session::Impl final : public Connection::Handler,
     Outcome handle_set_vring_err(wire::Message& message);
     Outcome handle_set_vring_enable(const wire::Message& message);
 
+    // inflight_requests.cc
+    Outcome handle_get_inflight_fd(const wire::Message& message);
+    Outcome handle_set_inflight_fd(wire::Message& message);
+    [[nodiscard]] std::shared_ptr<const InflightBuffer> make_inflight_buffer(uint16_t queue_count,
+                                                                             uint16_t entries);
+    /// What a ring that starts is given.
+    [[nodiscard]] InflightArea inflight_area(size_t index);
+
     struct RingFd {
         size_t index = 0;
         SharedFd fd;
@@ -265,11 +274,12 @@ class Session::Impl final : public Connection::Handler,
     bool features_refused_ = false;
     uint8_t status_ = 0;
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
-    Iotlb iotlb_;                                 // what memory_ was made with
-    std::shared_ptr<const DirtyLog> log_;         // what SET_LOG_BASE brought last
-    std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
-    SharedFd log_call_;                           // SET_LOG_FD
-    QueuePlacement placement_;                    // the runners in rings_ use it
+    Iotlb iotlb_;                                     // what memory_ was made with
+    std::shared_ptr<const DirtyLog> log_;             // what SET_LOG_BASE brought last
+    std::shared_ptr<const DirtyLog> log_in_use_;      // by the rings: log_, or none
+    SharedFd log_call_;                               // SET_LOG_FD
+    std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
+    QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.

@@ -170,13 +170,17 @@ Result<PackedInflightLog::Resumption, InflightLogError> PackedInflightLog::resum
     }
     const auto is_free = free_entries(found);
     auto chains = is_free ? chains_in(found, *is_free) : failure(is_free.error());
-    if (base_is_known && (!chains || chains->empty())) {
-        // The ring stopped with nothing in flight, and may have become a new one since.
+    if (!chains && base_is_known) {
         begin(next_used);
         return Resumption{.from_log = false, .next_used = next_used, .chains = {}};
     }
     if (!chains) {
         return failure(chains.error());
+    }
+    const bool from_log = !base_is_known || !chains->empty();
+    if (!from_log) {
+        // The ring stopped with nothing in flight, and may have become a new one since.
+        found.used = next_used;
     }
     for (uint16_t index = 0; index < ring_size_; ++index) {
         next_[index] = found.entries[index].next;
@@ -190,7 +194,7 @@ Result<PackedInflightLog::Resumption, InflightLogError> PackedInflightLog::resum
     next_counter_ = chains->empty() ? 0 : chains->back().counter + 1;
     store_free_heads(free_head_, free_head_);
     store_positions(used_, used_);
-    return Resumption{.from_log = true, .next_used = used_, .chains = *std::move(chains)};
+    return Resumption{.from_log = from_log, .next_used = used_, .chains = *std::move(chains)};
 }
 
 }  // namespace outrigger

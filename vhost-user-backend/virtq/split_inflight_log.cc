@@ -87,9 +87,15 @@ Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::open(ui
     if (!found && !base_is_known) {
         return failure(found.error());
     }
-    if (!found || found->in_flight == 0) {
-        // Nothing to take up, whatever the indices say: the ring may be a new one.
+    if (!found) {
         begin(used_index);
+        return Resumption{};
+    }
+    last_batch_head_ = found->last_batch_head < ring_size_ ? found->last_batch_head : uint16_t{0};
+    if (found->in_flight == 0) {
+        // Nothing to take up, whatever the indices say: the ring may be a new one. The version
+        // stays, for whoever comes after our death in the midst of this.
+        store<uint16_t>(part_ + SplitInflight::kUsedIndex, used_index, __ATOMIC_RELEASE);
         return Resumption{.from_log = !base_is_known, .chains = {}};
     }
     // What was published before the log said so. More than a ring holds cannot be: then the log
@@ -120,7 +126,6 @@ Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::open(ui
         }
     }
     std::ranges::stable_sort(resumption.chains, {}, &Chain::counter);
-    last_batch_head_ = found->last_batch_head < ring_size_ ? found->last_batch_head : uint16_t{0};
     return resumption;
 }
 

@@ -41,6 +41,7 @@ void OverlayTransfer::begin(OverlayQueue& queue, ImageRequest& request) {
             break;
         case ImageCommand::kSecureErase:
         case ImageCommand::kGetLifetime:
+        case ImageCommand::kZone:
             break;  // not of an overlay: see its properties
     }
     go_on();
@@ -113,6 +114,7 @@ OverlayTransfer::Progress OverlayTransfer::plan() {
         case ImageCommand::kFlush:
         case ImageCommand::kSecureErase:
         case ImageCommand::kGetLifetime:
+        case ImageCommand::kZone:
             break;
     }
     return Progress::kEnded;

@@ -51,6 +51,7 @@ void Qcow2Transfer::begin(Qcow2Queue& queue, ImageRequest& request) {
         case ImageCommand::kWriteZeroes:
         case ImageCommand::kSecureErase:
         case ImageCommand::kGetLifetime:
+        case ImageCommand::kZone:
             finish(EROFS);
             return;
     }

@@ -176,8 +176,12 @@ TEST(BlkConfig, ReadsAnyPartAndZeroesBehindTheEnd) {
     const BlkConfigSpace space = make_config_space(image, {});
     std::array<std::byte, 8> out;
     out.fill(std::byte{0xee});
+    copy_config(space, offsetof(BlkConfigSpace, secure_erase_sector_alignment), out);
+    EXPECT_EQ(out[0], std::byte{128});
+    EXPECT_EQ(out[4], std::byte{0});  // zone_sectors
+    out.fill(std::byte{0xee});
     copy_config(space, sizeof space - 4, out);
-    EXPECT_EQ(out[0], std::byte{128});  // secure_erase_sector_alignment
+    EXPECT_EQ(out[0], std::byte{0});  // model
     EXPECT_EQ(out[4], std::byte{0});
     EXPECT_EQ(out[7], std::byte{0});
 }
@@ -188,6 +192,51 @@ TEST(BlkConfig, ReadsZeroesFarBehindTheEnd) {
     out.fill(std::byte{0xee});
     copy_config(space, kBlkConfigBytes - 4, out);
     EXPECT_EQ(out, (std::array<std::byte, 4>{}));
+}
+
+// --- Zones: VIRTIO 1.3, 5.2.5.2 ------------------------------------------------------------------
+
+ImageProperties host_managed_disk() {
+    return {.size_bytes = uint64_t{1} << 30,
+            .block_bytes = 4096,
+            .can_write_zeroes = false,
+            .zoning = {.model = ZoneModel::kHostManaged,
+                       .zone_bytes = 1 << 20,
+                       .open_zones_max = 3,
+                       .active_zones_max = 5,
+                       .append_bytes_max = 131072,
+                       .write_granularity_bytes = 8192}};
+}
+
+TEST(BlkConfig, DiskWithoutZonesDoesNotOfferThem) {
+    EXPECT_FALSE(make_features(disk_with_large_physical_blocks(), {}).has(kZonedFeature));
+}
+
+TEST(BlkConfig, TellsOfZones) {
+    const ImageProperties image = host_managed_disk();
+    EXPECT_TRUE(make_features(image, {}).has(kZonedFeature));
+    const BlkConfigSpace space = make_config_space(image, {});
+    EXPECT_EQ(space.zoned.zone_sectors.value(), 2048U);
+    EXPECT_EQ(space.zoned.max_open_zones.value(), 3U);
+    EXPECT_EQ(space.zoned.max_active_zones.value(), 5U);
+    EXPECT_EQ(space.zoned.max_append_sectors.value(), 256U);
+    EXPECT_EQ(space.zoned.write_granularity.value(), 8192U);
+    EXPECT_EQ(space.zoned.model, 1);
+    EXPECT_EQ(offsetof(BlkConfigSpace, zoned), 72U);
+}
+
+TEST(BlkConfig, ZoneAppendFitsTheSegments) {
+    ImageProperties image = host_managed_disk();
+    image.zoning.append_bytes_max = 32 << 20;
+    EXPECT_EQ(make_geometry(image, {.segments_max = 2}).append_sectors_max, (8U << 20) / 512);
+}
+
+TEST(BlkConfig, HostManagedDiskOffersNoWriteZeroesAndNoDiscard) {
+    const FeatureSet features = make_features(host_managed_disk(), {});
+    EXPECT_FALSE(features.has(VIRTIO_BLK_F_WRITE_ZEROES));
+    EXPECT_FALSE(features.has(VIRTIO_BLK_F_DISCARD));
+    EXPECT_FALSE(features.has(VIRTIO_BLK_F_SECURE_ERASE));
+    EXPECT_EQ(make_geometry(host_managed_disk(), {}).write_zeroes_segments_max, 0U);
 }
 
 }  // namespace

@@ -119,6 +119,7 @@ class Stage final {
                 break;
             case ImageCommand::kFlush:
             case ImageCommand::kGetLifetime:
+            case ImageCommand::kZone:
                 break;
         }
         return text;

@@ -95,17 +95,24 @@ TEST_F(DeviceTree, UnknownDeviceTellsNothing) {
     EXPECT_FALSE(lifetime_of(makedev(1, 2)));
 }
 
-TEST_F(DeviceTree, PartitionOfAZonedDiskIsHostManaged) {
+TEST_F(DeviceTree, ZonedDisksAndTheirPartitionsAreKnown) {
     add_disk("8:1", "pci0/block/sda/sda1");
     add_disk("8:16", "pci0/block/sdb");
     add_disk("8:32", "pci0/block/sdc");
     add_file("pci0/block/sda/queue/zoned", "host-managed\n");
     add_file("pci0/block/sdb/queue/zoned", "host-aware\n");
     add_file("pci0/block/sdc/queue/zoned", "none\n");
-    EXPECT_TRUE(is_host_managed(root_.string(), makedev(8, 1)));
-    EXPECT_FALSE(is_host_managed(root_.string(), makedev(8, 16)));
-    EXPECT_FALSE(is_host_managed(root_.string(), makedev(8, 32)));
-    EXPECT_FALSE(is_host_managed(root_.string(), makedev(8, 48)));
+    add_file("pci0/block/sda/queue/max_open_zones", "3\n");
+    add_file("pci0/block/sda/queue/max_active_zones", "0\n");
+    add_file("pci0/block/sda/queue/zone_write_granularity", "4096\n");
+    const auto zoning = [&](dev_t device) { return zoning_of_device(root_.string(), -1, device); };
+    EXPECT_EQ(zoning(makedev(8, 1)).model, ZoneModel::kHostManaged);
+    EXPECT_EQ(zoning(makedev(8, 1)).open_zones_max, 3U);
+    EXPECT_EQ(zoning(makedev(8, 1)).active_zones_max, 0U);
+    EXPECT_EQ(zoning(makedev(8, 1)).write_granularity_bytes, 4096U);
+    EXPECT_EQ(zoning(makedev(8, 16)).model, ZoneModel::kHostAware);
+    EXPECT_EQ(zoning(makedev(8, 32)).model, ZoneModel::kNone);
+    EXPECT_EQ(zoning(makedev(8, 48)).model, ZoneModel::kNone) << "and no zones, says the device";
 }
 
 TEST(MediumLifetime, OtherTextsAreRefused) {

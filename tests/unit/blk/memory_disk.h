@@ -232,6 +232,7 @@ class MemoryDiskImage final : public Image {
                     break;
                 case ImageCommand::kSecureErase:
                 case ImageCommand::kGetLifetime:
+                case ImageCommand::kZone:
                     return EOPNOTSUPP;
             }
             for (const ImageRange& range : request.ranges) {

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// GET_INFLIGHT_FD and SET_INFLIGHT_FD, seen from the front end. What a ring makes of the buffer is
+// in tests/unit/virtq/inflight_*_test.cc.
+#include <vector>
+
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/build.h"
+#include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/shared_memory.h"
+
+#include "tests/support/session_test.h"
+
+namespace outrigger::testing {
+namespace {
+
+constexpr auto kInflight = bit(wire::ProtocolFeature::kInflightShmfd);
+
+const driver::BringUpOptions kWithInflight{.protocol_features = driver::kUsualProtocolFeatures |
+                                                                FeatureSet::of({kInflight})};
+
+class InflightMessages : public SessionTest {
+  protected:
+    /// The first `count` bytes of the buffer.
+    static std::vector<std::byte> start_of(const driver::InflightRegion& region, size_t count) {
+        const auto mapping =
+            Mapping::map_file(
+                region.fd.get(), region.description.mmap_offset, region.description.mmap_size)
+                .value();
+        return {mapping.data(), mapping.data() + count};
+    }
+
+    static uint16_t version_of(const driver::InflightRegion& region) {
+        uint16_t version = 0;
+        std::memcpy(&version, start_of(region, 16).data() + 8, sizeof version);
+        return version;
+    }
+};
+
+TEST_F(InflightMessages, GetGivesAnEmptyBufferForRingsOf1024) {
+    negotiate(kWithInflight);
+    const auto region = frontend().get_inflight_fd(2, 128);
+    ASSERT_TRUE(region);
+    EXPECT_EQ(region->description.queue_count, 2);
+    EXPECT_EQ(region->description.queue_size, 128);
+    // Split entries of 16 bytes, packed ones of 32.
+    EXPECT_GE(region->description.mmap_size, 2U * (32 + 1024 * 32));
+    EXPECT_EQ(start_of(*region, 64), std::vector<std::byte>(64));
+}
+
+TEST_F(InflightMessages, GetGivesADescriptorThatCanNotBeTruncated) {
+    negotiate(kWithInflight);
+    const auto region = frontend().get_inflight_fd(1, 128);
+    ASSERT_TRUE(region);
+    if (kPortableBuild) {
+        EXPECT_EQ(::ftruncate(region->fd.get(), 0), 0);  // such memory cannot be sealed
+    } else {
+        EXPECT_NE(::ftruncate(region->fd.get(), 0), 0);
+    }
+}
+
+TEST_F(InflightMessages, GetForMoreQueuesThanThereAreEndsTheSession) {
+    negotiate(kWithInflight);
+    EXPECT_FALSE(frontend().get_inflight_fd(300, 128));
+    expect_close_and_next_session(CloseReason::kRefused);
+}
+
+TEST_F(InflightMessages, RingNotesInTheBufferThatGetGave) {
+    negotiate(kWithInflight);
+    const auto region = frontend().get_inflight_fd(1, 128);
+    ASSERT_TRUE(region);
+    EXPECT_EQ(version_of(*region), 0);
+    run(kWithInflight);
+    EXPECT_EQ(version_of(*region), 1);
+    expect_echo();
+}
+
+TEST_F(InflightMessages, RingNotesInTheBufferThatSetBrought) {
+    negotiate(kWithInflight);
+    const auto region = frontend().get_inflight_fd(1, 128);
+    ASSERT_TRUE(region);
+    frontend().close();
+    ASSERT_TRUE(host_->wait_closed());
+    reconnect();
+    negotiate(kWithInflight);
+    EXPECT_EQ(frontend().set_inflight_fd(region->description, region->fd.get()), Answer::kAccepted);
+    run(kWithInflight);
+    EXPECT_EQ(version_of(*region), 1);
+    expect_echo();
+}
+
+TEST_F(InflightMessages, RingThatStoppedAndStartsAgainGoesWhereTheFrontEndSays) {
+    negotiate(kWithInflight);
+    ASSERT_TRUE(frontend().get_inflight_fd(1, 128));
+    run(kWithInflight);
+    expect_echo();
+    ASSERT_TRUE(queue().stop(frontend()));
+    // A guest that reboots: the ring is empty, and begins at 0.
+    queue().reset();
+    buffers_.clear();
+    ASSERT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    ASSERT_EQ(frontend().set_vring_enable(0, true), Answer::kAccepted);
+    expect_echo();
+}
+
+TEST_F(InflightMessages, SetIsRefusedWhileARingRuns) {
+    run(kWithInflight);
+    const UniqueFd file = create_shared_memory("inflight", 65536).value();
+    expect_refusal(Refusal::kState, [&] {
+        return frontend().set_inflight_fd({.mmap_size = 65536,
+                                           .mmap_offset = 0,
+                                           .queue_count = 1,
+                                           .queue_size = 128,
+                                           .padding = 0},
+                                          file.get());
+    });
+    expect_echo();
+}
+
+TEST_F(InflightMessages, SetIsRefusedForAFileThatIsTooShort) {
+    negotiate(kWithInflight);
+    const UniqueFd file = create_shared_memory("inflight", 4096).value();
+    expect_refusal(Refusal::kInflight, [&] {
+        return frontend().set_inflight_fd({.mmap_size = 65536,
+                                           .mmap_offset = 0,
+                                           .queue_count = 1,
+                                           .queue_size = 128,
+                                           .padding = 0},
+                                          file.get());
+    });
+    expect_echo();
+}
+
+TEST_F(InflightMessages, RingLargerThanTheBufferIsRefused) {
+    negotiate(kWithInflight);
+    const UniqueFd file = create_shared_memory("inflight", 4096).value();
+    ASSERT_EQ(frontend().set_inflight_fd({.mmap_size = 4096,
+                                          .mmap_offset = 0,
+                                          .queue_count = 1,
+                                          .queue_size = 128,
+                                          .padding = 0},
+                                         file.get()),
+              Answer::kAccepted);
+    driver::BringUpOptions large = kWithInflight;
+    large.queue_size = 512;
+    EXPECT_FALSE(driver::bring_up(frontend(), memory_, large));
+    EXPECT_EQ(counters().refused.value(Refusal::kInflightLog), 1U);
+}
+
+}  // namespace
+}  // namespace outrigger::testing

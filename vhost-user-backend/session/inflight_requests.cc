@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// GET_INFLIGHT_FD and SET_INFLIGHT_FD. The buffer is only taken here; what is in it is looked at
+// when a ring starts, because memory and ring addresses come later (QEMU), and it may have changed
+// by then. vhost-user "Inflight I/O tracking".
+#include <algorithm>
+#include <utility>
+
+#include <fcntl.h>
+
+#include "vhost-user-backend/session/session_impl.h"
+
+namespace outrigger {
+namespace {
+
+/// The message may come without the padding at its end.
+wire::Inflight inflight_of(const wire::Message& message) {
+    wire::Inflight inflight{};
+    std::memcpy(
+        &inflight, message.payload.data(), std::min(message.payload.size(), sizeof inflight));
+    return inflight;
+}
+
+}  // namespace
+
+Session::Impl::Outcome Session::Impl::handle_get_inflight_fd(const wire::Message& message) {
+    const wire::Inflight wish = inflight_of(message);
+    if (wish.queue_count == 0 || wish.queue_count > identity_.queue_count ||
+        wish.queue_size > kQueueSizeLimit) {
+        return refuse(Refusal::kInflight);
+    }
+    auto buffer =
+        make_inflight_buffer(wish.queue_count, std::max(wish.queue_size, identity_.queue_size_max));
+    if (buffer == nullptr) {
+        return refuse(Refusal::kInflight);
+    }
+    UniqueFd fd(::fcntl(buffer->fd(), F_DUPFD_CLOEXEC, 0));
+    if (!fd.valid()) {
+        return refuse(Refusal::kInflight);
+    }
+    // Rings that run go on with theirs.
+    inflight_ = std::move(buffer);
+    const InflightDescription& made = inflight_->description();
+    Outcome outcome = reply_object(wire::Inflight{.mmap_size = made.bytes,
+                                                  .mmap_offset = made.offset,
+                                                  .queue_count = made.queue_count,
+                                                  .queue_size = wish.queue_size,
+                                                  .padding = 0});
+    outcome.payload.resize(message.payload.size());
+    outcome.fd = std::move(fd);
+    return outcome;
+}
+
+Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& message) {
+    const wire::Inflight inflight = inflight_of(message);
+    auto buffer = InflightBuffer::map(std::move(message.fds[0]),
+                                      {.bytes = inflight.mmap_size,
+                                       .offset = inflight.mmap_offset,
+                                       .queue_count = inflight.queue_count,
+                                       .queue_size = inflight.queue_size},
+                                      identity_.queue_count);
+    if (!buffer) {
+        return refuse(Refusal::kInflight);
+    }
+    inflight_ = *std::move(buffer);
+    return done();
+}
+
+std::shared_ptr<const InflightBuffer> Session::Impl::make_inflight_buffer(uint16_t queue_count,
+                                                                          uint16_t entries) {
+    auto buffer = InflightBuffer::create(queue_count, entries);
+    if (!buffer) {
+        environment_.logs.refusal.log(LogLevel::kWarning,
+                                      "{}: no in-flight buffer: {}",
+                                      identity_.name,
+                                      buffer.error().message);
+        return nullptr;
+    }
+    return *std::move(buffer);
+}
+
+InflightArea Session::Impl::inflight_area(size_t index) {
+    if (inflight_ == nullptr && options_.notes_in_flight) {
+        inflight_ = make_inflight_buffer(identity_.queue_count, identity_.queue_size_max);
+    }
+    return {.buffer = inflight_,
+            .queue = static_cast<uint16_t>(index),
+            .base_is_known = rings_[index].stopped_here};
+}
+
+}  // namespace outrigger
