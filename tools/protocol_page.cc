@@ -80,6 +80,8 @@ std::string_view describe(ReplyRule rule) {
     switch (rule) {
         case ReplyRule::kAck:
             return "only with NEED_REPLY";
+        case ReplyRule::kAckOrBases:
+            return "only with NEED_REPLY; in postcopy the same with our addresses";
         case ReplyRule::kU64:
             return "u64";
         case ReplyRule::kU64Status:

@@ -31,6 +31,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "vhost-user-backend/base/feature_set.h"
 #include "vhost-user-backend/base/result.h"
@@ -38,6 +39,7 @@
 #include "vhost-user-backend/frontend.h"
 #include "vhost-user-backend/guest/addresses.h"
 #include "vhost-user-backend/io/worker.h"
+#include "vhost-user-backend/state/section.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 namespace outrigger::control {
@@ -151,6 +153,25 @@ class Device {
     /// What an operator may ask for while the device runs (control/device_control.h), or null.
     /// Lives as long as the device. Control thread.
     [[nodiscard]] virtual control::DeviceControl* control();
+
+    /// The sections that a saved state of this device may have, fixed for its life; docs/state.md
+    /// has the rules by which they may change. The default has none, which is right for a device
+    /// that keeps nothing of its driver: features and rings are saved by the framework.
+    [[nodiscard]] virtual std::span<const StateSectionKind> state_sections() const;
+
+    /// SET_DEVICE_STATE_FD, save: what another process needs to go on as this device, at most one
+    /// section of each kind and 64 MiB in all. Changes nothing: when the migration fails, the
+    /// queues start here again. An Error refuses it. All queues are stopped. Must not wait. Control
+    /// thread.
+    [[nodiscard]] virtual Result<std::vector<StateSection>> save_state() const;
+
+    /// SET_DEVICE_STATE_FD, load: takes up what save_state() of another process gave, in place of
+    /// what is here. All of it or, with an Error that says why not (a clause like "the disk is
+    /// smaller here"), nothing. Anybody may have written the bytes. Comes are only kinds of
+    /// state_sections(), each once at most, in the version that this build writes or an older one;
+    /// a kind may be missing. All queues are stopped; features and memory mostly come later, and
+    /// reset() may come at any time. Must not wait. Control thread.
+    [[nodiscard]] virtual Result<void> load_state(std::span<const StateSection> sections);
 
     /// The front end has stopped the last queue that it had started: the virtual machine is paused,
     /// moves to another host or program, or is gone. A queue that moves between workers is not

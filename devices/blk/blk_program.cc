@@ -325,6 +325,10 @@ Result<void> check_fixed_buffers(const OptionValues& values) {
             "--fixed-buffers=on goes with --blk-file=PATH and --cache=none only, and without "
             "--overlay");
     }
+    // Registering a page brings it in: the disk would wait for all of the guest's memory.
+    if (values.flag("postcopy")) {
+        return usage_error("--fixed-buffers=on and --postcopy exclude each other: give one");
+    }
     return {};
 }
 

@@ -12,6 +12,8 @@
 #include <span>
 #include <string>
 
+#include <unistd.h>
+
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -36,6 +38,8 @@ constexpr size_t kSessionsMax = 4;
 constexpr size_t kSettleTurnsMax = 64;
 /// Turns within which a session must have ended: there is nothing to wait for.
 constexpr size_t kCloseTurnsMax = 2000;
+/// Milliseconds that the thread of a transfer has for its end.
+constexpr int kLetGoTries = 8000;
 
 /// The threads of a daemon, as objects that one thread runs in turn.
 struct Daemon {
@@ -236,6 +240,10 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     static uint32_t runs = 0;
     const size_t descriptors = count_open_descriptors();
     SessionScript(daemon, resources, ScriptReader(std::span(data, size))).run();
+    // The thread of a device state that was given up lets go of its descriptor by itself, soon.
+    for (int tries = 0; tries < kLetGoTries && count_open_descriptors() != descriptors; ++tries) {
+        ::usleep(1000);
+    }
     OUTRIGGER_ASSERT(count_open_descriptors() == descriptors);
     // Reading the map costs as much as many scripts.
     if (runs++ < 64 || runs % 256 == 0) {

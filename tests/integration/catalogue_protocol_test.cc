@@ -3,8 +3,10 @@
 // tracking and to the back-end channel.
 #include <array>
 #include <limits>
+#include <string>
 #include <vector>
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 #include "tests/integration/catalogue.h"
 #include "tests/support/channel_test.h"
 #include "tests/support/process_counts.h"
+#include "tests/support/state_pipe.h"
 
 namespace outrigger::testing {
 namespace {
@@ -206,19 +209,40 @@ TEST_F(CatalogueProtocol, Row28ConfigSizeThatIsNotThatOfTheMessageCloses) {
     expect_close_and_next_session(CloseReason::kPayloadSize);
 }
 
-TEST_F(CatalogueProtocol, Row29DeviceStateIsRefusedWhateverItsParameters) {
+TEST_F(CatalogueProtocol, Row29DeviceStateWhileARingRunsIsRefused) {
     run({.protocol_features = kEverything});
     const ProcessCounts before = ProcessCounts::now();
-    for (const wire::DeviceStateTransfer transfer :
-         {wire::DeviceStateTransfer{.direction = 0, .phase = 0},
-          wire::DeviceStateTransfer{.direction = 1, .phase = 0},
-          wire::DeviceStateTransfer{.direction = 2, .phase = 0xffff'ffff}}) {
-        const auto answer = frontend().set_device_state_fd(transfer, any_file());
-        ASSERT_TRUE(answer) << describe(answer.error());
-        EXPECT_NE(answer->error, 0U);
-        EXPECT_FALSE(answer->fd.valid());
-    }
+    EXPECT_NE(begin_transfer(frontend(), kSaveState, any_file()), 0U);
+    EXPECT_NE(begin_transfer(frontend(), kLoadState, any_file()), 0U);
+    EXPECT_EQ(counters().refused.value(Refusal::kState), 2U);
     expect_nothing_left(before);
+    expect_echo();
+}
+
+TEST_F(CatalogueProtocol, Row29DeviceStateOfAnotherDirectionPhaseOrChannelIsRefused) {
+    negotiate({.protocol_features = kEverything});
+    EXPECT_NE(begin_transfer(frontend(), {.direction = 2, .phase = 0}, any_file()), 0U);
+    EXPECT_NE(begin_transfer(frontend(), {.direction = 0, .phase = 0xffff'ffff}, any_file()), 0U);
+    EXPECT_EQ(counters().refused.value(Refusal::kStateTransfer), 2U);
+    // Never readable to an end.
+    const UniqueFd zero(::open("/dev/zero", O_RDWR | O_CLOEXEC));
+    EXPECT_NE(begin_transfer(frontend(), kLoadState, zero.get()), 0U);
+    EXPECT_EQ(counters().refused.value(Refusal::kStateChannel), 1U);
+    EXPECT_EQ(frontend().reset_device(), Answer::kAccepted);
+    expect_echo();
+}
+
+TEST_F(CatalogueProtocol, Row29DeviceStateOfAGibibyteIsCutOff) {
+    negotiate({.protocol_features = kEverything});
+    UniqueFd pipe = begin_pipe(frontend(), kLoadState);
+    const std::string piece(size_t{1} << 20, 'x');
+    int written = 0;
+    while (written < 1024 && write_all(pipe.get(), piece)) {
+        ++written;
+    }
+    EXPECT_LT(written, 80);
+    EXPECT_FALSE(transfer_is_good(frontend()));
+    EXPECT_EQ(frontend().reset_device(), Answer::kAccepted);
     expect_echo();
 }
 
@@ -227,6 +251,26 @@ TEST_F(CatalogueProtocol, Row30StateThatNeverCameIsNoGoodState) {
     EXPECT_NE(frontend().check_device_state().value(), 0U);
     expect_echo();
     EXPECT_EQ(frontend().reset_device(), Answer::kAccepted);
+    EXPECT_NE(frontend().check_device_state().value(), 0U);
+}
+
+TEST_F(CatalogueProtocol, Row30StateWithAnyByteChangedIsRefusedOrMeansTheSame) {
+    negotiate({.protocol_features = kEverything});
+    device_.set_saved_byte(7);
+    const std::string good = save_state(frontend());
+    ASSERT_NE(good, "");
+    for (size_t at = 0; at < good.size(); ++at) {
+        for (const int change : {0x01, 0x80, 0xff}) {
+            std::string bad = good;
+            bad[at] = static_cast<char>(bad[at] ^ change);
+            device_.set_saved_byte(0);
+            const bool taken = load_state(frontend(), bad);
+            EXPECT_EQ(device_.saved_byte(), taken ? 7 : 0) << at;
+        }
+    }
+    EXPECT_FALSE(load_state(frontend(), "no state"));
+    EXPECT_EQ(frontend().reset_device(), Answer::kAccepted);
+    expect_echo();
 }
 
 TEST_F(CatalogueProtocol, Row31IotlbAndPostcopyAreRefusedAndTheConnectionLives) {
@@ -239,7 +283,7 @@ TEST_F(CatalogueProtocol, Row31IotlbAndPostcopyAreRefusedAndTheConnectionLives) 
     const auto end = frontend().query(number(FrontendRequest::kPostcopyEnd));
     ASSERT_TRUE(end);
     EXPECT_EQ(payload_as<uint64_t>(*end), 1U);
-    expect_refusal(Refusal::kNotServed,
+    expect_refusal(Refusal::kNotNegotiated,
                    [&] { return frontend().call(number(FrontendRequest::kPostcopyListen)); });
     expect_echo();
 }

@@ -89,8 +89,8 @@ class DirtyLogTest : public Catalogue {
     }
 
     /// One request whose answer is not waited for: the ring may break before or behind it.
-    void send_one() {
-        ASSERT_TRUE(queue().try_add(chain(response_), 5));
+    void send_one(std::optional<GuestAddr> response = std::nullopt) {
+        ASSERT_TRUE(queue().try_add(chain(response.value_or(response_)), 5));
         queue().publish_and_kick();
     }
 

@@ -14,9 +14,11 @@
 #include <string_view>
 #include <vector>
 
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -24,6 +26,7 @@
 #include "vhost-user-backend/daemon/sanitizers.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/state_pipe.h"
 #include "tests/support/temporary_image.h"
 #include "tests/support/wait.h"
 #include "tools/driver/bring_up.h"
@@ -175,6 +178,30 @@ TEST_F(SandboxedDaemonTest, ChannelToTheFrontEndIsTaken) {
         driver::kUsualProtocolFeatures | FeatureSet::of({bit(wire::ProtocolFeature::kBackendReq)}));
     EXPECT_TRUE(driver::ChannelEnd::open(*frontend_).has_value()) << daemon_->complained();
     expect_every_thread_confined(2);
+    expect_clean_end();
+}
+
+TEST_F(SandboxedDaemonTest, DeviceStateTravelsThroughEveryKindOfChannel) {
+    start("OUTRIGGER_BLK_PROGRAM", {"--null-size=1M"});
+    frontend_.emplace(driver::Frontend::connect(socket_, driver::after(kPatience)).value());
+    ASSERT_TRUE(driver::negotiate(*frontend_,
+                                  {.protocol_features = driver::kUsualProtocolFeatures.with(
+                                       bit(wire::ProtocolFeature::kDeviceState))}));
+    const std::string state = save_state(*frontend_);
+    EXPECT_NE(state, "") << daemon_->complained();
+    EXPECT_TRUE(load_state(*frontend_, state)) << daemon_->complained();
+    int ends[2] = {-1, -1};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    const UniqueFd ours(ends[0]);
+    UniqueFd theirs(ends[1]);
+    EXPECT_EQ(begin_transfer(*frontend_, kSaveState, theirs.get()), 0U);
+    theirs.reset();
+    EXPECT_EQ(read_to_end(ours.get()), state) << daemon_->complained();
+    const UniqueFd file(::open(image_.path().c_str(), O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE(transfer_is_good(*frontend_));
+    EXPECT_EQ(begin_transfer(*frontend_, kSaveState, file.get()), 0U);
+    EXPECT_TRUE(transfer_is_good(*frontend_)) << daemon_->complained();
+    frontend_.reset();
     expect_clean_end();
 }
 

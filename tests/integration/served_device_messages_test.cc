@@ -21,18 +21,20 @@ class ServedMessages : public SessionTest {};
 // and write its tests.
 TEST(ServedMessagesTable, EveryServedMessageHasATest) {
     const std::set<std::string_view> tested = {
-        "GET_FEATURES",   "SET_FEATURES",      "SET_OWNER",
-        "RESET_OWNER",    "SET_MEM_TABLE",     "SET_VRING_NUM",
-        "SET_VRING_ADDR", "SET_VRING_BASE",    "GET_VRING_BASE",
-        "SET_VRING_KICK", "SET_VRING_CALL",    "SET_VRING_ERR",
-        "GET_QUEUE_NUM",  "SET_VRING_ENABLE",  "GET_PROTOCOL_FEATURES",
-        "GET_CONFIG",     "SET_CONFIG",        "SET_PROTOCOL_FEATURES",
-        "RESET_DEVICE",   "GET_MAX_MEM_SLOTS", "ADD_MEM_REG",
-        "REM_MEM_REG",    "SET_STATUS",        "GET_STATUS",
-        "SEND_RARP",      "NET_SET_MTU",       "SET_BACKEND_REQ_FD",
-        "VRING_KICK",     "GET_SHARED_OBJECT", "GET_SHMEM_CONFIG",
-        "IOTLB_MSG",      "GET_INFLIGHT_FD",   "SET_INFLIGHT_FD",
-        "SET_LOG_BASE",   "SET_LOG_FD",
+        "GET_FEATURES",        "SET_FEATURES",       "SET_OWNER",
+        "RESET_OWNER",         "SET_MEM_TABLE",      "SET_VRING_NUM",
+        "SET_VRING_ADDR",      "SET_VRING_BASE",     "GET_VRING_BASE",
+        "SET_VRING_KICK",      "SET_VRING_CALL",     "SET_VRING_ERR",
+        "GET_QUEUE_NUM",       "SET_VRING_ENABLE",   "GET_PROTOCOL_FEATURES",
+        "GET_CONFIG",          "SET_CONFIG",         "SET_PROTOCOL_FEATURES",
+        "RESET_DEVICE",        "GET_MAX_MEM_SLOTS",  "ADD_MEM_REG",
+        "REM_MEM_REG",         "SET_STATUS",         "GET_STATUS",
+        "SEND_RARP",           "NET_SET_MTU",        "SET_BACKEND_REQ_FD",
+        "VRING_KICK",          "GET_SHARED_OBJECT",  "GET_SHMEM_CONFIG",
+        "IOTLB_MSG",           "GET_INFLIGHT_FD",    "SET_INFLIGHT_FD",
+        "POSTCOPY_ADVISE",     "POSTCOPY_LISTEN",    "POSTCOPY_END",
+        "SET_DEVICE_STATE_FD", "CHECK_DEVICE_STATE", "SET_LOG_BASE",
+        "SET_LOG_FD",
     };
     std::set<std::string_view> served;
     for (const auto& request : wire::frontend_requests()) {
@@ -119,6 +121,7 @@ TEST_F(ServedMessages, GetProtocolFeaturesOffersWhatIsServed) {
                               bit(ProtocolFeature::kLogShmfd),
                               bit(ProtocolFeature::kReplyAck),
                               bit(ProtocolFeature::kBackendReq),
+                              bit(ProtocolFeature::kDeviceState),
                               bit(ProtocolFeature::kGpaAddresses),
                               bit(ProtocolFeature::kConfig),
                               bit(ProtocolFeature::kResetDevice),

@@ -17,15 +17,16 @@ _ALLOWED = {
     "wire": {"base"},
     "io": {"base"},
     "virtq": {"base", "guest"},
-    "device.h": {"base", "guest", "virtq", "io"},
-    "session": {"base", "guest", "wire", "io", "virtq", "device.h"},
+    "state": {"base"},
+    "device.h": {"base", "guest", "virtq", "io", "state"},
+    "session": {"base", "guest", "wire", "io", "virtq", "state", "device.h"},
     "control": {"base"},
-    "daemon": {"base", "guest", "wire", "io", "virtq", "device.h", "session", "control"},
+    "daemon": {"base", "guest", "wire", "io", "virtq", "state", "device.h", "session", "control"},
 }
 # What stands on the framework. A device never includes another device, the session or the wire.
-_ALLOWED_TO_DEVICES = {"base", "guest", "virtq", "io", "device.h", "daemon", "control"}
+_ALLOWED_TO_DEVICES = {"base", "guest", "virtq", "io", "state", "device.h", "daemon", "control"}
 # The other end of the protocol is written independently.
-_ALLOWED_TO_FRONT_ENDS = {"base", "wire", "control"}
+_ALLOWED_TO_FRONT_ENDS = {"base", "wire", "control", "state"}
 _HEADERS_ALLOWED_TO_FRONT_ENDS = {
     f"{_FRAMEWORK}/guest/addresses.h",
     # Options as tables, a library of their own: no way into the daemons.
@@ -128,6 +129,7 @@ def check_itself(_files):
         (framework + "virtq/virtqueue.h", framework + "io/worker.h"),
         (framework + "io/worker.h", framework + "virtq/virtqueue.h"),
         (framework + "device.h", framework + "session/session.h"),
+        (framework + "state/section.h", framework + "device.h"),
         (framework + "frontend.h", framework + "session/session.h"),
         (framework + "session/session.h", framework + "daemon/daemon.h"),
         (framework + "daemon/daemon.h", "devices/rng/rng_device.h"),

@@ -180,6 +180,30 @@ void EchoDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dr
     }
 }
 
+std::span<const StateSectionKind> EchoDevice::state_sections() const {
+    return {&kEchoSection, 1};
+}
+
+Result<std::vector<StateSection>> EchoDevice::save_state() const {
+    if (refuse_save_) {
+        return failure(Error{.message = "a test asked for it"});
+    }
+    std::vector<std::byte> bytes(1 + saved_padding_, std::byte{0x5a});
+    bytes[0] = std::byte{saved_byte_.load()};
+    return std::vector{make_section(kEchoSection, bytes)};
+}
+
+Result<void> EchoDevice::load_state(std::span<const StateSection> sections) {
+    const StateSection* const section = find_section(sections, kEchoSection.id);
+    if (section == nullptr || section->bytes.empty() ||
+        section->bytes[0] == std::byte{kImpossibleSavedByte}) {
+        return failure(Error{.message = "the echo is of another kind"});
+    }
+    saved_byte_ = std::to_integer<uint8_t>(section->bytes[0]);
+    ++loads_;
+    return {};
+}
+
 void EchoDevice::use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) {
     if (queues_[to_number(index)].queue == nullptr) {
         ++stray_memory_;

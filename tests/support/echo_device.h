@@ -32,6 +32,12 @@ inline constexpr std::array<uint64_t, 3> kEchoSharedMemory = {16 * 65536, 0, 655
 inline constexpr uint16_t kImpossibleMtu = 67;
 inline constexpr MacAddress kImpossibleAddress{};
 
+/// Its saved state: a byte, and padding.
+inline constexpr StateSectionKind kEchoSection{
+    .id = 5, .name = "echo", .version = 2, .critical = true};
+/// A byte that no echo device takes up.
+inline constexpr uint8_t kImpossibleSavedByte = 0xee;
+
 /// The first byte of the configuration space that can be written, and how many.
 inline constexpr uint32_t kWritableConfigOffset = 8;
 inline constexpr uint32_t kWritableConfigBytes = 8;
@@ -102,6 +108,20 @@ class EchoDevice final : public Device {
         shared_fd_ = fd;
     }
 
+    /// What it saves; loaded states replace it.
+    void set_saved_byte(uint8_t value) { saved_byte_ = value; }
+
+    [[nodiscard]] uint8_t saved_byte() const { return saved_byte_; }
+
+    /// From now on what it saves is so much longer.
+    void set_saved_padding(size_t bytes) { saved_padding_ = bytes; }
+
+    /// From now on save_state() fails.
+    void refuse_save(bool refuse) { refuse_save_ = refuse; }
+
+    /// Calls of load_state() that succeeded.
+    [[nodiscard]] uint32_t loads() const { return loads_; }
+
     [[nodiscard]] FeatureSet negotiated() const { return FeatureSet(negotiated_.load()); }
 
     // --- Device --------------------------------------------------------------------------------
@@ -132,6 +152,9 @@ class EchoDevice final : public Device {
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
+    [[nodiscard]] std::span<const StateSectionKind> state_sections() const override;
+    [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
+    [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;
 
     void on_suspended() override { ++suspensions_; }
 
@@ -157,6 +180,10 @@ class EchoDevice final : public Device {
     std::shared_ptr<Frontend> frontend_;
     Uuid shared_uuid_{};
     int shared_fd_ = -1;
+    std::atomic<uint8_t> saved_byte_ = 0;
+    std::atomic<size_t> saved_padding_ = 0;
+    std::atomic<bool> refuse_save_ = false;
+    std::atomic<uint32_t> loads_ = 0;
     std::atomic<uint16_t> mtu_ = 0;
     std::atomic<uint64_t> address_ = 0;
     std::atomic<bool> hold_ = false;

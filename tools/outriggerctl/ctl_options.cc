@@ -68,6 +68,12 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "LEVEL",
      .help = "Change what the daemon logs, as its --log-level does",
      .options = ""},
+    {.name = "state",
+     .value_name = "FILE",
+     .help =
+         "Print a device's saved state that a front end wrote to a file, or why no daemon would "
+         "load it. No daemon is asked: --socket is not needed",
+     .options = ""},
 };
 
 constexpr std::string_view kRateValue = "RATE[:BURST]";
@@ -352,6 +358,11 @@ Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
         return plan;
     }
     const CommandSpec* const spec = OUTRIGGER_TRY(find_command(given));
+    if (spec->name == "state") {
+        plan.action = Action::kPrintState;
+        plan.state_path = given.words[1];
+        return plan;
+    }
     given.values.set_defaults(kOptions);
     if (!given.values.has("socket")) {
         return usage_error("--socket is required: say where the daemon listens");

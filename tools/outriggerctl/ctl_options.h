@@ -16,7 +16,7 @@
 
 namespace outrigger::ctl {
 
-enum class Action : uint8_t { kAsk, kHelp, kVersion, kManPage };
+enum class Action : uint8_t { kAsk, kPrintState, kHelp, kVersion, kManPage };
 
 struct CtlPlan {
     Action action = Action::kAsk;
@@ -27,6 +27,7 @@ struct CtlPlan {
     control::v1::Request request;
     std::string image_path;  ///< swap: to open and to send along
     bool image_read_only = false;
+    std::string state_path;  ///< state: to print
     std::string man_page_template;
 };
 

@@ -34,7 +34,9 @@ std::string roff_commands() {
 }  // namespace
 
 std::string ctl_help_text() {
-    std::string out = "Usage: outriggerctl --socket=PATH COMMAND [VALUE] [OPTION]...\n";
+    std::string out =
+        "Usage: outriggerctl --socket=PATH COMMAND [VALUE] [OPTION]...\n"
+        "       outriggerctl state FILE\n";
     append_wrapped(out, fmt::format("outriggerctl {}.", kSummary), 0);
     out += "\nCommands:\n";
     for (const CommandSpec& command : ctl_commands()) {
@@ -55,7 +57,8 @@ Result<std::string> ctl_man_page(std::string_view page) {
                      ".SH NAME\noutriggerctl \\- {}\n"
                      ".SH SYNOPSIS\n"
                      ".B outriggerctl\n\\fB\\-\\-socket\\fR=\\fIPATH\\fR \\fICOMMAND\\fR "
-                     "[\\fIVALUE\\fR] [\\fIOPTION\\fR]...\n",
+                     "[\\fIVALUE\\fR] [\\fIOPTION\\fR]...\n"
+                     ".br\n.B outriggerctl\nstate \\fIFILE\\fR\n",
                      OUTRIGGER_VERSION,
                      kSummary)},
         {"@COMMANDS@", roff_commands()},

@@ -13,6 +13,7 @@
 #include "tools/outriggerctl/ctl_client.h"
 #include "tools/outriggerctl/ctl_options.h"
 #include "tools/outriggerctl/ctl_report.h"
+#include "tools/outriggerctl/state_file.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -83,6 +84,10 @@ int run(std::span<const char* const> arguments) {
     switch (plan->action) {
         case Action::kAsk:
             return ask_daemon(*plan);
+        case Action::kPrintState: {
+            const auto text = state_file_text(plan->state_path);
+            return text ? print(*text) : complain(text.error().message, kFailed);
+        }
         case Action::kHelp:
             return print(ctl_help_text());
         case Action::kVersion:

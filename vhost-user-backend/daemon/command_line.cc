@@ -132,6 +132,7 @@ Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& pro
     settings.balances_queues = values.text("queue-placement") == "balanced";
     settings.poll_max = std::chrono::microseconds(values.number("poll-us").value_or(0));
     settings.poll_cpu_percent = static_cast<uint32_t>(values.number("poll-cpu").value_or(100));
+    settings.postcopy = values.flag("postcopy");
     if (program.check_options != nullptr) {
         OUTRIGGER_TRY(program.check_options(values));
     }

@@ -30,6 +30,7 @@ struct DeviceSettings {
     std::vector<unsigned> cpus;    ///< thread i runs on cpus[i modulo their count]; empty: anywhere
     std::chrono::microseconds poll_max{0};
     uint32_t poll_cpu_percent = 100;  ///< see WorkerOptions
+    bool postcopy = false;            ///< guests may migrate here by postcopy
 };
 
 /// Where an operator connects: nowhere when neither is set.

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kQueuePlacements = {"balanced", "fixed"};
 
-constexpr std::array<OptionSpec, 8> kDeviceCommonOptions = {{
+constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -66,6 +66,13 @@ constexpr std::array<OptionSpec, 8> kDeviceCommonOptions = {{
      .default_value = "100",
      .number_min = 1,
      .number_max = 100},
+    {.name = "postcopy",
+     .kind = OptionKind::kFlag,
+     .help = kPortableBuild
+                 ? "Refused: this build has no userfaultfd"
+                 : "Let guests migrate here by postcopy, where they run before their memory has "
+                   "come; needs access to /dev/userfaultfd or vm.unprivileged_userfaultfd=1, and "
+                   "then no virtual IOMMU is offered"},
 }};
 
 constexpr std::array<std::string_view, 3> kLoops = {"auto", "asio", "uring"};
@@ -125,8 +132,8 @@ constexpr std::array<OptionSpec, 14> kProcessOptions = {{
      .number_max = 3'600'000},
     {.name = "require-sealed",
      .kind = OptionKind::kFlag,
-     .help = "Refuse guest memory whose file could be truncated: only memfds sealed against "
-             "shrinking are accepted (QEMU: memory-backend-memfd)"},
+     .help = "Refuse guest memory, and dirty logs, whose file could be truncated: only memfds "
+             "sealed against shrinking are accepted (QEMU: memory-backend-memfd)"},
     {.name = "log-level",
      .kind = OptionKind::kChoice,
      .value_name = "LEVEL",

@@ -41,6 +41,7 @@ Result<void> Daemon::open() {
         OUTRIGGER_TRY(check_device(*device));
         add_extras(settings.values);
     }
+    OUTRIGGER_TRY(open_userfaults());
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
         served_[i].endpoint =
@@ -53,6 +54,19 @@ Result<void> Daemon::open() {
         control_endpoint_ =
             OUTRIGGER_TRY(open_endpoint(control.socket_path, control.fd, "--control-fd"));
     }
+    return {};
+}
+
+Result<void> Daemon::open_userfaults() {
+    if (std::ranges::none_of(settings_.devices, &DeviceSettings::postcopy)) {
+        return {};
+    }
+    auto source = open_userfault_source();
+    if (!source) {
+        return failure(Error{.message = "--postcopy: " + source.error().message,
+                             .os_error = source.error().os_error});
+    }
+    userfaults_ = *std::move(source);
     return {};
 }
 
@@ -178,6 +192,13 @@ Result<void> Daemon::confine_threads() {
     std::vector<SystemCallRule> system_calls(needs.system_calls.begin(), needs.system_calls.end());
     system_calls.insert(system_calls.end(), extra_calls_.begin(), extra_calls_.end());
     needs.system_calls = system_calls;
+    std::vector<SystemCallRule> control_calls(needs.control_system_calls.begin(),
+                                              needs.control_system_calls.end());
+    if (userfaults_ != nullptr) {
+        const auto calls = userfault_system_calls();
+        control_calls.insert(control_calls.end(), calls.begin(), calls.end());
+    }
+    needs.control_system_calls = control_calls;
     return enter_sandbox(settings_.sandbox, needs, workers);
 }
 
@@ -220,14 +241,16 @@ void Daemon::accept() {
             settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path;
         Served& served = served_[i];
         served.server = std::make_unique<DeviceServer>(
-            DeviceServer::Environment{.loop = *loop_,
-                                      .device = *served.device,
-                                      .workers = served.worker_list,
-                                      .session = {.message_timeout = settings_.message_timeout,
-                                                  .require_sealed = settings_.require_sealed,
-                                                  .balances_queues = settings.balances_queues},
-                                      .exit_on_disconnect = settings_.exit_on_disconnect,
-                                      .label = std::string(program_.type) + " " + where},
+            DeviceServer::Environment{
+                .loop = *loop_,
+                .device = *served.device,
+                .workers = served.worker_list,
+                .session = {.message_timeout = settings_.message_timeout,
+                            .require_sealed = settings_.require_sealed,
+                            .balances_queues = settings.balances_queues,
+                            .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
+                .exit_on_disconnect = settings_.exit_on_disconnect,
+                .label = std::string(program_.type) + " " + where},
             std::move(served.endpoint),
             [this] { ++finished_; });
     }

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/userfault.h"
 #include "vhost-user-backend/daemon/command_line.h"
 #include "vhost-user-backend/daemon/control_server.h"
 #include "vhost-user-backend/daemon/device_program.h"
@@ -42,6 +43,7 @@ class Daemon final {
     };
 
     [[nodiscard]] Result<void> open();
+    [[nodiscard]] Result<void> open_userfaults();
     void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,
                                                  std::optional<int> fd,
@@ -57,6 +59,7 @@ class Daemon final {
     const DeviceProgram& program_;
     const CommandLine& settings_;
     std::unique_ptr<EventLoop> loop_;
+    std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy
     std::vector<Served> served_;
     SandboxExtras extras_;  // of all devices, but for what the next two have
     std::vector<SystemCallRule> extra_calls_;

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "vhost-user-backend/base/log.h"
@@ -98,6 +101,21 @@ Result<void> drop_access(std::span<const int> removable_below, const SandboxExtr
     ::tzset();
     landlock_holds = OUTRIGGER_TRY(restrict_by_landlock(removable_below, extras));
     return {};
+}
+
+std::span<const SystemCallRule> userfault_system_calls() {
+    // By number, as the kernel's headers have them since 6.1.
+    constexpr uint32_t kNewByDevice = _IO(0xAA, 0x00);  // USERFAULTFD_IOC_NEW
+    constexpr uint32_t kUserfaultFlags = O_CLOEXEC | O_NONBLOCK;
+    static constexpr SystemCallRule kRules[] = {
+        {.name = "ioctl", .tests = {argument_is(1, kNewByDevice)}},
+        {.name = "userfaultfd", .tests = {argument_is(0, kUserfaultFlags)}},
+        {.name = "ioctl", .tests = {argument_is(1, UFFDIO_API)}},
+        {.name = "ioctl", .tests = {argument_is(1, UFFDIO_REGISTER)}},
+        {.name = "ioctl", .tests = {argument_is(1, UFFDIO_UNREGISTER)}},
+        {.name = "ioctl", .tests = {argument_is(1, UFFDIO_WAKE)}},
+    };
+    return kRules;
 }
 
 Result<void> enter_sandbox(SandboxMode mode,

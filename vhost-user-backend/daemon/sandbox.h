@@ -18,7 +18,7 @@ enum class SandboxMode : uint8_t {
     kNone,  ///< no sandbox
 };
 
-/// On systems other than Linux both functions do nothing.
+/// On systems other than Linux these functions do nothing.
 ///
 /// Part of the stage "drop privileges", while the main thread is the only one: gives up all
 /// capabilities and, by Landlock, access to everything that has a name. Files below the directories
@@ -26,6 +26,10 @@ enum class SandboxMode : uint8_t {
 /// An error also when a device has started a thread already, which would escape.
 [[nodiscard]] Result<void> drop_access(std::span<const int> removable_below,
                                        const SandboxExtras& extras = {});
+
+/// What the control thread may do besides where guests migrate by postcopy: make userfaultfds and
+/// use them (base/userfault.h).
+[[nodiscard]] std::span<const SystemCallRule> userfault_system_calls();
 
 /// The stage "sandbox", the last before a front end may connect: the calling thread, which is the
 /// control thread, every worker, and every helper thread that they will start, each enter the

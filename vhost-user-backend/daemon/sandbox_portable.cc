@@ -9,6 +9,10 @@ Result<void> drop_access(std::span<const int> /*removable_below*/,
     return {};
 }
 
+std::span<const SystemCallRule> userfault_system_calls() {
+    return {};
+}
+
 Result<void> enter_sandbox(SandboxMode /*mode*/,
                            const SandboxNeeds& /*needs*/,
                            std::span<Worker* const> /*workers*/) {

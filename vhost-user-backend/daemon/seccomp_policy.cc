@@ -35,6 +35,14 @@ constexpr SystemCallRule kEveryThread[] = {
     {.name = "pwritev2"},
     {.name = "vmsplice", .tests = {argument_is(3, SPLICE_F_NONBLOCK)}},  // pipes, likewise
     {.name = "close"},
+    // Device states (session/state_channel.h): what waits is a thread of its own. To nobody but the
+    // peer of a connected socket.
+    {.name = "poll"},
+    {.name = "ppoll"},
+    {.name = "recvfrom", .tests = {argument_is(3, MSG_DONTWAIT)}},
+    {.name = "sendto",
+     .tests = {argument_is(3, MSG_DONTWAIT | MSG_NOSIGNAL),
+               ArgumentTest{.index = 4, .mask = ~uint64_t{0}, .value = 0}}},
     // A descriptor cannot become another one, nor send signals.
     {.name = "fcntl", .tests = {argument_is(1, F_GETFD)}},
     {.name = "fcntl", .tests = {argument_is(1, F_SETFD)}},
@@ -99,8 +107,6 @@ constexpr SystemCallRule kControl[] = {
     {.name = "getpeername"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
-    {.name = "poll"},
-    {.name = "ppoll"},
     // What they send: memory files and notifications are examined.
     {.name = "fstat"},
     {.name = "fstat64"},

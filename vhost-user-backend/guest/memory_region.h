@@ -3,7 +3,9 @@
 /// vhost-user "Memory region description".
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/base/result.h"
@@ -32,6 +34,9 @@ class MemoryRegion final {
 
     /// First byte of the region here.
     [[nodiscard]] std::byte* data() const { return mapping_.data(); }
+
+    /// All that is mapped for it: whole pages, with whatever of the file lies around the region.
+    [[nodiscard]] std::span<std::byte> pages() const { return mapping_.whole(); }
 
     /// The front end truncated the file: what is here now is zeroes of our own. Any thread.
     [[nodiscard]] bool lost() const { return guard_.lost(); }

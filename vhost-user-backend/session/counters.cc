@@ -92,6 +92,14 @@ std::string_view describe(Refusal refusal) {
             return "impossible translation";
         case Refusal::kDirtyLog:
             return "impossible dirty log";
+        case Refusal::kStateTransfer:
+            return "no such direction or phase of a device state transfer";
+        case Refusal::kStateChannel:
+            return "the file descriptor cannot carry a device state in that direction";
+        case Refusal::kDeviceState:
+            return "there is no device state, or none that is good";
+        case Refusal::kUserfault:
+            return "memory whose pages cannot come when they are touched";
     }
     return "unknown";
 }

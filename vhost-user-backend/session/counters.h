@@ -58,10 +58,14 @@ enum class Refusal : uint8_t {
     kDevice,          ///< the device could not start the queue
     kTranslation,     ///< an IOTLB message that wraps, leaves guest memory, or is of no known kind
     kDirtyLog,        ///< a dirty log that is empty, wraps, or does not lie in its file
+    kStateTransfer,   ///< a direction or phase of a device state transfer that there is not
+    kStateChannel,    ///< a descriptor over which no device state can travel in that direction
+    kDeviceState,     ///< the device's state did not come or go whole, or does not fit
     kInflight,        ///< an in-flight buffer that cannot be made, mapped, or of this device
     kInflightLog,     ///< what it holds for the ring is damaged, or has no room for its size
+    kUserfault,       ///< pages of that memory, or any, cannot come when they are touched
 };
-inline constexpr size_t kRefusalCount = 25;
+inline constexpr size_t kRefusalCount = 29;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {
@@ -87,6 +91,9 @@ struct SessionCounters {
     Counter iotlb_invalidations;
     Counter iotlb_misses;          ///< asked of the front end
     Counter iotlb_misses_refused;  ///< or never answered, because the channel ended
+    Counter states_saved;          ///< by SET_DEVICE_STATE_FD
+    Counter states_loaded;         ///< likewise
+    Counter states_failed;         ///< transfers that came to nothing
     CounterTable<CloseReason, kCloseReasonCount> closed;
     CounterTable<Refusal, kRefusalCount> refused;
     CounterTable<RingError, kRingErrorCount> rings_broken;

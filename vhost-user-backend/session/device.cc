@@ -47,6 +47,19 @@ std::optional<UniqueFd> Device::shared_object(const Uuid& /*object*/) {
     return std::nullopt;
 }
 
+std::span<const StateSectionKind> Device::state_sections() const {
+    return {};
+}
+
+Result<std::vector<StateSection>> Device::save_state() const {
+    return {};
+}
+
+Result<void> Device::load_state(std::span<const StateSection> /*sections*/) {
+    // None comes that state_sections() does not have.
+    return {};
+}
+
 control::DeviceControl* Device::control() {
     return nullptr;
 }

@@ -130,7 +130,7 @@ Session::Impl::Outcome Session::Impl::handle_set_status(const wire::Message& mes
     if (value != 0) {
         return done();
     }
-    reset_device([this] { finish(done()); });
+    reset_device(ResetBy::kStatus, [this] { finish(done()); });
     return later();
 }
 
@@ -140,12 +140,21 @@ Session::Impl::Outcome Session::Impl::handle_get_status() {
 }
 
 Session::Impl::Outcome Session::Impl::handle_reset_device() {
-    reset_device([this] { finish(done()); });
+    reset_device(ResetBy::kRequest, [this] { finish(done()); });
     return later();
 }
 
-void Session::Impl::reset_device(Continuation then) {
-    stop_all_rings([this, then = std::move(then)]() mutable {
+void Session::Impl::reset_device(ResetBy by, Continuation then) {
+    stop_all_rings([this, by, then = std::move(then)]() mutable {
+        state_.forget();
+        if (by == ResetBy::kRequest || !negotiated(wire::ProtocolFeature::kResetDevice)) {
+            state_.drop_kept();
+        } else if (used_) {
+            // QEMU sends status 0 when the machine stops, too, and asks for the state then. What it
+            // means by a reset it says by RESET_DEVICE.
+            state_.keep(describe_state());
+        }
+        used_ = false;
         for (Vring& ring : rings_) {
             // The connection and what belongs to it stay: memory, call and err descriptors.
             ring = Vring{.descriptors = {.kick = nullptr,

@@ -32,6 +32,7 @@ FeatureSet offered_protocol_features(const DeviceIdentity& identity,
                                           wire::bit(kInflightShmfd),
                                           wire::bit(kInbandNotifications),
                                           wire::bit(kConfigureMemSlots),
+                                          wire::bit(kDeviceState),
                                           wire::bit(kGpaAddresses),
                                           wire::bit(kStatus)});
     // QEMU warns when rng, net or fs offer it without having use for it.

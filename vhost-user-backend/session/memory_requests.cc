@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG. A change makes a new snapshot; it is answered when
 // every ring uses it and, where memory went away, no request in flight uses the old one.
+#include <bit>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
@@ -23,6 +25,13 @@ wire::MemoryRegion region_at(const wire::Message& message, size_t offset) {
     OUTRIGGER_ASSERT(offset + sizeof region <= message.payload.size());
     std::memcpy(&region, message.payload.data() + offset, sizeof region);
     return region;
+}
+
+/// Our address of a region in place of the front end's, at `offset` of the payload that told of it.
+void put_base(std::span<std::byte> payload, size_t offset, const MemoryRegion& region) {
+    const auto base = static_cast<uint64_t>(std::bit_cast<uintptr_t>(region.data()));
+    std::memcpy(
+        payload.data() + offset + offsetof(wire::MemoryRegion, user_address), &base, sizeof base);
 }
 
 /// What mapping a region takes beside the region.
@@ -72,51 +81,86 @@ Session::Impl::Outcome Session::Impl::take_memory(std::shared_ptr<const MemorySn
     return later();
 }
 
+Session::Impl::Outcome Session::Impl::change_memory(std::shared_ptr<const MemorySnapshot> memory,
+                                                    bool drain,
+                                                    NewMemory added) {
+    if (!postcopy_.is_listening()) {
+        return take_memory(std::move(memory), drain);
+    }
+    for (const auto& region : added.regions) {
+        if (auto armed = postcopy_.arm(region); !armed) {
+            return refuse(armed.error());
+        }
+    }
+    postcopy_.hold({.request = request_, .memory = std::move(memory), .drain = drain});
+    return reply(std::move(added.bases));
+}
+
 Session::Impl::Outcome Session::Impl::handle_set_mem_table(const wire::Message& message) {
     const auto header = payload_as<wire::MemoryTableHeader>(message);
     if (header.region_count == 0 || header.region_count > wire::kMemTableRegionsMax) {
         return refuse(Refusal::kMemoryTable);
     }
+    if (postcopy_.held() != nullptr) {
+        return refuse(Refusal::kState);
+    }
     const MappingRules rules = {.device = identity_.name,
                                 .require_sealed = options_.require_sealed};
+    Payload bases = message.payload;
     std::vector<MemorySnapshot::RegionPointer> regions;
     regions.reserve(header.region_count);
     for (size_t i = 0; i < header.region_count; ++i) {
-        const auto region = region_at(message, sizeof header + i * sizeof(wire::MemoryRegion));
-        auto mapped = map_region(rules, region, message.fds[i]);
+        const size_t place = sizeof header + i * sizeof(wire::MemoryRegion);
+        auto mapped = map_region(rules, region_at(message, place), message.fds[i]);
         if (!mapped) {
             return refuse(mapped.error());
         }
+        put_base(bases, place, **mapped);
         regions.push_back(*std::move(mapped));
     }
     auto memory = MemorySnapshot::create(
-        std::move(regions), memory_->epoch() + 1, wire::kMemTableRegionsMax, memory_->mode());
+        regions, memory_->epoch() + 1, wire::kMemTableRegionsMax, memory_->mode());
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
     }
     // The translations name memory by the front end's addresses, so they lead into the new table.
     // QEMU keeps its own when memory is plugged in, and does not tell them again.
     constexpr bool kDrain = true;
-    return take_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kSome), kDrain);
+    return change_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kSome),
+                         kDrain,
+                         {.regions = regions, .bases = std::move(bases)});
 }
 
 Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& message) {
+    const HeldMemory* const held = postcopy_.held();
+    if (held != nullptr && held->request != request_) {
+        return refuse(Refusal::kState);
+    }
     auto region = map_region({.device = identity_.name, .require_sealed = options_.require_sealed},
                              payload_as<wire::SingleMemoryRegion>(message).region,
                              message.fds[0]);
     if (!region) {
         return refuse(region.error());
     }
-    auto memory = memory_->with_region(*std::move(region), options_.memory_slots);
+    Payload bases = message.payload;
+    put_base(bases, offsetof(wire::SingleMemoryRegion, region), **region);
+    // Those that wait for one acknowledgement together come together.
+    const MemorySnapshot& before = held != nullptr ? *held->memory : *memory_;
+    auto memory = before.with_region(*region, options_.memory_slots);
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
     }
     // Requests in flight keep using the regions that both snapshots hold.
     constexpr bool kDrain = false;
-    return take_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kNothing), kDrain);
+    return change_memory(translated(*std::move(memory), MemorySnapshot::Withdrawn::kNothing),
+                         kDrain,
+                         {.regions = std::span(&*region, 1), .bases = std::move(bases)});
 }
 
 Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& message) {
+    if (postcopy_.held() != nullptr) {
+        return refuse(Refusal::kState);
+    }
     // A descriptor that comes along (libblkio sends one) is closed with the message.
     auto memory =
         memory_->without_region(to_layout(payload_as<wire::SingleMemoryRegion>(message).region));

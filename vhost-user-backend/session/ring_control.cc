@@ -94,6 +94,9 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
 void Session::Impl::on_ring_stopped(size_t index) {
     rings_[index].broken = false;
     requests_.on_state_changed();
+    if (!any_ring_running()) {
+        state_.on_rings_stopped();
+    }
     if (memory_->mode().iommu && !any_ring_running()) {
         // QEMU tells of nothing that the guest unmaps from now on, and starts with nothing.
         forget_translations();
@@ -220,6 +223,9 @@ void Session::Impl::poison(size_t first_index) {
     if (first != nullptr && first->memory_losses_at_start() != losses) {
         return;  // it follows another ring: all that were started before that loss know of it
     }
+    if (close_reason_) {
+        return;  // every ring stops, and perhaps we took the memory away: Postcopy::give_up()
+    }
     environment_.logs.poison.log(
         LogLevel::kError,
         "{}: guest memory is gone, which ring {} was the first to find: the front end truncated "
@@ -254,6 +260,10 @@ bool Session::Impl::ring_is_ready(const Vring& ring) const {
 }
 
 void Session::Impl::start_ring(size_t index, RingStarted then) {
+    if (const auto refusal = admit_ring(index)) {
+        then(refusal);
+        return;
+    }
     // On the worker, because making a ring reads what is in it: a page of guest memory that is yet
     // to come (postcopy) must not keep the control thread waiting.
     const Vring& ring = rings_[index];
@@ -311,6 +321,8 @@ void Session::Impl::run_ring(size_t index,
             if (started->has_value()) {
                 environment_.counters.rings_started.add();
                 rings_[index].running = true;
+                used_ = true;
+                state_.on_ring_started(static_cast<uint16_t>(index));
                 requests_.on_state_changed();
                 then(std::nullopt);
                 return;
@@ -326,6 +338,19 @@ void Session::Impl::run_ring(size_t index,
 }
 
 void Session::Impl::start_ready_rings(std::optional<size_t> asked, RingStarted then) {
+    const auto is_ready = [this](const Vring& ring) { return ring_is_ready(ring); };
+    if (state_.is_loading() && std::ranges::any_of(rings_, is_ready)) {
+        // What comes is of before this start. It ends in its time, well or badly.
+        state_.when_ended([this, asked, then = std::move(then)]() mutable {
+            if (close_reason_) {
+                then(Refusal::kState);
+            } else {
+                start_ready_rings(asked, std::move(then));
+            }
+        });
+        return;
+    }
+
     // One more than the rings, so that `then` runs after the loop at the earliest.
     struct Progress {
         size_t outstanding = 1;

@@ -40,6 +40,7 @@ Session::Impl::Impl(const Environment& environment,
       abilities_(environment.device.abilities()),
       offered_(offered_virtio_features(environment.device)),
       protocol_offered_(offered_protocol_features(identity_, abilities_)),
+      postcopy_(options.userfaults, identity_.name),
       placement_(environment.control_loop,
                  environment.workers,
                  identity_.queue_count,
@@ -60,10 +61,22 @@ Session::Impl::Impl(const Environment& environment,
               environment.counters,
               environment.logs.translation,
               *this),
+      state_({.device = environment.device,
+              .control_loop = environment.control_loop,
+              .worker = *environment.workers.front(),
+              .counters = environment.counters,
+              .log = environment.logs.state,
+              .offered = offered_,
+              .time_limit = options.state_timeout}),
       connection_(environment.control_loop, std::move(socket), options.message_timeout, *this) {
     OUTRIGGER_ASSERT(!environment.workers.empty() && identity_.queue_count > 0);
     OUTRIGGER_ASSERT(identity_.queue_count <= wire::kVringFdIndexMask + 1);
     OUTRIGGER_ASSERT(abilities_.shared_memory.size() <= std::size(wire::ShmemConfig{}.sizes));
+    if (postcopy_.is_offered()) {
+        protocol_offered_ = protocol_offered_.with(wire::bit(wire::ProtocolFeature::kPagefault));
+        // Behind an IOMMU a ring may have to be mapped a second time, and pages do not wait there.
+        offered_ = offered_.without(kFeatureAccessPlatform);
+    }
     environment_.counters.sessions_opened.add();
     environment_.device.on_frontend(requests_.frontend());
 }
@@ -92,7 +105,8 @@ bool Session::Impl::on_message(wire::Message message) {
 
     request_ = message.header.request;
     needs_reply_ = message.needs_reply();
-    reply_rule_ = request != nullptr ? request->reply : wire::ReplyRule::kAck;
+    const bool acknowledges = postcopy_.is_acknowledgement(message);
+    reply_rule_ = request != nullptr && !acknowledges ? request->reply : wire::ReplyRule::kAck;
     if (reply_rule_ == wire::ReplyRule::kSameWithFd) {
         request_payload_ = message.payload;
     }
@@ -101,6 +115,8 @@ bool Session::Impl::on_message(wire::Message message) {
     Outcome outcome;
     if (request == nullptr) {
         outcome = refuse(Refusal::kUnknownRequest);
+    } else if (acknowledges) {
+        outcome = handle_postcopy_ack(message);
     } else if (const auto reason = malformed(*request, message)) {
         handling_ = false;
         close(*reason);
@@ -244,6 +260,12 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_rem_mem_reg(message);
         case kIotlbMsg:
             return handle_iotlb_msg(message);
+        case kPostcopyAdvise:
+            return handle_postcopy_advise();
+        case kPostcopyListen:
+            return handle_postcopy_listen();
+        case kPostcopyEnd:
+            return handle_postcopy_end();
         case kGetInflightFd:
             return handle_get_inflight_fd(message);
         case kSetInflightFd:
@@ -252,6 +274,10 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_set_status(message);
         case kGetStatus:
             return handle_get_status();
+        case kSetDeviceStateFd:
+            return handle_set_device_state_fd(message);
+        case kCheckDeviceState:
+            return handle_check_device_state();
         case kSetLogBase:
             return handle_set_log_base(message);
         case kSetLogFd:
@@ -260,12 +286,7 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kSetVringEndian:
         case kCreateCryptoSession:
         case kCloseCryptoSession:
-        case kPostcopyAdvise:
-        case kPostcopyListen:
-        case kPostcopyEnd:
         case kGpuSetSocket:
-        case kSetDeviceStateFd:
-        case kCheckDeviceState:
         case kGetVringBaseSkipDrain:
             break;
     }
@@ -330,6 +351,12 @@ void Session::Impl::answer_refusal(Refusal refusal) {
         case wire::ReplyRule::kAck:
             acknowledge(kFailed);
             return;
+        case wire::ReplyRule::kAckOrBases:
+            if (!postcopy_.is_listening()) {
+                acknowledge(kFailed);
+                return;
+            }
+            break;
         case wire::ReplyRule::kU64Status:
             send_u64(kFailed);
             return;
@@ -379,6 +406,7 @@ void Session::Impl::close(CloseReason reason) {
     close_reason_ = reason;
     environment_.counters.closed.add(reason);
     release_workers();
+    postcopy_.give_up();
     if (!waiting_) {
         begin_close();
         return;
@@ -393,12 +421,14 @@ void Session::Impl::close(CloseReason reason) {
             }
         }
     }
+    state_.end();
 }
 
 void Session::Impl::begin_close() {
     OUTRIGGER_ASSERT(!std::exchange(closing_, true));
     placement_.stop();
     requests_.end();
+    state_.end();
     stop_all_rings([this] {
         environment_.device.on_frontend(nullptr);
         environment_.device.reset();

@@ -12,6 +12,7 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/base/userfault.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
@@ -29,6 +30,8 @@ struct SessionOptions {
     std::chrono::milliseconds message_timeout{10'000};
     /// Memory regions that ADD_MEM_REG may add up to (GET_MAX_MEM_SLOTS).
     size_t memory_slots = 509;
+    /// A transfer of the device's state (SET_DEVICE_STATE_FD) must end within this time.
+    std::chrono::milliseconds state_timeout{30'000};
     /// Refuse memory whose file could be truncated while it is mapped.
     bool require_sealed = false;
     /// Somebody keeps a buffer in which rings note what they have in flight, for a successor of
@@ -36,6 +39,9 @@ struct SessionOptions {
     bool notes_in_flight = false;
     /// Queues go to other workers as they have work; without it they stay where they started.
     bool balances_queues = false;
+    /// Where userfaultfds come from (borrowed): postcopy migration is offered, and VIRTIO's
+    /// ACCESS_PLATFORM is not. Null: the other way round.
+    const UserfaultSource* userfaults = nullptr;
 };
 
 /// Thread-bound: control thread. Requests are answered in order; one that must wait for a worker

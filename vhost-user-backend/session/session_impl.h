@@ -15,7 +15,9 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/session/backend_requests.h"
 #include "vhost-user-backend/session/connection.h"
+#include "vhost-user-backend/session/device_state_exchange.h"
 #include "vhost-user-backend/session/iotlb_misses.h"
+#include "vhost-user-backend/session/postcopy.h"
 #include "vhost-user-backend/session/queue_placement.h"
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/session.h"
@@ -189,12 +191,24 @@ class Session::Impl final : public Connection::Handler,
     Outcome handle_set_status(const wire::Message& message);
     Outcome handle_get_status();
     Outcome handle_reset_device();
-    void reset_device(Continuation then);
+    /// What asks for a reset: SET_STATUS 0 may only mean that the machine stops.
+    enum class ResetBy : uint8_t { kRequest, kStatus };
+    void reset_device(ResetBy by, Continuation then);
     Outcome handle_net_set_mtu(const wire::Message& message);
     Outcome handle_send_rarp(const wire::Message& message);
     Outcome handle_get_shared_object(const wire::Message& message);
     Outcome handle_get_shmem_config();
     Outcome handle_set_backend_req_fd(wire::Message& message);
+
+    // state_requests.cc
+    Outcome handle_set_device_state_fd(wire::Message& message);
+    Outcome handle_check_device_state();
+    [[nodiscard]] Outcome state_verdict() const;
+    /// Everything but the device's sections.
+    [[nodiscard]] DeviceState describe_state() const;
+    [[nodiscard]] FeatureSet driver_features() const;
+    /// Is the ring what the state that was loaded says? Without a base it gets that of the state.
+    [[nodiscard]] std::optional<Refusal> admit_ring(size_t index);
 
     // memory_requests.cc
     Outcome handle_set_mem_table(const wire::Message& message);
@@ -204,6 +218,23 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] std::shared_ptr<const MemorySnapshot> translated(
         std::shared_ptr<const MemorySnapshot> memory, MemorySnapshot::Withdrawn withdrawn) const;
     Outcome take_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain);
+
+    /// What a message brings: its regions, and its payload with our addresses of them.
+    struct NewMemory {
+        std::span<const MemorySnapshot::RegionPointer> regions;
+        Payload bases;
+    };
+
+    /// take_memory(), in postcopy when the front end has acknowledged our addresses.
+    Outcome change_memory(std::shared_ptr<const MemorySnapshot> memory,
+                          bool drain,
+                          NewMemory added);
+
+    // postcopy_requests.cc
+    Outcome handle_postcopy_advise();
+    Outcome handle_postcopy_listen();
+    Outcome handle_postcopy_end();
+    Outcome handle_postcopy_ack(const wire::Message& message);
 
     // iotlb_requests.cc
     [[nodiscard]] AddressMode address_mode() const;
@@ -273,11 +304,13 @@ class Session::Impl final : public Connection::Handler,
     bool features_known_ = false;
     bool features_refused_ = false;
     uint8_t status_ = 0;
+    bool used_ = false;  // a ring has run since the last reset
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
-    Iotlb iotlb_;                                     // what memory_ was made with
-    std::shared_ptr<const DirtyLog> log_;             // what SET_LOG_BASE brought last
-    std::shared_ptr<const DirtyLog> log_in_use_;      // by the rings: log_, or none
-    SharedFd log_call_;                               // SET_LOG_FD
+    Iotlb iotlb_;                                 // what memory_ was made with
+    std::shared_ptr<const DirtyLog> log_;         // what SET_LOG_BASE brought last
+    std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
+    SharedFd log_call_;                           // SET_LOG_FD
+    Postcopy postcopy_;
     std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
     QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
@@ -302,6 +335,7 @@ class Session::Impl final : public Connection::Handler,
     std::optional<TimerId> release_timer_;
     BackendRequests requests_;
     IotlbMisses misses_;
+    DeviceStateExchange state_;
     Connection connection_;  // last: it may call back as soon as it exists
 };
 

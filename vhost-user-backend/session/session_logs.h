@@ -14,6 +14,7 @@ struct SessionLogs {
     LogLimiter poison{};
     LogLimiter channel{};
     LogLimiter translation{};
+    LogLimiter state{};
 };
 
 }  // namespace outrigger

@@ -45,6 +45,7 @@ enum class FdRule : uint8_t {
 /// What answers a request. Where it has no reply of its own, NEED_REPLY asks for a u64: 0 or not.
 enum class ReplyRule : uint8_t {
     kAck,         ///< no reply of its own
+    kAckOrBases,  ///< no reply of its own, but in postcopy: the same payload with our addresses
     kU64,         ///< u64
     kU64Status,   ///< u64 that says whether it went well: 0 or not
     kU64WithFd,   ///< u64: bits 0-7 are 0 or not, bit 8 says that no descriptor comes with it

@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/build.h"
+#include "vhost-user-backend/daemon/common_options.h"
 
 #include "devices/blk/blk_config.h"
 #include "tests/support/temporary_image.h"
@@ -27,9 +28,11 @@ using Given = std::initializer_list<std::pair<std::string_view, std::string_view
 OptionValues values_of(Given given) {
     OptionValues values;
     for (const auto& [name, text] : given) {
-        const auto spec = std::ranges::find(blk_program().options, name, &OptionSpec::name);
-        EXPECT_NE(spec, blk_program().options.end()) << name;
-        EXPECT_TRUE(values.set(*spec, text)) << name << "=" << text;
+        const auto own = std::ranges::find(blk_program().options, name, &OptionSpec::name);
+        const auto common = std::ranges::find(device_common_options(), name, &OptionSpec::name);
+        const bool is_own = own != blk_program().options.end();
+        EXPECT_TRUE(is_own || common != device_common_options().end()) << name;
+        EXPECT_TRUE(values.set(is_own ? *own : *common, text)) << name << "=" << text;
     }
     values.set_defaults(blk_program().options);
     return values;
@@ -76,6 +79,11 @@ TEST(BlkProgram, FixedBuffersAreForDirectFilesOnIoUring) {
         problem(
             {{"blk-file", "x"}, {"fixed-buffers", "on"}, {"cache", "none"}, {"overlay", "layer"}}),
         kNone);
+    EXPECT_NE(
+        problem(
+            {{"blk-file", "x"}, {"fixed-buffers", "on"}, {"cache", "none"}, {"postcopy", "on"}}),
+        kNone);
+    EXPECT_EQ(problem({{"blk-file", "x"}, {"postcopy", "on"}}), kNone);
     EXPECT_EQ(problem({{"blk-file", "x"}, {"fixed-buffers", "on"}, {"cache", "none"}}) == kNone,
               !kPortableBuild);
 }

@@ -67,6 +67,16 @@ TEST(CtlOptions, FillIsStartedStoppedOrGivenARate) {
     EXPECT_NE(complaint({"pause", "--rate=1", "--socket=s"}), "");
 }
 
+TEST(CtlOptions, AStateIsPrintedWithoutADaemon) {
+    const auto parsed = parse({"state", "blk.state"});
+    ASSERT_TRUE(parsed);
+    EXPECT_EQ(parsed->action, Action::kPrintState);
+    EXPECT_EQ(parsed->state_path, "blk.state");
+    EXPECT_NE(complaint({"state"}), "");
+    EXPECT_NE(complaint({"state", "a", "b"}), "");
+    EXPECT_NE(complaint({"state", "a", "--force"}), "");
+}
+
 /// Whatever listens at a socket may send texts that command the terminal.
 TEST(CtlReport, TextsOfAReplyCannotCommandATerminal) {
     control::v1::Reply reply;

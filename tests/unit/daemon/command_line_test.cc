@@ -72,6 +72,7 @@ TEST(CommandLine, DefaultsAreFilledIn) {
     EXPECT_EQ(line->loop, LoopKind::kAuto);
     EXPECT_FALSE(line->exit_on_disconnect);
     EXPECT_FALSE(line->require_sealed);
+    EXPECT_FALSE(line->devices[0].postcopy);
     EXPECT_EQ(line->log_level, LogLevel::kInfo);
     EXPECT_EQ(line->message_timeout, std::chrono::seconds(10));
     EXPECT_EQ(line->devices[0].queue_threads, 1U);
@@ -125,6 +126,14 @@ TEST(CommandLine, QueuesAreBalancedUnlessTheyAreFixed) {
     EXPECT_FALSE(
         parse({"--socket-path=/s", "--queue-placement=fixed"}).value().devices[0].balances_queues);
     EXPECT_NE(refusal({"--socket-path=/s", "--queue-placement=somewhere"}), "accepted");
+}
+
+TEST(CommandLine, PostcopyIsOfEachDevice) {
+    EXPECT_TRUE(parse({"--socket-path=/s", "--postcopy"}).value().devices[0].postcopy);
+    const auto line = parse({"--device=socket-path=/a,postcopy", "--device=socket-path=/b"});
+    ASSERT_TRUE(line);
+    EXPECT_TRUE(line->devices[0].postcopy);
+    EXPECT_FALSE(line->devices[1].postcopy);
 }
 
 TEST(CommandLine, SandboxIsOnUnlessToldOtherwise) {
