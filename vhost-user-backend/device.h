@@ -129,6 +129,12 @@ class Device {
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
+    /// As stop_queue(), for a queue that whoever comes next goes on with (GET_VRING_BASE_INFLIGHT):
+    /// requests that have not begun, or that wait for something, may be given back unanswered by
+    /// DescriptorChain::set_aside(). What is under way with guest memory ends first. The default
+    /// answers them all.
+    virtual void suspend_queue(QueueIndex index, std::move_only_function<void()> drained);
+
     /// Somebody waits for the requests in flight: the front end takes memory away. Requests that
     /// the device holds for reasons of its own are begun or answered now. Queue's worker.
     virtual void hurry_queue(QueueIndex index);

@@ -83,7 +83,7 @@ RateLimits merge(RateLimits limits, const v1::Limits& request) {
 void add_counters(const BlkCounters& queue, v1::BlockCounters& sum) {
     const auto done = [&](BlkCommand command) { return queue.completed.value(command); };
     sum.set_reads(sum.reads() + done(BlkCommand::kRead));
-    sum.set_writes(sum.writes() + done(BlkCommand::kWrite));
+    sum.set_writes(sum.writes() + done(BlkCommand::kWrite) + done(BlkCommand::kZoneAppend));
     sum.set_flushes(sum.flushes() + done(BlkCommand::kFlush));
     sum.set_discards(sum.discards() + done(BlkCommand::kDiscard));
     sum.set_write_zeroes(sum.write_zeroes() + done(BlkCommand::kWriteZeroes));

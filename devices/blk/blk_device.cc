@@ -172,7 +172,17 @@ QueueProgress BlkDevice::process_queue(QueueIndex index) {
 
 void BlkDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
     const uint16_t number = to_number(index);
-    queues_[number]->stop([this, number, drained = std::move(drained)]() mutable {
+    queues_[number]->stop(ending_queue(number, std::move(drained)));
+}
+
+void BlkDevice::suspend_queue(QueueIndex index, std::move_only_function<void()> drained) {
+    const uint16_t number = to_number(index);
+    queues_[number]->suspend(ending_queue(number, std::move(drained)));
+}
+
+std::move_only_function<void()> BlkDevice::ending_queue(uint16_t number,
+                                                        std::move_only_function<void()> drained) {
+    return [this, number, drained = std::move(drained)]() mutable {
         // What the queue has of this worker goes on this worker: the next run may be on another.
         // Not now, because the queue is on the stack; and before whatever follows on `drained`.
         Worker& worker = queues_[number]->worker();
@@ -182,7 +192,7 @@ void BlkDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dra
             workers_[number] = nullptr;
         });
         drained();
-    });
+    };
 }
 
 void BlkDevice::hurry_queue(QueueIndex index) {

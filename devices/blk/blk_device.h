@@ -62,6 +62,7 @@ class BlkDevice final : public Device {
                                            Worker& worker) override;
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void suspend_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void hurry_queue(QueueIndex index) override;
     void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
     [[nodiscard]] control::DeviceControl* control() override;
@@ -125,6 +126,9 @@ class BlkDevice final : public Device {
     class Round;
     using QueueTask = std::function<void(BlkQueue&, const std::shared_ptr<Round>&)>;
 
+    /// What a queue that has stopped does, and then `drained`.
+    [[nodiscard]] std::move_only_function<void()> ending_queue(
+        uint16_t number, std::move_only_function<void()> drained);
     [[nodiscard]] bool write_back() const;
     void update_write_through();
     void set_zoned(bool zoned);

@@ -17,6 +17,7 @@
 #include "devices/blk/blk_sandbox.h"
 #include "devices/blk/file_image.h"
 #include "devices/blk/limit_groups.h"
+#include "devices/blk/limit_options.h"
 #include "devices/blk/memory_image.h"
 #include "devices/blk/null_image.h"
 #include "devices/blk/overlay/layer_format.h"
@@ -133,6 +134,15 @@ constexpr OptionSpec kOptions[] = {
          "With --cache=none: pin the guest's memory as it is used and register it with io_uring, "
          "which saves time for each request. Only for guests whose memory stays what it is: "
          "behind a balloon, or memory that is unplugged, it would give the guest wrong data",
+     .default_value = "off",
+     .choices = kOnOff},
+    {.name = "io-poll",
+     .kind = OptionKind::kChoice,
+     .value_name = "on|off",
+     .help =
+         "With --cache=none: look at the host's device for the ends of reads and writes, where "
+         "it has queues for that (nvme.poll_queues=N), rather than wait for its interrupts; the "
+         "thread does not sleep while any are under way",
      .default_value = "off",
      .choices = kOnOff},
     {.name = "lock",
@@ -281,53 +291,19 @@ Result<void> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
 }
 
-/// The rate options, and the limit that each sets.
-struct LimitOption {
-    std::string_view name;
-    Rate RateLimits::*rate;
-};
-
-constexpr LimitOption kLimitOptions[] = {
-    {"limit-bytes", &RateLimits::bytes},
-    {"limit-read-bytes", &RateLimits::read_bytes},
-    {"limit-write-bytes", &RateLimits::write_bytes},
-    {"limit-ops", &RateLimits::operations},
-    {"limit-read-ops", &RateLimits::read_operations},
-    {"limit-write-ops", &RateLimits::write_operations},
-};
-
-Result<RateLimits> limits_of(const OptionValues& values) {
-    RateLimits limits;
-    for (const LimitOption& option : kLimitOptions) {
-        const auto text = values.text(option.name);
-        const auto rate = text ? parse_rate(*text) : Rate{};
-        if (!rate) {
-            return failure(Error{.message = "--" + std::string(option.name) +
-                                            " takes a rate like 100M, or with a burst like "
-                                            "100M:1G, not '" +
-                                            *text + "'"});
-        }
-        limits.*option.rate = *rate;
-    }
-    return limits;
-}
-
-Result<void> check_fixed_buffers(const OptionValues& values) {
-    if (values.text("fixed-buffers") != "on") {
+/// Of the two that are for io_uring past the page cache.
+Result<void> check_direct_option(const OptionValues& values, std::string_view name) {
+    if (values.text(name) != "on") {
         return {};
     }
+    const std::string option = "--" + std::string(name) + "=on";
     if (kPortableBuild || values.text("io-engine") == "threads") {
-        return usage_error("--fixed-buffers=on goes with io_uring only, not with threads");
+        return usage_error(option + " goes with io_uring only, not with threads");
     }
-    // Otherwise the host copies, and has no use for pages that stay.
     if (!values.has("blk-file") || values.text("cache") != "none" || values.has("overlay")) {
-        return usage_error(
-            "--fixed-buffers=on goes with --blk-file=PATH and --cache=none only, and without "
-            "--overlay");
-    }
-    // Registering a page brings it in: the disk would wait for all of the guest's memory.
-    if (values.flag("postcopy")) {
-        return usage_error("--fixed-buffers=on and --postcopy exclude each other: give one");
+        return usage_error(option +
+                           " goes with --blk-file=PATH and --cache=none only, and without "
+                           "--overlay");
     }
     return {};
 }
@@ -396,7 +372,17 @@ Result<void> check_blk_options(const OptionValues& values) {
                                std::to_string(block_bytes));
         }
     }
-    OUTRIGGER_TRY(check_fixed_buffers(values));
+    OUTRIGGER_TRY(check_direct_option(values, "fixed-buffers"));
+    OUTRIGGER_TRY(check_direct_option(values, "io-poll"));
+    if (values.text("fixed-buffers") == "on") {
+        // Registering a page brings it in: the disk would wait for all of the guest's memory.
+        if (values.flag("postcopy")) {
+            return usage_error("--fixed-buffers=on and --postcopy exclude each other: give one");
+        }
+        if (values.text("io-poll") == "on") {
+            return usage_error("--fixed-buffers=on and --io-poll=on exclude each other");
+        }
+    }
     OUTRIGGER_TRY(check_overlay_options(values));
     if (values.text("serial").value_or("").size() > kSerialBytes) {
         return usage_error("--serial takes at most 20 bytes");
@@ -420,20 +406,6 @@ std::optional<uint32_t> block_size_of(const OptionValues& values) {
 }
 
 /// Disks of a group have the same limits, or none of their own.
-Result<std::shared_ptr<RateLimiter>> limiter_of(const OptionValues& values) {
-    const RateLimits limits = OUTRIGGER_TRY(limits_of(values));
-    const auto group = values.text("limit-group");
-    auto limiter = group ? join_limit_group(*group) : std::make_shared<RateLimiter>();
-    if (limits == RateLimits{} || limits == limiter->limits()) {
-        return limiter;
-    }
-    if (limiter->limits() != RateLimits{}) {
-        return failure(Error{.message = "the disks of --limit-group=" + *group +
-                                        " have different limits: give them to one alone"});
-    }
-    limiter->set(limits);
-    return limiter;
-}
 
 ErrorPolicy error_policy_of(std::string_view name) {
     return name == "stop"     ? ErrorPolicy::kStop
@@ -443,6 +415,10 @@ ErrorPolicy error_policy_of(std::string_view name) {
 
 bool fixes_memory(const OptionValues& values) {
     return values.text("fixed-buffers") == "on";
+}
+
+size_t polled_rings_of(const OptionValues& values) {
+    return values.text("io-poll") == "on" ? values.number("num-queues").value_or(1) : 0;
 }
 
 /// The options of an image file that outlive the file itself.
@@ -488,7 +464,10 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                                  .engine = engine,
                                  .block_bytes = block_size_of(values)});
     }
-    return open_raw_image(file_options(values), engine, fixes_memory(values));
+    return open_raw_image({.file = file_options(values),
+                           .engine = engine,
+                           .fix_memory = fixes_memory(values),
+                           .polled_rings = polled_rings_of(values)});
 }
 
 Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {

@@ -249,10 +249,10 @@ void BlkQueue::submit(Slot& slot) {
 void BlkQueue::on_done(Slot& slot, int os_error) {
     --submitted_;
     bytes_in_flight_ -= slot.bytes;
-    const bool reports = stopping_ || slot.report;
+    const bool reports = slot.report || (stopping_ && !suspending_);
     if (os_error != 0 && slot.zone_fault == ZoneFault::kNone && !reports &&
         holds_failure(settings_.error_policy, os_error) && !queue_.memory_was_lost()) [[unlikely]] {
-        hold(slot, os_error);
+        suspending_ ? set_aside(slot) : hold(slot, os_error);
     } else {
         finish(slot, os_error);
     }
@@ -349,6 +349,23 @@ void BlkQueue::on_failure(const Slot& slot, int os_error) {
                        "blk: the host failed a request at byte {}: {}",
                        slot.offset_bytes,
                        error_from_code("image I/O", os_error).message);
+}
+
+void BlkQueue::suspend(std::move_only_function<void()> drained) {
+    stopping_ = true;
+    suspending_ = true;
+    stop_timer();
+    for (SlotList& lane : lanes_) {
+        while (Slot* const slot = lane.pop()) {
+            set_aside(*slot);
+        }
+    }
+    while (Slot* const slot = held_.pop()) {
+        shared_.held.fetch_sub(1, std::memory_order_relaxed);
+        set_aside(*slot);
+    }
+    drained_ = std::move(drained);
+    check_ended();
 }
 
 void BlkQueue::stop(std::move_only_function<void()> drained) {

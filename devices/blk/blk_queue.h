@@ -83,6 +83,10 @@ class BlkQueue final {
     /// The object stays, idle, until it is destroyed.
     void stop(std::move_only_function<void()> drained);
 
+    /// The same, but what waits for a limit or for the operator stays unanswered: see
+    /// Device::suspend_queue().
+    void suspend(std::move_only_function<void()> drained);
+
     /// See Device. When it has stopped it has none.
     void use_memory(const std::shared_ptr<const MemorySnapshot>& memory);
 
@@ -154,6 +158,7 @@ class BlkQueue final {
     // Error policy.
     void hold(Slot& slot, int os_error);
     void report_held();
+    void set_aside(Slot& slot);
     void retry_held();
     [[nodiscard]] bool still_fits(const Slot& slot) const;
 
@@ -167,8 +172,9 @@ class BlkQueue final {
     uint32_t slot_count_;
     uint32_t submitted_ = 0;  // requests that the image has
     uint64_t bytes_in_flight_ = 0;
-    bool waiting_ = false;   // for a slot, or for bytes in flight
-    bool stopping_ = false;  // by stop()
+    bool waiting_ = false;     // for a slot, or for bytes in flight
+    bool stopping_ = false;    // by stop() or suspend()
+    bool suspending_ = false;  // by suspend()
     bool ended_ = false;
     std::move_only_function<void()> drained_;
     std::move_only_function<void()> idle_;

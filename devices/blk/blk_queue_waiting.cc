@@ -195,6 +195,13 @@ void BlkQueue::report_held() {
     }
 }
 
+/// Whoever serves the queue next has it again.
+void BlkQueue::set_aside(Slot& slot) {
+    slot.chain->set_aside();
+    slot.chain.reset();
+    free_.push_back(&slot);
+}
+
 /// It was checked against the disk of its time.
 bool BlkQueue::still_fits(const Slot& slot) const {
     const uint64_t end = settings_.geometry.capacity_sectors * kSectorBytes;
@@ -224,6 +231,7 @@ void BlkQueue::retry_held() {
         }
         shared_.held.fetch_sub(1, std::memory_order_relaxed);
         if (still_fits(*slot)) {
+            slot->zones_told = 0;  // a report begins anew
             submit(*slot);
         } else {
             finish(*slot, EIO);

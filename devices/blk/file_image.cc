@@ -50,6 +50,9 @@ Result<std::unique_ptr<ImageQueue>> FileImage::open_queue(Worker& worker, uint32
             {.fd = file_->fd.get(), .fixed_memory = fix_memory_ ? &fixed_memory_ : nullptr},
             worker,
             helper.get());
+        if (polled_rings_ != nullptr) {
+            engine = polled_rings_->engine_over(std::move(engine), file_->fd.get(), worker);
+        }
     } else {
         engine = std::make_unique<ThreadEngine>(*OUTRIGGER_TRY(threads()), worker, file_->fd.get());
     }

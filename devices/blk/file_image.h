@@ -9,6 +9,7 @@
 #include "devices/blk/image.h"
 #include "devices/blk/image_file.h"
 #include "devices/blk/io_engine_kind.h"
+#include "devices/blk/polled_rings.h"
 #include "devices/blk/thread_engine.h"
 
 namespace outrigger::blk {
@@ -18,6 +19,10 @@ class FileImage final : public Image {
     /// `fix_memory`: register the guest's memory where io_uring makes the calls.
     FileImage(std::unique_ptr<ImageFile> file, IoEngineKind engine, bool fix_memory = false)
         : file_(std::move(file)), engine_(engine), fix_memory_(fix_memory) {}
+
+    /// Polls for the ends of reads and writes where io_uring makes the calls. Before the first
+    /// queue.
+    void use_polled_rings(std::unique_ptr<PolledRings> rings) { polled_rings_ = std::move(rings); }
 
     [[nodiscard]] const ImageProperties& properties() const override { return file_->properties; }
 
@@ -42,6 +47,7 @@ class FileImage final : public Image {
     const IoEngineKind engine_;
     const bool fix_memory_;
     FixedMemoryCounts fixed_memory_;
+    std::unique_ptr<PolledRings> polled_rings_;  // or null
     std::mutex mutex_;
     std::unique_ptr<IoThreadPool> threads_;  // guarded by mutex_
 };

@@ -95,6 +95,10 @@ Result<ImageProperties> properties_of_device(int fd, dev_t device) {
     return properties;
 }
 
+bool device_polls(const std::string& sysfs, dev_t device) {
+    return read_queue_limit(sysfs, device, "io_poll").value_or(0) == 1;
+}
+
 ImageZoning zoning_of_device(const std::string& sysfs, int fd, dev_t device) {
     const auto zone_sectors = query<uint32_t>(fd, BLKGETZONESZ, 0);
     const std::string model = read_queue_attribute(sysfs, device, "zoned");

@@ -24,4 +24,8 @@ namespace outrigger::blk {
 /// that has zones passes for host-managed, which is the careful guess.
 [[nodiscard]] ImageZoning zoning_of_device(const std::string& sysfs, int fd, dev_t device);
 
+/// Has the block device, or the one with the file system that is `device`, queues that are polled
+/// instead of interrupting? Without sysfs the answer is no.
+[[nodiscard]] bool device_polls(const std::string& sysfs, dev_t device);
+
 }  // namespace outrigger::blk

@@ -20,6 +20,10 @@ Result<ImageProperties> properties_of_device(int fd, dev_t /*device*/) {
     return properties;
 }
 
+bool device_polls(const std::string& /*sysfs*/, dev_t /*device*/) {
+    return false;
+}
+
 ImageZoning zoning_of_device(const std::string& /*sysfs*/, int /*fd*/, dev_t /*device*/) {
     return {};
 }

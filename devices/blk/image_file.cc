@@ -228,6 +228,8 @@ Result<std::unique_ptr<ImageFile>> examine(UniqueFd opened, const ImageFileOptio
         const DirectIoAlignment alignment =
             OUTRIGGER_TRY(probe_direct_io(fd, file->properties, options.path));
         file->direct = true;
+        file->can_poll =
+            device_polls("/sys", file->is_block_device ? status.st_rdev : status.st_dev);
         file->address_alignment = alignment.address;
         file->offset_alignment = alignment.offset;
     }

@@ -66,6 +66,7 @@ struct ImageFile {
     ImageFileOptions options;
     bool is_block_device = false;
     bool direct = false;
+    bool can_poll = false;           ///< direct I/O: the host's device has queues that are polled
     uint32_t address_alignment = 1;  ///< of memory, for direct I/O
     uint32_t offset_alignment = 1;   ///< of offsets and lengths, for direct I/O
 

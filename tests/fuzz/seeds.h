@@ -18,5 +18,6 @@ void add_blk_seeds(Seeds& seeds);
 void add_qcow2_seeds(Seeds& seeds);
 void add_overlay_seeds(Seeds& seeds);
 void add_session_seeds(Seeds& seeds);
+void add_state_seeds(Seeds& seeds);
 
 }  // namespace outrigger::fuzz

@@ -23,6 +23,7 @@
 #include "tests/fuzz/descriptors.h"
 #include "tests/fuzz/script.h"
 #include "tests/fuzz/script_clock.h"
+#include "tests/fuzz/script_userfaults.h"
 #include "tests/fuzz/session_device.h"
 #include "tests/fuzz/session_peer.h"
 #include "tests/fuzz/session_script.h"
@@ -85,9 +86,15 @@ class SessionScript final {
 
   private:
     void connect() {
-        const SessionPeer::Offer offer = {.features = offered_virtio_features(device_),
-                                          .protocol_features = offered_protocol_features(
-                                              device_.identity(), device_.abilities())};
+        SessionPeer::Offer offer = {.features = offered_virtio_features(device_),
+                                    .protocol_features = offered_protocol_features(
+                                        device_.identity(), device_.abilities())};
+        const bool postcopy = (options_ & SessionScriptOptions::kPostcopy) != 0;
+        if (postcopy) {
+            offer.features = offer.features.without(kFeatureAccessPlatform);
+            offer.protocol_features =
+                offer.protocol_features.with(wire::bit(wire::ProtocolFeature::kPagefault));
+        }
         peer_.emplace(
             resources_, script_, offer, (options_ & SessionScriptOptions::kSealedMemory) != 0);
         ++sessions_;
@@ -98,8 +105,8 @@ class SessionScript final {
                                  .counters = counters_,
                                  .logs = logs_},
             peer_->take_back_end(),
-            SessionOptions{.require_sealed =
-                               (options_ & SessionScriptOptions::kRequireSealed) != 0},
+            SessionOptions{.require_sealed = (options_ & SessionScriptOptions::kRequireSealed) != 0,
+                           .userfaults = postcopy ? &userfaults_ : nullptr},
             [this](CloseReason) {
                 // Once: there is no session to end a second time.
                 OUTRIGGER_ASSERT(session_ != nullptr);
@@ -128,6 +135,7 @@ class SessionScript final {
             }
         }
         OUTRIGGER_ASSERT(session_ == nullptr);
+        OUTRIGGER_ASSERT(userfaults_.count() == 0);
         // What was posted last: callbacks of the device's own.
         while (daemon_.turn()) {
         }
@@ -206,6 +214,7 @@ class SessionScript final {
     const uint8_t options_;
     SessionDevice device_;
     SessionCounters counters_;
+    ScriptUserfaults userfaults_;  // before the sessions that borrow it
     SessionLogs logs_;
     std::optional<SessionPeer> peer_;
     std::unique_ptr<Session> session_;

@@ -13,6 +13,7 @@ struct SessionScriptOptions {
     static constexpr uint8_t kPlainDevice = 2;    ///< the device has no abilities beyond rings
     static constexpr uint8_t kRequireSealed = 4;  ///< memory that can be truncated is refused
     static constexpr uint8_t kSealedMemory = 8;   ///< the front end's memory cannot be
+    static constexpr uint8_t kPostcopy = 16;      ///< guests may come by postcopy
 };
 
 /// Arguments in order; u8 unless said otherwise.

@@ -168,6 +168,52 @@ void add_memory_sessions(Add add) {
             .region(Request::kAddMemReg, 0)
             .split(6)
             .settle());
+    // A table of no regions is a u64 of 0: the acknowledgement of our addresses.
+    add("postcopy-to-its-end",
+        SessionSeed(SessionScriptOptions::kPostcopy)
+            .negotiate(kNoExtras)
+            .request(Request::kPostcopyAdvise, 0)
+            .request(Request::kPostcopyListen)
+            .settle()
+            .memory({0, 1})
+            .ring(0)
+            .memory({})
+            .split()
+            .settle()
+            .request(Request::kPostcopyEnd, 0)
+            .split(2)
+            .settle());
+    add("postcopy-cut-off-while-held",
+        SessionSeed(SessionScriptOptions::kPostcopy)
+            .negotiate(kNoExtras)
+            .request(Request::kPostcopyAdvise, 0)
+            .request(Request::kPostcopyListen)
+            .memory({0, 1})
+            .memory({})
+            .ring(0)
+            .mood(DeviceMood::kHold)
+            .split()
+            .settle()
+            .memory({0, 1, 2})
+            .request(Request::kPostcopyEnd, 0)
+            .memory({}));
+    add("postcopy-in-no-order",
+        SessionSeed(SessionScriptOptions::kPostcopy)
+            .negotiate(kNoExtras)
+            .request(Request::kPostcopyEnd, 0)
+            .request(Request::kPostcopyListen)
+            .memory({})
+            .request(Request::kPostcopyAdvise, 0)
+            .region(Request::kAddMemReg, 0)
+            .request(Request::kPostcopyListen)
+            .region(Request::kRemMemReg, 0)
+            .request(Request::kPostcopyListen)
+            .region(Request::kAddMemReg, 1)
+            .region(Request::kRemMemReg, 1)
+            .memory({})
+            .region(Request::kAddMemReg, 2)
+            .request(Request::kPostcopyAdvise, 0)
+            .settle());
     add("table-replaced-while-held",
         SessionSeed()
             .bring_up(kNoExtras)

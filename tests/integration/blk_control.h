@@ -43,14 +43,16 @@ class ControlGuest final {
     static constexpr uint32_t kSlots = 32;
     static constexpr int kUnanswered = 0xff;
 
-    explicit ControlGuest(driver::Frontend connected) : frontend_(std::move(connected)) {
+    explicit ControlGuest(driver::Frontend connected, FeatureSet more_protocol_features = {})
+        : frontend_(std::move(connected)) {
         data_region_ = memory_
                            .add_region({.guest_address = GuestAddr{0x4000'0000},
                                         .size = kSlots * uint64_t{kDataBytes}})
                            .value();
-        const FeatureSet protocol =
-            driver::kUsualProtocolFeatures.with(bit(wire::ProtocolFeature::kBackendReq));
-        auto up = driver::bring_up(frontend_, memory_, {.protocol_features = protocol});
+        options_.protocol_features =
+            driver::kUsualProtocolFeatures.with(bit(wire::ProtocolFeature::kBackendReq)) |
+            more_protocol_features;
+        auto up = driver::bring_up(frontend_, memory_, options_);
         EXPECT_TRUE(up.has_value()) << up.error().step;
         running_ = *std::move(up);
         for (uint32_t i = 0; i < kSlots; ++i) {
@@ -86,6 +88,19 @@ class ControlGuest final {
         segments.push_back({buffers.status, 1, true});
         EXPECT_TRUE(queue().try_add(segments, slot));
         (void)queue().publish_and_kick();
+    }
+
+    /// Starts the queue again, where the driver thinks that it stands.
+    [[nodiscard]] bool start_queue() {
+        return queue().start(frontend_, memory_) == driver::Answer::kAccepted &&
+               frontend_.set_vring_enable(0, true) == driver::Answer::kAccepted;
+    }
+
+    /// Another back end, which is told of the memory and nothing else.
+    [[nodiscard]] bool go_over_to(driver::Frontend connected) {
+        frontend_ = std::move(connected);
+        const auto agreement = driver::negotiate(frontend_, options_);
+        return agreement && driver::share_memory(frontend_, memory_, *agreement);
     }
 
     /// The slot of the next answer; nullopt when none comes.
@@ -162,6 +177,7 @@ class ControlGuest final {
     driver::Frontend frontend_;
     driver::GuestMemory memory_ = driver::GuestMemory::create(4 << 20).value();
     driver::RegionId data_region_{};
+    driver::BringUpOptions options_;
     driver::RunningDevice running_;
     std::optional<driver::ChannelEnd> channel_;
     std::vector<Slot> slots_;
@@ -203,6 +219,10 @@ class BlkControlTest : public ::testing::Test {
     }
 
     [[nodiscard]] ControlGuest connect() { return connect_to(socket_path()); }
+
+    [[nodiscard]] driver::Frontend connect_frontend() const {
+        return driver::Frontend::connect(socket_path(), driver::after(kPatience)).value();
+    }
 
     [[nodiscard]] static ControlGuest connect_to(const std::string& path) {
         return ControlGuest(driver::Frontend::connect(path, driver::after(kPatience)).value());

@@ -29,7 +29,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// "uring" or "threads".
+/// How the host is asked: "uring", "threads", or "polled", which is io_uring with --io-poll.
 class ZonedHost : public ::testing::TestWithParam<const char*> {
   protected:
     void SetUp() override {
@@ -93,7 +93,17 @@ class ZonedHost : public ::testing::TestWithParam<const char*> {
             std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = arguments});
     }
 
-    void serve() { begin({"--cache=none", std::string("--io-engine=") + GetParam()}); }
+    [[nodiscard]] static bool is_polled() { return GetParam() == std::string("polled"); }
+
+    void serve() {
+        std::vector<std::string> arguments{"--cache=none"};
+        if (is_polled()) {
+            arguments.insert(arguments.end(), {"--io-engine=uring", "--io-poll=on"});
+        } else {
+            arguments.push_back(std::string("--io-engine=") + GetParam());
+        }
+        begin(std::move(arguments));
+    }
 
     [[nodiscard]] ZoneGuest guest(uint16_t queue_count = 1) const {
         return ZoneGuest(
@@ -107,6 +117,10 @@ class ZonedHost : public ::testing::TestWithParam<const char*> {
         // --sandbox=log names what it must not do.
         EXPECT_EQ(daemon_->complained().find("not allow"), std::string::npos)
             << daemon_->complained();
+        if (is_polled()) {
+            EXPECT_EQ(daemon_->complained().find("poll"), std::string::npos)
+                << daemon_->complained();
+        }
         daemon_ = nullptr;
     }
 
@@ -136,7 +150,7 @@ class ZonedHost : public ::testing::TestWithParam<const char*> {
     std::unique_ptr<ChildProcess> daemon_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Engines, ZonedHost, ::testing::Values("uring", "threads"));
+INSTANTIATE_TEST_SUITE_P(Engines, ZonedHost, ::testing::Values("uring", "threads", "polled"));
 
 TEST_P(ZonedHost, ReportIsTheKernels) {
     serve();

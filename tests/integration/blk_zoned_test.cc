@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <future>
 #include <memory>
 #include <optional>
 #include <set>
@@ -26,10 +27,13 @@ constexpr uint8_t kFeaturesOk = 8;
 
 class BlkZoned : public ::testing::Test {
   protected:
-    void serve(const ZonedDiskOptions& options = {}, uint16_t queue_count = 1) {
+    void serve(const ZonedDiskOptions& options = {},
+               uint16_t queue_count = 1,
+               ErrorPolicy error_policy = ErrorPolicy::kReport) {
         disk_ = std::make_unique<ZonedDisk>(options);
         device_ = std::make_unique<BlkDevice>(
-            disk_->make_image().value(), BlkDeviceOptions{.shape = {.queue_count = queue_count}});
+            disk_->make_image().value(),
+            BlkDeviceOptions{.shape = {.queue_count = queue_count}, .error_policy = error_policy});
         host_ = std::make_unique<SessionHost>(*device_,
                                               SessionHostOptions{.worker_count = queue_count});
     }
@@ -132,6 +136,18 @@ TEST_F(BlkZoned, AppendsOfTwoQueuesToOneZoneHaveAPlaceEach) {
         EXPECT_EQ(disk_->bytes(appends[i].sector * 512, kBlock), appends[i].data);
     }
     EXPECT_EQ(disk_->zone(1).write_pointer_bytes, (1 << 20) + 250 * kBlock);
+}
+
+TEST_F(BlkZoned, ReportThatTheErrorPolicyHeldBeginsAnew) {
+    serve({.zones = 600, .zone_bytes = kBlock, .capacity_bytes = kBlock}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_reports(1, 1);
+    auto told = std::async(std::launch::async, [&] { return guest.report(0, 600); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    const auto zones = told.get();
+    ASSERT_TRUE(zones);
+    EXPECT_EQ(zones->size(), 600U);
 }
 
 TEST_F(BlkZoned, ReadOnlyByTheOperatorKeepsZonesAsTheyAre) {

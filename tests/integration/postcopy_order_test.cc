@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The messages of a postcopy migration in orders that are none, against a kernel that is made up.
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -21,12 +22,12 @@ namespace {
 class FakeUserfaults final : public UserfaultSource {
   public:
     struct Counts {
-        int open = 0;  // not closed yet
-        int armed = 0;
-        int disarmed = 0;
-        int given_up = 0;
-        bool refuses_memory = false;
-        bool refuses_all = false;
+        std::atomic<int> open = 0;  // not closed yet
+        std::atomic<int> armed = 0;
+        std::atomic<int> disarmed = 0;
+        std::atomic<int> given_up = 0;
+        std::atomic<bool> refuses_memory = false;
+        std::atomic<bool> refuses_all = false;
     };
 
     [[nodiscard]] Result<std::unique_ptr<Userfault>> open() const override {
@@ -36,7 +37,7 @@ class FakeUserfaults final : public UserfaultSource {
         return std::make_unique<One>(counts_);
     }
 
-    /// Of the control thread; a session that has closed leaves them alone.
+    /// Any thread.
     [[nodiscard]] Counts& counts() { return *counts_; }
 
   private:
@@ -188,7 +189,7 @@ TEST_F(PostcopyOrder, SecondAdviceEndsTheSession) {
 }
 
 TEST_F(PostcopyOrder, AdviceThatTheHostCannotFollowEndsTheSession) {
-    host_->on_control([&] { userfaults_->counts().refuses_all = true; });
+    userfaults_->counts().refuses_all = true;
     EXPECT_EQ(advise(), Answer::kClosed);
     expect_closed_for(Refusal::kUserfault);
 }
@@ -286,7 +287,7 @@ TEST_F(PostcopyOrder, RegionTwiceEndsTheSession) {
 
 TEST_F(PostcopyOrder, MemoryThatCannotWaitEndsTheSession) {
     listen_well();
-    host_->on_control([&] { userfaults_->counts().refuses_memory = true; });
+    userfaults_->counts().refuses_memory = true;
     EXPECT_EQ(add_region(), Answer::kClosed);
     expect_closed_for(Refusal::kUserfault);
 }

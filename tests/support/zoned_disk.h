@@ -103,10 +103,11 @@ class ZonedDisk final {
         write_failure_ = {os_error, bytes};
     }
 
-    /// So many reports from now on fail.
-    void fail_reports(uint32_t count) {
+    /// So many reports fail, behind so many that do not.
+    void fail_reports(uint32_t count, uint32_t behind = 0) {
         const std::lock_guard lock(mutex_);
         reports_to_fail_ = count;
+        reports_to_pass_ = behind;
     }
 
     [[nodiscard]] std::vector<std::byte> bytes(uint64_t offset, uint64_t length) {
@@ -284,7 +285,9 @@ class ZonedDisk final {
 
     int32_t report(uint64_t offset_bytes, std::span<ImageZone> out) {
         const std::lock_guard lock(mutex_);
-        if (reports_to_fail_ > 0) {
+        if (reports_to_pass_ > 0) {
+            --reports_to_pass_;
+        } else if (reports_to_fail_ > 0) {
             --reports_to_fail_;
             return -EIO;
         }
@@ -368,6 +371,7 @@ class ZonedDisk final {
     std::vector<Zone> zones_;
     std::optional<std::pair<int, uint64_t>> write_failure_;
     uint32_t reports_to_fail_ = 0;
+    uint32_t reports_to_pass_ = 0;
     uint32_t stable_writes_ = 0;
 };
 

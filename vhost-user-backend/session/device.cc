@@ -20,6 +20,10 @@ Result<void, ConfigError> Device::write_config(ConfigOffset /*at*/,
     return failure(ConfigError::kReadOnly);
 }
 
+void Device::suspend_queue(QueueIndex index, std::move_only_function<void()> drained) {
+    stop_queue(index, std::move(drained));
+}
+
 void Device::hurry_queue(QueueIndex /*index*/) {
     // Most devices hold nothing: what they popped is under way.
 }

@@ -39,6 +39,7 @@ Session::Impl::Outcome Session::Impl::handle_get_inflight_fd(const wire::Message
     }
     // Rings that run go on with theirs.
     inflight_ = std::move(buffer);
+    frontend_keeps_inflight_ = true;
     const InflightDescription& made = inflight_->description();
     Outcome outcome = reply_object(wire::Inflight{.mmap_size = made.bytes,
                                                   .mmap_offset = made.offset,
@@ -62,6 +63,7 @@ Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& mess
         return refuse(Refusal::kInflight);
     }
     inflight_ = *std::move(buffer);
+    frontend_keeps_inflight_ = true;
     return done();
 }
 
@@ -76,6 +78,16 @@ std::shared_ptr<const InflightBuffer> Session::Impl::make_inflight_buffer(uint16
         return nullptr;
     }
     return *std::move(buffer);
+}
+
+bool Session::Impl::may_suspend() const {
+    if (!frontend_keeps_inflight_) {
+        return false;
+    }
+    // A front end that knows both chooses by the request which of the two it means each time.
+    return request_ == std::to_underlying(wire::FrontendRequest::kGetVringBaseSkipDrain) ||
+           (negotiated(wire::ProtocolFeature::kGetVringBaseInflight) &&
+            !negotiated(wire::ProtocolFeature::kGetVringBaseSkipDrain));
 }
 
 InflightArea Session::Impl::inflight_area(size_t index) {

@@ -272,7 +272,7 @@ void QueueRunner::check_memory_released() {
     }
 }
 
-void QueueRunner::stop(Stopped stopped) {
+void QueueRunner::stop(StopKind kind, Stopped stopped) {
     stopping_ = true;
     stopped_ = std::move(stopped);
     if (quiet_) {
@@ -284,11 +284,16 @@ void QueueRunner::stop(Stopped stopped) {
         worker_->post([this] { finish_stop(); });
         return;
     }
-    environment_.device.stop_queue(environment_.index, [this] {
+    auto drained = [this] {
         lent_ = false;
         // Not from here: the device may still be inside a completion, and the worker inside poll().
         worker_->post([this] { finish_stop(); });
-    });
+    };
+    if (kind == StopKind::kSuspend && queue_->notes_in_flight()) {
+        environment_.device.suspend_queue(environment_.index, std::move(drained));
+    } else {
+        environment_.device.stop_queue(environment_.index, std::move(drained));
+    }
 }
 
 void QueueRunner::finish_stop() {

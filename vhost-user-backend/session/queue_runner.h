@@ -40,6 +40,11 @@ class QueueRunner final : public WorkSource {
     using Done = std::move_only_function<void()>;
     using Stopped = std::move_only_function<void(VringBase)>;
 
+    enum class StopKind : uint8_t {
+        kDrain,    ///< every request is answered
+        kSuspend,  ///< those that can wait stay in the in-flight log
+    };
+
     /// Called on the worker.
     struct Events {
         std::move_only_function<void(RingError)> on_broken;  ///< once, when the ring breaks
@@ -144,9 +149,9 @@ class QueueRunner final : public WorkSource {
     /// too long, the ring is broken or it stops.
     void quiesce(std::move_only_function<void(bool)> quiet);
 
-    /// Takes the queue back from the device, waits until no request is in flight, and tells where
-    /// the ring stands. Nothing touches the runner afterwards.
-    void stop(Stopped stopped);
+    /// Takes the queue back from the device, waits until it has no request any more, and tells
+    /// where the ring stands. Nothing touches the runner afterwards.
+    void stop(StopKind kind, Stopped stopped);
 
     [[nodiscard]] bool poll() override;
     [[nodiscard]] bool prepare_sleep() override;

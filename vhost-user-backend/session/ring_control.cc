@@ -64,7 +64,7 @@ void Session::Impl::for_each_runner(const std::shared_ptr<RunnerTask>& task, Con
     one_done();
 }
 
-void Session::Impl::stop_ring(size_t index, Continuation then) {
+void Session::Impl::stop_ring(size_t index, QueueRunner::StopKind kind, Continuation then) {
     Vring& ring = rings_[index];
     ring.started = false;
     ring.descriptors.kick = nullptr;
@@ -86,8 +86,8 @@ void Session::Impl::stop_ring(size_t index, Continuation then) {
             then();
         });
     };
-    runner.post([&runner, on_control = std::move(on_control)]() mutable {
-        runner.stop(std::move(on_control));
+    runner.post([&runner, kind, on_control = std::move(on_control)]() mutable {
+        runner.stop(kind, std::move(on_control));
     });
 }
 
@@ -110,7 +110,7 @@ void Session::Impl::stop_all_rings(Continuation then) {
     auto outstanding = std::make_shared<size_t>(rings_.size());
     auto shared_then = std::make_shared<Continuation>(std::move(then));
     for (size_t index = 0; index < rings_.size(); ++index) {
-        stop_ring(index, [outstanding, shared_then] {
+        stop_ring(index, QueueRunner::StopKind::kDrain, [outstanding, shared_then] {
             if (--*outstanding == 0) {
                 (*shared_then)();
             }

@@ -219,6 +219,7 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kSetVringBase:
             return handle_set_vring_base(message);
         case kGetVringBase:
+        case kGetVringBaseSkipDrain:
             return handle_get_vring_base(message);
         case kSetVringKick:
             return handle_set_vring_kick(message);
@@ -287,7 +288,6 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
         case kCreateCryptoSession:
         case kCloseCryptoSession:
         case kGpuSetSocket:
-        case kGetVringBaseSkipDrain:
             break;
     }
     return refuse(Refusal::kNotServed);

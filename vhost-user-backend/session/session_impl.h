@@ -155,7 +155,7 @@ class Session::Impl final : public Connection::Handler,
     /// Runs `task` for each running ring on its worker; `then` here, once all called their Done.
     void for_each_runner(const std::shared_ptr<RunnerTask>& task, Continuation then);
     void for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then);
-    void stop_ring(size_t index, Continuation then);
+    void stop_ring(size_t index, QueueRunner::StopKind kind, Continuation then);
     void stop_all_rings(Continuation then);
     /// Wakes workers that the front end put to sleep, now and again until the session has ended.
     void release_workers();
@@ -280,6 +280,8 @@ class Session::Impl final : public Connection::Handler,
                                                                              uint16_t entries);
     /// What a ring that starts is given.
     [[nodiscard]] InflightArea inflight_area(size_t index);
+    /// Does the request in hand, which stops a ring, let the ring's requests stay unanswered?
+    [[nodiscard]] bool may_suspend() const;
 
     struct RingFd {
         size_t index = 0;
@@ -312,6 +314,7 @@ class Session::Impl final : public Connection::Handler,
     SharedFd log_call_;                           // SET_LOG_FD
     Postcopy postcopy_;
     std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
+    bool frontend_keeps_inflight_ = false;            // and has it when we are gone
     QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
 

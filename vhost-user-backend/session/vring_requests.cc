@@ -138,7 +138,9 @@ Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message&
     if (!index) {
         return refuse(Refusal::kRingIndex);
     }
-    stop_ring(*index, [this, index = *index] {
+    const auto kind =
+        may_suspend() ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
+    stop_ring(*index, kind, [this, index = *index] {
         finish(reply_object(wire::VringState{.index = static_cast<uint32_t>(index),
                                              .num = base_of(rings_[index]).raw}));
     });

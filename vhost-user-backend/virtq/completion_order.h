@@ -16,6 +16,7 @@ class CompletionOrder final {
     /// The chain was popped behind all others.
     void append(ChainSlot& slot) {
         slot.completed = false;
+        slot.set_aside = false;
         slot.popped_next = nullptr;
         (oldest_ == nullptr ? oldest_ : newest_->popped_next) = &slot;
         newest_ = &slot;

@@ -21,4 +21,9 @@ void DescriptorChain::complete(uint32_t written_bytes) {
     std::exchange(queue_, nullptr)->complete_chain(*slot_, written_bytes);
 }
 
+void DescriptorChain::set_aside() {
+    OUTRIGGER_ASSERT(queue_ != nullptr && queue_->notes_in_flight());
+    std::exchange(queue_, nullptr)->set_chain_aside(*slot_);
+}
+
 }  // namespace outrigger

@@ -35,6 +35,7 @@ struct ChainSlot {
     ChainSlot* popped_next = nullptr;
     uint32_t written_bytes = 0;
     bool completed = false;
+    bool set_aside = false;
     bool is_noted = false;  // RingLog knows its device-writable buffers
 };
 
@@ -85,6 +86,12 @@ class DescriptorChain final {
     /// part, from its start, hold data now (VIRTIO 1.3, 2.7.8.2); at most writable_bytes(). The
     /// ring publishes it with the batch (see Virtqueue::publish). The chain is spent afterwards.
     void complete(uint32_t written_bytes);
+
+    /// Gives the chain up without an answer, in Device::suspend_queue() and nowhere else: whoever
+    /// serves the ring next has it again, in its place among those that were not answered. The
+    /// in-flight log says so; with IN_ORDER also of what was completed behind it. The chain is
+    /// spent afterwards.
+    void set_aside();
 
   private:
     Virtqueue* queue_;  // null once completed or moved from

@@ -54,6 +54,7 @@ void PackedInflightLog::begin(RingPosition next_used) {
     used_ = next_used;
     store_free_heads(free_head_, free_head_);
     store_positions(used_, used_);
+    // Release: last, for a reader after our death.
     store<uint16_t>(
         part_ + PackedInflight::kVersion, PackedInflight::kVersionOne, __ATOMIC_RELEASE);
 }
@@ -148,7 +149,8 @@ Result<std::vector<PackedInflightLog::Chain>, InflightLogError> PackedInflightLo
     if (std::ranges::find(seen, false) != seen.end()) {
         return failure(InflightLogError::kList);
     }
-    std::ranges::stable_sort(chains, {}, &Chain::counter);
+    std::ranges::sort(
+        chains, {}, [](const Chain& chain) { return std::pair(chain.counter, chain.first); });
     return chains;
 }
 

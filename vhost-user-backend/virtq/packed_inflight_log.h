@@ -177,15 +177,17 @@ class PackedInflightLog final {
     }
 
     void store_free_heads(uint16_t now, uint16_t before) {
+        // Release: behind the entries that the list leads to, for open().
         ring_memory::store<uint32_t>(
             part_ + PackedInflight::kFreeHeads, now | uint32_t{before} << 16, __ATOMIC_RELEASE);
     }
 
     void store_positions(RingPosition now, RingPosition before) {
-        ring_memory::store<uint64_t>(part_ + PackedInflight::kUsedPositions,
-                                     now.index | uint64_t{before.index} << 16 |
-                                         uint64_t{now.wrap} << 32 | uint64_t{before.wrap} << 40,
-                                     __ATOMIC_RELEASE);
+        const uint64_t word = now.index | uint64_t{before.index} << 16 | uint64_t{now.wrap} << 32 |
+                              uint64_t{before.wrap} << 40;
+        // Release: behind the list of free entries, for open().
+        ring_memory::store<uint64_t>(
+            part_ + PackedInflight::kUsedPositions, word, __ATOMIC_RELEASE);
     }
 
     void begin(RingPosition next_used);

@@ -110,9 +110,11 @@ Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::open(ui
             return failure(InflightLogError::kIndex);
         }
         found->entries[head].in_flight = false;
+        // Release, here and below: in this order for the next reader.
         store<uint8_t>(entry(head) + SplitInflight::kInflight, 0, __ATOMIC_RELEASE);
         head = found->entries[head].next;
     }
+    // Release: behind the marks of the batch.
     store<uint16_t>(part_ + SplitInflight::kUsedIndex, used_index, __ATOMIC_RELEASE);
     Resumption resumption{.from_log = true, .chains = {}};
     for (uint16_t index = 0; index < ring_size_; ++index) {
@@ -125,7 +127,9 @@ Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::open(ui
             next_counter_ = std::max(next_counter_, noted.counter + 1);
         }
     }
-    std::ranges::stable_sort(resumption.chains, {}, &Chain::counter);
+    std::ranges::sort(resumption.chains, {}, [](const Chain& chain) {
+        return std::pair(chain.counter, chain.head);
+    });
     return resumption;
 }
 

@@ -158,6 +158,34 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
 }
 
+void Virtqueue::take_back_in_order() {
+    // A driver may be told of a whole batch by its last chain; one entry for each keeps all
+    // lengths.
+    while (ChainSlot* const next = order_.take_completed()) {
+        set_aside_ = set_aside_ || next->set_aside;
+        if (set_aside_) {
+            slots_.put_back(*next);
+        } else {
+            take_back(*next, next->written_bytes);
+        }
+    }
+}
+
+void Virtqueue::set_chain_aside(ChainSlot& slot) {
+    counters_.chains_set_aside.add();
+    if (slot.is_noted) {
+        mark_writes(slot);  // some of it may have been served
+    }
+    memory_.unpin(slot.memory_lease);
+    if (!config_.in_order) {
+        slots_.put_back(slot);
+        return;
+    }
+    slot.set_aside = true;
+    slot.completed = true;
+    take_back_in_order();
+}
+
 void Virtqueue::break_ring(RingError error) {
     if (!broken_) {
         // Zeroes in place of a lost region look like a driver's mistake: name the true cause.

@@ -36,7 +36,8 @@ namespace outrigger {
 struct VirtqueueCounters {
     Counter chains_popped;
     Counter chains_completed;
-    Counter bytes_completed;   ///< their buffers, of both directions
+    Counter bytes_completed;  ///< their buffers, of both directions
+    Counter chains_set_aside;
     Counter completions_held;  ///< IN_ORDER: chains that had to wait for an earlier one
     Counter batches_published;
     Counter calls_wanted;  ///< how often publish() asked for a call
@@ -173,8 +174,12 @@ class Virtqueue final {
 
     [[nodiscard]] const VirtqueueConfig& config() const { return config_; }
 
+    /// Is there an in-flight log?
+    [[nodiscard]] bool notes_in_flight() const { return !inflight_.bytes().empty(); }
+
     /// Of DescriptorChain only.
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
+    void set_chain_aside(ChainSlot& slot);
 
   private:
     Virtqueue(const VirtqueueConfig& config,
@@ -210,6 +215,7 @@ class Virtqueue final {
     void look_for_translations();
     void stop_waiting();
     void take_back(ChainSlot& slot, uint32_t written_bytes);
+    void take_back_in_order();
     void make_visible();
     [[nodiscard]] bool decide_call();
 
@@ -224,6 +230,7 @@ class Virtqueue final {
     bool processing_requested_ = false;
     bool kicks_armed_ = false;  // what the caller asked for last
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
+    bool set_aside_ = false;    // IN_ORDER: some chain was, so none behind it is used
     bool first_batch_ = true;   // nothing has been published yet
     uint32_t unpublished_ = 0;  // chains pushed to the ring and not visible yet
     std::optional<RingError> broken_;
@@ -263,11 +270,7 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     if (!order_.is_oldest(slot)) {
         counters_.completions_held.add();
     }
-    // A driver may be told of a whole batch by its last chain; one entry for each keeps all
-    // lengths.
-    while (ChainSlot* const next = order_.take_completed()) {
-        take_back(*next, next->written_bytes);
-    }
+    take_back_in_order();
 }
 
 inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {

@@ -108,7 +108,7 @@ constexpr std::array kFrontendRequests = {
     row(F::kSetDeviceStateFd,     "SET_DEVICE_STATE_FD",   P::kDeviceState,   D::kOne,        needs(PF::kDeviceState),        S::kAllRingsStopped, R::kU64WithFd,     kYes),
     row(F::kCheckDeviceState,     "CHECK_DEVICE_STATE",    P::kNone,          D::kNone,       needs(PF::kDeviceState),        S::kAllRingsStopped, R::kU64Status,           kYes),
     row(F::kGetShmemConfig,       "GET_SHMEM_CONFIG",      P::kNone,          D::kNone,       needs(PF::kShmem),              S::kAny,             R::kShmemConfig,   kYes),
-    row(F::kGetVringBaseSkipDrain, "GET_VRING_BASE_SKIP_DRAIN", P::kVringState, D::kNone,     needs(PF::kGetVringBaseSkipDrain), S::kAny,          R::kVringState,    kNotYet),
+    row(F::kGetVringBaseSkipDrain, "GET_VRING_BASE_SKIP_DRAIN", P::kVringState, D::kNone,     needs(PF::kGetVringBaseSkipDrain), S::kAny,          R::kVringState,    kYes),
 };
 
 constexpr std::array kBackendRequests = {

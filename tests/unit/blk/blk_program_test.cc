@@ -88,6 +88,22 @@ TEST(BlkProgram, FixedBuffersAreForDirectFilesOnIoUring) {
               !kPortableBuild);
 }
 
+TEST(BlkProgram, PollingIsForDirectFilesOnIoUring) {
+    const auto problem = [](Given given) { return usage_problem(given).find("--io-poll"); };
+    constexpr size_t kNone = std::string::npos;
+    EXPECT_EQ(problem({{"blk-file", "x"}, {"io-poll", "off"}}), kNone);
+    EXPECT_NE(problem({{"blk-file", "x"}, {"io-poll", "on"}}), kNone);
+    EXPECT_NE(
+        problem(
+            {{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}, {"io-engine", "threads"}}),
+        kNone);
+    EXPECT_NE(
+        problem({{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}, {"fixed-buffers", "on"}}),
+        kNone);
+    EXPECT_EQ(problem({{"blk-file", "x"}, {"io-poll", "on"}, {"cache", "none"}}) == kNone,
+              !kPortableBuild);
+}
+
 TEST(BlkProgram, OnlyFixedBuffersMayRegisterMemory) {
     const auto extras = [](std::string_view fixed) {
         return blk_program().sandbox_extras(

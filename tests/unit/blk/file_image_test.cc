@@ -35,6 +35,7 @@ class BlockingRequest final : public ImageRequest {
 struct Setup {
     IoEngineKind engine;
     bool direct;
+    bool polled = false;  ///< where the host does: most answer EOPNOTSUPP
 };
 
 class FileImageTest : public testing::TestWithParam<Setup> {
@@ -54,6 +55,11 @@ class FileImageTest : public testing::TestWithParam<Setup> {
         ASSERT_TRUE(file) << file.error().message;
         file_ = file->get();
         image_ = std::make_unique<FileImage>(std::move(*file), GetParam().engine);
+        if (GetParam().polled) {
+            auto rings = PolledRings::create(2);
+            ASSERT_TRUE(rings) << rings.error().message;
+            image_->use_polled_rings(*std::move(rings));
+        }
         on_worker([&] { queue_ = image_->open_queue(*worker_, 64).value(); });
     }
 
@@ -107,7 +113,7 @@ class FileImageTest : public testing::TestWithParam<Setup> {
 
 std::string setup_name(const testing::TestParamInfo<Setup>& info) {
     return std::string(info.param.engine == IoEngineKind::kUring ? "Uring" : "Threads") +
-           (info.param.direct ? "Direct" : "Cached");
+           (info.param.direct ? "Direct" : "Cached") + (info.param.polled ? "Polled" : "");
 }
 
 std::vector<Setup> setups_of_this_build() {
@@ -116,6 +122,7 @@ std::vector<Setup> setups_of_this_build() {
     }
     return {{IoEngineKind::kUring, false},
             {IoEngineKind::kUring, true},
+            {IoEngineKind::kUring, true, true},
             {IoEngineKind::kThreads, false},
             {IoEngineKind::kThreads, true}};
 }

@@ -52,7 +52,9 @@ class InflightLog : public ::testing::TestWithParam<bool> {
 
     [[nodiscard]] Result<std::unique_ptr<Virtqueue>, VirtqueueSetupError> start(
         uint32_t base, bool base_is_known = false) const {
-        return Virtqueue::create(packed() ? packed_.config() : split_.config(),
+        VirtqueueConfig config = packed() ? packed_.config() : split_.config();
+        config.in_order = in_order_;
+        return Virtqueue::create(config,
                                  VringBase{base},
                                  memory_.snapshot(),
                                  {.buffer = buffer_, .queue = 0, .base_is_known = base_is_known});
@@ -117,6 +119,7 @@ class InflightLog : public ::testing::TestWithParam<bool> {
     std::shared_ptr<const InflightBuffer> buffer_ = InflightBuffer::create(2, kRingSize).value();
     std::vector<DescriptorChain> chains_;
     uint16_t driver_index_ = 0;
+    bool in_order_ = false;
 };
 
 /// What a split log does not have.
@@ -157,6 +160,52 @@ TEST_P(InflightLog, BeginsWhereAMigratedRingStands) {
     }
     auto queue = start(base).value();
     EXPECT_EQ(queue->base().raw, base);
+}
+
+TEST_P(InflightLog, KeepsAChainThatWasSetAside) {
+    die_with(0);
+    {
+        auto queue = start(fresh_base()).value();
+        for (uint16_t id = 0; id < 3; ++id) {
+            offer(id);
+            chains_.push_back(*queue->pop());
+        }
+        chains_[1].set_aside();
+        chains_[0].complete(0);
+        chains_[2].complete(0);
+        chains_.clear();
+        (void)queue->publish();
+        EXPECT_EQ(queue->in_flight(), 0U);
+        EXPECT_EQ(queue->counters().chains_set_aside.value(), 1U);
+    }
+    offer(3);
+    auto queue = start(fresh_base(), true).value();
+    std::vector<DescriptorChain> chains;
+    EXPECT_EQ(pop_all(*queue, chains), (std::vector<uint16_t>{1, 3}));
+    chains.clear();
+}
+
+TEST_P(InflightLog, KeepsWhatWasCompletedBehindAChainThatWasSetAsideInOrder) {
+    die_with(0);
+    in_order_ = true;
+    {
+        auto queue = start(fresh_base()).value();
+        for (uint16_t id = 0; id < 4; ++id) {
+            offer(id);
+            chains_.push_back(*queue->pop());
+        }
+        chains_[2].complete(0);
+        chains_[1].set_aside();
+        chains_[0].complete(0);
+        chains_[3].complete(0);
+        chains_.clear();
+        (void)queue->publish();
+        EXPECT_EQ(queue->in_flight(), 0U);
+    }
+    auto queue = start(fresh_base(), true).value();
+    std::vector<DescriptorChain> chains;
+    EXPECT_EQ(pop_all(*queue, chains), (std::vector<uint16_t>{1, 2, 3}));
+    chains.clear();
 }
 
 TEST_P(InflightLog, LetsAKnownBaseCountWhenNothingIsInFlight) {
