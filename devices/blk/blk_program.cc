@@ -560,6 +560,7 @@ const DeviceProgram kProgram = {
     .check_options = check_blk_options,
     .sandbox = blk_sandbox_needs(),
     .sandbox_extras = blk_sandbox_extras,
+    .can_go_on = [](const OptionValues& values) { return !values.has("blk-memory"); },
 };
 
 }  // namespace

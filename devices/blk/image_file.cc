@@ -32,7 +32,7 @@ constexpr uint32_t kPhysicalBlockBytesMax = 4096;
 /// Errors with this number may pass: see ImageFileOptions::busy_patience. It is also what open()
 /// says of a block device that somebody has for himself.
 constexpr int kUsedByNobodyKnown = EBUSY;
-constexpr auto kBusyPause = std::chrono::milliseconds(50);
+constexpr auto kBusyPause = std::chrono::milliseconds(5);
 /// Of who waits for its turn with an image: a guest waits with it.
 constexpr auto kTurnPause = std::chrono::milliseconds(5);
 

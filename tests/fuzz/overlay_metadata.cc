@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/log.h"
 
-#include "devices/blk/overlay/crc32c.h"
 #include "devices/blk/overlay/layer_journal.h"
 #include "tests/fuzz/overlay_script.h"
 #include "tests/fuzz/script.h"

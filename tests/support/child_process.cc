@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/child_process.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -25,6 +26,15 @@ std::string make_file() {
     return path;
 }
 
+/// Tests mean the process that they start: its descriptors, its memory, the signal that ends it.
+bool is_daemon_without_choice(const std::string& program, const std::vector<std::string>& words) {
+    const bool is_daemon =
+        program.ends_with("/outrigger-blk") || program.ends_with("/outrigger-rng");
+    return is_daemon && std::ranges::none_of(words, [](const std::string& word) {
+               return word.starts_with("--keeper") || word.starts_with("--take-over");
+           });
+}
+
 /// Behind fork(): system calls only.
 void redirect(const std::string& path, int number) {
     const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND);
@@ -38,6 +48,9 @@ ChildProcess::ChildProcess(const std::string& program, const Options& options)
     : stdout_path_(make_file()), stderr_path_(make_file()) {
     std::vector<std::string> words = {program};
     words.insert(words.end(), options.arguments.begin(), options.arguments.end());
+    if (is_daemon_without_choice(program, options.arguments)) {
+        words.emplace_back("--keeper=none");
+    }
     std::vector<char*> argv;
     for (std::string& word : words) {
         argv.push_back(word.data());

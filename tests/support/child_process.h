@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// A program of ours as a child process, with what it prints kept in files.
+///
+/// A daemon is the process that serves, without a keeper above it, unless --keeper says otherwise.
 #pragma once
 
 #include <optional>

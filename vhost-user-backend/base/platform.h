@@ -42,6 +42,9 @@ struct PipeEnds {
 [[nodiscard]] ssize_t read_now(int fd, std::span<std::byte> out);
 [[nodiscard]] ssize_t write_now(int fd, std::span<const std::byte> bytes);
 
+/// Do both lead to the same open file, as dup() makes them? False where the system does not tell.
+[[nodiscard]] bool is_same_open_file(int one, int other);
+
 // --- Sockets -----------------------------------------------------------------------------------
 
 /// socket(AF_UNIX, type, 0), close-on-exec. `type` is SOCK_STREAM or SOCK_DGRAM alone.
@@ -50,8 +53,13 @@ struct PipeEnds {
 /// accept(): the connection is close-on-exec and non-blocking.
 [[nodiscard]] UniqueFd accept_connection(int listener);
 
-/// recvmsg() that never waits; the descriptors that come along are close-on-exec.
-[[nodiscard]] ssize_t receive_message(int socket, msghdr& message);
+/// recvmsg() that never waits; the descriptors that come along are close-on-exec. With `peek`
+/// (after start_peeking()) what was received stays in the socket.
+[[nodiscard]] ssize_t receive_message(int socket, msghdr& message, bool peek = false);
+
+/// From now on each peek sees what is behind the one before; what is taken counts as peeked first.
+/// Also for a socket on which another process has begun that. False where the system cannot.
+[[nodiscard]] bool start_peeking(int socket);
 
 /// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
 [[nodiscard]] ssize_t send_message(int socket, const msghdr& message);

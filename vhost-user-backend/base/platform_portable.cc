@@ -105,8 +105,17 @@ UniqueFd accept_connection(int listener) {
     return if_prepared(std::move(fd), prepared);
 }
 
-ssize_t receive_message(int socket, msghdr& message) {
-    const ssize_t count = ::recvmsg(socket, &message, MSG_DONTWAIT);
+bool is_same_open_file(int, int) {
+    return false;
+}
+
+bool start_peeking(int) {
+    errno = ENOSYS;
+    return false;
+}
+
+ssize_t receive_message(int socket, msghdr& message, bool peek) {
+    const ssize_t count = ::recvmsg(socket, &message, MSG_DONTWAIT | (peek ? MSG_PEEK : 0));
     if (count < 0) {
         return count;
     }

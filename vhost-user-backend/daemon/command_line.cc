@@ -176,6 +176,16 @@ SandboxMode to_sandbox_mode(std::string_view name) {
     return name == "log" ? SandboxMode::kLog : SandboxMode::kOn;
 }
 
+KeeperKind to_keeper_kind(std::string_view name) {
+    if (name == "fork") {
+        return KeeperKind::kFork;
+    }
+    if (name == "systemd") {
+        return KeeperKind::kSystemd;
+    }
+    return name == "auto" ? KeeperKind::kAuto : KeeperKind::kNone;
+}
+
 /// What the options outside of --device say, and the texts of each --device.
 struct Given {
     OptionValues device_defaults;
@@ -260,6 +270,14 @@ Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
         line.man_page_template = *std::move(path);
         return line;
     }
+    if (const auto keeper = given.process.number("take-over")) {
+        line.action = CommandAction::kTakeOver;
+        line.take_over_pid = static_cast<int>(*keeper);
+        return line;
+    }
+    line.keeper = to_keeper_kind(given.process.text("keeper").value_or(""));
+    line.keeper_restarts =
+        static_cast<uint32_t>(given.process.number("keeper-restarts").value_or(0));
     line.sandbox = to_sandbox_mode(given.process.text("sandbox").value_or(""));
     line.loop = to_loop_kind(given.process.text("io").value_or(""));
     line.exit_on_disconnect = given.process.flag("exit-on-disconnect");

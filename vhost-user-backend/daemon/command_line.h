@@ -40,7 +40,15 @@ struct ControlSettings {
 };
 
 /// What the command line asks for.
-enum class CommandAction : uint8_t { kServe, kHelp, kVersion, kCapabilities, kManPage };
+enum class CommandAction : uint8_t { kServe, kTakeOver, kHelp, kVersion, kCapabilities, kManPage };
+
+/// Who has the program's descriptors when it is killed, and starts it again.
+enum class KeeperKind : uint8_t {
+    kAuto,     ///< systemd where it says that it has a store for us, else our parent
+    kFork,     ///< a parent process of our own
+    kSystemd,  ///< the service manager
+    kNone,
+};
 
 struct CommandLine {
     CommandAction action = CommandAction::kServe;
@@ -48,6 +56,9 @@ struct CommandLine {
     ControlSettings control;
     LoopKind loop = LoopKind::kAuto;
     SandboxMode sandbox = SandboxMode::kOn;
+    KeeperKind keeper = KeeperKind::kNone;
+    uint32_t keeper_restarts = 5;  ///< in 10 seconds
+    int take_over_pid = 0;         ///< for kTakeOver
     bool exit_on_disconnect = false;
     std::chrono::milliseconds message_timeout{10'000};
     bool require_sealed = false;

@@ -87,9 +87,20 @@ constexpr std::string_view kLoopHelp =
 constexpr std::array<std::string_view, 6> kLogLevels = {
     "off", "error", "warning", "info", "debug", "trace"};
 
+constexpr std::array<std::string_view, 4> kKeepers = {"none", "auto", "fork", "systemd"};
+/// The portable build has none.
+constexpr std::span<const std::string_view> kKeeperChoices =
+    std::span(kKeepers).first(kPortableBuild ? 1 : 4);
+constexpr std::string_view kKeeperHelp =
+    kPortableBuild
+        ? "Who starts the program again when it is killed: none; this build knows nobody"
+        : "Who starts the program again when it is killed, so that front ends do not notice: fork, "
+          "a small parent process; systemd, by its descriptor store; auto: systemd where "
+          "$FDSTORE says that it has one, else fork; or none";
+
 constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
 
-constexpr std::array<OptionSpec, 14> kProcessOptions = {{
+constexpr std::array<OptionSpec, 17> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
@@ -118,6 +129,27 @@ constexpr std::array<OptionSpec, 14> kProcessOptions = {{
              "where a line says first which it was, and the exit status is 1; or none",
      .default_value = "on",
      .choices = kSandboxModes},
+    {.name = "keeper",
+     .kind = OptionKind::kChoice,
+     .value_name = "KIND",
+     .help = kKeeperHelp,
+     .default_value = kPortableBuild ? "none" : "auto",
+     .choices = kKeeperChoices},
+    {.name = "keeper-restarts",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "With --keeper=fork, start the program again at most N times in 10 seconds; a kill "
+             "beyond ends it, with exit status 1, and its front ends see the sockets closed",
+     .default_value = "5",
+     .number_max = 1'000'000},
+    {.name = "take-over",
+     .kind = OptionKind::kNumber,
+     .value_name = "PID",
+     .help = "Serve nothing, but have the keeper that is process PID go on with this binary in "
+             "place of the one that runs, and exit when it does; if it does not serve within 2 "
+             "seconds the keeper goes back, and the exit status is 1",
+     .number_min = 1,
+     .number_max = 0x7fff'ffff},
     {.name = "exit-on-disconnect",
      .kind = OptionKind::kFlag,
      .help = "Exit when the front end of every device has come and gone, instead of listening "

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -44,6 +45,9 @@ class ControlServer final {
         std::string_view version;
         uid_t own_user;  ///< may use the socket, as root may
         std::vector<Target> targets;
+        /// A command has changed what the command line says of a device, so that a process that is
+        /// started with it again would serve something else. May be empty.
+        std::function<void()> on_departure{};
         ControlConnection::Limits limits = kDefaultLimits;
     };
 

@@ -17,13 +17,13 @@
 #include "vhost-user-backend/session/session.h"
 
 namespace outrigger {
-
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
     OUTRIGGER_TRY(open());
     OUTRIGGER_TRY(drop_what_threads_inherit());
     OUTRIGGER_TRY(start_workers());
     OUTRIGGER_TRY(confine_threads());
+    OUTRIGGER_TRY(take_kept_sessions());
     accept();
     return {};
 }
@@ -45,16 +45,21 @@ Result<void> Daemon::open() {
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
         served_[i].endpoint =
-            OUTRIGGER_TRY(open_endpoint(settings.socket_path, settings.fd, "--fd"));
+            OUTRIGGER_TRY(open_endpoint(settings.socket_path, settings.fd, "--fd", i));
     }
     const ControlSettings& control = settings_.control;
     if (control.fd || !control.socket_path.empty()) {
         OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
-        control_endpoint_ =
-            OUTRIGGER_TRY(open_endpoint(control.socket_path, control.fd, "--control-fd"));
+        control_endpoint_ = OUTRIGGER_TRY(open_endpoint(
+            control.socket_path, control.fd, "--control-fd", settings_.devices.size()));
     }
     return {};
+}
+
+Daemon::ListenerNames Daemon::listener_names(size_t index) {
+    const std::string name = std::string(kStorePrefix) + "l" + std::to_string(index);
+    return {.socket = name, .file = name + ".file"};
 }
 
 Result<void> Daemon::open_userfaults() {
@@ -106,15 +111,38 @@ Result<void> Daemon::check_names() const {
 
 Result<Endpoint> Daemon::open_endpoint(const std::string& path,
                                        std::optional<int> fd,
-                                       std::string_view fd_option) const {
+                                       std::string_view fd_option,
+                                       size_t index) {
     Endpoint endpoint;
+    const ListenerNames names = listener_names(index);
+    if (store_ != nullptr) {
+        if (UniqueFd kept = store_->open(names.socket); kept.valid()) {
+            endpoint.listener =
+                OUTRIGGER_TRY(listen_on(std::move(kept), path, store_->open(names.file)));
+            store_->claim(names.socket);
+            store_->claim(names.file);
+            return endpoint;
+        }
+        if (fd && store_->goes_on() && store_->is_parent()) {
+            return endpoint;  // a connection: its session goes on, or it has gone
+        }
+    }
     if (!fd) {
         endpoint.listener = OUTRIGGER_TRY(listen_at(path));
+        if (store_ != nullptr) {
+            const UniqueFd file = SocketFile::open_file(path);
+            (void)store_->keep(names.file, file.get());
+            (void)store_->keep(names.socket, endpoint.listener->fd.get());
+        }
         return endpoint;
     }
     InheritedSocket socket = OUTRIGGER_TRY(take_inherited_socket(*fd, fd_option));
     if (socket.listening) {
         endpoint.listener = ListeningSocket{.fd = std::move(socket.fd)};
+        // A service manager gives its own sockets again by itself.
+        if (store_ != nullptr && store_->is_parent()) {
+            (void)store_->keep(names.socket, endpoint.listener->fd.get());
+        }
     } else {
         endpoint.connection = std::move(socket.fd);
     }
@@ -220,17 +248,37 @@ void Daemon::start_control() {
              .device = *served.device,
              .server = *served.server});
     }
-    control_ =
-        std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
-                                                                   .program = program_.name,
-                                                                   .version = OUTRIGGER_VERSION,
-                                                                   .own_user = own_user_,
-                                                                   .targets = std::move(targets)},
-                                        *std::exchange(control_endpoint_, std::nullopt));
+    control_ = std::make_unique<ControlServer>(
+        ControlServer::Environment{
+            .loop = *loop_,
+            .program = program_.name,
+            .version = OUTRIGGER_VERSION,
+            .own_user = own_user_,
+            .targets = std::move(targets),
+            .on_departure =
+                [this] {
+                    if (store_ != nullptr) {
+                        store_->give_up("an operator changed what its command line says");
+                    }
+                }},
+        *std::exchange(control_endpoint_, std::nullopt));
     control_->start();
     if (!settings_.control.socket_path.empty()) {
         log(LogLevel::kInfo, "control: listening at {}", settings_.control.socket_path);
     }
+}
+
+/// What the process before left: nothing of it is trusted, so it is looked at in here.
+Result<void> Daemon::take_kept_sessions() {
+    if (store_ == nullptr) {
+        return {};
+    }
+    for (size_t i = 0; i < served_.size(); ++i) {
+        served_[i].kept = OUTRIGGER_TRY(
+            take_kept_session(*store_, std::string(kStorePrefix) + "s" + std::to_string(i)));
+    }
+    store_->release();
+    return {};
 }
 
 /// The last stage: from here on nothing is opened but what a front end sends.
@@ -247,11 +295,15 @@ void Daemon::accept() {
                 .workers = served.worker_list,
                 .session = {.message_timeout = settings_.message_timeout,
                             .require_sealed = settings_.require_sealed,
+                            .notes_in_flight = store_ != nullptr,
                             .balances_queues = settings.balances_queues,
                             .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
                 .exit_on_disconnect = settings_.exit_on_disconnect,
-                .label = std::string(program_.type) + " " + where},
+                .label = std::string(program_.type) + " " + where,
+                .keeper = store_.get(),
+                .listener_names = {listener_names(i).socket, listener_names(i).file}},
             std::move(served.endpoint),
+            std::move(served.kept),
             [this] { ++finished_; });
     }
     std::optional<WatchId> termination;
@@ -269,7 +321,11 @@ void Daemon::accept() {
     });
     start_control();
     for (const Served& served : served_) {
-        served.server->start();
+        served.server->start([this] {
+            if (++begun_ == served_.size() && store_ != nullptr) {
+                store_->notify_ready();
+            }
+        });
     }
     while (finished_ < served_.size()) {
         (void)loop_->run_once(EventLoop::Clock::time_point::max());

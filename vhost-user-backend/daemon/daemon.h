@@ -14,8 +14,10 @@
 #include "vhost-user-backend/base/userfault.h"
 #include "vhost-user-backend/daemon/command_line.h"
 #include "vhost-user-backend/daemon/control_server.h"
+#include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/device_server.h"
+#include "vhost-user-backend/daemon/kept_session.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
@@ -25,8 +27,20 @@ namespace outrigger {
 /// Thread-bound: the main thread, which becomes the control thread.
 class Daemon final {
   public:
-    Daemon(const DeviceProgram& program, const CommandLine& settings)
-        : program_(program), settings_(settings) {}
+    /// `store`: what the process before left, and where this one keeps its own; null: no keeper.
+    Daemon(const DeviceProgram& program,
+           const CommandLine& settings,
+           std::unique_ptr<DescriptorStore> store)
+        : program_(program), settings_(settings), store_(std::move(store)) {}
+
+    /// The names under which the store has the listening socket of device `index` and its file;
+    /// that of the control socket is behind those of all devices.
+    struct ListenerNames {
+        std::string socket;
+        std::string file;
+    };
+
+    [[nodiscard]] static ListenerNames listener_names(size_t index);
 
     /// All stages behind "parse", until a signal or the last disconnect ends the last of them. An
     /// error is one of run time: what was opened is closed and removed when the daemon goes.
@@ -37,6 +51,7 @@ class Daemon final {
     struct Served {
         std::unique_ptr<Device> device;
         Endpoint endpoint;
+        KeptSession kept;
         std::vector<std::unique_ptr<Worker>> workers;
         std::vector<Worker*> worker_list;
         std::unique_ptr<DeviceServer> server;
@@ -47,7 +62,9 @@ class Daemon final {
     void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,
                                                  std::optional<int> fd,
-                                                 std::string_view fd_option) const;
+                                                 std::string_view fd_option,
+                                                 size_t index);
+    [[nodiscard]] Result<void> take_kept_sessions();
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
     [[nodiscard]] Result<void> confine_threads();
@@ -58,6 +75,7 @@ class Daemon final {
 
     const DeviceProgram& program_;
     const CommandLine& settings_;
+    std::unique_ptr<DescriptorStore> store_;  // servers use it to their end
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy
     std::vector<Served> served_;
@@ -67,6 +85,7 @@ class Daemon final {
     std::optional<Endpoint> control_endpoint_;
     uid_t own_user_ = 0;                      // the sandbox does not let us ask
     std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
+    size_t begun_ = 0;                        // of the servers
     size_t finished_ = 0;
 };
 

@@ -2,13 +2,17 @@
 #include "vhost-user-backend/daemon/device_program.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <iterator>
 #include <string>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/daemon/command_line.h"
 #include "vhost-user-backend/daemon/daemon.h"
+#include "vhost-user-backend/daemon/descriptor_store.h"
+#include "vhost-user-backend/daemon/keeper.h"
 #include "vhost-user-backend/daemon/program_text.h"
 
 namespace outrigger {
@@ -38,8 +42,80 @@ int print_man_page(const DeviceProgram& program, const std::string& path) {
                 : fail(program, Error{.message = path + ": " + text.error().message});
 }
 
-int serve(const DeviceProgram& program, const CommandLine& line) {
-    Daemon daemon(program, line);
+/// What a keeper process is to know.
+KeeperSettings keeper_settings(const DeviceProgram& program,
+                               const CommandLine& line,
+                               std::span<char* const> arguments) {
+    KeeperSettings settings{.program = program.name,
+                            .restarts_max = line.keeper_restarts,
+                            .arguments = {arguments.begin(), arguments.end()},
+                            .inherited = {},
+                            .socket_paths = {}};
+    const auto add = [&](const std::string& path, std::optional<int> fd, size_t index) {
+        if (fd) {
+            settings.inherited.push_back(*fd);
+        } else if (!path.empty()) {
+            settings.socket_paths.push_back(
+                {.path = path, .file_name = Daemon::listener_names(index).file});
+        }
+    };
+    for (size_t i = 0; i < line.devices.size(); ++i) {
+        add(line.devices[i].socket_path, line.devices[i].fd, i);
+    }
+    add(line.control.socket_path, line.control.fd, line.devices.size());
+    return settings;
+}
+
+/// $FDSTORE is how many descriptors systemd keeps for the service (254 and later say so).
+KeeperKind choose_keeper(KeeperKind kind) {
+    if (kind != KeeperKind::kAuto) {
+        return kind;
+    }
+    const char* const kept = std::getenv("FDSTORE");
+    const bool has_store =
+        std::getenv("NOTIFY_SOCKET") != nullptr && kept != nullptr && std::string_view(kept) != "0";
+    return has_store ? KeeperKind::kSystemd : KeeperKind::kFork;
+}
+
+/// Why nobody is to start the program again; empty when there is no reason.
+std::string obstacle(const DeviceProgram& program, const CommandLine& line) {
+    for (const DeviceSettings& device : line.devices) {
+        if (program.can_go_on != nullptr && !program.can_go_on(device.values)) {
+            return "what a device holds in memory ends with the process: use --keeper=none";
+        }
+    }
+    return {};
+}
+
+int serve(const DeviceProgram& program, const CommandLine& line, std::span<char* const> arguments) {
+    Result<std::unique_ptr<DescriptorStore>> store;
+    if (std::getenv(DescriptorStore::kChannelVariable) != nullptr) {
+        // Older kernels call what is started by a descriptor by its number.
+        platform::name_this_thread(std::string(program.name));
+        store = DescriptorStore::from_parent();
+    } else {
+        const std::string reason = obstacle(program, line);
+        if (!reason.empty() &&
+            (line.keeper == KeeperKind::kFork || line.keeper == KeeperKind::kSystemd)) {
+            (void)fail(program, Error{.message = reason});
+            return kExitUsage;
+        }
+        switch (reason.empty() ? choose_keeper(line.keeper) : KeeperKind::kNone) {
+            case KeeperKind::kAuto:
+            case KeeperKind::kNone:
+                break;
+            case KeeperKind::kFork:
+                set_log_level(line.log_level);
+                return run_keeper(keeper_settings(program, line, arguments));
+            case KeeperKind::kSystemd:
+                store = DescriptorStore::from_systemd();
+                break;
+        }
+    }
+    if (!store) {
+        return fail(program, store.error());
+    }
+    Daemon daemon(program, line, *std::move(store));
     const auto ended = daemon.run();
     return ended ? 0 : fail(program, ended.error());
 }
@@ -54,7 +130,10 @@ int run(int argc, char** argv, const DeviceProgram& program) {
     }
     switch (line->action) {
         case CommandAction::kServe:
-            return serve(program, *line);
+            return serve(program, *line, std::span(argv, static_cast<size_t>(argc)));
+        case CommandAction::kTakeOver:
+            set_log_level(line->log_level);
+            return take_over(program.name, line->take_over_pid);
         case CommandAction::kHelp:
             return print(program, help_text(program));
         case CommandAction::kVersion:

@@ -29,6 +29,9 @@ struct DeviceProgram {
     SandboxNeeds sandbox{};
     /// And what only some options need. May be null.
     SandboxExtras (*sandbox_extras)(const OptionValues& values) = nullptr;
+    /// Can another process go on with the device, when this one was killed? Not with a disk whose
+    /// contents are in its memory: then nobody starts it again. May be null: it can.
+    bool (*can_go_on)(const OptionValues& values) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

@@ -25,9 +25,11 @@ constexpr auto kRefusalInterval = std::chrono::milliseconds(50);
 
 DeviceServer::DeviceServer(Environment environment,
                            Endpoint endpoint,
+                           KeptSession kept,
                            std::move_only_function<void()> on_finished)
     : environment_(std::move(environment)),
       endpoint_(std::move(endpoint)),
+      kept_(std::move(kept)),
       on_finished_(std::move(on_finished)) {}
 
 DeviceServer::~DeviceServer() {
@@ -35,13 +37,45 @@ DeviceServer::~DeviceServer() {
     stop_limiting();
 }
 
-void DeviceServer::start() {
-    if (endpoint_.connection.valid()) {
-        serve(std::move(endpoint_.connection));
+void DeviceServer::start(std::move_only_function<void()> on_begun) {
+    on_begun_ = std::move(on_begun);
+    if (kept_.saved) {
+        go_on();
         return;
     }
-    log(LogLevel::kInfo, "{}: listening", environment_.label);
-    listen();
+    if (endpoint_.connection.valid()) {
+        serve(std::move(endpoint_.connection));
+    } else if (endpoint_.listener) {
+        log(LogLevel::kInfo, "{}: listening", environment_.label);
+        listen();
+    } else {
+        // Its one front end went before the process was started again.
+        environment_.loop.post([this] { finish(); });
+    }
+    std::exchange(on_begun_, nullptr)();
+}
+
+Session::Environment DeviceServer::session_environment() {
+    return {.device = environment_.device,
+            .control_loop = environment_.loop,
+            .workers = environment_.workers,
+            .counters = counters_,
+            .logs = logs_,
+            .journal = kept_.journal.get()};
+}
+
+void DeviceServer::go_on() {
+    SavedSession saved = *std::exchange(kept_.saved, std::nullopt);
+    saved.on_restored = [this] { std::exchange(on_begun_, nullptr)(); };
+    session_ = std::make_unique<Session>(
+        session_environment(),
+        std::move(kept_.connection),
+        environment_.session,
+        [this](CloseReason reason) { on_closed(reason); },
+        std::move(saved));
+    if (endpoint_.listener) {
+        limit_waiting(environment_.session.message_timeout);
+    }
 }
 
 void DeviceServer::listen() {
@@ -87,11 +121,7 @@ void DeviceServer::serve(UniqueFd connection) {
                      "{}: connected: {}",
                      environment_.label,
                      platform::describe_peer(connection.get()));
-    session_ = std::make_unique<Session>(Session::Environment{.device = environment_.device,
-                                                              .control_loop = environment_.loop,
-                                                              .workers = environment_.workers,
-                                                              .counters = counters_,
-                                                              .logs = logs_},
+    session_ = std::make_unique<Session>(session_environment(),
                                          std::move(connection),
                                          environment_.session,
                                          [this](CloseReason reason) { on_closed(reason); });
@@ -152,6 +182,9 @@ void DeviceServer::serve_next() {
 
 void DeviceServer::on_closed(CloseReason reason) {
     session_log_.log(LogLevel::kInfo, "{}: disconnected: {}", environment_.label, describe(reason));
+    if (on_begun_) {
+        std::exchange(on_begun_, nullptr)();
+    }
     // The session is still on the stack.
     environment_.loop.post([this] {
         session_.reset();
@@ -172,7 +205,7 @@ void DeviceServer::shut_down() {
     stop_limiting();
     waiting_.clear();
     // No front end should find a socket that nobody will answer.
-    endpoint_.listener.reset();
+    close_listener();
     if (session_ != nullptr) {
         session_->close();
     } else {
@@ -180,10 +213,22 @@ void DeviceServer::shut_down() {
     }
 }
 
+void DeviceServer::close_listener() {
+    if (!endpoint_.listener) {
+        return;
+    }
+    endpoint_.listener.reset();
+    if (environment_.keeper != nullptr) {
+        for (const std::string& name : environment_.listener_names) {
+            environment_.keeper->forget(name);
+        }
+    }
+}
+
 void DeviceServer::finish() {
     stop_listening();
     waiting_.clear();
-    endpoint_.listener.reset();
+    close_listener();
     if (on_finished_) {
         std::exchange(on_finished_, nullptr)();
     }

@@ -12,6 +12,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/kept_session.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -37,18 +38,24 @@ class DeviceServer final {
         SessionOptions session;
         bool exit_on_disconnect = false;
         std::string label;  ///< for log lines: "rng /run/rng.sock"
+        /// Outlives the server; null: there is none.
+        DescriptorKeeper* keeper = nullptr;
+        std::vector<std::string> listener_names{};  ///< under which it keeps the listening socket
     };
 
     /// `on_finished` is called once, from the loop, when no front end is served or will be.
+    /// `kept`: how sessions outlive the process, and the one that the process before left.
     DeviceServer(Environment environment,
                  Endpoint endpoint,
+                 KeptSession kept,
                  std::move_only_function<void()> on_finished);
     DeviceServer(const DeviceServer&) = delete;
     DeviceServer& operator=(const DeviceServer&) = delete;
     ~DeviceServer();
 
-    /// Lets front ends in.
-    void start();
+    /// Lets front ends in, or goes on with the one that the process before had. `on_begun` is
+    /// called once, at once or later, when that is done, or cannot be.
+    void start(std::move_only_function<void()> on_begun = [] {});
 
     /// Stops listening, removes the socket and closes the session; on_finished() follows.
     void shut_down();
@@ -72,6 +79,9 @@ class DeviceServer final {
     void on_connection();
     void wait_after_failed_accept(int os_error);
     void serve(UniqueFd connection);
+    void go_on();
+    [[nodiscard]] Session::Environment session_environment();
+    void close_listener();
     void serve_next();
     void limit_waiting(EventLoop::Clock::duration delay);
     void on_waiting_timer();
@@ -82,6 +92,8 @@ class DeviceServer final {
 
     Environment environment_;
     Endpoint endpoint_;
+    KeptSession kept_;
+    std::move_only_function<void()> on_begun_;
     std::move_only_function<void()> on_finished_;
     SessionCounters counters_;
     SessionLogs logs_;

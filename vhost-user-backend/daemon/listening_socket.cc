@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
@@ -138,6 +139,22 @@ Result<ListeningSocket> listen_at(const std::string& path) {
     socket.file = OUTRIGGER_TRY(SocketFile::adopt(path));
     if (::listen(socket.fd.get(), kBacklog) != 0) {
         return failure(error_from_errno("cannot listen at " + path));
+    }
+    return socket;
+}
+
+Result<ListeningSocket> listen_on(UniqueFd fd, const std::string& path, const UniqueFd& file) {
+    // Once more, because it is this process now whom front ends see at the other end.
+    if (!is_unix_socket(fd.get()) || socket_option(fd.get(), SO_ACCEPTCONN) != 1 ||
+        ::listen(fd.get(), kBacklog) != 0) {
+        return failure(Error{.message = "what the keeper has is no listening socket"});
+    }
+    ListeningSocket socket{.fd = std::move(fd)};
+    if (!path.empty() && file.valid()) {
+        socket.file = SocketFile::adopt_kept(path, file.get());
+        if (!socket.file) {
+            log(LogLevel::kWarning, "{} is not the socket that was made there", path);
+        }
     }
     return socket;
 }

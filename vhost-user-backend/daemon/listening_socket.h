@@ -21,6 +21,12 @@ struct ListeningSocket {
 /// socket that some process has open, and any other kind of file, stays: that is an error.
 [[nodiscard]] Result<ListeningSocket> listen_at(const std::string& path);
 
+/// Goes on with a socket that listens at `path` (empty: it was inherited) and that a process of
+/// ours before this one made; `file` as SocketFile::open_file() gave it.
+[[nodiscard]] Result<ListeningSocket> listen_on(UniqueFd fd,
+                                                const std::string& path,
+                                                const UniqueFd& file);
+
 /// An inherited socket, examined.
 struct InheritedSocket {
     UniqueFd fd;

@@ -87,6 +87,27 @@ Result<SocketFile> SocketFile::adopt(const std::string& path) {
     return failure(Error{.message = "too many listening sockets"});
 }
 
+std::optional<SocketFile> SocketFile::adopt_kept(const std::string& path, int file) {
+    struct stat made {};
+
+    struct stat there {};
+
+    if (::fstat(file, &made) != 0 || ::lstat(path.c_str(), &there) != 0 ||
+        made.st_dev != there.st_dev || made.st_ino != there.st_ino) {
+        return std::nullopt;
+    }
+    auto adopted = adopt(path);
+    return adopted ? std::optional(*std::move(adopted)) : std::nullopt;
+}
+
+UniqueFd SocketFile::open_file(const std::string& path) {
+#ifdef O_PATH
+    return UniqueFd(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+#else
+    return {};
+#endif
+}
+
 SocketFile::SocketFile(SocketFile&& other) noexcept
     : slot_(std::exchange(other.slot_, std::nullopt)) {}
 

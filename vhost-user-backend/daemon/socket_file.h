@@ -7,6 +7,7 @@
 #include <string>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
 
 namespace outrigger {
 
@@ -16,6 +17,14 @@ class SocketFile final {
   public:
     /// Takes charge of the file that bind() has just made at `path` (at most 107 bytes).
     [[nodiscard]] static Result<SocketFile> adopt(const std::string& path);
+
+    /// Takes charge of the file at `path` if it is the one that `file` is, which another process
+    /// of ours made and kept (open_file()). Nothing when somebody has replaced it.
+    [[nodiscard]] static std::optional<SocketFile> adopt_kept(const std::string& path, int file);
+
+    /// A descriptor that stands for the file, and can do nothing else with it: for a keeper.
+    /// Invalid where the system has none.
+    [[nodiscard]] static UniqueFd open_file(const std::string& path);
 
     SocketFile(SocketFile&& other) noexcept;
     SocketFile& operator=(SocketFile&& other) noexcept;

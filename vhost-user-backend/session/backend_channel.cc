@@ -98,6 +98,9 @@ void BackendChannel::send_unsent() {
         }
         const int fd = next.fd.get();
         const bool attach = next.sent == 0 && next.fd.valid();
+        if (next.sent == 0 && next.is_answered) {
+            tell_owed(1);
+        }
         const wire::SendResult result =
             wire::send_some(socket_.get(),
                             std::span<const std::byte>(next.bytes).subspan(next.sent),
@@ -107,6 +110,9 @@ void BackendChannel::send_unsent() {
             case wire::SendStatus::kSent:
                 break;
             case wire::SendStatus::kWouldBlock:
+                if (next.sent == 0) {
+                    tell_owed();
+                }
                 call_soon(EventLoop::Clock::now() + kRetryInterval);
                 return;
             case wire::SendStatus::kFailed:
@@ -125,6 +131,12 @@ void BackendChannel::send_unsent() {
             call_soon(EventLoop::Clock::now());
         }
         unsent_.pop_front();
+    }
+}
+
+void BackendChannel::tell_owed(size_t more) {
+    if (on_owed_) {
+        on_owed_(owed_ + unanswered_.size() + more);
     }
 }
 
@@ -177,7 +189,9 @@ void BackendChannel::on_readable() {
 }
 
 size_t BackendChannel::fds_max() const {
-    return !unanswered_.empty() && has_own_reply(unanswered_.front().request) ? 1 : 0;
+    const bool may_bring_one =
+        owed_ > 0 || (!unanswered_.empty() && has_own_reply(unanswered_.front().request));
+    return may_bring_one ? 1 : 0;
 }
 
 void BackendChannel::arm_stall_timer() {
@@ -194,6 +208,11 @@ void BackendChannel::disarm_stall_timer() {
 }
 
 bool BackendChannel::accept(wire::Message message) {
+    if (owed_ > 0) {
+        --owed_;
+        tell_owed();
+        return true;  // to what the process before asked
+    }
     if (unanswered_.empty()) {
         return false;
     }
@@ -209,6 +228,7 @@ bool BackendChannel::accept(wire::Message message) {
     }
     OnReply on_reply = std::move(unanswered_.front().on_reply);
     unanswered_.pop_front();
+    tell_owed();
     on_reply(std::move(reply));
     return true;
 }

@@ -56,6 +56,10 @@ class BackendChannel final {
     /// Called once at most, from the loop; must not destroy the channel.
     using OnEnd = std::move_only_function<void(End)>;
 
+    /// The number of answers that the front end owes; told before a request is sent that it will
+    /// answer, and behind each answer.
+    using OnOwed = std::move_only_function<void(size_t)>;
+
     /// Requests that are not answered yet, sent or not.
     static constexpr size_t kUnansweredMax = 1024;
 
@@ -69,6 +73,13 @@ class BackendChannel final {
     BackendChannel& operator=(const BackendChannel&) = delete;
     /// What is unanswered is dropped without a call: end() comes first.
     ~BackendChannel();
+
+    /// Before anything is sent: the first `owed` answers are for another process that is gone, and
+    /// are dropped. `on_owed` is for the one that comes after this.
+    void go_on(size_t owed, OnOwed on_owed) {
+        owed_ = owed;
+        on_owed_ = std::move(on_owed);
+    }
 
     /// May send() be called?
     [[nodiscard]] bool has_room() const {
@@ -108,6 +119,7 @@ class BackendChannel final {
     void on_timer();
     void on_readable();
     [[nodiscard]] size_t fds_max() const;
+    void tell_owed(size_t more = 0);
     void arm_stall_timer();
     void disarm_stall_timer();
     [[nodiscard]] bool accept(wire::Message message);
@@ -124,6 +136,8 @@ class BackendChannel final {
     std::deque<Outgoing> unsent_;        // in the order of sending
     std::deque<Unanswered> unanswered_;  // sent; in the order of sending, so of the answers
     std::vector<OnReply> done_;          // sent, and nothing answers them
+    size_t owed_ = 0;                    // answers to the process before
+    OnOwed on_owed_{};
     bool held_ = false;
     bool send_failed_ = false;
     bool ended_ = false;

@@ -65,7 +65,7 @@ std::shared_ptr<Frontend> BackendRequests::frontend() const {
     return handle_;
 }
 
-void BackendRequests::set_channel(UniqueFd socket) {
+void BackendRequests::set_channel(UniqueFd socket, size_t owed, BackendChannel::OnOwed on_owed) {
     if (channel_ != nullptr) {
         channel_->end();
     }
@@ -73,6 +73,7 @@ void BackendRequests::set_channel(UniqueFd socket) {
         loop_, std::move(socket), message_timeout_, [this](BackendChannel::End reason) {
             on_channel_end(reason);
         });
+    channel_->go_on(owed, std::move(on_owed));
     on_state_changed();
 }
 

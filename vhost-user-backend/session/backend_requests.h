@@ -53,8 +53,9 @@ class BackendRequests final {
     /// What the device gets.
     [[nodiscard]] std::shared_ptr<Frontend> frontend() const;
 
-    /// From now on requests go there. An earlier channel ends.
-    void set_channel(UniqueFd socket);
+    /// From now on requests go there. An earlier channel ends. The other two: see
+    /// BackendChannel::go_on().
+    void set_channel(UniqueFd socket, size_t owed = 0, BackendChannel::OnOwed on_owed = {});
 
     /// Is there a channel?
     [[nodiscard]] bool has_channel() const { return channel_ != nullptr && !channel_->ended(); }

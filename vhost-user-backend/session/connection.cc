@@ -5,6 +5,7 @@
 
 #include <poll.h>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger {
@@ -15,6 +16,10 @@ constexpr int kMessagesPerTurn = 16;
 
 /// How soon a hang-up is noticed while the session waits for a worker and reads nothing.
 constexpr auto kHangUpInterval = std::chrono::milliseconds(100);
+
+/// How soon the rest of a message is looked for where its beginning stays in the socket, which is
+/// readable all the while.
+constexpr auto kRestInterval = std::chrono::milliseconds(2);
 
 CloseReason to_close_reason(wire::StreamStatus status) {
     switch (status) {
@@ -42,23 +47,28 @@ CloseReason to_close_reason(wire::StreamStatus status) {
 
 }  // namespace
 
-Connection::Connection(EventLoop& loop,
-                       UniqueFd socket,
-                       std::chrono::milliseconds message_timeout,
-                       Handler& handler)
+Connection::Connection(EventLoop& loop, UniqueFd socket, const Options& options, Handler& handler)
     : loop_(loop),
       socket_(std::move(socket)),
-      message_timeout_(message_timeout),
+      message_timeout_(options.message_timeout),
       handler_(handler),
-      stream_(socket_.get(), wire::MessageStream::Expect::kRequests) {
-    watch();
+      stream_(socket_.get(),
+              wire::MessageStream::Expect::kRequests,
+              options.peeks && platform::start_peeking(socket_.get())
+                  ? wire::MessageStream::Reading::kPeeks
+                  : wire::MessageStream::Reading::kTakes) {
+    if (!options.paused) {
+        watch();
+    }
 }
 
 Connection::~Connection() {
     unwatch();
     disarm_stall_timer();
-    if (hang_up_timer_) {
-        loop_.cancel_timer(*hang_up_timer_);
+    for (const auto& timer : {hang_up_timer_, rest_timer_}) {
+        if (timer) {
+            loop_.cancel_timer(*timer);
+        }
     }
 }
 
@@ -102,10 +112,13 @@ void Connection::on_readable() {
         const wire::StreamStatus status = stream_.try_receive(message);
         if (status == wire::StreamStatus::kIncomplete) {
             // Idle time counts, not total time: a slow front end is not a stalled one.
-            disarm_stall_timer();
-            if (stream_.inside_message()) {
+            if (!stream_.inside_message()) {
+                disarm_stall_timer();
+            } else if (!stall_timer_ || stream_.bytes_so_far() != peeked_bytes_) {
+                disarm_stall_timer();
                 arm_stall_timer();
             }
+            wait_for_rest();
             return;
         }
         disarm_stall_timer();
@@ -121,7 +134,44 @@ void Connection::on_readable() {
     }
 }
 
+/// Where messages are peeked, the socket is readable also without news.
+void Connection::wait_for_rest() {
+    if (!stream_.peeks()) {
+        return;
+    }
+    if (!stream_.inside_message()) {
+        watch();
+        return;
+    }
+    unwatch();
+    rest_timer_ = loop_.start_timer(EventLoop::Clock::now() + kRestInterval, [this] {
+        rest_timer_.reset();
+        if (!ended_) {
+            on_readable();
+        }
+    });
+}
+
+bool Connection::take() {
+    const wire::StreamStatus status = stream_.take();
+    if (status != wire::StreamStatus::kMessage) {
+        end(to_close_reason(status));
+        return false;
+    }
+    return true;
+}
+
+bool Connection::take_seen(const wire::Header& header, size_t fd_count) {
+    if (wire::take_peeked(socket_.get(), sizeof header + header.size, fd_count) !=
+        wire::StreamStatus::kMessage) {
+        end(CloseReason::kNotRestored);
+        return false;
+    }
+    return true;
+}
+
 void Connection::arm_stall_timer() {
+    peeked_bytes_ = stream_.bytes_so_far();
     stall_timer_ = loop_.start_timer(EventLoop::Clock::now() + message_timeout_, [this] {
         stall_timer_.reset();
         end(CloseReason::kStalled);

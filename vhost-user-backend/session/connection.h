@@ -21,7 +21,7 @@ class Connection final {
     class Handler {
       public:
         /// One whole message. Returns whether the next one may be read now; when not, the handler
-        /// calls resume() later.
+        /// calls resume() later. Where the connection peeks, take() comes before either.
         [[nodiscard]] virtual bool on_message(wire::Message message) = 0;
         /// Nothing more will come. Called once at most. Must not destroy the connection.
         virtual void on_end(CloseReason reason) = 0;
@@ -30,16 +30,33 @@ class Connection final {
         ~Handler() = default;
     };
 
-    Connection(EventLoop& loop,
-               UniqueFd socket,
-               std::chrono::milliseconds message_timeout,
-               Handler& handler);
+    struct Options {
+        std::chrono::milliseconds message_timeout;
+        /// Messages stay in the socket until take(); where the system cannot, peeks() is false.
+        bool peeks = false;
+        /// Nothing is read before the first resume().
+        bool paused = false;
+    };
+
+    Connection(EventLoop& loop, UniqueFd socket, const Options& options, Handler& handler);
     Connection(const Connection&) = delete;
     Connection& operator=(const Connection&) = delete;
     ~Connection();
 
     /// Reads on after on_message() returned false. Until then only a hang-up is noticed.
     void resume();
+
+    [[nodiscard]] bool peeks() const { return stream_.peeks(); }
+
+    /// Borrowed.
+    [[nodiscard]] int socket() const { return socket_.get(); }
+
+    /// Takes the message that came last out of the socket. False when the peer broke the rules with
+    /// it after all: then the connection has ended.
+    [[nodiscard]] bool take();
+
+    /// The same of a message that another process saw there, with that header.
+    [[nodiscard]] bool take_seen(const wire::Header& header, size_t fd_count);
 
     /// Answers `request`, with `fd` (borrowed, -1: none). False: the front end does not take its
     /// replies or is gone.
@@ -52,6 +69,7 @@ class Connection final {
     void watch();
     void unwatch();
     void look_for_hang_up();
+    void wait_for_rest();
     void arm_stall_timer();
     void disarm_stall_timer();
     void end(CloseReason reason);
@@ -63,6 +81,8 @@ class Connection final {
     wire::MessageStream stream_;
     std::optional<WatchId> watch_;
     std::optional<TimerId> stall_timer_;
+    std::optional<TimerId> rest_timer_;     // while part of a message is peeked
+    size_t peeked_bytes_ = 0;               // of it, when the stall timer was armed
     std::optional<TimerId> hang_up_timer_;  // while nothing is read
     bool ended_ = false;
 };

@@ -35,6 +35,8 @@ std::string_view describe(CloseReason reason) {
             return "on the back-end channel came something that answers no request";
         case CloseReason::kInBandAlone:
             return "in-band notifications without a back-end channel and acknowledgements";
+        case CloseReason::kNotRestored:
+            return "the process before left a session that cannot go on";
     }
     return "unknown";
 }

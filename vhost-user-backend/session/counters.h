@@ -30,8 +30,9 @@ enum class CloseReason : uint8_t {
     kRefused,           ///< a request whose reply the front end waits for cannot be answered
     kChannelViolated,   ///< on the back-end channel came what answers no request of ours
     kInBandAlone,       ///< INBAND_NOTIFICATIONS without BACKEND_REQ and REPLY_ACK
+    kNotRestored,       ///< what the process before left of the session cannot be gone on with
 };
-inline constexpr size_t kCloseReasonCount = 15;
+inline constexpr size_t kCloseReasonCount = 16;
 
 /// Why a request was refused: answered non-zero when NEED_REPLY asks; the state is unchanged.
 enum class Refusal : uint8_t {

@@ -211,7 +211,15 @@ Session::Impl::Outcome Session::Impl::handle_set_backend_req_fd(wire::Message& m
     if (!may_be_channel(message.fds[0].get())) {
         return refuse(Refusal::kChannelFd);
     }
-    requests_.set_channel(std::move(message.fds[0]));
+    SessionJournal* const journal = environment_.journal;
+    if (journal == nullptr) {
+        requests_.set_channel(std::move(message.fds[0]));
+        return done();
+    }
+    const size_t owed = saved_ ? saved_->owed_answers : 0;
+    journal->set_owed(owed);
+    requests_.set_channel(
+        std::move(message.fds[0]), owed, [journal](size_t answers) { journal->set_owed(answers); });
     return done();
 }
 

@@ -93,6 +93,16 @@ bool Session::Impl::may_suspend() const {
 InflightArea Session::Impl::inflight_area(size_t index) {
     if (inflight_ == nullptr && options_.notes_in_flight) {
         inflight_ = make_inflight_buffer(identity_.queue_count, identity_.queue_size_max);
+        if (inflight_ != nullptr && environment_.journal != nullptr) {
+            // Before any ring notes anything in it.
+            const InflightDescription& made = inflight_->description();
+            environment_.journal->keep_inflight({.mmap_size = made.bytes,
+                                                 .mmap_offset = made.offset,
+                                                 .queue_count = made.queue_count,
+                                                 .queue_size = made.queue_size,
+                                                 .padding = 0},
+                                                inflight_->fd());
+        }
     }
     return {.buffer = inflight_,
             .queue = static_cast<uint16_t>(index),

@@ -12,8 +12,16 @@ Session::Session(const Environment& environment,
                  UniqueFd socket,
                  const SessionOptions& options,
                  OnClosed on_closed)
-    : impl_(std::make_unique<Impl>(environment, std::move(socket), options, std::move(on_closed))) {
-}
+    : impl_(std::make_unique<Impl>(
+          environment, std::move(socket), options, std::move(on_closed), std::nullopt)) {}
+
+Session::Session(const Environment& environment,
+                 UniqueFd socket,
+                 const SessionOptions& options,
+                 OnClosed on_closed,
+                 SavedSession&& saved)
+    : impl_(std::make_unique<Impl>(
+          environment, std::move(socket), options, std::move(on_closed), std::move(saved))) {}
 
 Session::~Session() = default;
 
@@ -32,7 +40,8 @@ std::vector<std::optional<size_t>> Session::queue_workers() const {
 Session::Impl::Impl(const Environment& environment,
                     UniqueFd socket,
                     const SessionOptions& options,
-                    OnClosed on_closed)
+                    OnClosed on_closed,
+                    std::optional<SavedSession> saved)
     : environment_(environment),
       options_(options),
       on_closed_(std::move(on_closed)),
@@ -48,6 +57,7 @@ Session::Impl::Impl(const Environment& environment,
                  *this),
       rings_(identity_.queue_count),
       call_posted_(identity_.queue_count),
+      saved_(std::move(saved)),
       requests_(environment.control_loop,
                 identity_.name,
                 identity_.queue_count,
@@ -68,7 +78,12 @@ Session::Impl::Impl(const Environment& environment,
               .log = environment.logs.state,
               .offered = offered_,
               .time_limit = options.state_timeout}),
-      connection_(environment.control_loop, std::move(socket), options.message_timeout, *this) {
+      connection_(environment.control_loop,
+                  std::move(socket),
+                  {.message_timeout = options.message_timeout,
+                   .peeks = environment.journal != nullptr,
+                   .paused = saved_.has_value()},
+                  *this) {
     OUTRIGGER_ASSERT(!environment.workers.empty() && identity_.queue_count > 0);
     OUTRIGGER_ASSERT(identity_.queue_count <= wire::kVringFdIndexMask + 1);
     OUTRIGGER_ASSERT(abilities_.shared_memory.size() <= std::size(wire::ShmemConfig{}.sizes));
@@ -79,6 +94,15 @@ Session::Impl::Impl(const Environment& environment,
     }
     environment_.counters.sessions_opened.add();
     environment_.device.on_frontend(requests_.frontend());
+    if (!connection_.peeks()) {
+        environment_.journal = nullptr;
+    }
+    if (saved_) {
+        // From the loop: our owner does not have us yet, and it may end at once.
+        environment_.control_loop.post([this] { restore_next(); });
+    } else if (environment_.journal != nullptr) {
+        environment_.journal->begin(connection_.socket());
+    }
 }
 
 Session::Impl::~Impl() {
@@ -106,11 +130,20 @@ bool Session::Impl::on_message(wire::Message message) {
     request_ = message.header.request;
     needs_reply_ = message.needs_reply();
     const bool acknowledges = postcopy_.is_acknowledgement(message);
+    acknowledges_ = acknowledges;
     reply_rule_ = request != nullptr && !acknowledges ? request->reply : wire::ReplyRule::kAck;
     if (reply_rule_ == wire::ReplyRule::kSameWithFd) {
         request_payload_ = message.payload;
     }
     handling_ = true;
+    settled_ = false;
+    if (environment_.journal != nullptr) {
+        environment_.journal->arrive(message);
+    }
+    if (request_ == static_cast<uint32_t>(wire::FrontendRequest::kSetDeviceStateFd) &&
+        message.payload.size() == sizeof(wire::DeviceStateTransfer)) {
+        loads_state_ = payload_as<wire::DeviceStateTransfer>(message).direction != 0;
+    }
 
     Outcome outcome;
     if (request == nullptr) {
@@ -124,6 +157,10 @@ bool Session::Impl::on_message(wire::Message message) {
     } else if (const auto refusal = not_now(*request, message)) {
         outcome = refuse(*refusal);
     } else {
+        if (environment_.journal != nullptr) {
+            environment_.journal->keep_descriptors(message);
+            ring_in_doubt_ = ring_in_doubt(message);
+        }
         outcome = dispatch(message);
     }
     handling_ = false;
@@ -304,6 +341,12 @@ void Session::Impl::finish(Outcome outcome) {
         begin_close();
         return;
     }
+    if (saved_) {
+        if (was_restored(outcome)) {
+            restore_next();
+        }
+        return;
+    }
     answer(outcome);
     if (!close_reason_) {
         misses_.send_queued();
@@ -318,22 +361,27 @@ void Session::Impl::acknowledge(uint64_t value) {
 }
 
 void Session::Impl::answer(const Outcome& outcome) {
+    carried_out_ = outcome.kind != Outcome::Kind::kRefused;
     switch (outcome.kind) {
         case Outcome::Kind::kLater:
-            return;
+            break;
         case Outcome::Kind::kRefused:
             answer_refusal(outcome.refusal);
-            return;
+            break;
         case Outcome::Kind::kReply:
             send(outcome.payload, outcome.fd.get());
-            return;
+            break;
         case Outcome::Kind::kDone:
             if (reply_rule_ == wire::ReplyRule::kU64Status) {
                 send_u64(0);
             } else {
                 acknowledge(0);
             }
-            return;
+            break;
+    }
+    if (!close_reason_) {
+        constexpr bool kHasReply = false;
+        settle({}, -1, kHasReply);  // unless the answer was that
     }
 }
 
@@ -390,10 +438,22 @@ void Session::Impl::answer_refusal(Refusal refusal) {
 }
 
 void Session::Impl::send(std::span<const std::byte> payload, int fd) {
+    constexpr bool kHasReply = true;
+    settle(payload, fd, kHasReply);
+    if (close_reason_) {
+        return;
+    }
+    SessionJournal* const journal = environment_.journal;
+    if (journal != nullptr) {
+        journal->on_replying();
+    }
     if (connection_.send_reply(request_, payload, fd)) {
         environment_.counters.replies_sent.add();
     } else {
         close(CloseReason::kReplyNotTaken);
+    }
+    if (journal != nullptr) {
+        journal->on_replied();
     }
 }
 
@@ -441,6 +501,9 @@ void Session::Impl::begin_close() {
 }
 
 void Session::Impl::end_close() {
+    if (environment_.journal != nullptr) {
+        environment_.journal->end();
+    }
     // The callback may destroy this object.
     OnClosed on_closed = std::move(on_closed_);
     on_closed(*close_reason_);

@@ -21,6 +21,9 @@
 
 namespace outrigger {
 
+class SavedSession;
+class SessionJournal;
+
 /// Is what a device says of itself possible? For programs, before the first front end comes: a
 /// session takes it for granted. An error is one sentence for the author of the device.
 [[nodiscard]] Result<void> check_device(const Device& device);
@@ -54,6 +57,9 @@ class Session final {
         std::span<Worker* const> workers;  ///< queue i first starts on worker i modulo their count
         SessionCounters& counters;
         SessionLogs& logs;
+        /// A keeper is there, and the session is to outlive this process; else null. It has no
+        /// other session, and lives longer.
+        SessionJournal* journal = nullptr;
     };
 
     using OnClosed = std::move_only_function<void(CloseReason)>;
@@ -67,6 +73,14 @@ class Session final {
             UniqueFd socket,
             const SessionOptions& options,
             OnClosed on_closed);
+
+    /// Goes on with a session that another process began on `socket`: as above from there. One that
+    /// cannot go on is closed.
+    Session(const Environment& environment,
+            UniqueFd socket,
+            const SessionOptions& options,
+            OnClosed on_closed,
+            SavedSession&& saved);
 
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;

@@ -20,6 +20,7 @@
 #include "vhost-user-backend/session/postcopy.h"
 #include "vhost-user-backend/session/queue_placement.h"
 #include "vhost-user-backend/session/queue_runner.h"
+#include "vhost-user-backend/session/saved_session.h"
 #include "vhost-user-backend/session/session.h"
 #include "vhost-user-backend/wire/request_table.h"
 
@@ -52,7 +53,8 @@ class Session::Impl final : public Connection::Handler,
     Impl(const Environment& environment,
          UniqueFd socket,
          const SessionOptions& options,
-         OnClosed on_closed);
+         OnClosed on_closed,
+         std::optional<SavedSession> saved);
     Impl(const Impl&) = delete;
     Impl& operator=(const Impl&) = delete;
     ~Impl();
@@ -147,6 +149,16 @@ class Session::Impl final : public Connection::Handler,
 
     void begin_close();
     void end_close();
+
+    // session_survival.cc: what the next process needs, and what the one before left
+    void note_loaded_state();
+    [[nodiscard]] Outcome restore_device_state(std::span<const std::byte> bytes);
+    [[nodiscard]] std::optional<uint32_t> ring_in_doubt(const wire::Message& message) const;
+    void settle(std::span<const std::byte> reply, int reply_fd, bool has_reply);
+    void restore_next();
+    [[nodiscard]] Outcome restore(SavedSession::Message& saved);
+    [[nodiscard]] bool was_restored(const Outcome& outcome);
+    void end_restore();
 
     // ring_control.cc: starting and stopping rings, waiting for their workers
     using RunnerTask = std::move_only_function<void(QueueRunner&, QueueRunner::Done)>;
@@ -325,11 +337,18 @@ class Session::Impl final : public Connection::Handler,
     uint32_t request_ = 0;
     bool needs_reply_ = false;
     wire::ReplyRule reply_rule_ = wire::ReplyRule::kAck;
-    Payload request_payload_;          // where the answer repeats it
-    bool handling_ = false;            // on_message() is on the stack
-    std::optional<Outcome> finished_;  // finish() came while it was
-    bool waiting_ = false;             // for finish()
-    bool draining_ = false;            // for rings that adopt memory, each still there
+    Payload request_payload_;                // where the answer repeats it
+    bool handling_ = false;                  // on_message() is on the stack
+    std::optional<Outcome> finished_;        // finish() came while it was
+    bool waiting_ = false;                   // for finish()
+    bool draining_ = false;                  // for rings that adopt memory, each still there
+    bool carried_out_ = false;               // the request in hand, else it was refused
+    bool settled_ = false;                   // the journal has it, and the socket has it no more
+    bool acknowledges_ = false;              // the request in hand is none, but of postcopy
+    bool loads_state_ = false;               // by the last SET_DEVICE_STATE_FD
+    std::optional<uint32_t> ring_in_doubt_;  // which it names, if it was a start that may fail
+    std::optional<SavedSession> saved_;      // while it is restored
+    size_t restored_ = 0;                    // of its messages, those that were begun
     std::optional<CloseReason> close_reason_;
     bool closing_ = false;
     std::atomic<uint32_t> memory_losses_ = 0;  // read by the workers

@@ -36,18 +36,20 @@ void collect_fds(msghdr& message, std::vector<UniqueFd>& fds) {
 
 }  // namespace
 
-ReceiveResult receive_some(int socket, std::span<std::byte> out) {
+ReceiveResult receive_some(int socket, std::span<std::byte> out, ReceiveMode mode) {
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kControlFds * sizeof(int))> control;
     iovec range{.iov_base = out.data(), .iov_len = out.size()};
     msghdr message{};
     message.msg_iov = &range;
     message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
+    if (mode != ReceiveMode::kPeekBytes) {
+        message.msg_control = control.data();
+        message.msg_controllen = control.size();
+    }
 
     ssize_t count;
     do {
-        count = platform::receive_message(socket, message);
+        count = platform::receive_message(socket, message, mode != ReceiveMode::kTake);
     } while (count < 0 && errno == EINTR);
 
     ReceiveResult result;
@@ -60,7 +62,8 @@ ReceiveResult receive_some(int socket, std::span<std::byte> out) {
         return result;
     }
     collect_fds(message, result.fds);
-    if ((message.msg_flags & MSG_CTRUNC) != 0 || result.fds.size() > kMessageFdsMax) {
+    const bool truncated = mode != ReceiveMode::kPeekBytes && (message.msg_flags & MSG_CTRUNC) != 0;
+    if (truncated || result.fds.size() > kMessageFdsMax) {
         result.fds.clear();
         result.status = ReceiveStatus::kFdsTruncated;
         return result;

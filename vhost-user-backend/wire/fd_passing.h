@@ -27,8 +27,17 @@ struct ReceiveResult {
     std::vector<UniqueFd> fds;  ///< close-on-exec; those received beside kFdsTruncated are closed
 };
 
+/// What a look at a socket leaves there.
+enum class ReceiveMode : uint8_t {
+    kTake,       ///< nothing of it
+    kPeek,       ///< bytes and descriptors; see platform::start_peeking()
+    kPeekBytes,  ///< likewise, and descriptors are not looked at: each peek would make them anew
+};
+
 /// One recvmsg of at most out.size() bytes.
-[[nodiscard]] ReceiveResult receive_some(int socket, std::span<std::byte> out);
+[[nodiscard]] ReceiveResult receive_some(int socket,
+                                         std::span<std::byte> out,
+                                         ReceiveMode mode = ReceiveMode::kTake);
 
 enum class SendStatus : uint8_t {
     kSent,        ///< `bytes` > 0, with all the descriptors

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "vhost-user-backend/wire/fd_passing.h"
+#include "vhost-user-backend/wire/request_table.h"
 
 namespace outrigger::wire {
 
@@ -36,7 +37,10 @@ StreamStatus MessageStream::try_receive(Message& message, size_t fds_max) {
                       : std::span(partial_.payload).subspan(payload_bytes_);
         if (!wanted.empty()) {
             const bool first_byte = header_bytes_ == 0;
-            ReceiveResult received = receive_some(socket_, wanted);
+            const ReceiveMode mode = reading_ == Reading::kTakes ? ReceiveMode::kTake
+                                     : first_byte                ? ReceiveMode::kPeek
+                                                                 : ReceiveMode::kPeekBytes;
+            ReceiveResult received = receive_some(socket_, wanted, mode);
             switch (received.status) {
                 case ReceiveStatus::kWouldBlock:
                     return StreamStatus::kIncomplete;
@@ -67,11 +71,52 @@ StreamStatus MessageStream::try_receive(Message& message, size_t fds_max) {
                 continue;
             }
         }
+        if (peeks()) {
+            drop_later_fds();
+            untaken_bytes_ = header_bytes_ + payload_bytes_;
+            untaken_fds_ = partial_.fds.size();
+        }
         message = std::exchange(partial_, Message{});
         header_bytes_ = 0;
         payload_bytes_ = 0;
         return StreamStatus::kMessage;
     }
+}
+
+/// A peek does not end with the bytes that it was asked for: Linux goes on through the messages
+/// behind them, without their bytes, until one has descriptors, and gives those. take() sees
+/// whether a message had more after all.
+void MessageStream::drop_later_fds() {
+    const RequestDescription* request = find_frontend_request(partial_.header.request);
+    if (request != nullptr && payload_size_fits(request->payload, partial_.payload)) {
+        const size_t most = expected_fds(request->fds, partial_.payload).most;
+        if (partial_.fds.size() > most) {
+            partial_.fds.resize(most);
+        }
+    }
+}
+
+StreamStatus MessageStream::take() {
+    return take_peeked(socket_, std::exchange(untaken_bytes_, 0), untaken_fds_);
+}
+
+StreamStatus take_peeked(int socket, size_t bytes, size_t fds) {
+    std::array<std::byte, sizeof(Header) + kPayloadBytesMax> gone;
+    OUTRIGGER_ASSERT(bytes <= gone.size());
+    size_t fds_taken = 0;
+    // Bounded: each turn takes a byte or leaves.
+    while (bytes > 0) {
+        const ReceiveResult received = receive_some(socket, std::span(gone).first(bytes));
+        if (received.status == ReceiveStatus::kFdsTruncated) {
+            return StreamStatus::kTooManyFds;
+        }
+        if (received.status != ReceiveStatus::kData) {
+            return StreamStatus::kEndedMidMessage;
+        }
+        bytes -= received.bytes;
+        fds_taken += received.fds.size();
+    }
+    return fds_taken <= fds ? StreamStatus::kMessage : StreamStatus::kFdsInsideMessage;
 }
 
 }  // namespace outrigger::wire

@@ -5,10 +5,9 @@
 #include <cstring>
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/little_endian.h"
-
-#include "devices/blk/overlay/crc32c.h"
 
 namespace outrigger::blk {
 namespace {

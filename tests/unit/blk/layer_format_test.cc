@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-#include "devices/blk/overlay/crc32c.h"
+#include "vhost-user-backend/base/crc32c.h"
 
 namespace outrigger::blk {
 namespace {

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/wire/fd_passing.h"
 
 namespace outrigger::wire {
@@ -162,6 +163,129 @@ TEST_F(MessageStreamTest, ReportsAnEndInsideThePayload) {
     send(std::span(bytes).first(19));
     theirs_.reset();
     EXPECT_EQ(receive(), StreamStatus::kEndedMidMessage);
+}
+
+// --- Messages that stay in the socket until they are taken -------------------------------------
+
+class PeekingStreamTest : public MessageStreamTest {
+  protected:
+    void SetUp() override {
+        MessageStreamTest::SetUp();
+        if (!platform::start_peeking(ours_.get())) {
+            GTEST_SKIP() << "this system cannot peek";
+        }
+        start();
+    }
+
+    /// As another process would, that finds the socket.
+    void start() {
+        ASSERT_TRUE(platform::start_peeking(ours_.get()));
+        stream_.emplace(
+            ours_.get(), MessageStream::Expect::kRequests, MessageStream::Reading::kPeeks);
+    }
+
+    [[nodiscard]] static std::vector<std::byte> vring_state(FrontendRequest request) {
+        return whole(static_cast<uint32_t>(request), kVersion, sizeof(VringState));
+    }
+
+    [[nodiscard]] static std::vector<std::byte> vring_fd(FrontendRequest request) {
+        return whole(static_cast<uint32_t>(request), kVersion, sizeof(uint64_t));
+    }
+
+    Notifier notifier_ = Notifier::create().value();
+};
+
+TEST_F(PeekingStreamTest, AMessageIsThereUntilItIsTaken) {
+    const std::array fds{notifier_.write_fd()};
+    send(vring_fd(FrontendRequest::kSetVringKick), fds);
+    send(whole(1, kVersion, 0));
+    for (int process = 0; process < 3; ++process) {
+        start();
+        ASSERT_EQ(receive(), StreamStatus::kMessage);
+        EXPECT_EQ(message_.header.request, static_cast<uint32_t>(FrontendRequest::kSetVringKick));
+        EXPECT_EQ(message_.fds.size(), 1U);
+    }
+    EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+    start();
+    ASSERT_EQ(receive(), StreamStatus::kMessage);
+    EXPECT_EQ(message_.header.request, 1U);
+    EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+    EXPECT_EQ(receive(), StreamStatus::kIncomplete);
+}
+
+TEST_F(PeekingStreamTest, APartIsThereForTheNextOne) {
+    const auto bytes = vring_fd(FrontendRequest::kSetVringKick);
+    const std::array fds{notifier_.write_fd()};
+    send(std::span(bytes).first(5), fds);
+    EXPECT_EQ(receive(), StreamStatus::kIncomplete);
+    start();
+    EXPECT_EQ(receive(), StreamStatus::kIncomplete);
+    send(std::span(bytes).subspan(5, 9));
+    EXPECT_EQ(receive(), StreamStatus::kIncomplete);
+    EXPECT_EQ(stream_->bytes_so_far(), 14U);
+    start();
+    send(std::span(bytes).subspan(14));
+    ASSERT_EQ(receive(), StreamStatus::kMessage);
+    EXPECT_EQ(message_.fds.size(), 1U);
+    EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+    EXPECT_EQ(receive(), StreamStatus::kIncomplete);
+}
+
+// Linux looks on for descriptors behind the bytes that were asked for.
+TEST_F(PeekingStreamTest, DescriptorsOfALaterMessageAreNotThoseOfThisOne) {
+    const std::array fds{notifier_.write_fd()};
+    send(vring_state(FrontendRequest::kSetVringNum));
+    send(vring_state(FrontendRequest::kSetVringBase));
+    send(vring_fd(FrontendRequest::kSetVringKick), fds);
+    for (const size_t count : {size_t{0}, size_t{0}, size_t{1}}) {
+        ASSERT_EQ(receive(), StreamStatus::kMessage);
+        EXPECT_EQ(message_.fds.size(), count) << message_.header.request;
+        EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+    }
+}
+
+TEST_F(PeekingStreamTest, DescriptorsThatNoSuchMessageHasAreFoundWithIt) {
+    const std::array fds{notifier_.write_fd()};
+    send(vring_state(FrontendRequest::kSetVringNum), fds);
+    ASSERT_EQ(receive(), StreamStatus::kMessage);
+    EXPECT_EQ(stream_->take(), StreamStatus::kFdsInsideMessage);
+}
+
+TEST_F(PeekingStreamTest, DescriptorsBehindTheFirstByteAreFoundWithIt) {
+    const auto bytes = vring_fd(FrontendRequest::kSetVringKick);
+    const std::array fds{notifier_.write_fd()};
+    send(std::span(bytes).first(12), fds);
+    send(std::span(bytes).subspan(12), fds);
+    ASSERT_EQ(receive(), StreamStatus::kMessage);
+    EXPECT_EQ(message_.fds.size(), 1U);
+    EXPECT_EQ(stream_->take(), StreamStatus::kFdsInsideMessage);
+}
+
+TEST_F(PeekingStreamTest, TheEndIsSeenBetweenMessagesAndInsideOne) {
+    send(whole(1, kVersion, 0));
+    theirs_.reset();
+    ASSERT_EQ(receive(), StreamStatus::kMessage);
+    EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+    EXPECT_EQ(receive(), StreamStatus::kEnded);
+    MessageStreamTest::SetUp();
+    start();
+    const auto bytes = whole(2, kVersion, 8);
+    send(std::span(bytes).first(15));
+    theirs_.reset();
+    EXPECT_EQ(receive(), StreamStatus::kEndedMidMessage);
+}
+
+TEST_F(PeekingStreamTest, LeavesNoDescriptorBehind) {
+    const std::array fds{notifier_.write_fd()};
+    const UniqueFd before(::dup(notifier_.write_fd()));
+    for (int i = 0; i < 50; ++i) {
+        send(vring_fd(FrontendRequest::kSetVringKick), fds);
+        ASSERT_EQ(receive(), StreamStatus::kMessage);
+        EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+        message_ = {};
+    }
+    const UniqueFd after(::dup(notifier_.write_fd()));
+    EXPECT_EQ(after.get(), before.get() + 1);
 }
 
 }  // namespace

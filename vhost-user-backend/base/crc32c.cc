@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "devices/blk/overlay/crc32c.h"
+#include "vhost-user-backend/base/crc32c.h"
 
 #include <array>
 
-namespace outrigger::blk {
+namespace outrigger {
 namespace {
 
 constexpr std::array<uint32_t, 256> make_table() {
@@ -30,4 +30,4 @@ uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before) {
     return ~value;
 }
 
-}  // namespace outrigger::blk
+}  // namespace outrigger

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// A disk under load whose process is killed again and again, and replaced by another binary, behind
+// a front end that cannot connect again: every request is answered, once and rightly.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <linux/virtio_blk.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/child_process.h"
+#include "tests/support/disk_guest.h"
+#include "tests/support/wait.h"
+
+namespace outrigger::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kBlockBytes = 4096;
+constexpr uint64_t kBlocks = 256;
+
+class KeptDiskTest : public ::testing::TestWithParam<const char*> {
+  protected:
+    void SetUp() override {
+        const char* program = std::getenv("OUTRIGGER_BLK_PROGRAM");
+        ASSERT_NE(program, nullptr) << "names the program under test";
+        program_ = program;
+        std::string name = ::testing::TempDir() + "kept-disk-XXXXXX";
+        ASSERT_NE(::mkdtemp(name.data()), nullptr);
+        folder_ = name;
+        std::ofstream(folder_ / "image").close();
+        fs::resize_file(folder_ / "image", kBlocks * kBlockBytes);
+    }
+
+    void TearDown() override {
+        guest_.reset();
+        daemon_.reset();
+        fs::remove_all(folder_);
+    }
+
+    void start() {
+        const fs::path socket = folder_ / "s";
+        daemon_ = std::make_unique<ChildProcess>(
+            program_,
+            ChildProcess::Options{.arguments = {"--keeper=fork",
+                                                "--keeper-restarts=1000",
+                                                "--queue-threads=2",
+                                                "--num-queues=2",
+                                                std::string("--io-engine=") + GetParam(),
+                                                "--blk-file=" + (folder_ / "image").string(),
+                                                "--socket-path=" + socket.string()}});
+        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+        guest_ = std::make_unique<DiskGuest>(
+            driver::Frontend::connect(socket, driver::after(kPatience)).value(),
+            DiskGuest::Options{.queue_count = 2});
+    }
+
+    [[nodiscard]] pid_t worker() const {
+        const std::string keeper = std::to_string(daemon_->pid());
+        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
+        pid_t pid = -1;
+        file >> pid;
+        return file ? pid : -1;
+    }
+
+    /// Writes every block once, in any order, and reads every block.
+    void write_and_compare(uint8_t generation) {
+        std::vector<uint64_t> order(kBlocks);
+        for (uint64_t i = 0; i < kBlocks; ++i) {
+            order[i] = i;
+        }
+        std::shuffle(order.begin(), order.end(), random_);
+        std::vector<DiskRequest> requests;
+        for (const uint64_t block : order) {
+            requests.push_back({.type = VIRTIO_BLK_T_OUT,
+                                .offset_bytes = block * kBlockBytes,
+                                .data = content(block, generation)});
+        }
+        ASSERT_TRUE(guest_->run(requests)) << daemon_->complained();
+        for (const DiskRequest& request : requests) {
+            ASSERT_EQ(request.status, VIRTIO_BLK_S_OK);
+        }
+        std::vector<DiskRequest> reads;
+        for (const uint64_t block : order) {
+            reads.push_back({.type = VIRTIO_BLK_T_IN,
+                             .offset_bytes = block * kBlockBytes,
+                             .data = std::vector<std::byte>(kBlockBytes)});
+        }
+        ASSERT_TRUE(guest_->run(reads)) << daemon_->complained();
+        for (const DiskRequest& read : reads) {
+            ASSERT_EQ(read.status, VIRTIO_BLK_S_OK);
+            ASSERT_EQ(read.data, content(read.offset_bytes / kBlockBytes, generation))
+                << "block " << read.offset_bytes / kBlockBytes;
+        }
+    }
+
+    static std::vector<std::byte> content(uint64_t block, uint8_t generation) {
+        std::vector<std::byte> bytes(kBlockBytes, static_cast<std::byte>(generation));
+        bytes[0] = static_cast<std::byte>(block);
+        return bytes;
+    }
+
+    std::string program_;
+    fs::path folder_;
+    std::unique_ptr<ChildProcess> daemon_;
+    std::unique_ptr<DiskGuest> guest_;
+    std::mt19937 random_{5};
+};
+
+TEST_P(KeptDiskTest, AnswersEveryRequestWhileTheProcessIsKilled) {
+    start();
+    constexpr int kKills = 25;
+    std::atomic<bool> killing = true;
+    std::thread killer([&] {
+        for (int i = 0; i < kKills; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20 + i * 37 % 130));
+            if (const pid_t pid = worker(); pid > 0) {
+                ::kill(pid, SIGKILL);
+            }
+        }
+        killing = false;
+    });
+    int rounds = 0;
+    while (killing && !HasFailure()) {
+        write_and_compare(static_cast<uint8_t>(++rounds));
+    }
+    killer.join();
+    ASSERT_FALSE(HasFailure());
+    write_and_compare(0xff);
+    std::cout << rounds << " rounds of " << 2 * kBlocks << " requests\n";
+}
+
+TEST_P(KeptDiskTest, AnotherBinaryTakesOverUnderLoad) {
+    start();
+    const fs::path other = folder_ / "other";
+    fs::copy_file(program_, other);
+    std::atomic<bool> loading = true;
+    std::chrono::steady_clock::duration longest{};
+    std::thread load([&] {
+        DiskRequest request{.type = VIRTIO_BLK_T_IN, .data = std::vector<std::byte>(kBlockBytes)};
+        while (loading) {
+            const auto began = std::chrono::steady_clock::now();
+            EXPECT_EQ(guest_->run_one(request), VIRTIO_BLK_S_OK);
+            longest = std::max(longest, std::chrono::steady_clock::now() - began);
+        }
+    });
+    for (int i = 0; i < 5; ++i) {
+        ChildProcess asks(i % 2 == 0 ? other.string() : program_,
+                          {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+        EXPECT_EQ(asks.wait(), (Ended{.status = 0})) << asks.complained() << daemon_->complained();
+    }
+    loading = false;
+    load.join();
+    std::cout << "longest delay of a request: "
+              << std::chrono::duration_cast<std::chrono::microseconds>(longest).count() << " us\n";
+    write_and_compare(1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, KeptDiskTest, ::testing::Values("uring", "threads"));
+
+TEST(KeptDisk, ADiskInMemoryHasNoKeeper) {
+    const char* const program = std::getenv("OUTRIGGER_BLK_PROGRAM");
+    ASSERT_NE(program, nullptr);
+    ChildProcess daemon(program,
+                        {.arguments = {"--keeper=fork", "--blk-memory=1M", "--socket-path=/x"}});
+    EXPECT_EQ(daemon.wait(), (Ended{.status = 2}));
+}
+
+}  // namespace
+}  // namespace outrigger::testing

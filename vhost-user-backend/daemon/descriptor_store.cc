@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/descriptor_store.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/daemon/keeper_message.h"
+
+namespace outrigger {
+namespace {
+
+/// A keeper that does not read for so long is as good as gone.
+constexpr int kSendTimeoutMs = 1000;
+
+/// $LISTEN_FDS begin there (sd_listen_fds(3)).
+constexpr int kFirstListenFd = 3;
+
+std::optional<int> number_in(const char* text) {
+    int number = 0;
+    const char* const end = text + std::strlen(text);
+    const auto [at, error] = std::from_chars(text, end, number);
+    return error == std::errc() && at == end && number >= 0 ? std::optional(number) : std::nullopt;
+}
+
+std::optional<int> number_in_environment(const char* variable) {
+    const char* const text = std::getenv(variable);
+    return text != nullptr ? number_in(text) : std::nullopt;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DescriptorStore>> DescriptorStore::from_parent() {
+    const auto number = number_in_environment(kChannelVariable);
+    ::unsetenv(kChannelVariable);
+    if (!number || ::fcntl(*number, F_SETFD, FD_CLOEXEC) != 0) {
+        return failure(Error{.message = std::string(kChannelVariable) +
+                                        " is set, but not by a keeper: unset it"});
+    }
+    std::unique_ptr<DescriptorStore> store(new DescriptorStore(UniqueFd(*number), true));
+    OUTRIGGER_TRY(store->wait_for_parent());
+    return store;
+}
+
+Result<void> DescriptorStore::wait_for_parent() {
+    if (!send("HELLO=1")) {
+        return failure(error_from_errno("the keeper is gone"));
+    }
+    // Bounded: by what the keeper has.
+    while (true) {
+        KeeperMessage message;
+        if (!receive_keeper_message(channel_.get(), message, KeeperWait::kWaits)) {
+            return failure(Error{.message = "the keeper is gone"});
+        }
+        const std::string_view go = message.field("GO");
+        if (!go.empty()) {
+            goes_on_ = go != "first";
+            return {};
+        }
+        const std::vector<std::string> names = split_names(message.field("FDNAMES"));
+        for (size_t i = 0; i < std::min(names.size(), message.fds.size()); ++i) {
+            given_.insert_or_assign(names[i], std::move(message.fds[i]));
+        }
+    }
+}
+
+Result<std::unique_ptr<DescriptorStore>> DescriptorStore::from_systemd() {
+    const char* const path = std::getenv("NOTIFY_SOCKET");
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path == nullptr || (path[0] != '/' && path[0] != '@') ||
+        std::strlen(path) >= sizeof address.sun_path) {
+        return failure(Error{.message = "--keeper=systemd needs $NOTIFY_SOCKET: run this as a "
+                                        "service with NotifyAccess=main and "
+                                        "FileDescriptorStoreMax=, or choose --keeper=fork"});
+    }
+    std::memcpy(address.sun_path, path, std::strlen(path));
+    const size_t length = offsetof(sockaddr_un, sun_path) + std::strlen(path);
+    if (path[0] == '@') {
+        address.sun_path[0] = '\0';  // an abstract name
+    }
+    UniqueFd socket = platform::open_unix_socket(SOCK_DGRAM);
+    // SAFETY: connect() takes every address type through this pointer type.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
+    if (!socket.valid() || ::connect(socket.get(), generic, static_cast<socklen_t>(length)) != 0) {
+        return failure(
+            error_from_errno(std::string("cannot reach the service manager at ") + path));
+    }
+    std::unique_ptr<DescriptorStore> store(new DescriptorStore(std::move(socket), false));
+    store->take_listen_fds();
+    return store;
+}
+
+void DescriptorStore::take_listen_fds() {
+    const auto pid = number_in_environment("LISTEN_PID");
+    const auto count = number_in_environment("LISTEN_FDS");
+    const char* const text = std::getenv("LISTEN_FDNAMES");
+    if (pid && *pid == ::getpid() && count && text != nullptr) {
+        const std::vector<std::string> names = split_names(text);
+        for (size_t i = 0; i < std::min(names.size(), static_cast<size_t>(*count)); ++i) {
+            const int fd = kFirstListenFd + static_cast<int>(i);
+            if (names[i].starts_with(kStorePrefix) && ::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) {
+                given_.insert_or_assign(names[i], UniqueFd(fd));
+                goes_on_ = true;
+            }
+        }
+    }
+    // Nobody that we start is meant.
+    ::unsetenv("LISTEN_PID");
+    ::unsetenv("LISTEN_FDS");
+    ::unsetenv("LISTEN_FDNAMES");
+}
+
+bool DescriptorStore::send(std::string_view text, int fd) const {
+    iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = &range;
+    message.msg_iovlen = 1;
+    if (fd >= 0) {
+        message.msg_control = control.data();
+        message.msg_controllen = control.size();
+        cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(sizeof(int));
+        std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    }
+    while (true) {
+        if (platform::send_message(channel_.get(), message) >= 0) {
+            return true;
+        }
+        if (errno == EINTR) {
+            continue;
+        }
+        if (errno != EAGAIN && errno != ENOBUFS) {
+            return false;
+        }
+        pollfd writable{.fd = channel_.get(), .events = POLLOUT, .revents = 0};
+        if (::poll(&writable, 1, kSendTimeoutMs) <= 0) {
+            errno = ETIMEDOUT;
+            return false;
+        }
+    }
+}
+
+std::string DescriptorStore::known_name(int fd) const {
+    const auto found = std::ranges::find_if(kept_, [&](const auto& item) {
+        return platform::is_same_open_file(item.second.get(), fd);
+    });
+    return found != kept_.end() ? found->first : std::string();
+}
+
+std::string DescriptorStore::keep(const std::string& name, int fd) {
+    if (given_up_) {
+        return name;
+    }
+    if (!is_parent_) {
+        if (std::string known = known_name(fd); !known.empty()) {
+            ++uses_[known];
+            return known;
+        }
+        kept_.insert_or_assign(name, UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)));
+    }
+    // Without FDPOLL=0 systemd would close what hangs up, and then we would not see that it did.
+    if (!send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
+        kept_.erase(name);
+        return {};
+    }
+    ++uses_[name];
+    return name;
+}
+
+void DescriptorStore::forget(const std::string& name) {
+    if (given_up_ && !is_parent_) {
+        return;
+    }
+    const auto found = uses_.find(name);
+    if (found != uses_.end() && --found->second > 0) {
+        return;
+    }
+    if (found != uses_.end()) {
+        uses_.erase(found);
+    }
+    kept_.erase(name);
+    if (!send("FDSTOREREMOVE=1\nFDNAME=" + name)) {
+        log(LogLevel::kWarning,
+            "{}",
+            error_from_errno("the keeper cannot forget a descriptor").message);
+    }
+}
+
+void DescriptorStore::forget_all(const std::vector<std::string>& names) {
+    for (const std::string& name : names) {
+        uses_.erase(name);
+        forget(name);
+        given_.erase(name);
+    }
+}
+
+UniqueFd DescriptorStore::open(const std::string& name) const {
+    const auto found = given_.find(name);
+    return found != given_.end() ? UniqueFd(::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0))
+                                 : UniqueFd();
+}
+
+std::vector<std::string> DescriptorStore::names(std::string_view prefix) const {
+    std::vector<std::string> list;
+    for (const auto& [name, fd] : given_) {
+        if (name.starts_with(prefix)) {
+            list.push_back(name);
+        }
+    }
+    return list;
+}
+
+void DescriptorStore::release() {
+    if (!is_parent_) {
+        for (auto& [name, fd] : given_) {
+            if (uses_.contains(name)) {
+                kept_.insert_or_assign(name, std::move(fd));
+            }
+        }
+    }
+    given_.clear();
+}
+
+void DescriptorStore::give_up(std::string_view reason) {
+    if (std::exchange(given_up_, true)) {
+        return;
+    }
+    log(LogLevel::kWarning, "a process that is killed is not replaced any more: {}", reason);
+    if (is_parent_) {
+        (void)send("LAST=1");
+        return;
+    }
+    for (const auto& [name, uses] : uses_) {
+        (void)send("FDSTOREREMOVE=1\nFDNAME=" + name);
+    }
+    uses_.clear();
+    kept_.clear();
+}
+
+void DescriptorStore::notify_ready() {
+    if (!send("READY=1")) {
+        log(LogLevel::kWarning, "{}", error_from_errno("cannot tell the keeper").message);
+    }
+}
+
+}  // namespace outrigger

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The worker's side of its keeper: descriptors that are there again when the program is started
+/// anew. Both kinds of keeper, systemd and our own parent process (keeper.h), are spoken to as
+/// sd_notify(3) says: FDSTORE=1, FDNAME=, FDPOLL=0, FDSTOREREMOVE=1, READY=1.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/session/session_journal.h"
+
+namespace outrigger {
+
+/// All names begin with it, so that a service manager's own sockets are left alone.
+inline constexpr std::string_view kStorePrefix = "outrigger.";
+
+/// Thread-bound: the main thread, which becomes the control thread.
+class DescriptorStore final : public DescriptorKeeper {
+  public:
+    /// The environment's OUTRIGGER_KEEPER names the channel to our parent, which is our keeper.
+    static constexpr const char* kChannelVariable = "OUTRIGGER_KEEPER";
+
+    /// Says that we are there, and waits for the parent's word to begin, with what it has kept.
+    /// Clears the variable. An error: there is no such parent, or it has gone.
+    [[nodiscard]] static Result<std::unique_ptr<DescriptorStore>> from_parent();
+
+    /// $NOTIFY_SOCKET, and what systemd has kept among $LISTEN_FDS.
+    [[nodiscard]] static Result<std::unique_ptr<DescriptorStore>> from_systemd();
+
+    DescriptorStore(const DescriptorStore&) = delete;
+    DescriptorStore& operator=(const DescriptorStore&) = delete;
+    ~DescriptorStore() = default;
+
+    [[nodiscard]] std::string keep(const std::string& name, int fd) override;
+    void forget(const std::string& name) override;
+
+    /// Is this not the first process of the daemon?
+    [[nodiscard]] bool goes_on() const { return goes_on_; }
+
+    /// Whatever their uses.
+    void forget_all(const std::vector<std::string>& names);
+
+    /// The keeper is our parent, and not systemd.
+    [[nodiscard]] bool is_parent() const { return is_parent_; }
+
+    /// Another descriptor of what the process before kept; invalid when there is none, also after
+    /// release().
+    [[nodiscard]] UniqueFd open(const std::string& name) const;
+
+    /// Those of the process before that begin so.
+    [[nodiscard]] std::vector<std::string> names(std::string_view prefix) const;
+
+    /// The name is in use once more than by the keep() of its process.
+    void claim(const std::string& name) { ++uses_[name]; }
+
+    /// Everything that is needed of the process before has been opened: closes what we were given.
+    void release();
+
+    /// Nobody is to go on with what this process does from now on: what kills it ends all sessions.
+    /// Once is enough; `reason` is for the log.
+    void give_up(std::string_view reason);
+
+    /// Front ends are let in, and those of the process before are served.
+    void notify_ready();
+
+  private:
+    DescriptorStore(UniqueFd channel, bool is_parent)
+        : channel_(std::move(channel)), is_parent_(is_parent) {}
+
+    [[nodiscard]] Result<void> wait_for_parent();
+    void take_listen_fds();
+    [[nodiscard]] bool send(std::string_view text, int fd = -1) const;
+    [[nodiscard]] std::string known_name(int fd) const;
+
+    UniqueFd channel_;
+    bool is_parent_;
+    bool goes_on_ = false;
+    bool given_up_ = false;
+    std::map<std::string, UniqueFd, std::less<>> given_;
+    std::map<std::string, size_t> uses_;
+    // Systemd drops a descriptor of an open file that it has under another name, and does not say
+    // so: what it has, to compare with. Empty where the keeper is our parent.
+    std::map<std::string, UniqueFd> kept_;
+};
+
+}  // namespace outrigger

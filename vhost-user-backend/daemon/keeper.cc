@@ -1,0 +1,599 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/keeper.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/descriptor_store.h"
+#include "vhost-user-backend/daemon/keeper_message.h"
+#include "vhost-user-backend/daemon/privileges.h"
+#include "vhost-user-backend/daemon/standard_descriptors.h"
+#include "vhost-user-backend/daemon/take_over_signal.h"
+
+namespace outrigger {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// A program that is killed more often has a reason for it.
+constexpr auto kRestartWindow = std::chrono::seconds(10);
+
+/// A worker may be anything, once a guest has taken it over: it gets no more of us than this.
+constexpr size_t kStoredMax = 4096;
+constexpr size_t kNameBytesMax = 64;
+
+/// Messages read before signals are looked at again.
+constexpr int kMessagesPerTurn = 64;
+
+/// What a program that takes over may need to be there, and then to serve.
+constexpr auto kTakeOverLimit = std::chrono::seconds(2);
+
+struct Worker {
+    pid_t pid = -1;
+    UniqueFd channel;
+    bool said_hello = false;
+    bool ready = false;
+};
+
+std::optional<int> wait_for(pid_t pid) {
+    int status = 0;
+    return pid > 0 && ::waitpid(pid, &status, WNOHANG) == pid ? std::optional(status)
+                                                              : std::nullopt;
+}
+
+std::string describe_end(int status) {
+    return WIFSIGNALED(status) ? "was killed by signal " + std::to_string(WTERMSIG(status))
+                               : "ended with exit status " + std::to_string(WEXITSTATUS(status));
+}
+
+class Keeper final {
+  public:
+    explicit Keeper(const KeeperSettings& settings) : settings_(settings) {}
+
+    [[nodiscard]] Result<void> prepare();
+
+    /// The wait status of the last worker.
+    [[nodiscard]] int run();
+
+  private:
+    struct TakeOver {
+        UniqueFd program;
+        Worker standby;
+        Clock::time_point deadline;
+        pid_t asked_by = 0;  // 0: nobody waits for an answer
+        bool begun = false;  // the old worker is told to go, or gone
+    };
+
+    [[nodiscard]] Result<Worker> spawn(const UniqueFd& program);
+    [[noreturn]] void become(const UniqueFd& program, int channel) const;
+    void wait_for_events();
+    void on_signal();
+    void on_end_wanted(int signal_number);
+    /// False when there is no more to come for now.
+    bool read_channel(Worker& worker);
+    /// Reads all that one said that has ended.
+    void read_rest(Worker& worker);
+    /// False when `worker` is not there any more.
+    [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
+    void store(const KeeperMessage& message, UniqueFd fd);
+    void give_all(Worker& worker, std::string_view go);
+    [[nodiscard]] bool send(const Worker& worker,
+                            const std::string& text,
+                            std::span<const int> fds = {}) const;
+    void on_ready();
+    void look_for_ended();
+    void on_worker_ended(int status);
+    void restart();
+    void finish(int status);
+    void give_up(int status);
+    void remove_socket_files() const;
+    void begin_take_over(pid_t asked_by, bool by_sender);
+    void hand_over();
+    void end_take_over(bool taken_over);
+
+    const KeeperSettings& settings_;
+    const pid_t self_ = ::getpid();
+    UniqueFd program_;  // the binary that runs, whatever lies at its path by now
+    std::string path_;  // where it lay
+    UniqueFd signals_;
+    sigset_t mask_before_{};
+    rlimit files_before_{};
+    std::map<std::string, UniqueFd, std::less<>> stored_;
+    Worker worker_;
+    std::optional<TakeOver> take_over_;
+    std::deque<Clock::time_point> restarts_;
+    bool served_ = false;  // a worker was ready once: from then on it is started again
+    bool last_ = false;    // the worker does what no other could go on with
+    bool ending_ = false;
+    std::optional<int> ended_;
+};
+
+Result<UniqueFd> open_program(const std::string& path) {
+    UniqueFd fd(::open(path.c_str(), O_PATH | O_CLOEXEC));
+    if (!fd.valid()) {
+        return failure(error_from_errno("cannot open " + path));
+    }
+    return fd;
+}
+
+Result<void> Keeper::prepare() {
+    OUTRIGGER_TRY(ensure_standard_descriptors());
+    program_ = OUTRIGGER_TRY(open_program("/proc/self/exe"));
+    std::array<char, 4096> path{};
+    if (::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0) {
+        path_ = path.data();
+    }
+    // What it is allowed it needs: a worker that it starts has no more than it has. But nobody
+    // reads its memory, and it has none that matters.
+    OUTRIGGER_TRY(forbid_new_privileges());
+    OUTRIGGER_TRY(drop_privileges());
+    // It has a descriptor of each that its child has.
+    if (::getrlimit(RLIMIT_NOFILE, &files_before_) == 0) {
+        const rlimit all{.rlim_cur = files_before_.rlim_max, .rlim_max = files_before_.rlim_max};
+        (void)::setrlimit(RLIMIT_NOFILE, &all);
+    }
+    sigset_t ours;
+    sigemptyset(&ours);
+    for (const int each : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR2}) {
+        sigaddset(&ours, each);
+    }
+    ::sigprocmask(SIG_BLOCK, &ours, &mask_before_);
+    signals_ = UniqueFd(::signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!signals_.valid()) {
+        return failure(error_from_errno("cannot wait for signals"));
+    }
+    worker_ = OUTRIGGER_TRY(spawn(program_));
+    platform::name_this_thread("keeper");
+    return {};
+}
+
+// --- Workers -------------------------------------------------------------------------------------
+
+Result<Worker> Keeper::spawn(const UniqueFd& program) {
+    std::array<int, 2> ends{};
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+        return failure(error_from_errno("cannot create a channel"));
+    }
+    UniqueFd ours(ends[0]);
+    const UniqueFd theirs(ends[1]);
+    const pid_t pid = ::fork();
+    if (pid < 0) {
+        return failure(error_from_errno("cannot start the program"));
+    }
+    if (pid == 0) {
+        become(program, theirs.get());
+    }
+    return Worker{.pid = pid, .channel = std::move(ours)};
+}
+
+/// Behind fork(). One thread, so anything may be called.
+void Keeper::become(const UniqueFd& program, int channel) const {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    ::sigprocmask(SIG_SETMASK, &mask_before_, nullptr);
+    (void)::setrlimit(RLIMIT_NOFILE, &files_before_);
+    const std::string number = std::to_string(channel);
+    std::vector<char*> argv;
+    for (const std::string& argument : settings_.arguments) {
+        argv.push_back(const_cast<char*>(argument.c_str()));  // execveat() does not write there
+    }
+    argv.push_back(nullptr);
+    if (::getppid() == self_ && ::fcntl(channel, F_SETFD, 0) == 0 &&
+        ::setenv(DescriptorStore::kChannelVariable, number.c_str(), 1) == 0) {
+        // The binary itself, and not its path: an update may have put another one there.
+        ::syscall(SYS_execveat, program.get(), "", argv.data(), environ, AT_EMPTY_PATH);
+    }
+    const std::string line = std::string(settings_.program) +
+                             ": cannot start the program: " + std::strerror(errno) + "\n";
+    (void)!::write(STDERR_FILENO, line.data(), line.size());
+    ::_exit(1);
+}
+
+int Keeper::run() {
+    while (!ended_) {
+        wait_for_events();
+    }
+    return *ended_;
+}
+
+void Keeper::wait_for_events() {
+    std::array<pollfd, 3> watched{};
+    watched[0] = {.fd = signals_.get(), .events = POLLIN, .revents = 0};
+    watched[1] = {.fd = worker_.channel.get(), .events = POLLIN, .revents = 0};
+    watched[2] = {
+        .fd = take_over_ ? take_over_->standby.channel.get() : -1, .events = POLLIN, .revents = 0};
+    int timeout_ms = -1;
+    if (take_over_) {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            take_over_->deadline - Clock::now());
+        timeout_ms = static_cast<int>(std::max<int64_t>(left.count() + 1, 0));
+    }
+    if (::poll(watched.data(), watched.size(), timeout_ms) < 0 && errno != EINTR) {
+        return;
+    }
+    if (watched[1].revents != 0) {
+        read_channel(worker_);
+    }
+    if (take_over_ && watched[2].revents != 0) {
+        read_channel(take_over_->standby);
+    }
+    if (watched[0].revents != 0) {
+        on_signal();
+    }
+    if (take_over_ && Clock::now() >= take_over_->deadline) {
+        log(LogLevel::kError, "keeper: the new program is not there in time");
+        end_take_over(false);
+    }
+}
+
+// --- Messages
+// --------------------------------------------------------------------------------------
+
+bool Keeper::read_channel(Worker& worker) {
+    KeeperMessage message;
+    for (int i = 0; i < kMessagesPerTurn && worker.channel.valid(); ++i) {
+        errno = 0;
+        if (!receive_keeper_message(worker.channel.get(), message, KeeperWait::kNever)) {
+            if (errno == EAGAIN) {
+                return false;
+            }
+            if (errno != EMSGSIZE) {
+                worker.channel.reset();  // it has ended, and its end comes by SIGCHLD
+            }
+        } else if (!on_message(worker, std::move(message))) {
+            return false;
+        }
+    }
+    return worker.channel.valid();
+}
+
+void Keeper::read_rest(Worker& worker) {
+    while (read_channel(worker)) {
+    }
+}
+
+bool Keeper::on_message(Worker& worker, KeeperMessage message) {
+    if (message.field("FDSTORE") == "1" && message.fds.size() == 1) {
+        store(message, std::move(message.fds[0]));
+    } else if (message.field("FDSTOREREMOVE") == "1") {
+        const auto found = stored_.find(message.field("FDNAME"));
+        if (found != stored_.end()) {
+            stored_.erase(found);
+        }
+    } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
+        if (take_over_ && &worker == &take_over_->standby) {
+            hand_over();
+        } else {
+            give_all(worker, served_ ? "again" : "first");
+        }
+    } else if (message.field("LAST") == "1" && &worker == &worker_) {
+        last_ = true;
+    } else if (message.field("READY") == "1" && worker.said_hello &&
+               !std::exchange(worker.ready, true)) {
+        on_ready();
+        if (take_over_ && &worker == &take_over_->standby) {
+            end_take_over(true);
+            return false;
+        }
+    }
+    return true;
+}
+
+void Keeper::store(const KeeperMessage& message, UniqueFd fd) {
+    const std::string name(message.field("FDNAME"));
+    const bool fine = name.starts_with(kStorePrefix) && name.size() <= kNameBytesMax &&
+                      name.find(':') == std::string::npos;
+    if (!fine || ending_ || (stored_.size() >= kStoredMax && !stored_.contains(name))) {
+        return;
+    }
+    stored_.insert_or_assign(name, std::move(fd));
+}
+
+bool Keeper::send(const Worker& worker, const std::string& text, std::span<const int> fds) const {
+    iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kKeeperFdsMax * sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = &range;
+    message.msg_iovlen = 1;
+    if (!fds.empty()) {
+        message.msg_control = control.data();
+        message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+        cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(fds.size_bytes());
+        std::memcpy(CMSG_DATA(rights), fds.data(), fds.size_bytes());
+    }
+    // It has said that it reads.
+    while (platform::send_message(worker.channel.get(), message) < 0) {
+        pollfd writable{.fd = worker.channel.get(), .events = POLLOUT, .revents = 0};
+        constexpr int kTimeoutMs = 1000;
+        if (errno != EINTR &&
+            ((errno != EAGAIN && errno != ENOBUFS) || ::poll(&writable, 1, kTimeoutMs) <= 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void Keeper::give_all(Worker& worker, std::string_view go) {
+    std::string names;
+    std::vector<int> fds;
+    bool sent = true;
+    const auto flush = [&] {
+        sent = sent && send(worker, "FDNAMES=" + names, fds);
+        names.clear();
+        fds.clear();
+    };
+    for (const auto& [name, fd] : stored_) {
+        names += (names.empty() ? "" : ":") + name;
+        fds.push_back(fd.get());
+        if (fds.size() == kKeeperFdsMax) {
+            flush();
+        }
+    }
+    if (!fds.empty()) {
+        flush();
+    }
+    if (!sent || !send(worker, "GO=" + std::string(go))) {
+        log(LogLevel::kError, "keeper: the program does not take what was kept for it");
+        ::kill(worker.pid, SIGKILL);
+    }
+}
+
+/// Workers have what they need of ours in the store by now.
+void Keeper::on_ready() {
+    if (!std::exchange(served_, true)) {
+        for (const int each : settings_.inherited) {
+            ::close(each);
+        }
+    }
+}
+
+// --- Signals and ends
+// ------------------------------------------------------------------------------
+
+void Keeper::on_signal() {
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+        switch (info.ssi_signo) {
+            case SIGCHLD:
+                look_for_ended();
+                break;
+            case SIGUSR2: {
+                // Our own user, or root: anybody else's signal would not have come.
+                const bool by_sender = info.ssi_code == SI_QUEUE && info.ssi_int == kTakeOverValue;
+                begin_take_over(static_cast<pid_t>(info.ssi_pid), by_sender);
+                break;
+            }
+            default:
+                on_end_wanted(static_cast<int>(info.ssi_signo));
+                break;
+        }
+    }
+}
+
+void Keeper::on_end_wanted(int signal_number) {
+    ending_ = true;
+    // Front ends should see the sockets closed as soon as the worker closes them.
+    stored_.clear();
+    if (take_over_) {
+        ::kill(take_over_->standby.pid, SIGKILL);
+        if (take_over_->begun && worker_.pid < 0) {
+            finish(0);
+            return;
+        }
+    }
+    ::kill(worker_.pid, signal_number);
+}
+
+void Keeper::look_for_ended() {
+    if (take_over_) {
+        if (const auto status = wait_for(take_over_->standby.pid)) {
+            take_over_->standby.pid = -1;
+            log(LogLevel::kError, "keeper: the new program {}", describe_end(*status));
+            end_take_over(false);
+        }
+    }
+    if (const auto status = wait_for(worker_.pid)) {
+        // What it said last.
+        read_rest(worker_);
+        worker_.pid = -1;
+        on_worker_ended(*status);
+    }
+}
+
+void Keeper::on_worker_ended(int status) {
+    if (ending_) {
+        finish(status);
+    } else if (take_over_ && take_over_->begun) {
+        take_over_->deadline = Clock::now() + kTakeOverLimit;
+        give_all(take_over_->standby, "upgrade");
+    } else if (!WIFSIGNALED(status)) {
+        finish(status);  // it has said why
+    } else if (!served_) {
+        log(LogLevel::kError,
+            "keeper: the program {} before it served anybody",
+            describe_end(status));
+        give_up(status);
+    } else if (last_) {
+        log(LogLevel::kError, "keeper: the program {}, and was the last", describe_end(status));
+        give_up(status);
+    } else {
+        log(LogLevel::kError, "keeper: the program {}: starting it again", describe_end(status));
+        restart();
+    }
+}
+
+void Keeper::restart() {
+    const auto now = Clock::now();
+    while (!restarts_.empty() && now - restarts_.front() > kRestartWindow) {
+        restarts_.pop_front();
+    }
+    if (restarts_.size() >= settings_.restarts_max) {
+        log(LogLevel::kError,
+            "keeper: it was started again {} times in {} s: giving up",
+            settings_.restarts_max,
+            kRestartWindow.count());
+        constexpr int kExitFailure = 1 << 8;
+        give_up(kExitFailure);
+        return;
+    }
+    restarts_.push_back(now);
+    auto worker = spawn(program_);
+    if (!worker) {
+        log(LogLevel::kError, "keeper: {}", worker.error().message);
+        constexpr int kExitFailure = 1 << 8;
+        give_up(kExitFailure);
+        return;
+    }
+    worker_ = *std::move(worker);
+}
+
+void Keeper::give_up(int status) {
+    remove_socket_files();
+    finish(status);
+}
+
+void Keeper::finish(int status) {
+    if (WIFSIGNALED(status)) {
+        remove_socket_files();
+    }
+    stored_.clear();
+    if (take_over_ && take_over_->standby.pid > 0) {
+        ::kill(take_over_->standby.pid, SIGKILL);
+    }
+    ended_ = status;
+}
+
+/// Those that the worker made and could not remove. By now somebody else's may be there.
+void Keeper::remove_socket_files() const {
+    for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
+        const auto kept = stored_.find(socket.file_name);
+
+        struct stat made {};
+
+        struct stat there {};
+
+        if (kept != stored_.end() && ::fstat(kept->second.get(), &made) == 0 &&
+            ::lstat(socket.path.c_str(), &there) == 0 && S_ISSOCK(there.st_mode) &&
+            made.st_dev == there.st_dev && made.st_ino == there.st_ino) {
+            (void)::unlink(socket.path.c_str());
+        }
+    }
+}
+
+// --- Another program
+// -------------------------------------------------------------------------------
+
+void answer_sender(pid_t sender, bool taken_over) {
+    if (sender > 0) {
+        sigval value{};
+        value.sival_int = taken_over ? kTakenOver : kNotTakenOver;
+        (void)::sigqueue(sender, SIGUSR2, value);
+    }
+}
+
+void Keeper::begin_take_over(pid_t asked_by, bool by_sender) {
+    const pid_t waits = by_sender ? asked_by : 0;
+    if (take_over_ || ending_ || last_ || !worker_.ready) {
+        log(LogLevel::kWarning, "keeper: no other program can take over now");
+        answer_sender(waits, false);
+        return;
+    }
+    const std::string path = by_sender ? "/proc/" + std::to_string(asked_by) + "/exe" : path_;
+    auto program = open_program(path);
+    auto standby = program ? spawn(*program) : Result<Worker>(std::unexpected(program.error()));
+    if (!standby) {
+        log(LogLevel::kError, "keeper: {}", standby.error().message);
+        answer_sender(waits, false);
+        return;
+    }
+    log(LogLevel::kInfo, "keeper: another program is to take over (process {})", standby->pid);
+    take_over_.emplace(TakeOver{.program = *std::move(program),
+                                .standby = *std::move(standby),
+                                .deadline = Clock::now() + kTakeOverLimit,
+                                .asked_by = waits});
+}
+
+/// The new program is there and waits: now the old one goes.
+void Keeper::hand_over() {
+    take_over_->begun = true;
+    take_over_->deadline = Clock::now() + kTakeOverLimit;
+    if (worker_.pid > 0) {
+        ::kill(worker_.pid, SIGKILL);
+    }
+}
+
+void Keeper::end_take_over(bool taken_over) {
+    TakeOver over = *std::exchange(take_over_, std::nullopt);
+    answer_sender(over.asked_by, taken_over);
+    if (taken_over) {
+        log(LogLevel::kInfo, "keeper: the new program has taken over");
+        program_ = std::move(over.program);
+        worker_ = std::move(over.standby);
+        return;
+    }
+    if (over.standby.pid > 0) {
+        ::kill(over.standby.pid, SIGKILL);
+        (void)::waitpid(over.standby.pid, nullptr, 0);
+    }
+    // What it said last counts: descriptors that it kept or has done with.
+    if (over.begun && !ending_) {
+        read_rest(over.standby);
+        log(LogLevel::kError, "keeper: going back to the program before");
+        if (worker_.pid > 0) {
+            (void)::waitpid(worker_.pid, nullptr, 0);
+            read_rest(worker_);
+            worker_.pid = -1;
+        }
+        restart();
+    }
+}
+
+}  // namespace
+
+int run_keeper(const KeeperSettings& settings) {
+    Keeper keeper(settings);
+    if (const auto prepared = keeper.prepare(); !prepared) {
+        log(LogLevel::kError, "keeper: {}", prepared.error().message);
+        return 1;
+    }
+    const int status = keeper.run();
+    if (WIFSIGNALED(status)) {
+        // As if there had been no keeper. No second core file.
+        ::signal(WTERMSIG(status), SIG_DFL);
+        sigset_t only;
+        sigemptyset(&only);
+        sigaddset(&only, WTERMSIG(status));
+        ::sigprocmask(SIG_UNBLOCK, &only, nullptr);
+        ::raise(WTERMSIG(status));
+        return 128 + WTERMSIG(status);
+    }
+    return WEXITSTATUS(status);
+}
+
+}  // namespace outrigger

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The keeper: a small parent process that starts the program again when it is killed, and has its
+/// descriptors meanwhile, so that front ends that cannot connect again do not notice
+/// (docs/keeper.md). One thread, a few hundred lines, no guest memory.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <sys/types.h>
+
+namespace outrigger {
+
+struct KeeperSettings {
+    std::string_view program;            ///< for log lines
+    size_t restarts_max = 5;             ///< in 10 seconds
+    std::vector<std::string> arguments;  ///< argv of the program that is started
+    /// Inherited sockets that the program takes (--fd): as long as we had them open, too, nobody
+    /// would see them closed.
+    std::vector<int> inherited;
+
+    /// Sockets that the program makes, and the names under which it keeps a descriptor of each
+    /// file: to remove them when no worker can any more.
+    struct SocketPath {
+        std::string path;
+        std::string file_name;
+    };
+
+    std::vector<SocketPath> socket_paths;
+};
+
+/// Runs the program under a keeper, which this process becomes; returns when the program has ended
+/// for good: its exit status. If a signal killed it, that signal kills this process, too.
+[[nodiscard]] int run_keeper(const KeeperSettings& settings);
+
+/// --take-over: asks keeper `keeper` to go on with the program that calls this, and waits. Returns
+/// the exit status: 0 when it does, 1 when it does not, for reasons that are printed.
+[[nodiscard]] int take_over(std::string_view program, pid_t keeper);
+
+}  // namespace outrigger

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a session goes on in another process: what this one writes down before it takes a message
+// from the socket and answers it, and how it carries out again what the one before wrote.
+#include <utility>
+
+#include "vhost-user-backend/session/session_impl.h"
+
+namespace outrigger {
+namespace {
+
+/// Before the bytes of each section.
+struct SectionHeader {
+    uint32_t id;
+    uint32_t version;
+    uint32_t critical;
+    uint32_t length;
+};
+
+static_assert(sizeof(SectionHeader) == 16);
+
+std::vector<std::byte> write_sections(std::span<const StateSection> sections) {
+    std::vector<std::byte> bytes;
+    for (const StateSection& section : sections) {
+        const SectionHeader header{.id = section.id,
+                                   .version = section.version,
+                                   .critical = section.critical ? 1U : 0U,
+                                   .length = static_cast<uint32_t>(section.bytes.size())};
+        const auto raw = std::as_bytes(std::span(&header, 1));
+        bytes.insert(bytes.end(), raw.begin(), raw.end());
+        bytes.insert(bytes.end(), section.bytes.begin(), section.bytes.end());
+    }
+    return bytes;
+}
+
+/// Nothing when `bytes` are no such list: they come from a file.
+std::optional<std::vector<StateSection>> read_sections(std::span<const std::byte> bytes) {
+    std::vector<StateSection> sections;
+    while (!bytes.empty()) {
+        SectionHeader header{};
+        if (bytes.size() < sizeof header) {
+            return std::nullopt;
+        }
+        std::memcpy(&header, bytes.data(), sizeof header);
+        bytes = bytes.subspan(sizeof header);
+        if (header.length > bytes.size()) {
+            return std::nullopt;
+        }
+        const auto content = bytes.first(header.length);
+        sections.push_back({.id = header.id,
+                            .version = header.version,
+                            .critical = header.critical != 0,
+                            .bytes = {content.begin(), content.end()}});
+        bytes = bytes.subspan(header.length);
+    }
+    return sections;
+}
+
+}  // namespace
+
+/// Messages that start or enable a ring: a refusal leaves it stopped, or not enabled.
+std::optional<uint32_t> Session::Impl::ring_in_doubt(const wire::Message& message) const {
+    std::optional<size_t> index;
+    switch (static_cast<wire::FrontendRequest>(message.header.request)) {
+        case wire::FrontendRequest::kSetVringKick:
+            index = ring_index(payload_as<uint64_t>(message) & wire::kVringFdIndexMask);
+            break;
+        case wire::FrontendRequest::kVringKick:
+        case wire::FrontendRequest::kSetVringEnable:
+            index = ring_index(payload_as<wire::VringState>(message).index);
+            break;
+        default:  // the many others
+            break;
+    }
+    return index ? std::optional(static_cast<uint32_t>(*index)) : std::nullopt;
+}
+
+/// A check that went well, after a load: the device is what came, and the transfer is gone.
+void Session::Impl::note_loaded_state() {
+    if (!loads_state_ || any_ring_running()) {
+        return;
+    }
+    const auto sections = environment_.device.save_state();
+    environment_.journal->keep_device_state(sections ? std::optional(write_sections(*sections))
+                                                     : std::nullopt);
+}
+
+Session::Impl::Outcome Session::Impl::restore_device_state(std::span<const std::byte> bytes) {
+    const auto sections = read_sections(bytes);
+    return sections && environment_.device.load_state(*sections) ? done()
+                                                                 : refuse(Refusal::kDeviceState);
+}
+
+/// The message has its effect: the next process must have it, too, and not once more.
+void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool has_reply) {
+    SessionJournal* const journal = environment_.journal;
+    if (journal == nullptr || std::exchange(settled_, true)) {
+        return;
+    }
+    if (const auto index = std::exchange(ring_in_doubt_, std::nullopt); index && !carried_out_) {
+        const Vring& ring = rings_[*index];
+        journal->set_ring_state(*index, ring.started, ring.enabled);
+    }
+    if (carried_out_ &&
+        request_ == static_cast<uint32_t>(wire::FrontendRequest::kCheckDeviceState)) {
+        note_loaded_state();
+    }
+    journal->settle({.carried_out = carried_out_ && !acknowledges_,
+                     .has_reply = has_reply,
+                     .reply = reply,
+                     .reply_fd = reply_fd});
+    journal->on_taking();
+    (void)connection_.take();  // if it fails, it ends the session
+}
+
+Session::Impl::Outcome Session::Impl::restore(SavedSession::Message& saved) {
+    if (saved.request == static_cast<uint32_t>(wire::FrontendRequest::kSetDeviceStateFd)) {
+        return restore_device_state(saved.payload);
+    }
+    wire::Message message{.header = {.request = saved.request,
+                                     .flags = wire::kVersion,
+                                     .size = static_cast<uint32_t>(saved.payload.size())},
+                          .payload = std::move(saved.payload),
+                          .fds = std::move(saved.fds)};
+    const wire::RequestDescription* request = wire::find_frontend_request(saved.request);
+    // It was allowed when it came. Its form is checked: it comes from a file.
+    if (request == nullptr || malformed(*request, message)) {
+        return refuse(Refusal::kUnknownRequest);
+    }
+    return dispatch(message);
+}
+
+void Session::Impl::restore_next() {
+    while (!close_reason_ && restored_ < saved_->messages.size()) {
+        handling_ = true;
+        Outcome outcome = restore(saved_->messages[restored_++]);
+        handling_ = false;
+        if (outcome.kind == Outcome::Kind::kLater) {
+            if (!finished_) {
+                waiting_ = true;
+                return;
+            }
+            outcome = *std::exchange(finished_, std::nullopt);
+        }
+        if (!was_restored(outcome)) {
+            return;
+        }
+    }
+    if (!close_reason_) {
+        end_restore();
+    }
+}
+
+bool Session::Impl::was_restored(const Outcome& outcome) {
+    if (outcome.kind != Outcome::Kind::kRefused) {
+        return true;
+    }
+    const SavedSession::Message& message = saved_->messages[restored_ - 1];
+    const wire::RequestDescription* request = wire::find_frontend_request(message.request);
+    log(LogLevel::kError,
+        "{}: the session cannot go on: {} ({}) of the process before is refused: {}",
+        identity_.name,
+        request != nullptr ? request->name : "a request",
+        message.request,
+        describe(outcome.refusal));
+    close(CloseReason::kNotRestored);
+    return false;
+}
+
+/// The message that was in hand, and from here on as if nothing had been.
+void Session::Impl::end_restore() {
+    SavedSession saved = *std::exchange(saved_, std::nullopt);
+    if (saved.in_hand) {
+        SessionJournal& journal = *environment_.journal;
+        if (saved.in_hand_is_untaken) {
+            journal.on_taking();
+            if (!connection_.take_seen(saved.in_hand->header, saved.in_hand->fd_count)) {
+                return;
+            }
+        }
+        if (saved.in_hand->has_reply) {
+            settled_ = true;
+            request_ = saved.in_hand->header.request;
+            send(saved.in_hand->reply, saved.reply_fd.get());
+        }
+    }
+    if (close_reason_) {
+        return;
+    }
+    log(LogLevel::kInfo,
+        "{}: goes on with a session that another process began ({} messages)",
+        identity_.name,
+        restored_);
+    misses_.send_queued();
+    connection_.resume();
+    if (saved.on_restored) {
+        saved.on_restored();
+    }
+}
+
+}  // namespace outrigger
