@@ -9,15 +9,18 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
-#include <thread>
+#include <string_view>
 #include <vector>
 
 #include <linux/virtio_blk.h>
@@ -150,7 +153,8 @@ class DirtyLogAudit : public ::testing::TestWithParam<Audited> {
 
     /// Fills a buffer with what no device writes there: each byte differs from the time before.
     void scribble(GuestAddr address, uint32_t bytes) {
-        memory_.write(address, std::vector<std::byte>(bytes, std::byte(++serial_ % 251 + 1)));
+        memory_.write(address,
+                      std::vector<std::byte>(bytes, static_cast<std::byte>(++serial_ % 251 + 1)));
     }
 
     [[nodiscard]] bool add_disk_request(driver::DriverQueue& queue) {
@@ -177,15 +181,16 @@ class DirtyLogAudit : public ::testing::TestWithParam<Audited> {
         } else if (header.type == VIRTIO_BLK_T_GET_ID) {
             bytes = VIRTIO_BLK_ID_BYTES;
         }
-        const auto at = take(sizeof header + bytes + 1);
+        constexpr auto kHeaderBytes = static_cast<uint32_t>(sizeof header);
+        const auto at = take(kHeaderBytes + bytes + 1);
         if (!at) {
             return false;
         }
         const bool reads = header.type == VIRTIO_BLK_T_IN || header.type == VIRTIO_BLK_T_GET_ID;
-        scribble(*at, static_cast<uint32_t>(sizeof header) + bytes + 1);
+        scribble(*at, kHeaderBytes + bytes + 1);
         memory_.write(*at, std::as_bytes(std::span(&header, 1)));
-        const GuestAddr data = driver::offset_by(*at, sizeof header);
-        std::vector<driver::Segment> segments = {{*at, sizeof header, false}};
+        const GuestAddr data = driver::offset_by(*at, kHeaderBytes);
+        std::vector<driver::Segment> segments = {{*at, kHeaderBytes, false}};
         for (uint32_t done = 0; done < bytes;) {
             const auto length =
                 std::min(static_cast<uint32_t>(1 + below(kDataBytesMax)), bytes - done);
@@ -319,7 +324,8 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 TEST_P(DirtyLogAudit, NoPageChangesWithoutItsBit) {
-    const auto end = std::chrono::steady_clock::now() + audit_time() / audited().size();
+    const auto end =
+        std::chrono::steady_clock::now() + audit_time() / static_cast<int>(audited().size());
     enable_rings(0);
     while (std::chrono::steady_clock::now() < end && !HasFatalFailure()) {
         audit_round();
