@@ -206,13 +206,13 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         poison(index);
         return;
     }
-    environment_.logs.broken.log(LogLevel::kWarning,
-                                 "{}: ring {} stopped, {}: {}",
-                                 identity_.name,
-                                 index,
-                                 error == RingError::kDirtyLog ? "the front end broke it"
-                                                               : "the guest's driver broke it",
-                                 describe(error));
+    environment_.logs.broken.log(
+        LogLevel::kWarning,
+        "{}: ring {} stopped, {}: {}",
+        identity_.name,
+        index,
+        error == RingError::kDirtyLog ? "the front end broke it" : "the guest's driver broke it",
+        describe(error));
 }
 
 /// Zeroes are in the place of guest memory. What other rings read may be just that.
