@@ -71,10 +71,10 @@ class ZonedHost : public ::testing::TestWithParam<const char*> {
 
     /// What the kernel says of one zone.
     [[nodiscard]] blk_zone kernel_zone(uint64_t sector) const {
-        blk_zone_report head{};
-        head.sector = sector;
-        head.nr_zones = 1;
+        // struct blk_zone_report, whose array at the end is no C++, and one zone.
+        const std::array<uint64_t, 2> head{sector, 1};
         std::array<std::byte, sizeof head + sizeof(blk_zone)> report{};
+        static_assert(sizeof head == sizeof(blk_zone_report));
         std::memcpy(report.data(), &head, sizeof head);
         const UniqueFd fd(::open(device_.c_str(), O_RDONLY | O_CLOEXEC));
         EXPECT_EQ(::ioctl(fd.get(), BLKREPORTZONE, report.data()), 0);

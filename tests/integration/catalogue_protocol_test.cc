@@ -49,25 +49,45 @@ TEST_F(CatalogueProtocol, Row20SetVringKickOnARunningRingReplacesTheDescriptor) 
     EXPECT_EQ(counters().rings_started.value(), 1U);
 }
 
-TEST_F(CatalogueProtocol, Row23LogThatCannotBeIsRefused) {
+// SET_LOG_BASE has a reply that is data and nothing else, so what cannot be closes (decision 5).
+class CatalogueLog : public CatalogueProtocol, public ::testing::WithParamInterface<wire::Log> {};
+
+INSTANTIATE_TEST_SUITE_P(Logs,
+                         CatalogueLog,
+                         ::testing::Values(wire::Log{.size = kHuge, .offset = kHuge},
+                                           wire::Log{.size = kHuge - 4095, .offset = 4096},
+                                           wire::Log{.size = 0, .offset = 0},
+                                           wire::Log{.size = 4096, .offset = kHuge},
+                                           wire::Log{.size = 1ULL << 40, .offset = 0}));
+
+TEST_P(CatalogueLog, Row23LogThatCannotBeIsRefused) {
+    run({.protocol_features = kEverything});
+    EXPECT_EQ(frontend().set_log_base(GetParam(), any_file()), Answer::kClosed);
+    EXPECT_EQ(counters().refused.value(Refusal::kDirtyLog), 1U);
+    expect_close_and_next_session(CloseReason::kRefused);
+}
+
+TEST_F(CatalogueProtocol, Row23LogDescriptorThatCannotBeIsRefused) {
     run({.protocol_features = kEverything});
     const ProcessCounts before = ProcessCounts::now();
-    for (const wire::Log log : {wire::Log{.size = kHuge, .offset = kHuge},
-                                wire::Log{.size = 0, .offset = 0},
-                                wire::Log{.size = 1ULL << 40, .offset = 0}}) {
-        EXPECT_EQ(frontend().set_log_base(log, any_file()), Answer::kRefused);
-    }
     EXPECT_EQ(frontend().set_log_fd(any_file()), Answer::kRefused);
     expect_nothing_left(before);
     expect_echo();
 }
 
-// Without a log there is nothing to log to: the feature is not offered.
-TEST_F(CatalogueProtocol, Row24LoggingIsRefused) {
+TEST_F(CatalogueProtocol, Row24LogTooSmallBreaksTheRing) {
     run({.protocol_features = kEverything});
-    expect_refusal(Refusal::kFeatures, [&] {
-        return frontend().set_features(running_.agreement.features.with(wire::kLogAllBit));
-    });
+    const UniqueFd log = create_shared_memory("log", 1).value();
+    EXPECT_EQ(frontend().set_log_base({.size = 1, .offset = 0}, log.get()), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_features(running_.agreement.features.with(wire::kLogAllBit)),
+              Answer::kAccepted);
+    EXPECT_TRUE(eventually([&] { return counters().rings_broken.total() == 1; }));
+    EXPECT_EQ(counters().rings_broken.value(RingError::kDirtyLog), 1U);
+    EXPECT_EQ(frontend().set_features(running_.agreement.features), Answer::kAccepted);
+    EXPECT_TRUE(queue().stop(frontend()));
+    queue().reset();
+    EXPECT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    EXPECT_EQ(frontend().set_vring_enable(0, 1), Answer::kAccepted);
     expect_echo();
 }
 

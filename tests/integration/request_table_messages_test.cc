@@ -40,7 +40,6 @@ struct Row {
 // Written from the specification, not from the table.
 constexpr std::array kRows = {
     Row{6, "SET_LOG_BASE", Refused::kAck, 16, 1},
-    Row{7, "SET_LOG_FD", Refused::kAck, 0, 1},
     Row{17, "GET_QUEUE_NUM", Refused::kCloses, 0, 0},
     Row{18, "SET_VRING_ENABLE", Refused::kAck, 8, 0},
     Row{19, "SEND_RARP", Refused::kAck, 8, 0},

@@ -60,6 +60,8 @@ TEST(ServedMessagesTable, EveryServedMessageHasATest) {
         "POSTCOPY_END",
         "SET_DEVICE_STATE_FD",
         "CHECK_DEVICE_STATE",
+        "SET_LOG_BASE",
+        "SET_LOG_FD",
     };
     std::set<std::string_view> served;
     for (const auto& request : wire::frontend_requests()) {
@@ -80,13 +82,14 @@ TEST_F(ServedMessages, GetFeaturesGivesTheDevicesBitsAndTheFrameworks) {
                                                   driver::kRingPackedBit,
                                                   driver::kInOrderBit,
                                                   driver::kNotificationDataBit,
+                                                  wire::kLogAllBit,
                                                   wire::kProtocolFeaturesBit})));
 }
 
-// Offered is what is finished: no dirty log, no ORDER_PLATFORM.
+// Offered is what is finished: no ORDER_PLATFORM.
 TEST_F(ServedMessages, GetFeaturesOffersNothingUnfinished) {
     const auto features = frontend().get_features().value();
-    for (const unsigned unfinished : {24U, wire::kLogAllBit, 36U, 43U}) {
+    for (const unsigned unfinished : {24U, 36U, 43U}) {
         EXPECT_FALSE(features.has(unfinished)) << unfinished;
     }
 }
@@ -142,6 +145,7 @@ TEST_F(ServedMessages, GetProtocolFeaturesOffersWhatIsServed) {
     const auto protocol = frontend().get_protocol_features().value();
     EXPECT_EQ(protocol,
               FeatureSet::of({bit(ProtocolFeature::kMq),
+                              bit(ProtocolFeature::kLogShmfd),
                               bit(ProtocolFeature::kReplyAck),
                               bit(ProtocolFeature::kBackendReq),
                               bit(ProtocolFeature::kDeviceState),

@@ -48,10 +48,8 @@ class DirtyLogFile final {
 
     [[nodiscard]] std::set<uint64_t> pages() const {
         std::set<uint64_t> found;
-        for (uint64_t page = 0; page < 8 * bytes_; ++page) {
-            if ((load(offset_ + page / 8) >> page % 8 & 1) != 0) {
-                found.insert(page);
-            }
+        for (uint64_t byte = 0; byte < bytes_; ++byte) {
+            insert(found, byte, load(offset_ + byte));
         }
         return found;
     }
@@ -60,13 +58,12 @@ class DirtyLogFile final {
     [[nodiscard]] std::set<uint64_t> take_pages() const {
         std::set<uint64_t> found;
         for (uint64_t byte = 0; byte < bytes_; ++byte) {
+            if (load(offset_ + byte) == 0) {
+                continue;
+            }
             // Acquire pairs with the device's release: who sees the mark sees the data.
             const unsigned bits = __atomic_exchange_n(at(offset_ + byte), 0, __ATOMIC_ACQ_REL);
-            for (uint64_t bit = 0; bit < 8; ++bit) {
-                if ((bits >> bit & 1) != 0) {
-                    found.insert(8 * byte + bit);
-                }
-            }
+            insert(found, byte, bits);
         }
         return found;
     }
@@ -86,6 +83,14 @@ class DirtyLogFile final {
 
   private:
     static constexpr uint64_t kMargin = 64;
+
+    static void insert(std::set<uint64_t>& pages, uint64_t byte, unsigned bits) {
+        for (uint64_t bit = 0; bits >> bit != 0; ++bit) {
+            if ((bits >> bit & 1) != 0) {
+                pages.insert(8 * byte + bit);
+            }
+        }
+    }
 
     [[nodiscard]] uint8_t* at(uint64_t byte) const {
         // SAFETY: inside the mapping, by all callers; the device writes it too, hence atomics.

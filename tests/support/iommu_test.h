@@ -26,7 +26,8 @@ struct IommuTestOptions {
     uint16_t queue_count = 1;
     uint16_t queue_size = 256;
     uint64_t memory_bytes = kIommuMemoryBytes;
-    bool ready_iommu = true;  ///< misses are answered when the rings start
+    FeatureSet protocol_features{};  ///< beside the usual ones
+    bool ready_iommu = true;         ///< misses are answered when the rings start
 };
 
 /// What both sides have once the rings run.
@@ -42,7 +43,7 @@ class IommuGuest final {
     /// Features, memory, channel; no ring yet.
     void set_up() {
         using wire::ProtocolFeature;
-        FeatureSet protocol = driver::kUsualProtocolFeatures;
+        FeatureSet protocol = driver::kUsualProtocolFeatures | options_.protocol_features;
         if (options_.has_channel) {
             protocol = protocol.with(bit(ProtocolFeature::kBackendReq));
         }
@@ -88,6 +89,8 @@ class IommuGuest final {
         return iommu_.with_frontend(
             [&](driver::Frontend& frontend) { return queues_[index].stop(frontend); });
     }
+
+    [[nodiscard]] const driver::Agreement& agreement() const { return agreement_; }
 
     [[nodiscard]] driver::GuestMemory& memory() { return memory_; }
 

@@ -164,8 +164,8 @@ constexpr std::array<OptionSpec, 17> kProcessOptions = {{
      .number_max = 3'600'000},
     {.name = "require-sealed",
      .kind = OptionKind::kFlag,
-     .help = "Refuse guest memory whose file could be truncated: only memfds sealed against "
-             "shrinking are accepted (QEMU: memory-backend-memfd)"},
+     .help = "Refuse guest memory, and dirty logs, whose file could be truncated: only memfds "
+             "sealed against shrinking are accepted (QEMU: memory-backend-memfd)"},
     {.name = "log-level",
      .kind = OptionKind::kChoice,
      .value_name = "LEVEL",

@@ -51,6 +51,11 @@ Result<void> check_device(const Device& device) {
         return failure(impossible(
             identity, "shared_memory has more than 256 regions, or one that is not whole pages"));
     }
+    if (!are_section_kinds(device.state_sections())) {
+        return failure(impossible(identity,
+                                  "state_sections() has an id or version 0, an id twice, or a name "
+                                  "that is not 32 printable characters at most"));
+    }
     return {};
 }
 

@@ -92,6 +92,8 @@ std::string_view describe(Refusal refusal) {
             return "the in-flight buffer is too small for the ring, or does not hold a log of it";
         case Refusal::kTranslation:
             return "impossible translation";
+        case Refusal::kDirtyLog:
+            return "impossible dirty log";
         case Refusal::kStateTransfer:
             return "no such direction or phase of a device state transfer";
         case Refusal::kStateChannel:

@@ -58,6 +58,7 @@ enum class Refusal : uint8_t {
     kSharedObject,    ///< the device shares no such object
     kDevice,          ///< the device could not start the queue
     kTranslation,     ///< an IOTLB message that wraps, leaves guest memory, or is of no known kind
+    kDirtyLog,        ///< a dirty log that is empty, wraps, or does not lie in its file
     kStateTransfer,   ///< a direction or phase of a device state transfer that there is not
     kStateChannel,    ///< a descriptor over which no device state can travel in that direction
     kDeviceState,     ///< the device's state did not come or go whole, or does not fit
@@ -65,7 +66,7 @@ enum class Refusal : uint8_t {
     kInflightLog,     ///< what it holds for the ring is damaged, or has no room for its size
     kUserfault,       ///< pages of that memory, or any, cannot come when they are touched
 };
-inline constexpr size_t kRefusalCount = 28;
+inline constexpr size_t kRefusalCount = 29;
 
 /// An event counter that several threads write. It carries no ordering.
 class SharedCounter final {

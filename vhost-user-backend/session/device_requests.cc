@@ -48,7 +48,11 @@ Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& m
             runner.post([&runner, enabled] { runner.set_enabled(enabled); });
         }
     }
-    return done();
+    if (logging_is_up_to_date()) {
+        return done();
+    }
+    update_logging([this] { finish(done()); });
+    return later();
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::Message& message) {

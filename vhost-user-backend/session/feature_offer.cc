@@ -6,7 +6,8 @@
 namespace outrigger {
 
 FeatureSet offered_virtio_features(const Device& device) {
-    const FeatureSet transport = FeatureSet::of({kFeatureIndirectDesc,
+    const FeatureSet transport = FeatureSet::of({wire::kLogAllBit,
+                                                 kFeatureIndirectDesc,
                                                  kFeatureEventIdx,
                                                  wire::kProtocolFeaturesBit,
                                                  kFeatureVersion1,
@@ -24,6 +25,7 @@ FeatureSet offered_protocol_features(const DeviceIdentity& identity,
                                      const DeviceAbilities& abilities) {
     using enum wire::ProtocolFeature;
     FeatureSet features = FeatureSet::of({wire::bit(kMq),
+                                          wire::bit(kLogShmfd),
                                           wire::bit(kReplyAck),
                                           wire::bit(kBackendReq),
                                           wire::bit(kResetDevice),

@@ -148,10 +148,17 @@ void QueueRunner::signal_call() {
     }
 }
 
+void QueueRunner::signal_log_change() {
+    if (queue_->take_log_change() && has_fd(descriptors_.log_call)) {
+        (void)send_notification(descriptors_.log_call->get(), descriptors_.log_call->kind);
+    }
+}
+
 void QueueRunner::publish() {
     if (queue_->publish()) {
         signal_call();
     }
+    signal_log_change();
 }
 
 bool QueueRunner::may_process() const {
@@ -200,7 +207,9 @@ bool QueueRunner::prepare_sleep() {
     kicks_enabled_ = true;
     // True when requests came between the last look and the arming: they may have seen kicks
     // suppressed, so nobody would wake us for them.
-    return !queue_->enable_kicks();
+    const bool has_work = queue_->enable_kicks();
+    signal_log_change();
+    return !has_work;
 }
 
 void QueueRunner::check_memory() {

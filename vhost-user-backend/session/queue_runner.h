@@ -28,8 +28,9 @@ struct RingDescriptors {
     SharedFd kick;
     SharedFd call;
     SharedFd err;
-    bool kick_in_band = false;  ///< without `kick`: VRING_KICK tells of requests
-    bool call_in_band = false;  ///< without `call`: VRING_CALL tells the driver
+    SharedFd log_call = nullptr;  ///< SET_LOG_FD: the dirty log has changed
+    bool kick_in_band = false;    ///< without `kick`: VRING_KICK tells of requests
+    bool call_in_band = false;    ///< without `call`: VRING_CALL tells the driver
 };
 
 /// Constructed on the control thread, then thread-bound to its worker until stop() has called back.
@@ -104,6 +105,9 @@ class QueueRunner final : public WorkSource {
     /// a kick may have been lost while nobody watched (vhost-user "Ring states").
     [[nodiscard]] Result<void> start();
 
+    /// Any thread.
+    [[nodiscard]] QueueIndex index() const { return environment_.index; }
+
     /// Any thread: the session's count when the ring was made.
     [[nodiscard]] uint32_t memory_losses_at_start() const { return memory_losses_; }
 
@@ -118,6 +122,15 @@ class QueueRunner final : public WorkSource {
 
     /// Signals the new descriptor once: QEMU swaps it while requests complete.
     void set_call(SharedFd call);
+
+    /// What the ring writes is marked in `log` from now on, or (null) nowhere: see
+    /// Virtqueue::set_log().
+    void set_log(std::shared_ptr<const DirtyLog> log, std::optional<GuestAddr> used_log_address) {
+        queue_->set_log(std::move(log), used_log_address);
+    }
+
+    /// Is signalled when something was marked. Null: nobody wants to know.
+    void set_log_call(SharedFd log_call) { descriptors_.log_call = std::move(log_call); }
 
     void set_err(SharedFd err) { descriptors_.err = std::move(err); }
 
@@ -157,6 +170,7 @@ class QueueRunner final : public WorkSource {
     void count_round();
     void on_kick();
     void signal_call();
+    void signal_log_change();
     void publish();
     void check_memory();
     void check_broken();

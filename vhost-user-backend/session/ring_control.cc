@@ -148,6 +148,7 @@ RingDescriptors Session::Impl::runner_descriptors(const Vring& ring) const {
     RingDescriptors descriptors = ring.descriptors;
     descriptors.kick_in_band = in_band && !ring.polled;
     descriptors.call_in_band = in_band && !ring.call_is_set;
+    descriptors.log_call = log_call_;
     return descriptors;
 }
 
@@ -205,11 +206,13 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         poison(index);
         return;
     }
-    environment_.logs.broken.log(LogLevel::kWarning,
-                                 "{}: ring {} stopped, the guest's driver broke it: {}",
-                                 identity_.name,
-                                 index,
-                                 describe(error));
+    environment_.logs.broken.log(
+        LogLevel::kWarning,
+        "{}: ring {} stopped, {}: {}",
+        identity_.name,
+        index,
+        error == RingError::kDirtyLog ? "the front end broke it" : "the guest's driver broke it",
+        describe(error));
 }
 
 /// Zeroes are in the place of guest memory. What other rings read may be just that.
@@ -272,8 +275,13 @@ void Session::Impl::start_ring(size_t index, RingStarted then) {
                  base = base_of(ring),
                  memory = memory_,
                  inflight = inflight_area(index),
+                 log = log_in_use_,
+                 used_log_address = used_log_address(ring),
                  then = std::move(then)]() mutable {
         auto queue = Virtqueue::create(config, base, std::move(memory), std::move(inflight));
+        if (queue) {
+            (*queue)->set_log(std::move(log), used_log_address);
+        }
         environment_.control_loop.post(
             [this, index, &worker, queue = std::move(queue), then = std::move(then)]() mutable {
                 if (queue) {

@@ -316,9 +316,11 @@ Session::Impl::Outcome Session::Impl::dispatch(wire::Message& message) {
             return handle_set_device_state_fd(message);
         case kCheckDeviceState:
             return handle_check_device_state();
-        // Known and not served: not_now() refused them on the word of the request table.
         case kSetLogBase:
+            return handle_set_log_base(message);
         case kSetLogFd:
+            return handle_set_log_fd(message);
+        // Known and not served: not_now() refused them on the word of the request table.
         case kSetVringEndian:
         case kCreateCryptoSession:
         case kCloseCryptoSession:
@@ -491,6 +493,8 @@ void Session::Impl::begin_close() {
         environment_.device.on_frontend(nullptr);
         environment_.device.reset();
         memory_ = MemorySnapshot::empty();
+        log_ = nullptr;
+        log_in_use_ = nullptr;
         // From the loop, so that whoever called us is off the stack when the session goes.
         environment_.control_loop.post([this] { end_close(); });
     });

@@ -257,6 +257,19 @@ class Session::Impl final : public Connection::Handler,
     Outcome invalidate_iotlb(const wire::Iotlb& iotlb);
     void on_ring_misses(size_t index, const std::vector<TranslationMiss>& misses, MissTurn turn);
 
+    // log_requests.cc
+    Outcome handle_set_log_base(const wire::Message& message);
+    Outcome handle_set_log_fd(wire::Message& message);
+    /// Has every ring keep the log that the front end's log and features ask for; `then` follows
+    /// when all do, and none writes to another one.
+    void update_logging(Continuation then);
+
+    [[nodiscard]] bool logging_is_up_to_date() const { return log_in_use_ == wanted_log(); }
+
+    [[nodiscard]] const std::shared_ptr<const DirtyLog>& wanted_log() const;
+    [[nodiscard]] std::optional<GuestAddr> used_log_address(const Vring& ring) const;
+    Outcome move_used_log(Vring& ring, const wire::VringAddress& address);
+
     // vring_requests.cc
     [[nodiscard]] std::optional<size_t> ring_index(uint64_t raw) const;
     Outcome handle_set_vring_num(const wire::Message& message);
@@ -288,6 +301,7 @@ class Session::Impl final : public Connection::Handler,
     };
 
     [[nodiscard]] Result<RingFd, Refusal> take_ring_fd(wire::Message& message);
+    [[nodiscard]] SharedFd share_fd(UniqueFd fd, NotificationKind kind);
     [[nodiscard]] bool address_is_possible(const wire::VringAddress& address,
                                            std::optional<uint16_t> size) const;
     [[nodiscard]] VirtqueueConfig queue_config(const Vring& ring) const;
@@ -306,7 +320,10 @@ class Session::Impl final : public Connection::Handler,
     uint8_t status_ = 0;
     bool used_ = false;  // a ring has run since the last reset
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
-    Iotlb iotlb_;  // what memory_ was made with
+    Iotlb iotlb_;                                 // what memory_ was made with
+    std::shared_ptr<const DirtyLog> log_;         // what SET_LOG_BASE brought last
+    std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
+    SharedFd log_call_;                           // SET_LOG_FD
     Postcopy postcopy_;
     std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
     bool frontend_keeps_inflight_ = false;            // and has it when we are gone

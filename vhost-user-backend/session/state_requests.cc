@@ -25,7 +25,7 @@ SavedQueue to_saved_queue(uint16_t index, uint16_t size, VringBase base, bool pa
         queue.next_used = static_cast<uint16_t>(used & kPackedIndexMask);
         queue.used_wrap = (used >> kPackedWrapShift & 1) != 0;
     } else {
-        // A split ring that has stopped has used all that it took.
+        // Of a split ring the base is all there is to say: its used index lies in guest memory.
         queue.next_available = static_cast<uint16_t>(base.raw);
         queue.next_used = queue.next_available;
     }

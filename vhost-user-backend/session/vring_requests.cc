@@ -78,16 +78,20 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_addr(const wire::Message&
     if (!index) {
         return refuse(Refusal::kRingIndex);
     }
+    if ((address.flags & wire::kVringAddressFlagLog) != 0 &&
+        !checked_add<uint64_t>(address.log,
+                               SplitVirtqueue::area_rules(kQueueSizeLimit).device.bytes)) {
+        return refuse(Refusal::kRingAddress);
+    }
     Vring& ring = rings_[*index];
     if (ring.runner != nullptr) {
         // A running ring keeps its place; only the logging of its used ring may change.
         const bool same_place = address.descriptor == ring.address->descriptor &&
                                 address.available == ring.address->available &&
                                 address.used == ring.address->used;
-        if (!same_place) {
-            return refuse(Refusal::kState);
-        }
-    } else if (!address_is_possible(address, ring.size)) {
+        return same_place ? move_used_log(ring, address) : refuse(Refusal::kState);
+    }
+    if (!address_is_possible(address, ring.size)) {
         return refuse(Refusal::kRingAddress);
     }
     ring.address = address;
@@ -161,10 +165,14 @@ Result<Session::Impl::RingFd, Refusal> Session::Impl::take_ring_fd(wire::Message
     if (!kind) {
         return failure(Refusal::kNotificationFd);
     }
-    auto shared = std::make_shared<const NotificationFd>(std::move(fd), *kind);
+    return RingFd{.index = *index, .fd = share_fd(std::move(fd), *kind)};
+}
+
+SharedFd Session::Impl::share_fd(UniqueFd fd, NotificationKind kind) {
+    auto shared = std::make_shared<const NotificationFd>(std::move(fd), kind);
     std::erase_if(ring_fds_, [](const auto& known) { return known.expired(); });
     ring_fds_.push_back(shared);
-    return RingFd{.index = *index, .fd = std::move(shared)};
+    return shared;
 }
 
 Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& message) {

@@ -5,6 +5,8 @@
 
 #include <fmt/core.h>
 
+#include "vhost-user-backend/state/state_schema.h"
+
 namespace outrigger {
 
 StateSection make_section(const StateSectionKind& kind, std::span<const std::byte> bytes) {
@@ -13,6 +15,19 @@ StateSection make_section(const StateSectionKind& kind, std::span<const std::byt
             .version = kind.version,
             .critical = kind.critical,
             .bytes = {bytes.begin(), bytes.end()}};
+}
+
+bool are_section_kinds(std::span<const StateSectionKind> kinds) {
+    for (size_t i = 0; i < kinds.size(); ++i) {
+        const StateSectionKind& kind = kinds[i];
+        const auto before = kinds.first(i);
+        const bool is_twice =
+            std::ranges::find(before, kind.id, &StateSectionKind::id) != before.end();
+        if (kind.id == 0 || kind.version == 0 || is_twice || !state::is_section_name(kind.name)) {
+            return false;
+        }
+    }
+    return kinds.size() <= kStateSectionsMax;
 }
 
 const StateSection* find_section(std::span<const StateSection> sections, uint32_t id) {

@@ -58,6 +58,9 @@ struct StateSection {
 [[nodiscard]] StateSection make_section(const StateSectionKind& kind,
                                         std::span<const std::byte> bytes);
 
+/// Can a device have these kinds: an id and a version from 1 each, no id twice, names as above?
+[[nodiscard]] bool are_section_kinds(std::span<const StateSectionKind> kinds);
+
 /// The section with this id, or null.
 [[nodiscard]] const StateSection* find_section(std::span<const StateSection> sections, uint32_t id);
 

@@ -44,8 +44,26 @@ Result<bool, InflightLogError> PackedVirtqueue::resume(std::span<std::byte> log,
     next_used_ = resumption.next_used;
     next_available_ = next_used_.behind(held, size_);
     entries_held_ = held;
+    hide_unpublished(held);
     again_.assign(resumption.chains.rbegin(), resumption.chains.rend());
     return true;
+}
+
+/// A batch is written from its second entry on before the first one shows it. If whoever wrote it
+/// died in between, the driver would take those entries for ours as soon as it has come past the
+/// first, whichever chain that is by then. All of them are the device's until it uses them.
+void PackedVirtqueue::hide_unpublished(uint16_t entries_held) {
+    RingPosition position = next_used_;
+    for (uint16_t i = 0; i < entries_held; ++i) {
+        std::byte* const flags = entry(position.index) + kFlags;
+        // Relaxed, both: the driver does not look here before the next release store of flags.
+        const auto found = load<uint16_t>(flags, __ATOMIC_RELAXED);
+        if (!is_available(found, position.wrap)) {
+            store<uint16_t>(
+                flags, position.wrap ? kDescriptorAvailable : kDescriptorUsed, __ATOMIC_RELAXED);
+        }
+        position = position.behind(1, size_);
+    }
 }
 
 Result<bool, RingError> PackedVirtqueue::fetch_again(ChainBuilder& builder,

@@ -105,6 +105,7 @@ class PackedVirtqueue final {
     [[nodiscard]] Result<ChainEnd, RingError> read_chain(uint16_t head_flags,
                                                          uint16_t entries_max,
                                                          ChainBuilder& builder);
+    void hide_unpublished(uint16_t entries_held);
     [[nodiscard]] Result<bool, RingError> fetch_again(ChainBuilder& builder,
                                                       const ChainSlots& slots);
     [[nodiscard]] Result<ChainEnd, RingError> read_noted(const PackedInflightLog::Chain& chain,

@@ -17,6 +17,15 @@ namespace {
 
 constexpr uint64_t kSector = 512;
 
+/// struct blk_zone_report without the array at its end, which is no C++.
+struct ReportHead {
+    uint64_t sector = 0;
+    uint32_t zone_count = 0;
+    uint32_t flags = 0;
+};
+
+static_assert(sizeof(ReportHead) == sizeof(blk_zone_report));
+
 /// What one call asks for: 256 KiB of answer.
 constexpr size_t kZonesPerCallMax = 4096;
 
@@ -67,16 +76,15 @@ class DeviceZoneHost final : public ZoneHost {
 
     int32_t report(uint64_t offset_bytes, std::span<ImageZone> out) override {
         const size_t wanted = std::min(out.size(), kZonesPerCallMax);
-        blk_zone_report head{};
-        head.sector = offset_bytes / kSector;
-        head.nr_zones = static_cast<uint32_t>(wanted);
+        ReportHead head{.sector = offset_bytes / kSector,
+                        .zone_count = static_cast<uint32_t>(wanted)};
         std::vector<std::byte> answer(sizeof head + wanted * sizeof(blk_zone));
         std::memcpy(answer.data(), &head, sizeof head);
         if (::ioctl(device_.get(), BLKREPORTZONE, answer.data()) != 0) {
             return -errno;
         }
         std::memcpy(&head, answer.data(), sizeof head);
-        const size_t count = std::min<size_t>(head.nr_zones, wanted);
+        const size_t count = std::min<size_t>(head.zone_count, wanted);
         for (size_t i = 0; i < count; ++i) {
             blk_zone zone;
             std::memcpy(&zone, answer.data() + sizeof head + i * sizeof zone, sizeof zone);

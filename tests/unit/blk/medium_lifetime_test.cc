@@ -115,6 +115,16 @@ TEST_F(DeviceTree, ZonedDisksAndTheirPartitionsAreKnown) {
     EXPECT_EQ(zoning(makedev(8, 48)).model, ZoneModel::kNone) << "and no zones, says the device";
 }
 
+TEST_F(DeviceTree, PolledQueuesAreThoseThatTheHostSays) {
+    add_disk("8:1", "pci0/block/sda/sda1");
+    add_disk("8:16", "pci0/block/sdb");
+    add_file("pci0/block/sda/queue/io_poll", "1\n");
+    add_file("pci0/block/sdb/queue/io_poll", "0\n");
+    EXPECT_TRUE(device_polls(root_.string(), makedev(8, 1)));
+    EXPECT_FALSE(device_polls(root_.string(), makedev(8, 16)));
+    EXPECT_FALSE(device_polls(root_.string(), makedev(8, 32)));
+}
+
 TEST(MediumLifetime, OtherTextsAreRefused) {
     const LifetimeAttribute one{.kind = LifetimeAttribute::Kind::kPreEndOfLife, .fd = {}};
     const LifetimeAttribute two{.kind = LifetimeAttribute::Kind::kEstimates, .fd = {}};

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <array>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -33,11 +36,16 @@ struct ClaimingDevice final : Device {
         drained();
     }
 
+    [[nodiscard]] std::span<const StateSectionKind> state_sections() const override {
+        return sections;
+    }
+
     void reset() override {}
 
     DeviceIdentity claimed{.virtio_id = 42, .name = "claim"};
     DeviceAbilities able{};
     FeatureSet features{};
+    std::vector<StateSectionKind> sections{};
 };
 
 TEST(CheckDevice, TheDefaultsCanBeServed) {
@@ -54,6 +62,27 @@ TEST(CheckDevice, TheLimitsCanBeServed) {
     device.able.shared_memory = kRegions;
 
     EXPECT_TRUE(check_device(device));
+}
+
+TEST(CheckDevice, RefusesSectionsThatNoStateCanHave) {
+    const auto served = [](std::vector<StateSectionKind> sections) {
+        ClaimingDevice device;
+        device.sections = std::move(sections);
+        return check_device(device).has_value();
+    };
+    const StateSectionKind good{.id = 1, .name = "mode", .version = 1, .critical = true};
+    const std::string long_name(kSectionNameBytesMax + 1, 'n');
+    const auto with = [&](auto StateSectionKind::*field, auto value) {
+        StateSectionKind kind = good;
+        kind.*field = value;
+        return std::vector{kind};
+    };
+    EXPECT_TRUE(served({good}));
+    EXPECT_FALSE(served({good, good}));
+    EXPECT_FALSE(served(with(&StateSectionKind::id, 0U)));
+    EXPECT_FALSE(served(with(&StateSectionKind::version, 0U)));
+    EXPECT_FALSE(served(with(&StateSectionKind::name, std::string_view("a\nb"))));
+    EXPECT_FALSE(served(with(&StateSectionKind::name, std::string_view(long_name))));
 }
 
 TEST(CheckDevice, RefusesADeviceWithoutQueues) {
