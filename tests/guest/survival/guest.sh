@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+# Runs in the guest (busybox): starts the verifier as the kernel command line says, with the serial
+# line of the results as its input and output.
+# shellcheck shell=sh
+
+prove_survival() {
+    disk=- source=''
+    for word in $(cat /proc/cmdline); do
+        case $word in
+            survival.threads=*) threads=${word#*=} ;;
+            survival.blocks=*) blocks=${word#*=} ;;
+            survival.stuck=*) stuck=${word#*=} ;;
+            survival.disk) disk=/dev/vda ;;
+            survival.rng) source=hwrng ;;
+        esac
+    done
+    if [ "$disk" != - ]; then
+        wait_for test -b "$disk" || fail survival.found "no $disk"
+        prove_negotiated blk virtio_blk
+        # Neither merged nor sorted: the requests are those of the verifier.
+        echo none >/sys/block/vda/queue/scheduler
+        echo 2 >/sys/block/vda/queue/nomerges
+    fi
+    if [ "$source" ]; then
+        wait_for grep -q virtio_rng /sys/class/misc/hw_random/rng_current || fail survival.found "no virtio_rng"
+        prove_negotiated rng virtio_rng
+    fi
+    stty -F /dev/ttyS1 raw -echo
+    # shellcheck disable=SC2086
+    if /bin/verifier "$disk" "$threads" "$blocks" "$stuck" $source </dev/ttyS1 >/dev/ttyS1 2>&1; then
+        pass survival.verifier "all was as acknowledged"
+    else
+        fail survival.verifier "status $?"
+    fi
+}
