@@ -14,13 +14,13 @@ LONG_ROUNDS = 20
 _ONE_MORE = ("-device", "virtio-balloon-pci")
 
 
-def start_daemons(setup):
+def start_daemons(setup, *arguments):
     """One for each end. Both have the image open; the one whose guest runs has its lock."""
     image = setup.make_image()
     daemons = []
     for name in ("a", "b"):
         daemon = Daemon(setup.daemon_command("devices/blk/outrigger-blk", f"--blk-file={image}", "--lock=running",
-                                             "--keeper=none"),
+                                             "--keeper=none", *arguments),
                         f"{setup.work}/{name}.sock", f"{setup.work}/{name}.log")
         daemon.start()
         daemons.append(daemon)

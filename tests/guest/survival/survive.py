@@ -14,6 +14,7 @@ import time
 import keeper
 import kill
 import migrate
+import postcopy
 from machine import Failure
 
 
@@ -71,6 +72,8 @@ ROWS = {
     "migrate": migrate.run,
     "migrate-failed": migrate.run_failed,
     "migrate-refused": migrate.run_refused,
+    "postcopy": postcopy.run,
+    "postcopy-lost": postcopy.run_lost,
 }
 
 
@@ -85,7 +88,7 @@ def read_qemus(path):
 def configurations(options, row, qemus):
     """(QEMU, rings) that a row runs with. The short form takes each QEMU and each kind of ring once."""
     rings = [options.rings] if options.rings else ["split", "packed"]
-    if row in migrate.ROWS:
+    if row in migrate.ROWS + postcopy.ROWS:
         qemus = [qemu for qemu in qemus if qemu[1] >= (10,)] or qemus
     if row in ("corrupt", "migrate-refused"):
         return [(qemus[-1], rings[0])]
