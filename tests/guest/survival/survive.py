@@ -149,6 +149,7 @@ def main():
     # Whoever ends this program ends the machines and daemons, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     qemus = list(read_qemus(options.qemus))
+    os.unlink(options.qemus)  # made for this run
     failed = 0
     for row in options.rows or ROWS:
         for qemu, rings in configurations(options, row, qemus):
