@@ -105,6 +105,28 @@ TEST_F(InflightMessages, RingThatStoppedAndStartsAgainGoesWhereTheFrontEndSays) 
     expect_echo();
 }
 
+TEST_F(InflightMessages, PackedRingBeginsAnewBehindAResetOfTheDevice) {
+    driver::BringUpOptions packed = kWithInflight;
+    packed.packed = true;
+    negotiate(packed);
+    ASSERT_TRUE(frontend().get_inflight_fd(1, 128));
+    run(packed);
+    expect_echo();
+    ASSERT_EQ(frontend().set_status(0), Answer::kAccepted);
+    queue().reset();
+    buffers_.clear();
+    ASSERT_EQ(frontend().set_features(running_.agreement.features), Answer::kAccepted);
+    ASSERT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    ASSERT_EQ(frontend().set_vring_enable(0, true), Answer::kAccepted);
+    expect_echo();
+}
+
+TEST_F(InflightMessages, GetWhileARingRunsEndsTheSession) {
+    run(kWithInflight);
+    EXPECT_FALSE(frontend().get_inflight_fd(1, 128));
+    expect_close_and_next_session(CloseReason::kRefused);
+}
+
 TEST_F(InflightMessages, SetIsRefusedWhileARingRuns) {
     run(kWithInflight);
     const UniqueFd file = create_shared_memory("inflight", 65536).value();

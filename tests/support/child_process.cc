@@ -30,7 +30,8 @@ std::string make_file() {
 bool is_daemon_without_choice(const std::string& program, const std::vector<std::string>& words) {
     const bool is_daemon =
         program.ends_with("/outrigger-blk") || program.ends_with("/outrigger-rng");
-    return is_daemon && std::ranges::none_of(words, [](const std::string& word) {
+    const bool is_command = !words.empty() && !words.front().starts_with("-");  // overlay info
+    return is_daemon && !is_command && std::ranges::none_of(words, [](const std::string& word) {
                return word.starts_with("--keeper") || word.starts_with("--take-over");
            });
 }

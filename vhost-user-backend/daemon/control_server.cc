@@ -69,6 +69,7 @@ bool departs(const v1::Request& request) {
     switch (request.command_case()) {
         case v1::Request::kPause:
         case v1::Request::kSetReadOnly:
+        case v1::Request::kSetCache:  // a guest that saw write-through flushes no more
         case v1::Request::kSwapImage:
             return true;
         default:

@@ -23,7 +23,7 @@ Result<void> Daemon::run() {
     OUTRIGGER_TRY(drop_what_threads_inherit());
     OUTRIGGER_TRY(start_workers());
     OUTRIGGER_TRY(confine_threads());
-    OUTRIGGER_TRY(take_kept_sessions());
+    take_kept_sessions();
     accept();
     return {};
 }
@@ -269,16 +269,15 @@ void Daemon::start_control() {
 }
 
 /// What the process before left: nothing of it is trusted, so it is looked at in here.
-Result<void> Daemon::take_kept_sessions() {
+void Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
-        return {};
+        return;
     }
     for (size_t i = 0; i < served_.size(); ++i) {
-        served_[i].kept = OUTRIGGER_TRY(
-            take_kept_session(*store_, std::string(kStorePrefix) + "s" + std::to_string(i)));
+        served_[i].kept =
+            take_kept_session(*store_, std::string(kStorePrefix) + "s" + std::to_string(i));
     }
     store_->release();
-    return {};
 }
 
 /// The last stage: from here on nothing is opened but what a front end sends.

@@ -64,7 +64,7 @@ class Daemon final {
                                                  std::optional<int> fd,
                                                  std::string_view fd_option,
                                                  size_t index);
-    [[nodiscard]] Result<void> take_kept_sessions();
+    void take_kept_sessions();
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
     [[nodiscard]] Result<void> confine_threads();

@@ -37,6 +37,13 @@
 namespace outrigger {
 namespace {
 
+/// A process that has ended is -1 here, which would mean every process to kill().
+void signal_process(pid_t pid, int signal_number) {
+    if (pid > 0) {
+        ::kill(pid, signal_number);
+    }
+}
+
 using Clock = std::chrono::steady_clock;
 
 /// A program that is killed more often has a reason for it.
@@ -285,6 +292,11 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         }
     } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
         if (take_over_ && &worker == &take_over_->standby) {
+            if (last_) {
+                // Since it was asked for, an operator did what the command line does not say.
+                end_take_over(false);
+                return false;
+            }
             hand_over();
         } else {
             give_all(worker, served_ ? "again" : "first");
@@ -378,7 +390,8 @@ void Keeper::on_ready() {
 
 void Keeper::on_signal() {
     signalfd_siginfo info{};
-    while (::read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+    while (!ended_ &&
+           ::read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
         switch (info.ssi_signo) {
             case SIGCHLD:
                 look_for_ended();
@@ -397,17 +410,20 @@ void Keeper::on_signal() {
 }
 
 void Keeper::on_end_wanted(int signal_number) {
+    if (ended_) {
+        return;
+    }
     ending_ = true;
     // Front ends should see the sockets closed as soon as the worker closes them.
     stored_.clear();
     if (take_over_) {
-        ::kill(take_over_->standby.pid, SIGKILL);
+        signal_process(take_over_->standby.pid, SIGKILL);
         if (take_over_->begun && worker_.pid < 0) {
             finish(0);
             return;
         }
     }
-    ::kill(worker_.pid, signal_number);
+    signal_process(worker_.pid, signal_number);
 }
 
 void Keeper::look_for_ended() {
@@ -429,7 +445,7 @@ void Keeper::look_for_ended() {
 void Keeper::on_worker_ended(int status) {
     if (ending_) {
         finish(status);
-    } else if (take_over_ && take_over_->begun) {
+    } else if (take_over_ && take_over_->begun && !last_) {
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
     } else if (!WIFSIGNALED(status)) {
@@ -543,9 +559,7 @@ void Keeper::begin_take_over(pid_t asked_by, bool by_sender) {
 void Keeper::hand_over() {
     take_over_->begun = true;
     take_over_->deadline = Clock::now() + kTakeOverLimit;
-    if (worker_.pid > 0) {
-        ::kill(worker_.pid, SIGKILL);
-    }
+    signal_process(worker_.pid, SIGKILL);
 }
 
 void Keeper::end_take_over(bool taken_over) {

@@ -53,7 +53,7 @@ Result<KeptSession> open_kept_session(DescriptorStore& store, const std::string&
 
 }  // namespace
 
-Result<KeptSession> take_kept_session(DescriptorStore& store, const std::string& prefix) {
+KeptSession take_kept_session(DescriptorStore& store, const std::string& prefix) {
     const std::vector<std::string> names = store.names(prefix + ".");
     if (!names.empty()) {
         auto kept = open_kept_session(store, prefix);
@@ -63,7 +63,7 @@ Result<KeptSession> take_kept_session(DescriptorStore& store, const std::string&
                     store.forget(name);
                 }
             }
-            return kept;
+            return *std::move(kept);
         }
         log(LogLevel::kError,
             "a session of the process before cannot go on: {}",
@@ -71,7 +71,14 @@ Result<KeptSession> take_kept_session(DescriptorStore& store, const std::string&
         store.forget_all(names);
     }
     KeptSession kept;
-    kept.journal = OUTRIGGER_TRY(SessionJournal::create(store, prefix));
+    auto journal = SessionJournal::create(store, prefix);
+    if (journal) {
+        kept.journal = *std::move(journal);
+    } else {
+        log(LogLevel::kWarning,
+            "sessions end with their process, because they cannot be written down: {}",
+            journal.error().message);
+    }
     return kept;
 }
 

@@ -15,14 +15,14 @@ namespace outrigger {
 
 /// What a device's sessions write, and the one that the process before left.
 struct KeptSession {
-    std::unique_ptr<SessionJournal> journal{};  ///< null: no keeper
+    std::unique_ptr<SessionJournal> journal{};  ///< null: nothing is kept
     UniqueFd connection{};                      ///< of `saved`
     std::optional<SavedSession> saved{};
 };
 
 /// Everything that `store` has under `prefix`: what is of no use any more is forgotten. A session
-/// that cannot go on is closed, and the log says why. An error: there can be no journal.
-[[nodiscard]] Result<KeptSession> take_kept_session(DescriptorStore& store,
-                                                    const std::string& prefix);
+/// that cannot go on is closed, and the log says why. Where there can be no journal (a limit of
+/// file sizes, say), sessions are served all the same and not kept.
+[[nodiscard]] KeptSession take_kept_session(DescriptorStore& store, const std::string& prefix);
 
 }  // namespace outrigger

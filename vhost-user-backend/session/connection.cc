@@ -132,6 +132,9 @@ void Connection::on_readable() {
             return;
         }
     }
+    if (!ended_) {
+        watch();  // the timer of wait_for_rest() may have brought us here
+    }
 }
 
 /// Where messages are peeked, the socket is readable also without news.

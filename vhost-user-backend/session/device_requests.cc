@@ -161,7 +161,12 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
                                          .call = std::move(ring.descriptors.call),
                                          .err = std::move(ring.descriptors.err)},
                          .call_is_set = ring.call_is_set,
-                         .err_is_set = ring.err_is_set};
+                         .err_is_set = ring.err_is_set,
+                         .stopped_here = ring.stopped_here};
+        }
+        if (!frontend_keeps_inflight_) {
+            // Whatever is still noted in ours, no ring of the next driver must take it up.
+            inflight_ = nullptr;
         }
         requests_.on_device_reset();
         forget_translations();

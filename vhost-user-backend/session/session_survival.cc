@@ -156,6 +156,11 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
     }
     const SavedSession::Message& message = saved_->messages[restored_ - 1];
     const wire::RequestDescription* request = wire::find_frontend_request(message.request);
+    if (message.request == static_cast<uint32_t>(wire::FrontendRequest::kSetConfig)) {
+        // Another driver wrote it, with other features. The device has none of it then, and none
+        // since.
+        return true;
+    }
     log(LogLevel::kError,
         "{}: the session cannot go on: {} ({}) of the process before is refused: {}",
         identity_.name,
@@ -169,6 +174,10 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
 /// The message that was in hand, and from here on as if nothing had been.
 void Session::Impl::end_restore() {
     SavedSession saved = *std::exchange(saved_, std::nullopt);
+    for (Vring& ring : rings_) {
+        // It had been stopped, or had never run: its base is what the front end was told, or told.
+        ring.stopped_here = ring.stopped_here || !ring.started;
+    }
     if (saved.in_hand) {
         SessionJournal& journal = *environment_.journal;
         if (saved.in_hand_is_untaken) {

@@ -75,6 +75,17 @@ void SplitInflightLog::begin(uint16_t used_index) {
 
 Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::open(uint16_t used_index,
                                                                               bool base_is_known) {
+    auto resumption = take_up(used_index, base_is_known);
+    if (!resumption && base_is_known && resumption.error() != InflightLogError::kVersion) {
+        // What contradicts itself is of an earlier life of the ring.
+        begin(used_index);
+        return Resumption{};
+    }
+    return resumption;
+}
+
+Result<SplitInflightLog::Resumption, InflightLogError> SplitInflightLog::take_up(
+    uint16_t used_index, bool base_is_known) {
     const auto version = load<uint16_t>(part_ + SplitInflight::kVersion, __ATOMIC_RELAXED);
     if (version == SplitInflight::kVersionNone) {
         begin(used_index);

@@ -99,6 +99,8 @@ class SplitInflightLog final {
     }
 
     void begin(uint16_t used_index);
+    [[nodiscard]] Result<Resumption, InflightLogError> take_up(uint16_t used_index,
+                                                               bool base_is_known);
     [[nodiscard]] Result<Found, InflightLogError> read() const;
 
     std::byte* part_;

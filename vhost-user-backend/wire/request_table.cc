@@ -94,7 +94,7 @@ constexpr std::array kFrontendRequests = {
     row(F::kPostcopyAdvise,       "POSTCOPY_ADVISE",       P::kNone,          D::kNone,       needs(PF::kPagefault),          S::kAny,             R::kFd,            kYes),
     row(F::kPostcopyListen,       "POSTCOPY_LISTEN",       P::kNone,          D::kNone,       needs(PF::kPagefault),          S::kNoMemory,        R::kAck,           kYes),
     row(F::kPostcopyEnd,          "POSTCOPY_END",          P::kNone,          D::kNone,       needs(PF::kPagefault),          S::kAny,             R::kU64Status,           kYes),
-    row(F::kGetInflightFd,        "GET_INFLIGHT_FD",       P::kInflight,      D::kNone,       needs(PF::kInflightShmfd),      S::kAny,             R::kInflight,      kYes),
+    row(F::kGetInflightFd,        "GET_INFLIGHT_FD",       P::kInflight,      D::kNone,       needs(PF::kInflightShmfd),      S::kAllRingsStopped, R::kInflight,      kYes),
     row(F::kSetInflightFd,        "SET_INFLIGHT_FD",       P::kInflight,      D::kOne,        needs(PF::kInflightShmfd),      S::kAllRingsStopped, R::kAck,           kYes),
     row(F::kGpuSetSocket,         "GPU_SET_SOCKET",        P::kNone,          D::kOne,        kAlways,                        S::kAny,             R::kAck,           kNever, "there is no GPU device"),
     row(F::kResetDevice,          "RESET_DEVICE",          P::kNone,          D::kNone,       needs(PF::kResetDevice),        S::kAny,             R::kAck,           kYes),
