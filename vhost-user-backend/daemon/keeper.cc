@@ -33,16 +33,10 @@
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/take_over_signal.h"
+#include "vhost-user-backend/daemon/worker_process.h"
 
 namespace outrigger {
 namespace {
-
-/// A process that has ended is -1 here, which would mean every process to kill().
-void signal_process(pid_t pid, int signal_number) {
-    if (pid > 0) {
-        ::kill(pid, signal_number);
-    }
-}
 
 using Clock = std::chrono::steady_clock;
 
@@ -65,17 +59,6 @@ struct Worker {
     bool said_hello = false;
     bool ready = false;
 };
-
-std::optional<int> wait_for(pid_t pid) {
-    int status = 0;
-    return pid > 0 && ::waitpid(pid, &status, WNOHANG) == pid ? std::optional(status)
-                                                              : std::nullopt;
-}
-
-std::string describe_end(int status) {
-    return WIFSIGNALED(status) ? "was killed by signal " + std::to_string(WTERMSIG(status))
-                               : "ended with exit status " + std::to_string(WEXITSTATUS(status));
-}
 
 class Keeper final {
   public:
@@ -256,8 +239,7 @@ void Keeper::wait_for_events() {
     }
 }
 
-// --- Messages
-// --------------------------------------------------------------------------------------
+// --- Messages -----------------------------------------------------------------------------------
 
 bool Keeper::read_channel(Worker& worker) {
     KeeperMessage message;
@@ -385,8 +367,7 @@ void Keeper::on_ready() {
     }
 }
 
-// --- Signals and ends
-// ------------------------------------------------------------------------------
+// --- Signals and ends ---------------------------------------------------------------------------
 
 void Keeper::on_signal() {
     signalfd_siginfo info{};
@@ -417,24 +398,26 @@ void Keeper::on_end_wanted(int signal_number) {
     // Front ends should see the sockets closed as soon as the worker closes them.
     stored_.clear();
     if (take_over_) {
-        signal_process(take_over_->standby.pid, SIGKILL);
+        worker_process::signal(take_over_->standby.pid, SIGKILL);
         if (take_over_->begun && worker_.pid < 0) {
             finish(0);
             return;
         }
     }
-    signal_process(worker_.pid, signal_number);
+    worker_process::signal(worker_.pid, signal_number);
 }
 
 void Keeper::look_for_ended() {
     if (take_over_) {
-        if (const auto status = wait_for(take_over_->standby.pid)) {
+        if (const auto status = worker_process::take_end(take_over_->standby.pid)) {
             take_over_->standby.pid = -1;
-            log(LogLevel::kError, "keeper: the new program {}", describe_end(*status));
+            log(LogLevel::kError,
+                "keeper: the new program {}",
+                worker_process::describe_end(*status));
             end_take_over(false);
         }
     }
-    if (const auto status = wait_for(worker_.pid)) {
+    if (const auto status = worker_process::take_end(worker_.pid)) {
         // What it said last.
         read_rest(worker_);
         worker_.pid = -1;
@@ -453,13 +436,17 @@ void Keeper::on_worker_ended(int status) {
     } else if (!served_) {
         log(LogLevel::kError,
             "keeper: the program {} before it served anybody",
-            describe_end(status));
+            worker_process::describe_end(status));
         give_up(status);
     } else if (last_) {
-        log(LogLevel::kError, "keeper: the program {}, and was the last", describe_end(status));
+        log(LogLevel::kError,
+            "keeper: the program {}, and was the last",
+            worker_process::describe_end(status));
         give_up(status);
     } else {
-        log(LogLevel::kError, "keeper: the program {}: starting it again", describe_end(status));
+        log(LogLevel::kError,
+            "keeper: the program {}: starting it again",
+            worker_process::describe_end(status));
         restart();
     }
 }
@@ -522,8 +509,7 @@ void Keeper::remove_socket_files() const {
     }
 }
 
-// --- Another program
-// -------------------------------------------------------------------------------
+// --- Another program ----------------------------------------------------------------------------
 
 void answer_sender(pid_t sender, bool taken_over) {
     if (sender > 0) {
@@ -559,7 +545,7 @@ void Keeper::begin_take_over(pid_t asked_by, bool by_sender) {
 void Keeper::hand_over() {
     take_over_->begun = true;
     take_over_->deadline = Clock::now() + kTakeOverLimit;
-    signal_process(worker_.pid, SIGKILL);
+    worker_process::signal(worker_.pid, SIGKILL);
 }
 
 void Keeper::end_take_over(bool taken_over) {

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What the keeper does to the processes that it starts.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include <signal.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+
+namespace outrigger::worker_process {
+
+/// A process that has ended is -1 here, which would mean every process to kill().
+inline void signal(pid_t pid, int signal_number) {
+    if (pid > 0) {
+        ::kill(pid, signal_number);
+    }
+}
+
+/// The wait status of a child that has ended, without waiting.
+[[nodiscard]] inline std::optional<int> take_end(pid_t pid) {
+    int status = 0;
+    return pid > 0 && ::waitpid(pid, &status, WNOHANG) == pid ? std::optional(status)
+                                                              : std::nullopt;
+}
+
+/// For a log line, behind the name of the process.
+[[nodiscard]] inline std::string describe_end(int status) {
+    return WIFSIGNALED(status) ? "was killed by signal " + std::to_string(WTERMSIG(status))
+                               : "ended with exit status " + std::to_string(WEXITSTATUS(status));
+}
+
+}  // namespace outrigger::worker_process
