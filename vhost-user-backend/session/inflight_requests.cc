@@ -12,9 +12,6 @@
 namespace outrigger {
 namespace {
 
-/// Instead of padding, in the journal: the front end does not have this buffer.
-constexpr uint32_t kOurs = 1;
-
 /// The message may come without the padding at its end.
 wire::Inflight inflight_of(const wire::Message& message) {
     wire::Inflight inflight{};
@@ -66,7 +63,7 @@ Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& mess
         return refuse(Refusal::kInflight);
     }
     inflight_ = *std::move(buffer);
-    const bool is_ours = saved_ && inflight.padding == kOurs;
+    const bool is_ours = saved_ && inflight.padding == kOurInflightBuffer;
     frontend_keeps_inflight_ = !is_ours;
     return done();
 }
@@ -104,7 +101,7 @@ InflightArea Session::Impl::inflight_area(size_t index) {
                                                  .mmap_offset = made.offset,
                                                  .queue_count = made.queue_count,
                                                  .queue_size = made.queue_size,
-                                                 .padding = kOurs},
+                                                 .padding = kOurInflightBuffer},
                                                 inflight_->fd());
         }
     }

@@ -123,6 +123,9 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
+    /// Does the current memory have the ring's areas? (Behind an IOMMU: are they translated?)
+    [[nodiscard]] bool has_memory() const { return covered_; }
+
     /// What the device writes from now on is marked in `log`, or (null) nowhere. Chains that were
     /// popped before the first log have noted nothing, so whoever begins to log waits until they
     /// are back (adopt_memory()). `used_address`: see RingLog::set_log().
