@@ -37,6 +37,7 @@ struct ChainSlot {
     bool completed = false;
     bool set_aside = false;
     bool is_noted = false;  // RingLog knows its device-writable buffers
+    bool is_replayed = false;
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.
@@ -81,6 +82,10 @@ class DescriptorChain final {
 
     /// The head index (split) or buffer id (packed), for logs and traces.
     [[nodiscard]] uint16_t id() const { return slot_->head; }
+
+    /// Somebody had this chain before, who died or set it aside, and may have carried it out in
+    /// whole or in part; the driver has not heard.
+    [[nodiscard]] bool is_replayed() const { return slot_->is_replayed; }
 
     /// Returns the chain to the driver. `written_bytes`: how many bytes of the device-writable
     /// part, from its start, hold data now (VIRTIO 1.3, 2.7.8.2); at most writable_bytes(). The
