@@ -47,7 +47,8 @@ _ALLOWED_IN_VMM = {
     "virtio": {"bus", "mem", "kvm", "pci"},
     "legacy": {"bus", "kvm"},
     "control": set(),
-    "frontend": {"mem", "device_proxy.h"},
+    "loop": set(),
+    "frontend": {"mem", "loop", "device_proxy.h"},
 }
 _DEVICE_PROXY = f"{_VMM}/virtio/device_proxy.h"
 

@@ -26,6 +26,13 @@ void put(Bytes& table, size_t at, T value) {
     }
 }
 
+/// One by one: g++ 12 sees overflows in an insert into what is short.
+void append(Bytes& out, const Bytes& more) {
+    for (const uint8_t byte : more) {
+        out.push_back(byte);
+    }
+}
+
 void put_text(Bytes& table, size_t at, std::string_view text) {
     for (size_t i = 0; i < text.size(); ++i) {
         table[at + i] = static_cast<uint8_t>(text[i]);
@@ -40,7 +47,7 @@ uint8_t checksum(std::span<const uint8_t> bytes) {
 /// A table's header around `body`. ACPI 6.5, 5.2.6.
 Bytes table(std::string_view signature, uint8_t revision, const Bytes& body) {
     Bytes out(kHeaderBytes);
-    out.insert(out.end(), body.begin(), body.end());
+    append(out, body);
     put_text(out, 0, signature);
     put(out, 4, static_cast<uint32_t>(out.size()));
     out[8] = revision;
@@ -97,13 +104,13 @@ Bytes madt(unsigned vcpus) {
         lapic[2] = static_cast<uint8_t>(i);
         lapic[3] = static_cast<uint8_t>(i);
         put(lapic, 4, uint32_t{1});  // enabled
-        body.insert(body.end(), lapic.begin(), lapic.end());
+        append(body, lapic);
     }
     Bytes io_apic(12);
     io_apic[0] = 1;
     io_apic[1] = 12;
     put(io_apic, 4, static_cast<uint32_t>(layout::kIoApic));
-    body.insert(body.end(), io_apic.begin(), io_apic.end());
+    append(body, io_apic);
     return table("APIC", 5, body);
 }
 
@@ -210,20 +217,19 @@ Bytes root_pointer(uint64_t xsdt) {
 
 AcpiTables make_acpi_tables(const AcpiOptions& options) {
     AcpiTables tables = {.bytes = Bytes(kRootPointerBytes), .root_pointer = layout::kAcpi};
-    const auto append = [&tables](const Bytes& table) {
+    const auto place = [&tables](const Bytes& table) {
         tables.bytes.resize((tables.bytes.size() + 7) & ~size_t{7});
         const uint64_t address = layout::kAcpi + tables.bytes.size();
-        tables.bytes.insert(tables.bytes.end(), table.begin(), table.end());
+        append(tables.bytes, table);
         return address;
     };
-    const uint64_t dsdt_address = append(dsdt(options));
-    const std::array roots = {
-        append(fadt(dsdt_address)), append(madt(options.vcpus)), append(mcfg())};
+    const uint64_t dsdt_address = place(dsdt(options));
+    const std::array roots = {place(fadt(dsdt_address)), place(madt(options.vcpus)), place(mcfg())};
     Bytes pointers(roots.size() * 8);
     for (size_t i = 0; i < roots.size(); ++i) {
         put(pointers, 8 * i, roots[i]);
     }
-    const Bytes root = root_pointer(append(table("XSDT", 1, pointers)));
+    const Bytes root = root_pointer(place(table("XSDT", 1, pointers)));
     std::ranges::copy(root, tables.bytes.begin());
     return tables;
 }

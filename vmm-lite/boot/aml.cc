@@ -29,10 +29,11 @@ constexpr uint8_t kEqualOp = 0x93;
 constexpr uint8_t kIfOp = 0xA0;
 constexpr uint8_t kReturnOp = 0xA4;
 
-void append(Bytes& out, const Bytes& more) {
-    // One by one: g++ 12 sees overflows in an insert into what is short.
-    for (const uint8_t byte : more) {
-        out.push_back(byte);
+/// One by one: g++ 12 sees overflows in an insert into what is short.
+template <class Range>
+void append(Bytes& out, const Range& more) {
+    for (const auto byte : more) {
+        out.push_back(static_cast<uint8_t>(byte));
     }
 }
 
@@ -118,7 +119,7 @@ Bytes name_string(std::string_view path) {
         out.push_back(static_cast<uint8_t>(segments.size()));
     }
     for (const std::string_view segment : segments) {
-        out.insert(out.end(), segment.begin(), segment.end());
+        append(out, segment);
     }
     return out;
 }
@@ -161,7 +162,7 @@ Bytes eisa_id(std::string_view id) {
 
 Bytes text(std::string_view value) {
     Bytes out = {kStringPrefix};
-    out.insert(out.end(), value.begin(), value.end());
+    append(out, value);
     out.push_back(0);
     return out;
 }

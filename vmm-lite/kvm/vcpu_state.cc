@@ -31,14 +31,18 @@ constexpr size_t kLapicLint1 = 0x360;
 constexpr uint32_t kDeliverExternal = 7U << 8U;
 constexpr uint32_t kDeliverNmi = 4U << 8U;
 
+/// struct kvm_msrs with one entry.
 struct OneMsr {
-    kvm_msrs head;
+    uint32_t count;
+    uint32_t padding;
     kvm_msr_entry entry;
 };
 
+static_assert(sizeof(OneMsr) == 8 + sizeof(kvm_msr_entry));
+
 OneMsr one_msr(uint32_t index, uint64_t value) {
     OneMsr msr = {};
-    msr.head.nmsrs = 1;
+    msr.count = 1;
     msr.entry.index = index;
     msr.entry.data = value;
     return msr;

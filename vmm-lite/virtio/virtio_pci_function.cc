@@ -77,11 +77,14 @@ std::optional<uint64_t> offset_in(uint64_t offset, size_t size, uint64_t start, 
 
 }  // namespace
 
-Result<std::unique_ptr<VirtioPciFunction>> VirtioPciFunction::create(DeviceProxy& device,
-                                                                     const GuestMemory& memory,
-                                                                     MessageInterrupts& interrupts,
-                                                                     Doorbells& doorbells) {
-    auto transport = OUTRIGGER_TRY(VirtioTransport::create(device, memory, interrupts, doorbells));
+Result<std::unique_ptr<VirtioPciFunction>> VirtioPciFunction::create(
+    DeviceProxy& device,
+    const GuestMemory& memory,
+    MessageInterrupts& interrupts,
+    Doorbells& doorbells,
+    std::function<void()> needs_reset) {
+    auto transport = OUTRIGGER_TRY(
+        VirtioTransport::create(device, memory, interrupts, doorbells, std::move(needs_reset)));
     return std::unique_ptr<VirtioPciFunction>(new VirtioPciFunction(device, std::move(transport)));
 }
 

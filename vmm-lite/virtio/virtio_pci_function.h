@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -35,7 +36,8 @@ class VirtioPciFunction final : public PciFunction {
         DeviceProxy& device,
         const GuestMemory& memory,
         MessageInterrupts& interrupts,
-        Doorbells& doorbells);
+        Doorbells& doorbells,
+        std::function<void()> needs_reset = {});
 
     void read_config(uint16_t at, std::span<std::byte> out) override;
     void write_config(uint16_t at, std::span<const std::byte> in) override;

@@ -71,10 +71,12 @@ uint64_t offered_by(const DeviceProxy& device) {
 
 }  // namespace
 
-Result<std::unique_ptr<VirtioTransport>> VirtioTransport::create(DeviceProxy& device,
-                                                                 const GuestMemory& memory,
-                                                                 MessageInterrupts& interrupts,
-                                                                 Doorbells& doorbells) {
+Result<std::unique_ptr<VirtioTransport>> VirtioTransport::create(
+    DeviceProxy& device,
+    const GuestMemory& memory,
+    MessageInterrupts& interrupts,
+    Doorbells& doorbells,
+    std::function<void()> needs_reset) {
     if (device.queue_count() > kQueuesMax) {
         return failure(Error{.message = fmt::format("the device has {} queues; at most {} work",
                                                     device.queue_count(),
@@ -86,18 +88,20 @@ Result<std::unique_ptr<VirtioTransport>> VirtioTransport::create(DeviceProxy& de
     }
     auto msix = OUTRIGGER_TRY(
         MsixTable::create(interrupts, static_cast<uint16_t>(device.queue_count() + 1)));
-    return std::unique_ptr<VirtioTransport>(
-        new VirtioTransport(device, memory, doorbells, std::move(msix), std::move(unread)));
+    return std::unique_ptr<VirtioTransport>(new VirtioTransport(
+        device, memory, doorbells, std::move(msix), std::move(unread), std::move(needs_reset)));
 }
 
 VirtioTransport::VirtioTransport(DeviceProxy& device,
                                  const GuestMemory& memory,
                                  Doorbells& doorbells,
                                  MsixTable msix,
-                                 UniqueFd unread_call)
+                                 UniqueFd unread_call,
+                                 std::function<void()> needs_reset)
     : device_(device),
       memory_(memory),
       doorbells_(doorbells),
+      needs_reset_(std::move(needs_reset)),
       msix_(std::move(msix)),
       unread_call_(std::move(unread_call)),
       queues_(device.queue_count()),
@@ -207,9 +211,14 @@ void VirtioTransport::on_config_changed() {
 }
 
 void VirtioTransport::on_needs_reset() {
-    const std::lock_guard lock(mutex_);
-    if (activated_) {
-        break_device();
+    {
+        const std::lock_guard lock(mutex_);
+        if (activated_) {
+            break_device();
+        }
+    }
+    if (needs_reset_) {
+        needs_reset_();
     }
 }
 

@@ -32,12 +32,14 @@ class VirtioTransport final : public DeviceProxy::Observer {
     static constexpr uint64_t kCommonBytes = 0x40;
     static constexpr uint64_t kNotifyStride = 4;
 
-    /// All outlive this. Errors: more queues than kQueuesMax, or the host has no more descriptors.
+    /// All outlive this; `needs_reset` is called on the loop's thread, behind on_needs_reset().
+    /// Errors: more queues than kQueuesMax, or the host has no more descriptors.
     [[nodiscard]] static Result<std::unique_ptr<VirtioTransport>> create(
         DeviceProxy& device,
         const GuestMemory& memory,
         MessageInterrupts& interrupts,
-        Doorbells& doorbells);
+        Doorbells& doorbells,
+        std::function<void()> needs_reset = {});
     ~VirtioTransport() override;
     VirtioTransport(const VirtioTransport&) = delete;
     VirtioTransport& operator=(const VirtioTransport&) = delete;
@@ -82,7 +84,8 @@ class VirtioTransport final : public DeviceProxy::Observer {
                     const GuestMemory& memory,
                     Doorbells& doorbells,
                     MsixTable msix,
-                    UniqueFd unread_call);
+                    UniqueFd unread_call,
+                    std::function<void()> needs_reset);
 
     [[nodiscard]] uint64_t read_field(uint64_t at) const;
     void write_field(uint64_t at, uint32_t value);
@@ -107,6 +110,7 @@ class VirtioTransport final : public DeviceProxy::Observer {
     DeviceProxy& device_;
     const GuestMemory& memory_;
     Doorbells& doorbells_;
+    const std::function<void()> needs_reset_;
 
     std::mutex mutex_;  // what follows
     MsixTable msix_;
