@@ -46,9 +46,9 @@ _ALLOWED_IN_VMM = {
     "pci": {"bus", "mem", "kvm"},
     "virtio": {"bus", "mem", "kvm", "pci"},
     "legacy": {"bus", "kvm"},
-    "control": set(),
     "loop": set(),
-    "frontend": {"mem", "loop", "device_proxy.h"},
+    "control": {"loop"},
+    "frontend": {"loop", "mem", "device_proxy.h"},
 }
 _DEVICE_PROXY = f"{_VMM}/virtio/device_proxy.h"
 
