@@ -114,6 +114,14 @@ Machine::Setup<void> Machine::open_host() {
     const auto fail = [](MachineEnd how, Error error) {
         return failure(SetupFailure{how, std::move(error)});
     };
+    // First of all: what starts daemons shall inherit nothing of the machine.
+    if (std::ranges::any_of(options_.devices, [](const auto& one) { return one.socket.empty(); })) {
+        auto children = Children::start(loop_);
+        if (!children) {
+            return fail(MachineEnd::kFailure, children.error());
+        }
+        children_ = *std::move(children);
+    }
     auto signals = take_signals();
     if (!signals) {
         return fail(MachineEnd::kFailure, signals.error());
@@ -150,7 +158,13 @@ Result<std::unique_ptr<RemoteDevice>> Machine::make_device(const DeviceOptions& 
     RemoteDevice::Options remote;
     remote.kind = known != nullptr ? *known : device_kind_of(options.virtio_id);
     remote.name = fmt::format("{}{}", options.kind.empty() ? "device" : options.kind, index);
-    remote.source = socket_source(options.socket);
+    if (!options.socket.empty()) {
+        remote.source = socket_source(options.socket);
+    } else {
+        remote.source = children_->source(
+            options.kind == "blk" ? blk_daemon(remote.name, options.path, options.read_only)
+                                  : rng_daemon(remote.name, options.path));
+    }
     return std::make_unique<RemoteDevice>(loop_, memory_->regions(), std::move(remote));
 }
 

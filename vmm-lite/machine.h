@@ -13,6 +13,7 @@
 
 #include "vmm-lite/boot/loader.h"
 #include "vmm-lite/bus/bus.h"
+#include "vmm-lite/children.h"
 #include "vmm-lite/exit_status.h"
 #include "vmm-lite/frontend/remote_device.h"
 #include "vmm-lite/kvm/kvm_host.h"
@@ -78,6 +79,7 @@ class Machine final : private ExitHandler {
     BootPhases phases_;
     std::atomic<int> end_ = -1;  // a MachineEnd, when there is one
     EventLoop loop_;
+    std::unique_ptr<Children> children_;  // outlives the devices
     std::optional<KvmHost> host_;
     std::optional<GuestMemory> memory_;
     std::vector<std::unique_ptr<RemoteDevice>> devices_;

@@ -213,8 +213,9 @@ TEST_F(ProxiedDiskTest, TellsTheBackEndAndItsHeirsWhatTheDriverWrote) {
         ChildProcess show(std::getenv("OUTRIGGER_CTL_PROGRAM"),
                           {.arguments = {"--socket=" + (folder_ / "c").string(), "show"}});
         (void)show.wait();
-        return show.printed().find("written through") != std::string::npos;
-    })) << "a driver that saw write-through flushes no more";
+        return show.printed().find("writethrough") != std::string::npos;
+    })) << daemon_->complained()
+        << "a driver that saw write-through flushes no more";
     host_->device().read_config(kWce, std::span(&wce, 1));
     EXPECT_EQ(wce, off);
     EXPECT_EQ(host_->config_changes(), 0);

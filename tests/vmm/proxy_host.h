@@ -27,13 +27,19 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
     struct Options {
         std::string kind = "blk";
         std::unique_ptr<vmm::BackendSource> source{};
+        /// Or one that needs the loop, which does not run yet; and what ends with it, behind it.
+        std::function<std::unique_ptr<vmm::BackendSource>(vmm::EventLoop&)> make_source{};
+        std::function<void()> before_end{};
         uint64_t memory_bytes = uint64_t{32} << 20;
         bool shared_memory = false;
         vmm::Deadlines deadlines{};
         vmm::ReconnectPolicy reconnect{};
     };
 
-    explicit ProxyHost(Options options) {
+    explicit ProxyHost(Options options) : before_end_(std::move(options.before_end)) {
+        if (options.make_source) {
+            options.source = options.make_source(loop_);
+        }
         memory_ = driver::GuestMemory::create(options.memory_bytes, GuestAddr{0x100000}).value();
         for (const driver::RegionId id : memory_.regions()) {
             const wire::MemoryRegion described = memory_.description(id);
@@ -63,6 +69,9 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
         loop_.stop();
         thread_.join();
         device_.reset();
+        if (before_end_) {
+            before_end_();
+        }
     }
 
     void on_config_changed() override { ++config_changes_; }
@@ -180,6 +189,7 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
     }
 
   private:
+    std::function<void()> before_end_;
     driver::GuestMemory memory_;
     std::vector<vmm::MemoryRegion> regions_;
     std::atomic<int> config_changes_ = 0;

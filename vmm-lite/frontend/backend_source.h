@@ -26,6 +26,9 @@ class BackendSource {
     /// file". Empty where nothing is.
     [[nodiscard]] virtual std::string obituary() const = 0;
 
+    /// Will obituary() know more in a moment?
+    [[nodiscard]] virtual bool obituary_due() const { return false; }
+
     /// For a person: "socket /run/blk.sock".
     [[nodiscard]] virtual std::string describe() const = 0;
 };

@@ -171,6 +171,7 @@ class RemoteDevice final : public DeviceProxy {
     [[nodiscard]] Result<void> accept_first(Offer& offer);
     [[nodiscard]] Result<void> compare(const Offer& offer) const;
     void on_lost(const Error& reason);
+    void bury(Error reason, int looks);
     void look_again(const std::string& why);
     void try_again();
     void settle();

@@ -18,6 +18,10 @@ namespace {
 /// Between two looks for a socket that is not there yet, when the machine starts.
 constexpr std::chrono::milliseconds kFirstLookPause{20};
 
+/// How long a daemon of ours that hung up is waited for, to say why.
+constexpr std::chrono::milliseconds kObituaryPause{2};
+constexpr int kObituaryLooksMax = 250;
+
 using Clock = EventLoop::Clock;
 
 std::chrono::milliseconds in_ms(Clock::duration duration) {
@@ -218,24 +222,37 @@ void RemoteDevice::on_lost(const Error& reason) {
     const bool was_away = phase_ == Phase::kAway;
     drop_link();
     stable_ = {};
+    if (!first_offer_known_ || on_connected_) {
+        bury(reason, 0);
+        return;
+    }
+    if (!was_away) {
+        ++losses_;
+        last_loss_ = reason.message;
+        away_since_ = Clock::now();
+        pause_ = away_total_ == Clock::duration{} ? options_.reconnect.first_pause : pause_;
+        log(LogLevel::kWarning, "{}: its back end was lost: {}", options_.name, reason.message);
+    }
+    // Whoever waits for the rings to stop, waits no longer: nobody serves them now.
+    phase_ = Phase::kAway;
+    end_stop(failure(Error{.message = options_.name + ": " + reason.message}));
+    bury(reason, 0);
+}
+
+/// A process that hung up is about to say why, or that it was killed: that is the better reason.
+void RemoteDevice::bury(Error reason, int looks) {
+    if (looks < kObituaryLooksMax && options_.source->obituary_due()) {
+        retry_ =
+            loop_.start_timer(kObituaryPause, [this, reason, looks] { bury(reason, looks + 1); });
+        return;
+    }
     const std::string why = with_obituary(reason.message);
     if (!first_offer_known_ || on_connected_) {
         end_connect(failure(Error{.message = why, .os_error = reason.os_error}));
         return;
     }
-    if (!was_away) {
-        ++losses_;
-        last_loss_ = why;
-        away_since_ = Clock::now();
-        pause_ = away_total_ == Clock::duration{} ? options_.reconnect.first_pause : pause_;
-        log(LogLevel::kWarning, "{}: its back end was lost: {}", options_.name, why);
-    }
-    // Whoever waits for the rings to stop, waits no longer: nobody serves them now.
-    phase_ = Phase::kAway;
-    end_stop(failure(Error{.message = options_.name + ": " + why}));
-    if (phase_ == Phase::kAway) {
-        look_again(why);
-    }
+    last_loss_ = why;
+    look_again(why);
 }
 
 void RemoteDevice::look_again(const std::string& why) {
