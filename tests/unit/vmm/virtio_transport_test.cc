@@ -155,7 +155,7 @@ INSTANTIATE_TEST_SUITE_P(
                     BadRing{"NoPowerOfTwo", kRing, 255},
                     BadRing{"Empty", kRing, 0},
                     BadRing{"AboveTheMaximum", kRing, 512}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& ring) { return ring.param.name; });
 
 TEST_F(VirtioTransportTest, TakesARingThatEndsWhereMemoryEnds) {
     agree(kVersion1);
