@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/children.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -24,7 +25,12 @@ namespace outrigger::vmm {
 namespace {
 
 constexpr size_t kLineBytesMax = 1024;
+constexpr size_t kEarlyLinesMax = 64;
 constexpr int kReportsATurnMax = 64;
+
+void print(const std::string& line) {
+    std::fprintf(stderr, "%s\n", line.c_str());
+}
 
 Result<std::pair<UniqueFd, UniqueFd>> socket_pair(int type) {
     int ends[2];
@@ -64,6 +70,8 @@ class Children::Source final : public BackendSource {
     std::string obituary() const override { return children_.obituary(id_, command_); }
 
     bool obituary_due() const override { return children_.obituary_due(id_); }
+
+    void on_serving() override { children_.on_serving(id_); }
 
     std::string describe() const override { return command_.program; }
 
@@ -198,8 +206,21 @@ void Children::on_complaint(uint32_t id) {
             child.line.push_back(letter);
             continue;
         }
-        std::fprintf(stderr, "%s\n", child.line.c_str());
+        // Of one that cannot start, the last line is what its device says: no need to say it twice.
+        if (child.serving) {
+            print(child.line);
+        } else if (child.early_lines.size() < kEarlyLinesMax) {
+            child.early_lines.push_back(child.line);
+        }
         child.last_line = std::exchange(child.line, {});
+    }
+}
+
+void Children::on_serving(uint32_t id) {
+    const auto child = children_.find(id);
+    if (child != children_.end()) {
+        child->second.serving = true;
+        std::ranges::for_each(std::exchange(child->second.early_lines, {}), print);
     }
 }
 

@@ -62,6 +62,8 @@ class Children final {
         EventLoop::Watch watch;
         std::string line;  // not whole yet
         std::string last_line;
+        bool serving = false;
+        std::vector<std::string> early_lines;  // said before it served
     };
 
     Children(EventLoop& loop, UniqueFd starter, pid_t starter_pid);
@@ -71,6 +73,7 @@ class Children final {
     [[nodiscard]] bool obituary_due(uint32_t id) const;
     void on_report();
     void on_complaint(uint32_t id);
+    void on_serving(uint32_t id);
 
     void forget(uint32_t id) { children_.erase(id); }
 

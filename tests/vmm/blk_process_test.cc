@@ -88,12 +88,18 @@ class ProxiedDiskTest : public ::testing::Test {
     /// Kills `count` times under load; the load goes on until the last daemon serves.
     void kill_under_load(int count) {
         std::atomic<bool> killing = true;
-        std::thread killer([&] {
+        const auto kill_all = [&] {
             for (int i = 0; i < count && !HasFailure(); ++i) {
                 ASSERT_TRUE(host_->reaches(Phase::kRunning));
                 std::this_thread::sleep_for(std::chrono::milliseconds(5 + i * 37 % 60));
                 replace_daemon();
+                // Else the next kill would be of one that nobody has met.
+                ASSERT_TRUE(eventually(
+                    [&] { return host_->status().losses == static_cast<uint64_t>(i) + 1; }));
             }
+        };
+        std::thread killer([&] {
+            kill_all();
             killing = false;
         });
         int rounds = 0;

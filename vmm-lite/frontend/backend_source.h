@@ -29,6 +29,9 @@ class BackendSource {
     /// Will obituary() know more in a moment?
     [[nodiscard]] virtual bool obituary_due() const { return false; }
 
+    /// The back end of the last open() has negotiated.
+    virtual void on_serving() {}
+
     /// For a person: "socket /run/blk.sock".
     [[nodiscard]] virtual std::string describe() const = 0;
 };

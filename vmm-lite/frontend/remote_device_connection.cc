@@ -140,6 +140,7 @@ void RemoteDevice::drop_link() {
 
 void RemoteDevice::on_offer(Offer offer) {
     negotiation_limit_ = {};
+    options_.source->on_serving();
     if (!first_offer_known_) {
         if (auto accepted = accept_first(offer); !accepted) {
             link_->channel().fail(std::move(accepted).error());
@@ -155,7 +156,11 @@ void RemoteDevice::on_offer(Offer offer) {
             offer.features.bits(),
             offer.protocol_features.bits());
         // The callback may destroy us, with the link that calls here.
-        post([](RemoteDevice& device) { device.end_connect({}); });
+        post([](RemoteDevice& device) {
+            if (device.link_ != nullptr) {  // else it was lost meanwhile, and that is said
+                device.end_connect({});
+            }
+        });
         return;
     }
     if (auto same = compare(offer); !same) {
