@@ -125,7 +125,8 @@ class Device {
     /// Pops and answers requests until the ring is empty or the batch limit. Queue's worker.
     [[nodiscard]] virtual QueueProgress process_queue(QueueIndex index) = 0;
 
-    /// Ends the loan: pop nothing more, bring every chain back (finish or cancel its I/O), then
+    /// Ends the loan: pop nothing more (what an earlier process left in the ring was popped before:
+    /// see Virtqueue::is_ending()), bring every chain back (finish or cancel its I/O), then
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
@@ -135,8 +136,9 @@ class Device {
     /// answers them all.
     virtual void suspend_queue(QueueIndex index, std::move_only_function<void()> drained);
 
-    /// Somebody waits for the requests in flight: the front end takes memory away. Requests that
-    /// the device holds for reasons of its own are begun or answered now. Queue's worker.
+    /// Somebody waits for the requests in flight: the front end takes memory away, or the ring
+    /// stops and has some of an earlier process, which process_queue() is to pop first. Requests
+    /// that the device holds for reasons of its own are begun or answered now. Queue's worker.
     virtual void hurry_queue(QueueIndex index);
 
     /// The memory that the queue's chains are popped under from now on: behind start_queue(), and

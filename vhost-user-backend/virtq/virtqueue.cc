@@ -113,7 +113,7 @@ Virtqueue::~Virtqueue() {
 }
 
 std::optional<DescriptorChain> Virtqueue::pop() {
-    if (!may_pop_ || holds_back()) [[unlikely]] {
+    if (!may_pop_ || holds_back() || has_ended()) [[unlikely]] {
         return std::nullopt;
     }
     if (memory_was_lost()) [[unlikely]] {
@@ -288,6 +288,9 @@ bool Virtqueue::decide_call() {
 bool Virtqueue::has_available() const {
     if (!may_pop_ || holds_back()) {
         return false;
+    }
+    if (ending_) [[unlikely]] {
+        return resumed_count() > 0;
     }
     return config_.packed ? packed_.has_available() : split_.has_available();
 }
