@@ -77,6 +77,9 @@ Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::M
         protocol_features_ = wanted;
         forget_translations();
     }
+    if (wants(wire::ProtocolFeature::kLogShmfd) && !log_may_come() && any_ring_running()) {
+        return refuse(Refusal::kState);  // its chains know nothing of what they write
+    }
     protocol_features_ = wanted;
     requests_.on_state_changed();
     return done();

@@ -206,6 +206,9 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         poison(index);
         return;
     }
+    if (error == RingError::kDirtyLog) {
+        log_is_incomplete_ = true;
+    }
     environment_.logs.broken.log(
         LogLevel::kWarning,
         "{}: ring {} stopped, {}: {}",

@@ -264,6 +264,9 @@ class Session::Impl final : public Connection::Handler,
     /// when all do, and none writes to another one.
     void update_logging(Continuation then);
 
+    /// A ring that runs keeps what it needs for one.
+    [[nodiscard]] bool log_may_come() const;
+
     [[nodiscard]] bool logging_is_up_to_date() const { return log_in_use_ == wanted_log(); }
 
     [[nodiscard]] const std::shared_ptr<const DirtyLog>& wanted_log() const;
@@ -327,6 +330,7 @@ class Session::Impl final : public Connection::Handler,
     Postcopy postcopy_;
     std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
     bool frontend_keeps_inflight_ = false;            // and has it when we are gone
+    bool log_is_incomplete_ = false;              // a ring broke on it since logging began
     QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
 

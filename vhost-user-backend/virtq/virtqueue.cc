@@ -106,7 +106,8 @@ Virtqueue::Virtqueue(const VirtqueueConfig& config,
       memory_(std::move(memory)),
       slots_({.size = config.size,
               .id_count = config.packed ? kPackedIds : config.size,
-              .iommu = memory_.current().mode().iommu}) {}
+              .iommu = memory_.current().mode().iommu,
+              .keeps_writable = config.may_log}) {}
 
 Virtqueue::~Virtqueue() {
     OUTRIGGER_ASSERT(in_flight() == 0);
@@ -145,13 +146,13 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (!*fetched) {
         return std::nullopt;
     }
+    if (config_.may_log) {
+        slot.keep_writable();
+    }
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
     if (config_.in_order) {
         order_.append(slot);
-    }
-    if (logging_) [[unlikely]] {
-        note_writes(slot);
     }
     retries_ = 0;
     counters_.chains_popped.add();
@@ -173,7 +174,7 @@ void Virtqueue::take_back_in_order() {
 
 void Virtqueue::set_chain_aside(ChainSlot& slot) {
     counters_.chains_set_aside.add();
-    if (slot.is_noted) {
+    if (logging_) {
         mark_writes(slot);  // some of it may have been served
     }
     memory_.unpin(slot.memory_lease);
@@ -327,9 +328,6 @@ void Virtqueue::set_place(RingPlace place) {
     place_ = std::move(place);
     mapped_ = place_.areas.descriptor != nullptr;
     update_may_pop();
-    if (logging_) [[unlikely]] {
-        find_log_areas();
-    }
     if (config_.packed) {
         packed_.set_areas(place_.areas);
     } else {
@@ -337,6 +335,9 @@ void Virtqueue::set_place(RingPlace place) {
     }
     if (mapped_ && !std::exchange(resumed_, true)) {
         resume();
+    }
+    if (logging_) [[unlikely]] {
+        find_log_areas();  // behind what resume() writes to the ring
     }
 }
 

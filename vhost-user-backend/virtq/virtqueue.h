@@ -139,9 +139,9 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
-    /// What the device writes from now on is marked in `log`, or (null) nowhere. Chains that were
-    /// popped before the first log have noted nothing, so whoever begins to log waits until they
-    /// are back (adopt_memory()). `used_address`: see RingLog::set_log().
+    /// What chains that complete from now on, and the ring, may have written is marked in `log`, or
+    /// (null) nowhere. A log comes only where config().may_log said so. `used_address`: see
+    /// RingLog::set_log().
     void set_log(std::shared_ptr<const DirtyLog> log, std::optional<GuestAddr> used_address);
 
     /// Was anything marked in the log since this was asked last?
@@ -220,8 +220,7 @@ class Virtqueue final {
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 
     // What the log is told; only while logging.
-    void note_writes(ChainSlot& slot);
-    void mark_writes(ChainSlot& slot);
+    void mark_writes(const ChainSlot& slot);
     void mark_area(RingArea area, const AreaRange& range);
     void make_visible_and_mark();
     void mark_suppression();
@@ -276,7 +275,7 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     counters_.chains_completed.add();
     counters_.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
-    if (slot.is_noted) [[unlikely]] {
+    if (logging_) [[unlikely]] {
         mark_writes(slot);
     }
     memory_.unpin(slot.memory_lease);
