@@ -182,8 +182,8 @@ class Device {
     [[nodiscard]] virtual Result<void> load_state(std::span<const StateSection> sections);
 
     /// The front end has stopped the last queue that it had started: the virtual machine is paused,
-    /// moves to another host or program, or is gone. A queue that moves between workers is not
-    /// stopped. start_queue() may follow. Control thread.
+    /// moves to another host or program, or is gone. Or one could not start, and no other runs. A
+    /// queue that moves between workers is not stopped. start_queue() may follow. Control thread.
     virtual void on_suspended();
 
     /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new

@@ -336,6 +336,9 @@ void Session::Impl::run_ring(size_t index,
                                           index,
                                           started->error().message);
             rings_[index].runner.reset();
+            if (!any_ring_running()) {
+                environment_.device.on_suspended();
+            }
             then(Refusal::kDevice);
         });
 }
