@@ -167,10 +167,8 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
                          .err_is_set = ring.err_is_set,
                          .stopped_here = ring.stopped_here};
         }
-        if (!frontend_keeps_inflight_) {
-            // Whatever is still noted in ours, no ring of the next driver must take it up.
-            inflight_ = nullptr;
-        }
+        // Whatever is still noted in ours, no ring of the next driver must take it up.
+        own_inflight_ = nullptr;
         requests_.on_device_reset();
         forget_translations();
         status_ = 0;

@@ -57,7 +57,6 @@ bool EffectiveMessages::note(const Done& done) {
         case FrontendRequest::kSetConfig:
         case FrontendRequest::kSetLogBase:
         case FrontendRequest::kSetLogFd:
-        case FrontendRequest::kSetInflightFd:
         case FrontendRequest::kSetVringNum:
         case FrontendRequest::kSetVringAddr:
         case FrontendRequest::kSetVringBase:
@@ -97,8 +96,14 @@ bool EffectiveMessages::note(const Done& done) {
             if (done.reply_fd.empty()) {
                 return false;
             }
-            keep_inflight(inflight_of(done.reply), done.reply_fd);
+            put_inflight(inflight_of(done.reply), {done.reply_fd});
             return true;
+        case FrontendRequest::kSetInflightFd: {
+            wire::Inflight description = inflight_of(done.payload);
+            description.padding = 0;  // whatever the front end wrote there
+            put_inflight(description, std::move(message.fds));
+            return true;
+        }
         case FrontendRequest::kSetStatus:
             if (object_at<uint64_t>(done.payload) == 0) {
                 reset_device();
@@ -161,7 +166,8 @@ EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message)
         case FrontendRequest::kSetConfig:
             return {.stage = Stage::kConfig, .index = first};
         case FrontendRequest::kSetInflightFd:
-            return {.stage = Stage::kInflight};
+            return inflight_of(payload).padding == kOwnInflight ? own_inflight_place()
+                                                                : Place{.stage = Stage::kInflight};
         case FrontendRequest::kAddMemReg:
             return {.stage = Stage::kMemory};
         case FrontendRequest::kSetStatus:
@@ -246,13 +252,15 @@ void EffectiveMessages::stop_ring(const Done& done) {
 }
 
 // Configuration that the driver wrote stays: the device knows what a reset makes of it, and the
-// front end's copy is not reset.
+// front end's copy is not reset. A buffer of our own goes: the next driver's rings are others.
 void EffectiveMessages::reset_device() {
     std::vector<Place> gone;
     for (const auto& [place, message] : messages_) {
         const bool stays = place.step == static_cast<uint32_t>(RingStep::kCall) ||
                            place.step == static_cast<uint32_t>(RingStep::kErr);
-        if (place.stage == Stage::kStatus || (place.stage == Stage::kRing && !stays)) {
+        const bool is_own_inflight = place == own_inflight_place();
+        if (place.stage == Stage::kStatus || is_own_inflight ||
+            (place.stage == Stage::kRing && !stays)) {
             gone.push_back(place);
         }
     }
@@ -270,11 +278,18 @@ bool EffectiveMessages::set_ring_state(uint32_t index, bool started, bool enable
     return messages_.size() != before;
 }
 
-void EffectiveMessages::keep_inflight(const wire::Inflight& description, std::string fd) {
-    put({.stage = Stage::kInflight},
-        {.request = number(FrontendRequest::kSetInflightFd),
-         .payload = bytes_of(description),
-         .fds = {std::move(fd)}});
+void EffectiveMessages::keep_own_inflight(wire::Inflight description, std::string fd) {
+    description.padding = kOwnInflight;
+    put_inflight(description, {std::move(fd)});
+}
+
+void EffectiveMessages::put_inflight(const wire::Inflight& description,
+                                     std::vector<std::string> fds) {
+    KeptMessage message{.request = number(FrontendRequest::kSetInflightFd),
+                        .payload = bytes_of(description),
+                        .fds = std::move(fds)};
+    const Place place = place_of(message);
+    put(place, std::move(message));
 }
 
 void EffectiveMessages::keep_device_state(std::vector<std::byte> state) {

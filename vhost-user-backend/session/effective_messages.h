@@ -27,6 +27,10 @@ struct KeptMessage {
 
 class EffectiveMessages final {
   public:
+    /// In a SET_INFLIGHT_FD of in_order(), instead of padding: the buffer is our own, and the front
+    /// end does not have it.
+    static constexpr uint32_t kOwnInflight = 1;
+
     /// A message that the session has carried out, and its answer.
     struct Done {
         wire::FrontendRequest request{};
@@ -42,9 +46,9 @@ class EffectiveMessages final {
     /// A refusal may have stopped a ring, or not enabled it: what the session makes of it now.
     bool set_ring_state(uint32_t index, bool started, bool enabled);
 
-    /// A buffer for requests in flight that the front end did not ask for. A later one of the front
-    /// end's takes its place.
-    void keep_inflight(const wire::Inflight& description, std::string fd);
+    /// A buffer for requests in flight that the front end did not ask for, beside the one that it
+    /// has, if there is one.
+    void keep_own_inflight(wire::Inflight description, std::string fd);
 
     /// The device has loaded this state, as the session writes it down: before the configuration
     /// that the driver writes from now on.
@@ -93,6 +97,8 @@ class EffectiveMessages final {
         friend auto operator<=>(const Place&, const Place&) = default;
     };
 
+    static Place own_inflight_place() { return {.stage = Stage::kInflight, .index = 1}; }
+
     /// The steps of one ring: what it is, before it is started.
     enum class RingStep : uint32_t { kNum, kBase, kAddress, kCall, kErr, kEnable, kKick };
 
@@ -108,6 +114,7 @@ class EffectiveMessages final {
     void set_mem_table(const Done& done);
     void add_region(const wire::MemoryRegion& region, std::vector<std::string> fds);
     void remove_region(const wire::MemoryRegion& region);
+    void put_inflight(const wire::Inflight& description, std::vector<std::string> fds);
     void stop_ring(const Done& done);
     void reset_device();
 

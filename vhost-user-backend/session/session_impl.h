@@ -295,8 +295,11 @@ class Session::Impl final : public Connection::Handler,
                                                                              uint16_t entries);
     /// What a ring that starts is given.
     [[nodiscard]] InflightArea inflight_area(size_t index);
-    /// Does the request in hand, which stops a ring, let the ring's requests stay unanswered?
-    [[nodiscard]] bool may_suspend() const;
+    void make_own_inflight_buffer();
+    /// Does the front end have the buffer of that ring, and has it when we are gone?
+    [[nodiscard]] bool frontend_keeps_inflight(size_t index) const;
+    /// Does the request in hand, which stops that ring, let its requests stay unanswered?
+    [[nodiscard]] bool may_suspend(size_t index) const;
 
     struct RingFd {
         size_t index = 0;
@@ -327,11 +330,13 @@ class Session::Impl final : public Connection::Handler,
     std::shared_ptr<const DirtyLog> log_;         // what SET_LOG_BASE brought last
     std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
     SharedFd log_call_;                           // SET_LOG_FD
-    Postcopy postcopy_;
-    std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
-    bool frontend_keeps_inflight_ = false;            // and has it when we are gone
     bool log_is_incomplete_ = false;              // a ring broke on it since logging began
-    QueuePlacement placement_;                        // the runners in rings_ use it
+    Postcopy postcopy_;
+    // Of the rings that start from now on: the front end's, and ours for those that it has none
+    // for.
+    std::shared_ptr<const InflightBuffer> inflight_;
+    std::shared_ptr<const InflightBuffer> own_inflight_;
+    QueuePlacement placement_;  // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.

@@ -251,8 +251,8 @@ void SessionJournal::begin(int connection) {
     write();
 }
 
-void SessionJournal::keep_inflight(const wire::Inflight& description, int fd) {
-    messages_.keep_inflight(description, keep(fd));
+void SessionJournal::keep_own_inflight(const wire::Inflight& description, int fd) {
+    messages_.keep_own_inflight(description, keep(fd));
     if (written_) {
         const JournalFile::Progress progress = progress_;
         write();

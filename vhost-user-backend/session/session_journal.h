@@ -89,7 +89,7 @@ class SessionJournal final {
 
     /// A buffer for requests in flight of our own, before any ring uses it; also while a message is
     /// in hand. `description` is what SET_INFLIGHT_FD would say of it.
-    void keep_inflight(const wire::Inflight& description, int fd);
+    void keep_own_inflight(const wire::Inflight& description, int fd);
 
     /// `message` is in hand.
     void arrive(const wire::Message& message);

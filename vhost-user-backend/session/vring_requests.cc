@@ -140,7 +140,7 @@ Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message&
         return refuse(Refusal::kRingIndex);
     }
     const auto kind =
-        may_suspend() ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
+        may_suspend(*index) ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
     stop_ring(*index, kind, [this, index = *index] {
         finish(reply_object(wire::VringState{.index = static_cast<uint32_t>(index),
                                              .num = base_of(rings_[index]).raw}));

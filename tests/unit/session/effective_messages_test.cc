@@ -182,7 +182,6 @@ TEST_F(EffectiveMessagesTest, AKickInBandStartsARingAndLeavesOneThatRuns) {
 
 // The front end has it: what comes back on the next connection is the same buffer.
 TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
-    messages_.keep_inflight(inflight(1), "ours");
     const wire::Inflight made = inflight(8192);
     EXPECT_TRUE(messages_.note({.request = FrontendRequest::kGetInflightFd,
                                 .payload = bytes_of(wire::Inflight{}),
@@ -191,7 +190,37 @@ TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
                                 .reply_fd = "theirs"}));
     ASSERT_NE(find(FrontendRequest::kSetInflightFd), nullptr);
     EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->fds, std::vector<std::string>{"theirs"});
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(4096), {"later"}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->fds, std::vector<std::string>{"later"});
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"theirs"});
+}
+
+// It may have room for fewer rings than there are.
+TEST_F(EffectiveMessagesTest, AnInflightBufferOfOurOwnStaysBesideIt) {
+    messages_.keep_own_inflight(inflight(1), "ours");
+    wire::Inflight marked = inflight(8192);
+    marked.padding = EffectiveMessages::kOwnInflight;  // which is not the front end's to say
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, marked, {"theirs"}));
+    std::vector<KeptMessage> copy;
+    for (const KeptMessage* const message : messages_.in_order()) {
+        copy.push_back(*message);
+    }
+    ASSERT_EQ(copy.size(), 2U);
+    EXPECT_EQ(copy[0].fds, std::vector<std::string>{"theirs"});
+    EXPECT_EQ(copy[0].payload, bytes_of(inflight(8192)));
+    EXPECT_EQ(copy[1].fds, std::vector<std::string>{"ours"});
+    EffectiveMessages restored;
+    restored.restore(copy);
+    EXPECT_EQ(restored.in_order().size(), 2U);
+    EXPECT_TRUE(restored.take_released().empty());
+}
+
+TEST_F(EffectiveMessagesTest, AResetDropsTheInflightBufferOfOurOwn) {
+    messages_.keep_own_inflight(inflight(1), "ours");
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(8192), {"theirs"}));
+    EXPECT_TRUE(note(FrontendRequest::kResetDevice, uint64_t{0}));
     EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
+    EXPECT_TRUE(messages_.names("theirs"));
 }
 
 TEST_F(EffectiveMessagesTest, NobodyElseCanGoOnWithPostcopy) {

@@ -134,7 +134,7 @@ TEST_F(SessionJournalTest, TheDescriptorOfAnAnswerIsForgottenWithIt) {
 // A ring notes what it has in flight while the message that starts it is in hand.
 TEST_F(SessionJournalTest, ABufferOfOurOwnIsThereBeforeTheMessageThatNeedsIt) {
     arrive(FrontendRequest::kSetVringEnable, wire::VringState{.index = 0, .num = 1});
-    journal_->keep_inflight(wire::Inflight{}, notifier_.write_fd());
+    journal_->keep_own_inflight(wire::Inflight{}, notifier_.write_fd());
     const auto found = next();
     EXPECT_FALSE(found->saved()->in_hand);
     ASSERT_EQ(found->saved()->messages.size(), 1U);
