@@ -61,6 +61,11 @@ struct DeviceAbilities {
     bool takes_mtu = false;       ///< set_mtu()
     bool announces = false;       ///< announce()
     bool shares_objects = false;  ///< shared_object(), and Frontend's calls for shared objects
+    /// save_state() may be called while queues run, too, and speaks of all that messages change:
+    /// the configuration that the driver wrote, and that it was shown. Then that survives this
+    /// process (docs/keeper.md); of any other device only what was written does, by being written
+    /// again.
+    bool saves_while_running = false;
     /// Bytes of each shared memory region, multiples of the page size, at most 256; 0: not there.
     /// Fixed for the device's life.
     std::span<const uint64_t> shared_memory{};
@@ -169,8 +174,8 @@ class Device {
 
     /// SET_DEVICE_STATE_FD, save: what another process needs to go on as this device, at most one
     /// section of each kind and 64 MiB in all. Changes nothing: when the migration fails, the
-    /// queues start here again. An Error refuses it. All queues are stopped. Must not wait. Control
-    /// thread.
+    /// queues start here again. An Error refuses it. All queues are stopped, but see
+    /// DeviceAbilities::saves_while_running. Must not wait. Control thread.
     [[nodiscard]] virtual Result<std::vector<StateSection>> save_state() const;
 
     /// SET_DEVICE_STATE_FD, load: takes up what save_state() of another process gave, in place of
@@ -178,7 +183,8 @@ class Device {
     /// smaller here"), nothing. Anybody may have written the bytes. Comes are only kinds of
     /// state_sections(), each once at most, in the version that this build writes or an older one;
     /// a kind may be missing. All queues are stopped; features and memory mostly come later, and
-    /// reset() may come at any time. Must not wait. Control thread.
+    /// reset() may come at any time. Behind a keeper it is also how a new process takes up what the
+    /// one before gave save_state() last. Must not wait. Control thread.
     [[nodiscard]] virtual Result<void> load_state(std::span<const StateSection> sections);
 
     /// The front end has stopped the last queue that it had started: the virtual machine is paused,

@@ -177,6 +177,7 @@ void BlkQueue::serve(DescriptorChain chain) {
         return;
     }
     free_.pop_back();
+    slot.replayed = chain.is_replayed();
     slot.chain.emplace(std::move(chain));
     prepare(slot, *request);
     if (queue_.is_ending()) [[unlikely]] {
@@ -252,8 +253,7 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
     --submitted_;
     bytes_in_flight_ -= slot.bytes;
     const bool reports = slot.report || (stopping_ && !suspending_);
-    if (os_error != 0 && slot.zone_fault == ZoneFault::kNone && !reports &&
-        holds_failure(settings_.error_policy, os_error) && !queue_.memory_was_lost()) [[unlikely]] {
+    if (os_error != 0 && !reports && must_hold(slot, os_error)) [[unlikely]] {
         suspending_ ? set_aside(slot) : hold(slot, os_error);
     } else {
         finish(slot, os_error);

@@ -158,6 +158,7 @@ class BlkQueue final {
     void stop_timer();
 
     // Error policy.
+    [[nodiscard]] bool must_hold(const Slot& slot, int os_error);
     void hold(Slot& slot, int os_error);
     void report_held();
     void set_aside(Slot& slot);

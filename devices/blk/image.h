@@ -87,7 +87,10 @@ class ImageRequest {
     virtual void on_zones(std::span<const ImageZone> /*zones*/) {}
 
     ImageCommand command = ImageCommand::kRead;
-    bool stable = false;                 ///< kWrite, kWriteZeroes: on stable storage before it ends
+    bool stable = false;  ///< kWrite, kWriteZeroes: on stable storage before it ends
+    /// It may have been carried out before, in whole or in part, by a process that died or in a try
+    /// that failed; the guest has not heard.
+    bool replayed = false;
     uint64_t offset_bytes = 0;           // kRead, kWrite
     uint64_t length_bytes = 0;           // kRead, kWrite: the bytes of `data`
     std::span<const iovec> data;         // kRead, kWrite; no empty segments

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <future>
 #include <memory>
 #include <optional>
@@ -148,6 +149,65 @@ TEST_F(BlkZoned, ReportThatTheErrorPolicyHeldBeginsAnew) {
     const auto zones = told.get();
     ASSERT_TRUE(zones);
     EXPECT_EQ(zones->size(), 600U);
+}
+
+/// So many writes of one block after the other, from the begin of the first sequential zone on.
+std::vector<ZoneGuest::Append> writes_in_order(size_t count) {
+    std::vector<ZoneGuest::Append> writes;
+    for (size_t i = 0; i < count; ++i) {
+        writes.push_back({.zone_sector = kZoneSectors + i * kBlock / 512,
+                          .data = std::vector<std::byte>(kBlock, static_cast<std::byte>(i + 1)),
+                          .type = VIRTIO_BLK_T_OUT});
+    }
+    return writes;
+}
+
+TEST_F(BlkZoned, WritesBehindOneThatTheErrorPolicyHeldAreHeldToo) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(EIO, 0);
+    std::vector<ZoneGuest::Append> writes = writes_in_order(4);
+    auto told = std::async(std::launch::async, [&] { return guest.append(writes); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 4; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    ASSERT_TRUE(told.get());
+    for (size_t i = 0; i < writes.size(); ++i) {
+        EXPECT_EQ(writes[i].status, VIRTIO_BLK_S_OK) << i;
+        EXPECT_EQ(disk_->bytes(writes[i].zone_sector * 512, kBlock), writes[i].data);
+    }
+}
+
+TEST_F(BlkZoned, HeldWriteThatTheHostTookInPartIsWrittenToItsEnd) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(EIO, kBlock);
+    const std::vector<std::byte> data(3 * kBlock, std::byte{0x42});
+    auto told = std::async(std::launch::async, [&] { return guest.write(kZoneSectors, data); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    EXPECT_EQ(told.get(), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(disk_->bytes(kZoneSectors * 512, 3 * kBlock), data);
+}
+
+TEST_F(BlkZoned, WritesBehindAHeldOneThatIsGivenUpAreTold) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(EIO, 0);
+    std::vector<ZoneGuest::Append> writes = writes_in_order(2);
+    auto told = std::async(std::launch::async, [&] { return guest.append(writes); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 2; }));
+    EXPECT_TRUE(guest.frontend().get_vring_base(0)) << "nobody waits for the operator any more";
+    ASSERT_TRUE(told.get());
+    EXPECT_EQ(writes[0].status, VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(writes[1].status, kStatusZoneUnalignedWrite);
+}
+
+TEST_F(BlkZoned, UnalignedWriteIsToldWhileNothingIsHeld) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    EXPECT_EQ(guest.write(kZoneSectors + 8, std::vector<std::byte>(kBlock)),
+              kStatusZoneUnalignedWrite);
+    EXPECT_EQ(device_->shared().held.load(), 0U);
 }
 
 TEST_F(BlkZoned, ReadOnlyByTheOperatorKeepsZonesAsTheyAre) {

@@ -107,8 +107,9 @@ class ZoneGuest final {
     struct Append {
         uint64_t zone_sector = 0;
         std::vector<std::byte> data{};
-        int status = -1;      ///< -1: not answered
-        uint64_t sector = 0;  ///< where it is
+        int status = -1;                  ///< -1: not answered
+        uint64_t sector = 0;              ///< where it is
+        uint32_t type = kZoneAppendType;  ///< or a write, of which `zone_sector` is the place
     };
 
     /// All of them, over the queues in turn, as many in flight as there are slots. False when one
@@ -187,7 +188,7 @@ class ZoneGuest final {
         Slot& slot = slots_[index];
         slot.append = &append;
         ASSERT_LE(append.data.size(), kSlotBytes);
-        write_header(slot.header, kZoneAppendType, append.zone_sector);
+        write_header(slot.header, append.type, append.zone_sector);
         memory_.write(slot.data, append.data);
         const std::array<driver::Segment, 3> segments{
             {{slot.header, 16, false},

@@ -277,11 +277,16 @@ void Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
         return;
     }
+    const auto prefix = [](size_t index) {
+        return std::string(kStorePrefix) + "s" + std::to_string(index);
+    };
     for (size_t i = 0; i < served_.size(); ++i) {
-        served_[i].kept =
-            take_kept_session(*store_, std::string(kStorePrefix) + "s" + std::to_string(i));
+        served_[i].kept = claim_kept_session(*store_, prefix(i));
     }
     store_->release();
+    for (size_t i = 0; i < served_.size(); ++i) {
+        begin_journal(*store_, prefix(i), served_[i].kept);
+    }
 }
 
 /// The last stage: from here on nothing is opened but what a front end sends.

@@ -54,7 +54,7 @@ Result<UniqueFd> follow_io(DescriptorStore& store) {
         }
     }
     platform::PipeEnds pipe = OUTRIGGER_TRY(platform::open_pipe());
-    // Another name than those that are there: who dies in between leaves both.
+    // Another name than those that are there, which release() forgets: who dies before leaves both.
     uint32_t number = 0;
     while (std::ranges::find(before, name_prefix() + std::to_string(number)) != before.end()) {
         ++number;
@@ -65,7 +65,6 @@ Result<UniqueFd> follow_io(DescriptorStore& store) {
             "the keeper does not take a descriptor: the next process would not know when the I/O "
             "of this one has ended");
     }
-    store.forget_all(before);
     set_uring_witness(pipe.write_end.get());
     return std::move(pipe.write_end);
 }

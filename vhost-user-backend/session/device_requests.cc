@@ -39,6 +39,7 @@ Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& m
         forget_translations();
     }
     features_known_ = true;
+    device_is_reset_ = false;
     // Comes again while rings run, to switch dirty logging: indices and rings stay as they are.
     environment_.device.on_negotiated(wanted & kDeviceFeatureBits);
     for (const Vring& ring : rings_) {
@@ -174,6 +175,8 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
         status_ = 0;
         features_refused_ = false;
         environment_.device.reset();
+        device_was_reset_ = true;
+        device_is_reset_ = true;
         then();
     });
 }

@@ -2,8 +2,8 @@
 #include "vhost-user-backend/session/effective_messages.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
-#include <iterator>
 #include <utility>
 
 #include "vhost-user-backend/base/error.h"
@@ -39,6 +39,13 @@ constexpr uint32_t number(FrontendRequest request) {
     return static_cast<uint32_t>(request);
 }
 
+/// A front end may write into the padding, which means something to us alone.
+void clear_padding(std::vector<std::byte>& inflight) {
+    for (size_t at = offsetof(wire::Inflight, padding); at < inflight.size(); ++at) {
+        inflight[at] = std::byte{0};
+    }
+}
+
 uint32_t ring_of_fd_message(std::span<const std::byte> payload) {
     return static_cast<uint32_t>(object_at<uint64_t>(payload) & wire::kVringFdIndexMask);
 }
@@ -57,6 +64,7 @@ bool EffectiveMessages::note(const Done& done) {
         case FrontendRequest::kSetConfig:
         case FrontendRequest::kSetLogBase:
         case FrontendRequest::kSetLogFd:
+        case FrontendRequest::kSetInflightFd:
         case FrontendRequest::kSetVringNum:
         case FrontendRequest::kSetVringAddr:
         case FrontendRequest::kSetVringBase:
@@ -69,6 +77,9 @@ bool EffectiveMessages::note(const Done& done) {
             if (place.stage == Stage::kMemory) {
                 place.index = next_region_++;
             }
+            if (place.stage == Stage::kInflight) {
+                clear_padding(message.payload);
+            }
             put(place, std::move(message));
             return true;
         }
@@ -76,6 +87,7 @@ bool EffectiveMessages::note(const Done& done) {
             set_mem_table(done);
             return true;
         case FrontendRequest::kRemMemReg:
+            release(done.fds);  // libblkio sends one
             remove_region(object_at<wire::SingleMemoryRegion>(done.payload).region);
             return true;
         case FrontendRequest::kGetVringBase:
@@ -96,14 +108,8 @@ bool EffectiveMessages::note(const Done& done) {
             if (done.reply_fd.empty()) {
                 return false;
             }
-            put_inflight(inflight_of(done.reply), {done.reply_fd});
+            keep_inflight(inflight_of(done.reply), done.reply_fd);
             return true;
-        case FrontendRequest::kSetInflightFd: {
-            wire::Inflight description = inflight_of(done.payload);
-            description.padding = 0;  // whatever the front end wrote there
-            put_inflight(description, std::move(message.fds));
-            return true;
-        }
         case FrontendRequest::kSetStatus:
             if (object_at<uint64_t>(done.payload) == 0) {
                 reset_device();
@@ -142,12 +148,19 @@ bool EffectiveMessages::note(const Done& done) {
         case FrontendRequest::kGpuSetSocket:
             break;
     }
+    release(done.fds);
     return false;
 }
 
 EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message) {
     const std::span<const std::byte> payload = message.payload;
     const uint32_t first = object_at<uint32_t>(payload);  // of a vring state or address: the ring
+    if (message.request == static_cast<uint32_t>(OwnRecord::kSession)) {
+        return {.stage = Stage::kSession};
+    }
+    if (message.request == static_cast<uint32_t>(OwnRecord::kDevice)) {
+        return {.stage = Stage::kDevice};
+    }
     switch (static_cast<FrontendRequest>(message.request)) {
         case FrontendRequest::kSetProtocolFeatures:
             return {.stage = Stage::kProtocolFeatures};
@@ -161,13 +174,11 @@ EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message)
             return {.stage = Stage::kChannel};
         case FrontendRequest::kNetSetMtu:
             return {.stage = Stage::kMtu};
-        case FrontendRequest::kSetDeviceStateFd:
-            return {.stage = Stage::kDeviceState};
         case FrontendRequest::kSetConfig:
             return {.stage = Stage::kConfig, .index = first};
         case FrontendRequest::kSetInflightFd:
-            return inflight_of(payload).padding == kOwnInflight ? own_inflight_place()
-                                                                : Place{.stage = Stage::kInflight};
+            return {.stage = Stage::kInflight,
+                    .index = inflight_of(payload).padding == kOurInflightBuffer ? 1U : 0U};
         case FrontendRequest::kAddMemReg:
             return {.stage = Stage::kMemory};
         case FrontendRequest::kSetStatus:
@@ -198,10 +209,14 @@ void EffectiveMessages::put(const Place& place, KeptMessage message) {
     messages_.emplace(place, std::move(message));
 }
 
+void EffectiveMessages::release(std::span<const std::string> fds) {
+    released_.insert(released_.end(), fds.begin(), fds.end());
+}
+
 void EffectiveMessages::drop(const Place& place) {
     const auto found = messages_.find(place);
     if (found != messages_.end()) {
-        std::ranges::move(found->second.fds, std::back_inserter(released_));
+        release(found->second.fds);
         messages_.erase(found);
     }
 }
@@ -211,7 +226,7 @@ void EffectiveMessages::drop_stage(Stage stage) {
         if (item.first.stage != stage) {
             return false;
         }
-        std::ranges::move(item.second.fds, std::back_inserter(released_));
+        release(item.second.fds);
         return true;
     });
 }
@@ -247,19 +262,25 @@ void EffectiveMessages::remove_region(const wire::MemoryRegion& region) {
 void EffectiveMessages::stop_ring(const Done& done) {
     const auto state = object_at<wire::VringState>(done.reply);
     drop(ring(state.index, RingStep::kKick));
-    put(ring(state.index, RingStep::kBase),
-        {.request = number(FrontendRequest::kSetVringBase), .payload = bytes_of(state)});
+    set_ring_base(state.index, state.num);
 }
 
-// Configuration that the driver wrote stays: the device knows what a reset makes of it, and the
-// front end's copy is not reset. A buffer of our own goes: the next driver's rings are others.
+void EffectiveMessages::set_ring_base(uint32_t index, uint32_t base) {
+    put(ring(index, RingStep::kBase),
+        {.request = number(FrontendRequest::kSetVringBase),
+         .payload = bytes_of(wire::VringState{.index = index, .num = base})});
+}
+
+// What the reset made of the configuration that the driver wrote, keep_device() says. A buffer of
+// our own may still note something, which is nothing to the next driver's rings.
 void EffectiveMessages::reset_device() {
     std::vector<Place> gone;
     for (const auto& [place, message] : messages_) {
         const bool stays = place.step == static_cast<uint32_t>(RingStep::kCall) ||
                            place.step == static_cast<uint32_t>(RingStep::kErr);
-        const bool is_own_inflight = place == own_inflight_place();
-        if (place.stage == Stage::kStatus || is_own_inflight ||
+        const bool is_our_buffer = place.stage == Stage::kInflight &&
+                                   inflight_of(message.payload).padding == kOurInflightBuffer;
+        if (place.stage == Stage::kStatus || is_our_buffer ||
             (place.stage == Stage::kRing && !stays)) {
             gone.push_back(place);
         }
@@ -278,24 +299,40 @@ bool EffectiveMessages::set_ring_state(uint32_t index, bool started, bool enable
     return messages_.size() != before;
 }
 
-void EffectiveMessages::keep_own_inflight(wire::Inflight description, std::string fd) {
-    description.padding = kOwnInflight;
-    put_inflight(description, {std::move(fd)});
-}
-
-void EffectiveMessages::put_inflight(const wire::Inflight& description,
-                                     std::vector<std::string> fds) {
+void EffectiveMessages::keep_inflight(const wire::Inflight& description, std::string fd) {
     KeptMessage message{.request = number(FrontendRequest::kSetInflightFd),
                         .payload = bytes_of(description),
-                        .fds = std::move(fds)};
+                        .fds = {std::move(fd)}};
     const Place place = place_of(message);
     put(place, std::move(message));
 }
 
-void EffectiveMessages::keep_device_state(std::vector<std::byte> state) {
+bool EffectiveMessages::put_record(Stage stage, OwnRecord record, std::vector<std::byte> content) {
+    KeptMessage message{.request = static_cast<uint32_t>(record), .payload = std::move(content)};
+    const Place place{.stage = stage};
+    const auto found = messages_.find(place);
+    if (found != messages_.end() && found->second == message) {
+        return false;
+    }
+    put(place, std::move(message));
+    return true;
+}
+
+bool EffectiveMessages::keep_session(std::vector<std::byte> facts) {
+    return put_record(Stage::kSession, OwnRecord::kSession, std::move(facts));
+}
+
+bool EffectiveMessages::keep_device(std::vector<std::byte> sections) {
+    const size_t before = messages_.size();
     drop_stage(Stage::kConfig);
-    put({.stage = Stage::kDeviceState},
-        {.request = number(FrontendRequest::kSetDeviceStateFd), .payload = std::move(state)});
+    const bool dropped = messages_.size() != before;
+    return put_record(Stage::kDevice, OwnRecord::kDevice, std::move(sections)) || dropped;
+}
+
+bool EffectiveMessages::knows_of_device() const {
+    return std::ranges::any_of(messages_, [](const auto& item) {
+        return item.first.stage == Stage::kConfig || item.first.stage == Stage::kDevice;
+    });
 }
 
 std::vector<const KeptMessage*> EffectiveMessages::in_order() const {
@@ -307,15 +344,7 @@ std::vector<const KeptMessage*> EffectiveMessages::in_order() const {
     return list;
 }
 
-bool EffectiveMessages::names(const std::string& fd) const {
-    return std::ranges::any_of(messages_, [&](const auto& item) {
-        return std::ranges::find(item.second.fds, fd) != item.second.fds.end();
-    });
-}
-
 std::vector<std::string> EffectiveMessages::take_released() {
-    // A name that another message still has stays.
-    std::erase_if(released_, [this](const std::string& fd) { return names(fd); });
     return std::exchange(released_, {});
 }
 

@@ -61,7 +61,7 @@ Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& mess
     if (!buffer) {
         return refuse(Refusal::kInflight);
     }
-    const bool is_ours = saved_ && inflight.padding == EffectiveMessages::kOwnInflight;
+    const bool is_ours = saved_ && inflight.padding == kOurInflightBuffer;
     (is_ours ? own_inflight_ : inflight_) = *std::move(buffer);
     return done();
 }
@@ -110,12 +110,12 @@ void Session::Impl::make_own_inflight_buffer() {
     if (own_inflight_ != nullptr && environment_.journal != nullptr) {
         // Before any ring notes anything in it.
         const InflightDescription& made = own_inflight_->description();
-        environment_.journal->keep_own_inflight({.mmap_size = made.bytes,
-                                                 .mmap_offset = made.offset,
-                                                 .queue_count = made.queue_count,
-                                                 .queue_size = made.queue_size,
-                                                 .padding = 0},
-                                                own_inflight_->fd());
+        environment_.journal->keep_inflight({.mmap_size = made.bytes,
+                                             .mmap_offset = made.offset,
+                                             .queue_count = made.queue_count,
+                                             .queue_size = made.queue_size,
+                                             .padding = kOurInflightBuffer},
+                                            own_inflight_->fd());
     }
 }
 

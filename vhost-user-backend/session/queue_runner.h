@@ -138,6 +138,11 @@ class QueueRunner final : public WorkSource {
     /// no request in flight uses older memory either.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain, Done done);
 
+    /// Where the ring stands, if its memory does not lie in what adopt_memory() brought.
+    [[nodiscard]] std::optional<VringBase> base_without_memory() const {
+        return queue_->has_memory() ? std::nullopt : std::optional(queue_->base());
+    }
+
     /// To the ring, behind the adopt_memory() of what the answer brought.
     void on_misses_answered(std::span<const TranslationMiss> misses, bool refused);
 

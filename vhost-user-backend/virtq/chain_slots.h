@@ -28,6 +28,7 @@ class ChainSlots final {
     [[nodiscard]] ChainSlot& peek() {
         ChainSlot& slot = *free_.back();
         slot.segments.clear();
+        slot.is_replayed = false;
         return slot;
     }
 

@@ -40,6 +40,7 @@ struct ChainSlot {
     uint32_t written_bytes = 0;
     bool completed = false;
     bool set_aside = false;
+    bool is_replayed = false;
 
     /// Before anybody consumes them.
     void keep_writable() {
@@ -98,6 +99,10 @@ class DescriptorChain final {
 
     /// The head index (split) or buffer id (packed), for logs and traces.
     [[nodiscard]] uint16_t id() const { return slot_->head; }
+
+    /// Somebody had this chain before, who died or set it aside, and may have carried it out in
+    /// whole or in part; the driver has not heard.
+    [[nodiscard]] bool is_replayed() const { return slot_->is_replayed; }
 
     /// Returns the chain to the driver. `written_bytes`: how many bytes of the device-writable
     /// part, from its start, hold data now (VIRTIO 1.3, 2.7.8.2); at most writable_bytes(). The

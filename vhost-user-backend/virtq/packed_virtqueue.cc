@@ -82,6 +82,7 @@ Result<bool, RingError> PackedVirtqueue::fetch_again(ChainBuilder& builder,
     builder.slot().inflight_first = chain.first;
     builder.slot().inflight_last = end->entry;
     builder.slot().inflight_counter = chain.counter;
+    builder.slot().is_replayed = true;
     again_.pop_back();
     return true;
 }

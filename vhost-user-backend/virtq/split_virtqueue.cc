@@ -45,6 +45,7 @@ Result<bool, RingError> SplitVirtqueue::fetch_again(ChainBuilder& builder,
         return failure(fetched.error());
     }
     builder.slot().inflight_counter = chain.counter;
+    builder.slot().is_replayed = true;
     again_.pop_back();
     return true;
 }

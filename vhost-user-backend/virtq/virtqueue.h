@@ -139,6 +139,9 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
+    /// Does the current memory have the ring's areas? (Behind an IOMMU: are they translated?)
+    [[nodiscard]] bool has_memory() const { return covered_; }
+
     /// What chains that complete from now on, and the ring, may have written is marked in `log`, or
     /// (null) nowhere. A log comes only where config().may_log said so. `used_address`: see
     /// RingLog::set_log().

@@ -113,6 +113,27 @@ class ZonedImageTest : public ::testing::Test {
         return outcome_of(request);
     }
 
+    /// A write that somebody may have carried out before.
+    Outcome replay(uint64_t offset, size_t bytes, int fill = 0x5a, bool stable = false) {
+        ZoneRequest request(bytes, fill);
+        request.command = ImageCommand::kWrite;
+        request.offset_bytes = offset;
+        request.replayed = true;
+        request.stable = stable;
+        run(request);
+        return outcome_of(request);
+    }
+
+    Outcome replay_change(ZoneCommand command, uint64_t offset) {
+        ZoneRequest request;
+        request.command = ImageCommand::kZone;
+        request.zone_command = command;
+        request.offset_bytes = offset;
+        request.replayed = true;
+        run(request);
+        return outcome_of(request);
+    }
+
     Outcome read(uint64_t offset, size_t bytes) {
         ZoneRequest request(bytes);
         request.command = ImageCommand::kRead;

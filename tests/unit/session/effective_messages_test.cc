@@ -155,13 +155,60 @@ TEST_F(EffectiveMessagesTest, ATableIsItsRegionsAndReplacesAll) {
     EXPECT_EQ(messages_.take_released(), (std::vector<std::string>{"old", "a"}));
 }
 
-TEST_F(EffectiveMessagesTest, ANameInUseIsNotReleased) {
+// Who keeps them counts how often a name was given.
+TEST_F(EffectiveMessagesTest, ANameIsReleasedAsOftenAsItWasMentioned) {
     note_fd(FrontendRequest::kSetVringCall, 0, "same");
+    note_fd(FrontendRequest::kSetVringCall, 0, "same");
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"same"});
     note_fd(FrontendRequest::kSetVringCall, 1, "same");
     note_fd(FrontendRequest::kSetVringCall, 0, "other");
-    EXPECT_TRUE(messages_.take_released().empty());
     note_fd(FrontendRequest::kSetVringCall, 1, "other");
-    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"same"});
+    EXPECT_EQ(messages_.take_released(), (std::vector<std::string>{"same", "same"}));
+}
+
+TEST_F(EffectiveMessagesTest, ANameThatNothingNeedsIsReleased) {
+    EXPECT_FALSE(note(FrontendRequest::kSetDeviceStateFd, wire::DeviceStateTransfer{}, {"pipe"}));
+    EXPECT_TRUE(note(FrontendRequest::kRemMemReg, region(0), {"file"}));
+    EXPECT_EQ(messages_.take_released(), (std::vector<std::string>{"pipe", "file"}));
+}
+
+// Whatever it notes, no ring of the next driver may take it up.
+TEST_F(EffectiveMessagesTest, ABufferOfOurOwnGoesWithAReset) {
+    wire::Inflight ours = inflight(1);
+    ours.padding = kOurInflightBuffer;
+    messages_.keep_inflight(ours, "ours");
+    EXPECT_TRUE(note(FrontendRequest::kSetStatus, uint64_t{0}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd), nullptr);
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
+}
+
+TEST_F(EffectiveMessagesTest, TheBufferOfAFrontEndDoesNotPassForOurs) {
+    wire::Inflight theirs = inflight(1);
+    theirs.padding = kOurInflightBuffer;
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, theirs, {"theirs"}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->payload, bytes_of(inflight(1)));
+    EXPECT_TRUE(note(FrontendRequest::kSetStatus, uint64_t{0}));
+    EXPECT_NE(find(FrontendRequest::kSetInflightFd), nullptr);
+}
+
+TEST_F(EffectiveMessagesTest, WhatTheDeviceSaysReplacesWhatTheDriverWrote) {
+    const wire::ConfigHeader header{.offset = 4, .size = 0, .flags = 0};
+    EXPECT_FALSE(messages_.knows_of_device());
+    EXPECT_TRUE(note(FrontendRequest::kSetConfig, header));
+    EXPECT_TRUE(messages_.knows_of_device());
+    EXPECT_TRUE(messages_.keep_device({std::byte{1}}));
+    EXPECT_FALSE(messages_.keep_device({std::byte{1}}));
+    EXPECT_TRUE(note(FrontendRequest::kSetConfig, header));
+    EXPECT_TRUE(messages_.keep_device({std::byte{1}}));
+    EXPECT_EQ(messages_.in_order().size(), 1U);
+}
+
+TEST_F(EffectiveMessagesTest, ARingWithoutMemoryStandsWhereItIsSaid) {
+    start_ring(3);
+    messages_.set_ring_base(3, 77);
+    EXPECT_EQ(find(FrontendRequest::kSetVringBase)->payload,
+              bytes_of(wire::VringState{.index = 3, .num = 77}));
+    EXPECT_NE(find(FrontendRequest::kSetVringKick), nullptr);
 }
 
 TEST_F(EffectiveMessagesTest, AKickThatWasRefusedStartsNothing) {
@@ -197,30 +244,21 @@ TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
 
 // It may have room for fewer rings than there are.
 TEST_F(EffectiveMessagesTest, AnInflightBufferOfOurOwnStaysBesideIt) {
-    messages_.keep_own_inflight(inflight(1), "ours");
-    wire::Inflight marked = inflight(8192);
-    marked.padding = EffectiveMessages::kOwnInflight;  // which is not the front end's to say
-    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, marked, {"theirs"}));
+    wire::Inflight ours = inflight(1);
+    ours.padding = kOurInflightBuffer;
+    messages_.keep_inflight(ours, "ours");
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(8192), {"theirs"}));
     std::vector<KeptMessage> copy;
     for (const KeptMessage* const message : messages_.in_order()) {
         copy.push_back(*message);
     }
     ASSERT_EQ(copy.size(), 2U);
     EXPECT_EQ(copy[0].fds, std::vector<std::string>{"theirs"});
-    EXPECT_EQ(copy[0].payload, bytes_of(inflight(8192)));
     EXPECT_EQ(copy[1].fds, std::vector<std::string>{"ours"});
     EffectiveMessages restored;
     restored.restore(copy);
     EXPECT_EQ(restored.in_order().size(), 2U);
     EXPECT_TRUE(restored.take_released().empty());
-}
-
-TEST_F(EffectiveMessagesTest, AResetDropsTheInflightBufferOfOurOwn) {
-    messages_.keep_own_inflight(inflight(1), "ours");
-    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(8192), {"theirs"}));
-    EXPECT_TRUE(note(FrontendRequest::kResetDevice, uint64_t{0}));
-    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
-    EXPECT_TRUE(messages_.names("theirs"));
 }
 
 TEST_F(EffectiveMessagesTest, NobodyElseCanGoOnWithPostcopy) {
