@@ -170,6 +170,7 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
         }
         // Whatever is still noted in ours, no ring of the next driver must take it up.
         own_inflight_ = nullptr;
+        outcomes_ = nullptr;
         requests_.on_device_reset();
         forget_translations();
         status_ = 0;

@@ -78,7 +78,9 @@ bool EffectiveMessages::note(const Done& done) {
                 place.index = next_region_++;
             }
             if (place.stage == Stage::kInflight) {
+                drop_stage(Stage::kOutcomes);
                 clear_padding(message.payload);
+                place = place_of(message);
             }
             put(place, std::move(message));
             return true;
@@ -160,6 +162,9 @@ EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message)
     }
     if (message.request == static_cast<uint32_t>(OwnRecord::kDevice)) {
         return {.stage = Stage::kDevice};
+    }
+    if (message.request == static_cast<uint32_t>(OwnRecord::kOutcomes)) {
+        return {.stage = Stage::kOutcomes};
     }
     switch (static_cast<FrontendRequest>(message.request)) {
         case FrontendRequest::kSetProtocolFeatures:
@@ -280,7 +285,7 @@ void EffectiveMessages::reset_device() {
                            place.step == static_cast<uint32_t>(RingStep::kErr);
         const bool is_our_buffer = place.stage == Stage::kInflight &&
                                    inflight_of(message.payload).padding == kOurInflightBuffer;
-        if (place.stage == Stage::kStatus || is_our_buffer ||
+        if (place.stage == Stage::kStatus || is_our_buffer || place.stage == Stage::kOutcomes ||
             (place.stage == Stage::kRing && !stays)) {
             gone.push_back(place);
         }
@@ -300,11 +305,21 @@ bool EffectiveMessages::set_ring_state(uint32_t index, bool started, bool enable
 }
 
 void EffectiveMessages::keep_inflight(const wire::Inflight& description, std::string fd) {
+    if (description.padding != kOurInflightBuffer) {
+        drop_stage(Stage::kOutcomes);  // they are of requests in the buffer before
+    }
     KeptMessage message{.request = number(FrontendRequest::kSetInflightFd),
                         .payload = bytes_of(description),
                         .fds = {std::move(fd)}};
     const Place place = place_of(message);
     put(place, std::move(message));
+}
+
+void EffectiveMessages::keep_outcomes(std::vector<std::byte> shape, std::string fd) {
+    put({.stage = Stage::kOutcomes},
+        {.request = static_cast<uint32_t>(OwnRecord::kOutcomes),
+         .payload = std::move(shape),
+         .fds = {std::move(fd)}});
 }
 
 bool EffectiveMessages::put_record(Stage stage, OwnRecord record, std::vector<std::byte> content) {

@@ -312,6 +312,9 @@ class Session::Impl final : public Connection::Handler,
                                                                              uint16_t entries);
     /// What a ring that starts is given.
     [[nodiscard]] InflightArea inflight_area(size_t index);
+    [[nodiscard]] OutcomeBuffer::Shape outcome_shape() const;
+    void make_outcome_buffer();
+    [[nodiscard]] Outcome restore_outcomes(SavedSession::Message& saved);
     void make_own_inflight_buffer();
     /// Does the front end have the buffer of that ring, and has it when we are gone?
     [[nodiscard]] bool frontend_keeps_inflight(size_t index) const;
@@ -354,7 +357,8 @@ class Session::Impl final : public Connection::Handler,
     // for.
     std::shared_ptr<const InflightBuffer> inflight_;
     std::shared_ptr<const InflightBuffer> own_inflight_;
-    QueuePlacement placement_;  // the runners in rings_ use it
+    std::shared_ptr<const OutcomeBuffer> outcomes_;  // beside them
+    QueuePlacement placement_;                       // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.
