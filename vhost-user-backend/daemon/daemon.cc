@@ -51,6 +51,7 @@ Result<void> Daemon::open() {
     if (control.fd || !control.socket_path.empty()) {
         OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
+        keeper_pid_ = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
         control_endpoint_ = OUTRIGGER_TRY(open_endpoint(
             control.socket_path, control.fd, "--control-fd", settings_.devices.size()));
     }
@@ -254,6 +255,7 @@ void Daemon::start_control() {
             .program = program_.name,
             .version = OUTRIGGER_VERSION,
             .own_user = own_user_,
+            .keeper_pid = keeper_pid_,
             .targets = std::move(targets),
             .on_departure =
                 [this] {

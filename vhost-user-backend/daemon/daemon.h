@@ -84,6 +84,7 @@ class Daemon final {
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
     uid_t own_user_ = 0;                      // the sandbox does not let us ask
+    pid_t keeper_pid_ = 0;                    // our parent, if it is one
     std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
     size_t begun_ = 0;                        // of the servers
     size_t finished_ = 0;

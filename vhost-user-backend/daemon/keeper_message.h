@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,12 @@ struct KeeperMessage {
 };
 
 enum class KeeperWait : uint8_t { kWaits, kNever };
+
+/// With at most kKeeperFdsMax descriptors (borrowed). False, with errno: the other end has gone, or
+/// does not read within a second.
+[[nodiscard]] bool send_keeper_message(int channel,
+                                       std::string_view text,
+                                       std::span<const int> fds = {});
 
 /// False when the other end is gone, or (kNever) nothing is there, or what came is no message: too
 /// long, or with descriptors that could not be taken.
