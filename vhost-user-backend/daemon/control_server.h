@@ -66,6 +66,9 @@ class ControlServer final {
 
     void start();
 
+    /// Lets nobody in any more, and leaves the socket to the next process.
+    void leave() { unwatch(); }
+
     /// Lets nobody in any more, and removes the socket. Commands that were begun are answered.
     void stop_listening();
 

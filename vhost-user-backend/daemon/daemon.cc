@@ -2,6 +2,7 @@
 #include "vhost-user-backend/daemon/daemon.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -287,6 +288,49 @@ void Daemon::take_kept_sessions() {
     }
 }
 
+void Daemon::watch_keeper() {
+    if (store_->channel() < 0) {
+        return;
+    }
+    keeper_watch_ = loop_->watch_readable(store_->channel(), [this] {
+        // Once is all there is to say, and its end comes by a signal.
+        loop_->unwatch(*std::exchange(keeper_watch_, std::nullopt));
+        if (store_->take_leave_request()) {
+            leave();
+        }
+    });
+}
+
+/// Killed we are anyway: but what the kernel has to end for us then (io_uring's requests, and so
+/// what has the image's file open) takes it longer than it takes us to end them, and the guest
+/// waits for as long.
+void Daemon::leave() {
+    if (control_ != nullptr) {
+        control_->leave();
+    }
+
+    struct Leaving {
+        size_t outstanding = 0;
+        bool all = true;
+    };
+
+    auto leaving = std::make_shared<Leaving>(Leaving{.outstanding = served_.size()});
+    for (const Served& served : served_) {
+        served.server->leave([this, leaving](bool left) {
+            leaving->all = leaving->all && left;
+            if (--leaving->outstanding > 0) {
+                return;
+            }
+            if (leaving->all) {
+                for (const Served& each : served_) {
+                    each.device->on_leaving();
+                }
+            }
+            store_->notify_left();
+        });
+    }
+}
+
 /// The last stage: from here on nothing is opened but what a front end sends.
 void Daemon::accept() {
     for (size_t i = 0; i < served_.size(); ++i) {
@@ -330,6 +374,7 @@ void Daemon::accept() {
         served.server->start([this] {
             if (++begun_ == served_.size() && store_ != nullptr) {
                 store_->notify_ready();
+                watch_keeper();
             }
         });
     }

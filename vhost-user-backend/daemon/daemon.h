@@ -71,6 +71,8 @@ class Daemon final {
     [[nodiscard]] std::string name_of(size_t index) const;
     [[nodiscard]] Result<void> check_names() const;
     void start_control();
+    void watch_keeper();
+    void leave();
     void accept();
 
     const DeviceProgram& program_;
@@ -86,7 +88,8 @@ class Daemon final {
     uid_t own_user_ = 0;                      // the sandbox does not let us ask
     pid_t keeper_pid_ = 0;                    // our parent, if it is one
     std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
-    size_t begun_ = 0;                        // of the servers
+    std::optional<WatchId> keeper_watch_;
+    size_t begun_ = 0;  // of the servers
     size_t finished_ = 0;
 };
 

@@ -231,4 +231,14 @@ void DescriptorStore::notify_ready() {
     }
 }
 
+bool DescriptorStore::take_leave_request() {
+    KeeperMessage message;
+    return receive_keeper_message(channel_.get(), message, KeeperWait::kNever) &&
+           message.field("LEAVE") == "1";
+}
+
+void DescriptorStore::notify_left() {
+    (void)send("LEFT=1");  // else it waits, not long, and kills us
+}
+
 }  // namespace outrigger

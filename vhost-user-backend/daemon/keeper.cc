@@ -18,7 +18,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,6 +32,7 @@
 #include "vhost-user-backend/daemon/keeper_message.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
+#include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/worker_process.h"
 
@@ -53,6 +53,10 @@ constexpr int kMessagesPerTurn = 64;
 
 /// What a program that takes over may need to be there, and then to serve.
 constexpr auto kTakeOverLimit = std::chrono::seconds(2);
+
+/// What the program before may need to bring its requests in flight to an end. Then it is killed,
+/// whatever it does: front ends wait.
+constexpr auto kLeaveLimit = std::chrono::milliseconds(10);
 
 struct Worker {
     pid_t pid = -1;
@@ -75,9 +79,10 @@ class Keeper final {
         UniqueFd program;
         Worker standby;
         Clock::time_point deadline;
-        pid_t asked_by = 0;        // 0: nobody waits for an answer
-        bool tells_steps = false;  // to who asked
-        bool begun = false;        // the old worker is told to go, or gone
+        pid_t asked_by = 0;                          // 0: nobody waits for an answer
+        bool tells_steps = false;                    // to who asked
+        bool begun = false;                          // the old worker is told to go, or gone
+        std::optional<Clock::time_point> kill_at{};  // the old worker, which is told to leave
     };
 
     [[nodiscard]] Result<Worker> spawn(const UniqueFd& program);
@@ -103,6 +108,7 @@ class Keeper final {
     void begin_take_over(pid_t sender, int request);
     void tell_step(control::TakeOverStep step) const;
     void hand_over();
+    void kill_old();
     void end_take_over(bool taken_over);
 
     const KeeperSettings& settings_;
@@ -221,7 +227,7 @@ void Keeper::wait_for_events() {
     int timeout_ms = -1;
     if (take_over_) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-            take_over_->deadline - Clock::now());
+            take_over_->kill_at.value_or(take_over_->deadline) - Clock::now());
         timeout_ms = static_cast<int>(std::max<int64_t>(left.count() + 1, 0));
     }
     if (::poll(watched.data(), watched.size(), timeout_ms) < 0 && errno != EINTR) {
@@ -235,6 +241,9 @@ void Keeper::wait_for_events() {
     }
     if (watched[0].revents != 0) {
         on_signal();
+    }
+    if (take_over_ && take_over_->kill_at && Clock::now() >= *take_over_->kill_at) {
+        kill_old();
     }
     if (take_over_ && Clock::now() >= take_over_->deadline) {
         log(LogLevel::kError, "keeper: the new program is not there in time");
@@ -288,6 +297,9 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         }
     } else if (message.field("LAST") == "1" && &worker == &worker_) {
         last_ = true;
+    } else if (message.field("LEFT") == "1" && &worker == &worker_ && take_over_ &&
+               take_over_->kill_at) {
+        kill_old();
     } else if (message.field("READY") == "1" && worker.said_hello &&
                !std::exchange(worker.ready, true)) {
         on_ready();
@@ -375,6 +387,7 @@ void Keeper::on_end_wanted(int signal_number) {
     stored_.clear();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
+        take_over_->kill_at.reset();
         if (take_over_->begun && worker_.pid < 0) {
             finish(0);
             return;
@@ -405,6 +418,7 @@ void Keeper::on_worker_ended(int status) {
     if (ending_) {
         finish(status);
     } else if (take_over_ && take_over_->begun && !last_) {
+        take_over_->kill_at.reset();
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
     } else if (!WIFSIGNALED(status)) {
@@ -472,15 +486,9 @@ void Keeper::finish(int status) {
 void Keeper::remove_socket_files() const {
     for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
         const auto kept = stored_.find(socket.file_name);
-
-        struct stat made {};
-
-        struct stat there {};
-
-        if (kept != stored_.end() && ::fstat(kept->second.get(), &made) == 0 &&
-            ::lstat(socket.path.c_str(), &there) == 0 && S_ISSOCK(there.st_mode) &&
-            made.st_dev == there.st_dev && made.st_ino == there.st_ino) {
-            (void)::unlink(socket.path.c_str());
+        if (kept != stored_.end()) {
+            // Gone as soon as it is ours, if it still is what the worker made.
+            (void)SocketFile::adopt_kept(socket.path, kept->second.get());
         }
     }
 }
@@ -524,8 +532,17 @@ void Keeper::tell_step(control::TakeOverStep step) const {
 void Keeper::hand_over() {
     take_over_->begun = true;
     take_over_->deadline = Clock::now() + kTakeOverLimit;
-    worker_process::signal(worker_.pid, SIGKILL);
+    if (send_keeper_message(worker_.channel.get(), "LEAVE=1")) {
+        take_over_->kill_at = Clock::now() + kLeaveLimit;
+    } else {
+        kill_old();
+    }
     tell_step(control::TakeOverStep::kHandingOver);
+}
+
+void Keeper::kill_old() {
+    take_over_->kill_at.reset();
+    worker_process::signal(worker_.pid, SIGKILL);
 }
 
 void Keeper::end_take_over(bool taken_over) {
@@ -546,6 +563,7 @@ void Keeper::end_take_over(bool taken_over) {
         read_rest(over.standby);
         log(LogLevel::kError, "keeper: going back to the program before");
         if (worker_.pid > 0) {
+            ::kill(worker_.pid, SIGKILL);
             (void)::waitpid(worker_.pid, nullptr, 0);
             read_rest(worker_);
             worker_.pid = -1;

@@ -5,7 +5,8 @@
 /// To the keeper: what systemd understands (FDSTORE=1 with FDNAME= and a descriptor,
 /// FDSTOREREMOVE=1 with FDNAME=, READY=1), HELLO=1 first of all, and LAST=1
 /// when no other process could go on. From the keeper: FDNAMES=a:b:c
-/// with so many descriptors, and then GO=first, GO=again or GO=upgrade.
+/// with so many descriptors, and then GO=first, GO=again or GO=upgrade; LEAVE=1 before it kills a
+/// worker that another one takes over from, who may say LEFT=1.
 #pragma once
 
 #include <cstddef>
