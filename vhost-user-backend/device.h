@@ -21,6 +21,11 @@
 ///
 /// Chains. A device pops a request when it can begin it: one that is held until something comes
 /// from outside holds up the removal of guest memory, and the end of the session, for as long.
+///
+/// Crashes. A chain that was in flight when its process died is popped again by the next one
+/// (DescriptorChain::is_replayed()): whoever was told nothing may see a request carried out twice.
+/// A device whose requests mind that says so by DeviceIdentity::outcome_bytes, and notes what it
+/// does (DescriptorChain::earlier_run()).
 #pragma once
 
 #include <array>
@@ -54,6 +59,9 @@ struct DeviceIdentity {
     uint16_t queue_count = 1;        ///< rings the device has, fixed for its life
     uint16_t queue_size_max = 1024;  ///< largest ring accepted
     uint16_t config_bytes = 0;       ///< size of the configuration space, at most 256
+    /// What it notes of a request at a time, where requests must not be carried out twice
+    /// (DescriptorChain::note_intent()); at most 512, 0: nothing. Fixed for the device's life.
+    uint16_t outcome_bytes = 0;
 };
 
 /// What else a device can do. The front end is offered the messages that belong to it.

@@ -24,6 +24,9 @@
 
 namespace outrigger::blk {
 
+/// What is noted of a zone append (DeviceIdentity::outcome_bytes): the offset of its data.
+inline constexpr uint16_t kBlkOutcomeBytes = 8;
+
 /// What the queues of a device share. Outlives them.
 struct BlkShared {
     std::array<std::byte, 20> serial{};  ///< padded with NULs, not terminated
@@ -140,7 +143,8 @@ class BlkQueue final {
     void on_done(Slot& slot, int os_error);
     void finish(Slot& slot, int os_error);
     static void copy_lifetime(const Slot& slot);
-    static void finish_zone_command(const Slot& slot);
+    static void finish_zone_command(Slot& slot);
+    [[nodiscard]] bool was_appended(Slot& slot);
     void on_failure(const Slot& slot, int os_error);
     void check_ended();
 

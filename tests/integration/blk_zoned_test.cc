@@ -202,6 +202,48 @@ TEST_F(BlkZoned, WritesBehindAHeldOneThatIsGivenUpAreTold) {
     EXPECT_EQ(writes[1].status, kStatusZoneUnalignedWrite);
 }
 
+TEST_F(BlkZoned, HeldAppendThatTheHostTookInPartIsContinued) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(ENOSPC, kBlock);
+    ZoneGuest::Append append{.zone_sector = kZoneSectors,
+                             .data = std::vector<std::byte>(3 * kBlock, std::byte{0x42})};
+    guest.begin_append(append);
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    ASSERT_TRUE(guest.end_append());
+    EXPECT_EQ(append.status, VIRTIO_BLK_S_OK);
+    EXPECT_EQ(append.sector, kZoneSectors);
+    EXPECT_EQ(disk_->bytes(kZoneSectors * 512, 3 * kBlock), append.data);
+    EXPECT_EQ(disk_->zone(1).write_pointer_bytes, kZoneSectors * 512 + 3 * kBlock);
+}
+
+// What was noted of it is found by whoever has the ring next.
+TEST_F(BlkZoned, AppendThatWasBegunAndSetAsideIsThereOnce) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect(),
+                    1,
+                    FeatureSet::of({wire::bit(wire::ProtocolFeature::kInflightShmfd),
+                                    wire::bit(wire::ProtocolFeature::kGetVringBaseInflight)}));
+    ASSERT_TRUE(guest.queue(0).stop(guest.frontend()));
+    ASSERT_TRUE(guest.frontend().get_inflight_fd(1, 256));
+    ASSERT_TRUE(guest.start_queue(0));
+    disk_->fail_next_write(ENOSPC, kBlock);
+    ZoneGuest::Append append{.zone_sector = kZoneSectors,
+                             .data = std::vector<std::byte>(3 * kBlock, std::byte{0x42})};
+    guest.begin_append(append);
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    ASSERT_TRUE(guest.queue(0).stop(guest.frontend()));
+    EXPECT_EQ(device_->shared().held.load(), 0U);
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    ASSERT_TRUE(guest.start_queue(0));
+    ASSERT_TRUE(guest.end_append());
+    EXPECT_EQ(append.status, VIRTIO_BLK_S_OK);
+    EXPECT_EQ(append.sector, kZoneSectors);
+    EXPECT_EQ(disk_->bytes(kZoneSectors * 512, 3 * kBlock), append.data);
+    EXPECT_EQ(disk_->zone(1).write_pointer_bytes, kZoneSectors * 512 + 3 * kBlock);
+}
+
 TEST_F(BlkZoned, UnalignedWriteIsToldWhileNothingIsHeld) {
     serve({}, 1, ErrorPolicy::kStop);
     ZoneGuest guest(host_->connect());

@@ -168,6 +168,7 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
         if (!frontend_keeps_inflight_) {
             // Whatever is still noted in ours, no ring of the next driver must take it up.
             inflight_ = nullptr;
+            outcomes_ = nullptr;
         }
         requests_.on_device_reset();
         forget_translations();

@@ -78,6 +78,7 @@ bool EffectiveMessages::note(const Done& done) {
                 place.index = next_region_++;
             }
             if (place.stage == Stage::kInflight) {
+                drop_stage(Stage::kOutcomes);
                 clear_padding(message.payload);
             }
             put(place, std::move(message));
@@ -160,6 +161,9 @@ EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message)
     }
     if (message.request == static_cast<uint32_t>(OwnRecord::kDevice)) {
         return {.stage = Stage::kDevice};
+    }
+    if (message.request == static_cast<uint32_t>(OwnRecord::kOutcomes)) {
+        return {.stage = Stage::kOutcomes};
     }
     switch (static_cast<FrontendRequest>(message.request)) {
         case FrontendRequest::kSetProtocolFeatures:
@@ -299,9 +303,17 @@ bool EffectiveMessages::set_ring_state(uint32_t index, bool started, bool enable
 }
 
 void EffectiveMessages::keep_inflight(const wire::Inflight& description, std::string fd) {
+    drop_stage(Stage::kOutcomes);
     put({.stage = Stage::kInflight},
         {.request = number(FrontendRequest::kSetInflightFd),
          .payload = bytes_of(description),
+         .fds = {std::move(fd)}});
+}
+
+void EffectiveMessages::keep_outcomes(std::vector<std::byte> shape, std::string fd) {
+    put({.stage = Stage::kOutcomes},
+        {.request = static_cast<uint32_t>(OwnRecord::kOutcomes),
+         .payload = std::move(shape),
          .fds = {std::move(fd)}});
 }
 

@@ -19,8 +19,9 @@ namespace outrigger {
 /// What a session is beside what messages say of it: kept among them, under numbers that no front
 /// end's message has here.
 enum class OwnRecord : uint32_t {
-    kSession = 0x4f52'0001,  ///< SessionFacts
-    kDevice = 0x4f52'0002,   ///< the device's sections
+    kSession = 0x4f52'0001,   ///< SessionFacts
+    kDevice = 0x4f52'0002,    ///< the device's sections
+    kOutcomes = 0x4f52'0003,  ///< the shape of an OutcomeBuffer, and its descriptor
 };
 
 /// The most that one of them may be.
@@ -59,6 +60,10 @@ class EffectiveMessages final {
     /// A buffer for requests in flight that the front end did not ask for. A later one of the front
     /// end's takes its place.
     void keep_inflight(const wire::Inflight& description, std::string fd);
+
+    /// What devices have noted of requests in flight, beside the buffer that was kept last: another
+    /// one of those makes this one void. `shape`: as the session writes it down.
+    void keep_outcomes(std::vector<std::byte> shape, std::string fd);
 
     /// The ring has no memory, and stands there until it has some again.
     void set_ring_base(uint32_t index, uint32_t base);
@@ -102,6 +107,7 @@ class EffectiveMessages final {
         kDevice,
         kConfig,
         kInflight,
+        kOutcomes,
         kMemory,
         kRing,
         kStatus,

@@ -39,6 +39,7 @@ Session::Impl::Outcome Session::Impl::handle_get_inflight_fd(const wire::Message
     }
     // Rings that run go on with theirs.
     inflight_ = std::move(buffer);
+    outcomes_ = nullptr;
     frontend_keeps_inflight_ = true;
     const InflightDescription& made = inflight_->description();
     Outcome outcome = reply_object(wire::Inflight{.mmap_size = made.bytes,
@@ -63,6 +64,7 @@ Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& mess
         return refuse(Refusal::kInflight);
     }
     inflight_ = *std::move(buffer);
+    outcomes_ = nullptr;
     const bool is_ours = saved_ && inflight.padding == kOurInflightBuffer;
     frontend_keeps_inflight_ = !is_ours;
     return done();
@@ -105,9 +107,53 @@ InflightArea Session::Impl::inflight_area(size_t index) {
                                                 inflight_->fd());
         }
     }
+    if (inflight_ != nullptr && outcomes_ == nullptr && identity_.outcome_bytes > 0) {
+        make_outcome_buffer();
+    }
     return {.buffer = inflight_,
             .queue = static_cast<uint16_t>(index),
-            .base_is_known = rings_[index].stopped_here};
+            .base_is_known = rings_[index].stopped_here,
+            .outcomes = outcomes_};
+}
+
+OutcomeBuffer::Shape Session::Impl::outcome_shape() const {
+    return {.queue_count = identity_.queue_count,
+            .entries = std::max(identity_.queue_size_max, InflightBuffer::kEntriesAtLeast),
+            .record_bytes = identity_.outcome_bytes};
+}
+
+/// Without one, requests that are taken up again are of unknown outcome.
+void Session::Impl::make_outcome_buffer() {
+    const OutcomeBuffer::Shape shape = outcome_shape();
+    auto buffer = OutcomeBuffer::create(shape);
+    if (!buffer) {
+        environment_.logs.refusal.log(LogLevel::kWarning,
+                                      "{}: no memory for the outcomes of requests: {}",
+                                      identity_.name,
+                                      buffer.error().message);
+        return;
+    }
+    outcomes_ = *std::move(buffer);
+    if (environment_.journal != nullptr) {
+        // Before any ring notes anything in it.
+        const auto bytes = std::as_bytes(std::span(&shape, 1));
+        environment_.journal->keep_outcomes({bytes.begin(), bytes.end()}, outcomes_->fd());
+    }
+}
+
+/// Of another version of the device it is of no use: what it says is not known then.
+Session::Impl::Outcome Session::Impl::restore_outcomes(SavedSession::Message& saved) {
+    const OutcomeBuffer::Shape shape = outcome_shape();
+    const auto expected = std::as_bytes(std::span(&shape, 1));
+    if (saved.fds.size() != 1 || identity_.outcome_bytes == 0 ||
+        !std::ranges::equal(saved.payload, expected)) {
+        return done();
+    }
+    auto buffer = OutcomeBuffer::map(std::move(saved.fds[0]), shape);
+    if (buffer) {
+        outcomes_ = *std::move(buffer);
+    }
+    return done();
 }
 
 }  // namespace outrigger

@@ -311,6 +311,9 @@ class Session::Impl final : public Connection::Handler,
                                                                              uint16_t entries);
     /// What a ring that starts is given.
     [[nodiscard]] InflightArea inflight_area(size_t index);
+    [[nodiscard]] OutcomeBuffer::Shape outcome_shape() const;
+    void make_outcome_buffer();
+    [[nodiscard]] Outcome restore_outcomes(SavedSession::Message& saved);
     /// Does the request in hand, which stops a ring, let the ring's requests stay unanswered?
     [[nodiscard]] bool may_suspend() const;
 
@@ -347,6 +350,7 @@ class Session::Impl final : public Connection::Handler,
     Postcopy postcopy_;
     std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
     bool frontend_keeps_inflight_ = false;            // and has it when we are gone
+    std::shared_ptr<const OutcomeBuffer> outcomes_;   // beside it
     QueuePlacement placement_;                        // the runners in rings_ use it
     std::vector<Vring> rings_;
 

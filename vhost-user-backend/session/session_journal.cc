@@ -256,6 +256,11 @@ void SessionJournal::keep_inflight(const wire::Inflight& description, int fd) {
     write_now();
 }
 
+void SessionJournal::keep_outcomes(std::vector<std::byte> shape, int fd) {
+    messages_.keep_outcomes(std::move(shape), keep(fd));
+    write_now();
+}
+
 void SessionJournal::write_now() {
     if (connection_.empty()) {
         return;

@@ -88,6 +88,9 @@ class SessionJournal final {
     /// in hand. `description` is what SET_INFLIGHT_FD would say of it.
     void keep_inflight(const wire::Inflight& description, int fd);
 
+    /// The same of a buffer for what devices note of those requests.
+    void keep_outcomes(std::vector<std::byte> shape, int fd);
+
     /// `message` is in hand.
     void arrive(const wire::Message& message);
 

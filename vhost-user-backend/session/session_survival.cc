@@ -241,6 +241,9 @@ Session::Impl::Outcome Session::Impl::restore(SavedSession::Message& saved) {
     if (saved.request == static_cast<uint32_t>(OwnRecord::kDevice)) {
         return restore_device(saved.payload);
     }
+    if (saved.request == static_cast<uint32_t>(OwnRecord::kOutcomes)) {
+        return restore_outcomes(saved);
+    }
     wire::Message message{.header = {.request = saved.request,
                                      .flags = wire::kVersion,
                                      .size = static_cast<uint32_t>(saved.payload.size())},

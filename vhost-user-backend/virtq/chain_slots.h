@@ -28,6 +28,7 @@ class ChainSlots final {
         ChainSlot& slot = *free_.back();
         slot.segments.clear();
         slot.is_replayed = false;
+        slot.has_record = false;
         return slot;
     }
 

@@ -13,6 +13,7 @@
 #include "vhost-user-backend/guest/guest_buffer.h"
 #include "vhost-user-backend/virtq/chain_reader.h"
 #include "vhost-user-backend/virtq/chain_writer.h"
+#include "vhost-user-backend/virtq/outcome_journal.h"
 
 namespace outrigger {
 
@@ -38,6 +39,7 @@ struct ChainSlot {
     bool set_aside = false;
     bool is_noted = false;  // RingLog knows its device-writable buffers
     bool is_replayed = false;
+    bool has_record = false;  // in the outcome journal
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.
@@ -86,6 +88,23 @@ class DescriptorChain final {
     /// Somebody had this chain before, who died or set it aside, and may have carried it out in
     /// whole or in part; the driver has not heard.
     [[nodiscard]] bool is_replayed() const { return slot_->is_replayed; }
+
+    // For requests that must not be carried out twice (a rename, a zone append), of devices whose
+    // DeviceIdentity::outcome_bytes says so. A device asks for earlier_run() first, notes what it
+    // is about to do, does it, notes what it is going to answer, and only then writes the answer
+    // and completes. What was noted is forgotten when the driver sees the chain used. Elsewhere
+    // nothing is noted, and a replayed chain is kUnknown.
+
+    /// How far a replayed chain had come; kNothing for any other.
+    [[nodiscard]] EarlierRun earlier_run() const;
+
+    /// Before the request is carried out: whatever tells, later, whether it was. At most
+    /// outcome_bytes. Once more where a device tries once more; the last one counts.
+    void note_intent(std::span<const std::byte> intent);
+
+    /// Behind it, and before the answer is written: whatever the same answer is made of, at most
+    /// outcome_bytes, and what complete() is going to be told.
+    void note_outcome(std::span<const std::byte> outcome, uint32_t written_bytes);
 
     /// Returns the chain to the driver. `written_bytes`: how many bytes of the device-writable
     /// part, from its start, hold data now (VIRTIO 1.3, 2.7.8.2); at most writable_bytes(). The

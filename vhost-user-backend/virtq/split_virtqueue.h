@@ -13,6 +13,7 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/virtq/chain_builder.h"
 #include "vhost-user-backend/virtq/chain_slots.h"
+#include "vhost-user-backend/virtq/outcome_journal.h"
 #include "vhost-user-backend/virtq/ring_areas.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 #include "vhost-user-backend/virtq/ring_memory.h"
@@ -46,6 +47,9 @@ class SplitVirtqueue final {
     /// the log says where the ring stands, and has_available() tells of its chains first.
     [[nodiscard]] Result<bool, InflightLogError> resume(std::span<std::byte> log,
                                                         bool base_is_known);
+
+    /// The chains that has_available() tells of first, as the outcome journal knows them.
+    [[nodiscard]] std::vector<OutcomeJournal::Key> replayed_keys() const;
 
     [[nodiscard]] uint16_t next_available() const { return next_available_; }
 

@@ -153,6 +153,7 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (logging_) [[unlikely]] {
         note_writes(slot);
     }
+    slot.has_record = slot.is_replayed && outcomes_.has_value();
     retries_ = 0;
     counters_.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
@@ -254,6 +255,9 @@ void Virtqueue::make_visible() {
         split_.make_visible();
     }
     unpublished_ = 0;
+    if (outcomes_) [[unlikely]] {
+        outcomes_->note_published();
+    }
     counters_.batches_published.add();
     if (first_batch_) {
         // Whoever served this ring before may have published without calling.
@@ -347,6 +351,44 @@ void Virtqueue::resume() {
     if (*resumed) {
         // Whoever died may have published and not called any more; no driver asks twice.
         call_owed_ = true;
+    }
+    open_outcomes();
+}
+
+void Virtqueue::open_outcomes() {
+    if (inflight_.outcomes == nullptr || !notes_in_flight()) {
+        return;
+    }
+    const std::span<std::byte> part = inflight_.outcomes->part(inflight_.queue);
+    const OutcomeBuffer::Shape& shape = inflight_.outcomes->shape();
+    if (part.empty() || config_.size > shape.entries) {
+        return;
+    }
+    outcomes_.emplace(part, config_.size, shape.record_bytes);
+    outcomes_->open(config_.packed ? packed_.replayed_keys() : split_.replayed_keys());
+}
+
+EarlierRun Virtqueue::earlier_run(const ChainSlot& slot) const {
+    if (!slot.is_replayed) {
+        return {};
+    }
+    return outcomes_ ? outcomes_->earlier(outcome_key(slot))
+                     : EarlierRun{.progress = EarlierProgress::kUnknown};
+}
+
+void Virtqueue::note_intent(ChainSlot& slot, std::span<const std::byte> intent) {
+    if (outcomes_) {
+        slot.has_record = true;
+        outcomes_->note_intent(outcome_key(slot), intent);
+    }
+}
+
+void Virtqueue::note_outcome(ChainSlot& slot,
+                             std::span<const std::byte> outcome,
+                             uint32_t written_bytes) {
+    if (outcomes_) {
+        slot.has_record = true;
+        outcomes_->note_outcome(outcome_key(slot), outcome, written_bytes);
     }
 }
 

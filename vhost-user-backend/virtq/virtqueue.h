@@ -24,6 +24,7 @@
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 #include "vhost-user-backend/virtq/inflight_buffer.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
+#include "vhost-user-backend/virtq/outcome_journal.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 #include "vhost-user-backend/virtq/ring_log.h"
@@ -183,6 +184,9 @@ class Virtqueue final {
     /// Of DescriptorChain only.
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
     void set_chain_aside(ChainSlot& slot);
+    [[nodiscard]] EarlierRun earlier_run(const ChainSlot& slot) const;
+    void note_intent(ChainSlot& slot, std::span<const std::byte> intent);
+    void note_outcome(ChainSlot& slot, std::span<const std::byte> outcome, uint32_t written_bytes);
 
   private:
     Virtqueue(const VirtqueueConfig& config,
@@ -196,6 +200,8 @@ class Virtqueue final {
 
     void set_place(RingPlace place);
     void resume();
+    void open_outcomes();
+    [[nodiscard]] OutcomeJournal::Key outcome_key(const ChainSlot& slot) const;
     void leave_old_areas();
 
     [[nodiscard]] bool inflight_was_lost() const {
@@ -251,6 +257,7 @@ class Virtqueue final {
     std::optional<uint32_t> areas_lease_;  // the areas lie in older memory, which this pins
     CompletionOrder order_;                // of IN_ORDER rings
     std::unique_ptr<RingLog> log_;         // null until there was one
+    std::optional<OutcomeJournal> outcomes_;
     // Whoever ran this ring before may have died between a store and its mark.
     bool areas_marked_ = false;
     VirtqueueCounters counters_;
@@ -288,7 +295,15 @@ inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {
     } else {
         split_.push_used(slot, written_bytes);
     }
+    if (slot.has_record) [[unlikely]] {
+        outcomes_->note_used(outcome_key(slot).entry);
+    }
     ++unpublished_;
+}
+
+inline OutcomeJournal::Key Virtqueue::outcome_key(const ChainSlot& slot) const {
+    return {.entry = config_.packed ? slot.inflight_first : slot.head,
+            .counter = slot.inflight_counter};
 }
 
 }  // namespace outrigger

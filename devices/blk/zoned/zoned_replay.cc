@@ -4,6 +4,7 @@
 // guest is told of one write that is there once.
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "devices/blk/zoned/zoned_queue.h"
 #include "devices/blk/zoned/zoned_transfer.h"
@@ -12,10 +13,10 @@ namespace outrigger::blk {
 
 /// Where the request would be, if it was carried out.
 std::optional<uint64_t> ZonedTransfer::replayed_place() const {
-    if (!request_->replayed || appends()) {
+    if (!request_->replayed) {
         return std::nullopt;
     }
-    return request_->offset_bytes;
+    return appends() ? request_->earlier_append_place : request_->offset_bytes;
 }
 
 /// Is a part of it, or all, in front of the write pointer? A zone that is full has none any more.
@@ -23,7 +24,9 @@ bool ZonedTransfer::may_be_there(const ZoneTable::Writing& zone) const {
     const std::optional<uint64_t> place = replayed_place();
     const uint64_t length = request_->length_bytes;
     const uint32_t granularity = queue_->write_granularity_bytes();
+    // An append's place comes from the journal, where it may be anything.
     return place && (is_writable(zone.state) || zone.state == ZoneState::kFull) &&
+           *place >= table().start_of(zone_) && *place % granularity == 0 &&
            *place < reached(zone) && length <= zone.end_bytes - *place &&
            length % granularity == 0 && ReplayBuffer::kPieceBytes % granularity == 0;
 }
@@ -37,6 +40,7 @@ void ZonedTransfer::begin_replay() {
     place_ = *replayed_place();
     there_bytes_ = std::min(request_->length_bytes, reached(table().writing(zone_)) - place_);
     settled_bytes_ = 0;
+    request_->append_offset_bytes = place_;
     wanted_ = SegmentCursor(request_->data, request_->length_bytes);
     if (queue_->take_replay_turn(*this)) {
         compare();
@@ -103,6 +107,14 @@ void ZonedTransfer::on_compared(int os_error) {
 void ZonedTransfer::on_other_data() {
     if (request_->data_was_lost()) {
         end(EFAULT);
+        return;
+    }
+    if (appends()) {
+        request_->earlier_append_place.reset();
+        if (std::exchange(replays_, false)) {
+            queue_->end_replay_turn();
+        }
+        write();
         return;
     }
     refuse(table().writing(zone_).state == ZoneState::kFull ? ZoneFault::kInvalidCommand

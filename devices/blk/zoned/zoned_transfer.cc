@@ -219,6 +219,9 @@ void ZonedTransfer::write() {
         return;
     }
     phase_ = Phase::kWrite;
+    if (appends()) {
+        request_->on_append_place(offset);
+    }
     start_data(ImageCommand::kWrite, offset);
 }
 

@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -149,6 +150,76 @@ TEST_F(ZonedReplay, ManyAtOnceTakeTurns) {
     for (const auto& request : requests) {
         EXPECT_EQ(outcome_of(*request), kOk) << request->offset_bytes;
     }
+}
+
+TEST_F(ZonedReplay, AppendThatReachedTheDiskIsThereOnce) {
+    EXPECT_EQ(append(kZone, kBlock, 1).offset, kZone);
+    EXPECT_EQ(append(kZone, 2 * kBlock, 2).offset, kZone + kBlock);
+    const Appended first = replay_append(kZone, kBlock, kZone, 1);
+    EXPECT_EQ(first.outcome, kOk);
+    EXPECT_EQ(first.offset, kZone);
+    const Appended second = replay_append(kZone, 2 * kBlock, kZone + kBlock, 2);
+    EXPECT_EQ(second.outcome, kOk);
+    EXPECT_EQ(second.offset, kZone + kBlock);
+    EXPECT_EQ(disk_.zone(1).write_pointer_bytes, kZone + 3 * kBlock);
+}
+
+TEST_F(ZonedReplay, AppendThatReachedTheDiskInPartIsContinuedInItsPlace) {
+    EXPECT_EQ(append(kZone, kBlock, 1).offset, kZone);
+    EXPECT_EQ(append(kZone, kBlock, 2).offset, kZone + kBlock);
+    const Appended whole = replay_append(kZone, 4 * kBlock, kZone + kBlock, 2);
+    EXPECT_EQ(whole.outcome, kOk);
+    EXPECT_EQ(whole.offset, kZone + kBlock);
+    EXPECT_TRUE(holds(kZone + kBlock, 4 * kBlock, 2));
+    EXPECT_EQ(disk_.zone(1).write_pointer_bytes, kZone + 5 * kBlock);
+}
+
+TEST_F(ZonedReplay, AppendThatDidNotReachTheDiskIsMade) {
+    EXPECT_EQ(append(kZone, kBlock, 1).offset, kZone);
+    EXPECT_EQ(replay_append(kZone, kBlock, kZone + kBlock, 2).offset, kZone + kBlock);
+    EXPECT_TRUE(holds(kZone + kBlock, kBlock, 2));
+}
+
+TEST_F(ZonedReplay, AppendOfWhichNothingIsKnownIsMade) {
+    EXPECT_EQ(append(kZone, kBlock, 1).offset, kZone);
+    EXPECT_EQ(replay_append(kZone, kBlock, std::nullopt, 1).offset, kZone + kBlock);
+}
+
+TEST_F(ZonedReplay, AppendIntoAZoneThatWasResetSinceIsMade) {
+    EXPECT_EQ(append(kZone, kBlock, 1).offset, kZone);
+    EXPECT_EQ(change(ZoneCommand::kReset, kZone), kOk);
+    EXPECT_EQ(append(kZone, 2 * kBlock, 2).offset, kZone);
+    const Appended again = replay_append(kZone, kBlock, kZone, 1);
+    EXPECT_EQ(again.outcome, kOk);
+    EXPECT_EQ(again.offset, kZone + 2 * kBlock);
+    EXPECT_TRUE(holds(kZone, 2 * kBlock, 2));
+}
+
+TEST_F(ZonedReplay, PlaceOutsideOfItsZoneIsNone) {
+    EXPECT_EQ(append(kZone, kBlock, 1).offset, kZone);
+    for (const uint64_t place :
+         {uint64_t{0}, kZone + 1, 2 * kZone, kZone + kCapacity, ~uint64_t{0}}) {
+        const Appended made = replay_append(kZone, kBlock, place, 1);
+        EXPECT_EQ(made.outcome, kOk);
+        EXPECT_GT(made.offset, kZone);
+        EXPECT_LT(made.offset, kZone + kCapacity);
+    }
+}
+
+TEST_F(ZonedReplay, AppendThatFilledTheZoneIsDone) {
+    EXPECT_EQ(append(kZone, kCapacity, 1).offset, kZone);
+    const Appended again = replay_append(kZone, kCapacity, kZone, 1);
+    EXPECT_EQ(again.outcome, kOk);
+    EXPECT_EQ(again.offset, kZone);
+}
+
+TEST_F(ZonedReplay, AppendTellsItsPlaceBeforeEachTry) {
+    ZoneRequest request(2 * kBlock, 9);
+    set_up_append(request, kZone);
+    disk_.fail_next_write(EIO, kBlock);
+    run(request);
+    EXPECT_EQ(outcome_of(request), kOk);
+    EXPECT_EQ(request.places, (std::vector<uint64_t>{kZone, kZone + kBlock}));
 }
 
 TEST_F(ZonedReplay, ChangeThatWasMadeIsDone) {

@@ -241,6 +241,29 @@ TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
     EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
 }
 
+// What was noted is of the requests in one buffer, and of no other.
+TEST_F(EffectiveMessagesTest, OutcomesAreKeptBesideTheirInflightBuffer) {
+    messages_.keep_inflight(inflight(1), "first");
+    messages_.keep_outcomes({}, "outcomes");
+    const auto list = messages_.in_order();
+    ASSERT_EQ(list.size(), 2U);
+    EXPECT_EQ(list[1]->request, static_cast<uint32_t>(OwnRecord::kOutcomes))
+        << "behind the buffer, which makes others void";
+    std::vector<KeptMessage> written;
+    for (const KeptMessage* const message : list) {
+        written.push_back(*message);
+    }
+    EffectiveMessages next;
+    next.restore(written);
+    ASSERT_EQ(next.in_order().size(), 2U);
+    EXPECT_EQ(*next.in_order()[1], written[1]);
+    next.keep_inflight(inflight(2), "second");
+    EXPECT_EQ(next.in_order().size(), 1U);
+    EXPECT_EQ(next.take_released(), (std::vector<std::string>{"outcomes", "first"}));
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(3), {"third"}));
+    EXPECT_EQ(messages_.in_order().size(), 1U);
+}
+
 TEST_F(EffectiveMessagesTest, NobodyElseCanGoOnWithPostcopy) {
     EXPECT_TRUE(note(FrontendRequest::kPostcopyAdvise, uint64_t{0}));
     EXPECT_FALSE(messages_.restorable());

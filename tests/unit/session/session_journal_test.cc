@@ -204,6 +204,17 @@ TEST_F(SessionJournalTest, ABufferOfOurOwnIsThereBeforeTheMessageThatNeedsIt) {
               static_cast<uint32_t>(FrontendRequest::kSetInflightFd));
 }
 
+TEST_F(SessionJournalTest, ABufferForOutcomesIsThereBeforeTheMessageThatNeedsIt) {
+    arrive(FrontendRequest::kSetVringEnable, wire::VringState{.index = 0, .num = 1});
+    journal_->keep_inflight(wire::Inflight{}, notifier_.write_fd());
+    journal_->keep_outcomes({std::byte{7}}, notifier_.write_fd());
+    const auto found = next();
+    EXPECT_FALSE(found->saved()->in_hand);
+    ASSERT_EQ(found->saved()->messages.size(), 2U);
+    EXPECT_EQ(found->saved()->messages[1].request, static_cast<uint32_t>(OwnRecord::kOutcomes));
+    EXPECT_EQ(found->saved()->messages[1].payload, std::vector<std::byte>{std::byte{7}});
+}
+
 TEST_F(SessionJournalTest, TheNextProcessWritesOn) {
     arrive(FrontendRequest::kSetVringCall, uint64_t{0}, 1);
     settle();
