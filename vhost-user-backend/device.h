@@ -138,7 +138,8 @@ class Device {
     /// Pops and answers requests until the ring is empty or the batch limit. Queue's worker.
     [[nodiscard]] virtual QueueProgress process_queue(QueueIndex index) = 0;
 
-    /// Ends the loan: pop nothing more, bring every chain back (finish or cancel its I/O), then
+    /// Ends the loan: pop nothing more (what an earlier process left in the ring was popped before:
+    /// see Virtqueue::is_ending()), bring every chain back (finish or cancel its I/O), then
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
@@ -148,8 +149,9 @@ class Device {
     /// answers them all.
     virtual void suspend_queue(QueueIndex index, std::move_only_function<void()> drained);
 
-    /// Somebody waits for the requests in flight: the front end takes memory away. Requests that
-    /// the device holds for reasons of its own are begun or answered now. Queue's worker.
+    /// Somebody waits for the requests in flight: the front end takes memory away, or the ring
+    /// stops and has some of an earlier process, which process_queue() is to pop first. Requests
+    /// that the device holds for reasons of its own are begun or answered now. Queue's worker.
     virtual void hurry_queue(QueueIndex index);
 
     /// The memory that the queue's chains are popped under from now on: behind start_queue(), and
@@ -194,8 +196,8 @@ class Device {
     [[nodiscard]] virtual Result<void> load_state(std::span<const StateSection> sections);
 
     /// The front end has stopped the last queue that it had started: the virtual machine is paused,
-    /// moves to another host or program, or is gone. A queue that moves between workers is not
-    /// stopped. start_queue() may follow. Control thread.
+    /// moves to another host or program, or is gone. Or one could not start, and no other runs. A
+    /// queue that moves between workers is not stopped. start_queue() may follow. Control thread.
     virtual void on_suspended();
 
     /// Another process of ours takes over at once, and nothing is begun here any more: lets go of

@@ -150,10 +150,10 @@ QueueProgress BlkQueue::process() {
             }
             return QueueProgress::kDrained;
         }
-        if (begins_nothing()) {
+        if (takes_nothing()) {
             return QueueProgress::kWaiting;  // apply() and go_on() ask for more
         }
-        if (is_limited() && must_wait(limit_time_now())) {
+        if (is_limited() && !queue_.is_ending() && must_wait(limit_time_now())) {
             if (!queue_.has_available()) {
                 return QueueProgress::kDrained;
             }
@@ -193,7 +193,9 @@ void BlkQueue::serve(DescriptorChain chain) {
         finish(slot, 0);
         return;
     }
-    if (is_limited()) {
+    if (queue_.is_ending()) [[unlikely]] {
+        begin_last(slot);
+    } else if (is_limited()) {
         begin_or_wait(slot);
     } else {
         submit(slot);
@@ -237,7 +239,7 @@ void BlkQueue::prepare(Slot& slot, const BlkRequest& request) {
     slot.length_bytes = request.length_bytes;
     slot.data = request.data;
     slot.ranges = request.ranges;
-    slot.report = false;
+    slot.report = queue_.is_ending();
     slot.zone_fault = ZoneFault::kNone;
     if (slot.command == ImageCommand::kZone) [[unlikely]] {
         slot.zone_command = request.zone_command;

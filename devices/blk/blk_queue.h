@@ -134,6 +134,7 @@ class BlkQueue final {
     [[nodiscard]] bool is_limited() const { return settings_.limiter->is_limited(); }
 
     [[nodiscard]] bool begins_nothing() const;
+    [[nodiscard]] bool takes_nothing() const;
 
     void serve(DescriptorChain chain);
     void refuse(DescriptorChain& chain, const RefusedBlkRequest& refused);
@@ -152,6 +153,7 @@ class BlkQueue final {
     [[nodiscard]] bool must_wait(LimitTime now) const;
     [[nodiscard]] LimitTime lane_opens(Direction direction) const;
     void begin_or_wait(Slot& slot);
+    void begin_last(Slot& slot);
     void charge(const Slot& slot, LimitTime now);
     void begin_waiting();
     void release_waiting(bool all);

@@ -56,6 +56,12 @@ bool BlkQueue::begins_nothing() const {
     return settings_.pauses.any() || shared_.stopped.load(std::memory_order_relaxed);
 }
 
+/// Does all that is on the ring stay there, until apply() or go_on()?
+bool BlkQueue::takes_nothing() const {
+    // Whoever ends the ring waits for a change, which takes its time, but not for an operator.
+    return queue_.is_ending() ? settings_.pauses.by_change : begins_nothing();
+}
+
 // --- Limits --------------------------------------------------------------------------------------
 
 LimitTime BlkQueue::lane_opens(Direction direction) const {
@@ -74,6 +80,16 @@ void BlkQueue::begin_waiting() {
         both_open_ = debt.both;
         lane_opens_[index_of(direction)] = debt.direction;
     }
+}
+
+/// The ring ends with it: it must be answered now.
+void BlkQueue::begin_last(Slot& slot) {
+    if (settings_.pauses.by_operator) {
+        finish(slot, ECANCELED);  // nothing may touch the image
+        return;
+    }
+    charge(slot, limit_time_now());
+    submit(slot);
 }
 
 void BlkQueue::charge(const Slot& slot, LimitTime now) {

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 
@@ -36,6 +37,53 @@ TEST_F(KeeperTest, ServesARingOnWhenTheProcessIsKilled) {
     const auto base = guest.frontend.get_vring_base(0);
     ASSERT_TRUE(base) << daemon_->complained();
     EXPECT_EQ(*base, guest.running.queues[0].base());
+}
+
+/// The writing end of the pipe that a process leaves to the next one: whoever holds it has I/O
+/// under way, as the kernel may have when the process has ended.
+UniqueFd hold_io_of(pid_t pid) {
+    const fs::path folder = "/proc/" + std::to_string(pid) + "/fd";
+    for (int number = 3; number < 64; ++number) {
+        const fs::path fd = folder / std::to_string(number);
+        std::error_code error;
+        const std::string target = fs::read_symlink(fd, error).string();
+        const auto access = fs::symlink_status(fd, error).permissions();
+        const bool is_writable = (access & fs::perms::owner_write) != fs::perms::none;
+        if (!error && target.starts_with("pipe:") && is_writable) {
+            return UniqueFd(::open(fd.c_str(), O_WRONLY | O_CLOEXEC));
+        }
+    }
+    return {};
+}
+
+TEST_F(KeeperTest, NextProcessWaitsForTheIoOfTheOneBefore) {
+    start();
+    Guest guest(connect());
+    EXPECT_GT(guest.draw().value_or(0), 0U);
+    UniqueFd under_way = hold_io_of(worker());
+    ASSERT_TRUE(under_way.valid());
+    kill_worker();
+    ASSERT_TRUE(daemon_->wait_complained("has not ended what the process before began"));
+    // Killed while it waits, it leaves the wait to the one that follows.
+    kill_worker();
+    ASSERT_TRUE(guest.running.queues[0].try_add(std::span(&guest.buffer, 1), 0));
+    guest.running.queues[0].publish_and_kick();
+    EXPECT_EQ(guest.running.queues[0].wait_used(driver::after(std::chrono::milliseconds(300))),
+              driver::WaitResult::kTimeout);
+    under_way.reset();
+    EXPECT_EQ(guest.running.queues[0].wait_used(driver::after(kPatience)),
+              driver::WaitResult::kUsed)
+        << daemon_->complained();
+}
+
+TEST_F(KeeperTest, ProcessThatWaitsForIoCanBeTold) {
+    start();
+    UniqueFd under_way = hold_io_of(worker());
+    ASSERT_TRUE(under_way.valid());
+    kill_worker();
+    ASSERT_TRUE(daemon_->wait_complained("has not ended what the process before began"));
+    daemon_->send_signal(SIGTERM);
+    EXPECT_TRUE(daemon_->wait());
 }
 
 TEST_F(KeeperTest, KeepsWhatEachMessageOfABringUpSaid) {

@@ -12,6 +12,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/control/device_control.h"
+#include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
@@ -20,6 +21,9 @@
 namespace outrigger {
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
+    if (store_ != nullptr) {
+        io_witness_ = OUTRIGGER_TRY(follow_io(*store_));
+    }
     OUTRIGGER_TRY(open());
     OUTRIGGER_TRY(drop_what_threads_inherit());
     OUTRIGGER_TRY(start_workers());
@@ -325,6 +329,7 @@ void Daemon::leave() {
                 for (const Served& each : served_) {
                     each.device->on_leaving();
                 }
+                store_->forget(io_witness_.name);
             }
             store_->notify_left();
         });

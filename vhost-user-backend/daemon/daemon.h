@@ -17,6 +17,7 @@
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/device_server.h"
+#include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/kept_session.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -77,6 +78,7 @@ class Daemon final {
 
     const DeviceProgram& program_;
     const CommandLine& settings_;
+    IoWitness io_witness_;                    // all our io_urings hold it, too
     std::unique_ptr<DescriptorStore> store_;  // servers use it to their end
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy

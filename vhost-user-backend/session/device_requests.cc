@@ -78,6 +78,9 @@ Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::M
         protocol_features_ = wanted;
         forget_translations();
     }
+    if (wants(wire::ProtocolFeature::kLogShmfd) && !log_may_come() && any_ring_running()) {
+        return refuse(Refusal::kState);  // its chains know nothing of what they write
+    }
     protocol_features_ = wanted;
     requests_.on_state_changed();
     return done();
@@ -165,11 +168,9 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
                          .err_is_set = ring.err_is_set,
                          .stopped_here = ring.stopped_here};
         }
-        if (!frontend_keeps_inflight_) {
-            // Whatever is still noted in ours, no ring of the next driver must take it up.
-            inflight_ = nullptr;
-            outcomes_ = nullptr;
-        }
+        // Whatever is still noted in ours, no ring of the next driver must take it up.
+        own_inflight_ = nullptr;
+        outcomes_ = nullptr;
         requests_.on_device_reset();
         forget_translations();
         status_ = 0;

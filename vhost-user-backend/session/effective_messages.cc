@@ -80,6 +80,7 @@ bool EffectiveMessages::note(const Done& done) {
             if (place.stage == Stage::kInflight) {
                 drop_stage(Stage::kOutcomes);
                 clear_padding(message.payload);
+                place = place_of(message);
             }
             put(place, std::move(message));
             return true;
@@ -181,7 +182,8 @@ EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message)
         case FrontendRequest::kSetConfig:
             return {.stage = Stage::kConfig, .index = first};
         case FrontendRequest::kSetInflightFd:
-            return {.stage = Stage::kInflight};
+            return {.stage = Stage::kInflight,
+                    .index = inflight_of(payload).padding == kOurInflightBuffer ? 1U : 0U};
         case FrontendRequest::kAddMemReg:
             return {.stage = Stage::kMemory};
         case FrontendRequest::kSetStatus:
@@ -283,7 +285,7 @@ void EffectiveMessages::reset_device() {
                            place.step == static_cast<uint32_t>(RingStep::kErr);
         const bool is_our_buffer = place.stage == Stage::kInflight &&
                                    inflight_of(message.payload).padding == kOurInflightBuffer;
-        if (place.stage == Stage::kStatus || is_our_buffer ||
+        if (place.stage == Stage::kStatus || is_our_buffer || place.stage == Stage::kOutcomes ||
             (place.stage == Stage::kRing && !stays)) {
             gone.push_back(place);
         }
@@ -303,11 +305,14 @@ bool EffectiveMessages::set_ring_state(uint32_t index, bool started, bool enable
 }
 
 void EffectiveMessages::keep_inflight(const wire::Inflight& description, std::string fd) {
-    drop_stage(Stage::kOutcomes);
-    put({.stage = Stage::kInflight},
-        {.request = number(FrontendRequest::kSetInflightFd),
-         .payload = bytes_of(description),
-         .fds = {std::move(fd)}});
+    if (description.padding != kOurInflightBuffer) {
+        drop_stage(Stage::kOutcomes);  // they are of requests in the buffer before
+    }
+    KeptMessage message{.request = number(FrontendRequest::kSetInflightFd),
+                        .payload = bytes_of(description),
+                        .fds = {std::move(fd)}};
+    const Place place = place_of(message);
+    put(place, std::move(message));
 }
 
 void EffectiveMessages::keep_outcomes(std::vector<std::byte> shape, std::string fd) {

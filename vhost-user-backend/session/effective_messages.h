@@ -57,8 +57,8 @@ class EffectiveMessages final {
     /// A refusal may have stopped a ring, or not enabled it: what the session makes of it now.
     bool set_ring_state(uint32_t index, bool started, bool enabled);
 
-    /// A buffer for requests in flight that the front end did not ask for. A later one of the front
-    /// end's takes its place.
+    /// A buffer for requests in flight that the front end did not bring: one that it was given, or,
+    /// beside that, our own (kOurInflightBuffer).
     void keep_inflight(const wire::Inflight& description, std::string fd);
 
     /// What devices have noted of requests in flight, beside the buffer that was kept last: another

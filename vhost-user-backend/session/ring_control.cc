@@ -208,6 +208,9 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         poison(index);
         return;
     }
+    if (error == RingError::kDirtyLog) {
+        log_is_incomplete_ = true;
+    }
     environment_.logs.broken.log(
         LogLevel::kWarning,
         "{}: ring {} stopped, {}: {}",
@@ -337,6 +340,9 @@ void Session::Impl::run_ring(size_t index,
                                           index,
                                           started->error().message);
             rings_[index].runner.reset();
+            if (!any_ring_running()) {
+                environment_.device.on_suspended();
+            }
             then(Refusal::kDevice);
         });
 }

@@ -283,6 +283,9 @@ class Session::Impl final : public Connection::Handler,
     /// when all do, and none writes to another one.
     void update_logging(Continuation then);
 
+    /// A ring that runs keeps what it needs for one.
+    [[nodiscard]] bool log_may_come() const;
+
     [[nodiscard]] bool logging_is_up_to_date() const { return log_in_use_ == wanted_log(); }
 
     [[nodiscard]] const std::shared_ptr<const DirtyLog>& wanted_log() const;
@@ -314,8 +317,11 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] OutcomeBuffer::Shape outcome_shape() const;
     void make_outcome_buffer();
     [[nodiscard]] Outcome restore_outcomes(SavedSession::Message& saved);
-    /// Does the request in hand, which stops a ring, let the ring's requests stay unanswered?
-    [[nodiscard]] bool may_suspend() const;
+    void make_own_inflight_buffer();
+    /// Does the front end have the buffer of that ring, and has it when we are gone?
+    [[nodiscard]] bool frontend_keeps_inflight(size_t index) const;
+    /// Does the request in hand, which stops that ring, let its requests stay unanswered?
+    [[nodiscard]] bool may_suspend(size_t index) const;
 
     struct RingFd {
         size_t index = 0;
@@ -347,11 +353,14 @@ class Session::Impl final : public Connection::Handler,
     std::shared_ptr<const DirtyLog> log_;         // what SET_LOG_BASE brought last
     std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
     SharedFd log_call_;                           // SET_LOG_FD
+    bool log_is_incomplete_ = false;              // a ring broke on it since logging began
     Postcopy postcopy_;
-    std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
-    bool frontend_keeps_inflight_ = false;            // and has it when we are gone
-    std::shared_ptr<const OutcomeBuffer> outcomes_;   // beside it
-    QueuePlacement placement_;                        // the runners in rings_ use it
+    // Of the rings that start from now on: the front end's, and ours for those that it has none
+    // for.
+    std::shared_ptr<const InflightBuffer> inflight_;
+    std::shared_ptr<const InflightBuffer> own_inflight_;
+    std::shared_ptr<const OutcomeBuffer> outcomes_;  // beside them
+    QueuePlacement placement_;                       // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.

@@ -30,6 +30,7 @@ VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
             .event_idx = features_.has(kFeatureEventIdx),
             .indirect = features_.has(kFeatureIndirectDesc),
             .in_order = features_.has(kFeatureInOrder),
+            .may_log = log_may_come(),
             .descriptor_area = FrontendAddr{ring.address->descriptor},
             .driver_area = FrontendAddr{ring.address->available},
             .device_area = FrontendAddr{ring.address->used}};
@@ -141,7 +142,7 @@ Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message&
         return refuse(Refusal::kRingIndex);
     }
     const auto kind =
-        may_suspend() ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
+        may_suspend(*index) ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
     stop_ring(*index, kind, [this, index = *index] {
         finish(reply_object(wire::VringState{.index = static_cast<uint32_t>(index),
                                              .num = base_of(rings_[index]).raw}));

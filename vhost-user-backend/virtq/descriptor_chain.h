@@ -21,8 +21,12 @@ class Virtqueue;
 
 /// Where a ring keeps one chain while the device has it. Owned by the ring; devices never see it.
 struct ChainSlot {
-    std::vector<iovec> segments;  // device-readable ones first; capacity is kept between uses
+    // Device-readable ones first, then device-writable ones, which the reader and the writer
+    // consume; then the latter once more, as they were (keep_writable()). Capacity is kept between
+    // uses.
+    std::vector<iovec> segments;
     size_t readable_segments = 0;
+    size_t writable_segments = 0;
     uint64_t readable_bytes = 0;
     uint64_t writable_bytes = 0;
     uint32_t memory_lease = 0;      // which of the ring's memory leases pins the segments
@@ -37,9 +41,21 @@ struct ChainSlot {
     uint32_t written_bytes = 0;
     bool completed = false;
     bool set_aside = false;
-    bool is_noted = false;  // RingLog knows its device-writable buffers
     bool is_replayed = false;
     bool has_record = false;  // in the outcome journal
+
+    /// Before anybody consumes them.
+    void keep_writable() {
+        const size_t end = readable_segments + writable_segments;
+        for (size_t i = readable_segments; i < end; ++i) {
+            segments.push_back(segments[i]);
+        }
+    }
+
+    /// What keep_writable() has kept.
+    [[nodiscard]] std::span<const iovec> kept_writable() const {
+        return std::span(segments).subspan(readable_segments + writable_segments);
+    }
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.
@@ -78,8 +94,9 @@ class DescriptorChain final {
     }
 
     [[nodiscard]] ChainWriter take_writer() {
-        return {std::span(slot_->segments).subspan(slot_->readable_segments),
-                slot_->writable_bytes};
+        return {
+            std::span(slot_->segments).subspan(slot_->readable_segments, slot_->writable_segments),
+            slot_->writable_bytes};
     }
 
     /// The head index (split) or buffer id (packed), for logs and traces.

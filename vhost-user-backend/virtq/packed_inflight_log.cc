@@ -25,7 +25,7 @@ uint16_t upper_half(uint32_t word) {
 
 PackedInflightLog::PackedInflightLog(std::span<std::byte> part, uint16_t ring_size)
     : part_(part.data()), ring_size_(ring_size), next_(ring_size) {
-    batch_ = std::make_unique<Entries[]>(ring_size);
+    batch_.reserve(ring_size);
 }
 
 Descriptor PackedInflightLog::descriptor(uint16_t index) const {

@@ -12,7 +12,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -108,12 +107,12 @@ class PackedInflightLog final {
     }
 
     /// The chain is used, but the driver does not look there yet.
-    void note_used(const Entries& entries) { batch_[batch_size_++] = entries; }
+    void note_used(const Entries& entries) { batch_.push_back(entries); }
 
     /// Before the flags that make the batch visible: where the ring will stand then.
     void note_publishing(RingPosition next_used) {
         const uint16_t free_before = free_head_;
-        for (const Entries& used : std::span(batch_.get(), batch_size_)) {
+        for (const Entries& used : batch_) {
             next_[used.last] = free_head_;
             ring_memory::store<uint16_t>(
                 entry(used.last) + PackedInflight::kNext, free_head_, __ATOMIC_RELEASE);
@@ -127,11 +126,11 @@ class PackedInflightLog final {
 
     /// Behind those flags.
     void note_published() {
-        for (const Entries& used : std::span(batch_.get(), batch_size_)) {
+        for (const Entries& used : batch_) {
             ring_memory::store<uint8_t>(
                 entry(used.first) + PackedInflight::kInflight, 0, __ATOMIC_RELEASE);
         }
-        batch_size_ = 0;
+        batch_.clear();
         store_free_heads(free_head_, free_head_);
         store_positions(used_, used_);
     }
@@ -208,9 +207,8 @@ class PackedInflightLog final {
     uint16_t cursor_last_ = 0;  // where the last one went
     uint64_t next_counter_ = 0;
     RingPosition used_;
-    std::vector<uint16_t> next_;        // of each entry, as in the log
-    std::unique_ptr<Entries[]> batch_;  // used and not published: at most all there are
-    uint32_t batch_size_ = 0;
+    std::vector<uint16_t> next_;  // of each entry, as in the log
+    std::vector<Entries> batch_;  // used and not published
 };
 
 }  // namespace outrigger

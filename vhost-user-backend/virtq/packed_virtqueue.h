@@ -59,6 +59,9 @@ class PackedVirtqueue final {
 
     [[nodiscard]] bool has_available() const;
 
+    /// Chains of the log that were not fetched yet.
+    [[nodiscard]] size_t resumed_count() const { return again_.size(); }
+
     /// Reads the next chain into `builder`: true when there was one, false when the ring is empty.
     /// The position moves only on true.
     [[nodiscard]] Result<bool, RingError> fetch(ChainBuilder& builder, const ChainSlots& slots);

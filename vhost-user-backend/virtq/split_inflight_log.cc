@@ -30,7 +30,9 @@ struct SplitInflightLog::Found {
 };
 
 SplitInflightLog::SplitInflightLog(std::span<std::byte> part, uint16_t ring_size)
-    : part_(part.data()), ring_size_(ring_size), batch_(std::make_unique<uint16_t[]>(ring_size)) {}
+    : part_(part.data()), ring_size_(ring_size) {
+    batch_.reserve(ring_size);
+}
 
 /// Relaxed everywhere: whoever wrote this is dead, and what a front end writes now is its affair.
 Result<SplitInflightLog::Found, InflightLogError> SplitInflightLog::read() const {

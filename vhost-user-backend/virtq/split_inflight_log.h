@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -74,17 +73,17 @@ class SplitInflightLog final {
             entry(head) + SplitInflight::kNext, last_batch_head_, __ATOMIC_RELAXED);
         last_batch_head_ = head;
         ring_memory::store<uint16_t>(part_ + SplitInflight::kLastBatchHead, head, __ATOMIC_RELEASE);
-        batch_[batch_size_++] = head;
+        batch_.push_back(head);
     }
 
     /// The ring's used index is now `used_index`: all that note_used() named is the driver's.
     void note_published(uint16_t used_index) {
-        for (const uint16_t head : std::span(batch_.get(), batch_size_)) {
+        for (const uint16_t head : batch_) {
             // Release: behind the ring's index.
             ring_memory::store<uint8_t>(
                 entry(head) + SplitInflight::kInflight, 0, __ATOMIC_RELEASE);
         }
-        batch_size_ = 0;
+        batch_.clear();
         ring_memory::store<uint16_t>(
             part_ + SplitInflight::kUsedIndex, used_index, __ATOMIC_RELEASE);
     }
@@ -108,10 +107,7 @@ class SplitInflightLog final {
     uint16_t ring_size_;
     uint16_t last_batch_head_ = 0;
     uint64_t next_counter_ = 0;
-    // Used and not published: at most all heads there are. Not a vector, whose push_back() costs as
-    // much as all stores of the log.
-    std::unique_ptr<uint16_t[]> batch_;
-    uint32_t batch_size_ = 0;
+    std::vector<uint16_t> batch_;  // used and not published
 };
 
 }  // namespace outrigger

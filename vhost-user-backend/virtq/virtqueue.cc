@@ -106,14 +106,15 @@ Virtqueue::Virtqueue(const VirtqueueConfig& config,
       memory_(std::move(memory)),
       slots_({.size = config.size,
               .id_count = config.packed ? kPackedIds : config.size,
-              .iommu = memory_.current().mode().iommu}) {}
+              .iommu = memory_.current().mode().iommu,
+              .keeps_writable = config.may_log}) {}
 
 Virtqueue::~Virtqueue() {
     OUTRIGGER_ASSERT(in_flight() == 0);
 }
 
 std::optional<DescriptorChain> Virtqueue::pop() {
-    if (!may_pop_ || holds_back()) [[unlikely]] {
+    if (!may_pop_ || holds_back() || has_ended()) [[unlikely]] {
         return std::nullopt;
     }
     if (memory_was_lost()) [[unlikely]] {
@@ -145,13 +146,13 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (!*fetched) {
         return std::nullopt;
     }
+    if (config_.may_log) {
+        slot.keep_writable();
+    }
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
     if (config_.in_order) {
         order_.append(slot);
-    }
-    if (logging_) [[unlikely]] {
-        note_writes(slot);
     }
     slot.has_record = slot.is_replayed && outcomes_.has_value();
     retries_ = 0;
@@ -174,7 +175,7 @@ void Virtqueue::take_back_in_order() {
 
 void Virtqueue::set_chain_aside(ChainSlot& slot) {
     counters_.chains_set_aside.add();
-    if (slot.is_noted) {
+    if (logging_) {
         mark_writes(slot);  // some of it may have been served
     }
     memory_.unpin(slot.memory_lease);
@@ -293,6 +294,9 @@ bool Virtqueue::has_available() const {
     if (!may_pop_ || holds_back()) {
         return false;
     }
+    if (ending_) [[unlikely]] {
+        return resumed_count() > 0;
+    }
     return config_.packed ? packed_.has_available() : split_.has_available();
 }
 
@@ -328,9 +332,6 @@ void Virtqueue::set_place(RingPlace place) {
     place_ = std::move(place);
     mapped_ = place_.areas.descriptor != nullptr;
     update_may_pop();
-    if (logging_) [[unlikely]] {
-        find_log_areas();
-    }
     if (config_.packed) {
         packed_.set_areas(place_.areas);
     } else {
@@ -338,6 +339,9 @@ void Virtqueue::set_place(RingPlace place) {
     }
     if (mapped_ && !std::exchange(resumed_, true)) {
         resume();
+    }
+    if (logging_) [[unlikely]] {
+        find_log_areas();  // behind what resume() writes to the ring
     }
 }
 

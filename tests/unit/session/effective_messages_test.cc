@@ -229,7 +229,6 @@ TEST_F(EffectiveMessagesTest, AKickInBandStartsARingAndLeavesOneThatRuns) {
 
 // The front end has it: what comes back on the next connection is the same buffer.
 TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
-    messages_.keep_inflight(inflight(1), "ours");
     const wire::Inflight made = inflight(8192);
     EXPECT_TRUE(messages_.note({.request = FrontendRequest::kGetInflightFd,
                                 .payload = bytes_of(wire::Inflight{}),
@@ -238,7 +237,28 @@ TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
                                 .reply_fd = "theirs"}));
     ASSERT_NE(find(FrontendRequest::kSetInflightFd), nullptr);
     EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->fds, std::vector<std::string>{"theirs"});
-    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(4096), {"later"}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->fds, std::vector<std::string>{"later"});
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"theirs"});
+}
+
+// It may have room for fewer rings than there are.
+TEST_F(EffectiveMessagesTest, AnInflightBufferOfOurOwnStaysBesideIt) {
+    wire::Inflight ours = inflight(1);
+    ours.padding = kOurInflightBuffer;
+    messages_.keep_inflight(ours, "ours");
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(8192), {"theirs"}));
+    std::vector<KeptMessage> copy;
+    for (const KeptMessage* const message : messages_.in_order()) {
+        copy.push_back(*message);
+    }
+    ASSERT_EQ(copy.size(), 2U);
+    EXPECT_EQ(copy[0].fds, std::vector<std::string>{"theirs"});
+    EXPECT_EQ(copy[1].fds, std::vector<std::string>{"ours"});
+    EffectiveMessages restored;
+    restored.restore(copy);
+    EXPECT_EQ(restored.in_order().size(), 2U);
+    EXPECT_TRUE(restored.take_released().empty());
 }
 
 // What was noted is of the requests in one buffer, and of no other.
