@@ -1,0 +1,595 @@
+// SPDX-License-Identifier: Apache-2.0
+// Back ends that lie, stall and hang up at every step: each ends in an error that says so, within
+// its deadline, and leaves nothing behind.
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include <fcntl.h>
+#include <signal.h>
+
+#include "vhost-user-backend/base/little_endian.h"
+
+#include "tests/support/process_counts.h"
+#include "tests/vmm/proxy_host.h"
+#include "tests/vmm/scripted_backend.h"
+
+namespace outrigger::testing {
+namespace {
+
+using enum wire::FrontendRequest;
+using Phase = vmm::RemoteDevice::Phase;
+
+/// Short, so that silence is found soon; nothing here is that slow by itself but a machine under
+/// load, where a good back end is then taken for a silent one, and the test for failed.
+constexpr vmm::Deadlines kShort = {.message = std::chrono::milliseconds(400),
+                                   .drain = std::chrono::milliseconds(500),
+                                   .start = std::chrono::milliseconds(3000),
+                                   .state = std::chrono::milliseconds(500)};
+constexpr vmm::Deadlines kPatient = {.message = std::chrono::milliseconds(20000),
+                                     .drain = std::chrono::milliseconds(20000),
+                                     .start = std::chrono::milliseconds(20000),
+                                     .state = std::chrono::milliseconds(20000)};
+
+class HostileBackendTest : public ::testing::Test {
+  protected:
+    void SetUp() override { ::signal(SIGPIPE, SIG_IGN); }
+
+    void TearDown() override {
+        host_.reset();
+        backends_.clear();
+    }
+
+    /// Without a reconnect: each script but the first is one.
+    [[nodiscard]] Result<void> connect(std::vector<Script> scripts,
+                                       const vmm::Deadlines& deadlines = kPatient,
+                                       bool shared_memory = false) {
+        host_ = std::make_unique<ProxyHost>(ProxyHost::Options{
+            .source = std::make_unique<ScriptedSource>(std::move(scripts), backends_),
+            .shared_memory = shared_memory,
+            .deadlines = deadlines});
+        return host_->connect();
+    }
+
+    /// Everything that a driver does with its device. The error of whatever went wrong first.
+    std::string whole_life(const Script& script, const vmm::Deadlines& deadlines) {
+        if (const auto connected = connect({script}, deadlines); !connected) {
+            return connected.error().message;
+        }
+        host_->activate({.count = 1});
+        EXPECT_TRUE(eventually([&] {
+            const Phase phase = host_->status().phase;
+            return phase == Phase::kRunning || phase == Phase::kLost;
+        }));
+        EXPECT_TRUE(host_->reset()) << "the driver waits for ever";
+        // What was sent unasked may be on its way.
+        if (script.misdeed != Misdeed::kNone) {
+            (void)eventually([&] { return host_->status().phase == Phase::kLost; });
+        }
+        return host_->status().last_loss;
+    }
+
+    [[nodiscard]] ScriptedBackend& backend(size_t index = 0) { return *backends_.at(index); }
+
+    std::vector<std::unique_ptr<ScriptedBackend>> backends_;
+    std::unique_ptr<ProxyHost> host_;
+};
+
+TEST_F(HostileBackendTest, AnHonestOneServesAWholeLife) {
+    EXPECT_EQ(whole_life({}, kPatient), "");
+    const std::vector<wire::FrontendRequest> expected = {
+        kGetFeatures,    kGetProtocolFeatures, kSetProtocolFeatures, kSetOwner,     kGetQueueNum,
+        kGetMaxMemSlots, kSetBackendReqFd,     kGetConfig,           kSetFeatures,  kSetStatus,
+        kGetStatus,      kGetInflightFd,       kSetInflightFd,       kAddMemReg,    kSetVringNum,
+        kSetVringBase,   kSetVringAddr,        kSetVringErr,         kSetVringCall, kSetVringKick,
+        kSetVringEnable, kSetStatus,           kGetFeatures,         kGetVringBase, kResetDevice,
+        kSetStatus,      kGetFeatures};
+    auto order = backend().order();
+    ASSERT_GE(order.size(), expected.size());
+    order.resize(expected.size());  // behind them the configuration is read again
+    EXPECT_EQ(order, expected);
+}
+
+TEST_F(HostileBackendTest, AMinimalOneServesAWholeLife) {
+    Script script;
+    script.protocol_features = FeatureSet::of({wire::bit(wire::ProtocolFeature::kConfig)});
+    EXPECT_EQ(whole_life(script, kPatient), "");
+    EXPECT_EQ(backend().told(kSetMemTable).size(), 1U);
+    EXPECT_TRUE(backend().told(kAddMemReg).empty());
+}
+
+class MisdeedTest
+    : public HostileBackendTest,
+      public ::testing::WithParamInterface<std::tuple<wire::FrontendRequest, Misdeed>> {};
+
+TEST_P(MisdeedTest, EndsInAnErrorAndLeavesNothing) {
+    const ProcessCounts before = ProcessCounts::now();
+    Script script;
+    std::tie(script.at, script.misdeed) = GetParam();
+    const bool stalls =
+        script.misdeed == Misdeed::kSilence || script.misdeed == Misdeed::kHalfAndSilence;
+    const std::string reason = whole_life(script, stalls ? kShort : kPatient);
+    EXPECT_NE(reason, "");
+    host_.reset();
+    backends_.clear();
+    EXPECT_EQ(ProcessCounts::now(), before) << reason;
+}
+
+// A refusal of SET_PROTOCOL_FEATURES cannot be said, because REPLY_ACK is negotiated by it; what is
+// sent for it is a reply that nobody waits for.
+INSTANTIATE_TEST_SUITE_P(
+    EveryStep,
+    MisdeedTest,
+    ::testing::Combine(::testing::Values(kGetFeatures,
+                                         kGetProtocolFeatures,
+                                         kSetProtocolFeatures,
+                                         kSetOwner,
+                                         kGetQueueNum,
+                                         kGetMaxMemSlots,
+                                         kSetBackendReqFd,
+                                         kGetConfig,
+                                         kSetFeatures,
+                                         kSetStatus,
+                                         kGetStatus,
+                                         kGetInflightFd,
+                                         kSetInflightFd,
+                                         kAddMemReg,
+                                         kSetVringNum,
+                                         kSetVringBase,
+                                         kSetVringAddr,
+                                         kSetVringErr,
+                                         kSetVringCall,
+                                         kSetVringKick,
+                                         kSetVringEnable,
+                                         kGetVringBase,
+                                         kResetDevice),
+                       ::testing::Values(Misdeed::kSilence,
+                                         Misdeed::kHangUp,
+                                         Misdeed::kHalfAndSilence,
+                                         Misdeed::kHalfAndHangUp,
+                                         Misdeed::kShort,
+                                         Misdeed::kLong,
+                                         Misdeed::kHuge,
+                                         Misdeed::kOtherRequest,
+                                         Misdeed::kNoReplyFlag,
+                                         Misdeed::kOtherVersion,
+                                         Misdeed::kDescriptor,
+                                         Misdeed::kManyDescriptors,
+                                         Misdeed::kTwice)),
+    [](const auto& row) {
+        return std::string(
+                   wire::find_frontend_request(std::to_underlying(std::get<0>(row.param)))->name) +
+               "_" + std::to_string(static_cast<int>(std::get<1>(row.param)));
+    });
+
+class RefusalTest : public HostileBackendTest,
+                    public ::testing::WithParamInterface<wire::FrontendRequest> {};
+
+TEST_P(RefusalTest, IsNamed) {
+    Script script;
+    script.at = GetParam();
+    script.misdeed = Misdeed::kRefusal;
+    const auto* row = wire::find_frontend_request(std::to_underlying(GetParam()));
+    EXPECT_NE(whole_life(script, kPatient).find(std::string(row->name)), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryStep,
+                         RefusalTest,
+                         ::testing::Values(kSetOwner,
+                                           kSetBackendReqFd,
+                                           kSetFeatures,
+                                           kSetInflightFd,
+                                           kAddMemReg,
+                                           kSetVringNum,
+                                           kSetVringBase,
+                                           kSetVringAddr,
+                                           kSetVringErr,
+                                           kSetVringCall,
+                                           kSetVringKick,
+                                           kSetVringEnable,
+                                           kResetDevice));
+
+// --- What it says of itself ----------------------------------------------------------------------
+
+TEST_F(HostileBackendTest, NeedsAPossibleNumberOfQueues) {
+    for (const uint64_t count : {uint64_t{0}, uint64_t{257}, uint64_t{65535}, ~uint64_t{0}}) {
+        Script script;
+        script.queue_num = count;
+        const auto connected = connect({script});
+        ASSERT_FALSE(connected) << count;
+        EXPECT_NE(connected.error().message.find("queues"), std::string::npos);
+        TearDown();
+    }
+}
+
+TEST_F(HostileBackendTest, NeedsVersion1) {
+    Script script;
+    script.features = script.features.without(vmm::kVersion1Bit);
+    const auto connected = connect({script});
+    ASSERT_FALSE(connected);
+    EXPECT_NE(connected.error().message.find("VERSION_1"), std::string::npos);
+}
+
+TEST_F(HostileBackendTest, NeedsRoomForTheGuestsMemory) {
+    Script script;
+    script.memory_slots = 0;
+    EXPECT_FALSE(connect({script}));
+}
+
+TEST_F(HostileBackendTest, NeedsTheConfigurationOfADisk) {
+    Script script;
+    script.protocol_features =
+        script.protocol_features.without(wire::bit(wire::ProtocolFeature::kConfig));
+    const auto connected = connect({script});
+    ASSERT_FALSE(connected);
+    EXPECT_NE(connected.error().message.find("configuration"), std::string::npos);
+}
+
+TEST_F(HostileBackendTest, TakesAShorterConfigurationWhenTheWholeIsRefused) {
+    Script script;
+    script.config = [](std::vector<std::byte>& reply) {
+        if (reply.size() > sizeof(wire::ConfigHeader) + 48) {
+            reply.clear();
+        }
+    };
+    ASSERT_TRUE(connect({script}));
+    EXPECT_EQ(host_->device().config_bytes(), 48U);
+}
+
+TEST_F(HostileBackendTest, RefusesAConfigurationOfAnotherLength) {
+    const std::vector<std::function<void(std::vector<std::byte>&)>> lies = {
+        [](auto& reply) { reply.pop_back(); },
+        [](auto& reply) { reply.push_back(std::byte{0}); },
+        [](auto& reply) { reply.resize(4); },
+        [](auto& reply) { reply[4] = std::byte{0xff}; },  // the size that it names
+        [](auto& reply) { reply[0] = std::byte{1}; },     // the offset
+    };
+    for (const auto& lie : lies) {
+        Script script;
+        script.config = lie;
+        const auto connected = connect({script});
+        ASSERT_FALSE(connected);
+        EXPECT_NE(connected.error().message.find("GET_CONFIG"), std::string::npos);
+        TearDown();
+    }
+}
+
+TEST_F(HostileBackendTest, RefusesAnImpossibleInflightBuffer) {
+    const std::vector<std::function<void(wire::Inflight&, UniqueFd&)>> lies = {
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.mmap_size = 0; },
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.mmap_size = 65537; },
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.mmap_size = ~uint64_t{0}; },
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.mmap_offset = 1; },
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.mmap_offset = ~uint64_t{0}; },
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.queue_count = 0; },
+        [](wire::Inflight& inflight, UniqueFd&) { inflight.queue_size = 0; },
+        [](wire::Inflight&, UniqueFd& fd) { fd.reset(::open("/", O_RDONLY | O_CLOEXEC)); },
+        [](wire::Inflight&, UniqueFd& fd) { fd.reset(::open("/dev/zero", O_RDWR | O_CLOEXEC)); },
+        [](wire::Inflight&, UniqueFd& fd) { fd.reset(); },
+        [](wire::Inflight& inflight, UniqueFd& fd) {
+            // All there, and far more than any queue could need.
+            inflight.mmap_size = uint64_t{1} << 30;
+            fd = create_shared_memory("absurd", uint64_t{1} << 30).value();
+        },
+    };
+    for (size_t i = 0; i < lies.size(); ++i) {
+        Script script;
+        script.inflight = lies[i];
+        EXPECT_NE(whole_life(script, kPatient).find("GET_INFLIGHT_FD"), std::string::npos) << i;
+        EXPECT_EQ(host_->needs_resets(), 1) << i;
+        TearDown();
+    }
+}
+
+TEST_F(HostileBackendTest, DoesWithoutAnInflightBufferThatIsNotGiven) {
+    Script script;
+    script.inflight = [](wire::Inflight& inflight, UniqueFd& fd) {
+        inflight = {};
+        fd.reset();
+    };
+    EXPECT_EQ(whole_life(script, kPatient), "");
+    EXPECT_TRUE(backend().told(kSetInflightFd).empty());
+}
+
+TEST_F(HostileBackendTest, DoesNotStartADriverWhoseFeaturesAreRefused) {
+    Script script;
+    script.at = kGetStatus;
+    script.misdeed = Misdeed::kRefusal;  // 1: without FEATURES_OK
+    EXPECT_NE(whole_life(script, kPatient).find("features"), std::string::npos);
+    EXPECT_TRUE(backend().told(kSetVringKick).empty());
+}
+
+// --- Its own requests ----------------------------------------------------------------------------
+
+TEST_F(HostileBackendTest, MapsInsideTheWindowOnly) {
+    Script script;
+    script.protocol_features =
+        script.protocol_features.with(wire::bit(wire::ProtocolFeature::kShmem))
+            .with(wire::bit(wire::ProtocolFeature::kBackendSendFd));
+    script.shared_memory = {0, 65536};
+    ASSERT_TRUE(connect({script}, kPatient, true));
+    EXPECT_EQ(host_->device().shared_windows().region(1).size(), 65536U);
+    EXPECT_TRUE(host_->device().shared_windows().region(0).empty());
+    const UniqueFd file = create_shared_memory("window", 65536).value();
+    const auto map = [&](const wire::ShmemMap& request, bool unmap = false) {
+        const int fd = file.get();
+        return backend().ask(std::to_underlying(unmap ? wire::BackendRequest::kShmemUnmap
+                                                      : wire::BackendRequest::kShmemMap),
+                             std::as_bytes(std::span(&request, 1)),
+                             unmap ? std::span<const int>() : std::span<const int>(&fd, 1));
+    };
+    const wire::ShmemMap good{
+        .shmid = 1, .padding = {}, .fd_offset = 0, .shm_offset = 4096, .length = 8192, .flags = 1};
+    const auto with = [&](auto change) {
+        wire::ShmemMap bad = good;
+        change(bad);
+        return bad;
+    };
+    EXPECT_EQ(map(good), 0U);
+    EXPECT_NE(map(good), 0U) << "there is something";
+    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 8192; })), 0U) << "overlaps";
+    EXPECT_NE(map(with([](auto& bad) { bad.shmid = 0; })), 0U);
+    EXPECT_NE(map(with([](auto& bad) { bad.shmid = 255; })), 0U);
+    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 65536; })), 0U);
+    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 61440; })), 0U) << "ends behind it";
+    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = ~uint64_t{4095}; })), 0U);
+    EXPECT_NE(map(with([](auto& bad) { bad.length = 0; })), 0U);
+    EXPECT_NE(map(with([](auto& bad) { bad.length = ~uint64_t{4095}; })), 0U);
+    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 20000; })), 0U) << "no page";
+    EXPECT_NE(map(with([](auto& bad) {
+                  bad.shm_offset = 16384;
+                  bad.fd_offset = 65536;
+              })),
+              0U)
+        << "behind the end of the file";
+    EXPECT_NE(map(with([](auto& bad) { bad.length = 4096; }), true), 0U) << "a part of it";
+    EXPECT_EQ(host_->on_loop<size_t>([&] { return host_->device().shared_windows().pieces(); }),
+              1U);
+    EXPECT_EQ(map(good, true), 0U);
+    EXPECT_NE(map(good, true), 0U) << "twice";
+    EXPECT_EQ(map(good), 0U);
+    ASSERT_TRUE(host_->reset());
+    EXPECT_EQ(host_->on_loop<size_t>([&] { return host_->device().shared_windows().pieces(); }), 0U)
+        << "a reset unmaps";
+}
+
+TEST_F(HostileBackendTest, RefusesRequestsThatWereNotNegotiated) {
+    ASSERT_TRUE(connect({Script{}}));
+    for (uint32_t number = 0; number < 12; ++number) {
+        if (number == std::to_underlying(wire::BackendRequest::kConfigChangeMsg)) {
+            continue;
+        }
+        EXPECT_NE(backend().ask(number, {}, {}).value_or(1), 0U) << number;
+    }
+    EXPECT_EQ(host_->status().losses, 0U) << "a refusal is no reason to part";
+}
+
+TEST_F(HostileBackendTest, AFloodOfConfigurationChangesIsAskedForOnceAtATime) {
+    ASSERT_TRUE(connect({Script{}}));
+    const size_t before = backend().told(kGetConfig).size();
+    backend().hold();
+    for (int i = 0; i < 1000; ++i) {
+        ASSERT_EQ(backend().ask(std::to_underlying(wire::BackendRequest::kConfigChangeMsg), {}, {}),
+                  0U);
+    }
+    backend().go_on();
+    ASSERT_TRUE(eventually([&] { return backend().told(kGetConfig).size() == before + 2; }));
+    give_others_a_moment();
+    EXPECT_EQ(backend().told(kGetConfig).size(), before + 2);
+}
+
+TEST_F(HostileBackendTest, IsLostWhenItDoesNotReadTheAnswersToItsRequests) {
+    ASSERT_TRUE(connect({Script{}}));
+    const wire::Header header{
+        .request = 2, .flags = wire::kVersion | wire::kFlagNeedReply, .size = 0};
+    const int channel = backend().requests_fd();
+    ASSERT_TRUE(eventually([&] {
+        // A thousand at a time, and no answer read.
+        for (int i = 0; i < 1000; ++i) {
+            (void)wire::send_some(channel, std::as_bytes(std::span(&header, 1)), {}, {});
+        }
+        return host_->status().phase == Phase::kLost;
+    }));
+    EXPECT_NE(host_->status().last_loss.find("its own requests"), std::string::npos);
+}
+
+// --- The virtual CPU never waits -----------------------------------------------------------------
+
+TEST_F(HostileBackendTest, ConfigurationIsReadAndWrittenWhileTheBackEndIsSilent) {
+    ASSERT_TRUE(connect({Script{}}));
+    backend().hold();
+    ASSERT_EQ(backend().ask(std::to_underlying(wire::BackendRequest::kConfigChangeMsg), {}, {}),
+              0U);
+    // crosvm and libkrun ask the back end here, on the virtual CPU: this test would stand still.
+    const std::byte value{0x5a};
+    for (uint32_t i = 0; i < 10000; ++i) {
+        host_->device().write_config(i % 96, std::span(&value, 1));
+        std::byte read{};
+        host_->device().read_config(i % 96, std::span(&read, 1));
+        ASSERT_EQ(read, value);
+    }
+    EXPECT_TRUE(backend().told(kSetConfig).empty());
+    backend().go_on();
+    ASSERT_TRUE(eventually([&] { return !backend().told(kSetConfig).empty(); }));
+    give_others_a_moment();
+    EXPECT_LE(backend().told(kSetConfig).size(), 3U) << "writes are gathered, not queued";
+}
+
+TEST_F(HostileBackendTest, ReadsBehindTheConfigurationAreZeroes) {
+    ASSERT_TRUE(connect({Script{}}));
+    std::array<std::byte, 8> read;
+    for (const uint32_t at : {uint32_t{92}, uint32_t{96}, uint32_t{4096}, ~uint32_t{0}}) {
+        read.fill(std::byte{0xff});
+        host_->device().read_config(at, read);
+        EXPECT_EQ(read.back(), std::byte{0}) << at;
+        host_->device().write_config(at, read);
+    }
+}
+
+TEST_F(HostileBackendTest, AQueueWithoutAVectorIsNoReasonToDie) {
+    ASSERT_TRUE(connect({Script{}}));
+    // Firecracker panics where a queue has no vector. A transport gives us a descriptor that nobody
+    // reads; one that gives none is told that the device does not work.
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    auto setup = host_->setup_of(0);
+    setup.call_fd = -1;
+    ASSERT_TRUE(host_->reset());
+    host_->device().activate(uint64_t{1} << vmm::kVersion1Bit, std::array{std::optional(setup)});
+    EXPECT_TRUE(eventually([&] { return host_->needs_resets() == 1; }));
+    EXPECT_TRUE(host_->reset());
+}
+
+TEST_F(HostileBackendTest, RingsOutsideOfMemoryAreNotStarted) {
+    ASSERT_TRUE(connect({Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    ASSERT_TRUE(host_->reset());
+    const size_t started = backend().told(kSetVringKick).size();
+    auto setup = host_->setup_of(0);
+    setup.device = GuestAddr{0x100000 + (uint64_t{32} << 20) - 8};  // its end lies outside
+    host_->device().activate(uint64_t{1} << vmm::kVersion1Bit, std::array{std::optional(setup)});
+    EXPECT_TRUE(eventually([&] { return host_->needs_resets() == 1; }));
+    EXPECT_EQ(backend().told(kSetVringKick).size(), started);
+}
+
+TEST_F(HostileBackendTest, AnErrorOfARingIsToldOnce) {
+    ASSERT_TRUE(connect({Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    const UniqueFd error = backend().take_error_fd();
+    ASSERT_TRUE(error.valid());
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_EQ(send_notification(error.get()), SignalResult::kDelivered);
+        (void)host_->status();
+    }
+    ASSERT_TRUE(eventually([&] { return host_->needs_resets() > 0; }));
+    EXPECT_EQ(host_->needs_resets(), 1);
+}
+
+// --- Where rings go on ---------------------------------------------------------------------------
+
+/// As the driver of a split ring sees it: the index in the used ring.
+void set_used_index(ProxyHost& host, uint16_t index) {
+    const auto used = host.setup_of(0).device;
+    const Le16 value = index;
+    host.memory().write(GuestAddr{static_cast<uint64_t>(used) + 2},
+                        std::as_bytes(std::span(&value, 1)));
+}
+
+TEST_F(HostileBackendTest, ASuspendedRingGoesOnWhereItsBackEndSaid) {
+    Script script;
+    script.vring_base = 5;
+    ASSERT_TRUE(connect({script}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    set_used_index(*host_, 3);
+    ASSERT_TRUE(host_->suspend());
+    ASSERT_TRUE(host_->resume());
+    const auto bases = backend().told(kSetVringBase);
+    ASSERT_EQ(bases.size(), 2U);
+    EXPECT_EQ(bases[0].as<wire::VringState>().num, 0U);
+    EXPECT_EQ(bases[1].as<wire::VringState>().num, 5U);
+}
+
+TEST_F(HostileBackendTest, ARefusedBaseIsNotPassedOn) {
+    Script script;
+    script.vring_base = 0x10000;  // of a split ring
+    ASSERT_TRUE(connect({script}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    const auto suspended = host_->suspend();
+    ASSERT_FALSE(suspended);
+    EXPECT_NE(suspended.error().message.find("GET_VRING_BASE"), std::string::npos);
+}
+
+TEST_F(HostileBackendTest, ALostRingGoesOnWhereTheDriverWasTold) {
+    ASSERT_TRUE(connect({Script{}, Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    // What a lost back end had taken and not answered lies between the two.
+    set_used_index(*host_, 0xfff1);
+    (void)host_->queue(0).take_calls();
+    backend().die();
+    ASSERT_TRUE(eventually([&] { return backends_.size() == 2; }));
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    EXPECT_EQ(backend(1).told(kSetVringBase).at(0).as<wire::VringState>().num, 0xfff1U);
+    EXPECT_EQ(backend(1).told(kSetInflightFd).size(), 1U);
+    EXPECT_TRUE(backend(1).told(kGetInflightFd).empty()) << "the buffer is kept";
+    EXPECT_GE(host_->queue(0).take_calls(), 1U) << "a call may have died with it";
+}
+
+TEST_F(HostileBackendTest, ALostPackedRingGoesOnWhereItsBufferSays) {
+    // The specification's QueueRegionPacked: version 1, used_idx 7 and old_used_idx 7, wraps 0.
+    Script first;
+    first.inflight = [](wire::Inflight& inflight, UniqueFd& fd) {
+        std::array<uint16_t, 10> head{};
+        head[4] = 1;   // version
+        head[5] = 64;  // desc_num
+        head[8] = 7;   // used_idx
+        head[9] = 7;   // old_used_idx
+        ASSERT_EQ(::pwrite(fd.get(), head.data(), sizeof head, 0), ssize_t{sizeof head});
+        inflight.mmap_size = 65536;
+    };
+    ASSERT_TRUE(connect({first, Script{}}));
+    host_->activate({.count = 1, .packed = true});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    EXPECT_EQ(backend().told(kSetVringBase).at(0).as<wire::VringState>().num, 0x8000'8000U);
+    backend().die();
+    ASSERT_TRUE(eventually([&] { return backends_.size() == 2; }));
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    EXPECT_EQ(backend(1).told(kSetVringBase).at(0).as<wire::VringState>().num, 0x0007'0007U);
+}
+
+TEST_F(HostileBackendTest, APackedRingWithoutABufferIsNotOffered) {
+    Script script;
+    script.protocol_features =
+        script.protocol_features.without(wire::bit(wire::ProtocolFeature::kInflightShmfd));
+    ASSERT_TRUE(connect({script}));
+    EXPECT_FALSE(FeatureSet(host_->device().offered_features()).has(vmm::kRingPackedBit));
+}
+
+TEST_F(HostileBackendTest, OneThatDiesWhileItStartsIsReplaced) {
+    Script dies;
+    dies.at = kSetVringKick;
+    dies.misdeed = Misdeed::kHangUp;
+    ASSERT_TRUE(connect({dies, dies, dies, Script{}}));
+    host_->activate({.count = 2});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    EXPECT_EQ(host_->needs_resets(), 0);
+    EXPECT_EQ(backends_.size(), 4U);
+}
+
+TEST_F(HostileBackendTest, OneWithOtherQueuesIsRefusedWithAReason) {
+    Script other;
+    other.queue_num = 7;
+    ASSERT_TRUE(connect({Script{}, other}));
+    host_->activate({.count = 2});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    backend().die();
+    ASSERT_TRUE(eventually([&] { return host_->needs_resets() == 1; }));
+    EXPECT_NE(host_->status().last_loss.find("7 queues, not 2"), std::string::npos)
+        << host_->status().last_loss;
+}
+
+TEST_F(HostileBackendTest, AMaskedVectorIsToldOnce) {
+    ASSERT_TRUE(connect({Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    backend().hold();
+    const Notifier other = Notifier::create().value();
+    for (int i = 0; i < 5000; ++i) {
+        host_->device().set_call(0, other.write_fd());
+    }
+    backend().go_on();
+    // The last one holds, and is signalled: a call may have been lost between the two.
+    ASSERT_TRUE(
+        eventually([&] { return drain_notification(other.read_fd()) == DrainResult::kSignalled; }));
+    EXPECT_LT(backend().told(kSetVringCall).size(), 2000U);
+}
+
+}  // namespace
+}  // namespace outrigger::testing

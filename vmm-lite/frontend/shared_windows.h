@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The shared memory regions of a device (VIRTIO 1.3, 2.10), as ranges of our addresses: the
+/// machine puts each into a BAR, and the back end maps pieces of files into it (DAX).
+///
+/// This process never touches what is mapped there: a file that ends early is the guest's fault.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/wire/messages.h"
+
+namespace outrigger::vmm {
+
+/// Thread-bound: the loop's, but for region(), which is constant.
+class SharedWindows final {
+  public:
+    /// Pieces that may be mapped at a time, all regions together: the kernel's limit on mappings is
+    /// for the whole process.
+    static constexpr size_t kPiecesMax = 4096;
+
+    /// Reserves addresses of these lengths, by id; nothing is behind them, and access faults.
+    [[nodiscard]] static Result<SharedWindows> reserve(std::span<const uint64_t> sizes);
+
+    SharedWindows() = default;
+    SharedWindows(SharedWindows&& other) noexcept;
+    SharedWindows& operator=(SharedWindows&& other) noexcept;
+    SharedWindows(const SharedWindows&) = delete;
+    SharedWindows& operator=(const SharedWindows&) = delete;
+    ~SharedWindows();
+
+    [[nodiscard]] size_t count() const { return regions_.size(); }
+
+    /// Empty for an id that has none.
+    [[nodiscard]] std::span<std::byte> region(size_t id) const;
+
+    /// SHMEM_MAP with `fd` (borrowed). Refuses what does not lie in the region and in the file, and
+    /// what is mapped already.
+    [[nodiscard]] Result<void> map(const wire::ShmemMap& request, int fd);
+
+    /// SHMEM_UNMAP of exactly what was mapped.
+    [[nodiscard]] Result<void> unmap(const wire::ShmemMap& request);
+
+    /// The device was reset.
+    void unmap_all();
+
+    /// Another back end goes on: what is mapped stays, for the guest may be using it, until it is
+    /// mapped again or unmapped.
+    void expect_anew();
+
+    [[nodiscard]] size_t pieces() const { return pieces_.size(); }
+
+  private:
+    struct Piece {
+        uint64_t length = 0;
+        bool stale = false;  // mapped for a back end that is gone
+    };
+
+    using Pieces = std::map<std::pair<uint8_t, uint64_t>, Piece>;
+
+    [[nodiscard]] bool lies_inside(const wire::ShmemMap& request) const;
+    [[nodiscard]] bool make_room(const wire::ShmemMap& request);
+    [[nodiscard]] bool take_away(uint8_t id, uint64_t offset, uint64_t length);
+    void release();
+
+    std::vector<std::span<std::byte>> regions_;
+    Pieces pieces_;
+};
+
+}  // namespace outrigger::vmm

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm-lite/machine.h"
+
+#include <algorithm>
+#include <csignal>
+#include <thread>
+#include <utility>
+
+#include <malloc.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/log.h"
+
+#include "vmm-lite/boot/layout.h"
+#include "vmm-lite/kvm/cpuid.h"
+#include "vmm-lite/kvm/vcpu_state.h"
+
+namespace outrigger::vmm {
+namespace {
+
+constexpr uint64_t kGibibyte = 1ULL << 30U;
+constexpr uint64_t kHighWindowBytes = 16 * kGibibyte;
+constexpr uint32_t kAddressSizesLeaf = 0x80000008;
+constexpr unsigned kAddressBitsDefault = 36;
+constexpr uint8_t kPhaseInit = 1;
+
+/// A panic ends the machine with a status of its own, and a restart takes the way that ACPI says.
+/// What the operator gives stands behind and wins.
+constexpr std::string_view kDefaultCommandLine = "reboot=a panic=-1";
+/// Without a serial port the kernel need not look for four.
+constexpr std::string_view kNoSerialPorts = " 8250.nr_uarts=0";
+
+/// The window for BARs above all RAM; nothing when the processor cannot address it.
+std::optional<AddressWindow> high_window(const GuestMemory& memory,
+                                         const std::vector<kvm_cpuid_entry2>& cpuid) {
+    unsigned bits = kAddressBitsDefault;
+    for (const kvm_cpuid_entry2& entry : cpuid) {
+        if (entry.function == kAddressSizesLeaf) {
+            bits = entry.eax & 0xFFU;
+        }
+    }
+    const uint64_t above = std::max(static_cast<uint64_t>(memory.end()), kHighMemoryStart);
+    const uint64_t start = align_up(above, kGibibyte).value_or(UINT64_MAX);
+    if (bits < 64 && !range_fits<uint64_t>(start, kHighWindowBytes, uint64_t{1} << bits)) {
+        return std::nullopt;
+    }
+    return AddressWindow{.start = start, .bytes = kHighWindowBytes};
+}
+
+std::string_view describe(LoadedGuest::Way way) {
+    switch (way) {
+        case LoadedGuest::Way::kBzImage:
+            return "bzImage";
+        case LoadedGuest::Way::kUnpacked:
+            return "prepared";
+        case LoadedGuest::Way::kFromCache:
+            return "prepared, from the cache";
+    }
+    return "";
+}
+
+/// So that they reach the descriptor and no thread. Before there are threads.
+Result<UniqueFd> take_signals() {
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+        ::sigaddset(&set, signal);
+    }
+    if (::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0) {
+        return failure(Error{.message = "cannot block signals"});
+    }
+    UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    if (!fd.valid()) {
+        return failure(error_from_errno("cannot watch signals"));
+    }
+    return fd;
+}
+
+}  // namespace
+
+Machine::Machine(const MachineOptions& options, BootPhases::Clock::time_point started)
+    : options_(options),
+      phases_(started),
+      power_([this](PowerRequest request) { on_power(request); }),
+      keyboard_([this](PowerRequest request) { on_power(request); }),
+      boot_phase_([this](uint8_t phase) {
+          if (phase == kPhaseInit) {
+              phases_.reach(BootPhase::kInit);
+          }
+      }) {}
+
+Machine::~Machine() = default;
+
+MachineEnd Machine::run() {
+    if (const auto ready = set_up(); !ready) {
+        log(LogLevel::kError, "{}", ready.error().error.message);
+        end_ = static_cast<int>(ready.error().end);
+        return ready.error().end;
+    }
+    run_guest();
+    return static_cast<MachineEnd>(end_.load());
+}
+
+Machine::Setup<void> Machine::set_up() {
+    OUTRIGGER_TRY(open_host());
+    OUTRIGGER_TRY(connect_devices());
+    phases_.reach(BootPhase::kConnected);
+    OUTRIGGER_TRY(create_machine());
+    return {};
+}
+
+Machine::Setup<void> Machine::open_host() {
+    const auto fail = [](MachineEnd how, Error error) {
+        return failure(SetupFailure{how, std::move(error)});
+    };
+    // First of all: what starts daemons shall inherit nothing of the machine.
+    if (std::ranges::any_of(options_.devices, [](const auto& one) { return one.socket.empty(); })) {
+        auto children = Children::start(loop_);
+        if (!children) {
+            return fail(MachineEnd::kFailure, children.error());
+        }
+        children_ = *std::move(children);
+    }
+    auto signals = take_signals();
+    if (!signals) {
+        return fail(MachineEnd::kFailure, signals.error());
+    }
+    signals_ = *std::move(signals);
+    auto host = KvmHost::open();
+    if (!host) {
+        return fail(MachineEnd::kFailure, host.error());
+    }
+    host_.emplace(*std::move(host));
+    for (const RequiredCapability& missing : host_->missing_capabilities()) {
+        return fail(MachineEnd::kFailure,
+                    {.message = fmt::format("this host's KVM lacks {}: {}; see vmm-lite --check",
+                                            missing.name,
+                                            missing.purpose)});
+    }
+    if (options_.vcpus > static_cast<unsigned>(host_->vcpus_max())) {
+        return fail(MachineEnd::kBadConfig,
+                    {.message = fmt::format("this host's KVM runs at most {} processors",
+                                            host_->vcpus_max())});
+    }
+    auto memory =
+        GuestMemory::create({.bytes = options_.memory_bytes, .huge_pages = options_.huge_pages});
+    if (!memory) {
+        return fail(MachineEnd::kBadConfig, memory.error());
+    }
+    memory_.emplace(*std::move(memory));
+    return {};
+}
+
+Result<std::unique_ptr<RemoteDevice>> Machine::make_device(const DeviceOptions& options,
+                                                           size_t index) {
+    const DeviceKind* const known = find_device_kind(options.kind);
+    RemoteDevice::Options remote;
+    remote.kind = known != nullptr ? *known : device_kind_of(options.virtio_id);
+    remote.name = fmt::format("{}{}", options.kind.empty() ? "device" : options.kind, index);
+    if (!options.socket.empty()) {
+        remote.source = socket_source(options.socket);
+    } else {
+        remote.source = children_->source(
+            options.kind == "blk" ? blk_daemon(remote.name, options.path, options.read_only)
+                                  : rng_daemon(remote.name, options.path));
+    }
+    return std::make_unique<RemoteDevice>(loop_, memory_->regions(), std::move(remote));
+}
+
+Machine::Setup<void> Machine::connect_devices() {
+    for (const DeviceOptions& device : options_.devices) {
+        auto made = make_device(device, devices_.size());
+        if (!made) {
+            return failure(SetupFailure{MachineEnd::kBackendLost, made.error()});
+        }
+        devices_.push_back(*std::move(made));
+    }
+    // The loop runs on a thread of its own as long as this one waits for the back ends.
+    std::thread loop([this] { loop_.run(); });
+    auto connected = connect_all(devices_);
+    loop_.stop();
+    loop.join();
+    if (!connected) {
+        return failure(SetupFailure{MachineEnd::kBackendLost, connected.error()});
+    }
+    return {};
+}
+
+Machine::Setup<void> Machine::create_machine() {
+    const auto fail = [](const Error& error, MachineEnd how = MachineEnd::kFailure) {
+        return failure(SetupFailure{how, error});
+    };
+    const auto cpuid = host_->supported_cpuid();
+    if (!cpuid) {
+        return fail(cpuid.error());
+    }
+    auto vm = KvmVm::create(*host_);
+    if (!vm) {
+        return fail(vm.error());
+    }
+    vm_.emplace(*std::move(vm));
+    interrupts_.emplace(vm_->fd(), static_cast<uint32_t>(host_->capability(KVM_CAP_IRQ_ROUTING)));
+    if (const auto started = interrupts_->start(); !started) {
+        return fail(started.error());
+    }
+    if (const auto set = vm_->set_memory(memory_->regions()); !set) {
+        return fail(set.error());
+    }
+    const auto window = high_window(*memory_, *cpuid);
+    if (!window) {
+        return fail({.message = "this host's processor cannot address so much memory; give less"},
+                    MachineEnd::kBadConfig);
+    }
+    window_ = *window;
+    if (const auto created = create_pci(); !created) {
+        return fail(created.error());
+    }
+    if (const auto filled = fill_buses(); !filled) {
+        return fail(filled.error());
+    }
+    if (const auto loaded = load(); !loaded) {
+        return fail(loaded.error(), MachineEnd::kBadConfig);
+    }
+    phases_.reach(BootPhase::kLoaded);
+    if (const auto created = create_vcpus(*cpuid); !created) {
+        return fail(created.error());
+    }
+    return {};
+}
+
+Result<void> Machine::create_pci() {
+    pci_.emplace(AddressWindow{.start = layout::kMmio32, .bytes = layout::kMmio32Bytes}, window_);
+    for (size_t i = 0; i < devices_.size(); ++i) {
+        auto function = OUTRIGGER_TRY(VirtioPciFunction::create(
+            *devices_[i], *memory_, *interrupts_, *vm_, [this, i] { on_device_needs_reset(i); }));
+        OUTRIGGER_TRY(pci_->add(*function));
+        functions_.push_back(std::move(function));
+    }
+    return {};
+}
+
+Result<void> Machine::fill_buses() {
+    bool fits =
+        ports_.add(layout::kSleepControlPort, layout::kPowerPorts, "power", &power_) &&
+        ports_.add(layout::kBootPhasePort, 1, "boot phase", &boot_phase_) &&
+        ports_.add(layout::kKeyboardPort, 1, "keyboard reset", &keyboard_) &&
+        // What Linux looks for and does not find: counted, and all ones.
+        ports_.add(0xCF8, 8, "legacy PCI", nullptr) &&
+        addresses_.add(layout::kEcam, layout::kEcamBytes, "PCI configuration", &pci_->ecam()) &&
+        addresses_.add(
+            layout::kMmio32, layout::kMmio32Bytes, "virtio, below 4G", &pci_->low_window()) &&
+        addresses_.add(window_.start, window_.bytes, "virtio", &pci_->high_window());
+    if (options_.serial) {
+        serial_ = OUTRIGGER_TRY(
+            SerialConsole::create(*interrupts_, [this] { end(MachineEnd::kStopped); }));
+        fits = fits &&
+               ports_.add(layout::kSerialPort, layout::kSerialPorts, "serial", &serial_->port());
+        serial_->watch_input(loop_);
+    }
+    OUTRIGGER_ASSERT(fits);
+    return {};
+}
+
+Result<void> Machine::load() {
+    std::string command_line(kDefaultCommandLine);
+    command_line += options_.serial ? "" : kNoSerialPorts;
+    if (!options_.command_line.empty()) {
+        command_line += " " + options_.command_line;
+    }
+    guest_ = OUTRIGGER_TRY(load_guest(*memory_,
+                                      {.kernel = options_.kernel,
+                                       .initrd = options_.initrd,
+                                       .command_line = command_line,
+                                       .prepared = options_.prepared_kernel,
+                                       .kaslr = options_.kaslr,
+                                       .cache_directory = options_.kernel_cache,
+                                       .acpi = {.vcpus = options_.vcpus,
+                                                .serial = options_.serial,
+                                                .mmio64 = window_.start,
+                                                .mmio64_bytes = window_.bytes}}));
+    return {};
+}
+
+Result<void> Machine::create_vcpus(const std::vector<kvm_cpuid_entry2>& cpuid) {
+    const bool tsc_deadline = host_->capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0;
+    for (unsigned i = 0; i < options_.vcpus; ++i) {
+        auto vcpu = OUTRIGGER_TRY(Vcpu::create(*host_, *vm_, i, *this));
+        OUTRIGGER_TRY(set_common_state(
+            vcpu->fd(),
+            cpuid_for(cpuid, {.vcpu = i, .vcpus = options_.vcpus, .tsc_deadline = tsc_deadline})));
+        if (i == 0) {
+            OUTRIGGER_TRY(set_entry_state(vcpu->fd(), guest_.entry));
+        }
+        vcpus_.push_back(std::move(vcpu));
+    }
+    return {};
+}
+
+void Machine::run_guest() {
+    auto watch = loop_.watch(signals_.get(), [this] {
+        signalfd_siginfo info{};
+        (void)!::read(signals_.get(), &info, sizeof(info));
+        end(MachineEnd::kStopped);
+    });
+    if (!watch) {
+        log(LogLevel::kError, "{}", watch.error().message);
+        end(MachineEnd::kFailure);
+        return;
+    }
+    signal_watch_ = *std::move(watch);
+    // What loading took and gave back is the host's again.
+    (void)::malloc_trim(0);
+    phases_.reach(BootPhase::kFirstInstruction);
+    for (const auto& vcpu : vcpus_) {
+        vcpu->start();
+    }
+    loop_.run();
+    for (const auto& vcpu : vcpus_) {
+        vcpu->request_stop();
+    }
+    for (const auto& vcpu : vcpus_) {
+        vcpu->join();
+    }
+    signal_watch_ = {};
+    end_ = static_cast<int>(judge_end());
+    // From here on nobody calls anybody: devices go before what they were told of.
+    functions_.clear();
+    devices_.clear();
+}
+
+void Machine::end(MachineEnd how) {
+    // The first reason counts.
+    int none = -1;
+    if (end_.compare_exchange_strong(none, static_cast<int>(how))) {
+        loop_.stop();
+    }
+}
+
+MachineEnd Machine::judge_end() const {
+    const auto how = static_cast<MachineEnd>(end_.load());
+    if (how == MachineEnd::kReset && std::ranges::any_of(vcpus_, [](const auto& vcpu) {
+            return guest_clock_is_on(vcpu->fd());
+        })) {
+        return MachineEnd::kPanic;
+    }
+    return how;
+}
+
+void Machine::on_power(PowerRequest request) {
+    end(request == PowerRequest::kOff ? MachineEnd::kPowerOff : MachineEnd::kReset);
+    // The vCPU that asked does nothing more; its own thread is the one that calls this.
+    for (const auto& vcpu : vcpus_) {
+        vcpu->request_stop();
+    }
+}
+
+void Machine::on_device_needs_reset(size_t index) {
+    if (devices_[index]->status().phase == RemoteDevice::Phase::kLost) {
+        end(MachineEnd::kBackendLost);
+    }
+}
+
+void Machine::read_port(uint16_t port, std::span<std::byte> out) {
+    ports_.read(port, out);
+}
+
+void Machine::write_port(uint16_t port, std::span<const std::byte> in) {
+    ports_.write(port, in);
+}
+
+void Machine::read_memory(uint64_t address, std::span<std::byte> out) {
+    addresses_.read(address, out);
+}
+
+void Machine::write_memory(uint64_t address, std::span<const std::byte> in) {
+    addresses_.write(address, in);
+}
+
+void Machine::on_triple_fault() {
+    end(MachineEnd::kTripleFault);
+}
+
+void Machine::on_vcpu_failure(std::string reason) {
+    log(LogLevel::kError, "{}", reason);
+    end(MachineEnd::kFailure);
+}
+
+MachineStatistics Machine::statistics() const {
+    MachineStatistics statistics;
+    for (const auto& vcpu : vcpus_) {
+        for (size_t i = 0; i < kExitKinds; ++i) {
+            statistics.exits[i] += vcpu->exit_counts()[i].load(std::memory_order_relaxed);
+        }
+    }
+    for (const Bus* const bus : {&ports_, &addresses_}) {
+        for (const Bus::Entry& entry : bus->entries()) {
+            statistics.accesses.emplace_back(entry.name,
+                                             entry.reads.load(std::memory_order_relaxed) +
+                                                 entry.writes.load(std::memory_order_relaxed));
+        }
+    }
+    statistics.accesses.emplace_back("nothing",
+                                     ports_.stray_accesses() + addresses_.stray_accesses());
+    for (size_t i = 0; i < kBootPhases; ++i) {
+        statistics.phases[i] = phases_.when(static_cast<BootPhase>(i));
+    }
+    if (const int how = end_.load(); how >= 0) {
+        statistics.end = vmm::describe(static_cast<MachineEnd>(how));
+    }
+    statistics.kernel_way = describe(guest_.way);
+    return statistics;
+}
+
+}  // namespace outrigger::vmm

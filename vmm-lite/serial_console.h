@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The serial port between the guest and this program's standard input and output.
+#pragma once
+
+#include <memory>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "vmm-lite/kvm/kvm_interrupts.h"
+#include "vmm-lite/legacy/serial_port.h"
+#include "vmm-lite/loop/event_loop.h"
+#include "vmm-lite/terminal.h"
+
+namespace outrigger::vmm {
+
+class SerialConsole final {
+  public:
+    /// `interrupts` outlives this; `on_quit` is called on the loop's thread for Ctrl-A X.
+    [[nodiscard]] static Result<std::unique_ptr<SerialConsole>> create(
+        KvmInterrupts& interrupts, std::function<void()> on_quit);
+    SerialConsole(const SerialConsole&) = delete;
+    SerialConsole& operator=(const SerialConsole&) = delete;
+
+    [[nodiscard]] BusDevice& port() { return port_; }
+
+    /// Begins to read standard input, where it is something that can be waited for.
+    void watch_input(EventLoop& loop);
+
+  private:
+    SerialConsole(UniqueFd interrupt, std::function<void()> on_quit);
+
+    void on_input();
+
+    UniqueFd interrupt_;
+    std::function<void()> on_quit_;
+    SerialPort port_;
+    RawTerminal terminal_;
+    bool escaped_ = false;  // Ctrl-A was typed
+    EventLoop::Watch watch_;
+};
+
+}  // namespace outrigger::vmm
