@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include <malloc.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -311,6 +312,8 @@ void Machine::run_guest() {
         return;
     }
     signal_watch_ = *std::move(watch);
+    // What loading took and gave back is the host's again.
+    (void)::malloc_trim(0);
     phases_.reach(BootPhase::kFirstInstruction);
     for (const auto& vcpu : vcpus_) {
         vcpu->start();
