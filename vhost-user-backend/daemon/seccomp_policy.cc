@@ -109,9 +109,13 @@ constexpr SystemCallRule kControl[] = {
     {.name = "getpeername"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
-    // A keeper: messages stay in the socket until they are written down, and what systemd has under
-    // one name it does not take under another.
+    // A keeper: messages stay in the socket until they are written down, and the socket says
+    // whether one was taken; an answer is noted as it is sent, in a page that stays in memory. What
+    // systemd has under one name it does not take under another.
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEEK_OFF)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEEK_OFF)}},
+    {.name = "sendmmsg"},
+    {.name = "mlock"},
     {.name = "kcmp", .tests = {argument_is(2, KCMP_FILE)}},
     // What they send: memory files and notifications are examined.
     {.name = "fstat"},

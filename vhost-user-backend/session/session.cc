@@ -451,10 +451,8 @@ void Session::Impl::send(std::span<const std::byte> payload, int fd) {
         return;
     }
     SessionJournal* const journal = environment_.journal;
-    if (journal != nullptr) {
-        journal->on_replying();
-    }
-    if (connection_.send_reply(request_, payload, fd)) {
+    platform::NotedMessage* const note = journal != nullptr ? &journal->on_replying() : nullptr;
+    if (connection_.send_reply(request_, payload, fd, note)) {
         environment_.counters.replies_sent.add();
     } else {
         close(CloseReason::kReplyNotTaken);

@@ -232,6 +232,10 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
                      .reply_fd = reply_fd});
     journal->on_taking();
     (void)connection_.take();  // if it fails, it ends the session
+    if (!has_reply) {
+        // Or the next message that somebody looks at would be taken for this one.
+        journal->on_replied();
+    }
 }
 
 Session::Impl::Outcome Session::Impl::restore(SavedSession::Message& saved) {
@@ -305,18 +309,9 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
 void Session::Impl::end_restore() {
     SavedSession saved = *std::exchange(saved_, std::nullopt);
     if (saved.in_hand) {
-        SessionJournal& journal = *environment_.journal;
-        if (saved.in_hand_is_untaken) {
-            journal.on_taking();
-            if (!connection_.take_seen(saved.in_hand->header, saved.in_hand->fd_count)) {
-                return;
-            }
-        }
-        if (saved.in_hand->has_reply) {
-            settled_ = true;
-            request_ = saved.in_hand->header.request;
-            send(saved.in_hand->reply, saved.reply_fd.get());
-        }
+        settled_ = true;
+        request_ = saved.in_hand->header.request;
+        send(saved.in_hand->reply, saved.reply_fd.get());
     }
     if (close_reason_) {
         return;
