@@ -21,6 +21,11 @@
 ///
 /// Chains. A device pops a request when it can begin it: one that is held until something comes
 /// from outside holds up the removal of guest memory, and the end of the session, for as long.
+///
+/// Crashes. A chain that was in flight when its process died is popped again by the next one
+/// (DescriptorChain::is_replayed()): whoever was told nothing may see a request carried out twice.
+/// A device whose requests mind that says so by DeviceIdentity::outcome_bytes, and notes what it
+/// does (DescriptorChain::earlier_run()).
 #pragma once
 
 #include <array>
@@ -54,6 +59,9 @@ struct DeviceIdentity {
     uint16_t queue_count = 1;        ///< rings the device has, fixed for its life
     uint16_t queue_size_max = 1024;  ///< largest ring accepted
     uint16_t config_bytes = 0;       ///< size of the configuration space, at most 256
+    /// What it notes of a request at a time, where requests must not be carried out twice
+    /// (DescriptorChain::note_intent()); at most 512, 0: nothing. Fixed for the device's life.
+    uint16_t outcome_bytes = 0;
 };
 
 /// What else a device can do. The front end is offered the messages that belong to it.
@@ -61,6 +69,11 @@ struct DeviceAbilities {
     bool takes_mtu = false;       ///< set_mtu()
     bool announces = false;       ///< announce()
     bool shares_objects = false;  ///< shared_object(), and Frontend's calls for shared objects
+    /// save_state() may be called while queues run, too, and speaks of all that messages change:
+    /// the configuration that the driver wrote, and that it was shown. Then that survives this
+    /// process (docs/keeper.md); of any other device only what was written does, by being written
+    /// again.
+    bool saves_while_running = false;
     /// Bytes of each shared memory region, multiples of the page size, at most 256; 0: not there.
     /// Fixed for the device's life.
     std::span<const uint64_t> shared_memory{};
@@ -125,7 +138,8 @@ class Device {
     /// Pops and answers requests until the ring is empty or the batch limit. Queue's worker.
     [[nodiscard]] virtual QueueProgress process_queue(QueueIndex index) = 0;
 
-    /// Ends the loan: pop nothing more, bring every chain back (finish or cancel its I/O), then
+    /// Ends the loan: pop nothing more (what an earlier process left in the ring was popped before:
+    /// see Virtqueue::is_ending()), bring every chain back (finish or cancel its I/O), then
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
@@ -135,8 +149,9 @@ class Device {
     /// answers them all.
     virtual void suspend_queue(QueueIndex index, std::move_only_function<void()> drained);
 
-    /// Somebody waits for the requests in flight: the front end takes memory away. Requests that
-    /// the device holds for reasons of its own are begun or answered now. Queue's worker.
+    /// Somebody waits for the requests in flight: the front end takes memory away, or the ring
+    /// stops and has some of an earlier process, which process_queue() is to pop first. Requests
+    /// that the device holds for reasons of its own are begun or answered now. Queue's worker.
     virtual void hurry_queue(QueueIndex index);
 
     /// The memory that the queue's chains are popped under from now on: behind start_queue(), and
@@ -167,8 +182,8 @@ class Device {
 
     /// SET_DEVICE_STATE_FD, save: what another process needs to go on as this device, at most one
     /// section of each kind and 64 MiB in all. Changes nothing: when the migration fails, the
-    /// queues start here again. An Error refuses it. All queues are stopped. Must not wait. Control
-    /// thread.
+    /// queues start here again. An Error refuses it. All queues are stopped, but see
+    /// DeviceAbilities::saves_while_running. Must not wait. Control thread.
     [[nodiscard]] virtual Result<std::vector<StateSection>> save_state() const;
 
     /// SET_DEVICE_STATE_FD, load: takes up what save_state() of another process gave, in place of
@@ -176,12 +191,13 @@ class Device {
     /// smaller here"), nothing. Anybody may have written the bytes. Comes are only kinds of
     /// state_sections(), each once at most, in the version that this build writes or an older one;
     /// a kind may be missing. All queues are stopped; features and memory mostly come later, and
-    /// reset() may come at any time. Must not wait. Control thread.
+    /// reset() may come at any time. Behind a keeper it is also how a new process takes up what the
+    /// one before gave save_state() last. Must not wait. Control thread.
     [[nodiscard]] virtual Result<void> load_state(std::span<const StateSection> sections);
 
     /// The front end has stopped the last queue that it had started: the virtual machine is paused,
-    /// moves to another host or program, or is gone. A queue that moves between workers is not
-    /// stopped. start_queue() may follow. Control thread.
+    /// moves to another host or program, or is gone. Or one could not start, and no other runs. A
+    /// queue that moves between workers is not stopped. start_queue() may follow. Control thread.
     virtual void on_suspended();
 
     /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new

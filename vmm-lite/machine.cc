@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include <malloc.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -30,6 +31,8 @@ constexpr uint8_t kPhaseInit = 1;
 /// A panic ends the machine with a status of its own, and a restart takes the way that ACPI says.
 /// What the operator gives stands behind and wins.
 constexpr std::string_view kDefaultCommandLine = "reboot=a panic=-1";
+/// Without a serial port the kernel need not look for four.
+constexpr std::string_view kNoSerialPorts = " 8250.nr_uarts=0";
 
 /// The window for BARs above all RAM; nothing when the processor cannot address it.
 std::optional<AddressWindow> high_window(const GuestMemory& memory,
@@ -264,6 +267,7 @@ Result<void> Machine::fill_buses() {
 
 Result<void> Machine::load() {
     std::string command_line(kDefaultCommandLine);
+    command_line += options_.serial ? "" : kNoSerialPorts;
     if (!options_.command_line.empty()) {
         command_line += " " + options_.command_line;
     }
@@ -308,6 +312,8 @@ void Machine::run_guest() {
         return;
     }
     signal_watch_ = *std::move(watch);
+    // What loading took and gave back is the host's again.
+    (void)::malloc_trim(0);
     phases_.reach(BootPhase::kFirstInstruction);
     for (const auto& vcpu : vcpus_) {
         vcpu->start();

@@ -29,7 +29,8 @@ constexpr OptionSpec kTable[] = {
     {.name = "cmdline",
      .value_name = "TEXT",
      .help = "Its command line. Before it stand reboot=a and panic=-1, so that a panic ends the "
-             "machine; what is given here wins over them"},
+             "machine, and 8250.nr_uarts=0 where there is no serial port; what is given here wins "
+             "over them"},
     {.name = "memory",
      .kind = OptionKind::kSize,
      .value_name = "SIZE",

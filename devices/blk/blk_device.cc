@@ -36,11 +36,13 @@ BlkDevice::BlkDevice(std::unique_ptr<Image> image, const BlkDeviceOptions& optio
 BlkDevice::~BlkDevice() = default;
 
 DeviceIdentity BlkDevice::identity() const {
+    const bool appends = image_->properties().zoning.append_bytes_max > 0;
     return {.virtio_id = VIRTIO_ID_BLOCK,
             .name = "blk",
             .queue_count = options_.shape.queue_count,
             .queue_size_max = BlkQueue::kRequestsMax,
-            .config_bytes = kBlkConfigBytes};
+            .config_bytes = kBlkConfigBytes,
+            .outcome_bytes = appends ? kBlkOutcomeBytes : uint16_t{0}};
 }
 
 /// A disk that an operator made read-only says so to the next driver. The other bits stay: a front

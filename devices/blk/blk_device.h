@@ -50,6 +50,11 @@ class BlkDevice final : public Device {
     ~BlkDevice() override;
 
     [[nodiscard]] DeviceIdentity identity() const override;
+
+    [[nodiscard]] DeviceAbilities abilities() const override {
+        return {.saves_while_running = true};
+    }
+
     [[nodiscard]] FeatureSet offered_features() const override;
     [[nodiscard]] bool accepts(FeatureSet wanted) const override;
     void on_negotiated(FeatureSet agreed) override;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -105,6 +106,13 @@ void BlkQueue::Slot::on_zones(std::span<const ImageZone> zones) {
     zones_told += zones.size();
 }
 
+/// Whoever serves the queue after a crash then knows where to look for it.
+void BlkQueue::Slot::on_append_place(uint64_t place) {
+    const Le64 noted(place);
+    chain->note_intent(std::as_bytes(std::span(&noted, 1)));
+    earlier_append_place = place;
+}
+
 BlkQueue::BlkQueue(Parts parts)
     : queue_(parts.queue),
       worker_(parts.worker),
@@ -142,10 +150,10 @@ QueueProgress BlkQueue::process() {
             }
             return QueueProgress::kDrained;
         }
-        if (begins_nothing()) {
+        if (takes_nothing()) {
             return QueueProgress::kWaiting;  // apply() and go_on() ask for more
         }
-        if (is_limited() && must_wait(limit_time_now())) {
+        if (is_limited() && !queue_.is_ending() && must_wait(limit_time_now())) {
             if (!queue_.has_available()) {
                 return QueueProgress::kDrained;
             }
@@ -177,9 +185,17 @@ void BlkQueue::serve(DescriptorChain chain) {
         return;
     }
     free_.pop_back();
+    slot.replayed = chain.is_replayed();
     slot.chain.emplace(std::move(chain));
     prepare(slot, *request);
-    if (is_limited()) {
+    if (slot.replayed && slot.blk_command == BlkCommand::kZoneAppend && was_appended(slot))
+        [[unlikely]] {
+        finish(slot, 0);
+        return;
+    }
+    if (queue_.is_ending()) [[unlikely]] {
+        begin_last(slot);
+    } else if (is_limited()) {
         begin_or_wait(slot);
     } else {
         submit(slot);
@@ -223,12 +239,13 @@ void BlkQueue::prepare(Slot& slot, const BlkRequest& request) {
     slot.length_bytes = request.length_bytes;
     slot.data = request.data;
     slot.ranges = request.ranges;
-    slot.report = false;
+    slot.report = queue_.is_ending();
     slot.zone_fault = ZoneFault::kNone;
     if (slot.command == ImageCommand::kZone) [[unlikely]] {
         slot.zone_command = request.zone_command;
         slot.append_sector = request.append_sector;
         slot.zones_told = 0;
+        slot.earlier_append_place.reset();
         if (slot.reports_zones()) {
             slot.zones_max = (request.length_bytes - kZoneReportHeadBytes) / kZoneDescriptorBytes;
             slot.bytes = slot.limited_bytes = 0;  // nothing of the disk's
@@ -250,8 +267,7 @@ void BlkQueue::on_done(Slot& slot, int os_error) {
     --submitted_;
     bytes_in_flight_ -= slot.bytes;
     const bool reports = slot.report || (stopping_ && !suspending_);
-    if (os_error != 0 && slot.zone_fault == ZoneFault::kNone && !reports &&
-        holds_failure(settings_.error_policy, os_error) && !queue_.memory_was_lost()) [[unlikely]] {
+    if (os_error != 0 && !reports && must_hold(slot, os_error)) [[unlikely]] {
         suspending_ ? set_aside(slot) : hold(slot, os_error);
     } else {
         finish(slot, os_error);
@@ -324,16 +340,37 @@ void BlkQueue::copy_lifetime(const Slot& slot) {
 }
 
 /// VIRTIO 1.3, 5.2.6: how many zones a report tells of, and where an append has put its data.
-void BlkQueue::finish_zone_command(const Slot& slot) {
+void BlkQueue::finish_zone_command(Slot& slot) {
     if (slot.blk_command == BlkCommand::kZoneReport) {
         std::array<Le64, kZoneReportHeadBytes / sizeof(Le64)> head{};
         head[0] = slot.zones_told;
         SegmentCursor(slot.data, sizeof head).scatter(std::as_bytes(std::span(head)));
     } else if (slot.blk_command == BlkCommand::kZoneAppend) {
         const Le64 sector(slot.append_offset_bytes / kSectorBytes);
+        const Le64 place(slot.append_offset_bytes);
+        slot.chain->note_outcome(std::as_bytes(std::span(&place, 1)),
+                                 static_cast<uint32_t>(slot.chain->writable_bytes()));
         SegmentCursor(slot.append_sector, sizeof sector)
             .scatter(std::as_bytes(std::span(&sector, 1)));
     }
+}
+
+/// Was an append carried out by a process that died before it was answered? Then it has the place;
+/// otherwise, perhaps, where to look.
+bool BlkQueue::was_appended(Slot& slot) {
+    const EarlierRun earlier = slot.chain->earlier_run();
+    Le64 place;
+    static_assert(sizeof place == kBlkOutcomeBytes);
+    if (earlier.bytes.size() != sizeof place) {
+        return false;
+    }
+    std::memcpy(&place, earlier.bytes.data(), sizeof place);
+    if (earlier.progress == EarlierProgress::kOutcome) {
+        slot.append_offset_bytes = place;
+        return true;
+    }
+    slot.earlier_append_place = place;
+    return false;
 }
 
 void BlkQueue::on_failure(const Slot& slot, int os_error) {

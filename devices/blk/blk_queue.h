@@ -24,6 +24,9 @@
 
 namespace outrigger::blk {
 
+/// What is noted of a zone append (DeviceIdentity::outcome_bytes): the offset of its data.
+inline constexpr uint16_t kBlkOutcomeBytes = 8;
+
 /// What the queues of a device share. Outlives them.
 struct BlkShared {
     std::array<std::byte, 20> serial{};  ///< padded with NULs, not terminated
@@ -131,6 +134,7 @@ class BlkQueue final {
     [[nodiscard]] bool is_limited() const { return settings_.limiter->is_limited(); }
 
     [[nodiscard]] bool begins_nothing() const;
+    [[nodiscard]] bool takes_nothing() const;
 
     void serve(DescriptorChain chain);
     void refuse(DescriptorChain& chain, const RefusedBlkRequest& refused);
@@ -140,7 +144,8 @@ class BlkQueue final {
     void on_done(Slot& slot, int os_error);
     void finish(Slot& slot, int os_error);
     static void copy_lifetime(const Slot& slot);
-    static void finish_zone_command(const Slot& slot);
+    static void finish_zone_command(Slot& slot);
+    [[nodiscard]] bool was_appended(Slot& slot);
     void on_failure(const Slot& slot, int os_error);
     void check_ended();
 
@@ -148,6 +153,7 @@ class BlkQueue final {
     [[nodiscard]] bool must_wait(LimitTime now) const;
     [[nodiscard]] LimitTime lane_opens(Direction direction) const;
     void begin_or_wait(Slot& slot);
+    void begin_last(Slot& slot);
     void charge(const Slot& slot, LimitTime now);
     void begin_waiting();
     void release_waiting(bool all);
@@ -156,6 +162,7 @@ class BlkQueue final {
     void stop_timer();
 
     // Error policy.
+    [[nodiscard]] bool must_hold(const Slot& slot, int os_error);
     void hold(Slot& slot, int os_error);
     void report_held();
     void set_aside(Slot& slot);

@@ -56,6 +56,12 @@ bool BlkQueue::begins_nothing() const {
     return settings_.pauses.any() || shared_.stopped.load(std::memory_order_relaxed);
 }
 
+/// Does all that is on the ring stay there, until apply() or go_on()?
+bool BlkQueue::takes_nothing() const {
+    // Whoever ends the ring waits for a change, which takes its time, but not for an operator.
+    return queue_.is_ending() ? settings_.pauses.by_change : begins_nothing();
+}
+
 // --- Limits --------------------------------------------------------------------------------------
 
 LimitTime BlkQueue::lane_opens(Direction direction) const {
@@ -74,6 +80,16 @@ void BlkQueue::begin_waiting() {
         both_open_ = debt.both;
         lane_opens_[index_of(direction)] = debt.direction;
     }
+}
+
+/// The ring ends with it: it must be answered now.
+void BlkQueue::begin_last(Slot& slot) {
+    if (settings_.pauses.by_operator) {
+        finish(slot, ECANCELED);  // nothing may touch the image
+        return;
+    }
+    charge(slot, limit_time_now());
+    submit(slot);
 }
 
 void BlkQueue::charge(const Slot& slot, LimitTime now) {
@@ -173,10 +189,29 @@ void BlkQueue::stop_timer() {
 
 // --- The error policy ----------------------------------------------------------------------------
 
+bool BlkQueue::must_hold(const Slot& slot, int os_error) {
+    switch (slot.zone_fault) {
+        case ZoneFault::kNone:
+            return holds_failure(settings_.error_policy, os_error) && !queue_.memory_was_lost();
+        case ZoneFault::kUnalignedWrite:
+            // It came behind a write that is held, or set aside, and that has left the write
+            // pointer where it was: order within a zone is kept.
+            return suspending_ || !held_.empty() || shared_.stopped.load(std::memory_order_relaxed);
+        case ZoneFault::kInvalidCommand:
+        case ZoneFault::kOpenResource:
+        case ZoneFault::kActiveResource:
+            return false;
+    }
+    return false;
+}
+
 void BlkQueue::hold(Slot& slot, int os_error) {
     slot.held_error = os_error;
     held_.push(slot);
     shared_.held.fetch_add(1, std::memory_order_relaxed);
+    if (slot.zone_fault != ZoneFault::kNone) {
+        return;  // behind one that stopped the disk
+    }
     counters_.stops.add();
     int none = 0;
     (void)shared_.stop_error.compare_exchange_strong(none, os_error, std::memory_order_relaxed);
@@ -231,7 +266,9 @@ void BlkQueue::retry_held() {
         }
         shared_.held.fetch_sub(1, std::memory_order_relaxed);
         if (still_fits(*slot)) {
-            slot->zones_told = 0;  // a report begins anew
+            slot->zones_told = 0;   // a report begins anew
+            slot->replayed = true;  // the host may have taken a part of it
+            slot->zone_fault = ZoneFault::kNone;
             submit(*slot);
         } else {
             finish(*slot, EIO);

@@ -19,6 +19,8 @@ class BlkQueue::Slot final : public ImageRequest {
 
     void on_zones(std::span<const ImageZone> zones) override;
 
+    void on_append_place(uint64_t place) override;
+
     /// Which limits it counts for. What changes the disk without data is a write, a flush too.
     [[nodiscard]] Direction direction() const {
         return command == ImageCommand::kRead || reports_zones() ? Direction::kRead

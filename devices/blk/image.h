@@ -86,8 +86,15 @@ class ImageRequest {
     /// On the queue's worker.
     virtual void on_zones(std::span<const ImageZone> /*zones*/) {}
 
+    /// ZoneCommand::kAppend: the data is about to be written here, and nowhere before this returns.
+    /// Again where that is tried again. On the queue's worker.
+    virtual void on_append_place(uint64_t /*place*/) {}
+
     ImageCommand command = ImageCommand::kRead;
-    bool stable = false;                 ///< kWrite, kWriteZeroes: on stable storage before it ends
+    bool stable = false;  ///< kWrite, kWriteZeroes: on stable storage before it ends
+    /// It may have been carried out before, in whole or in part, by a process that died or in a try
+    /// that failed; the guest has not heard.
+    bool replayed = false;
     uint64_t offset_bytes = 0;           // kRead, kWrite
     uint64_t length_bytes = 0;           // kRead, kWrite: the bytes of `data`
     std::span<const iovec> data;         // kRead, kWrite; no empty segments
@@ -99,6 +106,9 @@ class ImageRequest {
     ZoneCommand zone_command = ZoneCommand::kReport;
     uint64_t zones_max = 0;            ///< kReport: how many are wanted
     uint64_t append_offset_bytes = 0;  ///< kAppend: the answer, where the data is
+    /// kAppend, replayed: the last that on_append_place() was told before. The data is looked for
+    /// there.
+    std::optional<uint64_t> earlier_append_place;
     /// Of a disk with zones, set before an end with an error: it is the request, not the host.
     ZoneFault zone_fault = ZoneFault::kNone;
 

@@ -15,6 +15,7 @@
 
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/io/uring_witness.h"
 
 namespace outrigger::blk {
 namespace {
@@ -49,6 +50,10 @@ class PolledRing final {
             return failure(error_from_code("the kernel refuses an io_uring that polls", -result));
         }
         open_ = true;
+        if (const int witness = uring_witness();
+            witness >= 0 && io_uring_register_files(&ring_, &witness, 1) < 0) {
+            return failure(Error{.message = "the kernel registers no file in an io_uring"});
+        }
         return restrict();
     }
 

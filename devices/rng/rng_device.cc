@@ -42,6 +42,9 @@ Result<void> RngDevice::start_queue(QueueIndex /*index*/, Virtqueue& queue, Work
 }
 
 QueueProgress RngDevice::process_queue(QueueIndex /*index*/) {
+    if (queue_->is_ending()) [[unlikely]] {
+        return serve_last();
+    }
     // Quota and bytes are there before a request is popped: a request that the device holds would
     // hold up the removal of guest memory for as long as it waits.
     for (int served = 0; served < kBatch; ++served) {
@@ -59,6 +62,18 @@ QueueProgress RngDevice::process_queue(QueueIndex /*index*/) {
             return QueueProgress::kDrained;
         }
         serve(*std::move(chain), allowed);
+    }
+    return QueueProgress::kMore;
+}
+
+/// Nobody waits for quota or source any more. A driver that gets nothing asks again, elsewhere.
+QueueProgress RngDevice::serve_last() {
+    for (int served = 0; served < kBatch; ++served) {
+        std::optional<DescriptorChain> chain = queue_->pop();
+        if (!chain) {
+            return QueueProgress::kDrained;
+        }
+        serve(*std::move(chain), kQuotaStep);
     }
     return QueueProgress::kMore;
 }
@@ -114,7 +129,8 @@ void RngDevice::serve(DescriptorChain chain, size_t allowed) {
         given += written;
     }
     if (quota_) {
-        quota_->take(given);
+        quota_->take(
+            std::min<uint64_t>(given, quota_->available(std::chrono::steady_clock::now())));
     }
     counters_.requests.add();
     counters_.bytes.add(given);

@@ -62,6 +62,7 @@ class RngDevice final : public Device {
   private:
     [[nodiscard]] size_t allowance();
     [[nodiscard]] bool stage();
+    [[nodiscard]] QueueProgress serve_last();
     void serve(DescriptorChain chain, size_t allowed);
     void wait_for_quota();
     void wait_for_source();

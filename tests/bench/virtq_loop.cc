@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /// How many requests a second one core moves through a ring: driver and device take turns in one
 /// thread, so nothing but ring work is measured, on both sides. Prints a line for each kind of
-/// ring. Not a test: `virtq-loop [milliseconds per line, default 500]`.
+/// ring. Not a test: `virtq-loop [milliseconds per line, default 500] [may-log]`; the last as with
+/// a front end that knows live migration.
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "vhost-user-backend/virtq/virtqueue.h"
@@ -30,6 +32,7 @@ struct Kind {
     bool event_idx;
     driver::ChainLayout layout;
     unsigned depth;
+    bool may_log;
 };
 
 /// The driver's memory as the framework sees it.
@@ -68,6 +71,7 @@ class Loop final {
             .packed = kind.packed,
             .event_idx = kind.event_idx,
             .indirect = true,
+            .may_log = kind.may_log,
             .descriptor_area = FrontendAddr{areas.descriptor},
             .driver_area = FrontendAddr{areas.available},
             .device_area = FrontendAddr{areas.used},
@@ -179,15 +183,26 @@ void measure(const Kind& kind, std::chrono::milliseconds duration) {
 
 int run(int argc, char** argv) {
     const std::chrono::milliseconds duration(argc > 1 ? std::atoi(argv[1]) : 500);
+    const bool may_log = argc > 2 && std::string_view(argv[2]) == "may-log";
     using driver::ChainLayout;
     for (const unsigned depth : {1U, 32U}) {
         for (const Kind& kind : {
-                 Kind{"split", false, false, ChainLayout::kDirect, depth},
-                 Kind{"split event_idx", false, true, ChainLayout::kDirect, depth},
-                 Kind{"split event_idx indirect", false, true, ChainLayout::kIndirect, depth},
-                 Kind{"packed", true, false, ChainLayout::kDirect, depth},
-                 Kind{"packed event_idx", true, true, ChainLayout::kDirect, depth},
-                 Kind{"packed event_idx indirect", true, true, ChainLayout::kIndirect, depth},
+                 Kind{"split", false, false, ChainLayout::kDirect, depth, may_log},
+                 Kind{"split event_idx", false, true, ChainLayout::kDirect, depth, may_log},
+                 Kind{"split event_idx indirect",
+                      false,
+                      true,
+                      ChainLayout::kIndirect,
+                      depth,
+                      may_log},
+                 Kind{"packed", true, false, ChainLayout::kDirect, depth, may_log},
+                 Kind{"packed event_idx", true, true, ChainLayout::kDirect, depth, may_log},
+                 Kind{"packed event_idx indirect",
+                      true,
+                      true,
+                      ChainLayout::kIndirect,
+                      depth,
+                      may_log},
              }) {
             measure(kind, duration);
         }

@@ -159,6 +159,10 @@ class ControlGuest final {
                channel_->reply(*message, 0) == driver::Answer::kUnasked;
     }
 
+    [[nodiscard]] FeatureSet features() const { return running_.agreement.features; }
+
+    [[nodiscard]] GuestAddr status_address(uint32_t slot) const { return slots_.at(slot).status; }
+
     [[nodiscard]] driver::Frontend& frontend() { return frontend_; }
 
     [[nodiscard]] driver::DriverQueue& queue() { return running_.queues[0]; }

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "tests/integration/blk_control.h"
+#include "tests/support/dirty_log_file.h"
 
 namespace outrigger::testing {
 namespace {
@@ -67,6 +68,28 @@ TEST_F(BlkStop, HeldRequestSucceedsWhenTheDiskIsResumed) {
     EXPECT_EQ(block().state(), v1::BlockDevice::RUNNING);
     EXPECT_EQ(block().held_requests(), 0U);
     EXPECT_TRUE(backing_.holds(2 * kLimit, 4096, 9));
+}
+
+// SET_FEATURES with LOG_ALL: the guest begins to move, and knows nothing of it.
+TEST_F(BlkStop, MigrationThatBeginsLeavesARequestHeldAndMarksIt) {
+    start({"--on-error=stop"});
+    ControlGuest guest(connect_frontend(), FeatureSet::of({bit(wire::ProtocolFeature::kLogShmfd)}));
+    hold_one(guest);
+    const DirtyLogFile log(uint64_t{0x5000'0000} / kLogPage);
+    ASSERT_EQ(
+        guest.frontend().set_log_base({.size = log.bytes(), .offset = log.offset()}, log.fd()),
+        Answer::kAccepted);
+    ASSERT_EQ(guest.frontend().set_features(guest.features().with(wire::kLogAllBit)),
+              Answer::kAccepted);
+    EXPECT_EQ(block().held_requests(), 1U);
+    EXPECT_EQ(block().state(), v1::BlockDevice::STOPPED);
+    EXPECT_FALSE(guest.queue().poll_used());
+    (void)log.take_pages();
+    heal();
+    resume();
+    EXPECT_EQ(guest.wait_answer(), std::optional<uint32_t>(0));
+    EXPECT_EQ(guest.status(0), VIRTIO_BLK_S_OK);
+    EXPECT_TRUE(log.pages().contains(static_cast<uint64_t>(guest.status_address(0)) / kLogPage));
 }
 
 TEST_F(BlkStop, RequestThatFailsAgainIsHeldAgain) {

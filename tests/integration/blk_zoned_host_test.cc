@@ -3,12 +3,17 @@
 // contents are lost. tests/guest/zoned runs this in a guest that has some; elsewhere it skips.
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <future>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -22,6 +27,7 @@
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/wait.h"
 #include "tests/support/zone_guest.h"
 
 namespace outrigger::testing {
@@ -95,14 +101,25 @@ class ZonedHost : public ::testing::TestWithParam<const char*> {
 
     [[nodiscard]] static bool is_polled() { return GetParam() == std::string("polled"); }
 
-    void serve() {
+    void serve(const std::vector<std::string>& more = {}) {
         std::vector<std::string> arguments{"--cache=none"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
         if (is_polled()) {
             arguments.insert(arguments.end(), {"--io-engine=uring", "--io-poll=on"});
         } else {
             arguments.push_back(std::string("--io-engine=") + GetParam());
         }
         begin(std::move(arguments));
+    }
+
+    /// The keeper's one child.
+    void kill_worker() const {
+        const std::string keeper = std::to_string(daemon_->pid());
+        ASSERT_TRUE(eventually([&] {
+            std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
+            pid_t pid = -1;
+            return file >> pid && pid > 0 && ::kill(pid, SIGKILL) == 0;
+        }));
     }
 
     [[nodiscard]] ZoneGuest guest(uint16_t queue_count = 1) const {
@@ -296,6 +313,45 @@ TEST_P(ZonedHost, DaemonThatWasKilledKnowsEveryWritePointerAgain) {
         expect_holds(guest, append);
     }
     EXPECT_EQ(guest.write(zone.start + 40 * 8, noise(4096, 99)), VIRTIO_BLK_S_OK);
+}
+
+// The front end does not notice: whoever takes the requests up again finds which of them the device
+// has already.
+TEST_P(ZonedHost, AppendsAndWritesAreThereOnceThoughTheProcessIsKilled) {
+    serve({"--keeper=fork", "--keeper-restarts=1000"});
+    ZoneGuest guest = this->guest();
+    const auto zones = ordered_zones(guest);
+    uint64_t appended = 0;
+    uint64_t written = 0;
+    std::vector<ZoneGuest::Append> all;
+    for (uint32_t round = 0; round < 12; ++round) {
+        std::vector<ZoneGuest::Append> requests;
+        for (uint32_t i = 0; i < 16; ++i) {
+            const bool append = i % 2 == 0;
+            const auto data = noise(size_t{4096} * (1 + i / 2 % 3), round * 16 + i);
+            uint64_t& sectors = append ? appended : written;
+            requests.push_back(
+                {.zone_sector = append ? zones.at(1).start : zones.at(2).start + sectors,
+                 .data = data,
+                 .type = append ? kZoneAppendType : uint32_t{VIRTIO_BLK_T_OUT}});
+            sectors += data.size() / 512;
+        }
+        auto answered = std::async(std::launch::async, [&] { return guest.append(requests); });
+        std::this_thread::sleep_for(std::chrono::microseconds(round * 700));
+        kill_worker();
+        ASSERT_TRUE(answered.get()) << daemon_->complained();
+        std::ranges::move(requests, std::back_inserter(all));
+    }
+    for (ZoneGuest::Append& request : all) {
+        EXPECT_EQ(request.status, VIRTIO_BLK_S_OK);
+        if (request.type != kZoneAppendType) {
+            request.sector = request.zone_sector;
+        }
+        expect_holds(guest, request);
+    }
+    EXPECT_EQ(kernel_zone(zones.at(1).start).wp, zones.at(1).start + appended)
+        << "each is there once";
+    EXPECT_EQ(kernel_zone(zones.at(2).start).wp, zones.at(2).start + written);
 }
 
 // The kernel takes a reset of another process while the daemon serves the device.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <future>
 #include <memory>
 #include <optional>
@@ -148,6 +149,107 @@ TEST_F(BlkZoned, ReportThatTheErrorPolicyHeldBeginsAnew) {
     const auto zones = told.get();
     ASSERT_TRUE(zones);
     EXPECT_EQ(zones->size(), 600U);
+}
+
+/// So many writes of one block after the other, from the begin of the first sequential zone on.
+std::vector<ZoneGuest::Append> writes_in_order(size_t count) {
+    std::vector<ZoneGuest::Append> writes;
+    for (size_t i = 0; i < count; ++i) {
+        writes.push_back({.zone_sector = kZoneSectors + i * kBlock / 512,
+                          .data = std::vector<std::byte>(kBlock, static_cast<std::byte>(i + 1)),
+                          .type = VIRTIO_BLK_T_OUT});
+    }
+    return writes;
+}
+
+TEST_F(BlkZoned, WritesBehindOneThatTheErrorPolicyHeldAreHeldToo) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(EIO, 0);
+    std::vector<ZoneGuest::Append> writes = writes_in_order(4);
+    auto told = std::async(std::launch::async, [&] { return guest.append(writes); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 4; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    ASSERT_TRUE(told.get());
+    for (size_t i = 0; i < writes.size(); ++i) {
+        EXPECT_EQ(writes[i].status, VIRTIO_BLK_S_OK) << i;
+        EXPECT_EQ(disk_->bytes(writes[i].zone_sector * 512, kBlock), writes[i].data);
+    }
+}
+
+TEST_F(BlkZoned, HeldWriteThatTheHostTookInPartIsWrittenToItsEnd) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(EIO, kBlock);
+    const std::vector<std::byte> data(3 * kBlock, std::byte{0x42});
+    auto told = std::async(std::launch::async, [&] { return guest.write(kZoneSectors, data); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    EXPECT_EQ(told.get(), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(disk_->bytes(kZoneSectors * 512, 3 * kBlock), data);
+}
+
+TEST_F(BlkZoned, WritesBehindAHeldOneThatIsGivenUpAreTold) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(EIO, 0);
+    std::vector<ZoneGuest::Append> writes = writes_in_order(2);
+    auto told = std::async(std::launch::async, [&] { return guest.append(writes); });
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 2; }));
+    EXPECT_TRUE(guest.frontend().get_vring_base(0)) << "nobody waits for the operator any more";
+    ASSERT_TRUE(told.get());
+    EXPECT_EQ(writes[0].status, VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(writes[1].status, kStatusZoneUnalignedWrite);
+}
+
+TEST_F(BlkZoned, HeldAppendThatTheHostTookInPartIsContinued) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    disk_->fail_next_write(ENOSPC, kBlock);
+    ZoneGuest::Append append{.zone_sector = kZoneSectors,
+                             .data = std::vector<std::byte>(3 * kBlock, std::byte{0x42})};
+    guest.begin_append(append);
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    ASSERT_TRUE(guest.end_append());
+    EXPECT_EQ(append.status, VIRTIO_BLK_S_OK);
+    EXPECT_EQ(append.sector, kZoneSectors);
+    EXPECT_EQ(disk_->bytes(kZoneSectors * 512, 3 * kBlock), append.data);
+    EXPECT_EQ(disk_->zone(1).write_pointer_bytes, kZoneSectors * 512 + 3 * kBlock);
+}
+
+// What was noted of it is found by whoever has the ring next.
+TEST_F(BlkZoned, AppendThatWasBegunAndSetAsideIsThereOnce) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect(),
+                    1,
+                    FeatureSet::of({wire::bit(wire::ProtocolFeature::kInflightShmfd),
+                                    wire::bit(wire::ProtocolFeature::kGetVringBaseInflight)}));
+    ASSERT_TRUE(guest.queue(0).stop(guest.frontend()));
+    ASSERT_TRUE(guest.frontend().get_inflight_fd(1, 256));
+    ASSERT_TRUE(guest.start_queue(0));
+    disk_->fail_next_write(ENOSPC, kBlock);
+    ZoneGuest::Append append{.zone_sector = kZoneSectors,
+                             .data = std::vector<std::byte>(3 * kBlock, std::byte{0x42})};
+    guest.begin_append(append);
+    ASSERT_TRUE(eventually([&] { return device_->shared().held.load() == 1; }));
+    ASSERT_TRUE(guest.queue(0).stop(guest.frontend()));
+    EXPECT_EQ(device_->shared().held.load(), 0U);
+    host_->on_control([&] { device_->resume(host_->control_loop(), [] {}); });
+    ASSERT_TRUE(guest.start_queue(0));
+    ASSERT_TRUE(guest.end_append());
+    EXPECT_EQ(append.status, VIRTIO_BLK_S_OK);
+    EXPECT_EQ(append.sector, kZoneSectors);
+    EXPECT_EQ(disk_->bytes(kZoneSectors * 512, 3 * kBlock), append.data);
+    EXPECT_EQ(disk_->zone(1).write_pointer_bytes, kZoneSectors * 512 + 3 * kBlock);
+}
+
+TEST_F(BlkZoned, UnalignedWriteIsToldWhileNothingIsHeld) {
+    serve({}, 1, ErrorPolicy::kStop);
+    ZoneGuest guest(host_->connect());
+    EXPECT_EQ(guest.write(kZoneSectors + 8, std::vector<std::byte>(kBlock)),
+              kStatusZoneUnalignedWrite);
+    EXPECT_EQ(device_->shared().held.load(), 0U);
 }
 
 TEST_F(BlkZoned, ReadOnlyByTheOperatorKeepsZonesAsTheyAre) {

@@ -27,6 +27,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/build.h"
+
 #include "tests/support/child_process.h"
 #include "tests/support/dirty_log_file.h"
 #include "tests/support/temporary_image.h"
@@ -66,12 +68,13 @@ std::vector<Audited> audited() {
     constexpr const char* kRng = "OUTRIGGER_RNG_PROGRAM";
     std::vector<Audited> list;
     for (const bool packed : {false, true}) {
-        list.push_back({.name = "File",
-                        .program = kBlk,
-                        .arguments = {"--cache=none", "--num-queues=2"},
-                        .packed = packed,
-                        .queue_count = 2,
-                        .has_image = true});
+        list.push_back(
+            {.name = "File",
+             .program = kBlk,
+             .arguments = {kPortableBuild ? "--cache=writeback" : "--cache=none", "--num-queues=2"},
+             .packed = packed,
+             .queue_count = 2,
+             .has_image = true});
         list.push_back({.name = "Null",
                         .program = kBlk,
                         .arguments = {"--null-size=32M", "--null-read-zeroes", "--num-queues=2"},

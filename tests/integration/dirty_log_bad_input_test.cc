@@ -13,6 +13,7 @@
 
 #include "tests/integration/dirty_log.h"
 #include "tests/support/iommu_test.h"
+#include "tests/support/state_pipe.h"
 #include "tools/driver/frontend_socket.h"
 
 namespace outrigger::testing {
@@ -60,6 +61,54 @@ TEST_F(DirtyLogInput, LogTooSmallBreaksTheRingThatWroteOutsideOfIt) {
     expect_containment_and_recovery();
     EXPECT_EQ(exchange(kSecondRegion), "");
     EXPECT_TRUE(large.pages().contains(kSecondRegionPage));
+}
+
+// --- What a front end that saves the state learns of it ------------------------------------------
+
+class DirtyLogState : public DirtyLogTest {
+  protected:
+    void run_with_state_and_log() {
+        take_pages_for_buffers();
+        driver::BringUpOptions options = log_options({});
+        options.protocol_features =
+            options.protocol_features.with(bit(wire::ProtocolFeature::kDeviceState));
+        run(options);
+        ASSERT_EQ(set_log_base(log_), Answer::kAccepted);
+        ASSERT_EQ(set_logging(true), Answer::kAccepted);
+    }
+
+    void break_the_ring() {
+        ASSERT_EQ(add_second_region(), Answer::kAccepted);
+        send_one(kSecondRegion);
+        ASSERT_TRUE(
+            eventually([&] { return counters().rings_broken.value(RingError::kDirtyLog) == 1; }));
+    }
+
+    [[nodiscard]] bool saves_well() { return !save_state(frontend()).empty(); }
+};
+
+TEST_F(DirtyLogState, IsGoodWhileTheLogIs) {
+    run_with_state_and_log();
+    ASSERT_EQ(exchange(), "");
+    ASSERT_TRUE(queue().stop(frontend()));
+    EXPECT_TRUE(saves_well());
+}
+
+TEST_F(DirtyLogState, IsNoGoodBehindAWriteThatTheLogLacks) {
+    run_with_state_and_log();
+    break_the_ring();
+    ASSERT_TRUE(queue().stop(frontend()));
+    EXPECT_FALSE(saves_well());
+}
+
+TEST_F(DirtyLogState, IsGoodAgainWhenLoggingBeginsAnew) {
+    run_with_state_and_log();
+    break_the_ring();
+    ASSERT_TRUE(queue().stop(frontend()));
+    ASSERT_EQ(set_logging(false), Answer::kAccepted);
+    EXPECT_FALSE(saves_well()) << "the same migration, for all that is known";
+    ASSERT_EQ(set_logging(true), Answer::kAccepted);
+    EXPECT_TRUE(saves_well());
 }
 
 TEST_F(DirtyLogInput, LogOfOneByteBreaksTheRingAtOnce) {

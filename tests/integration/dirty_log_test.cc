@@ -142,34 +142,44 @@ TEST_P(DirtyLogBoth, LogOfEachRingIsTheSame) {
 
 // --- Requests in flight ------------------------------------------------------------------------
 
-// They noted nothing, so whoever switches on is answered when they are back.
-TEST_P(DirtyLogBoth, SwitchingOnWaitsForRequestsInFlight) {
+TEST_P(DirtyLogBoth, SwitchingOnWaitsForNoRequestAndMarksIt) {
     start();
     ASSERT_EQ(set_log_base(log_), Answer::kAccepted);
     hold_one();
-    send_features(running_.agreement.features.with(wire::kLogAllBit));
-    give_others_a_moment();
-    EXPECT_FALSE(frontend().has_input());
+    ASSERT_EQ(set_logging(true), Answer::kAccepted);
+    (void)log_.take_pages();
     device_.hold(false);
     device_.release_held(QueueIndex{0});
-    EXPECT_TRUE(acknowledged(FrontendRequest::kSetFeatures));
     ASSERT_EQ(queue().wait_used(driver::after(kPatience)), driver::WaitResult::kUsed);
     EXPECT_TRUE(queue().poll_used());
+    EXPECT_TRUE(log_.pages().contains(page_of(response())));
+    EXPECT_TRUE(marks_ring(log_.pages()));
+    EXPECT_FALSE(log_.pages().contains(page_of(request())));
+}
+
+// The requests of a ring that started without it cannot be marked.
+TEST_P(DirtyLogBoth, FeatureThatComesWhileARingRunsIsRefused) {
+    take_pages_for_buffers();
+    run({.packed = packed()});
+    const FeatureSet agreed = running_.agreement.protocol_features;
+    ASSERT_FALSE(agreed.has(bit(wire::ProtocolFeature::kLogShmfd)));
+    (void)frontend().set_protocol_features(agreed.with(bit(wire::ProtocolFeature::kLogShmfd)));
+    EXPECT_TRUE(eventually([&] { return counters().refused.value(Refusal::kState) == 1; }));
+    expect_echo();
+}
+
+TEST_P(DirtyLogBoth, LogOutlivesItsFeature) {
+    start();
+    ASSERT_EQ(set_log_base(log_), Answer::kAccepted);
+    ASSERT_EQ(set_logging(true), Answer::kAccepted);
+    const FeatureSet agreed = running_.agreement.protocol_features;
+    (void)frontend().set_protocol_features(agreed.without(bit(wire::ProtocolFeature::kLogShmfd)));
+    ASSERT_TRUE(queue().stop(frontend()));
+    ASSERT_EQ(queue().start(frontend(), memory_), Answer::kAccepted);
+    ASSERT_EQ(frontend().set_vring_enable(0, 1), Answer::kAccepted);
     (void)log_.take_pages();
     ASSERT_EQ(exchange(), "");
     EXPECT_TRUE(log_.pages().contains(page_of(response())));
-}
-
-TEST_P(DirtyLogBoth, SessionThatEndsWhileSwitchingOnWaitsForNothing) {
-    start();
-    ASSERT_EQ(set_log_base(log_), Answer::kAccepted);
-    hold_one();
-    send_features(running_.agreement.features.with(wire::kLogAllBit));
-    give_others_a_moment();
-    device_.hold(false);
-    host_->close_session();
-    EXPECT_EQ(host_->wait_closed(), CloseReason::kShutdown);
-    EXPECT_EQ(device_.held(), 0U);
 }
 
 TEST_P(DirtyLogBoth, RequestInFlightMarksTheLogThatIsThereWhenItIsBack) {

@@ -1,128 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // A daemon whose process is killed, as its front end sees it: with a keeper, not at all.
+#include "tests/integration/keeper_test.h"
+
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
-#include <optional>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/wire/fd_passing.h"
-
-#include "tests/support/child_process.h"
-#include "tests/support/wait.h"
-#include "tools/driver/bring_up.h"
 
 namespace outrigger::testing {
 namespace {
-
-namespace fs = std::filesystem;
-
-using driver::Answer;
-using driver::Frontend;
-
-constexpr Ended kClean{.status = 0};
-constexpr Ended kFailed{.status = 1};
-
-/// More than any test here kills.
-constexpr const char* kManyRestarts = "--keeper-restarts=1000";
-
-class KeeperTest : public ::testing::Test {
-  protected:
-    void SetUp() override {
-        const char* program = std::getenv("OUTRIGGER_RNG_PROGRAM");
-        ASSERT_NE(program, nullptr) << "names the program under test";
-        program_ = program;
-        std::string name = ::testing::TempDir() + "keeper-XXXXXX";
-        ASSERT_NE(::mkdtemp(name.data()), nullptr);
-        folder_ = name;
-        socket_ = folder_ / "rng.sock";
-    }
-
-    void TearDown() override {
-        daemon_.reset();
-        std::error_code ignored;  // a process that is about to end removes its socket itself
-        fs::remove_all(folder_, ignored);
-    }
-
-    void start(std::vector<std::string> more = {kManyRestarts}) {
-        more.push_back("--keeper=fork");
-        more.push_back("--socket-path=" + socket_.string());
-        daemon_ =
-            std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = more});
-        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
-    }
-
-    /// The process that serves: the keeper's one child. -1 while there is none.
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        file >> pid;
-        return file ? pid : -1;
-    }
-
-    /// Kills the process that serves; the next one is there when this returns.
-    void kill_worker() const {
-        const pid_t before = worker();
-        ASSERT_GT(before, 0) << daemon_->complained();
-        ASSERT_EQ(::kill(before, SIGKILL), 0);
-        ASSERT_TRUE(eventually([&] {
-            const pid_t now = worker();
-            return now > 0 && now != before;
-        })) << daemon_->complained();
-    }
-
-    [[nodiscard]] Frontend connect() const {
-        return Frontend::connect(socket_, driver::after(kPatience)).value();
-    }
-
-    [[nodiscard]] bool socket_exists() const { return fs::exists(fs::symlink_status(socket_)); }
-
-    std::string program_;
-    fs::path folder_;
-    fs::path socket_;
-    std::unique_ptr<ChildProcess> daemon_;
-};
-
-/// A guest of the entropy device.
-struct Guest {
-    explicit Guest(Frontend connected) : frontend(std::move(connected)) {
-        auto up = driver::bring_up(frontend, memory, {});
-        EXPECT_TRUE(up.has_value()) << up.error().step;
-        running = *std::move(up);
-        buffer = {
-            .address = memory.allocate(4096, 16).value(), .length = 4096, .device_writable = true};
-    }
-
-    /// Used length of one request.
-    std::optional<uint32_t> draw() {
-        const auto completion =
-            running.queues[0].transact(std::span(&buffer, 1), driver::after(kPatience));
-        EXPECT_TRUE(completion) << describe(running.queues[0].fault());
-        return completion ? std::optional(completion->length) : std::nullopt;
-    }
-
-    Frontend frontend;
-    driver::GuestMemory memory = driver::GuestMemory::create(4 << 20).value();
-    driver::RunningDevice running;
-    driver::Segment buffer;
-};
 
 TEST_F(KeeperTest, ServesARingOnWhenTheProcessIsKilled) {
     start();
@@ -135,6 +35,53 @@ TEST_F(KeeperTest, ServesARingOnWhenTheProcessIsKilled) {
     const auto base = guest.frontend.get_vring_base(0);
     ASSERT_TRUE(base) << daemon_->complained();
     EXPECT_EQ(*base, guest.running.queues[0].base());
+}
+
+/// The writing end of the pipe that a process leaves to the next one: whoever holds it has I/O
+/// under way, as the kernel may have when the process has ended.
+UniqueFd hold_io_of(pid_t pid) {
+    const fs::path folder = "/proc/" + std::to_string(pid) + "/fd";
+    for (int number = 3; number < 64; ++number) {
+        const fs::path fd = folder / std::to_string(number);
+        std::error_code error;
+        const std::string target = fs::read_symlink(fd, error).string();
+        const auto access = fs::symlink_status(fd, error).permissions();
+        const bool is_writable = (access & fs::perms::owner_write) != fs::perms::none;
+        if (!error && target.starts_with("pipe:") && is_writable) {
+            return UniqueFd(::open(fd.c_str(), O_WRONLY | O_CLOEXEC));
+        }
+    }
+    return {};
+}
+
+TEST_F(KeeperTest, NextProcessWaitsForTheIoOfTheOneBefore) {
+    start();
+    Guest guest(connect());
+    EXPECT_GT(guest.draw().value_or(0), 0U);
+    UniqueFd under_way = hold_io_of(worker());
+    ASSERT_TRUE(under_way.valid());
+    kill_worker();
+    ASSERT_TRUE(daemon_->wait_complained("has not ended what the process before began"));
+    // Killed while it waits, it leaves the wait to the one that follows.
+    kill_worker();
+    ASSERT_TRUE(guest.running.queues[0].try_add(std::span(&guest.buffer, 1), 0));
+    guest.running.queues[0].publish_and_kick();
+    EXPECT_EQ(guest.running.queues[0].wait_used(driver::after(std::chrono::milliseconds(300))),
+              driver::WaitResult::kTimeout);
+    under_way.reset();
+    EXPECT_EQ(guest.running.queues[0].wait_used(driver::after(kPatience)),
+              driver::WaitResult::kUsed)
+        << daemon_->complained();
+}
+
+TEST_F(KeeperTest, ProcessThatWaitsForIoCanBeTold) {
+    start();
+    UniqueFd under_way = hold_io_of(worker());
+    ASSERT_TRUE(under_way.valid());
+    kill_worker();
+    ASSERT_TRUE(daemon_->wait_complained("has not ended what the process before began"));
+    daemon_->send_signal(SIGTERM);
+    EXPECT_TRUE(daemon_->wait());
 }
 
 TEST_F(KeeperTest, KeepsWhatEachMessageOfABringUpSaid) {
@@ -417,122 +364,6 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
 TEST_F(TakeOverTest, WhoIsNoKeeperDoesNotAnswer) {
     ChildProcess asks(program_, {.arguments = {"--take-over=2147483000"}});
     EXPECT_EQ(asks.wait(), kFailed);
-}
-
-// --- The service manager
-// ---------------------------------------------------------------------------
-
-/// What systemd does for a service with FileDescriptorStoreMax=, as far as sd_notify(3) tells.
-class ServiceManager final {
-  public:
-    explicit ServiceManager(const fs::path& path)
-        : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
-        sockaddr_un address{};
-        address.sun_family = AF_UNIX;
-        std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-        // SAFETY: bind() takes every address type through this pointer type.
-        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-        const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
-        EXPECT_EQ(::bind(socket_.get(), generic, sizeof address), 0);
-    }
-
-    /// Takes what has come.
-    void read() {
-        std::array<std::byte, 4096> bytes;
-        while (true) {
-            wire::ReceiveResult result = wire::receive_some(socket_.get(), bytes);
-            if (result.status != wire::ReceiveStatus::kData) {
-                return;
-            }
-            std::string text(result.bytes, '\0');
-            std::memcpy(text.data(), bytes.data(), result.bytes);
-            const size_t at = text.find("FDNAME=");
-            const std::string name =
-                at == std::string::npos ? "" : text.substr(at + 7, text.find('\n', at) - at - 7);
-            if (text.starts_with("FDSTORE=1") && result.fds.size() == 1) {
-                EXPECT_NE(text.find("FDPOLL=0"), std::string::npos);
-                names.push_back(name);
-                fds.push_back(std::move(result.fds[0]));
-            } else if (text.starts_with("FDSTOREREMOVE=1")) {
-                for (size_t i = names.size(); i-- > 0;) {
-                    if (names[i] == name) {
-                        names.erase(names.begin() + static_cast<ptrdiff_t>(i));
-                        fds.erase(fds.begin() + static_cast<ptrdiff_t>(i));
-                    }
-                }
-            }
-            ready = ready || text.find("READY=1") != std::string::npos;
-        }
-    }
-
-    bool ready = false;
-    std::vector<std::string> names;
-    std::vector<UniqueFd> fds;
-
-  private:
-    UniqueFd socket_;
-};
-
-class SystemdTest : public KeeperTest {
-  protected:
-    /// As a service whose store has what `manager` has.
-    void start_service(ServiceManager& manager) {
-        manager.ready = false;
-        std::string names;
-        ChildProcess::Options options;
-        int number = 3;
-        for (size_t i = 0; i < manager.fds.size(); ++i) {
-            names += (names.empty() ? "" : ":") + manager.names[i];
-            options.descriptors.emplace_back(manager.fds[i].get(), number++);
-        }
-        std::string command = "NOTIFY_SOCKET=" + notify_.string();
-        if (!names.empty()) {
-            command += " LISTEN_PID=$$ LISTEN_FDS=" + std::to_string(manager.fds.size()) +
-                       " LISTEN_FDNAMES=" + names;
-        }
-        command += " exec " + program_ + " --keeper=systemd --socket-path=" + socket_.string();
-        options.arguments = {"-c", command};
-        daemon_ = std::make_unique<ChildProcess>("/bin/sh", options);
-        ASSERT_TRUE(eventually([&] {
-            manager.read();
-            return manager.ready;
-        })) << daemon_->complained();
-    }
-
-    fs::path notify_;
-};
-
-TEST_F(SystemdTest, TheStoreOfAServiceIsEnoughToGoOn) {
-    notify_ = folder_ / "notify";
-    ServiceManager manager(notify_);
-    start_service(manager);
-    Guest guest(connect());
-    EXPECT_GT(guest.draw().value_or(0), 0U);
-    // The same open file twice, which systemd would not store again.
-    EXPECT_EQ(guest.frontend.set_vring_call(0, guest.running.queues[0].call_fd()),
-              Answer::kAccepted);
-    for (int round = 0; round < 3; ++round) {
-        daemon_->send_signal(SIGKILL);
-        ASSERT_TRUE(daemon_->wait());
-        manager.read();
-        // Numbers that the shell's own descriptors do not have.
-        start_service(manager);
-        EXPECT_GT(guest.draw().value_or(0), 0U) << "round " << round << daemon_->complained();
-    }
-    guest.frontend.close();
-    EXPECT_TRUE(connect().get_features()) << daemon_->complained();
-    daemon_->send_signal(SIGTERM);
-    EXPECT_EQ(daemon_->wait(), kClean);
-    EXPECT_FALSE(socket_exists());
-}
-
-TEST_F(SystemdTest, WithoutAServiceManagerThereIsNone) {
-    daemon_ = std::make_unique<ChildProcess>(
-        program_,
-        ChildProcess::Options{
-            .arguments = {"--keeper=systemd", "--socket-path=" + socket_.string()}});
-    EXPECT_EQ(daemon_->wait(), kFailed);
-    EXPECT_NE(daemon_->complained().find("NOTIFY_SOCKET"), std::string::npos);
 }
 
 }  // namespace

@@ -48,6 +48,27 @@ TEST_F(RingMessages, GetVringBaseOfTheLastRingTellsTheDevice) {
     EXPECT_EQ(device_.suspensions(), before + 1) << "and before the answer";
 }
 
+// What it took to start (a lock on its image, say) is free again.
+TEST_F(RingMessages, StartThatFailsTellsTheDeviceThatNothingRuns) {
+    prepare();
+    const uint32_t before = device_.suspensions();
+    device_.refuse_start(true);
+    expect_refusal(Refusal::kDevice, [&] { return queue().start(frontend(), memory_); });
+    EXPECT_EQ(device_.suspensions(), before + 1) << "and before the answer";
+    device_.refuse_start(false);
+    start_and_enable();
+    expect_echo();
+}
+
+TEST_F(RingMessages, StartThatFailsBesideARingThatRunsDoesNot) {
+    run({.queue_count = 2});
+    ASSERT_TRUE(queue(1).stop(frontend()));
+    const uint32_t before = device_.suspensions();
+    device_.refuse_start(true);
+    expect_refusal(Refusal::kDevice, [&] { return queue(1).start(frontend(), memory_); });
+    EXPECT_EQ(device_.suspensions(), before);
+}
+
 TEST_F(RingMessages, SetVringAddrRefusesWhatLiesOutsideMemory) {
     prepare();
     auto address = queue().vring_address(memory_);

@@ -36,6 +36,9 @@ bool is_daemon_without_choice(const std::string& program, const std::vector<std:
            });
 }
 
+/// A number that no test has.
+constexpr int kOutOfTheWay = 500;
+
 /// Behind fork(): system calls only.
 void redirect(const std::string& path, int number) {
     const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND);
@@ -62,12 +65,12 @@ ChildProcess::ChildProcess(const std::string& program, const Options& options)
     if (pid_ == 0) {
         redirect(stdout_path_, STDOUT_FILENO);
         redirect(stderr_path_, STDERR_FILENO);
-        for (const auto& [ours, theirs] : options.descriptors) {
-            if (ours == theirs) {
-                ::fcntl(ours, F_SETFD, 0);  // dup2() would leave close-on-exec set
-            } else {
-                ::dup2(ours, theirs);
-            }
+        // First out of the way of each other: a number may be another one's source.
+        for (size_t i = 0; i < options.descriptors.size(); ++i) {
+            ::dup3(options.descriptors[i].first, kOutOfTheWay + static_cast<int>(i), O_CLOEXEC);
+        }
+        for (size_t i = 0; i < options.descriptors.size(); ++i) {
+            ::dup2(kOutOfTheWay + static_cast<int>(i), options.descriptors[i].second);
         }
         ::execv(argv[0], argv.data());
         ::_exit(127);

@@ -30,10 +30,18 @@ DiskGuest::DiskGuest(driver::Frontend connected, const Options& options)
     memory_ = driver::GuestMemory::create((uint64_t{4} << 20) +
                                           slot_bytes * options.in_flight_max * options.queue_count)
                   .value();
-    auto up = driver::bring_up(
-        frontend_, memory_, {.indirect_segments_max = 130, .queue_count = options.queue_count});
+    driver::BringUpOptions bring_up{.indirect_segments_max = 130,
+                                    .queue_count = options.queue_count};
+    if (options.inflight_queues > 0) {
+        bring_up.protocol_features =
+            bring_up.protocol_features.with(bit(wire::ProtocolFeature::kInflightShmfd));
+    }
+    auto up = driver::bring_up(frontend_, memory_, bring_up);
     EXPECT_TRUE(up.has_value()) << up.error().step;
     running_ = *std::move(up);
+    if (options.inflight_queues > 0) {
+        note_in_flight(options.inflight_queues);
+    }
     slots_.resize(options.queue_count);
     free_slots_.resize(options.queue_count);
     for (size_t queue = 0; queue < options.queue_count; ++queue) {
@@ -43,6 +51,19 @@ DiskGuest::DiskGuest(driver::Frontend connected, const Options& options)
                                      .status = memory_.allocate(1, 1).value()});
             free_slots_[queue].push_back(i);
         }
+    }
+}
+
+void DiskGuest::note_in_flight(uint16_t queue_count) {
+    for (driver::DriverQueue& queue : running_.queues) {
+        EXPECT_TRUE(queue.stop(frontend_));
+    }
+    auto region = frontend_.get_inflight_fd(queue_count, 256);
+    EXPECT_TRUE(region);
+    inflight_ = *std::move(region);
+    for (driver::DriverQueue& queue : running_.queues) {
+        EXPECT_EQ(queue.start(frontend_, memory_), driver::Answer::kAccepted);
+        EXPECT_EQ(frontend_.set_vring_enable(queue.index(), true), driver::Answer::kAccepted);
     }
 }
 

@@ -30,6 +30,8 @@ class DiskGuest final {
     struct Options {
         uint16_t queue_count = 1;
         uint32_t in_flight_max = 16;  ///< of each queue
+        /// For so many queues the front end has a buffer of what is in flight; 0: it knows of none.
+        uint16_t inflight_queues = 0;
     };
 
     DiskGuest(driver::Frontend connected, const Options& options);
@@ -67,10 +69,12 @@ class DiskGuest final {
         DiskRequest* request = nullptr;
     };
 
+    void note_in_flight(uint16_t queue_count);
     void submit(size_t queue_index, size_t slot_index, DiskRequest& request);
     size_t take_answers(size_t queue_index);
 
     driver::Frontend frontend_;
+    driver::InflightRegion inflight_;
     driver::GuestMemory memory_;
     driver::RunningDevice running_;
     std::vector<std::vector<Slot>> slots_;         // of each queue

@@ -36,11 +36,17 @@ class ZoneGuest final {
   public:
     static constexpr uint32_t kDataBytesMax = uint32_t{1} << 20;
 
-    explicit ZoneGuest(driver::Frontend connected, uint16_t queue_count = 1)
+    explicit ZoneGuest(driver::Frontend connected,
+                       uint16_t queue_count = 1,
+                       FeatureSet protocol_features = {})
         : frontend_(std::move(connected)),
           memory_(driver::GuestMemory::create(uint64_t{32} << 20).value()) {
         auto up = driver::bring_up(
-            frontend_, memory_, {.indirect_segments_max = 130, .queue_count = queue_count});
+            frontend_,
+            memory_,
+            {.protocol_features = driver::kUsualProtocolFeatures | protocol_features,
+             .indirect_segments_max = 130,
+             .queue_count = queue_count});
         EXPECT_TRUE(up.has_value()) << up.error().step;
         running_ = *std::move(up);
         for (Slot& slot : slots_) {
@@ -107,8 +113,9 @@ class ZoneGuest final {
     struct Append {
         uint64_t zone_sector = 0;
         std::vector<std::byte> data{};
-        int status = -1;      ///< -1: not answered
-        uint64_t sector = 0;  ///< where it is
+        int status = -1;                  ///< -1: not answered
+        uint64_t sector = 0;              ///< where it is
+        uint32_t type = kZoneAppendType;  ///< or a write, of which `zone_sector` is the place
     };
 
     /// All of them, over the queues in turn, as many in flight as there are slots. False when one
@@ -147,6 +154,32 @@ class ZoneGuest final {
     }
 
     [[nodiscard]] driver::Frontend& frontend() { return frontend_; }
+
+    [[nodiscard]] driver::DriverQueue& queue(size_t index) { return running_.queues[index]; }
+
+    /// Starts a queue that was stopped.
+    [[nodiscard]] bool start_queue(size_t index) {
+        return running_.queues[index].start(frontend_, memory_) == driver::Answer::kAccepted &&
+               frontend_.set_vring_enable(static_cast<uint32_t>(index), 1) ==
+                   driver::Answer::kAccepted;
+    }
+
+    /// One append, on the first queue. It is not waited for.
+    void begin_append(Append& append) {
+        submit(append, 0);
+        running_.queues[0].publish_and_kick();
+    }
+
+    /// Its answer. False when none came.
+    [[nodiscard]] bool end_append() {
+        auto& queue = running_.queues[0];
+        if (queue.wait_used(driver::after(kPatience)) != driver::WaitResult::kUsed ||
+            !queue.poll_used()) {
+            return false;
+        }
+        finish(0);
+        return true;
+    }
 
   private:
     static constexpr size_t kSlots = 16;
@@ -187,7 +220,7 @@ class ZoneGuest final {
         Slot& slot = slots_[index];
         slot.append = &append;
         ASSERT_LE(append.data.size(), kSlotBytes);
-        write_header(slot.header, kZoneAppendType, append.zone_sector);
+        write_header(slot.header, append.type, append.zone_sector);
         memory_.write(slot.data, append.data);
         const std::array<driver::Segment, 3> segments{
             {{slot.header, 16, false},

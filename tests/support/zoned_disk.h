@@ -116,6 +116,11 @@ class ZonedDisk final {
         return {begin, begin + static_cast<ptrdiff_t>(length)};
     }
 
+    [[nodiscard]] uint32_t flushes() {
+        const std::lock_guard lock(mutex_);
+        return flushes_;
+    }
+
     [[nodiscard]] uint32_t stable_writes() {
         const std::lock_guard lock(mutex_);
         return stable_writes_;
@@ -225,6 +230,7 @@ class ZonedDisk final {
                 }
                 return write(request, data);
             case ImageCommand::kFlush:
+                ++flushes_;
                 return 0;
             case ImageCommand::kDiscard:
             case ImageCommand::kWriteZeroes:
@@ -373,6 +379,7 @@ class ZonedDisk final {
     uint32_t reports_to_fail_ = 0;
     uint32_t reports_to_pass_ = 0;
     uint32_t stable_writes_ = 0;
+    uint32_t flushes_ = 0;
 };
 
 }  // namespace outrigger::testing

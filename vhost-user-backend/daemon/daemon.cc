@@ -11,6 +11,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/control/device_control.h"
+#include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
@@ -19,6 +20,9 @@
 namespace outrigger {
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
+    if (store_ != nullptr) {
+        io_witness_ = OUTRIGGER_TRY(follow_io(*store_));
+    }
     OUTRIGGER_TRY(open());
     OUTRIGGER_TRY(drop_what_threads_inherit());
     OUTRIGGER_TRY(start_workers());
@@ -273,11 +277,16 @@ void Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
         return;
     }
+    const auto prefix = [](size_t index) {
+        return std::string(kStorePrefix) + "s" + std::to_string(index);
+    };
     for (size_t i = 0; i < served_.size(); ++i) {
-        served_[i].kept =
-            take_kept_session(*store_, std::string(kStorePrefix) + "s" + std::to_string(i));
+        served_[i].kept = claim_kept_session(*store_, prefix(i));
     }
     store_->release();
+    for (size_t i = 0; i < served_.size(); ++i) {
+        begin_journal(*store_, prefix(i), served_[i].kept);
+    }
 }
 
 /// The last stage: from here on nothing is opened but what a front end sends.

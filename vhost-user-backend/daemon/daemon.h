@@ -75,6 +75,7 @@ class Daemon final {
 
     const DeviceProgram& program_;
     const CommandLine& settings_;
+    UniqueFd io_witness_;                     // all our io_urings hold it, too
     std::unique_ptr<DescriptorStore> store_;  // servers use it to their end
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy

@@ -125,6 +125,10 @@ void DescriptorStore::take_listen_fds() {
     ::unsetenv("LISTEN_FDNAMES");
 }
 
+/// What was sent is as good as kept, with both keepers: it waits in the socket's queue, with the
+/// descriptor, until it is read, and both read it before they look whether we have ended (systemd
+/// gives notifications the higher priority). So nobody needs to wait for BARRIER=1 before a message
+/// of a front end is taken.
 bool DescriptorStore::send(std::string_view text, int fd) const {
     iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
@@ -174,15 +178,22 @@ std::string DescriptorStore::keep(const std::string& name, int fd) {
             ++uses_[known];
             return known;
         }
-        kept_.insert_or_assign(name, UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)));
+    }
+    // Of the process before a name may be in use by another session than its own.
+    std::string free_name = name;
+    for (size_t number = 2; uses_.contains(free_name); ++number) {
+        free_name = name + "-" + std::to_string(number);
+    }
+    if (!is_parent_) {
+        kept_.insert_or_assign(free_name, UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)));
     }
     // Without FDPOLL=0 systemd would close what hangs up, and then we would not see that it did.
-    if (!send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
-        kept_.erase(name);
+    if (!send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + free_name, fd)) {
+        kept_.erase(free_name);
         return {};
     }
-    ++uses_[name];
-    return name;
+    ++uses_[free_name];
+    return free_name;
 }
 
 void DescriptorStore::forget(const std::string& name) {
@@ -204,14 +215,6 @@ void DescriptorStore::forget(const std::string& name) {
     }
 }
 
-void DescriptorStore::forget_all(const std::vector<std::string>& names) {
-    for (const std::string& name : names) {
-        uses_.erase(name);
-        forget(name);
-        given_.erase(name);
-    }
-}
-
 UniqueFd DescriptorStore::open(const std::string& name) const {
     const auto found = given_.find(name);
     return found != given_.end() ? UniqueFd(::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0))
@@ -229,14 +232,13 @@ std::vector<std::string> DescriptorStore::names(std::string_view prefix) const {
 }
 
 void DescriptorStore::release() {
-    if (!is_parent_) {
-        for (auto& [name, fd] : given_) {
-            if (uses_.contains(name)) {
-                kept_.insert_or_assign(name, std::move(fd));
-            }
+    for (auto& [name, fd] : std::exchange(given_, {})) {
+        if (!uses_.contains(name)) {
+            forget(name);
+        } else if (!is_parent_) {
+            kept_.insert_or_assign(name, std::move(fd));
         }
     }
-    given_.clear();
 }
 
 void DescriptorStore::give_up(std::string_view reason) {

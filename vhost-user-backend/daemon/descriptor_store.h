@@ -42,14 +42,11 @@ class DescriptorStore final : public DescriptorKeeper {
     /// Is this not the first process of the daemon?
     [[nodiscard]] bool goes_on() const { return goes_on_; }
 
-    /// Whatever their uses.
-    void forget_all(const std::vector<std::string>& names);
-
     /// The keeper is our parent, and not systemd.
     [[nodiscard]] bool is_parent() const { return is_parent_; }
 
     /// Another descriptor of what the process before kept; invalid when there is none, also after
-    /// release().
+    /// release(). To go on with it, claim() it: once for each forget() that is to come.
     [[nodiscard]] UniqueFd open(const std::string& name) const;
 
     /// Those of the process before that begin so.
@@ -58,7 +55,8 @@ class DescriptorStore final : public DescriptorKeeper {
     /// The name is in use once more than by the keep() of its process.
     void claim(const std::string& name) { ++uses_[name]; }
 
-    /// Everything that is needed of the process before has been opened: closes what we were given.
+    /// Everything that is needed of the process before has been opened and claimed: closes what we
+    /// were given, and forgets what nobody has claimed.
     void release();
 
     /// Nobody is to go on with what this process does from now on: what kills it ends all sessions.

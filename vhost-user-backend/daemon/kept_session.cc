@@ -5,23 +5,29 @@
 #include <vector>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/listening_socket.h"
 
 namespace outrigger {
 namespace {
 
-/// The descriptors of a session, by the names in its journal. An error names the one that lacks.
-Result<void> open_descriptors(DescriptorStore& store,
+/// The descriptors of a session, by the names in its journal, which are put into `claimed`. An
+/// error names the one that lacks.
+Result<void> open_descriptors(const DescriptorStore& store,
                               const SessionJournal::Saved& saved,
-                              KeptSession& kept) {
+                              KeptSession& kept,
+                              std::vector<std::string>& claimed) {
     const auto open = [&](const std::string& name) -> Result<UniqueFd> {
         UniqueFd fd = store.open(name);
         if (!fd.valid()) {
             return failure(Error{.message = "the keeper does not have descriptor " + name});
         }
-        store.claim(name);
+        claimed.push_back(name);
         return fd;
     };
     kept.connection = OUTRIGGER_TRY(open(saved.connection));
+    if (!is_connection(kept.connection.get())) {
+        return failure(Error{.message = "what the keeper has is no connection"});
+    }
     SavedSession session;
     for (const KeptMessage& message : saved.messages) {
         SavedSession::Message& copy = session.messages.emplace_back(
@@ -42,35 +48,39 @@ Result<void> open_descriptors(DescriptorStore& store,
 
 Result<KeptSession> open_kept_session(DescriptorStore& store, const std::string& prefix) {
     const std::string journal_name = SessionJournal::journal_name(prefix);
+    std::vector<std::string> claimed{journal_name};
     KeptSession kept;
     kept.journal = OUTRIGGER_TRY(SessionJournal::adopt(store, prefix, store.open(journal_name)));
-    store.claim(journal_name);
     if (kept.journal->saved()) {
-        OUTRIGGER_TRY(open_descriptors(store, *kept.journal->saved(), kept));
+        OUTRIGGER_TRY(open_descriptors(store, *kept.journal->saved(), kept, claimed));
+    }
+    // Once for each that the journal will forget; of a session that cannot go on none.
+    for (const std::string& name : claimed) {
+        store.claim(name);
     }
     return kept;
 }
 
 }  // namespace
 
-KeptSession take_kept_session(DescriptorStore& store, const std::string& prefix) {
-    const std::vector<std::string> names = store.names(prefix + ".");
-    if (!names.empty()) {
-        auto kept = open_kept_session(store, prefix);
-        if (kept) {
-            for (const std::string& name : names) {
-                if (name != SessionJournal::journal_name(prefix) && !kept->journal->names(name)) {
-                    store.forget(name);
-                }
-            }
-            return *std::move(kept);
-        }
+KeptSession claim_kept_session(DescriptorStore& store, const std::string& prefix) {
+    if (store.names(prefix + ".").empty()) {
+        return {};
+    }
+    auto kept = open_kept_session(store, prefix);
+    if (!kept) {
         log(LogLevel::kError,
             "a session of the process before cannot go on: {}",
             kept.error().message);
-        store.forget_all(names);
+        return {};
     }
-    KeptSession kept;
+    return *std::move(kept);
+}
+
+void begin_journal(DescriptorStore& store, const std::string& prefix, KeptSession& kept) {
+    if (kept.journal != nullptr) {
+        return;
+    }
     auto journal = SessionJournal::create(store, prefix);
     if (journal) {
         kept.journal = *std::move(journal);
@@ -79,7 +89,6 @@ KeptSession take_kept_session(DescriptorStore& store, const std::string& prefix)
             "sessions end with their process, because they cannot be written down: {}",
             journal.error().message);
     }
-    return kept;
 }
 
 }  // namespace outrigger

@@ -20,9 +20,14 @@ struct KeptSession {
     std::optional<SavedSession> saved{};
 };
 
-/// Everything that `store` has under `prefix`: what is of no use any more is forgotten. A session
-/// that cannot go on is closed, and the log says why. Where there can be no journal (a limit of
-/// file sizes, say), sessions are served all the same and not kept.
-[[nodiscard]] KeptSession take_kept_session(DescriptorStore& store, const std::string& prefix);
+/// The session that `store` has under `prefix`, if it has one that can go on: else there is no
+/// journal, and the log says why. What it needs is claimed, whichever session's name it has:
+/// systemd keeps an open file that several sessions were given under one name.
+[[nodiscard]] KeptSession claim_kept_session(DescriptorStore& store, const std::string& prefix);
+
+/// A journal for `kept` where it has none; behind DescriptorStore::release(), which forgets what is
+/// of no use any more. Where there can be none (a limit of file sizes, say), sessions are served
+/// all the same and not kept.
+void begin_journal(DescriptorStore& store, const std::string& prefix, KeptSession& kept);
 
 }  // namespace outrigger

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
@@ -98,6 +99,19 @@ Result<void> allow_reading_path(int ruleset, const std::string& path) {
         LANDLOCK_ACCESS_FS_READ_FILE | (S_ISDIR(status.st_mode) ? LANDLOCK_ACCESS_FS_READ_DIR : 0));
 }
 
+/// Shared memory that is made by a name, and loses it at once: see seccomp_policy.cc.
+Result<void> allow_named_memory(int ruleset, int abi) {
+    const UniqueFd directory(::open("/dev/shm", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!directory.valid()) {
+        return failure(error_from_errno("cannot open /dev/shm"));
+    }
+    return allow_below(ruleset,
+                       directory.get(),
+                       LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_READ_FILE |
+                           LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_FILE |
+                           (abi >= 3 ? kFsTruncate : 0));
+}
+
 /// Sanitizers read the process's own state, and programs for the names of functions, when they have
 /// something to report.
 Result<void> allow_reading(int ruleset) {
@@ -135,6 +149,9 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
         for (const uint16_t port : extras.connect_tcp_ports) {
             OUTRIGGER_TRY(allow_connecting(ruleset.get(), port));
         }
+    }
+    if (kPortableBuild) {
+        OUTRIGGER_TRY(allow_named_memory(ruleset.get(), abi));
     }
     if (kSanitized) {
         OUTRIGGER_TRY(allow_reading(ruleset.get()));

@@ -27,6 +27,9 @@ struct ListeningSocket {
                                                 const std::string& path,
                                                 const UniqueFd& file);
 
+/// A stream socket that is connected. Thread: any, also inside the sandbox.
+[[nodiscard]] bool is_connection(int fd);
+
 /// An inherited socket, examined.
 struct InheritedSocket {
     UniqueFd fd;

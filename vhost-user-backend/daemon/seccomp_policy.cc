@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
 
 namespace outrigger {
@@ -138,6 +139,13 @@ constexpr SystemCallRule kRemoval[] = {{.name = "unlinkat", .tests = {argument_i
 /// next start replaces it.
 constexpr SystemCallRule kNoRemoval[] = {{.name = "unlinkat", .error = EACCES}};
 
+/// In-flight buffers of a build without memfd have a name for a moment: shm_open() makes it new or
+/// not at all, and Landlock holds it to the folder of shared memory.
+constexpr SystemCallRule kNamedMemory[] = {
+    {.name = "openat"},
+    {.name = "unlink"},
+};
+
 /// The ring itself is restricted to the operations that loop and device submit. Without one the
 /// only rings would be those that a front end passes.
 constexpr SystemCallRule kRing[] = {
@@ -205,6 +213,9 @@ std::vector<SystemCallRule> policy_of(ThreadRole role,
             append(policy, kLoops);
             append(policy, kControl);
             append(policy, conditions.names_are_held ? kRemoval : kNoRemoval);
+            if (kPortableBuild && conditions.names_are_held) {
+                append(policy, kNamedMemory);
+            }
             break;
         case ThreadRole::kWorker:
             append(policy, kLoops);

@@ -11,6 +11,7 @@
 
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/io/uring_witness.h"
 
 namespace outrigger {
 namespace {
@@ -41,8 +42,28 @@ void UringTables::open(io_uring& ring, UringTableKinds kinds) {
     if (kinds.files && io_uring_register_files_sparse(&ring, kFilesMax) >= 0) {
         file_slots_ = Slots(kFilesMax);
     }
+    if (kinds.files) {
+        hold_witness();
+    }
     if (kinds.buffers && io_uring_register_buffers_sparse(&ring, kBuffersMax) >= 0) {
         buffer_slots_ = Slots(kBuffersMax);
+    }
+}
+
+/// The kernel lets go of registered files when it has ended all operations, and not before.
+void UringTables::hold_witness() {
+    const int witness = uring_witness();
+    if (witness < 0 || register_file(witness)) {
+        return;
+    }
+    // No empty tables: one that is full.
+    if (const int result = io_uring_register_files(ring_, &witness, 1); result < 0) {
+        log(LogLevel::kWarning,
+            "{}",
+            error_from_code("a process that goes on with this one's sessions will not know when "
+                            "its I/O has ended",
+                            -result)
+                .message);
     }
 }
 

@@ -30,7 +30,8 @@ class UringTables final {
     static constexpr uint32_t kBuffersMax = 8192;
 
     /// Makes the tables, empty, before the ring is enabled. `ring` is borrowed. A kernel that has
-    /// no empty tables (before 5.19) leaves it at none, and then nothing can be registered.
+    /// no empty tables (before 5.19) leaves it at none, and then nothing can be registered. Where
+    /// there are to be files the ring holds uring_witness().
     void open(io_uring& ring, UringTableKinds kinds);
 
     /// See Uring.
@@ -62,6 +63,7 @@ class UringTables final {
         uint32_t users = 0;
     };
 
+    void hold_witness();
     [[nodiscard]] int update_buffer(uint32_t slot, std::span<std::byte> memory);
 
     io_uring* ring_ = nullptr;

@@ -38,6 +38,10 @@ Result<void> check_device(const Device& device) {
         return failure(impossible(
             identity, fmt::format("config_bytes is {}, more than 256", identity.config_bytes)));
     }
+    if (identity.outcome_bytes > kOutcomeBytesMax) {
+        return failure(impossible(
+            identity, fmt::format("outcome_bytes is {}, more than 512", identity.outcome_bytes)));
+    }
     if (foreign != FeatureSet()) {
         return failure(impossible(
             identity,

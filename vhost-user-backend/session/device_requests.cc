@@ -39,6 +39,7 @@ Session::Impl::Outcome Session::Impl::handle_set_features(const wire::Message& m
         forget_translations();
     }
     features_known_ = true;
+    device_is_reset_ = false;
     // Comes again while rings run, to switch dirty logging: indices and rings stay as they are.
     environment_.device.on_negotiated(wanted & kDeviceFeatureBits);
     for (const Vring& ring : rings_) {
@@ -76,6 +77,9 @@ Session::Impl::Outcome Session::Impl::handle_set_protocol_features(const wire::M
         }
         protocol_features_ = wanted;
         forget_translations();
+    }
+    if (wants(wire::ProtocolFeature::kLogShmfd) && !log_may_come() && any_ring_running()) {
+        return refuse(Refusal::kState);  // its chains know nothing of what they write
     }
     protocol_features_ = wanted;
     requests_.on_state_changed();
@@ -164,15 +168,16 @@ void Session::Impl::reset_device(ResetBy by, Continuation then) {
                          .err_is_set = ring.err_is_set,
                          .stopped_here = ring.stopped_here};
         }
-        if (!frontend_keeps_inflight_) {
-            // Whatever is still noted in ours, no ring of the next driver must take it up.
-            inflight_ = nullptr;
-        }
+        // Whatever is still noted in ours, no ring of the next driver must take it up.
+        own_inflight_ = nullptr;
+        outcomes_ = nullptr;
         requests_.on_device_reset();
         forget_translations();
         status_ = 0;
         features_refused_ = false;
         environment_.device.reset();
+        device_was_reset_ = true;
+        device_is_reset_ = true;
         then();
     });
 }

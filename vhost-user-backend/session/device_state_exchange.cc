@@ -22,7 +22,13 @@ Result<DeviceState> DeviceStateExchange::with_sections(DeviceState state) const 
 void DeviceStateExchange::keep(DeviceState state) {
     if (auto whole = with_sections(std::move(state))) {
         kept_ = *std::move(whole);
+        ++version_;
     }
+}
+
+void DeviceStateExchange::drop_kept() {
+    kept_.reset();
+    ++version_;
 }
 
 std::optional<Refusal> DeviceStateExchange::begin_save(UniqueFd fd, DeviceState state) {
@@ -148,6 +154,7 @@ Result<std::optional<SavedQueue>> DeviceStateExchange::admit(uint16_t ring,
 }
 
 void DeviceStateExchange::on_ring_started(uint16_t ring) {
+    ++version_;
     kept_.reset();
     ran_since_load_ = true;
     if (loaded_) {
@@ -160,6 +167,7 @@ void DeviceStateExchange::on_rings_stopped() {
     // Before the first has started, they are still to come.
     if (ran_since_load_) {
         loaded_.reset();
+        ++version_;
     }
 }
 
@@ -168,6 +176,7 @@ void DeviceStateExchange::on_rings_stopped() {
 void DeviceStateExchange::on_transfer_begun(bool is_load) {
     is_load_ = is_load;
     outcome_.reset();
+    ++version_;
     if (is_load) {
         load_failed_ = false;
         loaded_.reset();
@@ -203,6 +212,8 @@ void DeviceStateExchange::on_transfer_ended(StateTransfer::Outcome outcome) {
     } else {
         (is_load_ ? environment_.counters.states_loaded : environment_.counters.states_saved).add();
     }
+    ++version_;
+    environment_.on_ended(is_load_ && ended.has_value());
     wake_waiter();
 }
 
@@ -234,11 +245,42 @@ void DeviceStateExchange::forget() {
     load_failed_ = false;
     outcome_.reset();
     loaded_.reset();
+    ++version_;
 }
 
 void DeviceStateExchange::end() {
     give_up();
     wake_waiter();
+}
+
+// --- For another process -----------------------------------------------------------------------
+
+DeviceStateExchange::Kept DeviceStateExchange::to_keep() const {
+    Kept kept{.load_failed = load_failed_ || is_loading(),
+              .ran_since_load = ran_since_load_,
+              .interrupted = under_way(),
+              .outcome = outcome_,
+              .loaded = loaded_,
+              .saved = kept_};
+    if (under_way()) {
+        kept.outcome = false;
+    }
+    return kept;
+}
+
+void DeviceStateExchange::restore(Kept kept) {
+    load_failed_ = kept.load_failed;
+    ran_since_load_ = kept.ran_since_load;
+    outcome_ = kept.outcome;
+    loaded_ = std::move(kept.loaded);
+    kept_ = std::move(kept.saved);
+    ++version_;
+    if (kept.interrupted) {
+        environment_.counters.states_failed.add();
+        environment_.log.log(LogLevel::kWarning,
+                             "{}: a transfer of its state ended with the process that had it",
+                             environment_.device.identity().name);
+    }
 }
 
 }  // namespace outrigger

@@ -32,6 +32,8 @@ class DeviceStateExchange final {
         LogLimiter& log;
         FeatureSet offered;  ///< by the session, transport bits included
         std::chrono::milliseconds time_limit;
+        /// A transfer has ended, and nobody has been told yet: the device has `loaded` a state.
+        std::function<void(bool loaded)> on_ended = [](bool) {};
     };
 
     explicit DeviceStateExchange(const Environment& environment) : environment_(environment) {}
@@ -78,13 +80,31 @@ class DeviceStateExchange final {
     /// and the device's sections as they are before the reset, until a ring starts or drop_kept().
     void keep(DeviceState state);
 
-    void drop_kept() { kept_.reset(); }
+    void drop_kept();
 
     /// The device is reset: a transfer that is under way is given up.
     void forget();
 
     /// The session ends. Who waits is called.
     void end();
+
+    // --- For another process --------------------------------------------------------------------
+
+    /// All of the above, but for a transfer that is under way: that ends with this process.
+    struct Kept {
+        bool load_failed = false;
+        bool ran_since_load = false;
+        bool interrupted = false;  ///< a transfer was under way
+        std::optional<bool> outcome{};
+        std::optional<DeviceState> loaded{};
+        std::optional<DeviceState> saved{};
+    };
+
+    [[nodiscard]] Kept to_keep() const;
+    void restore(Kept kept);
+
+    /// Another number than before: to_keep() may give something else.
+    [[nodiscard]] uint64_t version() const { return version_; }
 
   private:
     [[nodiscard]] Result<DeviceState> with_sections(DeviceState state) const;
@@ -104,6 +124,7 @@ class DeviceStateExchange final {
     std::optional<DeviceState> loaded_;  // without its sections, which the device has
     bool ran_since_load_ = false;        // a ring
     std::optional<DeviceState> kept_;
+    uint64_t version_ = 1;
 };
 
 }  // namespace outrigger

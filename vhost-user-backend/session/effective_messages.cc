@@ -2,8 +2,8 @@
 #include "vhost-user-backend/session/effective_messages.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
-#include <iterator>
 #include <utility>
 
 #include "vhost-user-backend/base/error.h"
@@ -39,6 +39,13 @@ constexpr uint32_t number(FrontendRequest request) {
     return static_cast<uint32_t>(request);
 }
 
+/// A front end may write into the padding, which means something to us alone.
+void clear_padding(std::vector<std::byte>& inflight) {
+    for (size_t at = offsetof(wire::Inflight, padding); at < inflight.size(); ++at) {
+        inflight[at] = std::byte{0};
+    }
+}
+
 uint32_t ring_of_fd_message(std::span<const std::byte> payload) {
     return static_cast<uint32_t>(object_at<uint64_t>(payload) & wire::kVringFdIndexMask);
 }
@@ -70,6 +77,11 @@ bool EffectiveMessages::note(const Done& done) {
             if (place.stage == Stage::kMemory) {
                 place.index = next_region_++;
             }
+            if (place.stage == Stage::kInflight) {
+                drop_stage(Stage::kOutcomes);
+                clear_padding(message.payload);
+                place = place_of(message);
+            }
             put(place, std::move(message));
             return true;
         }
@@ -77,6 +89,7 @@ bool EffectiveMessages::note(const Done& done) {
             set_mem_table(done);
             return true;
         case FrontendRequest::kRemMemReg:
+            release(done.fds);  // libblkio sends one
             remove_region(object_at<wire::SingleMemoryRegion>(done.payload).region);
             return true;
         case FrontendRequest::kGetVringBase:
@@ -137,12 +150,22 @@ bool EffectiveMessages::note(const Done& done) {
         case FrontendRequest::kGpuSetSocket:
             break;
     }
+    release(done.fds);
     return false;
 }
 
 EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message) {
     const std::span<const std::byte> payload = message.payload;
     const uint32_t first = object_at<uint32_t>(payload);  // of a vring state or address: the ring
+    if (message.request == static_cast<uint32_t>(OwnRecord::kSession)) {
+        return {.stage = Stage::kSession};
+    }
+    if (message.request == static_cast<uint32_t>(OwnRecord::kDevice)) {
+        return {.stage = Stage::kDevice};
+    }
+    if (message.request == static_cast<uint32_t>(OwnRecord::kOutcomes)) {
+        return {.stage = Stage::kOutcomes};
+    }
     switch (static_cast<FrontendRequest>(message.request)) {
         case FrontendRequest::kSetProtocolFeatures:
             return {.stage = Stage::kProtocolFeatures};
@@ -156,12 +179,11 @@ EffectiveMessages::Place EffectiveMessages::place_of(const KeptMessage& message)
             return {.stage = Stage::kChannel};
         case FrontendRequest::kNetSetMtu:
             return {.stage = Stage::kMtu};
-        case FrontendRequest::kSetDeviceStateFd:
-            return {.stage = Stage::kDeviceState};
         case FrontendRequest::kSetConfig:
             return {.stage = Stage::kConfig, .index = first};
         case FrontendRequest::kSetInflightFd:
-            return {.stage = Stage::kInflight};
+            return {.stage = Stage::kInflight,
+                    .index = inflight_of(payload).padding == kOurInflightBuffer ? 1U : 0U};
         case FrontendRequest::kAddMemReg:
             return {.stage = Stage::kMemory};
         case FrontendRequest::kSetStatus:
@@ -192,10 +214,14 @@ void EffectiveMessages::put(const Place& place, KeptMessage message) {
     messages_.emplace(place, std::move(message));
 }
 
+void EffectiveMessages::release(std::span<const std::string> fds) {
+    released_.insert(released_.end(), fds.begin(), fds.end());
+}
+
 void EffectiveMessages::drop(const Place& place) {
     const auto found = messages_.find(place);
     if (found != messages_.end()) {
-        std::ranges::move(found->second.fds, std::back_inserter(released_));
+        release(found->second.fds);
         messages_.erase(found);
     }
 }
@@ -205,7 +231,7 @@ void EffectiveMessages::drop_stage(Stage stage) {
         if (item.first.stage != stage) {
             return false;
         }
-        std::ranges::move(item.second.fds, std::back_inserter(released_));
+        release(item.second.fds);
         return true;
     });
 }
@@ -241,18 +267,26 @@ void EffectiveMessages::remove_region(const wire::MemoryRegion& region) {
 void EffectiveMessages::stop_ring(const Done& done) {
     const auto state = object_at<wire::VringState>(done.reply);
     drop(ring(state.index, RingStep::kKick));
-    put(ring(state.index, RingStep::kBase),
-        {.request = number(FrontendRequest::kSetVringBase), .payload = bytes_of(state)});
+    set_ring_base(state.index, state.num);
 }
 
-// Configuration that the driver wrote stays: the device knows what a reset makes of it, and the
-// front end's copy is not reset.
+void EffectiveMessages::set_ring_base(uint32_t index, uint32_t base) {
+    put(ring(index, RingStep::kBase),
+        {.request = number(FrontendRequest::kSetVringBase),
+         .payload = bytes_of(wire::VringState{.index = index, .num = base})});
+}
+
+// What the reset made of the configuration that the driver wrote, keep_device() says. A buffer of
+// our own may still note something, which is nothing to the next driver's rings.
 void EffectiveMessages::reset_device() {
     std::vector<Place> gone;
     for (const auto& [place, message] : messages_) {
         const bool stays = place.step == static_cast<uint32_t>(RingStep::kCall) ||
                            place.step == static_cast<uint32_t>(RingStep::kErr);
-        if (place.stage == Stage::kStatus || (place.stage == Stage::kRing && !stays)) {
+        const bool is_our_buffer = place.stage == Stage::kInflight &&
+                                   inflight_of(message.payload).padding == kOurInflightBuffer;
+        if (place.stage == Stage::kStatus || is_our_buffer || place.stage == Stage::kOutcomes ||
+            (place.stage == Stage::kRing && !stays)) {
             gone.push_back(place);
         }
     }
@@ -271,16 +305,49 @@ bool EffectiveMessages::set_ring_state(uint32_t index, bool started, bool enable
 }
 
 void EffectiveMessages::keep_inflight(const wire::Inflight& description, std::string fd) {
-    put({.stage = Stage::kInflight},
-        {.request = number(FrontendRequest::kSetInflightFd),
-         .payload = bytes_of(description),
+    if (description.padding != kOurInflightBuffer) {
+        drop_stage(Stage::kOutcomes);  // they are of requests in the buffer before
+    }
+    KeptMessage message{.request = number(FrontendRequest::kSetInflightFd),
+                        .payload = bytes_of(description),
+                        .fds = {std::move(fd)}};
+    const Place place = place_of(message);
+    put(place, std::move(message));
+}
+
+void EffectiveMessages::keep_outcomes(std::vector<std::byte> shape, std::string fd) {
+    put({.stage = Stage::kOutcomes},
+        {.request = static_cast<uint32_t>(OwnRecord::kOutcomes),
+         .payload = std::move(shape),
          .fds = {std::move(fd)}});
 }
 
-void EffectiveMessages::keep_device_state(std::vector<std::byte> state) {
+bool EffectiveMessages::put_record(Stage stage, OwnRecord record, std::vector<std::byte> content) {
+    KeptMessage message{.request = static_cast<uint32_t>(record), .payload = std::move(content)};
+    const Place place{.stage = stage};
+    const auto found = messages_.find(place);
+    if (found != messages_.end() && found->second == message) {
+        return false;
+    }
+    put(place, std::move(message));
+    return true;
+}
+
+bool EffectiveMessages::keep_session(std::vector<std::byte> facts) {
+    return put_record(Stage::kSession, OwnRecord::kSession, std::move(facts));
+}
+
+bool EffectiveMessages::keep_device(std::vector<std::byte> sections) {
+    const size_t before = messages_.size();
     drop_stage(Stage::kConfig);
-    put({.stage = Stage::kDeviceState},
-        {.request = number(FrontendRequest::kSetDeviceStateFd), .payload = std::move(state)});
+    const bool dropped = messages_.size() != before;
+    return put_record(Stage::kDevice, OwnRecord::kDevice, std::move(sections)) || dropped;
+}
+
+bool EffectiveMessages::knows_of_device() const {
+    return std::ranges::any_of(messages_, [](const auto& item) {
+        return item.first.stage == Stage::kConfig || item.first.stage == Stage::kDevice;
+    });
 }
 
 std::vector<const KeptMessage*> EffectiveMessages::in_order() const {
@@ -292,15 +359,7 @@ std::vector<const KeptMessage*> EffectiveMessages::in_order() const {
     return list;
 }
 
-bool EffectiveMessages::names(const std::string& fd) const {
-    return std::ranges::any_of(messages_, [&](const auto& item) {
-        return std::ranges::find(item.second.fds, fd) != item.second.fds.end();
-    });
-}
-
 std::vector<std::string> EffectiveMessages::take_released() {
-    // A name that another message still has stays.
-    std::erase_if(released_, [this](const std::string& fd) { return names(fd); });
     return std::exchange(released_, {});
 }
 

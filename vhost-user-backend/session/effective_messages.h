@@ -16,6 +16,20 @@
 
 namespace outrigger {
 
+/// What a session is beside what messages say of it: kept among them, under numbers that no front
+/// end's message has here.
+enum class OwnRecord : uint32_t {
+    kSession = 0x4f52'0001,   ///< SessionFacts
+    kDevice = 0x4f52'0002,    ///< the device's sections
+    kOutcomes = 0x4f52'0003,  ///< the shape of an OutcomeBuffer, and its descriptor
+};
+
+/// The most that one of them may be.
+inline constexpr size_t kOwnRecordBytesMax = 1 << 16;
+
+/// Instead of the padding of SET_INFLIGHT_FD: the front end does not have this buffer.
+inline constexpr uint32_t kOurInflightBuffer = 1;
+
 /// A message; its descriptors are elsewhere, under these names.
 struct KeptMessage {
     uint32_t request = 0;
@@ -36,19 +50,33 @@ class EffectiveMessages final {
         std::string reply_fd{};  ///< GET_INFLIGHT_FD: the name of what it gave
     };
 
-    /// The payload was checked against the request table. True when it changed anything.
+    /// The payload was checked against the request table. Each name is ours from now on: either a
+    /// message mentions it, or it comes back by take_released(). True when it changed anything.
     bool note(const Done& done);
 
     /// A refusal may have stopped a ring, or not enabled it: what the session makes of it now.
     bool set_ring_state(uint32_t index, bool started, bool enabled);
 
-    /// A buffer for requests in flight that the front end did not ask for. A later one of the front
-    /// end's takes its place.
+    /// A buffer for requests in flight that the front end did not bring: one that it was given, or,
+    /// beside that, our own (kOurInflightBuffer).
     void keep_inflight(const wire::Inflight& description, std::string fd);
 
-    /// The device has loaded this state, as the session writes it down: before the configuration
-    /// that the driver writes from now on.
-    void keep_device_state(std::vector<std::byte> state);
+    /// What devices have noted of requests in flight, beside the buffer that was kept last: another
+    /// one of those makes this one void. `shape`: as the session writes it down.
+    void keep_outcomes(std::vector<std::byte> shape, std::string fd);
+
+    /// The ring has no memory, and stands there until it has some again.
+    void set_ring_base(uint32_t index, uint32_t base);
+
+    /// Each of these is true when it changed anything.
+    [[nodiscard]] bool keep_session(std::vector<std::byte> facts);
+
+    /// The device is this by now, as the session writes it down: before the configuration that the
+    /// driver writes from now on.
+    [[nodiscard]] bool keep_device(std::vector<std::byte> sections);
+
+    /// There is something that only the device's state can replace.
+    [[nodiscard]] bool knows_of_device() const;
 
     /// What the session is cannot be told by messages any more.
     void give_up() { given_up_ = true; }
@@ -59,10 +87,8 @@ class EffectiveMessages final {
     /// In an order in which a session can carry them out. Valid until the next change.
     [[nodiscard]] std::vector<const KeptMessage*> in_order() const;
 
-    /// Is a descriptor of that name among them?
-    [[nodiscard]] bool names(const std::string& fd) const;
-
-    /// Takes the names that nothing has any more since the last call.
+    /// Takes the names that messages mentioned that are gone since the last call: each as often as
+    /// it was mentioned.
     [[nodiscard]] std::vector<std::string> take_released();
 
     /// What in_order() gave in another process. Any bytes: the session checks what they say.
@@ -75,11 +101,13 @@ class EffectiveMessages final {
         kLogBase,
         kLogFd,
         kFeatures,
+        kSession,
         kChannel,
         kMtu,
-        kDeviceState,
+        kDevice,
         kConfig,
         kInflight,
+        kOutcomes,
         kMemory,
         kRing,
         kStatus,
@@ -103,6 +131,8 @@ class EffectiveMessages final {
     [[nodiscard]] static Place place_of(const KeptMessage& message);
 
     void put(const Place& place, KeptMessage message);
+    [[nodiscard]] bool put_record(Stage stage, OwnRecord record, std::vector<std::byte> content);
+    void release(std::span<const std::string> fds);
     void drop(const Place& place);
     void drop_stage(Stage stage);
     void set_mem_table(const Done& done);

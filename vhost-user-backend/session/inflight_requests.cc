@@ -12,9 +12,6 @@
 namespace outrigger {
 namespace {
 
-/// Instead of padding, in the journal: the front end does not have this buffer.
-constexpr uint32_t kOurs = 1;
-
 /// The message may come without the padding at its end.
 wire::Inflight inflight_of(const wire::Message& message) {
     wire::Inflight inflight{};
@@ -42,7 +39,7 @@ Session::Impl::Outcome Session::Impl::handle_get_inflight_fd(const wire::Message
     }
     // Rings that run go on with theirs.
     inflight_ = std::move(buffer);
-    frontend_keeps_inflight_ = true;
+    outcomes_ = nullptr;
     const InflightDescription& made = inflight_->description();
     Outcome outcome = reply_object(wire::Inflight{.mmap_size = made.bytes,
                                                   .mmap_offset = made.offset,
@@ -65,9 +62,9 @@ Session::Impl::Outcome Session::Impl::handle_set_inflight_fd(wire::Message& mess
     if (!buffer) {
         return refuse(Refusal::kInflight);
     }
-    inflight_ = *std::move(buffer);
-    const bool is_ours = saved_ && inflight.padding == kOurs;
-    frontend_keeps_inflight_ = !is_ours;
+    outcomes_ = nullptr;
+    const bool is_ours = saved_ && inflight.padding == kOurInflightBuffer;
+    (is_ours ? own_inflight_ : inflight_) = *std::move(buffer);
     return done();
 }
 
@@ -84,8 +81,12 @@ std::shared_ptr<const InflightBuffer> Session::Impl::make_inflight_buffer(uint16
     return *std::move(buffer);
 }
 
-bool Session::Impl::may_suspend() const {
-    if (!frontend_keeps_inflight_) {
+bool Session::Impl::frontend_keeps_inflight(size_t index) const {
+    return inflight_ != nullptr && index < inflight_->description().queue_count;
+}
+
+bool Session::Impl::may_suspend(size_t index) const {
+    if (!frontend_keeps_inflight(index)) {
         return false;
     }
     // A front end that knows both chooses by the request which of the two it means each time.
@@ -94,23 +95,75 @@ bool Session::Impl::may_suspend() const {
             !negotiated(wire::ProtocolFeature::kGetVringBaseSkipDrain));
 }
 
+/// A front end's buffer may have room for fewer rings than there are. The others note what they
+/// have in one of our own, like all rings where the front end has none.
 InflightArea Session::Impl::inflight_area(size_t index) {
-    if (inflight_ == nullptr && options_.notes_in_flight) {
-        inflight_ = make_inflight_buffer(identity_.queue_count, identity_.queue_size_max);
-        if (inflight_ != nullptr && environment_.journal != nullptr) {
-            // Before any ring notes anything in it.
-            const InflightDescription& made = inflight_->description();
-            environment_.journal->keep_inflight({.mmap_size = made.bytes,
-                                                 .mmap_offset = made.offset,
-                                                 .queue_count = made.queue_count,
-                                                 .queue_size = made.queue_size,
-                                                 .padding = kOurs},
-                                                inflight_->fd());
-        }
+    const bool keeps = frontend_keeps_inflight(index);
+    if (!keeps && own_inflight_ == nullptr && options_.notes_in_flight) {
+        make_own_inflight_buffer();
     }
-    return {.buffer = inflight_,
+    const auto& buffer = keeps ? inflight_ : own_inflight_;
+    if (buffer != nullptr && outcomes_ == nullptr && identity_.outcome_bytes > 0) {
+        make_outcome_buffer();
+    }
+    return {.buffer = buffer,
             .queue = static_cast<uint16_t>(index),
-            .base_is_known = rings_[index].stopped_here};
+            .base_is_known = rings_[index].stopped_here,
+            .outcomes = outcomes_};
+}
+
+OutcomeBuffer::Shape Session::Impl::outcome_shape() const {
+    return {.queue_count = identity_.queue_count,
+            .entries = std::max(identity_.queue_size_max, InflightBuffer::kEntriesAtLeast),
+            .record_bytes = identity_.outcome_bytes};
+}
+
+/// Without one, requests that are taken up again are of unknown outcome.
+void Session::Impl::make_outcome_buffer() {
+    const OutcomeBuffer::Shape shape = outcome_shape();
+    auto buffer = OutcomeBuffer::create(shape);
+    if (!buffer) {
+        environment_.logs.refusal.log(LogLevel::kWarning,
+                                      "{}: no memory for the outcomes of requests: {}",
+                                      identity_.name,
+                                      buffer.error().message);
+        return;
+    }
+    outcomes_ = *std::move(buffer);
+    if (environment_.journal != nullptr) {
+        // Before any ring notes anything in it.
+        const auto bytes = std::as_bytes(std::span(&shape, 1));
+        environment_.journal->keep_outcomes({bytes.begin(), bytes.end()}, outcomes_->fd());
+    }
+}
+
+/// Of another version of the device it is of no use: what it says is not known then.
+Session::Impl::Outcome Session::Impl::restore_outcomes(SavedSession::Message& saved) {
+    const OutcomeBuffer::Shape shape = outcome_shape();
+    const auto expected = std::as_bytes(std::span(&shape, 1));
+    if (saved.fds.size() != 1 || identity_.outcome_bytes == 0 ||
+        !std::ranges::equal(saved.payload, expected)) {
+        return done();
+    }
+    auto buffer = OutcomeBuffer::map(std::move(saved.fds[0]), shape);
+    if (buffer) {
+        outcomes_ = *std::move(buffer);
+    }
+    return done();
+}
+
+void Session::Impl::make_own_inflight_buffer() {
+    own_inflight_ = make_inflight_buffer(identity_.queue_count, identity_.queue_size_max);
+    if (own_inflight_ != nullptr && environment_.journal != nullptr) {
+        // Before any ring notes anything in it.
+        const InflightDescription& made = own_inflight_->description();
+        environment_.journal->keep_inflight({.mmap_size = made.bytes,
+                                             .mmap_offset = made.offset,
+                                             .queue_count = made.queue_count,
+                                             .queue_size = made.queue_size,
+                                             .padding = kOurInflightBuffer},
+                                            own_inflight_->fd());
+    }
 }
 
 }  // namespace outrigger

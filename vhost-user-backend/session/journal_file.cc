@@ -15,7 +15,7 @@ namespace outrigger {
 namespace {
 
 /// "OUTRIGJ" and the version of this layout.
-constexpr uint64_t kMagic = 0x4f55'5452'4947'4a01;
+constexpr uint64_t kMagic = 0x4f55'5452'4947'4a02;
 
 /// The first page: what this is, and the progress, on a cache line of its own.
 constexpr size_t kProgressAt = 64;
@@ -25,16 +25,19 @@ constexpr size_t kCopiesAt = 4096;
 struct CopyHeader {
     uint64_t sequence;
     uint32_t length;
-    uint32_t checksum;  // of sequence, length and the bytes
+    uint32_t progress;  // until the progress word speaks of this copy
+    uint32_t checksum;  // of all that, and of the bytes
+    uint32_t unused;    // 0
 };
 
-static_assert(sizeof(CopyHeader) == 16);
+static_assert(sizeof(CopyHeader) == 24);
 
 constexpr size_t kCopyBytes = sizeof(CopyHeader) + JournalFile::kContentBytesMax;
 constexpr size_t kFileBytes = kCopiesAt + 2 * kCopyBytes;
 
 /// The progress word: the sequence number that it belongs to, and the step.
 constexpr unsigned kStepBits = 2;
+constexpr uint32_t kStepMask = (1U << kStepBits) - 1;
 
 uint32_t checksum_of(const CopyHeader& header, std::span<const std::byte> bytes) {
     const auto head = std::as_bytes(std::span(&header, 1)).first(offsetof(CopyHeader, checksum));
@@ -52,6 +55,7 @@ std::atomic_ref<uint64_t> word_at(const Mapping& mapping, size_t offset) {
 
 struct JournalFile::Copy {
     uint64_t sequence;
+    Progress progress;
     std::vector<std::byte> bytes;
 };
 
@@ -97,7 +101,9 @@ std::optional<JournalFile::Copy> JournalFile::read_copy(size_t which) const {
         return std::nullopt;
     }
     const std::byte* const start = copy_at(which) + sizeof header;
-    Copy copy{.sequence = header.sequence, .bytes = {start, start + header.length}};
+    Copy copy{.sequence = header.sequence,
+              .progress = static_cast<Progress>(header.progress & kStepMask),
+              .bytes = {start, start + header.length}};
     if (checksum_of(header, copy.bytes) != header.checksum) {
         return std::nullopt;
     }
@@ -116,16 +122,18 @@ std::optional<JournalFile::Content> JournalFile::read() const {
     const uint64_t word = word_at(mapping_, kProgressAt).load(std::memory_order_relaxed);
     const bool is_its = word >> kStepBits == newest->sequence;
     return Content{.bytes = std::move(newest->bytes),
-                   .progress = is_its ? static_cast<Progress>(word & ((1U << kStepBits) - 1))
-                                      : Progress::kWritten};
+                   .progress = is_its ? static_cast<Progress>(word & kStepMask) : newest->progress};
 }
 
-bool JournalFile::write(std::span<const std::byte> bytes) {
+bool JournalFile::write(std::span<const std::byte> bytes, Progress progress) {
     if (bytes.size() > kContentBytesMax) {
         return false;
     }
-    CopyHeader header{
-        .sequence = sequence_ + 1, .length = static_cast<uint32_t>(bytes.size()), .checksum = 0};
+    CopyHeader header{.sequence = sequence_ + 1,
+                      .length = static_cast<uint32_t>(bytes.size()),
+                      .progress = static_cast<uint32_t>(progress),
+                      .checksum = 0,
+                      .unused = 0};
     header.checksum = checksum_of(header, bytes);
     std::byte* const at = copy_at(header.sequence % 2);
     // In any order: what is half written has another checksum. A killed process's stores are seen

@@ -42,8 +42,10 @@ class JournalFile final {
     /// The newest whole copy: nothing when there is none.
     [[nodiscard]] std::optional<Content> read() const;
 
-    /// Replaces the older copy. False when `bytes` are too many; then the journal is as before.
-    [[nodiscard]] bool write(std::span<const std::byte> bytes);
+    /// Replaces the older copy, as one that is `progress` on its way already. False when `bytes`
+    /// are too many; then the journal is as before.
+    [[nodiscard]] bool write(std::span<const std::byte> bytes,
+                             Progress progress = Progress::kWritten);
 
     void set_progress(Progress progress);
 

@@ -72,38 +72,29 @@ std::optional<GuestAddr> Session::Impl::used_log_address(const Vring& ring) cons
     return GuestAddr{ring.address->log};
 }
 
+bool Session::Impl::log_may_come() const {
+    // One that came stays, whatever is negotiated later.
+    return negotiated(wire::ProtocolFeature::kLogShmfd) || log_ != nullptr;
+}
+
+/// Waits for no request: those in flight are marked when they are back.
 void Session::Impl::update_logging(Continuation then) {
-    const bool begins = log_in_use_ == nullptr && wanted_log() != nullptr;
-    log_in_use_ = wanted_log();
-    if (begins) {
-        // Requests in flight do not know what they write to. The next epoch of the same memory
-        // tells them from those that do, and the answer waits for them.
-        memory_ = memory_->mode().iommu
-                      ? memory_->with_translations(iotlb_, MemorySnapshot::Withdrawn::kSome)
-                      : memory_->with_mode(memory_->mode());
+    if (log_in_use_ == nullptr && wanted_log() != nullptr) {
+        log_is_incomplete_ = false;  // what was written until now is copied anyway
     }
+    log_in_use_ = wanted_log();
     std::vector<std::optional<GuestAddr>> used_addresses;
     used_addresses.reserve(rings_.size());
     for (const Vring& ring : rings_) {
         used_addresses.push_back(used_log_address(ring));
     }
-    draining_ = begins;
-    for_each_runner(
-        std::make_shared<RunnerTask>([log = log_in_use_,
-                                      memory = begins ? memory_ : nullptr,
-                                      used_addresses = std::move(used_addresses)](
-                                         QueueRunner& runner, QueueRunner::Done runner_done) {
-            runner.set_log(log, used_addresses[to_number(runner.index())]);
-            if (memory != nullptr) {
-                runner.adopt_memory(memory, true, std::move(runner_done));
-            } else {
-                runner_done();
-            }
-        }),
-        [this, then = std::move(then)]() mutable {
-            draining_ = false;
-            then();
-        });
+    for_each_runner(std::make_shared<RunnerTask>(
+                        [log = log_in_use_, used_addresses = std::move(used_addresses)](
+                            QueueRunner& runner, QueueRunner::Done runner_done) {
+                            runner.set_log(log, used_addresses[to_number(runner.index())]);
+                            runner_done();
+                        }),
+                    std::move(then));
 }
 
 /// SET_VRING_ADDR on a running ring: its place is the same.

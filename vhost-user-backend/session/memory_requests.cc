@@ -68,17 +68,35 @@ Result<MemorySnapshot::RegionPointer, Refusal> map_region(const MappingRules& ru
 Session::Impl::Outcome Session::Impl::take_memory(std::shared_ptr<const MemorySnapshot> memory,
                                                   bool drain) {
     memory_ = std::move(memory);
+    // One for each ring: its worker writes it before it posts that it is done.
+    auto left = std::make_shared<std::vector<std::optional<VringBase>>>(rings_.size());
     auto task = std::make_shared<RunnerTask>(
-        [snapshot = memory_, drain](QueueRunner& runner, QueueRunner::Done runner_done) {
-            runner.adopt_memory(snapshot, drain, std::move(runner_done));
+        [snapshot = memory_, drain, left](QueueRunner& runner, QueueRunner::Done runner_done) {
+            runner.adopt_memory(
+                snapshot, drain, [&runner, left, runner_done = std::move(runner_done)]() mutable {
+                    (*left)[to_number(runner.index())] = runner.base_without_memory();
+                    runner_done();
+                });
         });
     draining_ = drain;
     // A ring may have been told to start before its memory was known.
-    for_each_runner(task, [this] {
+    for_each_runner(task, [this, left] {
         draining_ = false;
+        for (size_t index = 0; index < rings_.size(); ++index) {
+            note_lost_memory(index, (*left)[index]);
+        }
         start_ready_rings(std::nullopt, [this](std::optional<Refusal>) { finish(done()); });
     });
     return later();
+}
+
+/// A ring that has lost its memory has nothing in flight, and stands still: the next process could
+/// not look there.
+void Session::Impl::note_lost_memory(size_t index, std::optional<VringBase> base) {
+    rings_[index].without_memory = base;
+    if (base && environment_.journal != nullptr && !is_restoring() && !memory_->mode().iommu) {
+        environment_.journal->set_ring_base(static_cast<uint32_t>(index), base->raw);
+    }
 }
 
 Session::Impl::Outcome Session::Impl::change_memory(std::shared_ptr<const MemorySnapshot> memory,

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/notifier.h"
 
 namespace outrigger {
@@ -162,6 +163,9 @@ void QueueRunner::publish() {
 }
 
 bool QueueRunner::may_process() const {
+    if (serving_resumed_) [[unlikely]] {
+        return !waiting_;  // like requests in flight, for which it does not matter what is enabled
+    }
     return enabled_ && !stopping_ && !waiting_ && motion_ == Motion::kNone;
 }
 
@@ -187,6 +191,7 @@ bool QueueRunner::poll() {
     }
     check_broken();
     check_memory_released();
+    check_resumed();
     check_quiet();
     // In a pause for a move the device has not looked: the first round behind it says so.
     if (looked_ && (motion_ == Motion::kNone || stopping_)) {
@@ -196,12 +201,15 @@ bool QueueRunner::poll() {
 }
 
 bool QueueRunner::prepare_sleep() {
+    if (stopping_ || !may_process()) {
+        return true;
+    }
     const bool polled = !has_fd(descriptors_.kick) && !descriptors_.kick_in_band;
-    if (may_process() && polled && !queue_->broken()) {
+    if (polled && !queue_->broken()) {
         look_again_later();
         return true;
     }
-    if (!may_process() || kicks_enabled_) {
+    if (kicks_enabled_) {
         return true;
     }
     kicks_enabled_ = true;
@@ -284,15 +292,56 @@ void QueueRunner::stop(StopKind kind, Stopped stopped) {
         worker_->post([this] { finish_stop(); });
         return;
     }
+    const bool suspends = kind == StopKind::kSuspend && queue_->notes_in_flight();
+    if (!suspends && queue_->has_resumed()) {
+        serve_resumed();
+    } else {
+        take_back(suspends ? StopKind::kSuspend : StopKind::kDrain);
+    }
+}
+
+/// What an earlier process had in hand and left is in flight for the driver, though the device has
+/// not come to it: nobody but this ring knows of it.
+void QueueRunner::serve_resumed() {
+    serving_resumed_ = true;
+    waiting_ = false;
+    queue_->end_with_resumed();
+    environment_.device.hurry_queue(environment_.index);
+}
+
+void QueueRunner::check_resumed() {
+    if (serving_resumed_ && !queue_->has_resumed()) [[unlikely]] {
+        serving_resumed_ = false;
+        take_back(StopKind::kDrain);
+    }
+}
+
+void QueueRunner::take_back(StopKind kind) {
     auto drained = [this] {
         lent_ = false;
         // Not from here: the device may still be inside a completion, and the worker inside poll().
         worker_->post([this] { finish_stop(); });
     };
-    if (kind == StopKind::kSuspend && queue_->notes_in_flight()) {
-        environment_.device.suspend_queue(environment_.index, std::move(drained));
-    } else {
-        environment_.device.stop_queue(environment_.index, std::move(drained));
+    switch (kind) {
+        case StopKind::kDrain:
+            tell_of_left_requests();
+            environment_.device.stop_queue(environment_.index, std::move(drained));
+            break;
+        case StopKind::kSuspend:
+            environment_.device.suspend_queue(environment_.index, std::move(drained));
+            break;
+    }
+}
+
+/// Their memory is not there, or not translated. The in-flight log still has them.
+void QueueRunner::tell_of_left_requests() const {
+    static LogLimiter limiter;
+    if (!queue_->broken() && queue_->resumed_count() > 0) {
+        limiter.log(LogLevel::kWarning,
+                    "ring {} stops, and {} requests of an earlier process are not answered: what "
+                    "they are made of is not in memory",
+                    to_number(environment_.index),
+                    queue_->resumed_count());
     }
 }
 

@@ -41,7 +41,7 @@ class QueueRunner final : public WorkSource {
     using Stopped = std::move_only_function<void(VringBase)>;
 
     enum class StopKind : uint8_t {
-        kDrain,    ///< every request is answered
+        kDrain,    ///< every request is answered, those of an earlier process too
         kSuspend,  ///< those that can wait stay in the in-flight log
     };
 
@@ -138,6 +138,11 @@ class QueueRunner final : public WorkSource {
     /// no request in flight uses older memory either.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain, Done done);
 
+    /// Where the ring stands, if its memory does not lie in what adopt_memory() brought.
+    [[nodiscard]] std::optional<VringBase> base_without_memory() const {
+        return queue_->has_memory() ? std::nullopt : std::optional(queue_->base());
+    }
+
     /// To the ring, behind the adopt_memory() of what the answer brought.
     void on_misses_answered(std::span<const TranslationMiss> misses, bool refused);
 
@@ -175,6 +180,10 @@ class QueueRunner final : public WorkSource {
     void check_memory();
     void check_broken();
     void check_memory_released();
+    void serve_resumed();
+    void check_resumed();
+    void take_back(StopKind kind);
+    void tell_of_left_requests() const;
     void finish_stop();
 
     /// Who begins requests.
@@ -212,6 +221,7 @@ class QueueRunner final : public WorkSource {
         false;              // the first sleep arms them, whatever an earlier run left in the ring
     bool waiting_ = false;  // the device asked not to be called until it says so
     bool stopping_ = false;
+    bool serving_resumed_ = false;  // for the sake of stop()
     bool broken_reported_ = false;
 };
 

@@ -67,6 +67,7 @@ void Session::Impl::for_each_runner(const std::shared_ptr<RunnerTask>& task, Con
 void Session::Impl::stop_ring(size_t index, QueueRunner::StopKind kind, Continuation then) {
     Vring& ring = rings_[index];
     ring.started = false;
+    ring.waits_for_memory = false;
     ring.descriptors.kick = nullptr;
     misses_.forget_ring(index);
     if (ring.runner == nullptr) {
@@ -81,6 +82,7 @@ void Session::Impl::stop_ring(size_t index, QueueRunner::StopKind kind, Continua
             stopped.base = base;
             stopped.running = false;
             stopped.stopped_here = true;
+            stopped.without_memory = std::nullopt;
             stopped.runner.reset();
             on_ring_stopped(index);
             then();
@@ -206,6 +208,9 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
         poison(index);
         return;
     }
+    if (error == RingError::kDirtyLog) {
+        log_is_incomplete_ = true;
+    }
     environment_.logs.broken.log(
         LogLevel::kWarning,
         "{}: ring {} stopped, {}: {}",
@@ -256,7 +261,8 @@ VringBase Session::Impl::base_of(const Vring& ring) const {
 
 bool Session::Impl::ring_is_ready(const Vring& ring) const {
     return ring.started && ring.runner == nullptr && ring.size && ring.address &&
-           !memory_->regions().empty();
+           !memory_->regions().empty() &&
+           (!ring.waits_for_memory || address_is_possible(*ring.address, ring.size));
 }
 
 void Session::Impl::start_ring(size_t index, RingStarted then) {
@@ -321,6 +327,7 @@ void Session::Impl::run_ring(size_t index,
             if (started->has_value()) {
                 environment_.counters.rings_started.add();
                 rings_[index].running = true;
+                rings_[index].waits_for_memory = false;
                 used_ = true;
                 state_.on_ring_started(static_cast<uint16_t>(index));
                 requests_.on_state_changed();
@@ -333,6 +340,9 @@ void Session::Impl::run_ring(size_t index,
                                           index,
                                           started->error().message);
             rings_[index].runner.reset();
+            if (!any_ring_running()) {
+                environment_.device.on_suspended();
+            }
             then(Refusal::kDevice);
         });
 }

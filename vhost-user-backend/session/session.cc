@@ -77,7 +77,8 @@ Session::Impl::Impl(const Environment& environment,
               .counters = environment.counters,
               .log = environment.logs.state,
               .offered = offered_,
-              .time_limit = options.state_timeout}),
+              .time_limit = options.state_timeout,
+              .on_ended = [this](bool loaded) { on_transfer_ended(loaded); }}),
       connection_(environment.control_loop,
                   std::move(socket),
                   {.message_timeout = options.message_timeout,
@@ -140,10 +141,7 @@ bool Session::Impl::on_message(wire::Message message) {
     if (environment_.journal != nullptr) {
         environment_.journal->arrive(message);
     }
-    if (request_ == static_cast<uint32_t>(wire::FrontendRequest::kSetDeviceStateFd) &&
-        message.payload.size() == sizeof(wire::DeviceStateTransfer)) {
-        loads_state_ = payload_as<wire::DeviceStateTransfer>(message).direction != 0;
-    }
+    device_was_reset_ = false;
 
     Outcome outcome;
     if (request == nullptr) {
@@ -213,6 +211,11 @@ std::optional<Refusal> Session::Impl::not_now(const wire::RequestDescription& re
             }
             break;
     }
+    return forbidden_now(request, message);
+}
+
+std::optional<Refusal> Session::Impl::forbidden_now(const wire::RequestDescription& request,
+                                                    const wire::Message& message) const {
     switch (request.state) {
         case wire::StateRule::kAny:
             break;

@@ -22,6 +22,7 @@
 #include "vhost-user-backend/session/queue_runner.h"
 #include "vhost-user-backend/session/saved_session.h"
 #include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/session/session_facts.h"
 #include "vhost-user-backend/wire/request_table.h"
 
 namespace outrigger {
@@ -42,6 +43,11 @@ struct Vring {
     bool running = false;                           ///< `runner` has been started
     bool moving = false;                            ///< to another worker
     bool stopped_here = false;  ///< it ran in this session, and `base` says where it stands
+    /// It runs, but the front end has taken its memory away: it stands there meanwhile.
+    std::optional<VringBase> without_memory = std::nullopt;
+    /// Of a session that goes on: it ran without memory, and starts when it has some.
+    bool waits_for_memory = false;
+    bool must_start = false;  ///< of a session that goes on: it ran
     std::move_only_function<void(bool)> move_done{};
 };
 
@@ -138,6 +144,8 @@ class Session::Impl final : public Connection::Handler,
                                                        const wire::Message& message) const;
     [[nodiscard]] std::optional<Refusal> not_now(const wire::RequestDescription& request,
                                                  const wire::Message& message) const;
+    [[nodiscard]] std::optional<Refusal> forbidden_now(const wire::RequestDescription& request,
+                                                       const wire::Message& message) const;
     [[nodiscard]] Outcome dispatch(wire::Message& message);
     void finish(Outcome outcome);
     void answer(const Outcome& outcome);
@@ -151,8 +159,16 @@ class Session::Impl final : public Connection::Handler,
     void end_close();
 
     // session_survival.cc: what the next process needs, and what the one before left
-    void note_loaded_state();
-    [[nodiscard]] Outcome restore_device_state(std::span<const std::byte> bytes);
+    void note_device();
+    void note_facts();
+    void on_transfer_ended(bool loaded);
+    [[nodiscard]] RingPlaceKnown place_known(const Vring& ring) const;
+    [[nodiscard]] Outcome restore_device(std::span<const std::byte> bytes);
+    [[nodiscard]] Outcome restore_facts(std::span<const std::byte> bytes);
+
+    /// Judges a ring only where it starts, as the process before did with what came to it first.
+    [[nodiscard]] bool is_restoring() const { return saved_.has_value(); }
+
     [[nodiscard]] std::optional<uint32_t> ring_in_doubt(const wire::Message& message) const;
     void settle(std::span<const std::byte> reply, int reply_fd, bool has_reply);
     void restore_next();
@@ -230,6 +246,7 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] std::shared_ptr<const MemorySnapshot> translated(
         std::shared_ptr<const MemorySnapshot> memory, MemorySnapshot::Withdrawn withdrawn) const;
     Outcome take_memory(std::shared_ptr<const MemorySnapshot> memory, bool drain);
+    void note_lost_memory(size_t index, std::optional<VringBase> base);
 
     /// What a message brings: its regions, and its payload with our addresses of them.
     struct NewMemory {
@@ -264,6 +281,9 @@ class Session::Impl final : public Connection::Handler,
     /// when all do, and none writes to another one.
     void update_logging(Continuation then);
 
+    /// A ring that runs keeps what it needs for one.
+    [[nodiscard]] bool log_may_come() const;
+
     [[nodiscard]] bool logging_is_up_to_date() const { return log_in_use_ == wanted_log(); }
 
     [[nodiscard]] const std::shared_ptr<const DirtyLog>& wanted_log() const;
@@ -292,8 +312,14 @@ class Session::Impl final : public Connection::Handler,
                                                                              uint16_t entries);
     /// What a ring that starts is given.
     [[nodiscard]] InflightArea inflight_area(size_t index);
-    /// Does the request in hand, which stops a ring, let the ring's requests stay unanswered?
-    [[nodiscard]] bool may_suspend() const;
+    [[nodiscard]] OutcomeBuffer::Shape outcome_shape() const;
+    void make_outcome_buffer();
+    [[nodiscard]] Outcome restore_outcomes(SavedSession::Message& saved);
+    void make_own_inflight_buffer();
+    /// Does the front end have the buffer of that ring, and has it when we are gone?
+    [[nodiscard]] bool frontend_keeps_inflight(size_t index) const;
+    /// Does the request in hand, which stops that ring, let its requests stay unanswered?
+    [[nodiscard]] bool may_suspend(size_t index) const;
 
     struct RingFd {
         size_t index = 0;
@@ -318,16 +344,21 @@ class Session::Impl final : public Connection::Handler,
     bool features_known_ = false;
     bool features_refused_ = false;
     uint8_t status_ = 0;
-    bool used_ = false;  // a ring has run since the last reset
+    bool used_ = false;             // a ring has run since the last reset
+    bool device_is_reset_ = false;  // since features_ were told
     std::shared_ptr<const MemorySnapshot> memory_ = MemorySnapshot::empty();
     Iotlb iotlb_;                                 // what memory_ was made with
     std::shared_ptr<const DirtyLog> log_;         // what SET_LOG_BASE brought last
     std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
     SharedFd log_call_;                           // SET_LOG_FD
+    bool log_is_incomplete_ = false;              // a ring broke on it since logging began
     Postcopy postcopy_;
-    std::shared_ptr<const InflightBuffer> inflight_;  // of the rings that start from now on
-    bool frontend_keeps_inflight_ = false;            // and has it when we are gone
-    QueuePlacement placement_;                        // the runners in rings_ use it
+    // Of the rings that start from now on: the front end's, and ours for those that it has none
+    // for.
+    std::shared_ptr<const InflightBuffer> inflight_;
+    std::shared_ptr<const InflightBuffer> own_inflight_;
+    std::shared_ptr<const OutcomeBuffer> outcomes_;  // beside them
+    QueuePlacement placement_;                       // the runners in rings_ use it
     std::vector<Vring> rings_;
 
     // By ring: on_in_band_call() is on its way. Worker and control thread.
@@ -337,15 +368,18 @@ class Session::Impl final : public Connection::Handler,
     uint32_t request_ = 0;
     bool needs_reply_ = false;
     wire::ReplyRule reply_rule_ = wire::ReplyRule::kAck;
-    Payload request_payload_;                // where the answer repeats it
-    bool handling_ = false;                  // on_message() is on the stack
-    std::optional<Outcome> finished_;        // finish() came while it was
-    bool waiting_ = false;                   // for finish()
-    bool draining_ = false;                  // for rings that adopt memory, each still there
-    bool carried_out_ = false;               // the request in hand, else it was refused
-    bool settled_ = false;                   // the journal has it, and the socket has it no more
-    bool acknowledges_ = false;              // the request in hand is none, but of postcopy
-    bool loads_state_ = false;               // by the last SET_DEVICE_STATE_FD
+    Payload request_payload_;          // where the answer repeats it
+    bool handling_ = false;            // on_message() is on the stack
+    std::optional<Outcome> finished_;  // finish() came while it was
+    bool waiting_ = false;             // for finish()
+    bool draining_ = false;            // for rings that adopt memory, each still there
+    bool carried_out_ = false;         // the request in hand, else it was refused
+    bool settled_ = false;             // the journal has it, and the socket has it no more
+    bool acknowledges_ = false;        // the request in hand is none, but of postcopy
+    // What the journal has of SessionFacts, but for the exchange, and that one's version.
+    std::vector<uint8_t> facts_written_;
+    uint64_t exchange_written_ = 0;
+    bool device_was_reset_ = false;          // by the request in hand
     std::optional<uint32_t> ring_in_doubt_;  // which it names, if it was a start that may fail
     std::optional<SavedSession> saved_;      // while it is restored
     size_t restored_ = 0;                    // of its messages, those that were begun

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstring>
+#include <iterator>
 #include <string_view>
 #include <utility>
 
@@ -13,10 +14,11 @@ namespace outrigger {
 namespace {
 
 /// Of the content; JournalFile has its own. A reader knows one version alone.
-constexpr uint32_t kContentVersion = 1;
+constexpr uint32_t kContentVersion = 2;
 
 constexpr size_t kNameBytesMax = 64;
 constexpr size_t kMessagesMax = 8192;
+static_assert(kOwnRecordBytesMax >= wire::kPayloadBytesMax);
 
 class Writer final {
   public:
@@ -100,7 +102,7 @@ void write_message(Writer& writer, const KeptMessage& message) {
 KeptMessage read_message(Reader& reader) {
     KeptMessage message;
     message.request = reader.number<uint32_t>();
-    message.payload = reader.bytes(wire::kPayloadBytesMax);
+    message.payload = reader.bytes(kOwnRecordBytesMax);
     const auto fds = reader.number<uint32_t>();
     for (uint32_t i = 0; reader.fine() && i < std::min<uint32_t>(fds, wire::kMessageFdsMax); ++i) {
         message.fds.push_back(reader.text());
@@ -138,7 +140,8 @@ Result<std::unique_ptr<SessionJournal>> SessionJournal::create(DescriptorKeeper&
     std::unique_ptr<SessionJournal> journal(
         new SessionJournal(keeper, std::move(prefix), std::move(file)));
     journal->write();
-    if (keeper.keep(journal_name(journal->prefix_), journal->file_.fd()).empty()) {
+    const std::string name = journal_name(journal->prefix_);
+    if (keeper.keep(name, journal->file_.fd()) != name) {
         return failure(Error{.message = "the keeper does not take a session's journal"});
     }
     return journal;
@@ -158,7 +161,7 @@ Result<std::unique_ptr<SessionJournal>> SessionJournal::adopt(DescriptorKeeper& 
     return journal;
 }
 
-void SessionJournal::write() {
+void SessionJournal::write(JournalFile::Progress progress) {
     Writer writer;
     writer.number(kContentVersion);
     writer.number(next_name_);
@@ -174,8 +177,8 @@ void SessionJournal::write() {
     }
     write_in_hand(writer, in_hand_);
     // The limits of a session keep it far below that of the file.
-    OUTRIGGER_ASSERT(file_.write(writer.written()));
-    progress_ = JournalFile::Progress::kWritten;
+    OUTRIGGER_ASSERT(file_.write(writer.written(), progress));
+    progress_ = progress;
 }
 
 Result<void> SessionJournal::decode(std::span<const std::byte> bytes,
@@ -208,14 +211,11 @@ Result<void> SessionJournal::decode(std::span<const std::byte> bytes,
                                                   progress == JournalFile::Progress::kTaking);
     if (in_hand.header.request != 0 && (saved.in_hand_is_untaken || unanswered)) {
         saved.in_hand = std::move(in_hand);
+    } else {
+        in_hand_.reply_fd.clear();  // sent: nobody claims it
     }
     saved_ = std::move(saved);
     return {};
-}
-
-bool SessionJournal::names(const std::string& fd) const {
-    return !connection_.empty() && (fd == connection_ || messages_.names(fd) ||
-                                    (saved_ && saved_->in_hand && saved_->in_hand->reply_fd == fd));
 }
 
 std::string SessionJournal::keep(int fd) {
@@ -253,10 +253,20 @@ void SessionJournal::begin(int connection) {
 
 void SessionJournal::keep_inflight(const wire::Inflight& description, int fd) {
     messages_.keep_inflight(description, keep(fd));
+    write_now();
+}
+
+void SessionJournal::keep_outcomes(std::vector<std::byte> shape, int fd) {
+    messages_.keep_outcomes(std::move(shape), keep(fd));
+    write_now();
+}
+
+void SessionJournal::write_now() {
+    if (connection_.empty()) {
+        return;
+    }
     if (written_) {
-        const JournalFile::Progress progress = progress_;
-        write();
-        note(progress);
+        write(progress_);
     } else {
         // The message in hand has no effect yet: who reads this finds it in the socket.
         InHand current = std::exchange(in_hand_, {});
@@ -287,17 +297,60 @@ void SessionJournal::keep_descriptors(const wire::Message& message) {
 }
 
 void SessionJournal::set_ring_state(uint32_t index, bool started, bool enabled) {
-    state_changed_ = messages_.set_ring_state(index, started, enabled);
+    state_changed_ |= messages_.set_ring_state(index, started, enabled);
 }
 
-void SessionJournal::keep_device_state(std::optional<std::vector<std::byte>> state) {
-    // A message's payload is the most that is read back.
-    if (state && state->size() <= wire::kPayloadBytesMax) {
-        messages_.keep_device_state(*std::move(state));
+void SessionJournal::keep_device(std::optional<std::vector<std::byte>> sections) {
+    if (sections && sections->size() <= kOwnRecordBytesMax) {
+        state_changed_ |= messages_.keep_device(*std::move(sections));
     } else {
         messages_.give_up();
+        state_changed_ = true;
     }
+}
+
+void SessionJournal::keep_session(std::optional<std::vector<std::byte>> facts) {
+    if (facts && facts->size() <= kOwnRecordBytesMax) {
+        state_changed_ |= messages_.keep_session(*std::move(facts));
+    } else {
+        messages_.give_up();
+        state_changed_ = true;
+    }
+}
+
+void SessionJournal::set_ring_base(uint32_t index, uint32_t base) {
+    messages_.set_ring_base(index, base);
     state_changed_ = true;
+}
+
+/// The names that came with the message are the messages' from here on.
+bool SessionJournal::note_in_hand(const Outcome& outcome) {
+    std::vector<std::string> fds = std::exchange(arrived_, {});
+    const auto request = wire::FrontendRequest{in_hand_.header.request};
+    if (outcome.waits_for_acknowledgement) {
+        unacknowledged_.push_back({.request = request, .payload = payload_, .fds = std::move(fds)});
+        return false;
+    }
+    // A descriptor that the front end is given is kept twice, because the answer goes first.
+    const bool is_kept = request == wire::FrontendRequest::kGetInflightFd && outcome.reply_fd >= 0;
+    return messages_.note({.request = request,
+                           .payload = payload_,
+                           .fds = fds,
+                           .reply = outcome.reply,
+                           .reply_fd = is_kept ? keep(outcome.reply_fd) : std::string()});
+}
+
+bool SessionJournal::end_wait(bool acknowledged) {
+    bool changed = false;
+    for (const Unacknowledged& each : std::exchange(unacknowledged_, {})) {
+        if (acknowledged) {
+            changed |= messages_.note(
+                {.request = each.request, .payload = each.payload, .fds = each.fds, .reply = {}});
+        } else {
+            forget(each.fds);
+        }
+    }
+    return changed;
 }
 
 void SessionJournal::settle(const Outcome& outcome) {
@@ -305,17 +358,12 @@ void SessionJournal::settle(const Outcome& outcome) {
     in_hand_.reply.assign(outcome.reply.begin(), outcome.reply.end());
     if (outcome.reply_fd >= 0) {
         in_hand_.reply_fd = keep(outcome.reply_fd);
-        arrived_.push_back(in_hand_.reply_fd);
     }
     bool changed = state_changed_;
-    if (outcome.carried_out) {
-        const auto sent =
-            std::span(arrived_).first(std::min<size_t>(arrived_.size(), in_hand_.fd_count));
-        changed |= messages_.note({.request = wire::FrontendRequest{in_hand_.header.request},
-                                   .payload = payload_,
-                                   .fds = sent,
-                                   .reply = outcome.reply,
-                                   .reply_fd = in_hand_.reply_fd});
+    if (outcome.acknowledged) {
+        changed |= end_wait(*outcome.acknowledged);
+    } else if (outcome.carried_out) {
+        changed |= note_in_hand(outcome);
     }
     // What changes nothing and is not answered may as well be carried out once more.
     written_ = changed || outcome.has_reply;
@@ -325,10 +373,7 @@ void SessionJournal::settle(const Outcome& outcome) {
             arrived_.push_back(std::exchange(old_reply_fd_, {}));
         }
     }
-    std::erase_if(arrived_, [this](const std::string& fd) {
-        return messages_.names(fd) || fd == in_hand_.reply_fd;
-    });
-    forget(arrived_);
+    forget(std::exchange(arrived_, {}));  // of a message that was refused, and of an old answer
     forget(messages_.take_released());
 }
 
@@ -347,6 +392,9 @@ void SessionJournal::end() {
         gone.push_back(std::exchange(old_reply_fd_, {}));
     }
     gone.insert(gone.end(), arrived_.begin(), arrived_.end());
+    for (Unacknowledged& each : std::exchange(unacknowledged_, {})) {
+        std::ranges::move(each.fds, std::back_inserter(gone));
+    }
     gone.push_back(std::exchange(connection_, {}));
     messages_ = {};
     in_hand_ = {};

@@ -28,9 +28,9 @@ namespace outrigger {
 /// thread.
 class DescriptorKeeper {
   public:
-    /// Keeps another descriptor of the same open file under `name`, which nothing else has, or
-    /// under the name that this open file has already: that one is returned, and is to be forgotten
-    /// once more. Empty when it cannot be kept; a keeper that fails later tells nobody.
+    /// Keeps another descriptor of the same open file under `name` or, where that one is taken, one
+    /// like it, or under the name that this open file has already: what is returned, and is to be
+    /// forgotten once more. Empty when it cannot be kept; a keeper that fails later tells nobody.
     [[nodiscard]] virtual std::string keep(const std::string& name, int fd) = 0;
 
     /// Closes it when it is forgotten as often as it was kept. Unknown names are ignored.
@@ -78,9 +78,6 @@ class SessionJournal final {
     /// What adopt() found: nothing when no session was there.
     [[nodiscard]] const std::optional<Saved>& saved() const { return saved_; }
 
-    /// A descriptor of that name belongs to the session.
-    [[nodiscard]] bool names(const std::string& fd) const;
-
     // --- A session, from begin() or saved() to end()
     // ----------------------------------------------
 
@@ -91,6 +88,9 @@ class SessionJournal final {
     /// in hand. `description` is what SET_INFLIGHT_FD would say of it.
     void keep_inflight(const wire::Inflight& description, int fd);
 
+    /// The same of a buffer for what devices note of those requests.
+    void keep_outcomes(std::vector<std::byte> shape, int fd);
+
     /// `message` is in hand.
     void arrive(const wire::Message& message);
 
@@ -99,6 +99,10 @@ class SessionJournal final {
 
     struct Outcome {
         bool carried_out = false;  ///< else it was refused
+        /// It brought memory that counts when the front end has acknowledged it (postcopy).
+        bool waits_for_acknowledgement = false;
+        /// It was that acknowledgement, and says whether the memory counts.
+        std::optional<bool> acknowledged{};
         bool has_reply = false;
         std::span<const std::byte> reply{};
         int reply_fd = -1;
@@ -110,9 +114,21 @@ class SessionJournal final {
     /// After a refusal, before settle(): what is left of the ring that the message named.
     void set_ring_state(uint32_t index, bool started, bool enabled);
 
-    /// Before settle() of the message by which the front end learns that a state was loaded: what
-    /// the device makes of it. Nothing: it does not say, and no other process can go on.
-    void keep_device_state(std::optional<std::vector<std::byte>> state);
+    /// Before settle(), or write_now(): what the device is by now. Nothing: it does not say, and no
+    /// other process can go on.
+    void keep_device(std::optional<std::vector<std::byte>> sections);
+
+    /// Likewise: what the session is beside what messages say (SessionFacts).
+    void keep_session(std::optional<std::vector<std::byte>> facts);
+
+    /// Likewise: where a ring stands whose memory was taken away.
+    void set_ring_base(uint32_t index, uint32_t base);
+
+    /// keep_device() has something to replace.
+    [[nodiscard]] bool knows_of_device() const { return messages_.knows_of_device(); }
+
+    /// What was kept while no message is in hand, or while one is that has no effect yet.
+    void write_now();
 
     /// Just before the system calls that take the message and that send its answer, and after it.
     void on_taking() { note(JournalFile::Progress::kTaking); }
@@ -137,7 +153,9 @@ class SessionJournal final {
                                       JournalFile::Progress progress);
     [[nodiscard]] std::string keep(int fd);
     void forget(std::span<const std::string> names);
-    void write();
+    [[nodiscard]] bool note_in_hand(const Outcome& outcome);
+    [[nodiscard]] bool end_wait(bool acknowledged);
+    void write(JournalFile::Progress progress = JournalFile::Progress::kWritten);
     void note(JournalFile::Progress progress);
 
     DescriptorKeeper& keeper_;
@@ -151,6 +169,14 @@ class SessionJournal final {
     InHand in_hand_;
     std::vector<std::byte> payload_;
     std::vector<std::string> arrived_;
+
+    struct Unacknowledged {
+        wire::FrontendRequest request;
+        std::vector<std::byte> payload;
+        std::vector<std::string> fds;
+    };
+
+    std::vector<Unacknowledged> unacknowledged_;
     std::string old_reply_fd_;                                          // of the message before
     bool written_ = false;                                              // the journal has it
     JournalFile::Progress progress_ = JournalFile::Progress::kWritten;  // since the last write()

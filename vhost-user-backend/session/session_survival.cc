@@ -74,20 +74,114 @@ std::optional<uint32_t> Session::Impl::ring_in_doubt(const wire::Message& messag
     return index ? std::optional(static_cast<uint32_t>(*index)) : std::nullopt;
 }
 
-/// A check that went well, after a load: the device is what came, and the transfer is gone.
-void Session::Impl::note_loaded_state() {
-    if (!loads_state_ || any_ring_running()) {
-        return;
+/// What the device is by now, where messages cannot tell: behind a reset, and a state that was
+/// loaded; of a device that can say so at any time also when it is asked for its configuration.
+void Session::Impl::note_device() {
+    SessionJournal& journal = *environment_.journal;
+    bool changed = std::exchange(device_was_reset_, false) && journal.knows_of_device();
+    if (abilities_.saves_while_running) {
+        switch (static_cast<wire::FrontendRequest>(request_)) {
+            case wire::FrontendRequest::kSetFeatures:
+            case wire::FrontendRequest::kSetConfig:
+            case wire::FrontendRequest::kGetConfig:
+                changed = true;
+                break;
+            default:  // the many others
+                break;
+        }
     }
-    const auto sections = environment_.device.save_state();
-    environment_.journal->keep_device_state(sections ? std::optional(write_sections(*sections))
-                                                     : std::nullopt);
+    if (changed && (abilities_.saves_while_running || !any_ring_running())) {
+        const auto sections = environment_.device.save_state();
+        journal.keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
+    }
 }
 
-Session::Impl::Outcome Session::Impl::restore_device_state(std::span<const std::byte> bytes) {
+/// From the loop, between or in messages: what was sent or loaded by now is not to be lost.
+void Session::Impl::on_transfer_ended(bool loaded) {
+    SessionJournal* const journal = environment_.journal;
+    if (journal == nullptr || close_reason_ || is_restoring()) {
+        return;
+    }
+    if (loaded) {
+        // No ring runs yet.
+        const auto sections = environment_.device.save_state();
+        journal->keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
+    }
+    note_facts();
+    journal->write_now();
+}
+
+RingPlaceKnown Session::Impl::place_known(const Vring& ring) const {
+    if (ring.runner != nullptr && (!ring.without_memory || memory_->mode().iommu)) {
+        return RingPlaceKnown::kByItself;
+    }
+    if (ring.runner != nullptr || ring.waits_for_memory) {
+        return RingPlaceKnown::kWithoutMemory;
+    }
+    return ring.stopped_here ? RingPlaceKnown::kStopped : RingPlaceKnown::kToBeFound;
+}
+
+void Session::Impl::note_facts() {
+    std::vector<uint8_t> facts;
+    for (const bool fact : {used_, features_refused_, device_is_reset_}) {
+        facts.push_back(fact ? 1 : 0);
+    }
+    for (const Vring& ring : rings_) {
+        facts.push_back(std::to_underlying(place_known(ring)));
+    }
+    if (facts == facts_written_ && state_.version() == exchange_written_) {
+        return;
+    }
+    SessionFacts all{.used = used_,
+                     .features_refused = features_refused_,
+                     .device_is_reset = device_is_reset_,
+                     .exchange = state_.to_keep()};
+    for (const Vring& ring : rings_) {
+        all.rings.push_back(place_known(ring));
+    }
+    environment_.journal->keep_session(all.encode());
+    facts_written_ = std::move(facts);
+    exchange_written_ = state_.version();
+}
+
+Session::Impl::Outcome Session::Impl::restore_device(std::span<const std::byte> bytes) {
     const auto sections = read_sections(bytes);
-    return sections && environment_.device.load_state(*sections) ? done()
-                                                                 : refuse(Refusal::kDeviceState);
+    if (!sections) {
+        return refuse(Refusal::kDeviceState);
+    }
+    const auto refused = [this](const std::string& reason) {
+        log(LogLevel::kError, "{}: {}", identity_.name, reason);
+        return refuse(Refusal::kDeviceState);
+    };
+    // Another binary may have written them (--take-over).
+    const auto known = select_sections(*sections, environment_.device.state_sections());
+    if (!known) {
+        return refused(known.error().message);
+    }
+    const auto loaded = environment_.device.load_state(known->sections);
+    return loaded ? done() : refused(loaded.error().message);
+}
+
+Session::Impl::Outcome Session::Impl::restore_facts(std::span<const std::byte> bytes) {
+    auto facts = SessionFacts::decode(bytes);
+    if (!facts || facts->rings.size() != rings_.size()) {
+        return refuse(Refusal::kDeviceState);
+    }
+    used_ = facts->used;
+    features_refused_ = facts->features_refused;
+    device_is_reset_ = facts->device_is_reset;
+    if (device_is_reset_) {
+        environment_.device.reset();
+    }
+    for (size_t index = 0; index < rings_.size(); ++index) {
+        Vring& ring = rings_[index];
+        const RingPlaceKnown known = facts->rings[index];
+        ring.must_start = known == RingPlaceKnown::kByItself;
+        ring.waits_for_memory = known == RingPlaceKnown::kWithoutMemory;
+        ring.stopped_here = known == RingPlaceKnown::kStopped || ring.waits_for_memory;
+    }
+    state_.restore(std::move(facts->exchange));
+    return done();
 }
 
 /// The message has its effect: the next process must have it, too, and not once more.
@@ -100,11 +194,15 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
         const Vring& ring = rings_[*index];
         journal->set_ring_state(*index, ring.started, ring.enabled);
     }
-    if (carried_out_ &&
-        request_ == static_cast<uint32_t>(wire::FrontendRequest::kCheckDeviceState)) {
-        note_loaded_state();
-    }
-    journal->settle({.carried_out = carried_out_ && !acknowledges_,
+    note_device();
+    note_facts();
+    // Else it is in what the device says of itself.
+    const bool is_told = !abilities_.saves_while_running ||
+                         request_ != static_cast<uint32_t>(wire::FrontendRequest::kSetConfig);
+    const HeldMemory* const held = postcopy_.held();
+    journal->settle({.carried_out = carried_out_ && is_told,
+                     .waits_for_acknowledgement = held != nullptr && held->request == request_,
+                     .acknowledged = acknowledges_ ? std::optional(carried_out_) : std::nullopt,
                      .has_reply = has_reply,
                      .reply = reply,
                      .reply_fd = reply_fd});
@@ -113,8 +211,14 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
 }
 
 Session::Impl::Outcome Session::Impl::restore(SavedSession::Message& saved) {
-    if (saved.request == static_cast<uint32_t>(wire::FrontendRequest::kSetDeviceStateFd)) {
-        return restore_device_state(saved.payload);
+    if (saved.request == static_cast<uint32_t>(OwnRecord::kSession)) {
+        return restore_facts(saved.payload);
+    }
+    if (saved.request == static_cast<uint32_t>(OwnRecord::kDevice)) {
+        return restore_device(saved.payload);
+    }
+    if (saved.request == static_cast<uint32_t>(OwnRecord::kOutcomes)) {
+        return restore_outcomes(saved);
     }
     wire::Message message{.header = {.request = saved.request,
                                      .flags = wire::kVersion,
@@ -122,11 +226,13 @@ Session::Impl::Outcome Session::Impl::restore(SavedSession::Message& saved) {
                           .payload = std::move(saved.payload),
                           .fds = std::move(saved.fds)};
     const wire::RequestDescription* request = wire::find_frontend_request(saved.request);
-    // It was allowed when it came. Its form is checked: it comes from a file.
+    // It comes from a file: its form is checked, and that handlers meet what they count on. It was
+    // negotiated when it came.
     if (request == nullptr || malformed(*request, message)) {
         return refuse(Refusal::kUnknownRequest);
     }
-    return dispatch(message);
+    const auto refusal = forbidden_now(*request, message);
+    return refusal ? refuse(*refusal) : dispatch(message);
 }
 
 void Session::Impl::restore_next() {
@@ -174,10 +280,6 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
 /// The message that was in hand, and from here on as if nothing had been.
 void Session::Impl::end_restore() {
     SavedSession saved = *std::exchange(saved_, std::nullopt);
-    for (Vring& ring : rings_) {
-        // It had been stopped, or had never run: its base is what the front end was told, or told.
-        ring.stopped_here = ring.stopped_here || !ring.started;
-    }
     if (saved.in_hand) {
         SessionJournal& journal = *environment_.journal;
         if (saved.in_hand_is_untaken) {

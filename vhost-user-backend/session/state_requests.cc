@@ -88,6 +88,14 @@ Session::Impl::Outcome Session::Impl::handle_check_device_state() {
 }
 
 Session::Impl::Outcome Session::Impl::state_verdict() const {
+    if (log_is_incomplete_) {
+        environment_.logs.state.log(LogLevel::kWarning,
+                                    "{}: the state is no good: a ring wrote to guest memory that "
+                                    "the dirty log has no bit for, so what arrived elsewhere is "
+                                    "not what is here",
+                                    identity_.name);
+        return refuse(Refusal::kDeviceState);
+    }
     return state_.outcome().value_or(false) ? done() : refuse(Refusal::kDeviceState);
 }
 

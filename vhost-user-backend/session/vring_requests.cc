@@ -30,6 +30,7 @@ VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
             .event_idx = features_.has(kFeatureEventIdx),
             .indirect = features_.has(kFeatureIndirectDesc),
             .in_order = features_.has(kFeatureInOrder),
+            .may_log = log_may_come(),
             .descriptor_area = FrontendAddr{ring.address->descriptor},
             .driver_area = FrontendAddr{ring.address->available},
             .device_area = FrontendAddr{ring.address->used}};
@@ -43,7 +44,8 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_num(const wire::Message& 
     }
     // Only split rings need a power of two. Before the features are known it may be either; the
     // ring is checked again when it starts.
-    const bool must_be_power = features_known_ && !features_.has(kFeatureRingPacked);
+    const bool must_be_power =
+        features_known_ && !is_restoring() && !features_.has(kFeatureRingPacked);
     if (state.num == 0 || state.num > identity_.queue_size_max ||
         (must_be_power && !is_power_of_two(state.num))) {
         return refuse(Refusal::kRingSize);
@@ -91,7 +93,8 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_addr(const wire::Message&
                                 address.used == ring.address->used;
         return same_place ? move_used_log(ring, address) : refuse(Refusal::kState);
     }
-    if (!address_is_possible(address, ring.size)) {
+    // What was told to a ring that does not run may lie in memory that has gone since.
+    if (!is_restoring() && !address_is_possible(address, ring.size)) {
         return refuse(Refusal::kRingAddress);
     }
     ring.address = address;
@@ -105,7 +108,7 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_base(const wire::Message&
         return refuse(Refusal::kRingIndex);
     }
     Vring& ring = rings_[*index];
-    if (features_known_) {
+    if (features_known_ && !is_restoring()) {
         const bool packed = features_.has(kFeatureRingPacked);
         const uint32_t available = state.num & kPackedIndexMask;
         const uint32_t used = state.num >> kPackedUsedShift & kPackedIndexMask;
@@ -139,7 +142,7 @@ Session::Impl::Outcome Session::Impl::handle_get_vring_base(const wire::Message&
         return refuse(Refusal::kRingIndex);
     }
     const auto kind =
-        may_suspend() ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
+        may_suspend(*index) ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
     stop_ring(*index, kind, [this, index = *index] {
         finish(reply_object(wire::VringState{.index = static_cast<uint32_t>(index),
                                              .num = base_of(rings_[index]).raw}));
@@ -202,7 +205,8 @@ Session::Impl::Outcome Session::Impl::handle_set_vring_kick(wire::Message& messa
 void Session::Impl::start_kicked_ring(size_t index, Continuation then) {
     start_ready_rings(
         index, [this, index, then = std::move(then)](std::optional<Refusal> refusal) mutable {
-            if (!refusal) {
+            const bool may_wait = is_restoring() && !rings_[index].must_start;
+            if (!refusal || may_wait) {
                 then();
                 return;
             }

@@ -78,6 +78,7 @@ class ChainBuilder final {
             return failure(RingError::kChainBytesTooMany);
         }
         slot_.readable_segments = readable_segments_;
+        slot_.writable_segments = slot_.segments.size() - readable_segments_;
         slot_.readable_bytes = readable_bytes_;
         slot_.writable_bytes = bytes_;
         slot_.head = head;

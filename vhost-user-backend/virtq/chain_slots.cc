@@ -21,7 +21,8 @@ ChainSlots::ChainSlots(const Limits& limits)
     : slots_(size_t{limits.size} + 1),
       ids_((limits.id_count + kWordBits - 1) / kWordBits),
       segments_max_(std::max(kSegmentsPerEntry * limits.size, kSegmentsAtLeast)),
-      in_flight_max_(limits.iommu ? std::max(segments_max_, kPagesInFlight) : segments_max_) {
+      in_flight_max_((limits.iommu ? std::max(segments_max_, kPagesInFlight) : segments_max_) *
+                     (limits.keeps_writable ? 2U : 1U)) {
     free_.reserve(slots_.size());
     for (ChainSlot& slot : slots_) {
         free_.push_back(&slot);

@@ -15,9 +15,10 @@ namespace outrigger {
 class ChainSlots final {
   public:
     struct Limits {
-        uint16_t size = 0;      ///< entries of the ring
-        uint32_t id_count = 0;  ///< ids run from 0 to this - 1
-        bool iommu = false;     ///< buffers come in pages
+        uint16_t size = 0;            ///< entries of the ring
+        uint32_t id_count = 0;        ///< ids run from 0 to this - 1
+        bool iommu = false;           ///< buffers come in pages
+        bool keeps_writable = false;  ///< ChainSlot::keep_writable()
     };
 
     explicit ChainSlots(const Limits& limits);
@@ -27,6 +28,8 @@ class ChainSlots final {
     [[nodiscard]] ChainSlot& peek() {
         ChainSlot& slot = *free_.back();
         slot.segments.clear();
+        slot.is_replayed = false;
+        slot.has_record = false;
         return slot;
     }
 

@@ -13,6 +13,7 @@
 #include "vhost-user-backend/guest/guest_buffer.h"
 #include "vhost-user-backend/virtq/chain_reader.h"
 #include "vhost-user-backend/virtq/chain_writer.h"
+#include "vhost-user-backend/virtq/outcome_journal.h"
 
 namespace outrigger {
 
@@ -20,8 +21,12 @@ class Virtqueue;
 
 /// Where a ring keeps one chain while the device has it. Owned by the ring; devices never see it.
 struct ChainSlot {
-    std::vector<iovec> segments;  // device-readable ones first; capacity is kept between uses
+    // Device-readable ones first, then device-writable ones, which the reader and the writer
+    // consume; then the latter once more, as they were (keep_writable()). Capacity is kept between
+    // uses.
+    std::vector<iovec> segments;
     size_t readable_segments = 0;
+    size_t writable_segments = 0;
     uint64_t readable_bytes = 0;
     uint64_t writable_bytes = 0;
     uint32_t memory_lease = 0;      // which of the ring's memory leases pins the segments
@@ -36,7 +41,21 @@ struct ChainSlot {
     uint32_t written_bytes = 0;
     bool completed = false;
     bool set_aside = false;
-    bool is_noted = false;  // RingLog knows its device-writable buffers
+    bool is_replayed = false;
+    bool has_record = false;  // in the outcome journal
+
+    /// Before anybody consumes them.
+    void keep_writable() {
+        const size_t end = readable_segments + writable_segments;
+        for (size_t i = readable_segments; i < end; ++i) {
+            segments.push_back(segments[i]);
+        }
+    }
+
+    /// What keep_writable() has kept.
+    [[nodiscard]] std::span<const iovec> kept_writable() const {
+        return std::span(segments).subspan(readable_segments + writable_segments);
+    }
 };
 
 /// The right and the duty to answer one request. Move-only; thread-bound: queue worker.
@@ -75,12 +94,34 @@ class DescriptorChain final {
     }
 
     [[nodiscard]] ChainWriter take_writer() {
-        return {std::span(slot_->segments).subspan(slot_->readable_segments),
-                slot_->writable_bytes};
+        return {
+            std::span(slot_->segments).subspan(slot_->readable_segments, slot_->writable_segments),
+            slot_->writable_bytes};
     }
 
     /// The head index (split) or buffer id (packed), for logs and traces.
     [[nodiscard]] uint16_t id() const { return slot_->head; }
+
+    /// Somebody had this chain before, who died or set it aside, and may have carried it out in
+    /// whole or in part; the driver has not heard.
+    [[nodiscard]] bool is_replayed() const { return slot_->is_replayed; }
+
+    // For requests that must not be carried out twice (a rename, a zone append), of devices whose
+    // DeviceIdentity::outcome_bytes says so. A device asks for earlier_run() first, notes what it
+    // is about to do, does it, notes what it is going to answer, and only then writes the answer
+    // and completes. What was noted is forgotten when the driver sees the chain used. Elsewhere
+    // nothing is noted, and a replayed chain is kUnknown.
+
+    /// How far a replayed chain had come; kNothing for any other.
+    [[nodiscard]] EarlierRun earlier_run() const;
+
+    /// Before the request is carried out: whatever tells, later, whether it was. At most
+    /// outcome_bytes. Once more where a device tries once more; the last one counts.
+    void note_intent(std::span<const std::byte> intent);
+
+    /// Behind it, and before the answer is written: whatever the same answer is made of, at most
+    /// outcome_bytes, and what complete() is going to be told.
+    void note_outcome(std::span<const std::byte> outcome, uint32_t written_bytes);
 
     /// Returns the chain to the driver. `written_bytes`: how many bytes of the device-writable
     /// part, from its start, hold data now (VIRTIO 1.3, 2.7.8.2); at most writable_bytes(). The

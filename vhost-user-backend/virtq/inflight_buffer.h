@@ -17,6 +17,7 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/guest/sigbus_guard.h"
+#include "vhost-user-backend/virtq/outcome_buffer.h"
 
 namespace outrigger {
 
@@ -81,6 +82,8 @@ struct InflightArea {
     /// The ring was stopped in this very session, after which the front end was told where it
     /// stands: if nothing is in flight, what it says of the base counts.
     bool base_is_known = false;
+    /// Of a device that notes outcomes, and null where there is none.
+    std::shared_ptr<const OutcomeBuffer> outcomes = nullptr;
 
     [[nodiscard]] std::span<std::byte> bytes() const {
         return buffer == nullptr ? std::span<std::byte>() : buffer->part(queue);

@@ -66,6 +66,15 @@ void PackedVirtqueue::hide_unpublished(uint16_t entries_held) {
     }
 }
 
+std::vector<OutcomeJournal::Key> PackedVirtqueue::replayed_keys() const {
+    std::vector<OutcomeJournal::Key> keys;
+    keys.reserve(again_.size());
+    for (const auto& chain : again_) {
+        keys.push_back({.entry = chain.first, .counter = chain.counter});
+    }
+    return keys;
+}
+
 Result<bool, RingError> PackedVirtqueue::fetch_again(ChainBuilder& builder,
                                                      const ChainSlots& slots) {
     const PackedInflightLog::Chain chain = again_.back();
@@ -82,6 +91,7 @@ Result<bool, RingError> PackedVirtqueue::fetch_again(ChainBuilder& builder,
     builder.slot().inflight_first = chain.first;
     builder.slot().inflight_last = end->entry;
     builder.slot().inflight_counter = chain.counter;
+    builder.slot().is_replayed = true;
     again_.pop_back();
     return true;
 }

@@ -13,6 +13,7 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/virtq/chain_builder.h"
 #include "vhost-user-backend/virtq/chain_slots.h"
+#include "vhost-user-backend/virtq/outcome_journal.h"
 #include "vhost-user-backend/virtq/packed_inflight_log.h"
 #include "vhost-user-backend/virtq/ring_areas.h"
 #include "vhost-user-backend/virtq/ring_error.h"
@@ -49,11 +50,17 @@ class PackedVirtqueue final {
     [[nodiscard]] Result<bool, InflightLogError> resume(std::span<std::byte> log,
                                                         bool base_is_known);
 
+    /// The chains that has_available() tells of first, as the outcome journal knows them.
+    [[nodiscard]] std::vector<OutcomeJournal::Key> replayed_keys() const;
+
     [[nodiscard]] Position next_available() const { return next_available_; }
 
     [[nodiscard]] Position next_used() const { return next_used_; }
 
     [[nodiscard]] bool has_available() const;
+
+    /// Chains of the log that were not fetched yet.
+    [[nodiscard]] size_t resumed_count() const { return again_.size(); }
 
     /// Reads the next chain into `builder`: true when there was one, false when the ring is empty.
     /// The position moves only on true.

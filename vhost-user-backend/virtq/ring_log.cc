@@ -8,9 +8,6 @@
 namespace outrigger {
 namespace {
 
-/// A list that grew beyond this is released when its chain comes back, like the segments.
-constexpr size_t kRangesKept = 256;
-
 constexpr size_t to_index(RingArea area) {
     return static_cast<size_t>(area);
 }
@@ -45,35 +42,14 @@ void RingLog::set_areas(const RingPlace& place,
     }
 }
 
-void RingLog::note_chain(size_t slot,
-                         std::span<const iovec> writable,
-                         const MemorySnapshot& memory) {
-    std::vector<GuestRange>& ranges = chains_[slot];
-    ranges.clear();
+bool RingLog::mark_buffers(std::span<const iovec> writable, const MemorySnapshot& memory) {
+    bool complete = true;
     for (const iovec& segment : writable) {
         // A segment lies in one region: it was cut where another one begins.
         const auto start =
             memory.guest_address(static_cast<const std::byte*>(segment.iov_base), hint_);
         OUTRIGGER_ASSERT(start.has_value());
-        if (!ranges.empty() && offset_by(ranges.back().start, ranges.back().bytes) == *start) {
-            ranges.back().bytes += segment.iov_len;
-        } else {
-            ranges.push_back({.start = *start, .bytes = segment.iov_len});
-        }
-    }
-}
-
-bool RingLog::mark_chain(size_t slot) {
-    std::vector<GuestRange>& ranges = chains_[slot];
-    bool complete = true;
-    if (log_ != nullptr) {
-        for (const GuestRange& range : ranges) {
-            complete = mark(range.start, range.bytes) && complete;
-        }
-    }
-    ranges.clear();
-    if (ranges.capacity() > kRangesKept) [[unlikely]] {
-        std::vector<GuestRange>().swap(ranges);
+        complete = mark(*start, segment.iov_len) && complete;
     }
     return complete;
 }

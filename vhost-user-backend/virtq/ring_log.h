@@ -29,9 +29,6 @@ namespace outrigger {
 /// Thread-bound: queue worker. Made when a ring is logged for the first time.
 class RingLog final {
   public:
-    /// Slots of chains are numbered from 0.
-    explicit RingLog(size_t slot_count) : chains_(slot_count) {}
-
     /// From now on marks go to `log`, which may be null: then nothing is to be marked.
     /// `used_address` is where the device area is marked in addition, if that is another place:
     /// the log address of a split ring (VHOST_VRING_F_LOG). With the area it does not wrap.
@@ -45,13 +42,9 @@ class RingLog final {
                    const std::array<size_t, kRingAreaCount>& written,
                    const MemorySnapshot& memory);
 
-    /// Notes where a chain's device-writable buffers are; they lie in `memory`. What the device
-    /// does with the segments afterwards does not matter.
-    void note_chain(size_t slot, std::span<const iovec> writable, const MemorySnapshot& memory);
-
-    /// The device is done with the chain: marks what was noted, if there is a log, and forgets it.
-    /// False: the log has no bit for some of it.
-    [[nodiscard]] bool mark_chain(size_t slot);
+    /// The device is done with a chain: marks its device-writable buffers, which lie in `memory`.
+    /// There is a log. False: it has no bit for some of them.
+    [[nodiscard]] bool mark_buffers(std::span<const iovec> writable, const MemorySnapshot& memory);
 
     /// Marks all of the areas that the device writes. There is a log. False: as above.
     [[nodiscard]] bool mark_areas();
@@ -77,7 +70,6 @@ class RingLog final {
     std::shared_ptr<const DirtyLog> log_;
     std::optional<GuestAddr> used_address_;
     std::array<std::vector<Piece>, kRingAreaCount> areas_;
-    std::vector<std::vector<GuestRange>> chains_;  // by slot
     RegionHint hint_;
     bool changed_ = false;
 };

@@ -37,6 +37,15 @@ Result<bool, InflightLogError> SplitVirtqueue::resume(std::span<std::byte> log,
     return true;
 }
 
+std::vector<OutcomeJournal::Key> SplitVirtqueue::replayed_keys() const {
+    std::vector<OutcomeJournal::Key> keys;
+    keys.reserve(again_.size());
+    for (const auto& chain : again_) {
+        keys.push_back({.entry = chain.head, .counter = chain.counter});
+    }
+    return keys;
+}
+
 Result<bool, RingError> SplitVirtqueue::fetch_again(ChainBuilder& builder,
                                                     const ChainSlots& slots) {
     // Its descriptors are where they were: they are not the driver's before it sees them used.
@@ -45,6 +54,7 @@ Result<bool, RingError> SplitVirtqueue::fetch_again(ChainBuilder& builder,
         return failure(fetched.error());
     }
     builder.slot().inflight_counter = chain.counter;
+    builder.slot().is_replayed = true;
     again_.pop_back();
     return true;
 }

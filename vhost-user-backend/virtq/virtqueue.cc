@@ -106,14 +106,15 @@ Virtqueue::Virtqueue(const VirtqueueConfig& config,
       memory_(std::move(memory)),
       slots_({.size = config.size,
               .id_count = config.packed ? kPackedIds : config.size,
-              .iommu = memory_.current().mode().iommu}) {}
+              .iommu = memory_.current().mode().iommu,
+              .keeps_writable = config.may_log}) {}
 
 Virtqueue::~Virtqueue() {
     OUTRIGGER_ASSERT(in_flight() == 0);
 }
 
 std::optional<DescriptorChain> Virtqueue::pop() {
-    if (!may_pop_ || holds_back()) [[unlikely]] {
+    if (!may_pop_ || holds_back() || has_ended()) [[unlikely]] {
         return std::nullopt;
     }
     if (memory_was_lost()) [[unlikely]] {
@@ -145,14 +146,15 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (!*fetched) {
         return std::nullopt;
     }
+    if (config_.may_log) {
+        slot.keep_writable();
+    }
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
     if (config_.in_order) {
         order_.append(slot);
     }
-    if (logging_) [[unlikely]] {
-        note_writes(slot);
-    }
+    slot.has_record = slot.is_replayed && outcomes_.has_value();
     retries_ = 0;
     counters_.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
@@ -173,7 +175,7 @@ void Virtqueue::take_back_in_order() {
 
 void Virtqueue::set_chain_aside(ChainSlot& slot) {
     counters_.chains_set_aside.add();
-    if (slot.is_noted) {
+    if (logging_) {
         mark_writes(slot);  // some of it may have been served
     }
     memory_.unpin(slot.memory_lease);
@@ -254,6 +256,9 @@ void Virtqueue::make_visible() {
         split_.make_visible();
     }
     unpublished_ = 0;
+    if (outcomes_) [[unlikely]] {
+        outcomes_->note_published();
+    }
     counters_.batches_published.add();
     if (first_batch_) {
         // Whoever served this ring before may have published without calling.
@@ -288,6 +293,9 @@ bool Virtqueue::decide_call() {
 bool Virtqueue::has_available() const {
     if (!may_pop_ || holds_back()) {
         return false;
+    }
+    if (ending_) [[unlikely]] {
+        return resumed_count() > 0;
     }
     return config_.packed ? packed_.has_available() : split_.has_available();
 }
@@ -324,9 +332,6 @@ void Virtqueue::set_place(RingPlace place) {
     place_ = std::move(place);
     mapped_ = place_.areas.descriptor != nullptr;
     update_may_pop();
-    if (logging_) [[unlikely]] {
-        find_log_areas();
-    }
     if (config_.packed) {
         packed_.set_areas(place_.areas);
     } else {
@@ -334,6 +339,9 @@ void Virtqueue::set_place(RingPlace place) {
     }
     if (mapped_ && !std::exchange(resumed_, true)) {
         resume();
+    }
+    if (logging_) [[unlikely]] {
+        find_log_areas();  // behind what resume() writes to the ring
     }
 }
 
@@ -347,6 +355,44 @@ void Virtqueue::resume() {
     if (*resumed) {
         // Whoever died may have published and not called any more; no driver asks twice.
         call_owed_ = true;
+    }
+    open_outcomes();
+}
+
+void Virtqueue::open_outcomes() {
+    if (inflight_.outcomes == nullptr || !notes_in_flight()) {
+        return;
+    }
+    const std::span<std::byte> part = inflight_.outcomes->part(inflight_.queue);
+    const OutcomeBuffer::Shape& shape = inflight_.outcomes->shape();
+    if (part.empty() || config_.size > shape.entries) {
+        return;
+    }
+    outcomes_.emplace(part, config_.size, shape.record_bytes);
+    outcomes_->open(config_.packed ? packed_.replayed_keys() : split_.replayed_keys());
+}
+
+EarlierRun Virtqueue::earlier_run(const ChainSlot& slot) const {
+    if (!slot.is_replayed) {
+        return {};
+    }
+    return outcomes_ ? outcomes_->earlier(outcome_key(slot))
+                     : EarlierRun{.progress = EarlierProgress::kUnknown};
+}
+
+void Virtqueue::note_intent(ChainSlot& slot, std::span<const std::byte> intent) {
+    if (outcomes_) {
+        slot.has_record = true;
+        outcomes_->note_intent(outcome_key(slot), intent);
+    }
+}
+
+void Virtqueue::note_outcome(ChainSlot& slot,
+                             std::span<const std::byte> outcome,
+                             uint32_t written_bytes) {
+    if (outcomes_) {
+        slot.has_record = true;
+        outcomes_->note_outcome(outcome_key(slot), outcome, written_bytes);
     }
 }
 

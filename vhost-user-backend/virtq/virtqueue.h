@@ -24,6 +24,7 @@
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 #include "vhost-user-backend/virtq/inflight_buffer.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
+#include "vhost-user-backend/virtq/outcome_journal.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 #include "vhost-user-backend/virtq/ring_log.h"
@@ -84,6 +85,10 @@ class Virtqueue final {
 
     [[nodiscard]] uint16_t size() const { return config_.size; }
 
+    /// The ring stops, and what pop() gives now was in the hands of an earlier process: the driver
+    /// is told that it was taken, so it must be answered, whatever else holds requests back.
+    [[nodiscard]] bool is_ending() const { return ending_; }
+
     /// Ends a QueueProgress::kWaiting: the worker calls process_queue() again on its next turn.
     /// The ring calls this itself when it holds back no longer.
     void request_processing() { processing_requested_ = true; }
@@ -98,6 +103,18 @@ class Virtqueue final {
     [[nodiscard]] bool take_processing_request() {
         return std::exchange(processing_requested_, false);
     }
+
+    /// Chains that an earlier process had in hand, and that were not popped yet. base() counts them
+    /// among those that were taken.
+    [[nodiscard]] size_t resumed_count() const {
+        return config_.packed ? packed_.resumed_count() : split_.resumed_count();
+    }
+
+    /// Can they be popped, as far as the ring knows?
+    [[nodiscard]] bool has_resumed() const { return may_pop_ && resumed_count() > 0; }
+
+    /// From now on pop() gives no others.
+    void end_with_resumed() { ending_ = true; }
 
     /// Is there a head to pop now? One load of shared memory; false when broken, unmapped, waiting
     /// for the IOMMU, or holding back.
@@ -123,9 +140,12 @@ class Virtqueue final {
     /// publish() asks for the call.
     void adopt_memory(std::shared_ptr<const MemorySnapshot> memory);
 
-    /// What the device writes from now on is marked in `log`, or (null) nowhere. Chains that were
-    /// popped before the first log have noted nothing, so whoever begins to log waits until they
-    /// are back (adopt_memory()). `used_address`: see RingLog::set_log().
+    /// Does the current memory have the ring's areas? (Behind an IOMMU: are they translated?)
+    [[nodiscard]] bool has_memory() const { return covered_; }
+
+    /// What chains that complete from now on, and the ring, may have written is marked in `log`, or
+    /// (null) nowhere. A log comes only where config().may_log said so. `used_address`: see
+    /// RingLog::set_log().
     void set_log(std::shared_ptr<const DirtyLog> log, std::optional<GuestAddr> used_address);
 
     /// Was anything marked in the log since this was asked last?
@@ -180,6 +200,9 @@ class Virtqueue final {
     /// Of DescriptorChain only.
     void complete_chain(ChainSlot& slot, uint32_t written_bytes);
     void set_chain_aside(ChainSlot& slot);
+    [[nodiscard]] EarlierRun earlier_run(const ChainSlot& slot) const;
+    void note_intent(ChainSlot& slot, std::span<const std::byte> intent);
+    void note_outcome(ChainSlot& slot, std::span<const std::byte> outcome, uint32_t written_bytes);
 
   private:
     Virtqueue(const VirtqueueConfig& config,
@@ -193,17 +216,20 @@ class Virtqueue final {
 
     void set_place(RingPlace place);
     void resume();
+    void open_outcomes();
+    [[nodiscard]] OutcomeJournal::Key outcome_key(const ChainSlot& slot) const;
     void leave_old_areas();
 
     [[nodiscard]] bool inflight_was_lost() const {
         return inflight_.buffer != nullptr && inflight_.buffer->lost();
     }
 
+    [[nodiscard]] bool has_ended() const { return ending_ && resumed_count() == 0; }
+
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 
     // What the log is told; only while logging.
-    void note_writes(ChainSlot& slot);
-    void mark_writes(ChainSlot& slot);
+    void mark_writes(const ChainSlot& slot);
     void mark_area(RingArea area, const AreaRange& range);
     void make_visible_and_mark();
     void mark_suppression();
@@ -224,6 +250,7 @@ class Virtqueue final {
     bool mapped_ = false;   // the ring has areas, if only those that it is about to leave
     bool covered_ = false;  // the current memory has the ring
     bool may_pop_ = false;  // covered, not broken, and not waiting for translations
+    bool ending_ = false;   // end_with_resumed()
     bool logging_ = false;  // there is a dirty log
     bool resumed_ = false;  // has read what the device before left in the ring
     bool misses_are_new_ = false;
@@ -248,6 +275,7 @@ class Virtqueue final {
     std::optional<uint32_t> areas_lease_;  // the areas lie in older memory, which this pins
     CompletionOrder order_;                // of IN_ORDER rings
     std::unique_ptr<RingLog> log_;         // null until there was one
+    std::optional<OutcomeJournal> outcomes_;
     // Whoever ran this ring before may have died between a store and its mark.
     bool areas_marked_ = false;
     VirtqueueCounters counters_;
@@ -257,7 +285,7 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     counters_.chains_completed.add();
     counters_.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
-    if (slot.is_noted) [[unlikely]] {
+    if (logging_) [[unlikely]] {
         mark_writes(slot);
     }
     memory_.unpin(slot.memory_lease);
@@ -285,7 +313,15 @@ inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {
     } else {
         split_.push_used(slot, written_bytes);
     }
+    if (slot.has_record) [[unlikely]] {
+        outcomes_->note_used(outcome_key(slot).entry);
+    }
     ++unpublished_;
+}
+
+inline OutcomeJournal::Key Virtqueue::outcome_key(const ChainSlot& slot) const {
+    return {.entry = config_.packed ? slot.inflight_first : slot.head,
+            .counter = slot.inflight_counter};
 }
 
 }  // namespace outrigger

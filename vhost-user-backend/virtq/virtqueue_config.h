@@ -18,6 +18,7 @@ struct VirtqueueConfig {
     bool event_idx = false;
     bool indirect = false;
     bool in_order = false;  ///< used in the order in which it was made available
+    bool may_log = false;   ///< a dirty log may come at any time
     // As SET_VRING_ADDR names them: see FrontendAddr.
     FrontendAddr descriptor_area{};  ///< split: descriptor table; packed: descriptor ring
     FrontendAddr driver_area{};      ///< split: available ring; packed: driver event suppression

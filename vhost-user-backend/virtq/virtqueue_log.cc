@@ -2,6 +2,7 @@
 // What a ring does for the front end's dirty log, and only while there is one.
 #include <utility>
 
+#include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 namespace outrigger {
@@ -9,11 +10,12 @@ namespace outrigger {
 void Virtqueue::set_log(std::shared_ptr<const DirtyLog> log,
                         std::optional<GuestAddr> used_address) {
     const bool was_logging = std::exchange(logging_, log != nullptr);
+    OUTRIGGER_ASSERT(!logging_ || config_.may_log);
     if (!logging_ && !was_logging) {
         return;
     }
     if (log_ == nullptr) {
-        log_ = std::make_unique<RingLog>(slots_.slot_count());
+        log_ = std::make_unique<RingLog>();
     }
     log_->set_log(std::move(log), used_address);
     if (logging_) {
@@ -37,16 +39,8 @@ void Virtqueue::find_log_areas() {
     }
 }
 
-void Virtqueue::note_writes(ChainSlot& slot) {
-    slot.is_noted = true;
-    log_->note_chain(slots_.number_of(slot),
-                     std::span<const iovec>(slot.segments).subspan(slot.readable_segments),
-                     memory_.current());
-}
-
-void Virtqueue::mark_writes(ChainSlot& slot) {
-    slot.is_noted = false;
-    if (!log_->mark_chain(slots_.number_of(slot))) {
+void Virtqueue::mark_writes(const ChainSlot& slot) {
+    if (!log_->mark_buffers(slot.kept_writable(), memory_.pinned(slot.memory_lease))) {
         break_ring(RingError::kDirtyLog);
     }
 }

@@ -194,8 +194,8 @@ Bytes dsdt(const AcpiOptions& options) {
     }
     const Bytes zero = aml::integer(0);
     const std::array content = {
-        aml::scope("\\_SB_", devices),
-        aml::name("\\_S5_",
+        aml::scope("_SB_", devices),
+        aml::name("_S5_",
                   aml::package(std::array{aml::integer(layout::kSleepTypeOff), zero, zero, zero})),
     };
     return table("DSDT", 6, aml::join(content));

@@ -14,13 +14,13 @@
 namespace outrigger::vmm {
 
 struct LoadOptions {
-    std::string kernel;
-    std::string initrd;  ///< "": none
-    std::string command_line;
-    bool prepared = true;         ///< unpack the kernel here, where its format is known
-    bool kaslr = true;            ///< and move it
-    std::string cache_directory;  ///< of unpacked kernels; "": none
-    AcpiOptions acpi;
+    std::string kernel{};
+    std::string initrd{};  ///< "": none
+    std::string command_line{};
+    bool prepared = true;           ///< unpack the kernel here, where its format is known
+    bool kaslr = true;              ///< and move it
+    std::string cache_directory{};  ///< of unpacked kernels; "": none
+    AcpiOptions acpi{};
 };
 
 struct LoadedGuest {

@@ -16,9 +16,9 @@
 namespace outrigger::vmm {
 
 struct Relocations {
-    std::vector<uint32_t> wide;     ///< 64-bit fields
-    std::vector<uint32_t> inverse;  ///< 32-bit fields that shrink
-    std::vector<uint32_t> narrow;   ///< 32-bit fields
+    std::vector<uint32_t> wide{};     ///< 64-bit fields
+    std::vector<uint32_t> inverse{};  ///< 32-bit fields that shrink
+    std::vector<uint32_t> narrow{};   ///< 32-bit fields
 };
 
 /// Errors: a table that is no such table. An empty one is that of a kernel without KASLR: an error.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/log.h"
 
 namespace outrigger::vmm {
 
@@ -33,6 +34,8 @@ Bus::Entry* Bus::find(uint64_t address, uint64_t bytes) {
         }
     }
     strays_.fetch_add(1, std::memory_order_relaxed);
+    static LogLimiter limiter(100);
+    limiter.log(LogLevel::kDebug, "{} bytes at {:#x}: nothing is there", bytes, address);
     return nullptr;
 }
 

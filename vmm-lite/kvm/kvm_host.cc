@@ -11,6 +11,8 @@
 
 #include <fmt/format.h>
 
+#include "vmm-lite/kvm/counted_requests.h"
+
 namespace outrigger::vmm {
 namespace {
 
@@ -89,18 +91,17 @@ Result<size_t> KvmHost::run_bytes() const {
 }
 
 Result<std::vector<kvm_cpuid_entry2>> KvmHost::supported_cpuid() const {
-    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + kCpuidEntriesMax * sizeof(kvm_cpuid_entry2));
-    kvm_cpuid2 head = {};
-    head.nent = kCpuidEntriesMax;
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    if (::ioctl(fd_.get(), KVM_GET_SUPPORTED_CPUID, buffer.data()) != 0) {
+    std::vector<kvm_cpuid_entry2> entries(kCpuidEntriesMax);
+    auto request = counted_request<kvm_cpuid_entry2>(entries);
+    if (::ioctl(fd_.get(), kGetSupportedCpuid, request.data()) != 0) {
         return failure(error_from_errno("KVM_GET_SUPPORTED_CPUID"));
     }
-    std::memcpy(&head, buffer.data(), sizeof(head));
-    std::vector<kvm_cpuid_entry2> entries(std::min(head.nent, kCpuidEntriesMax));
+    CountedHead head;
+    std::memcpy(&head, request.data(), sizeof(head));
+    entries.resize(std::min(head.count, kCpuidEntriesMax));
     if (!entries.empty()) {
         std::memcpy(entries.data(),
-                    buffer.data() + sizeof(kvm_cpuid2),
+                    request.data() + sizeof(head),
                     entries.size() * sizeof(kvm_cpuid_entry2));
     }
     return entries;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/kvm/kvm_interrupts.h"
 
-#include <cstring>
-
 #include <sys/ioctl.h>
 
 #include <fmt/format.h>
 
 #include "vhost-user-backend/base/log.h"
+
+#include "vmm-lite/kvm/counted_requests.h"
 
 namespace outrigger::vmm {
 namespace {
@@ -116,16 +116,8 @@ void KvmInterrupts::disconnect(uint32_t gsi, int eventfd) {
 }
 
 Result<void> KvmInterrupts::commit() const {
-    const auto entries = table_.entries();
-    std::vector<std::byte> buffer(sizeof(kvm_irq_routing) +
-                                  entries.size() * sizeof(kvm_irq_routing_entry));
-    kvm_irq_routing head = {};
-    head.nr = static_cast<uint32_t>(entries.size());
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    std::memcpy(buffer.data() + sizeof(head),
-                entries.data(),
-                entries.size() * sizeof(kvm_irq_routing_entry));
-    if (::ioctl(vm_fd_, KVM_SET_GSI_ROUTING, buffer.data()) != 0) {
+    const auto request = counted_request<kvm_irq_routing_entry>(table_.entries());
+    if (::ioctl(vm_fd_, kSetGsiRouting, request.data()) != 0) {
         return failure(error_from_errno("KVM_SET_GSI_ROUTING"));
     }
     return {};

@@ -6,6 +6,8 @@
 
 #include <sys/ioctl.h>
 
+#include "vmm-lite/kvm/counted_requests.h"
+
 namespace outrigger::vmm {
 namespace {
 
@@ -31,31 +33,23 @@ constexpr size_t kLapicLint1 = 0x360;
 constexpr uint32_t kDeliverExternal = 7U << 8U;
 constexpr uint32_t kDeliverNmi = 4U << 8U;
 
-/// struct kvm_msrs with one entry.
+/// A request of one entry.
 struct OneMsr {
-    uint32_t count;
-    uint32_t padding;
+    CountedHead head;
     kvm_msr_entry entry;
 };
 
-static_assert(sizeof(OneMsr) == 8 + sizeof(kvm_msr_entry));
-
 OneMsr one_msr(uint32_t index, uint64_t value) {
     OneMsr msr = {};
-    msr.count = 1;
+    msr.head.count = 1;
     msr.entry.index = index;
     msr.entry.data = value;
     return msr;
 }
 
 Result<void> set_cpuid(int fd, const std::vector<kvm_cpuid_entry2>& entries) {
-    std::vector<std::byte> buffer(sizeof(kvm_cpuid2) + entries.size() * sizeof(kvm_cpuid_entry2));
-    kvm_cpuid2 head = {};
-    head.nent = static_cast<uint32_t>(entries.size());
-    std::memcpy(buffer.data(), &head, sizeof(head));
-    std::memcpy(
-        buffer.data() + sizeof(head), entries.data(), entries.size() * sizeof(kvm_cpuid_entry2));
-    if (::ioctl(fd, KVM_SET_CPUID2, buffer.data()) != 0) {
+    const auto request = counted_request<kvm_cpuid_entry2>(entries);
+    if (::ioctl(fd, kSetCpuid2, request.data()) != 0) {
         return failure(error_from_errno("KVM does not take the processor's CPUID"));
     }
     return {};
@@ -105,7 +99,7 @@ Result<void> set_common_state(int vcpu_fd, const std::vector<kvm_cpuid_entry2>& 
              {kMsrMiscEnable, kFastStrings}, {kMsrMtrrDefaultType, kMtrrWriteBack}}) {
         OneMsr msr = one_msr(index, value);
         // One of them is Intel's. A guest starts without either.
-        (void)::ioctl(vcpu_fd, KVM_SET_MSRS, &msr);
+        (void)::ioctl(vcpu_fd, kSetMsrs, &msr);
     }
     kvm_fpu fpu = {};
     fpu.fcw = 0x37F;
@@ -156,7 +150,7 @@ Result<void> set_entry_state(int vcpu_fd, const EntryState& entry) {
 bool guest_clock_is_on(int vcpu_fd) {
     for (const uint32_t index : {kMsrKvmSystemTime, kMsrKvmSystemTimeOld}) {
         OneMsr msr = one_msr(index, 0);
-        if (::ioctl(vcpu_fd, KVM_GET_MSRS, &msr) == 1 && (msr.entry.data & 1U) != 0) {
+        if (::ioctl(vcpu_fd, kGetMsrs, &msr) == 1 && (msr.entry.data & 1U) != 0) {
             return true;
         }
     }

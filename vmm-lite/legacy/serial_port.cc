@@ -117,7 +117,7 @@ void SerialPort::write_register(uint64_t offset, uint8_t value) {
                 divisor_ = static_cast<uint16_t>((divisor_ & 0xFFU) | (uint16_t{value} << 8U));
                 break;
             }
-            if ((value & ~interrupt_enable_ & kEnableTransmitterEmpty) != 0) {
+            if ((value & ~unsigned{interrupt_enable_} & kEnableTransmitterEmpty) != 0) {
                 transmitter_empty_told_ = false;
             }
             interrupt_enable_ = value & 0x0FU;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/zoned/zoned_queue.h"
 
+#include <new>
 #include <utility>
 
 #include "vhost-user-backend/base/error.h"
@@ -67,24 +68,37 @@ void ZonedQueue::finish(ZonedTransfer& transfer, int os_error) {
     request.on_image_done(os_error);
 }
 
-bool ZonedQueue::take_report_turn(ZonedTransfer& transfer) {
-    if (!std::exchange(reporting_, true)) {
+ReplayBuffer* ZonedQueue::replay_buffer() {
+    if (replay_buffer_ == nullptr) {
+        replay_buffer_.reset(new (std::nothrow) ReplayBuffer);
+    }
+    return replay_buffer_.get();
+}
+
+/// From the loop: transfers that end at once must not pile up on the stack.
+void ZonedQueue::begin_next(TurnsOfTransfers& turns) {
+    if (ZonedTransfer* const next = turns.end()) {
+        hand_over(*next);
+    }
+}
+
+bool TurnsOfTransfers::take(ZonedTransfer& transfer) {
+    if (!std::exchange(taken_, true)) {
         return true;
     }
     transfer.next = nullptr;
-    (first_to_report_ == nullptr ? first_to_report_ : last_to_report_->next) = &transfer;
-    last_to_report_ = &transfer;
+    (first_ == nullptr ? first_ : last_->next) = &transfer;
+    last_ = &transfer;
     return false;
 }
 
-void ZonedQueue::end_report_turn() {
-    reporting_ = first_to_report_ != nullptr;
-    if (reporting_) {
-        ZonedTransfer& next = *first_to_report_;
-        first_to_report_ = std::exchange(next.next, nullptr);
-        // From the loop: reports that end at once must not pile up on the stack.
-        hand_over(next);
+ZonedTransfer* TurnsOfTransfers::end() {
+    ZonedTransfer* const next = first_;
+    taken_ = next != nullptr;
+    if (next != nullptr) {
+        first_ = std::exchange(next->next, nullptr);
     }
+    return next;
 }
 
 }  // namespace outrigger::blk

@@ -3,6 +3,8 @@
 /// others go straight to the image below.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -24,6 +26,30 @@ struct ZonedShared {
     ZoneHost& host;
     ZoneTable& table;
     uint32_t write_granularity_bytes;
+};
+
+/// Where a replayed write is compared with what the disk has, piece by piece.
+struct ReplayBuffer {
+    static constexpr size_t kPieceBytes =
+        65536;  ///< where granules are larger, nothing is compared
+
+    alignas(4096) std::array<std::byte, kPieceBytes> disk;
+    std::array<std::byte, kPieceBytes> wanted;
+};
+
+/// Transfers of one queue that need something of which there is one. First come, first served.
+class TurnsOfTransfers final {
+  public:
+    /// False: it waits.
+    [[nodiscard]] bool take(ZonedTransfer& transfer);
+
+    /// Whose turn it is then, or null.
+    [[nodiscard]] ZonedTransfer* end();
+
+  private:
+    bool taken_ = false;
+    ZonedTransfer* first_ = nullptr;
+    ZonedTransfer* last_ = nullptr;
 };
 
 /// Thread-bound: queue worker, but for hand_over().
@@ -61,23 +87,38 @@ class ZonedQueue final : public ImageQueue {
 
     /// One report of a queue at a time, because there is one buffer. False: it waits, and its
     /// go_on() is called.
-    [[nodiscard]] bool take_report_turn(ZonedTransfer& transfer);
-    void end_report_turn();
+    [[nodiscard]] bool take_report_turn(ZonedTransfer& transfer) {
+        return reporters_.take(transfer);
+    }
+
+    void end_report_turn() { begin_next(reporters_); }
+
+    /// The same of replays.
+    [[nodiscard]] bool take_replay_turn(ZonedTransfer& transfer) {
+        return replayers_.take(transfer);
+    }
+
+    void end_replay_turn() { begin_next(replayers_); }
 
     [[nodiscard]] std::span<ImageZone> report_buffer() { return report_buffer_; }
+
+    /// Null when the host has no memory.
+    [[nodiscard]] ReplayBuffer* replay_buffer();
 
   private:
     /// Zones that one call to the host reports.
     static constexpr size_t kReportZones = 256;
+
+    void begin_next(TurnsOfTransfers& turns);
 
     const ZonedShared shared_;
     const std::unique_ptr<ImageQueue> below_;
     ThreadEngine helper_;
     HandOver<ZonedTransfer> turns_;
     std::vector<ImageZone> report_buffer_;
-    bool reporting_ = false;
-    ZonedTransfer* first_to_report_ = nullptr;  // they wait for their turn
-    ZonedTransfer* last_to_report_ = nullptr;
+    TurnsOfTransfers reporters_;
+    std::unique_ptr<ReplayBuffer> replay_buffer_;  // from its first use on
+    TurnsOfTransfers replayers_;
     std::unique_ptr<ZonedTransfer[]> transfers_;
     std::vector<ZonedTransfer*> free_;  // capacity for all
 };

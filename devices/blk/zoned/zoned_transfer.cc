@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "devices/blk/zoned/zoned_queue.h"
 
@@ -16,7 +17,9 @@ ZoneFault resource_fault(int os_error) {
                                     : ZoneFault::kNone;
 }
 
-bool is_writable(ZoneState state) {
+}  // namespace
+
+bool ZonedTransfer::is_writable(ZoneState state) {
     switch (state) {
         case ZoneState::kNoWritePointer:
         case ZoneState::kReadOnly:
@@ -32,8 +35,6 @@ bool is_writable(ZoneState state) {
     return false;
 }
 
-}  // namespace
-
 ZoneTable& ZonedTransfer::table() const {
     return queue_->table();
 }
@@ -46,6 +47,7 @@ void ZonedTransfer::begin(ZonedQueue& queue, ImageRequest& request) {
     queue_ = &queue;
     request_ = &request;
     holds_ = false;
+    replays_ = false;
     tries_ = 0;
     reported_ = 0;
     switch (request.command) {
@@ -91,6 +93,9 @@ void ZonedTransfer::begin(ZonedQueue& queue, ImageRequest& request) {
 }
 
 void ZonedTransfer::end(int os_error) {
+    if (std::exchange(replays_, false)) {
+        queue_->end_replay_turn();
+    }
     if (holds_) {
         holds_ = false;
         table().release(*this);
@@ -111,6 +116,10 @@ void ZonedTransfer::on_turn() {
 void ZonedTransfer::go_on() {
     if (phase_ == Phase::kReport) {
         next_report();
+        return;
+    }
+    if (phase_ == Phase::kCompare) {
+        compare();
         return;
     }
     holds_ = true;
@@ -200,40 +209,80 @@ ZoneFault ZonedTransfer::why_not_write(const ZoneTable::Writing& zone, uint64_t 
 
 void ZonedTransfer::write() {
     const ZoneTable::Writing& zone = table().writing(zone_);
+    if (may_be_there(zone)) {
+        begin_replay();
+        return;
+    }
     const uint64_t offset = appends() ? zone.write_pointer_bytes : request_->offset_bytes;
     if (const ZoneFault fault = why_not_write(zone, offset); fault != ZoneFault::kNone) {
         refuse(fault);
         return;
     }
     phase_ = Phase::kWrite;
+    if (appends()) {
+        request_->on_append_place(offset);
+    }
     start_data(ImageCommand::kWrite, offset);
 }
 
 void ZonedTransfer::on_image_done(int os_error) {
-    if (phase_ != Phase::kWrite) {
-        // Of a zone that went offline the host says no more than that.
-        if (os_error == EIO && command == ImageCommand::kRead && length_bytes > 0) {
-            failed_with_ = os_error;
-            zone_ = table().index_of(offset_bytes);
-            look(Phase::kAfterRead);
+    switch (phase_) {
+        case Phase::kData:
+            // Of a zone that went offline the host says no more than that.
+            if (os_error == EIO && command == ImageCommand::kRead && length_bytes > 0) {
+                failed_with_ = os_error;
+                zone_ = table().index_of(offset_bytes);
+                look(Phase::kAfterRead);
+            } else {
+                end(os_error);
+            }
             return;
-        }
-        end(os_error);
-        return;
+        case Phase::kWrite:
+            on_written(os_error);
+            return;
+        case Phase::kCompare:
+            on_compared(os_error);
+            return;
+        case Phase::kRest:
+            on_rest_written(os_error);
+            return;
+        case Phase::kSettle:
+            end(os_error);
+            return;
+        case Phase::kBefore:
+        case Phase::kAfter:
+        case Phase::kAfterRead:
+        case Phase::kChange:
+        case Phase::kReport:
+            return;  // these have nothing below
     }
-    ZoneTable::Writing& zone = table().writing(zone_);
+}
+
+void ZonedTransfer::on_written(int os_error) {
     if (os_error != 0) {
-        failed_with_ = os_error;
-        zone.known = false;
-        look(Phase::kAfter);
+        on_failed_write(os_error);
         return;
     }
+    advance_write_pointer();
+    request_->append_offset_bytes = offset_bytes;
+    end(0);
+}
+
+void ZonedTransfer::advance_write_pointer() {
+    ZoneTable::Writing& zone = table().writing(zone_);
     zone.write_pointer_bytes += length_bytes;
     if (zone.write_pointer_bytes == zone.end_bytes) {
         zone.state = ZoneState::kFull;
     }
-    request_->append_offset_bytes = offset_bytes;
-    end(0);
+}
+
+void ZonedTransfer::on_failed_write(int os_error) {
+    failed_with_ = os_error;
+    table().writing(zone_).known = false;
+    if (std::exchange(replays_, false)) {
+        queue_->end_replay_turn();
+    }
+    look(Phase::kAfter);
 }
 
 /// Who is to blame is told by where the zone stands now: it may have been written or reset by
@@ -248,17 +297,21 @@ void ZonedTransfer::after_failed_write(bool looked) {
         end(failed_with_);
         return;
     }
+    if (is_writable(zone.state) && zone.write_pointer_bytes == offset_bytes) {
+        end(failed_with_);
+        return;
+    }
+    if (may_be_there(zone) && ++tries_ < kTriesMax) {
+        write();  // the process before has ended it only now, or this one has begun it
+        return;
+    }
     if (!is_writable(zone.state)) {
         refuse(ZoneFault::kInvalidCommand);
         return;
     }
-    if (zone.write_pointer_bytes == offset_bytes) {
-        end(failed_with_);
-        return;
-    }
     if (appends()) {
         // What it has written of its data by now stays in front: nobody was told of it.
-        if (++tries_ < kAppendTriesMax) {
+        if (++tries_ < kTriesMax) {
             write();
         } else {
             end(failed_with_);
@@ -309,7 +362,7 @@ void ZonedTransfer::on_change(int32_t result) {
             table().writing(zone_).known = false;
         }
     }
-    if (result == 0) {
+    if (result == 0 || was_changed()) {
         end(0);
         return;
     }
@@ -382,6 +435,9 @@ void ZonedTransfer::on_job(int32_t result) {
             return;
         case Phase::kData:
         case Phase::kWrite:
+        case Phase::kCompare:
+        case Phase::kRest:
+        case Phase::kSettle:
             return;  // these have no job
     }
 }

@@ -42,6 +42,8 @@ class ZoneRequest final : public ImageRequest {
         }
     }
 
+    void on_append_place(uint64_t place) override { places.push_back(place); }
+
     void on_zones(std::span<const ImageZone> told) override {
         zones.insert(zones.end(), told.begin(), told.end());
     }
@@ -51,6 +53,7 @@ class ZoneRequest final : public ImageRequest {
     std::optional<int> result;
     std::function<void()> then;
     std::vector<ImageZone> zones;
+    std::vector<uint64_t> places;  // of an append
 
   private:
     std::vector<std::byte> memory_;
@@ -113,6 +116,27 @@ class ZonedImageTest : public ::testing::Test {
         return outcome_of(request);
     }
 
+    /// A write that somebody may have carried out before.
+    Outcome replay(uint64_t offset, size_t bytes, int fill = 0x5a, bool stable = false) {
+        ZoneRequest request(bytes, fill);
+        request.command = ImageCommand::kWrite;
+        request.offset_bytes = offset;
+        request.replayed = true;
+        request.stable = stable;
+        run(request);
+        return outcome_of(request);
+    }
+
+    Outcome replay_change(ZoneCommand command, uint64_t offset) {
+        ZoneRequest request;
+        request.command = ImageCommand::kZone;
+        request.zone_command = command;
+        request.offset_bytes = offset;
+        request.replayed = true;
+        run(request);
+        return outcome_of(request);
+    }
+
     Outcome read(uint64_t offset, size_t bytes) {
         ZoneRequest request(bytes);
         request.command = ImageCommand::kRead;
@@ -138,6 +162,19 @@ class ZonedImageTest : public ::testing::Test {
     Appended append(uint64_t zone_offset, size_t bytes, int fill = 0x5a) {
         ZoneRequest request(bytes, fill);
         set_up_append(request, zone_offset);
+        run(request);
+        return {outcome_of(request), request.append_offset_bytes};
+    }
+
+    /// An append that was noted to go to `place`.
+    Appended replay_append(uint64_t zone_offset,
+                           size_t bytes,
+                           std::optional<uint64_t> place,
+                           int fill = 0x5a) {
+        ZoneRequest request(bytes, fill);
+        set_up_append(request, zone_offset);
+        request.replayed = true;
+        request.earlier_append_place = place;
         run(request);
         return {outcome_of(request), request.append_offset_bytes};
     }

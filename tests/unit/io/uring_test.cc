@@ -20,9 +20,11 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/uring_tables.h"
+#include "vhost-user-backend/io/uring_witness.h"
 
 namespace outrigger {
 namespace {
@@ -490,6 +492,58 @@ TEST_F(UringTest, OperationsThatTheKernelLacksAreNoReasonToFail) {
 TEST_F(UringTest, KnowsWhichOperationsTheKernelHas) {
     EXPECT_TRUE(uring_->supports(IORING_OP_READV));
     EXPECT_FALSE(uring_->supports(255));
+}
+
+// --- What tells of the end of all I/O ------------------------------------------------------------
+
+class UringWitness : public testing::Test {
+  protected:
+    void SetUp() override {
+        auto pipe = platform::open_pipe();
+        ASSERT_TRUE(pipe);
+        end_ = std::move(pipe->read_end);
+        set_uring_witness(pipe->write_end.get());
+        loop_ = create_event_loop(LoopKind::kUring, operations());
+        set_uring_witness(-1);
+        if (!loop_) {
+            GTEST_SKIP() << loop_.error().message;
+        }
+        // The process's own is closed here.
+    }
+
+    [[nodiscard]] virtual std::optional<UringOperations> operations() const { return std::nullopt; }
+
+    [[nodiscard]] bool hangs_up(int timeout_ms) const {
+        pollfd end{.fd = end_.get(), .events = 0, .revents = 0};
+        return ::poll(&end, 1, timeout_ms) == 1 && (end.revents & POLLHUP) != 0;
+    }
+
+    UniqueFd end_;
+    Result<std::unique_ptr<EventLoop>> loop_;
+};
+
+class RestrictedUringWitness : public UringWitness {
+  protected:
+    [[nodiscard]] std::optional<UringOperations> operations() const override {
+        return UringOperations{IORING_OP_READ};
+    }
+};
+
+TEST_F(UringWitness, IsHeldAsLongAsTheRingIsThere) {
+    EXPECT_FALSE(hangs_up(0));
+    loop_->reset();
+    EXPECT_TRUE(hangs_up(10'000));
+}
+
+TEST_F(RestrictedUringWitness, IsHeldAsLongAsTheRingIsThere) {
+    EXPECT_FALSE(hangs_up(0));
+    loop_->reset();
+    EXPECT_TRUE(hangs_up(10'000));
+}
+
+TEST_F(UringWitness, LeavesRoomForTheFilesOfDevices) {
+    const UniqueFd file(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    EXPECT_TRUE((*loop_)->uring()->register_file(file.get()));
 }
 
 }  // namespace

@@ -116,6 +116,14 @@ TEST(CheckDevice, RefusesAConfigurationSpaceLargerThanAMessage) {
     EXPECT_FALSE(check_device(device));
 }
 
+TEST(CheckDevice, RefusesNotesThatNoJournalHolds) {
+    ClaimingDevice device;
+    device.claimed.outcome_bytes = 512;
+    EXPECT_TRUE(check_device(device));
+    device.claimed.outcome_bytes = 513;
+    EXPECT_FALSE(check_device(device));
+}
+
 TEST(CheckDevice, RefusesBitsOfTheFramework) {
     ClaimingDevice device;
     device.features = FeatureSet::of({0, 32});

@@ -155,13 +155,60 @@ TEST_F(EffectiveMessagesTest, ATableIsItsRegionsAndReplacesAll) {
     EXPECT_EQ(messages_.take_released(), (std::vector<std::string>{"old", "a"}));
 }
 
-TEST_F(EffectiveMessagesTest, ANameInUseIsNotReleased) {
+// Who keeps them counts how often a name was given.
+TEST_F(EffectiveMessagesTest, ANameIsReleasedAsOftenAsItWasMentioned) {
     note_fd(FrontendRequest::kSetVringCall, 0, "same");
+    note_fd(FrontendRequest::kSetVringCall, 0, "same");
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"same"});
     note_fd(FrontendRequest::kSetVringCall, 1, "same");
     note_fd(FrontendRequest::kSetVringCall, 0, "other");
-    EXPECT_TRUE(messages_.take_released().empty());
     note_fd(FrontendRequest::kSetVringCall, 1, "other");
-    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"same"});
+    EXPECT_EQ(messages_.take_released(), (std::vector<std::string>{"same", "same"}));
+}
+
+TEST_F(EffectiveMessagesTest, ANameThatNothingNeedsIsReleased) {
+    EXPECT_FALSE(note(FrontendRequest::kSetDeviceStateFd, wire::DeviceStateTransfer{}, {"pipe"}));
+    EXPECT_TRUE(note(FrontendRequest::kRemMemReg, region(0), {"file"}));
+    EXPECT_EQ(messages_.take_released(), (std::vector<std::string>{"pipe", "file"}));
+}
+
+// Whatever it notes, no ring of the next driver may take it up.
+TEST_F(EffectiveMessagesTest, ABufferOfOurOwnGoesWithAReset) {
+    wire::Inflight ours = inflight(1);
+    ours.padding = kOurInflightBuffer;
+    messages_.keep_inflight(ours, "ours");
+    EXPECT_TRUE(note(FrontendRequest::kSetStatus, uint64_t{0}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd), nullptr);
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
+}
+
+TEST_F(EffectiveMessagesTest, TheBufferOfAFrontEndDoesNotPassForOurs) {
+    wire::Inflight theirs = inflight(1);
+    theirs.padding = kOurInflightBuffer;
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, theirs, {"theirs"}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->payload, bytes_of(inflight(1)));
+    EXPECT_TRUE(note(FrontendRequest::kSetStatus, uint64_t{0}));
+    EXPECT_NE(find(FrontendRequest::kSetInflightFd), nullptr);
+}
+
+TEST_F(EffectiveMessagesTest, WhatTheDeviceSaysReplacesWhatTheDriverWrote) {
+    const wire::ConfigHeader header{.offset = 4, .size = 0, .flags = 0};
+    EXPECT_FALSE(messages_.knows_of_device());
+    EXPECT_TRUE(note(FrontendRequest::kSetConfig, header));
+    EXPECT_TRUE(messages_.knows_of_device());
+    EXPECT_TRUE(messages_.keep_device({std::byte{1}}));
+    EXPECT_FALSE(messages_.keep_device({std::byte{1}}));
+    EXPECT_TRUE(note(FrontendRequest::kSetConfig, header));
+    EXPECT_TRUE(messages_.keep_device({std::byte{1}}));
+    EXPECT_EQ(messages_.in_order().size(), 1U);
+}
+
+TEST_F(EffectiveMessagesTest, ARingWithoutMemoryStandsWhereItIsSaid) {
+    start_ring(3);
+    messages_.set_ring_base(3, 77);
+    EXPECT_EQ(find(FrontendRequest::kSetVringBase)->payload,
+              bytes_of(wire::VringState{.index = 3, .num = 77}));
+    EXPECT_NE(find(FrontendRequest::kSetVringKick), nullptr);
 }
 
 TEST_F(EffectiveMessagesTest, AKickThatWasRefusedStartsNothing) {
@@ -182,7 +229,6 @@ TEST_F(EffectiveMessagesTest, AKickInBandStartsARingAndLeavesOneThatRuns) {
 
 // The front end has it: what comes back on the next connection is the same buffer.
 TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
-    messages_.keep_inflight(inflight(1), "ours");
     const wire::Inflight made = inflight(8192);
     EXPECT_TRUE(messages_.note({.request = FrontendRequest::kGetInflightFd,
                                 .payload = bytes_of(wire::Inflight{}),
@@ -191,7 +237,51 @@ TEST_F(EffectiveMessagesTest, TheInflightBufferThatWasGivenIsKept) {
                                 .reply_fd = "theirs"}));
     ASSERT_NE(find(FrontendRequest::kSetInflightFd), nullptr);
     EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->fds, std::vector<std::string>{"theirs"});
-    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"ours"});
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(4096), {"later"}));
+    EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->fds, std::vector<std::string>{"later"});
+    EXPECT_EQ(messages_.take_released(), std::vector<std::string>{"theirs"});
+}
+
+// It may have room for fewer rings than there are.
+TEST_F(EffectiveMessagesTest, AnInflightBufferOfOurOwnStaysBesideIt) {
+    wire::Inflight ours = inflight(1);
+    ours.padding = kOurInflightBuffer;
+    messages_.keep_inflight(ours, "ours");
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(8192), {"theirs"}));
+    std::vector<KeptMessage> copy;
+    for (const KeptMessage* const message : messages_.in_order()) {
+        copy.push_back(*message);
+    }
+    ASSERT_EQ(copy.size(), 2U);
+    EXPECT_EQ(copy[0].fds, std::vector<std::string>{"theirs"});
+    EXPECT_EQ(copy[1].fds, std::vector<std::string>{"ours"});
+    EffectiveMessages restored;
+    restored.restore(copy);
+    EXPECT_EQ(restored.in_order().size(), 2U);
+    EXPECT_TRUE(restored.take_released().empty());
+}
+
+// What was noted is of the requests in one buffer, and of no other.
+TEST_F(EffectiveMessagesTest, OutcomesAreKeptBesideTheirInflightBuffer) {
+    messages_.keep_inflight(inflight(1), "first");
+    messages_.keep_outcomes({}, "outcomes");
+    const auto list = messages_.in_order();
+    ASSERT_EQ(list.size(), 2U);
+    EXPECT_EQ(list[1]->request, static_cast<uint32_t>(OwnRecord::kOutcomes))
+        << "behind the buffer, which makes others void";
+    std::vector<KeptMessage> written;
+    for (const KeptMessage* const message : list) {
+        written.push_back(*message);
+    }
+    EffectiveMessages next;
+    next.restore(written);
+    ASSERT_EQ(next.in_order().size(), 2U);
+    EXPECT_EQ(*next.in_order()[1], written[1]);
+    next.keep_inflight(inflight(2), "second");
+    EXPECT_EQ(next.in_order().size(), 1U);
+    EXPECT_EQ(next.take_released(), (std::vector<std::string>{"outcomes", "first"}));
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(3), {"third"}));
+    EXPECT_EQ(messages_.in_order().size(), 1U);
 }
 
 TEST_F(EffectiveMessagesTest, NobodyElseCanGoOnWithPostcopy) {

@@ -131,6 +131,68 @@ TEST_F(SessionJournalTest, TheDescriptorOfAnAnswerIsForgottenWithIt) {
     EXPECT_EQ(keeper_.kept.size(), before);
 }
 
+// The front end has it, and the next process needs it.
+TEST_F(SessionJournalTest, TheDescriptorOfABufferThatWasGivenStays) {
+    arrive(FrontendRequest::kGetInflightFd, wire::Inflight{});
+    const size_t before = keeper_.kept.size();
+    const wire::Inflight made{};
+    journal_->settle({.carried_out = true,
+                      .has_reply = true,
+                      .reply = std::as_bytes(std::span(&made, 1)),
+                      .reply_fd = notifier_.write_fd()});
+    arrive(FrontendRequest::kSetFeatures, uint64_t{0});
+    settle();
+    EXPECT_EQ(keeper_.kept.size(), before + 1);
+    const auto found = next();
+    const auto& messages = found->saved()->messages;
+    ASSERT_EQ(messages.size(), 2U);
+    EXPECT_TRUE(keeper_.kept.contains(messages[1].fds.at(0)));
+    journal_->end();
+    EXPECT_EQ(keeper_.kept.size(), 1U);
+}
+
+// Postcopy: until the front end has prepared for it, memory does not count.
+TEST_F(SessionJournalTest, MemoryCountsWhenItIsAcknowledged) {
+    const wire::SingleMemoryRegion region{};
+    for (const bool acknowledged : {false, true}) {
+        const size_t before = keeper_.kept.size();
+        arrive(FrontendRequest::kAddMemReg, region, 1);
+        journal_->settle({.carried_out = true, .waits_for_acknowledgement = true});
+        EXPECT_EQ(keeper_.kept.size(), before + 1);
+        arrive(FrontendRequest::kAddMemReg, uint64_t{0});
+        journal_->settle({.carried_out = acknowledged, .acknowledged = acknowledged});
+        arrive(FrontendRequest::kSetFeatures, uint64_t{1});
+        settle();
+        EXPECT_EQ(keeper_.kept.size(), before + (acknowledged ? 1U : 0U));
+        EXPECT_EQ(next()->saved()->messages.size(), acknowledged ? 2U : 1U);
+    }
+}
+
+// A transfer of state ends between messages, or in one.
+TEST_F(SessionJournalTest, WhatIsWrittenBetweenMessagesAnswersNoneOfThemTwice) {
+    arrive(FrontendRequest::kGetFeatures, uint64_t{0});
+    journal_->settle({.carried_out = true, .has_reply = true, .reply = {}});
+    journal_->on_taking();
+    journal_->on_replying();
+    journal_->on_replied();
+    journal_->keep_session(std::vector{std::byte{1}});
+    journal_->write_now();
+    EXPECT_FALSE(next()->saved()->in_hand);
+    EXPECT_EQ(next()->saved()->messages.size(), 1U);
+    arrive(FrontendRequest::kCheckDeviceState, uint64_t{0});
+    journal_->keep_session(std::vector{std::byte{2}});
+    journal_->write_now();
+    EXPECT_FALSE(next()->saved()->in_hand);
+    EXPECT_EQ(next()->saved()->messages[0].payload, std::vector{std::byte{2}});
+}
+
+TEST_F(SessionJournalTest, AStateThatIsTooLargeIsNobodyElses) {
+    arrive(FrontendRequest::kGetFeatures, uint64_t{0});
+    journal_->keep_device(std::vector<std::byte>(kOwnRecordBytesMax + 1));
+    settle();
+    EXPECT_FALSE(next()->saved());
+}
+
 // A ring notes what it has in flight while the message that starts it is in hand.
 TEST_F(SessionJournalTest, ABufferOfOurOwnIsThereBeforeTheMessageThatNeedsIt) {
     arrive(FrontendRequest::kSetVringEnable, wire::VringState{.index = 0, .num = 1});
@@ -140,6 +202,17 @@ TEST_F(SessionJournalTest, ABufferOfOurOwnIsThereBeforeTheMessageThatNeedsIt) {
     ASSERT_EQ(found->saved()->messages.size(), 1U);
     EXPECT_EQ(found->saved()->messages[0].request,
               static_cast<uint32_t>(FrontendRequest::kSetInflightFd));
+}
+
+TEST_F(SessionJournalTest, ABufferForOutcomesIsThereBeforeTheMessageThatNeedsIt) {
+    arrive(FrontendRequest::kSetVringEnable, wire::VringState{.index = 0, .num = 1});
+    journal_->keep_inflight(wire::Inflight{}, notifier_.write_fd());
+    journal_->keep_outcomes({std::byte{7}}, notifier_.write_fd());
+    const auto found = next();
+    EXPECT_FALSE(found->saved()->in_hand);
+    ASSERT_EQ(found->saved()->messages.size(), 2U);
+    EXPECT_EQ(found->saved()->messages[1].request, static_cast<uint32_t>(OwnRecord::kOutcomes));
+    EXPECT_EQ(found->saved()->messages[1].payload, std::vector<std::byte>{std::byte{7}});
 }
 
 TEST_F(SessionJournalTest, TheNextProcessWritesOn) {

@@ -136,6 +136,22 @@ TEST_P(InflightLog, GivesWhatWasInFlightInTheOrderOfPopping) {
     chains.clear();
 }
 
+TEST_P(InflightLog, SaysWhichChainsSomebodyHadBefore) {
+    die_with(2);
+    auto queue = start(fresh_base()).value();
+    offer(5);
+    std::vector<DescriptorChain> chains;
+    EXPECT_EQ(pop_all(*queue, chains), (std::vector<uint16_t>{0, 1, 5}));
+    EXPECT_TRUE(chains[0].is_replayed());
+    EXPECT_TRUE(chains[1].is_replayed());
+    EXPECT_FALSE(chains[2].is_replayed());
+    // The slots that they had are used again.
+    chains.clear();
+    (void)queue->publish();
+    offer(1);
+    EXPECT_FALSE(queue->pop().value().is_replayed());
+}
+
 TEST_P(InflightLog, CallsOnceThoughNothingBecomesVisible) {
     die_with(0);
     auto queue = start(fresh_base()).value();
