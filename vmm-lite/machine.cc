@@ -190,6 +190,28 @@ Machine::Setup<void> Machine::connect_devices() {
     return {};
 }
 
+/// Before the threads that it is for.
+Result<void> Machine::prepare_operation() {
+    if (!options_.control_socket.empty()) {
+        operators_ = OUTRIGGER_TRY(OperatorServer::listen(loop_, options_.control_socket, *this));
+    }
+    if (options_.sandbox) {
+        vcpu_filter_ = OUTRIGGER_TRY(ThreadFilter::for_vcpu());
+        loop_filter_ = OUTRIGGER_TRY(ThreadFilter::for_loop());
+    }
+    return {};
+}
+
+void Machine::enter(const std::optional<ThreadFilter>& filter) {
+    if (!filter) {
+        return;
+    }
+    if (const auto entered = filter->enter(); !entered) {
+        log(LogLevel::kError, "{}", entered.error().message);
+        end(MachineEnd::kFailure);
+    }
+}
+
 Machine::Setup<void> Machine::create_machine() {
     const auto fail = [](const Error& error, MachineEnd how = MachineEnd::kFailure) {
         return failure(SetupFailure{how, error});
@@ -228,6 +250,9 @@ Machine::Setup<void> Machine::create_machine() {
     phases_.reach(BootPhase::kLoaded);
     if (const auto created = create_vcpus(*cpuid); !created) {
         return fail(created.error());
+    }
+    if (const auto prepared = prepare_operation(); !prepared) {
+        return fail(prepared.error());
     }
     return {};
 }
@@ -316,8 +341,10 @@ void Machine::run_guest() {
     (void)::malloc_trim(0);
     phases_.reach(BootPhase::kFirstInstruction);
     for (const auto& vcpu : vcpus_) {
-        vcpu->start();
+        vcpu->start([this] { enter(vcpu_filter_); });
     }
+    // Behind the start of the other threads, which it would bind, too.
+    enter(loop_filter_);
     loop_.run();
     for (const auto& vcpu : vcpus_) {
         vcpu->request_stop();
@@ -326,6 +353,8 @@ void Machine::run_guest() {
         vcpu->join();
     }
     signal_watch_ = {};
+    quit_ = {};
+    operators_.reset();
     end_ = static_cast<int>(judge_end());
     // From here on nobody calls anybody: devices go before what they were told of.
     functions_.clear();

@@ -34,7 +34,6 @@ constexpr std::string_view kUsage =
     "  statistics    what it has cost so far\n"
     "  pause         stop its processors, and its devices\n"
     "  resume        go on\n"
-    "  power-button  ask the guest to shut down\n"
     "  quit          end it as it is, without asking the guest\n";
 
 Result<UniqueFd> connect_to(const std::string& path) {
@@ -175,8 +174,6 @@ Result<v1::Request> request_named(std::string_view command) {
         request.mutable_pause();
     } else if (command == "resume") {
         request.mutable_resume();
-    } else if (command == "power-button") {
-        request.mutable_power_button();
     } else if (command == "quit") {
         request.mutable_quit();
     } else {

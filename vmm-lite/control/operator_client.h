@@ -21,7 +21,7 @@ class Request;
                                                      const control::v1::Request& request,
                                                      std::chrono::milliseconds timeout);
 
-/// The request of a command's name: status, statistics, pause, resume, power-button, quit.
+/// The request of a command's name: status, statistics, pause, resume, quit.
 [[nodiscard]] Result<control::v1::Request> request_named(std::string_view command);
 
 /// What `vmm-lite ctl` prints of a reply that is no error; as JSON where that is asked for.

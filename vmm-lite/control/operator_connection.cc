@@ -15,7 +15,7 @@ namespace {
 namespace v1 = control::v1;
 
 /// Bytes that a client may send behind a request whose answer is due.
-constexpr size_t kEarlyBytesMax = 4096;
+constexpr size_t kEarlyBytesMax = 65536;
 
 v1::Reply error_reply(int code, const std::string& message) {
     v1::Reply reply;
@@ -61,7 +61,7 @@ void OperatorConnection::on_deadline() {
 
 /// One read a turn: other clients, and sessions, have theirs.
 void OperatorConnection::on_readable() {
-    std::array<std::byte, kEarlyBytesMax> buffer;
+    std::array<std::byte, 4096> buffer;
     const wire::ReceiveResult received = wire::receive_some(socket_.get(), buffer);
     switch (received.status) {
         case wire::ReceiveStatus::kWouldBlock:
@@ -80,13 +80,16 @@ void OperatorConnection::on_readable() {
         refuse(v1::Error::MALFORMED, "no command takes a descriptor");
         return;
     }
-    if (state_ != State::kReading) {
-        // Requests in advance would fill our memory.
-        refuse(v1::Error::MALFORMED, "a request came before the last one was answered");
+    reader_.add(std::span(buffer).first(received.bytes));
+    if (state_ == State::kReading) {
+        take_request();
         return;
     }
-    reader_.add(std::span(buffer).first(received.bytes));
-    take_request();
+    // Requests in advance wait, but must not fill our memory.
+    early_bytes_ += received.bytes;
+    if (early_bytes_ > kEarlyBytesMax) {
+        refuse(v1::Error::TOO_MANY, "too many requests came before the last one was answered");
+    }
 }
 
 void OperatorConnection::take_request() {
@@ -155,7 +158,14 @@ void OperatorConnection::send_more() {
         return;
     }
     state_ = State::kReading;
+    early_bytes_ = 0;
     start_deadline(limits_.idle);
+    // Posted: a command that is answered at once must not call itself.
+    loop_.post([self = std::weak_ptr<OperatorConnection*>(self_)] {
+        if (const auto there = self.lock(); there && (*there)->state_ == State::kReading) {
+            (*there)->take_request();
+        }
+    });
 }
 
 void OperatorConnection::end() {

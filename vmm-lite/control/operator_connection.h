@@ -77,6 +77,7 @@ class OperatorConnection final {
     outrigger::control::FrameReader reader_{outrigger::control::kRequestBytesMax};
     std::string outgoing_;
     size_t sent_ = 0;
+    size_t early_bytes_ = 0;  // that came while an answer was due
     bool inside_message_ = false;
     EventLoop::Watch watch_;
     EventLoop::Timer deadline_;

@@ -33,7 +33,7 @@ class VringBaseTest : public ::testing::Test {
         put(buffer_.get(), 64 + 18, old_used);
         put(buffer_.get(), 64 + 20, static_cast<uint8_t>(wrap));
         put(buffer_.get(), 64 + 21, static_cast<uint8_t>(old_wrap));
-        put(memory_file_.get(), kFileOffset + 16 * uint64_t{old_used} + 14, flags);
+        put(memory_file_.get(), kFileOffset + 16 * uint64_t{old_used % 8U} + 14, flags);
         return packed_base_after_loss({.memory = std::span(&region_, 1),
                                        .descriptor_ring = GuestAddr{kGuestStart},
                                        .size = 8,
