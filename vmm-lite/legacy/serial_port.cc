@@ -114,7 +114,7 @@ void SerialPort::write_register(uint64_t offset, uint8_t value) {
             break;
         case kInterruptEnable:
             if (latch) {
-                divisor_ = static_cast<uint16_t>((divisor_ & 0xFFU) | (uint16_t{value} << 8U));
+                divisor_ = static_cast<uint16_t>((divisor_ & 0xFFU) | (unsigned{value} << 8U));
                 break;
             }
             if ((value & ~unsigned{interrupt_enable_} & kEnableTransmitterEmpty) != 0) {
