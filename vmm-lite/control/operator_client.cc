@@ -83,6 +83,54 @@ std::string describe(const v1::Machine& machine) {
     return out;
 }
 
+/// As a JSON string. What comes from the machine has no control characters left.
+std::string quoted(const std::string& text) {
+    std::string out = "\"";
+    for (const char letter : printable(text)) {
+        if (letter == '"' || letter == '\\') {
+            out += '\\';
+        }
+        out += letter;
+    }
+    return out + '"';
+}
+
+std::string to_json(const v1::Device& device) {
+    return fmt::format(
+        R"({{"name":{},"kind":{},"source":{},"phase":{},"queues":{},"losses":{},"last_loss":{}}})",
+        quoted(device.name()),
+        quoted(device.kind()),
+        quoted(device.source()),
+        quoted(device.phase()),
+        device.queues(),
+        device.losses(),
+        quoted(device.last_loss()));
+}
+
+std::string to_json(const v1::Reply& reply) {
+    if (reply.has_error()) {
+        return fmt::format(R"({{"error":{{"code":{},"message":{}}}}})",
+                           static_cast<int>(reply.error().code()),
+                           quoted(reply.error().message()));
+    }
+    if (!reply.has_machine()) {
+        return R"({"done":true})";
+    }
+    const v1::Machine& machine = reply.machine();
+    std::string devices;
+    for (const v1::Device& device : machine.devices()) {
+        devices += (devices.empty() ? "" : ",") + to_json(device);
+    }
+    return fmt::format(
+        R"({{"state":{},"pid":{},"version":{},"processors":{},"memory_bytes":{},"devices":[{}]}})",
+        quoted(std::string(state_name(machine.state()))),
+        machine.pid(),
+        quoted(machine.version()),
+        machine.processors(),
+        machine.memory_bytes(),
+        devices);
+}
+
 struct CtlOptions {
     std::string socket;
     std::string command;
@@ -188,13 +236,7 @@ std::string report(const v1::Reply& reply, bool json) {
         return reply.costs().json();
     }
     if (json) {
-        std::string out;
-        google::protobuf::util::JsonPrintOptions options;
-        options.always_print_primitive_fields = true;
-        if (!google::protobuf::util::MessageToJsonString(reply, &out, options).ok()) {
-            return "{}\n";
-        }
-        return out + "\n";
+        return to_json(reply) + "\n";
     }
     switch (reply.outcome_case()) {
         case v1::Reply::kMachine:
