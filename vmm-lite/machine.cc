@@ -51,7 +51,7 @@ std::optional<AddressWindow> high_window(const GuestMemory& memory,
     return AddressWindow{.start = start, .bytes = kHighWindowBytes};
 }
 
-std::string_view describe(LoadedGuest::Way way) {
+std::string_view name_of(LoadedGuest::Way way) {
     switch (way) {
         case LoadedGuest::Way::kBzImage:
             return "bzImage";
@@ -440,7 +440,7 @@ MachineStatistics Machine::statistics() const {
     if (const int how = end_.load(); how >= 0) {
         statistics.end = vmm::describe(static_cast<MachineEnd>(how));
     }
-    statistics.kernel_way = describe(guest_.way);
+    statistics.kernel_way = name_of(guest_.way);
     return statistics;
 }
 

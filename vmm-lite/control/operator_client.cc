@@ -85,14 +85,15 @@ std::string describe(const v1::Machine& machine) {
 
 /// As a JSON string. What comes from the machine has no control characters left.
 std::string quoted(const std::string& text) {
-    std::string out = "\"";
+    std::string out(1, '"');
     for (const char letter : printable(text)) {
         if (letter == '"' || letter == '\\') {
             out += '\\';
         }
         out += letter;
     }
-    return out + '"';
+    out += '"';
+    return out;
 }
 
 std::string to_json(const v1::Device& device) {
@@ -119,7 +120,8 @@ std::string to_json(const v1::Reply& reply) {
     const v1::Machine& machine = reply.machine();
     std::string devices;
     for (const v1::Device& device : machine.devices()) {
-        devices += (devices.empty() ? "" : ",") + to_json(device);
+        devices += devices.empty() ? "" : ",";
+        devices += to_json(device);
     }
     return fmt::format(
         R"({{"state":{},"pid":{},"version":{},"processors":{},"memory_bytes":{},"devices":[{}]}})",
@@ -236,7 +238,7 @@ std::string report(const v1::Reply& reply, bool json) {
         return reply.costs().json();
     }
     if (json) {
-        return to_json(reply) + "\n";
+        return fmt::format("{}\n", to_json(reply));
     }
     switch (reply.outcome_case()) {
         case v1::Reply::kMachine:
