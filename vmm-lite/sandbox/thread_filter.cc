@@ -24,6 +24,8 @@
 
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "vmm-lite/kvm/counted_requests.h"
+
 namespace outrigger::vmm {
 namespace {
 
@@ -97,7 +99,7 @@ constexpr Rule kEveryThread[] = {
     // What the guest's accesses ask of KVM: interrupts and doorbells, where a BAR goes.
     {.name = "ioctl", .test = is(1, KVM_IRQFD)},
     {.name = "ioctl", .test = is(1, KVM_IOEVENTFD)},
-    {.name = "ioctl", .test = is(1, KVM_SET_GSI_ROUTING)},
+    {.name = "ioctl", .test = is(1, kSetGsiRouting)},
     {.name = "ioctl", .test = is(1, KVM_SIGNAL_MSI)},
     {.name = "ioctl", .test = is(1, KVM_IRQ_LINE)},
     {.name = "ioctl", .test = is(1, KVM_SET_USER_MEMORY_REGION)},
@@ -146,7 +148,7 @@ constexpr Rule kLoop[] = {
     {.name = "ioctl", .test = is(1, TCSETSW)},
     {.name = "ioctl", .test = is(1, TCSETSF)},
     // Whether a guest that restarts has shut down before.
-    {.name = "ioctl", .test = is(1, KVM_GET_MSRS)},
+    {.name = "ioctl", .test = is(1, kGetMsrs)},
     {.name = "ioctl", .test = is(1, KVM_GET_CLOCK)},
 };
 
