@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <csignal>
+#include <span>
 #include <thread>
 #include <utility>
 
+#include <link.h>
 #include <malloc.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -61,6 +64,22 @@ std::string_view name_of(LoadedGuest::Way way) {
             return "prepared, from the cache";
     }
     return "";
+}
+
+/// Unmaps the pages of a program or library that are only read: most belong to the start. What is
+/// needed again comes from the page cache.
+int give_code_back(dl_phdr_info* object, size_t /*bytes*/, void* /*context*/) {
+    const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+    for (const auto& segment : std::span(object->dlpi_phdr, object->dlpi_phnum)) {
+        if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) {
+            continue;
+        }
+        const uintptr_t start = align_down(object->dlpi_addr + segment.p_vaddr, page_bytes);
+        const uintptr_t end = object->dlpi_addr + segment.p_vaddr + segment.p_memsz;
+        // SAFETY: a mapped segment of ours, which nobody writes: its pages stay what they are.
+        (void)::madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+    }
+    return 0;
 }
 
 /// So that they reach the descriptor and no thread. Before there are threads.
@@ -337,8 +356,9 @@ void Machine::run_guest() {
         return;
     }
     signal_watch_ = *std::move(watch);
-    // What loading took and gave back is the host's again.
+    // What loading took and gave back is the host's again, and what it did is not needed any more.
     (void)::malloc_trim(0);
+    (void)::dl_iterate_phdr(give_code_back, nullptr);
     phases_.reach(BootPhase::kFirstInstruction);
     for (const auto& vcpu : vcpus_) {
         vcpu->start([this] { enter(vcpu_filter_); });

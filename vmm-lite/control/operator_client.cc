@@ -183,8 +183,9 @@ Result<v1::Reply> ask_machine(const std::string& path,
     const auto deadline = Clock::now() + timeout;
     const UniqueFd socket = OUTRIGGER_TRY(connect_to(path));
     const std::string framed = outrigger::control::frame(request);
-    OUTRIGGER_TRY(wire::send_all(
-        socket.get(), std::as_bytes(std::span(framed)), {}, {}, static_cast<int>(timeout.count())));
+    // Who is not welcome is told so unheard: sending may fail, and there is a reply all the same.
+    const auto sent = wire::send_all(
+        socket.get(), std::as_bytes(std::span(framed)), {}, {}, static_cast<int>(timeout.count()));
     outrigger::control::FrameReader reader(outrigger::control::kReplyBytesMax);
     // Bounded by the deadline, and by what the reader takes.
     while (true) {
@@ -200,7 +201,7 @@ Result<v1::Reply> ask_machine(const std::string& path,
             continue;
         }
         if (received.status != wire::ReceiveStatus::kData) {
-            return failure(Error{.message = "the machine hung up"});
+            return failure(sent ? Error{.message = "the machine hung up"} : sent.error());
         }
         reader.add(std::span(buffer).first(received.bytes));
         const auto message = reader.take();
