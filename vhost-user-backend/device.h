@@ -200,6 +200,11 @@ class Device {
     /// queue that moves between workers is not stopped. start_queue() may follow. Control thread.
     virtual void on_suspended();
 
+    /// Another process of ours takes over at once, and nothing is begun here any more: lets go of
+    /// what that one opens before it may, like the lock of an image. All queues have stopped. It
+    /// may be killed meanwhile. Control thread.
+    virtual void on_leaving();
+
     /// Back to the state before the driver touched the device: virtio reset, RESET_DEVICE, or a new
     /// session. All queues are stopped. Control thread.
     virtual void reset() = 0;

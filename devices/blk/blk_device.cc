@@ -216,6 +216,14 @@ void BlkDevice::on_suspended() {
     }
 }
 
+void BlkDevice::on_leaving() {
+    const std::lock_guard lock(mutex_);
+    image_->leave();
+    if (next_image_ != nullptr) {
+        next_image_->leave();
+    }
+}
+
 void BlkDevice::reset() {
     // Nothing is held any more, and the next driver begins anew.
     shared_.stopped.store(false, std::memory_order_relaxed);

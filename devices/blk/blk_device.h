@@ -72,6 +72,7 @@ class BlkDevice final : public Device {
     void use_memory(QueueIndex index, const std::shared_ptr<const MemorySnapshot>& memory) override;
     [[nodiscard]] control::DeviceControl* control() override;
     void on_suspended() override;
+    void on_leaving() override;
     [[nodiscard]] std::span<const StateSectionKind> state_sections() const override;
     [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
     [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;

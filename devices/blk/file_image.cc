@@ -19,6 +19,11 @@ void FileImage::rest() {
     file_->unlock();
 }
 
+void FileImage::leave() {
+    const std::lock_guard lock(mutex_);
+    file_->leave();
+}
+
 Result<uint64_t> FileImage::resize(std::optional<uint64_t> size_bytes) {
     if (!size_bytes) {
         return file_->resize(std::nullopt);

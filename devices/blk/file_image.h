@@ -29,6 +29,7 @@ class FileImage final : public Image {
     [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) override;
 
     void rest() override;
+    void leave() override;
 
     [[nodiscard]] FixedMemoryUse fixed_memory() const override {
         return {.bytes = fixed_memory_.bytes.load(std::memory_order_relaxed),

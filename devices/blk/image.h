@@ -161,6 +161,10 @@ class Image {
     /// thread.
     virtual void rest() {}
 
+    /// Another process opens the image at once, and nothing is begun here any more: no queue runs,
+    /// and their requests are back. What keeps it from the storage goes. Control thread.
+    virtual void leave() {}
+
     /// Of the guest's memory, by all queues, where the image registers it with the kernel.
     struct FixedMemoryUse {
         uint64_t bytes = 0;

@@ -318,6 +318,13 @@ void ImageFile::unlock() {
     }
 }
 
+void ImageFile::leave() {
+    locked_for_use = false;
+    if (options.lock) {
+        unlock_image_file(fd.get());
+    }
+}
+
 Result<uint64_t> ImageFile::resize(std::optional<uint64_t> size_bytes) const {
     if (size_bytes && is_block_device) {
         return failure(Error{.message =

@@ -61,6 +61,10 @@ struct ImageFile {
     [[nodiscard]] Result<void> lock_for_use();
     void unlock();
 
+    /// Unlocks it for good, however it is locked: the file stays open for as long as the kernel has
+    /// anything to do with it, which is longer than this process lives.
+    void leave();
+
     UniqueFd fd;
     ImageProperties properties;
     ImageFileOptions options;

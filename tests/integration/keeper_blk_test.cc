@@ -53,17 +53,18 @@ class KeptDiskTest : public ::testing::TestWithParam<const char*> {
         fs::remove_all(folder_, ignored);
     }
 
-    void start(uint16_t inflight_queues = 0) {
+    void start(std::vector<std::string> more = {}, uint16_t inflight_queues = 0) {
         const fs::path socket = folder_ / "s";
-        daemon_ = std::make_unique<ChildProcess>(
-            program_,
-            ChildProcess::Options{.arguments = {"--keeper=fork",
-                                                "--keeper-restarts=1000",
-                                                "--queue-threads=2",
-                                                "--num-queues=2",
-                                                std::string("--io-engine=") + GetParam(),
-                                                "--blk-file=" + (folder_ / "image").string(),
-                                                "--socket-path=" + socket.string()}});
+        more.insert(more.end(),
+                    {"--keeper=fork",
+                     "--keeper-restarts=1000",
+                     "--queue-threads=2",
+                     "--num-queues=2",
+                     std::string("--io-engine=") + GetParam(),
+                     "--blk-file=" + (folder_ / "image").string(),
+                     "--socket-path=" + socket.string()});
+        daemon_ =
+            std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = more});
         ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
         guest_ = std::make_unique<DiskGuest>(
             driver::Frontend::connect(socket, driver::after(kPatience)).value(),
@@ -152,7 +153,7 @@ TEST_P(KeptDiskTest, AnswersEveryRequestWhileTheProcessIsKilled) {
 
 // The other queue notes what it has in a buffer that the keeper alone has.
 TEST_P(KeptDiskTest, FrontEndsBufferMayHaveRoomForOneQueueOnly) {
-    start(1);
+    start({}, 1);
     write_while_it_is_killed(12);
 }
 
@@ -180,6 +181,26 @@ TEST_P(KeptDiskTest, AnotherBinaryTakesOverUnderLoad) {
     std::cout << "longest delay of a request: "
               << std::chrono::duration_cast<std::chrono::microseconds>(longest).count() << " us\n";
     write_and_compare(1);
+}
+
+// The old program is told to leave: requests that wait for their turn are left to the next one, and
+// neither answered with errors nor waited for.
+TEST_P(KeptDiskTest, RequestsThatWaitForALimitAreLeftToTheNextBinary) {
+    start({"--limit-ops=400:1"});
+    std::atomic<bool> loading = true;
+    std::thread load([&] {
+        uint8_t generation = 0;
+        while (loading && !HasFailure()) {
+            write_and_compare(++generation);
+        }
+    });
+    for (int i = 0; i < 5; ++i) {
+        ChildProcess asks(program_,
+                          {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+        EXPECT_EQ(asks.wait(), (Ended{.status = 0})) << asks.complained() << daemon_->complained();
+    }
+    loading = false;
+    load.join();
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines, KeptDiskTest, ::testing::Values("uring", "threads"));

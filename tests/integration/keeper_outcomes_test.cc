@@ -21,6 +21,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/integration/service_manager.h"
 #include "tests/support/child_process.h"
 #include "tests/support/wait.h"
 #include "tools/driver/bring_up.h"
@@ -127,12 +128,15 @@ class KeptOutcomes : public ::testing::TestWithParam<bool> {
             program_,
             ChildProcess::Options{.arguments = {"--keeper=fork",
                                                 "--keeper-restarts=1000",
-                                                "--sandbox=none",
                                                 std::string("--notes=") + (notes ? "1" : "0"),
                                                 "--ledger=" + (folder_ / "ledger").string(),
                                                 "--replays=" + (folder_ / "replays").string(),
                                                 "--socket-path=" + (folder_ / "s").string()}});
         ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+        connect();
+    }
+
+    void connect() {
         guest_ = std::make_unique<LedgerGuest>(
             driver::Frontend::connect(folder_ / "s", driver::after(kPatience)).value(), GetParam());
     }
@@ -156,7 +160,7 @@ class KeptOutcomes : public ::testing::TestWithParam<bool> {
         });
         const bool answered = guest_->run(more);
         disturber.join();
-        ASSERT_TRUE(answered) << daemon_->complained();
+        ASSERT_TRUE(answered) << (daemon_ != nullptr ? daemon_->complained() : "");
     }
 
     [[nodiscard]] std::vector<uint64_t> ledger() const {
@@ -225,6 +229,28 @@ TEST_P(KeptOutcomes, AnotherBinaryTakesThemOver) {
     expect_each_request_once();
     const std::string all = replays();
     EXPECT_EQ(std::ranges::count(all, 'u'), 0);
+}
+
+TEST_P(KeptOutcomes, AServiceManagerKeepsThemAsWell) {
+    ServiceManager manager(folder_ / "notify");
+    const std::string arguments = "--ledger=" + (folder_ / "ledger").string() +
+                                  " --replays=" + (folder_ / "replays").string() +
+                                  " --socket-path=" + (folder_ / "s").string();
+    daemon_ = manager.start(program_, arguments);
+    ASSERT_NE(daemon_, nullptr);
+    connect();
+    run_while([&] {
+        for (int i = 0; i < 20 && daemon_ != nullptr; ++i) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(15 + i * 7));
+            daemon_->send_signal(SIGKILL);
+            EXPECT_TRUE(daemon_->wait());
+            manager.read();
+            daemon_ = manager.start(program_, arguments);
+        }
+    });
+    ASSERT_NE(daemon_, nullptr);
+    expect_each_request_once();
+    EXPECT_EQ(std::ranges::count(replays(), 'u'), 0);
 }
 
 TEST_P(KeptOutcomes, ADeviceThatNotesNothingIsToldThatNothingIsKnown) {

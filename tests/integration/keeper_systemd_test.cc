@@ -1,85 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // A daemon that a service manager starts again, with what its store has: --keeper=systemd.
-#include <algorithm>
-#include <array>
-#include <cstring>
-#include <filesystem>
-#include <memory>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include <gtest/gtest.h>
 
-#include "vhost-user-backend/base/platform.h"
-#include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/wire/fd_passing.h"
-
 #include "tests/integration/keeper_test.h"
+#include "tests/integration/service_manager.h"
 
 namespace outrigger::testing {
 namespace {
-
-/// What systemd does for a service with FileDescriptorStoreMax=, as far as sd_notify(3) tells.
-class ServiceManager final {
-  public:
-    explicit ServiceManager(const fs::path& path)
-        : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
-        sockaddr_un address{};
-        address.sun_family = AF_UNIX;
-        std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-        // SAFETY: bind() takes every address type through this pointer type.
-        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-        const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
-        EXPECT_EQ(::bind(socket_.get(), generic, sizeof address), 0);
-    }
-
-    /// Takes what has come.
-    void read() {
-        std::array<std::byte, 4096> bytes;
-        while (true) {
-            wire::ReceiveResult result = wire::receive_some(socket_.get(), bytes);
-            if (result.status != wire::ReceiveStatus::kData) {
-                return;
-            }
-            std::string text(result.bytes, '\0');
-            std::memcpy(text.data(), bytes.data(), result.bytes);
-            const size_t at = text.find("FDNAME=");
-            const std::string name =
-                at == std::string::npos ? "" : text.substr(at + 7, text.find('\n', at) - at - 7);
-            if (text.starts_with("FDSTORE=1") && result.fds.size() == 1) {
-                EXPECT_NE(text.find("FDPOLL=0"), std::string::npos);
-                EXPECT_TRUE(std::ranges::none_of(fds,
-                                                 [&](const UniqueFd& kept) {
-                                                     return platform::is_same_open_file(
-                                                         kept.get(), result.fds[0].get());
-                                                 }))
-                    << "systemd drops it: " << name;
-                names.push_back(name);
-                fds.push_back(std::move(result.fds[0]));
-            } else if (text.starts_with("FDSTOREREMOVE=1")) {
-                for (size_t i = names.size(); i-- > 0;) {
-                    if (names[i] == name) {
-                        names.erase(names.begin() + static_cast<ptrdiff_t>(i));
-                        fds.erase(fds.begin() + static_cast<ptrdiff_t>(i));
-                    }
-                }
-            }
-            ready = ready || text.find("READY=1") != std::string::npos;
-        }
-    }
-
-    bool ready = false;
-    std::vector<std::string> names;
-    std::vector<UniqueFd> fds;
-
-  private:
-    UniqueFd socket_;
-};
 
 class SystemdTest : public KeeperTest {
   protected:
@@ -90,27 +21,9 @@ class SystemdTest : public KeeperTest {
 
     /// As a service whose store has what `manager` has.
     void start_service(ServiceManager& manager, const std::string& arguments = "") {
-        manager.ready = false;
-        std::string names;
-        ChildProcess::Options options;
-        int number = 3;
-        for (size_t i = 0; i < manager.fds.size(); ++i) {
-            names += (names.empty() ? "" : ":") + manager.names[i];
-            options.descriptors.emplace_back(manager.fds[i].get(), number++);
-        }
-        std::string command = "NOTIFY_SOCKET=" + notify_.string();
-        if (!names.empty()) {
-            command += " LISTEN_PID=$$ LISTEN_FDS=" + std::to_string(manager.fds.size()) +
-                       " LISTEN_FDNAMES=" + names;
-        }
-        command += " exec " + program_ + " --keeper=systemd " +
-                   (arguments.empty() ? "--socket-path=" + socket_.string() : arguments);
-        options.arguments = {"-c", command};
-        daemon_ = std::make_unique<ChildProcess>("/bin/sh", options);
-        ASSERT_TRUE(eventually([&] {
-            manager.read();
-            return manager.ready;
-        })) << daemon_->complained();
+        daemon_ = manager.start(
+            program_, arguments.empty() ? "--socket-path=" + socket_.string() : arguments);
+        ASSERT_NE(daemon_, nullptr);
     }
 
     fs::path notify_;

@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -20,6 +21,7 @@
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/sanitizers.h"
 
 namespace outrigger::testing {
 namespace {
@@ -248,6 +250,25 @@ TEST_F(KeeperTest, TheProcessEndsWithItsKeeper) {
     EXPECT_FALSE(socket_exists());
 }
 
+TEST_F(KeeperTest, IsConfinedUnlessItIsToldNotToBe) {
+    if (kSanitized) {
+        GTEST_SKIP() << "the sanitizers need more";
+    }
+    const auto seccomp = [this] {
+        std::ifstream file("/proc/" + std::to_string(daemon_->pid()) + "/status");
+        for (std::string line; std::getline(file, line);) {
+            if (line.starts_with("Seccomp:")) {
+                return line.back();
+            }
+        }
+        return '?';
+    };
+    start();
+    EXPECT_EQ(seccomp(), '2');
+    start({kManyRestarts, "--sandbox=none"});
+    EXPECT_EQ(seccomp(), '0');
+}
+
 TEST_F(KeeperTest, PassesSignalsAndExitStatusOn) {
     start();
     Frontend frontend = connect();
@@ -359,6 +380,97 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
     EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
     EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
     EXPECT_EQ(binary(), folder_ / "old");
+}
+
+// --- outriggerctl take-over ----------------------------------------------------------------------
+
+class CtlTakeOverTest : public TakeOverTest {
+  protected:
+    void SetUp() override {
+        TakeOverTest::SetUp();
+        const char* const ctl = std::getenv("OUTRIGGER_CTL_PROGRAM");
+        ASSERT_NE(ctl, nullptr);
+        ctl_ = ctl;
+        program_ = copy_to("daemon").string();
+        control_ = folder_ / "control.sock";
+    }
+
+    void start_controlled() { start({kManyRestarts, "--control-socket=" + control_.string()}); }
+
+    [[nodiscard]] std::unique_ptr<ChildProcess> ask(std::vector<std::string> arguments) const {
+        arguments.insert(arguments.begin(), "take-over");
+        return std::make_unique<ChildProcess>(ctl_, ChildProcess::Options{.arguments = arguments});
+    }
+
+    [[nodiscard]] std::string by_socket() const { return "--socket=" + control_.string(); }
+
+    std::string ctl_;
+    fs::path control_;
+};
+
+TEST_F(CtlTakeOverTest, TakesAnUpdateInPlaceAndSaysHowItGoes) {
+    start_controlled();
+    Guest guest(connect());
+    fs::rename(copy_to("new"), program_);
+    for (int round = 0; round < 2; ++round) {
+        const pid_t before = worker();
+        const auto asks = ask({by_socket()});
+        EXPECT_EQ(asks->wait(), kClean) << asks->complained() << daemon_->complained();
+        EXPECT_EQ(asks->printed(), "taken\n");
+        EXPECT_NE(asks->complained().find("the one before goes"), std::string::npos);
+        EXPECT_NE(worker(), before);
+        EXPECT_EQ(binary(), program_);
+        EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+    }
+}
+
+TEST_F(CtlTakeOverTest, TakesAProgramThatItIsGiven) {
+    start_controlled();
+    Guest guest(connect());
+    const fs::path other = copy_to("other");
+    const auto asks = ask({other.string(), "--keeper=" + std::to_string(daemon_->pid()), "--json"});
+    EXPECT_EQ(asks->wait(), kClean) << asks->complained() << daemon_->complained();
+    EXPECT_NE(asks->printed().find("\"outcome\": \"taken\""), std::string::npos) << asks->printed();
+    EXPECT_EQ(binary(), other);
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+}
+
+TEST_F(CtlTakeOverTest, SaysThatNothingHasChanged) {
+    start_controlled();
+    Guest guest(connect());
+    const pid_t before = worker();
+    fs::rename(program_, folder_ / "old");
+    std::ofstream(program_) << "#!/bin/sh\nexit 3\n";
+    fs::permissions(program_, fs::perms::owner_all);
+    const auto asks = ask({by_socket()});
+    EXPECT_EQ(asks->wait(), kFailed) << daemon_->complained();
+    EXPECT_EQ(asks->printed(), "unchanged\n");
+    EXPECT_EQ(worker(), before);
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+}
+
+TEST_F(CtlTakeOverTest, SaysThatTheProgramBeforeServesAgain) {
+    start_controlled();
+    Guest guest(connect());
+    fs::rename(program_, folder_ / "old");
+    fs::copy_file(std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM"), program_);
+    const auto asks = ask({by_socket(), "--json"});
+    EXPECT_EQ(asks->wait(), (Ended{.status = 3})) << asks->complained();
+    EXPECT_NE(asks->printed().find("\"outcome\": \"rolled-back\""), std::string::npos)
+        << asks->printed();
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+}
+
+TEST_F(CtlTakeOverTest, OfADaemonWithoutAKeeperIsNot) {
+    daemon_ = std::make_unique<ChildProcess>(
+        program_,
+        ChildProcess::Options{.arguments = {"--keeper=none",
+                                            "--socket-path=" + socket_.string(),
+                                            "--control-socket=" + control_.string()}});
+    ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+    const auto asks = ask({by_socket()});
+    EXPECT_EQ(asks->wait(), kFailed);
+    EXPECT_NE(asks->complained().find("no keeper"), std::string::npos) << asks->complained();
 }
 
 TEST_F(TakeOverTest, WhoIsNoKeeperDoesNotAnswer) {

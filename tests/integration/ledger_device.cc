@@ -151,12 +151,21 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
         std::move(ledger), std::move(replays), values.number("notes") != 0);
 }
 
+constexpr SystemCallRule kSystemCalls[] = {
+    {.name = "clock_nanosleep"},
+    {.name = "fstat"},
+    {.name = "newfstatat"},
+    {.name = "pread64"},
+    {.name = "pwrite64"},
+};
+
 constexpr DeviceProgram kProgram{
     .name = "outrigger-ledger",
     .type = "ledger",
     .summary = "A device for tests whose requests must not be carried out twice",
     .options = kOptions,
     .create_device = create_device,
+    .sandbox = {.system_calls = kSystemCalls},
 };
 
 }  // namespace

@@ -68,6 +68,14 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "LEVEL",
      .help = "Change what the daemon logs, as its --log-level does",
      .options = ""},
+    {.name = "take-over",
+     .value_name = "PROGRAM",
+     .value_optional = true,
+     .help =
+         "Have the daemon's keeper go on with another binary while guests use its devices: with "
+         "PROGRAM, or with what lies at the path of the daemon's binary by now, as an update "
+         "leaves it. When that does not serve within 2 seconds, the one before does again",
+     .options = " keeper "},
     {.name = "state",
      .value_name = "FILE",
      .help =
@@ -121,6 +129,12 @@ constexpr OptionSpec kOptions[] = {
      .kind = OptionKind::kSize,
      .value_name = "SIZE",
      .help = "With fill: copy at most this much a second; 0 for as much as there is"},
+    {.name = "keeper",
+     .kind = OptionKind::kNumber,
+     .value_name = "PID",
+     .help = "With take-over: the daemon's keeper, in place of --socket",
+     .number_min = 1,
+     .number_max = 4194304},
     {.name = "help", .kind = OptionKind::kFlag, .help = "Print this help and exit"},
     {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
     {.name = "print-man-page",
@@ -132,7 +146,7 @@ constexpr OptionSpec kOptions[] = {
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
-    "rate ";
+    "rate keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -364,13 +378,23 @@ Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
         return plan;
     }
     given.values.set_defaults(kOptions);
-    if (!given.values.has("socket")) {
+    if (given.values.has("socket") == given.values.has("keeper") && spec->name == "take-over") {
+        return usage_error("take-over needs either --socket or --keeper");
+    }
+    if (!given.values.has("socket") && !given.values.has("keeper")) {
         return usage_error("--socket is required: say where the daemon listens");
     }
     plan.socket = given.values.text("socket").value_or("");
     plan.json = given.values.flag("json");
     plan.timeout = std::chrono::seconds(given.values.number("timeout").value_or(0));
     plan.request.set_device(control::printable(given.values.text("device").value_or("")));
+    if (spec->name == "take-over") {
+        plan.action = Action::kTakeOver;
+        plan.binary = given.words.size() > 1 ? given.words[1] : std::string();
+        plan.keeper = static_cast<pid_t>(given.values.number("keeper").value_or(0));
+        plan.request.mutable_describe();
+        return plan;
+    }
     const auto value =
         given.words.size() > 1 ? std::optional<std::string>(given.words[1]) : std::nullopt;
     OUTRIGGER_TRY(read_command(*spec, value, given.values, plan));

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include <sys/types.h>
+
 #include <outrigger_control.pb.h>
 
 #include "vhost-user-backend/base/result.h"
@@ -16,7 +18,7 @@
 
 namespace outrigger::ctl {
 
-enum class Action : uint8_t { kAsk, kPrintState, kHelp, kVersion, kManPage };
+enum class Action : uint8_t { kAsk, kTakeOver, kPrintState, kHelp, kVersion, kManPage };
 
 struct CtlPlan {
     Action action = Action::kAsk;
@@ -28,6 +30,8 @@ struct CtlPlan {
     std::string image_path;  ///< swap: to open and to send along
     bool image_read_only = false;
     std::string state_path;  ///< state: to print
+    std::string binary;      ///< take-over: its path; empty: where the daemon's lay
+    pid_t keeper = 0;        ///< take-over: asked in place of a socket; 0: by --socket
     std::string man_page_template;
 };
 

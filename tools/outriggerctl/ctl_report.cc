@@ -226,10 +226,13 @@ std::string list_text(const v1::Program& program) {
 }
 
 std::string show_text(const v1::Program& program) {
-    std::string out = fmt::format("{} {}, pid {}, log level {}\n",
+    const std::string keeper =
+        program.keeper_pid() != 0 ? fmt::format(", keeper {}", program.keeper_pid()) : "";
+    std::string out = fmt::format("{} {}, pid {}{}, log level {}\n",
                                   program.name(),
                                   program.version(),
                                   program.pid(),
+                                  keeper,
                                   program.log_level());
     for (const v1::Device& device : program.devices()) {
         out += fmt::format("\n{}\n", device.name());

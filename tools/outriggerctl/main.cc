@@ -14,6 +14,7 @@
 #include "tools/outriggerctl/ctl_options.h"
 #include "tools/outriggerctl/ctl_report.h"
 #include "tools/outriggerctl/state_file.h"
+#include "tools/outriggerctl/take_over.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -84,6 +85,8 @@ int run(std::span<const char* const> arguments) {
     switch (plan->action) {
         case Action::kAsk:
             return ask_daemon(*plan);
+        case Action::kTakeOver:
+            return take_over(*plan);
         case Action::kPrintState: {
             const auto text = state_file_text(plan->state_path);
             return text ? print(*text) : complain(text.error().message, kFailed);

@@ -147,7 +147,7 @@ constexpr std::array<OptionSpec, 17> kProcessOptions = {{
      .value_name = "PID",
      .help = "Serve nothing, but have the keeper that is process PID go on with this binary in "
              "place of the one that runs, and exit when it does; if it does not serve within 2 "
-             "seconds the keeper goes back, and the exit status is 1",
+             "seconds the keeper goes back, and the exit status is 3; 1 when nothing has changed",
      .number_min = 1,
      .number_max = 0x7fff'ffff},
     {.name = "exit-on-disconnect",

@@ -264,6 +264,7 @@ void ControlServer::describe(const v1::Request& request, v1::Reply& reply) const
     v1::Program& program = *reply.mutable_program();
     program.set_name(std::string(environment_.program));
     program.set_version(std::string(environment_.version));
+    program.set_keeper_pid(static_cast<uint32_t>(environment_.keeper_pid));
     program.set_pid(static_cast<uint32_t>(::getpid()));
     program.set_log_level(std::string(log_level_name(log_level())));
     for (const Target& target : environment_.targets) {

@@ -43,7 +43,8 @@ class ControlServer final {
         EventLoop& loop;
         std::string_view program;
         std::string_view version;
-        uid_t own_user;  ///< may use the socket, as root may
+        uid_t own_user;        ///< may use the socket, as root may
+        pid_t keeper_pid = 0;  ///< our parent, if it is a keeper
         std::vector<Target> targets;
         /// A command has changed what the command line says of a device, so that a process that is
         /// started with it again would serve something else. May be empty.
@@ -64,6 +65,9 @@ class ControlServer final {
     ~ControlServer();
 
     void start();
+
+    /// Lets nobody in any more, and leaves the socket to the next process.
+    void leave() { unwatch(); }
 
     /// Lets nobody in any more, and removes the socket. Commands that were begun are answered.
     void stop_listening();

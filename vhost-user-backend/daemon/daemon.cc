@@ -2,6 +2,7 @@
 #include "vhost-user-backend/daemon/daemon.h"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -55,6 +56,7 @@ Result<void> Daemon::open() {
     if (control.fd || !control.socket_path.empty()) {
         OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
+        keeper_pid_ = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
         control_endpoint_ = OUTRIGGER_TRY(open_endpoint(
             control.socket_path, control.fd, "--control-fd", settings_.devices.size()));
     }
@@ -258,6 +260,7 @@ void Daemon::start_control() {
             .program = program_.name,
             .version = OUTRIGGER_VERSION,
             .own_user = own_user_,
+            .keeper_pid = keeper_pid_,
             .targets = std::move(targets),
             .on_departure =
                 [this] {
@@ -286,6 +289,50 @@ void Daemon::take_kept_sessions() {
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {
         begin_journal(*store_, prefix(i), served_[i].kept);
+    }
+}
+
+void Daemon::watch_keeper() {
+    if (store_->channel() < 0) {
+        return;
+    }
+    keeper_watch_ = loop_->watch_readable(store_->channel(), [this] {
+        // Once is all there is to say, and its end comes by a signal.
+        loop_->unwatch(*std::exchange(keeper_watch_, std::nullopt));
+        if (store_->take_leave_request()) {
+            leave();
+        }
+    });
+}
+
+/// Killed we are anyway: but what the kernel has to end for us then (io_uring's requests, and so
+/// what has the image's file open) takes it longer than it takes us to end them, and the guest
+/// waits for as long.
+void Daemon::leave() {
+    if (control_ != nullptr) {
+        control_->leave();
+    }
+
+    struct Leaving {
+        size_t outstanding = 0;
+        bool all = true;
+    };
+
+    auto leaving = std::make_shared<Leaving>(Leaving{.outstanding = served_.size()});
+    for (const Served& served : served_) {
+        served.server->leave([this, leaving](bool left) {
+            leaving->all = leaving->all && left;
+            if (--leaving->outstanding > 0) {
+                return;
+            }
+            if (leaving->all) {
+                for (const Served& each : served_) {
+                    each.device->on_leaving();
+                }
+                store_->forget(io_witness_.name);
+            }
+            store_->notify_left();
+        });
     }
 }
 
@@ -332,6 +379,7 @@ void Daemon::accept() {
         served.server->start([this] {
             if (++begun_ == served_.size() && store_ != nullptr) {
                 store_->notify_ready();
+                watch_keeper();
             }
         });
     }

@@ -17,6 +17,7 @@
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/device_server.h"
+#include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/kept_session.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -71,11 +72,13 @@ class Daemon final {
     [[nodiscard]] std::string name_of(size_t index) const;
     [[nodiscard]] Result<void> check_names() const;
     void start_control();
+    void watch_keeper();
+    void leave();
     void accept();
 
     const DeviceProgram& program_;
     const CommandLine& settings_;
-    UniqueFd io_witness_;                     // all our io_urings hold it, too
+    IoWitness io_witness_;                    // all our io_urings hold it, too
     std::unique_ptr<DescriptorStore> store_;  // servers use it to their end
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy
@@ -85,8 +88,10 @@ class Daemon final {
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
     uid_t own_user_ = 0;                      // the sandbox does not let us ask
+    pid_t keeper_pid_ = 0;                    // our parent, if it is one
     std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
-    size_t begun_ = 0;                        // of the servers
+    std::optional<WatchId> keeper_watch_;
+    size_t begun_ = 0;  // of the servers
     size_t finished_ = 0;
 };
 

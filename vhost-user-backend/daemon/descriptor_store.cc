@@ -2,16 +2,15 @@
 #include "vhost-user-backend/daemon/descriptor_store.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -22,9 +21,6 @@
 
 namespace outrigger {
 namespace {
-
-/// A keeper that does not read for so long is as good as gone.
-constexpr int kSendTimeoutMs = 1000;
 
 /// $LISTEN_FDS begin there (sd_listen_fds(3)).
 constexpr int kFirstListenFd = 3;
@@ -130,36 +126,8 @@ void DescriptorStore::take_listen_fds() {
 /// gives notifications the higher priority). So nobody needs to wait for BARRIER=1 before a message
 /// of a front end is taken.
 bool DescriptorStore::send(std::string_view text, int fd) const {
-    iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = &range;
-    message.msg_iovlen = 1;
-    if (fd >= 0) {
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-    }
-    while (true) {
-        if (platform::send_message(channel_.get(), message) >= 0) {
-            return true;
-        }
-        if (errno == EINTR) {
-            continue;
-        }
-        if (errno != EAGAIN && errno != ENOBUFS) {
-            return false;
-        }
-        pollfd writable{.fd = channel_.get(), .events = POLLOUT, .revents = 0};
-        if (::poll(&writable, 1, kSendTimeoutMs) <= 0) {
-            errno = ETIMEDOUT;
-            return false;
-        }
-    }
+    const auto fds = fd >= 0 ? std::span<const int>(&fd, 1) : std::span<const int>();
+    return send_keeper_message(channel_.get(), text, fds);
 }
 
 std::string DescriptorStore::known_name(int fd) const {
@@ -261,6 +229,16 @@ void DescriptorStore::notify_ready() {
     if (!send("READY=1")) {
         log(LogLevel::kWarning, "{}", error_from_errno("cannot tell the keeper").message);
     }
+}
+
+bool DescriptorStore::take_leave_request() {
+    KeeperMessage message;
+    return receive_keeper_message(channel_.get(), message, KeeperWait::kNever) &&
+           message.field("LEAVE") == "1";
+}
+
+void DescriptorStore::notify_left() {
+    (void)send("LEFT=1");  // else it waits, not long, and kills us
 }
 
 }  // namespace outrigger

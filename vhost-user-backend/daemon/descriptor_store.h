@@ -66,6 +66,15 @@ class DescriptorStore final : public DescriptorKeeper {
     /// Front ends are let in, and those of the process before are served.
     void notify_ready();
 
+    /// Readable when our parent says something; -1: it never does.
+    [[nodiscard]] int channel() const { return is_parent_ ? channel_.get() : -1; }
+
+    /// Takes what it says: another process is to take over, and we should leave. False: nothing.
+    [[nodiscard]] bool take_leave_request();
+
+    /// We do nothing any more that the next process would have to wait for.
+    void notify_left();
+
   private:
     DescriptorStore(UniqueFd channel, bool is_parent)
         : channel_(std::move(channel)), is_parent_(is_parent) {}

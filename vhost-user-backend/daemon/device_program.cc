@@ -48,6 +48,7 @@ KeeperSettings keeper_settings(const DeviceProgram& program,
                                std::span<char* const> arguments) {
     KeeperSettings settings{.program = program.name,
                             .restarts_max = line.keeper_restarts,
+                            .is_confined = line.sandbox != SandboxMode::kNone,
                             .arguments = {arguments.begin(), arguments.end()},
                             .inherited = {},
                             .socket_paths = {}};

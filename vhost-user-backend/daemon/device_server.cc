@@ -197,6 +197,16 @@ void DeviceServer::on_closed(CloseReason reason) {
     });
 }
 
+void DeviceServer::leave(std::move_only_function<void(bool)> left) {
+    stop_listening();
+    stop_limiting();
+    if (session_ != nullptr) {
+        session_->leave(std::move(left));
+    } else {
+        left(!shutting_down_);
+    }
+}
+
 void DeviceServer::shut_down() {
     if (std::exchange(shutting_down_, true)) {
         return;

@@ -57,6 +57,9 @@ class DeviceServer final {
     /// called once, at once or later, when that is done, or cannot be.
     void start(std::move_only_function<void()> on_begun = [] {});
 
+    /// Session::leave(); lets nobody in any more, and leaves the socket to the next process.
+    void leave(std::move_only_function<void(bool)> left);
+
     /// Stops listening, removes the socket and closes the session; on_finished() follows.
     void shut_down();
 

@@ -44,7 +44,7 @@ void wait_for_hang_up(int fd) {
 
 }  // namespace
 
-Result<UniqueFd> follow_io(DescriptorStore& store) {
+Result<IoWitness> follow_io(DescriptorStore& store) {
     const std::vector<std::string> before = store.names(name_prefix());
     for (const std::string& name : before) {
         const UniqueFd end = store.open(name);
@@ -59,14 +59,15 @@ Result<UniqueFd> follow_io(DescriptorStore& store) {
     while (std::ranges::find(before, name_prefix() + std::to_string(number)) != before.end()) {
         ++number;
     }
-    const std::string name = name_prefix() + std::to_string(number);
-    if (store.keep(name, pipe.read_end.get()).empty()) {
+    const std::string name =
+        store.keep(name_prefix() + std::to_string(number), pipe.read_end.get());
+    if (name.empty()) {
         log(LogLevel::kWarning,
             "the keeper does not take a descriptor: the next process would not know when the I/O "
             "of this one has ended");
     }
     set_uring_witness(pipe.write_end.get());
-    return std::move(pipe.write_end);
+    return IoWitness{.writing_end = std::move(pipe.write_end), .name = name};
 }
 
 }  // namespace outrigger

@@ -7,15 +7,24 @@
 /// (io/uring_witness.h): the pipe hangs up when the last of them has gone.
 #pragma once
 
+#include <string>
+
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
 
 namespace outrigger {
 
+struct IoWitness {
+    UniqueFd writing_end{};  ///< for as long as this process lives
+    /// Of the reading end in the store. Who forgets it there has ended all I/O itself, and the next
+    /// process does not wait for the kernel to take down the rings.
+    std::string name{};
+};
+
 /// Waits, for as long as it takes, until nothing of the processes before is under way, and leaves a
-/// pipe for the next one; returns its writing end, for as long as this process lives. Before the
-/// first io_uring is made, and before signals are handled: a SIGTERM ends the wait.
-[[nodiscard]] Result<UniqueFd> follow_io(DescriptorStore& store);
+/// pipe for the next one. Before the first io_uring is made, and before signals are handled: a
+/// SIGTERM ends the wait.
+[[nodiscard]] Result<IoWitness> follow_io(DescriptorStore& store);
 
 }  // namespace outrigger

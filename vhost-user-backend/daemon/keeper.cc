@@ -18,9 +18,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,11 +26,14 @@
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/control/take_over.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
+#include "vhost-user-backend/daemon/keeper_filter.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
 #include "vhost-user-backend/daemon/privileges.h"
+#include "vhost-user-backend/daemon/sanitizers.h"
+#include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
-#include "vhost-user-backend/daemon/take_over_signal.h"
 #include "vhost-user-backend/daemon/worker_process.h"
 
 namespace outrigger {
@@ -52,6 +53,10 @@ constexpr int kMessagesPerTurn = 64;
 
 /// What a program that takes over may need to be there, and then to serve.
 constexpr auto kTakeOverLimit = std::chrono::seconds(2);
+
+/// What the program before may need to bring its requests in flight to an end. Then it is killed,
+/// whatever it does: front ends wait.
+constexpr auto kLeaveLimit = std::chrono::milliseconds(10);
 
 struct Worker {
     pid_t pid = -1;
@@ -74,8 +79,10 @@ class Keeper final {
         UniqueFd program;
         Worker standby;
         Clock::time_point deadline;
-        pid_t asked_by = 0;  // 0: nobody waits for an answer
-        bool begun = false;  // the old worker is told to go, or gone
+        pid_t asked_by = 0;                          // 0: nobody waits for an answer
+        bool tells_steps = false;                    // to who asked
+        bool begun = false;                          // the old worker is told to go, or gone
+        std::optional<Clock::time_point> kill_at{};  // the old worker, which is told to leave
     };
 
     [[nodiscard]] Result<Worker> spawn(const UniqueFd& program);
@@ -91,9 +98,6 @@ class Keeper final {
     [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
     void store(const KeeperMessage& message, UniqueFd fd);
     void give_all(Worker& worker, std::string_view go);
-    [[nodiscard]] bool send(const Worker& worker,
-                            const std::string& text,
-                            std::span<const int> fds = {}) const;
     void on_ready();
     void look_for_ended();
     void on_worker_ended(int status);
@@ -101,8 +105,10 @@ class Keeper final {
     void finish(int status);
     void give_up(int status);
     void remove_socket_files() const;
-    void begin_take_over(pid_t asked_by, bool by_sender);
+    void begin_take_over(pid_t sender, int request);
+    void tell_step(control::TakeOverStep step) const;
     void hand_over();
+    void kill_old();
     void end_take_over(bool taken_over);
 
     const KeeperSettings& settings_;
@@ -141,6 +147,9 @@ Result<void> Keeper::prepare() {
     // reads its memory, and it has none that matters.
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(drop_privileges());
+    if (settings_.is_confined && !kSanitized) {
+        OUTRIGGER_TRY(enter_keeper_filter());
+    }
     // It has a descriptor of each that its child has.
     if (::getrlimit(RLIMIT_NOFILE, &files_before_) == 0) {
         const rlimit all{.rlim_cur = files_before_.rlim_max, .rlim_max = files_before_.rlim_max};
@@ -218,7 +227,7 @@ void Keeper::wait_for_events() {
     int timeout_ms = -1;
     if (take_over_) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-            take_over_->deadline - Clock::now());
+            take_over_->kill_at.value_or(take_over_->deadline) - Clock::now());
         timeout_ms = static_cast<int>(std::max<int64_t>(left.count() + 1, 0));
     }
     if (::poll(watched.data(), watched.size(), timeout_ms) < 0 && errno != EINTR) {
@@ -232,6 +241,9 @@ void Keeper::wait_for_events() {
     }
     if (watched[0].revents != 0) {
         on_signal();
+    }
+    if (take_over_ && take_over_->kill_at && Clock::now() >= *take_over_->kill_at) {
+        kill_old();
     }
     if (take_over_ && Clock::now() >= take_over_->deadline) {
         log(LogLevel::kError, "keeper: the new program is not there in time");
@@ -285,6 +297,9 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         }
     } else if (message.field("LAST") == "1" && &worker == &worker_) {
         last_ = true;
+    } else if (message.field("LEFT") == "1" && &worker == &worker_ && take_over_ &&
+               take_over_->kill_at) {
+        kill_old();
     } else if (message.field("READY") == "1" && worker.said_hello &&
                !std::exchange(worker.ready, true)) {
         on_ready();
@@ -306,39 +321,12 @@ void Keeper::store(const KeeperMessage& message, UniqueFd fd) {
     stored_.insert_or_assign(name, std::move(fd));
 }
 
-bool Keeper::send(const Worker& worker, const std::string& text, std::span<const int> fds) const {
-    iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kKeeperFdsMax * sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = &range;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-        message.msg_control = control.data();
-        message.msg_controllen = CMSG_SPACE(fds.size_bytes());
-        cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(fds.size_bytes());
-        std::memcpy(CMSG_DATA(rights), fds.data(), fds.size_bytes());
-    }
-    // It has said that it reads.
-    while (platform::send_message(worker.channel.get(), message) < 0) {
-        pollfd writable{.fd = worker.channel.get(), .events = POLLOUT, .revents = 0};
-        constexpr int kTimeoutMs = 1000;
-        if (errno != EINTR &&
-            ((errno != EAGAIN && errno != ENOBUFS) || ::poll(&writable, 1, kTimeoutMs) <= 0)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 void Keeper::give_all(Worker& worker, std::string_view go) {
     std::string names;
     std::vector<int> fds;
     bool sent = true;
     const auto flush = [&] {
-        sent = sent && send(worker, "FDNAMES=" + names, fds);
+        sent = sent && send_keeper_message(worker.channel.get(), "FDNAMES=" + names, fds);
         names.clear();
         fds.clear();
     };
@@ -352,7 +340,7 @@ void Keeper::give_all(Worker& worker, std::string_view go) {
     if (!fds.empty()) {
         flush();
     }
-    if (!sent || !send(worker, "GO=" + std::string(go))) {
+    if (!sent || !send_keeper_message(worker.channel.get(), "GO=" + std::string(go))) {
         log(LogLevel::kError, "keeper: the program does not take what was kept for it");
         ::kill(worker.pid, SIGKILL);
     }
@@ -379,8 +367,8 @@ void Keeper::on_signal() {
                 break;
             case SIGUSR2: {
                 // Our own user, or root: anybody else's signal would not have come.
-                const bool by_sender = info.ssi_code == SI_QUEUE && info.ssi_int == kTakeOverValue;
-                begin_take_over(static_cast<pid_t>(info.ssi_pid), by_sender);
+                begin_take_over(static_cast<pid_t>(info.ssi_pid),
+                                info.ssi_code == SI_QUEUE ? info.ssi_int : 0);
                 break;
             }
             default:
@@ -399,6 +387,7 @@ void Keeper::on_end_wanted(int signal_number) {
     stored_.clear();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
+        take_over_->kill_at.reset();
         if (take_over_->begun && worker_.pid < 0) {
             finish(0);
             return;
@@ -429,6 +418,7 @@ void Keeper::on_worker_ended(int status) {
     if (ending_) {
         finish(status);
     } else if (take_over_ && take_over_->begun && !last_) {
+        take_over_->kill_at.reset();
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
     } else if (!WIFSIGNALED(status)) {
@@ -496,65 +486,72 @@ void Keeper::finish(int status) {
 void Keeper::remove_socket_files() const {
     for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
         const auto kept = stored_.find(socket.file_name);
-
-        struct stat made {};
-
-        struct stat there {};
-
-        if (kept != stored_.end() && ::fstat(kept->second.get(), &made) == 0 &&
-            ::lstat(socket.path.c_str(), &there) == 0 && S_ISSOCK(there.st_mode) &&
-            made.st_dev == there.st_dev && made.st_ino == there.st_ino) {
-            (void)::unlink(socket.path.c_str());
+        if (kept != stored_.end()) {
+            // Gone as soon as it is ours, if it still is what the worker made.
+            (void)SocketFile::adopt_kept(socket.path, kept->second.get());
         }
     }
 }
 
 // --- Another program ----------------------------------------------------------------------------
 
-void answer_sender(pid_t sender, bool taken_over) {
-    if (sender > 0) {
-        sigval value{};
-        value.sival_int = taken_over ? kTakenOver : kNotTakenOver;
-        (void)::sigqueue(sender, SIGUSR2, value);
-    }
-}
-
-void Keeper::begin_take_over(pid_t asked_by, bool by_sender) {
-    const pid_t waits = by_sender ? asked_by : 0;
+void Keeper::begin_take_over(pid_t sender, int request) {
+    using enum control::TakeOverRequest;
+    const bool by_sender = request == static_cast<int>(kOfSender);
+    const bool by_path = request == static_cast<int>(kAtPath);
+    const pid_t waits = by_sender || by_path ? sender : 0;
     if (take_over_ || ending_ || last_ || !worker_.ready) {
         log(LogLevel::kWarning, "keeper: no other program can take over now");
-        answer_sender(waits, false);
+        control::answer_take_over(waits, control::TakeOverOutcome::kUnchanged);
         return;
     }
-    const std::string path = by_sender ? "/proc/" + std::to_string(asked_by) + "/exe" : path_;
+    const std::string path = by_sender ? "/proc/" + std::to_string(sender) + "/exe" : path_;
     auto program = open_program(path);
     auto standby = program ? spawn(*program) : Result<Worker>(std::unexpected(program.error()));
     if (!standby) {
         log(LogLevel::kError, "keeper: {}", standby.error().message);
-        answer_sender(waits, false);
+        control::answer_take_over(waits, control::TakeOverOutcome::kUnchanged);
         return;
     }
     log(LogLevel::kInfo, "keeper: another program is to take over (process {})", standby->pid);
     take_over_.emplace(TakeOver{.program = *std::move(program),
                                 .standby = *std::move(standby),
                                 .deadline = Clock::now() + kTakeOverLimit,
-                                .asked_by = waits});
+                                .asked_by = waits,
+                                .tells_steps = by_path});
+    tell_step(control::TakeOverStep::kStarting);
+}
+
+void Keeper::tell_step(control::TakeOverStep step) const {
+    if (take_over_->tells_steps) {
+        control::tell_take_over_step(take_over_->asked_by, step);
+    }
 }
 
 /// The new program is there and waits: now the old one goes.
 void Keeper::hand_over() {
     take_over_->begun = true;
     take_over_->deadline = Clock::now() + kTakeOverLimit;
+    if (send_keeper_message(worker_.channel.get(), "LEAVE=1")) {
+        take_over_->kill_at = Clock::now() + kLeaveLimit;
+    } else {
+        kill_old();
+    }
+    tell_step(control::TakeOverStep::kHandingOver);
+}
+
+void Keeper::kill_old() {
+    take_over_->kill_at.reset();
     worker_process::signal(worker_.pid, SIGKILL);
 }
 
 void Keeper::end_take_over(bool taken_over) {
     TakeOver over = *std::exchange(take_over_, std::nullopt);
-    answer_sender(over.asked_by, taken_over);
     if (taken_over) {
         log(LogLevel::kInfo, "keeper: the new program has taken over");
         program_ = std::move(over.program);
         worker_ = std::move(over.standby);
+        control::answer_take_over(over.asked_by, control::TakeOverOutcome::kTaken);
         return;
     }
     if (over.standby.pid > 0) {
@@ -566,12 +563,15 @@ void Keeper::end_take_over(bool taken_over) {
         read_rest(over.standby);
         log(LogLevel::kError, "keeper: going back to the program before");
         if (worker_.pid > 0) {
+            ::kill(worker_.pid, SIGKILL);
             (void)::waitpid(worker_.pid, nullptr, 0);
             read_rest(worker_);
             worker_.pid = -1;
         }
         restart();
     }
+    using enum control::TakeOverOutcome;
+    control::answer_take_over(over.asked_by, over.begun && !ended_ ? kRolledBack : kUnchanged);
 }
 
 }  // namespace

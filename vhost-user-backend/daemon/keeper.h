@@ -16,6 +16,7 @@ namespace outrigger {
 struct KeeperSettings {
     std::string_view program;            ///< for log lines
     size_t restarts_max = 5;             ///< in 10 seconds
+    bool is_confined = true;             ///< false: --sandbox=none
     std::vector<std::string> arguments;  ///< argv of the program that is started
     /// Inherited sockets that the program takes (--fd): as long as we had them open, too, nobody
     /// would see them closed.
@@ -36,7 +37,8 @@ struct KeeperSettings {
 [[nodiscard]] int run_keeper(const KeeperSettings& settings);
 
 /// --take-over: asks keeper `keeper` to go on with the program that calls this, and waits. Returns
-/// the exit status: 0 when it does, 1 when it does not, for reasons that are printed.
+/// the exit status: 0 when it does; 1 when it does not and nothing has changed, 3 when it has gone
+/// back to the program before, for reasons that are printed.
 [[nodiscard]] int take_over(std::string_view program, pid_t keeper);
 
 }  // namespace outrigger

@@ -15,6 +15,9 @@
 namespace outrigger {
 namespace {
 
+/// Who does not read for so long is as good as gone.
+constexpr int kSendTimeoutMs = 1000;
+
 void collect(msghdr& header, std::vector<UniqueFd>& fds) {
     for (cmsghdr* control = CMSG_FIRSTHDR(&header); control != nullptr;
          control = CMSG_NXTHDR(&header, control)) {
@@ -72,6 +75,37 @@ bool receive_keeper_message(int channel, KeeperMessage& message, KeeperWait wait
         return false;
     }
     message.text.assign(text.data(), static_cast<size_t>(count));
+    return true;
+}
+
+bool send_keeper_message(int channel, std::string_view text, std::span<const int> fds) {
+    iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kKeeperFdsMax * sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = &range;
+    message.msg_iovlen = 1;
+    if (!fds.empty()) {
+        message.msg_control = control.data();
+        message.msg_controllen = CMSG_SPACE(fds.size_bytes());
+        cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+        rights->cmsg_level = SOL_SOCKET;
+        rights->cmsg_type = SCM_RIGHTS;
+        rights->cmsg_len = CMSG_LEN(fds.size_bytes());
+        std::memcpy(CMSG_DATA(rights), fds.data(), fds.size_bytes());
+    }
+    while (platform::send_message(channel, message) < 0) {
+        if (errno == EINTR) {
+            continue;
+        }
+        if (errno != EAGAIN && errno != ENOBUFS) {
+            return false;
+        }
+        pollfd writable{.fd = channel, .events = POLLOUT, .revents = 0};
+        if (::poll(&writable, 1, kSendTimeoutMs) <= 0) {
+            errno = ETIMEDOUT;
+            return false;
+        }
+    }
     return true;
 }
 

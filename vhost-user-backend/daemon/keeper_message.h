@@ -5,11 +5,13 @@
 /// To the keeper: what systemd understands (FDSTORE=1 with FDNAME= and a descriptor,
 /// FDSTOREREMOVE=1 with FDNAME=, READY=1), HELLO=1 first of all, and LAST=1
 /// when no other process could go on. From the keeper: FDNAMES=a:b:c
-/// with so many descriptors, and then GO=first, GO=again or GO=upgrade.
+/// with so many descriptors, and then GO=first, GO=again or GO=upgrade; LEAVE=1 before it kills a
+/// worker that another one takes over from, who may say LEFT=1.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +33,12 @@ struct KeeperMessage {
 };
 
 enum class KeeperWait : uint8_t { kWaits, kNever };
+
+/// With at most kKeeperFdsMax descriptors (borrowed). False, with errno: the other end has gone, or
+/// does not read within a second.
+[[nodiscard]] bool send_keeper_message(int channel,
+                                       std::string_view text,
+                                       std::span<const int> fds = {});
 
 /// False when the other end is gone, or (kNever) nothing is there, or what came is no message: too
 /// long, or with descriptors that could not be taken.

@@ -102,6 +102,26 @@ Result<SeccompFilter> SeccompFilter::compile(std::span<const SystemCallRule> pol
     return SeccompFilter(OUTRIGGER_TRY(export_program(context.get())));
 }
 
+Result<SeccompFilter> SeccompFilter::compile_denials(std::span<const char* const> forbidden) {
+    const Context context(::seccomp_init(SCMP_ACT_ALLOW));
+    if (context == nullptr) {
+        return failure(Error{.message = "cannot begin a system call filter"});
+    }
+    OUTRIGGER_TRY(
+        check(::seccomp_attr_set(context.get(), SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS),
+              "prepare a system call filter"));
+    OUTRIGGER_TRY(check(::seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2),
+                        "prepare a system call filter"));
+    for (const char* const name : forbidden) {
+        const int number = ::seccomp_syscall_resolve_name(name);
+        if (number >= 0) {
+            OUTRIGGER_TRY(
+                add_rule(context.get(), {.name = name, .tests = {}, .error = EPERM}, number));
+        }
+    }
+    return SeccompFilter(OUTRIGGER_TRY(export_program(context.get())));
+}
+
 int SeccompFilter::enter() const {
     const sock_fprog program{.len = static_cast<unsigned short>(program_.size()),
                              // The kernel only reads it; the interface has no const.

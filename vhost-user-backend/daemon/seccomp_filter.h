@@ -25,6 +25,11 @@ class SeccompFilter final {
     [[nodiscard]] static Result<SeccompFilter> compile(std::span<const SystemCallRule> policy,
                                                        Violation violation);
 
+    /// The calls `forbidden`, by name, fail with EPERM, and those by another architecture's numbers
+    /// kill the process; all others are made. What this architecture lacks is skipped.
+    [[nodiscard]] static Result<SeccompFilter> compile_denials(
+        std::span<const char* const> forbidden);
+
     /// Binds the calling thread, and those that it starts, for good. Needs no_new_privs. Makes one
     /// system call and allocates nothing. 0, or an errno value.
     [[nodiscard]] int enter() const;

@@ -93,7 +93,7 @@ std::optional<SocketFile> SocketFile::adopt_kept(const std::string& path, int fi
     struct stat there {};
 
     if (::fstat(file, &made) != 0 || ::lstat(path.c_str(), &there) != 0 ||
-        made.st_dev != there.st_dev || made.st_ino != there.st_ino) {
+        !S_ISSOCK(there.st_mode) || made.st_dev != there.st_dev || made.st_ino != there.st_ino) {
         return std::nullopt;
     }
     auto adopted = adopt(path);

@@ -1,44 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <string>
-
-#include <signal.h>
-#include <time.h>
+#include "vhost-user-backend/control/take_over.h"
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/keeper.h"
-#include "vhost-user-backend/daemon/take_over_signal.h"
 
 namespace outrigger {
+namespace {
+
+/// Twice the limit of the keeper, and the time of its way back.
+constexpr auto kPatience = std::chrono::seconds(10);
+
+constexpr int kExitUnchanged = 1;
+constexpr int kExitRolledBack = 3;
+
+}  // namespace
 
 int take_over(std::string_view program, pid_t keeper) {
-    sigset_t answers;
-    sigemptyset(&answers);
-    sigaddset(&answers, SIGUSR2);
-    ::sigprocmask(SIG_BLOCK, &answers, nullptr);
-    sigval value{};
-    value.sival_int = kTakeOverValue;
-    if (::sigqueue(keeper, SIGUSR2, value) != 0) {
-        log(LogLevel::kError,
-            "{}: {}",
-            program,
-            error_from_errno("cannot reach process " + std::to_string(keeper)).message);
-        return 1;
+    const auto outcome =
+        control::ask_take_over(keeper, control::TakeOverRequest::kOfSender, kPatience);
+    if (!outcome) {
+        log(LogLevel::kError, "{}: {}", program, outcome.error().message);
+        return kExitUnchanged;
     }
-    // Twice the limit of the keeper, and the time of its way back.
-    const timespec limit{.tv_sec = 10, .tv_nsec = 0};
-    siginfo_t info{};
-    const int answer = ::sigtimedwait(&answers, &info, &limit);
-    if (answer == SIGUSR2 && info.si_pid == keeper && info.si_value.sival_int == kTakenOver) {
-        log(LogLevel::kInfo, "{}: process {} has taken this program", program, keeper);
-        return 0;
+    switch (*outcome) {
+        case control::TakeOverOutcome::kTaken:
+            log(LogLevel::kInfo, "{}: process {} has taken this program", program, keeper);
+            return 0;
+        case control::TakeOverOutcome::kUnchanged:
+            log(LogLevel::kError,
+                "{}: process {} does not take this program, its log says why",
+                program,
+                keeper);
+            return kExitUnchanged;
+        case control::TakeOverOutcome::kRolledBack:
+            log(LogLevel::kError,
+                "{}: process {} has gone back to the program before: this one did not serve in "
+                "time",
+                program,
+                keeper);
+            return kExitRolledBack;
     }
-    log(LogLevel::kError,
-        "{}: process {} does not take this program{}",
-        program,
-        keeper,
-        answer == SIGUSR2 ? ", its log says why" : ": it does not answer: is it a keeper?");
-    return 1;
+    return kExitUnchanged;
 }
 
 }  // namespace outrigger

@@ -93,6 +93,17 @@ void Connection::resume() {
     }
 }
 
+void Connection::leave() {
+    ended_ = true;
+    unwatch();
+    disarm_stall_timer();
+    for (auto* const timer : {&hang_up_timer_, &rest_timer_}) {
+        if (*timer) {
+            loop_.cancel_timer(*std::exchange(*timer, std::nullopt));
+        }
+    }
+}
+
 void Connection::look_for_hang_up() {
     hang_up_timer_ = loop_.start_timer(EventLoop::Clock::now() + kHangUpInterval, [this] {
         hang_up_timer_.reset();

@@ -46,6 +46,9 @@ class Connection final {
     /// Reads on after on_message() returned false. Until then only a hang-up is noticed.
     void resume();
 
+    /// Reads nothing from here on, for good, and does not look whether the peer is there.
+    void leave();
+
     [[nodiscard]] bool peeks() const { return stream_.peeks(); }
 
     /// Borrowed.

@@ -33,6 +33,8 @@ void Device::use_memory(QueueIndex /*index*/,
     // Most devices know memory by their chains alone.
 }
 
+void Device::on_leaving() {}
+
 void Device::on_suspended() {
     // Most devices have nothing that somebody else may want now.
 }

@@ -29,6 +29,10 @@ void Session::close() {
     impl_->close(CloseReason::kShutdown);
 }
 
+void Session::leave(std::move_only_function<void(bool)> left) {
+    impl_->leave(std::move(left));
+}
+
 void Session::move_queue(size_t index, size_t worker, std::move_only_function<void(bool)> done) {
     impl_->move_queue(index, worker, std::move(done));
 }

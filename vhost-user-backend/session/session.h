@@ -89,6 +89,12 @@ class Session final {
     /// Ends the session from our side. `on_closed` follows, at once or later.
     void close();
 
+    /// Another process goes on with the session at once: reads nothing more, and has all rings stop
+    /// as after a crash that comes at a good moment, their requests answered or left in the
+    /// in-flight buffer. `left` is called once, at once or later: false when a message is in hand,
+    /// or there is no journal to go on from; nothing has changed then. Only close() may follow.
+    void leave(std::move_only_function<void(bool)> left);
+
     /// Has queue `index` go on on another worker, by number, while it runs. `done` is called once,
     /// at once or later: false when it stays, because it does not run, is about to stop, is there
     /// or on its way already, has requests in flight for too long (20 ms), or the device refuses it

@@ -67,6 +67,8 @@ class Session::Impl final : public Connection::Handler,
 
     void close(CloseReason reason);
 
+    void leave(std::move_only_function<void(bool)> left);
+
     [[nodiscard]] bool on_message(wire::Message message) override;
 
     void on_end(CloseReason reason) override { close(reason); }
@@ -385,6 +387,7 @@ class Session::Impl final : public Connection::Handler,
     size_t restored_ = 0;                    // of its messages, those that were begun
     std::optional<CloseReason> close_reason_;
     bool closing_ = false;
+    bool leaving_ = false;                     // or left: another process has the session
     std::atomic<uint32_t> memory_losses_ = 0;  // read by the workers
     // Every descriptor of a ring that we or a worker hold; release_workers() needs them.
     std::vector<std::weak_ptr<const NotificationFd>> ring_fds_;

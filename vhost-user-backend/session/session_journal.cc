@@ -67,7 +67,9 @@ class Reader final {
     std::string text() {
         const auto raw = bytes(kNameBytesMax);
         std::string content(raw.size(), '\0');
-        std::memcpy(content.data(), raw.data(), raw.size());
+        if (!raw.empty()) {  // of nothing memcpy() takes no null pointer
+            std::memcpy(content.data(), raw.data(), raw.size());
+        }
         return content;
     }
 

@@ -96,10 +96,34 @@ void Session::Impl::note_device() {
     }
 }
 
+/// As at the end, but the front end is told nothing, and the journal says what it said.
+void Session::Impl::leave(std::move_only_function<void(bool)> left) {
+    const bool may_leave = environment_.journal != nullptr && !close_reason_ && !handling_ &&
+                           !waiting_ && !is_restoring() && !leaving_ && !postcopy_.is_listening() &&
+                           !state_.under_way();
+    if (!may_leave) {
+        left(false);
+        return;
+    }
+    leaving_ = true;
+    connection_.leave();
+    placement_.stop();
+    auto shared_left = std::make_shared<std::move_only_function<void(bool)>>(std::move(left));
+    auto outstanding = std::make_shared<size_t>(rings_.size());
+    for (size_t index = 0; index < rings_.size(); ++index) {
+        // What waits for something, or has not begun, the next process begins.
+        stop_ring(index, QueueRunner::StopKind::kSuspend, [shared_left, outstanding] {
+            if (--*outstanding == 0) {
+                (*shared_left)(true);
+            }
+        });
+    }
+}
+
 /// From the loop, between or in messages: what was sent or loaded by now is not to be lost.
 void Session::Impl::on_transfer_ended(bool loaded) {
     SessionJournal* const journal = environment_.journal;
-    if (journal == nullptr || close_reason_ || is_restoring()) {
+    if (journal == nullptr || close_reason_ || is_restoring() || leaving_) {
         return;
     }
     if (loaded) {

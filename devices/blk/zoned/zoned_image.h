@@ -31,6 +31,8 @@ class ZonedImage final : public Image {
 
     void rest() override;
 
+    void leave() override { parts_.below->leave(); }
+
     [[nodiscard]] FixedMemoryUse fixed_memory() const override {
         return parts_.below->fixed_memory();
     }

@@ -67,6 +67,20 @@ TEST(CtlOptions, FillIsStartedStoppedOrGivenARate) {
     EXPECT_NE(complaint({"pause", "--rate=1", "--socket=s"}), "");
 }
 
+TEST(CtlOptions, AKeeperIsNamedOrAskedForAtTheSocket) {
+    EXPECT_EQ(plan({"take-over"}).action, Action::kTakeOver);
+    EXPECT_EQ(plan({"take-over"}).binary, "");
+    EXPECT_EQ(plan({"take-over", "/opt/new"}).binary, "/opt/new");
+    const auto by_pid = parse({"take-over", "--keeper=7", "--json"});
+    ASSERT_TRUE(by_pid) << by_pid.error().message;
+    EXPECT_EQ(by_pid->keeper, 7);
+    EXPECT_TRUE(by_pid->json);
+    EXPECT_NE(complaint({"take-over"}), "");
+    EXPECT_NE(complaint({"take-over", "--keeper=7", "--socket=s"}), "");
+    EXPECT_NE(complaint({"take-over", "--keeper=0"}), "");
+    EXPECT_NE(complaint({"show", "--keeper=7"}), "");
+}
+
 TEST(CtlOptions, AStateIsPrintedWithoutADaemon) {
     const auto parsed = parse({"state", "blk.state"});
     ASSERT_TRUE(parsed);

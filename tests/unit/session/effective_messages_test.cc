@@ -189,6 +189,9 @@ TEST_F(EffectiveMessagesTest, TheBufferOfAFrontEndDoesNotPassForOurs) {
     EXPECT_EQ(find(FrontendRequest::kSetInflightFd)->payload, bytes_of(inflight(1)));
     EXPECT_TRUE(note(FrontendRequest::kSetStatus, uint64_t{0}));
     EXPECT_NE(find(FrontendRequest::kSetInflightFd), nullptr);
+    // Nor does it stand beside another one of the front end's.
+    EXPECT_TRUE(note(FrontendRequest::kSetInflightFd, inflight(2), {"later"}));
+    EXPECT_EQ(messages_.in_order().size(), 1U);
 }
 
 TEST_F(EffectiveMessagesTest, WhatTheDeviceSaysReplacesWhatTheDriverWrote) {

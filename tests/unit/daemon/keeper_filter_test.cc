@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/keeper_filter.h"
+
+#include <cerrno>
+
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/daemon/privileges.h"
+
+namespace outrigger {
+namespace {
+
+/// What `call` gives in a process that is confined: 0, or its errno value.
+int confined(int (*call)()) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const bool entered = forbid_new_privileges() && enter_keeper_filter();
+        errno = 0;
+        ::_exit(entered ? (call() == 0 ? 0 : errno) : 255);
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(KeeperFilter, ForbidsToLookIntoOtherProcesses) {
+    EXPECT_EQ(confined([] { return static_cast<int>(::ptrace(PTRACE_TRACEME, 0, 0, 0)); }), EPERM);
+    EXPECT_EQ(confined([] {
+                  char byte = 0;
+                  const iovec here{.iov_base = &byte, .iov_len = 1};
+                  return static_cast<int>(::process_vm_readv(::getpid(), &here, 1, &here, 1, 0));
+              }),
+              EPERM);
+}
+
+TEST(KeeperFilter, ForbidsToLeaveItsNamespaces) {
+    EXPECT_EQ(confined([] { return static_cast<int>(::syscall(SYS_unshare, 0)); }), EPERM);
+}
+
+TEST(KeeperFilter, LetsAProgramStartAnother) {
+    EXPECT_EQ(confined([] {
+                  const pid_t child = ::fork();
+                  if (child == 0) {
+                      ::execl("/bin/true", "true", nullptr);
+                      ::_exit(1);
+                  }
+                  int status = 1;
+                  return ::waitpid(child, &status, 0) == child ? status : -1;
+              }),
+              0);
+}
+
+}  // namespace
+}  // namespace outrigger

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/keeper_filter.h"
+
+#include "vhost-user-backend/daemon/seccomp_filter.h"
+
+namespace outrigger {
+namespace {
+
+constexpr const char* kForbidden[] = {
+    // Other processes: their memory, their descriptors, their execution.
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "process_madvise",
+    "pidfd_getfd",
+    "perf_event_open",
+    // The kernel itself.
+    "bpf",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec_load",
+    "kexec_file_load",
+    "reboot",
+    "syslog",
+    "iopl",
+    "ioperm",
+    "modify_ldt",
+    "swapon",
+    "swapoff",
+    "acct",
+    "quotactl",
+    "quotactl_fd",
+    // Keys.
+    "add_key",
+    "request_key",
+    "keyctl",
+    // What is mounted where, and other namespaces.
+    "mount",
+    "umount2",
+    "pivot_root",
+    "chroot",
+    "move_mount",
+    "open_tree",
+    "mount_setattr",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "setns",
+    "unshare",
+    "open_by_handle_at",
+    "fanotify_init",
+    // The clock and the name of the host, and who we are.
+    "settimeofday",
+    "clock_settime",
+    "clock_adjtime",
+    "adjtimex",
+    "sethostname",
+    "setdomainname",
+    "setuid",
+    "setgid",
+    "setreuid",
+    "setregid",
+    "setresuid",
+    "setresgid",
+    "setgroups",
+    "setfsuid",
+    "setfsgid",
+    // Old interfaces that only attacks still call.
+    "uselib",
+    "ustat",
+    "sysfs",
+    "vhangup",
+    "lookup_dcookie",
+    "nfsservctl",
+};
+
+}  // namespace
+
+Result<void> enter_keeper_filter() {
+    const SeccompFilter filter = OUTRIGGER_TRY(SeccompFilter::compile_denials(kForbidden));
+    const int error = filter.enter();
+    return error == 0 ? Result<void>{}
+                      : failure(error_from_code("cannot enter a system call filter", error));
+}
+
+}  // namespace outrigger
