@@ -12,6 +12,16 @@
 
 namespace outrigger::vmm {
 
+/// A sanitizer makes system calls of its own, which no list could name: with one nobody is bound.
+#if defined(__has_feature)
+inline constexpr bool kFiltersBind =
+    !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer);
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kFiltersBind = false;
+#else
+inline constexpr bool kFiltersBind = true;
+#endif
+
 /// Immutable, so that any thread can enter it. libseccomp compiles it, behind this header.
 class ThreadFilter final {
   public:
