@@ -58,6 +58,9 @@ class KeeperTest : public ::testing::Test {
         daemon_ =
             std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = more});
         ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+        // It says that before it tells the keeper that it is ready, and one that is killed in
+        // between is not started again.
+        ASSERT_TRUE(connect().get_features()) << daemon_->complained();
     }
 
     /// The process that serves: the keeper's one child. -1 while there is none.
