@@ -30,11 +30,17 @@ using outrigger::control::printable;
 constexpr std::string_view kUsage =
     "Usage: vmm-lite ctl --socket=PATH [--json] [--timeout=SECONDS] COMMAND\n"
     "Asks the machine whose --control-socket is PATH.\n\n"
+    "Commands:\n"
     "  status        how it is, and its devices\n"
     "  statistics    what it has cost so far\n"
     "  pause         stop its processors, and its devices\n"
     "  resume        go on\n"
-    "  quit          end it as it is, without asking the guest\n";
+    "  quit          end it as it is, without asking the guest\n\n"
+    "Options:\n"
+    "  --socket=PATH      where the machine listens\n"
+    "  --json             print the reply as JSON\n"
+    "  --timeout=SECONDS  wait this long for the reply; default 30\n"
+    "  --help             print this help and exit\n";
 
 Result<UniqueFd> connect_to(const std::string& path) {
     sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
