@@ -143,10 +143,10 @@ class Device {
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
-    /// As stop_queue(), for a queue that whoever comes next goes on with (GET_VRING_BASE_INFLIGHT):
-    /// requests that have not begun, or that wait for something, may be given back unanswered by
-    /// DescriptorChain::set_aside(). What is under way with guest memory ends first. The default
-    /// answers them all.
+    /// As stop_queue(), for a queue that whoever comes next goes on with: GET_VRING_BASE_INFLIGHT,
+    /// or the end of a session whose front end has the in-flight buffer. Requests that have not
+    /// begun, or that wait for something, may be given back unanswered by set_aside() of their
+    /// chain. What is under way with guest memory ends first. The default answers them all.
     virtual void suspend_queue(QueueIndex index, std::move_only_function<void()> drained);
 
     /// Somebody waits for the requests in flight: the front end takes memory away, or the ring

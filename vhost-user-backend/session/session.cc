@@ -494,7 +494,7 @@ void Session::Impl::begin_close() {
     placement_.stop();
     requests_.end();
     state_.end();
-    stop_all_rings([this] {
+    stop_all_rings(StopCause::kClose, [this] {
         environment_.device.on_frontend(nullptr);
         environment_.device.reset();
         memory_ = MemorySnapshot::empty();
