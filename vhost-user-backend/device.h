@@ -129,6 +129,13 @@ class Device {
     [[nodiscard]] virtual Result<void, ConfigError> write_config(ConfigOffset at,
                                                                  std::span<const std::byte> in);
 
+    /// The program's threads run and are confined, and front ends are about to be let in: a device
+    /// that also serves somebody else (the clients of a host socket) begins to, on threads that it
+    /// has one of `workers` start (io/helper_thread.h), or on the workers themselves. They outlive
+    /// every queue, and end before the device does. Once; not in programs that have no
+    /// run_device_program(). Control thread.
+    virtual void on_serving(std::span<Worker* const> workers);
+
     /// Lends a queue that is about to run on `worker`, whose thread calls this. On failure the
     /// queue does not start, and the front end is told.
     [[nodiscard]] virtual Result<void> start_queue(QueueIndex index,

@@ -233,7 +233,11 @@ std::vector<SystemCallRule> policy_of(ThreadRole role,
     }
     const auto of_device =
         role == ThreadRole::kControl ? needs.control_system_calls : needs.system_calls;
-    policy.insert(policy.end(), of_device.begin(), of_device.end());
+    for (const SystemCallRule& rule : of_device) {
+        if (!rule.by_name || conditions.names_are_held) {
+            policy.push_back(rule);
+        }
+    }
     if (kSanitized) {
         append(policy, kSanitizers);
     }
