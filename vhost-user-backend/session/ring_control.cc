@@ -116,7 +116,7 @@ void Session::Impl::stop_all_rings(StopCause cause, Continuation then) {
     auto outstanding = std::make_shared<size_t>(rings_.size());
     auto shared_then = std::make_shared<Continuation>(std::move(then));
     for (size_t index = 0; index < rings_.size(); ++index) {
-        const bool suspends = cause == StopCause::kClose && frontend_keeps_inflight(index);
+        const bool suspends = cause == StopCause::kClose && frontend_keeps_requests(index);
         const auto kind =
             suspends ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
         stop_ring(index, kind, [outstanding, shared_then] {

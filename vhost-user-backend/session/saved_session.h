@@ -27,6 +27,8 @@ class SavedSession final {
     size_t owed_answers = 0;  ///< on the back-end channel, to the process before
     /// Called once when the front end is served again; not when the session ends before.
     std::move_only_function<void()> on_restored{};
+    /// Called once when the session cannot go on, before anything of it ends.
+    std::function<void()> on_not_restored = [] {};
 };
 
 }  // namespace outrigger

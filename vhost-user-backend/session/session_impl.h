@@ -48,6 +48,8 @@ struct Vring {
     /// Of a session that goes on: it ran without memory, and starts when it has some.
     bool waits_for_memory = false;
     bool must_start = false;  ///< of a session that goes on: it ran
+    /// Where it notes what it has in flight, since it was started last.
+    std::shared_ptr<const InflightBuffer> noted_in = nullptr;
     std::move_only_function<void(bool)> move_done{};
 };
 
@@ -324,8 +326,10 @@ class Session::Impl final : public Connection::Handler,
     void make_outcome_buffer();
     [[nodiscard]] Outcome restore_outcomes(SavedSession::Message& saved);
     void make_own_inflight_buffer();
-    /// Does the front end have the buffer of that ring, and has it when we are gone?
+    /// Does the front end have a buffer for that ring, and has it when we are gone?
     [[nodiscard]] bool frontend_keeps_inflight(size_t index) const;
+    /// Is it the one that the ring, which runs, notes its requests in?
+    [[nodiscard]] bool frontend_keeps_requests(size_t index) const;
     /// Does the request in hand, which stops that ring, let its requests stay unanswered?
     [[nodiscard]] bool may_suspend(size_t index) const;
 

@@ -307,6 +307,7 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
         request != nullptr ? request->name : "a request",
         message.request,
         describe(outcome.refusal));
+    saved_->on_not_restored();
     close(CloseReason::kNotRestored);
     return false;
 }
