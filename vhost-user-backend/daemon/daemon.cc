@@ -93,6 +93,8 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
     append(extras_.readable_paths, more.readable_paths);
+    append(extras_.removable_directories, more.removable_directories);
+    append(extras_.writable_directories, more.writable_directories);
 }
 
 std::string Daemon::name_of(size_t index) const {
@@ -375,6 +377,9 @@ void Daemon::accept() {
         }
     });
     start_control();
+    for (const Served& served : served_) {
+        served.device->on_serving(served.worker_list);
+    }
     for (const Served& served : served_) {
         served.server->start([this] {
             if (++begun_ == served_.size() && store_ != nullptr) {

@@ -36,8 +36,10 @@ Result<void> open_descriptors(const DescriptorStore& store,
             copy.fds.push_back(OUTRIGGER_TRY(open(name)));
         }
     }
+    if (saved.in_hand) {
+        OUTRIGGER_TRY(kept.journal->take_left(kept.connection.get()));
+    }
     session.in_hand = saved.in_hand;
-    session.in_hand_is_untaken = saved.in_hand_is_untaken;
     if (saved.in_hand && !saved.in_hand->reply_fd.empty()) {
         session.reply_fd = OUTRIGGER_TRY(open(saved.in_hand->reply_fd));
     }

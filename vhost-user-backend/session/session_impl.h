@@ -164,6 +164,11 @@ class Session::Impl final : public Connection::Handler,
     void note_device();
     void note_facts();
     void on_transfer_ended(bool loaded);
+    void note_now();
+
+    /// What changes now the journal does not hear of by a message that is restored, or later.
+    [[nodiscard]] bool is_noting() const { return !close_reason_ && !is_restoring() && !leaving_; }
+
     [[nodiscard]] RingPlaceKnown place_known(const Vring& ring) const;
     [[nodiscard]] Outcome restore_device(std::span<const std::byte> bytes);
     [[nodiscard]] Outcome restore_facts(std::span<const std::byte> bytes);
@@ -186,7 +191,8 @@ class Session::Impl final : public Connection::Handler,
     void for_each_runner(const std::shared_ptr<RunnerTask>& task, Continuation then);
     void for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then);
     void stop_ring(size_t index, QueueRunner::StopKind kind, Continuation then);
-    void stop_all_rings(Continuation then);
+    enum class StopCause : uint8_t { kReset, kClose };
+    void stop_all_rings(StopCause cause, Continuation then);
     /// Wakes workers that the front end put to sleep, now and again until the session has ended.
     void release_workers();
     [[nodiscard]] bool any_ring_running() const;
