@@ -263,6 +263,9 @@ Machine::Setup<void> Machine::create_machine() {
     if (const auto filled = fill_buses(); !filled) {
         return fail(filled.error());
     }
+    if (const auto wired = wire_power_button(); !wired) {
+        return fail(wired.error());
+    }
     if (const auto loaded = load(); !loaded) {
         return fail(loaded.error(), MachineEnd::kBadConfig);
     }
@@ -324,6 +327,7 @@ Result<void> Machine::load() {
                                        .cache_directory = options_.kernel_cache,
                                        .acpi = {.vcpus = options_.vcpus,
                                                 .serial = options_.serial,
+                                                .power_button = power_button_.valid(),
                                                 .mmio64 = window_.start,
                                                 .mmio64_bytes = window_.bytes}}));
     return {};

@@ -64,6 +64,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     void enter(const std::optional<ThreadFilter>& filter);
     [[nodiscard]] Result<void> create_pci();
     [[nodiscard]] Result<void> fill_buses();
+    [[nodiscard]] Result<void> wire_power_button();
     [[nodiscard]] Result<void> load();
     [[nodiscard]] Result<void> create_vcpus(const std::vector<kvm_cpuid_entry2>& cpuid);
     void run_guest();
@@ -77,6 +78,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     void describe(control::v1::Costs& out) const override;
     void pause(Done done) override;
     void resume(Done done) override;
+    [[nodiscard]] Result<void> press_power_button() override;
     void quit() override;
     void end_pause(Done done, const Result<void>& suspended);
 
@@ -104,6 +106,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     KeyboardReset keyboard_;
     BootPhasePort boot_phase_;
     std::unique_ptr<SerialConsole> serial_;
+    UniqueFd power_button_;  // what it is pressed with, where somebody may
     std::optional<PciBus> pci_;
     std::vector<std::unique_ptr<VirtioPciFunction>> functions_;
     LoadedGuest guest_;

@@ -7,8 +7,11 @@
 
 #include <machine_control.pb.h>
 
+#include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/control/printable_text.h"
 
+#include "vmm-lite/boot/layout.h"
 #include "vmm-lite/machine.h"
 
 namespace outrigger::vmm {
@@ -123,6 +126,27 @@ void Machine::resume(Done done) {
     for (const auto& device : devices_) {
         device->resume([all](Result<void> one) { all->take(std::move(one)); });
     }
+}
+
+/// The interrupt of the device that turns it into byte code; without operators there is none.
+Result<void> Machine::wire_power_button() {
+    if (options_.control_socket.empty()) {
+        return {};
+    }
+    power_button_ = platform::open_eventfd();
+    if (!power_button_.valid()) {
+        return failure(error_from_errno("cannot create an eventfd"));
+    }
+    return interrupts_->connect(layout::kPowerButtonPin, power_button_.get());
+}
+
+Result<void> Machine::press_power_button() {
+    if (paused_ || changing_) {
+        return failure(Error{.message = "the machine is paused: resume it first"});
+    }
+    // A full one is pressed already: KVM takes what it is, not how often.
+    (void)send_notification(power_button_.get());
+    return {};
 }
 
 void Machine::quit() {

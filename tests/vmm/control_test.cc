@@ -69,8 +69,16 @@ class FakeMachine final : public vmm::MachineOperator {
         }
     }
 
+    Result<void> press_power_button() override {
+        if (presses++ > 0) {
+            return failure(Error{.message = "the machine is paused: resume it first"});
+        }
+        return {};
+    }
+
     void quit() override { quits = true; }
 
+    std::atomic<int> presses = 0;
     std::atomic<bool> quits = false;
 
   private:
@@ -174,6 +182,15 @@ TEST_F(MachineControlTest, AnswersWhenItIsDone) {
     }
     EXPECT_TRUE(ask("quit").has_done());
     EXPECT_TRUE(eventually([&] { return machine_.quits.load(); }));
+}
+
+TEST_F(MachineControlTest, PressesThePowerButton) {
+    start();
+    EXPECT_TRUE(ask("power-button").has_done());
+    const v1::Reply refused = ask("power-button");
+    ASSERT_TRUE(refused.has_error());
+    EXPECT_EQ(refused.error().code(), v1::Error::FAILED);
+    EXPECT_EQ(machine_.presses, 2);
 }
 
 TEST_F(MachineControlTest, IsForItsUserAlone) {

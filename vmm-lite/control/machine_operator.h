@@ -25,6 +25,8 @@ class MachineOperator {
     /// `done` runs once, at once or later. Pausing a paused machine is no error.
     virtual void pause(Done done) = 0;
     virtual void resume(Done done) = 0;
+    /// The guest is told, and may do as it likes. Error: the machine is paused.
+    [[nodiscard]] virtual Result<void> press_power_button() = 0;
     /// The machine ends behind the answer.
     virtual void quit() = 0;
 };

@@ -35,6 +35,7 @@ constexpr std::string_view kUsage =
     "  statistics    what it has cost so far\n"
     "  pause         stop its processors, and its devices\n"
     "  resume        go on\n"
+    "  power-button  ask the guest to shut down\n"
     "  quit          end it as it is, without asking the guest\n\n"
     "Options:\n"
     "  --socket=PATH      where the machine listens\n"
@@ -231,6 +232,8 @@ Result<v1::Request> request_named(std::string_view command) {
         request.mutable_pause();
     } else if (command == "resume") {
         request.mutable_resume();
+    } else if (command == "power-button") {
+        request.mutable_power_button();
     } else if (command == "quit") {
         request.mutable_quit();
     } else {

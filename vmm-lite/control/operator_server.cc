@@ -200,6 +200,9 @@ void OperatorServer::handle(const v1::Request& request, OperatorConnection::Resp
         case v1::Request::kResume:
             machine_.resume(later());
             return;
+        case v1::Request::kPowerButton:
+            later()(machine_.press_power_button());
+            return;
         case v1::Request::kQuit:
             reply.mutable_done();
             respond(reply);
