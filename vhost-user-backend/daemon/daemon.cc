@@ -93,6 +93,7 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
     append(extras_.readable_paths, more.readable_paths);
+    append(extras_.removable_below, more.removable_below);
 }
 
 std::string Daemon::name_of(size_t index) const {

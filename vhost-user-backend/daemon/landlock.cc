@@ -99,6 +99,14 @@ Result<void> allow_reading_path(int ruleset, const std::string& path) {
         LANDLOCK_ACCESS_FS_READ_FILE | (S_ISDIR(status.st_mode) ? LANDLOCK_ACCESS_FS_READ_DIR : 0));
 }
 
+Result<void> allow_removing_below(int ruleset, const std::string& path) {
+    const UniqueFd directory(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!directory.valid()) {
+        return failure(error_from_errno("cannot open " + path));
+    }
+    return allow_below(ruleset, directory.get(), LANDLOCK_ACCESS_FS_REMOVE_FILE);
+}
+
 /// Shared memory that is made by a name, and loses it at once: see seccomp_policy.cc.
 Result<void> allow_named_memory(int ruleset, int abi) {
     const UniqueFd directory(::open("/dev/shm", O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -141,6 +149,9 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
     }
     for (const int directory : removable_below) {
         OUTRIGGER_TRY(allow_below(ruleset.get(), directory, LANDLOCK_ACCESS_FS_REMOVE_FILE));
+    }
+    for (const std::string& path : extras.removable_below) {
+        OUTRIGGER_TRY(allow_removing_below(ruleset.get(), path));
     }
     for (const std::string& path : extras.readable_paths) {
         OUTRIGGER_TRY(allow_reading_path(ruleset.get(), path));

@@ -57,6 +57,8 @@ struct SandboxExtras {
     std::vector<uint16_t> connect_tcp_ports{};
     /// Files, and directories with all that is below, that Landlock lets them read.
     std::vector<std::string> readable_paths{};
+    /// Directories in which Landlock lets the program remove names: those of its own sockets.
+    std::vector<std::string> removable_below{};
 };
 
 }  // namespace outrigger
