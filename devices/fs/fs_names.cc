@@ -315,8 +315,13 @@ Verdict FsServer::rmdir(Call& call) {
 Verdict FsServer::move(Call& call, const Rename& wish) {
     const InodeRef from = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const InodeRef to = OUTRIGGER_FS_TRY(directory_of(wish.new_parent));
-    return ::renameat2(
-               from->fd.get(), wish.from.c_str(), to->fd.get(), wish.to.c_str(), wish.flags) == 0
+    // Not by the C library, which makes another call of it where there are no flags.
+    return ::syscall(SYS_renameat2,
+                     from->fd.get(),
+                     wish.from.c_str(),
+                     to->fd.get(),
+                     wish.to.c_str(),
+                     wish.flags) == 0
                ? Verdict::kAnswered
                : failed(errno);
 }
