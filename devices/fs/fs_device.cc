@@ -50,8 +50,7 @@ void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 
 Result<void> FsDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     OUTRIGGER_TRY(server_.adopt_thread());
-    constexpr size_t kThreads = 4;
-    OUTRIGGER_TRY(pool_.start(kThreads));
+    OUTRIGGER_TRY(pool_.start(settings_.pool_threads));
     Ring& ring = rings_[static_cast<size_t>(index)];
     ring.queue = std::make_unique<FsQueue>(FsQueue::Environment{.server = server_,
                                                                 .pool = pool_,
@@ -77,6 +76,10 @@ void FsDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drai
         ring.queue.reset();
         done();
     });
+}
+
+Result<std::vector<StateSection>> FsDevice::save_state() const {
+    return failure(Error{.message = "a share cannot move to another process yet"});
 }
 
 void FsDevice::reset() {

@@ -30,6 +30,7 @@ class FsDevice final : public Device {
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void hurry_queue(QueueIndex index) override;
+    [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
     void reset() override;
 
     [[nodiscard]] const FsServer& server() const { return server_; }

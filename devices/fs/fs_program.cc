@@ -77,14 +77,14 @@ constexpr std::array kOptions = {
                .kind = OptionKind::kChoice,
                .value_name = "WHEN",
                .help = "Serve POSIX access control lists: never; auto, when the guest can; or "
-                       "always, where a guest that cannot is refused; needs --xattr",
+                       "always, where a guest that cannot is refused; implies --xattr",
                .default_value = "never",
                .choices = kDemands},
     OptionSpec{.name = "security-label",
                .kind = OptionKind::kChoice,
                .value_name = "WHEN",
                .help = "Give new files the security label that the guest sends along: never, auto "
-                       "or always, as above; needs --xattr",
+                       "or always, as above; implies --xattr",
                .default_value = "never",
                .choices = kDemands},
     OptionSpec{.name = "killpriv-v2",
@@ -97,6 +97,14 @@ constexpr std::array kOptions = {
     OptionSpec{.name = "flock",
                .kind = OptionKind::kFlag,
                .help = "Let flock() locks of the guest hold on the host, too"},
+    OptionSpec{.name = "thread-pool-size",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Have N threads for what must wait: the disk, fsync(), copies of ranges; "
+                       "the queues go on meanwhile",
+               .default_value = "4",
+               .number_min = 1,
+               .number_max = 256},
     OptionSpec{.name = "rlimit-nofile",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -173,6 +181,9 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.xattr = values.flag("xattr");
     settings.posix_acl = choice<Demand>(values, "posix-acl", kDemands);
     settings.security_label = choice<Demand>(values, "security-label", kDemands);
+    settings.xattr = settings.xattr || settings.posix_acl != Demand::kNever ||
+                     settings.security_label != Demand::kNever;
+    settings.pool_threads = values.number("thread-pool-size").value_or(4);
     settings.killpriv_v2 = values.flag("killpriv-v2");
     settings.posix_locks = values.flag("posix-lock");
     settings.flock = values.flag("flock");
@@ -187,11 +198,6 @@ Result<void> check_options(const OptionValues& values) {
     }
     if (values.text("tag").value_or("").size() > kTagBytesMax) {
         return failure(Error{.message = "--tag takes at most 36 bytes"});
-    }
-    for (const std::string name : {"posix-acl", "security-label"}) {
-        if (values.text(name).value_or("never") != "never" && !values.flag("xattr")) {
-            return failure(Error{.message = "--" + name + " needs --xattr"});
-        }
     }
     return {};
 }
@@ -222,6 +228,7 @@ const DeviceProgram kProgram{
     .sandbox = fs_sandbox_needs(),
     .sandbox_extras = sandbox_extras,
     .isolate = isolate_process,
+    .can_go_on = [](const OptionValues& /*values*/) { return false; },
 };
 
 }  // namespace

@@ -20,7 +20,8 @@ struct FsSettings {
     uint16_t request_queues = 8;
     CachePolicy cache = CachePolicy::kAuto;
     std::chrono::nanoseconds timeout{std::chrono::seconds(1)};  ///< of names and attributes
-    uint64_t descriptors_max = 1024;                            ///< that the guest may make us hold
+    uint64_t pool_threads = 4;
+    uint64_t descriptors_max = 1024;  ///< that the guest may make us hold
     bool writeback = false;
     bool allow_direct_io = false;
     bool allow_mmap = false;
