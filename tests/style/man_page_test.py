@@ -16,9 +16,13 @@ def options_of_help(program):
 
 
 def options_of_commands(program):
-    """Of `PROGRAM overlay`, which has a --help of its own; none where there is no such command."""
-    run = subprocess.run([program, "overlay", "--help"], check=False, capture_output=True, text=True)
-    return set(re.findall(r"^  (--[a-z0-9-]+)", run.stdout, re.MULTILINE)) if run.returncode == 0 else set()
+    """Of `PROGRAM overlay` and `PROGRAM ctl`, which have a --help of their own; none where there is no such command."""
+    options = set()
+    for command in ("overlay", "ctl"):
+        run = subprocess.run([program, command, "--help"], check=False, capture_output=True, text=True)
+        if run.returncode == 0:
+            options.update(re.findall(r"^  (--[a-z0-9-]+)", run.stdout, re.MULTILINE))
+    return options
 
 
 def options_of_page(page):

@@ -112,6 +112,14 @@ Result<void> allow_reading_path(int ruleset, const std::string& path) {
         LANDLOCK_ACCESS_FS_READ_FILE | (S_ISDIR(status.st_mode) ? LANDLOCK_ACCESS_FS_READ_DIR : 0));
 }
 
+Result<void> allow_below_path(int ruleset, const std::string& path, uint64_t access) {
+    const UniqueFd directory(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!directory.valid()) {
+        return failure(error_from_errno("cannot open " + path));
+    }
+    return allow_below(ruleset, directory.get(), access);
+}
+
 /// Shared memory that is made by a name, and loses it at once: see seccomp_policy.cc.
 Result<void> allow_named_memory(int ruleset, int abi) {
     const UniqueFd directory(::open("/dev/shm", O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -160,6 +168,15 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
     }
     for (const int tree : extras.writable_trees) {
         OUTRIGGER_TRY(allow_everything_below(ruleset.get(), tree, abi));
+    }
+    for (const std::string& path : extras.removable_directories) {
+        OUTRIGGER_TRY(allow_below_path(ruleset.get(), path, LANDLOCK_ACCESS_FS_REMOVE_FILE));
+    }
+    for (const std::string& path : extras.writable_directories) {
+        OUTRIGGER_TRY(allow_below_path(ruleset.get(),
+                                       path,
+                                       LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
+                                           LANDLOCK_ACCESS_FS_REMOVE_FILE));
     }
     if (abi >= 4) {
         for (const uint16_t port : extras.connect_tcp_ports) {
