@@ -131,6 +131,13 @@ class Device {
     [[nodiscard]] virtual Result<void, ConfigError> write_config(ConfigOffset at,
                                                                  std::span<const std::byte> in);
 
+    /// The program's threads run and are confined, and front ends are about to be let in: a device
+    /// that also serves somebody else (the clients of a host socket) begins to, on threads that it
+    /// has one of `workers` start (io/helper_thread.h), or on the workers themselves. They outlive
+    /// every queue, and end before the device does. Once; not in programs that have no
+    /// run_device_program(). Control thread.
+    virtual void on_serving(std::span<Worker* const> workers);
+
     /// Lends a queue that is about to run on `worker`, whose thread calls this. On failure the
     /// queue does not start, and the front end is told.
     [[nodiscard]] virtual Result<void> start_queue(QueueIndex index,
@@ -145,10 +152,10 @@ class Device {
     /// call `drained` once on the queue's worker, at once or later. The queue is gone afterwards.
     virtual void stop_queue(QueueIndex index, std::move_only_function<void()> drained) = 0;
 
-    /// As stop_queue(), for a queue that whoever comes next goes on with (GET_VRING_BASE_INFLIGHT):
-    /// requests that have not begun, or that wait for something, may be given back unanswered by
-    /// DescriptorChain::set_aside(). What is under way with guest memory ends first. The default
-    /// answers them all.
+    /// As stop_queue(), for a queue that whoever comes next goes on with: GET_VRING_BASE_INFLIGHT,
+    /// or the end of a session whose front end has the in-flight buffer. Requests that have not
+    /// begun, or that wait for something, may be given back unanswered by set_aside() of their
+    /// chain. What is under way with guest memory ends first. The default answers them all.
     virtual void suspend_queue(QueueIndex index, std::move_only_function<void()> drained);
 
     /// Somebody waits for the requests in flight: the front end takes memory away, or the ring

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <csignal>
+#include <span>
 #include <thread>
 #include <utility>
 
+#include <link.h>
 #include <malloc.h>
+#include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -51,7 +54,7 @@ std::optional<AddressWindow> high_window(const GuestMemory& memory,
     return AddressWindow{.start = start, .bytes = kHighWindowBytes};
 }
 
-std::string_view describe(LoadedGuest::Way way) {
+std::string_view name_of(LoadedGuest::Way way) {
     switch (way) {
         case LoadedGuest::Way::kBzImage:
             return "bzImage";
@@ -61,6 +64,22 @@ std::string_view describe(LoadedGuest::Way way) {
             return "prepared, from the cache";
     }
     return "";
+}
+
+/// Unmaps the pages of a program or library that are only read: most belong to the start. What is
+/// needed again comes from the page cache.
+int give_code_back(dl_phdr_info* object, size_t /*bytes*/, void* /*context*/) {
+    const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+    for (const auto& segment : std::span(object->dlpi_phdr, object->dlpi_phnum)) {
+        if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) {
+            continue;
+        }
+        const uintptr_t start = align_down(object->dlpi_addr + segment.p_vaddr, page_bytes);
+        const uintptr_t end = object->dlpi_addr + segment.p_vaddr + segment.p_memsz;
+        // SAFETY: a mapped segment of ours, which nobody writes: its pages stay what they are.
+        (void)::madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+    }
+    return 0;
 }
 
 /// So that they reach the descriptor and no thread. Before there are threads.
@@ -190,6 +209,28 @@ Machine::Setup<void> Machine::connect_devices() {
     return {};
 }
 
+/// Before the threads that it is for.
+Result<void> Machine::prepare_operation() {
+    if (!options_.control_socket.empty()) {
+        operators_ = OUTRIGGER_TRY(OperatorServer::listen(loop_, options_.control_socket, *this));
+    }
+    if (options_.sandbox) {
+        vcpu_filter_ = OUTRIGGER_TRY(ThreadFilter::for_vcpu());
+        loop_filter_ = OUTRIGGER_TRY(ThreadFilter::for_loop());
+    }
+    return {};
+}
+
+void Machine::enter(const std::optional<ThreadFilter>& filter) {
+    if (!filter) {
+        return;
+    }
+    if (const auto entered = filter->enter(); !entered) {
+        log(LogLevel::kError, "{}", entered.error().message);
+        end(MachineEnd::kFailure);
+    }
+}
+
 Machine::Setup<void> Machine::create_machine() {
     const auto fail = [](const Error& error, MachineEnd how = MachineEnd::kFailure) {
         return failure(SetupFailure{how, error});
@@ -222,12 +263,18 @@ Machine::Setup<void> Machine::create_machine() {
     if (const auto filled = fill_buses(); !filled) {
         return fail(filled.error());
     }
+    if (const auto wired = wire_power_button(); !wired) {
+        return fail(wired.error());
+    }
     if (const auto loaded = load(); !loaded) {
         return fail(loaded.error(), MachineEnd::kBadConfig);
     }
     phases_.reach(BootPhase::kLoaded);
     if (const auto created = create_vcpus(*cpuid); !created) {
         return fail(created.error());
+    }
+    if (const auto prepared = prepare_operation(); !prepared) {
+        return fail(prepared.error());
     }
     return {};
 }
@@ -280,6 +327,7 @@ Result<void> Machine::load() {
                                        .cache_directory = options_.kernel_cache,
                                        .acpi = {.vcpus = options_.vcpus,
                                                 .serial = options_.serial,
+                                                .power_button = power_button_.valid(),
                                                 .mmio64 = window_.start,
                                                 .mmio64_bytes = window_.bytes}}));
     return {};
@@ -312,12 +360,15 @@ void Machine::run_guest() {
         return;
     }
     signal_watch_ = *std::move(watch);
-    // What loading took and gave back is the host's again.
+    // What loading took and gave back is the host's again, and what it did is not needed any more.
     (void)::malloc_trim(0);
+    (void)::dl_iterate_phdr(give_code_back, nullptr);
     phases_.reach(BootPhase::kFirstInstruction);
     for (const auto& vcpu : vcpus_) {
-        vcpu->start();
+        vcpu->start([this] { enter(vcpu_filter_); });
     }
+    // Behind the start of the other threads, which it would bind, too.
+    enter(loop_filter_);
     loop_.run();
     for (const auto& vcpu : vcpus_) {
         vcpu->request_stop();
@@ -326,6 +377,8 @@ void Machine::run_guest() {
         vcpu->join();
     }
     signal_watch_ = {};
+    quit_ = {};
+    operators_.reset();
     end_ = static_cast<int>(judge_end());
     // From here on nobody calls anybody: devices go before what they were told of.
     functions_.clear();
@@ -411,7 +464,7 @@ MachineStatistics Machine::statistics() const {
     if (const int how = end_.load(); how >= 0) {
         statistics.end = vmm::describe(static_cast<MachineEnd>(how));
     }
-    statistics.kernel_way = describe(guest_.way);
+    statistics.kernel_way = name_of(guest_.way);
     return statistics;
 }
 

@@ -14,6 +14,7 @@
 #include "vmm-lite/boot/loader.h"
 #include "vmm-lite/bus/bus.h"
 #include "vmm-lite/children.h"
+#include "vmm-lite/control/operator_server.h"
 #include "vmm-lite/exit_status.h"
 #include "vmm-lite/frontend/remote_device.h"
 #include "vmm-lite/kvm/kvm_host.h"
@@ -25,13 +26,14 @@
 #include "vmm-lite/machine_options.h"
 #include "vmm-lite/mem/guest_memory.h"
 #include "vmm-lite/pci/pci_bus.h"
+#include "vmm-lite/sandbox/thread_filter.h"
 #include "vmm-lite/serial_console.h"
 #include "vmm-lite/statistics.h"
 #include "vmm-lite/virtio/virtio_pci_function.h"
 
 namespace outrigger::vmm {
 
-class Machine final : private ExitHandler {
+class Machine final : private ExitHandler, private MachineOperator {
   public:
     Machine(const MachineOptions& options, BootPhases::Clock::time_point started);
     Machine(const Machine&) = delete;
@@ -58,8 +60,11 @@ class Machine final : private ExitHandler {
     [[nodiscard]] Result<std::unique_ptr<RemoteDevice>> make_device(const DeviceOptions& options,
                                                                     size_t index);
     [[nodiscard]] Setup<void> create_machine();
+    [[nodiscard]] Result<void> prepare_operation();
+    void enter(const std::optional<ThreadFilter>& filter);
     [[nodiscard]] Result<void> create_pci();
     [[nodiscard]] Result<void> fill_buses();
+    [[nodiscard]] Result<void> wire_power_button();
     [[nodiscard]] Result<void> load();
     [[nodiscard]] Result<void> create_vcpus(const std::vector<kvm_cpuid_entry2>& cpuid);
     void run_guest();
@@ -67,6 +72,15 @@ class Machine final : private ExitHandler {
     [[nodiscard]] MachineEnd judge_end() const;
     void on_power(PowerRequest request);
     void on_device_needs_reset(size_t index);
+
+    // What operators ask: machine_control.cc.
+    void describe(control::v1::Machine& out) const override;
+    void describe(control::v1::Costs& out) const override;
+    void pause(Done done) override;
+    void resume(Done done) override;
+    [[nodiscard]] Result<void> press_power_button() override;
+    void quit() override;
+    void end_pause(Done done, const Result<void>& suspended);
 
     void read_port(uint16_t port, std::span<std::byte> out) override;
     void write_port(uint16_t port, std::span<const std::byte> in) override;
@@ -92,11 +106,18 @@ class Machine final : private ExitHandler {
     KeyboardReset keyboard_;
     BootPhasePort boot_phase_;
     std::unique_ptr<SerialConsole> serial_;
+    UniqueFd power_button_;  // what it is pressed with, where somebody may
     std::optional<PciBus> pci_;
     std::vector<std::unique_ptr<VirtioPciFunction>> functions_;
     LoadedGuest guest_;
     UniqueFd signals_;
     EventLoop::Watch signal_watch_;
+    std::unique_ptr<OperatorServer> operators_;
+    EventLoop::Timer quit_;
+    std::optional<ThreadFilter> vcpu_filter_;
+    std::optional<ThreadFilter> loop_filter_;
+    bool paused_ = false;    // the loop's thread alone
+    bool changing_ = false;  // likewise: a pause or its end is under way
     std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 

@@ -89,6 +89,17 @@ constexpr OptionSpec kTable[] = {
              "byte",
      .default_value = "off",
      .choices = kSerialChoices},
+    {.name = "control-socket",
+     .value_name = "PATH",
+     .help = "Listen for vmm-lite ctl on a Unix socket at PATH, for the user of this program and "
+             "root alone"},
+    {.name = "sandbox",
+     .kind = OptionKind::kChoice,
+     .value_name = "on|off",
+     .help = "Once the machine runs, give up every system call that it does not need, each thread "
+             "its own: another one ends the program by SIGSYS",
+     .default_value = "on",
+     .choices = kOnOff},
     {.name = "stats",
      .kind = OptionKind::kChoice,
      .value_name = "off|text|json",
@@ -188,6 +199,8 @@ Result<void> apply(const OptionValues& values, MachineOptions& options) {
     if (options.kernel_cache == "none") {
         options.kernel_cache.clear();
     }
+    options.control_socket = values.text("control-socket").value_or("");
+    options.sandbox = values.text("sandbox") == "on";
     const auto stats = values.text("stats");
     options.statistics = stats == "json"   ? MachineOptions::Statistics::kJson
                          : stats == "text" ? MachineOptions::Statistics::kText

@@ -40,6 +40,8 @@ struct MachineOptions {
     std::string kernel_cache;  ///< "": none
     bool serial = false;
     std::vector<DeviceOptions> devices;
+    std::string control_socket;  ///< "": none
+    bool sandbox = true;
     Statistics statistics = Statistics::kOff;
     LogLevel log_level = LogLevel::kInfo;
 };

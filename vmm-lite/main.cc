@@ -7,10 +7,12 @@
 #include <iterator>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "vhost-user-backend/base/log.h"
 
 #include "vmm-lite/check.h"
+#include "vmm-lite/control/operator_client.h"
 #include "vmm-lite/exit_status.h"
 #include "vmm-lite/machine.h"
 #include "vmm-lite/machine_options.h"
@@ -51,6 +53,9 @@ int run_machine(const MachineOptions& options, BootPhases::Clock::time_point sta
 }
 
 int run(std::span<const char* const> arguments, BootPhases::Clock::time_point started) {
+    if (!arguments.empty() && std::string_view(arguments.front()) == "ctl") {
+        return run_ctl(arguments.subspan(1));
+    }
     const auto options = parse_machine_options(arguments);
     if (!options) {
         return complain(options.error().message);

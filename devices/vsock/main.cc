@@ -143,7 +143,7 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
         folder = ".";
     }
     SandboxExtras extras;
-    extras.removable_below.push_back(folder);
+    extras.removable_directories.push_back(folder);
     return extras;
 }
 

@@ -128,6 +128,45 @@ TEST_F(BlkInflight, RequestsOfADaemonThatWasKilledAreServedByTheNext) {
     expect_answers_to_three(guest);
 }
 
+// It keeps the buffer, and its guest is not to know that it was away.
+TEST_F(BlkInflight, RequestsOfAFrontEndThatComesBackAreServedThen) {
+    start({"--on-error=stop"});
+    ControlGuest guest = connect_with();
+    hold_three(guest);
+    ASSERT_TRUE(guest.go_over_to(connect_frontend()));
+    EXPECT_FALSE(guest.queue().poll_used());
+    heal();
+    ASSERT_EQ(guest.frontend().set_inflight_fd(region_.description, region_.fd.get()),
+              Answer::kAccepted);
+    ASSERT_TRUE(guest.start_queue());
+    expect_answers_to_three(guest);
+}
+
+TEST_F(BlkInflight, RequestsOfADaemonThatWasEndedAreServedByTheNext) {
+    start({"--on-error=stop"});
+    ControlGuest guest = connect_with();
+    hold_three(guest);
+    daemon_->send_signal(SIGTERM);
+    ASSERT_EQ(daemon_->wait(), Ended{.status = 0});
+    EXPECT_FALSE(guest.queue().poll_used());
+    start();
+    ASSERT_TRUE(guest.go_over_to(connect_frontend()));
+    ASSERT_EQ(guest.frontend().set_inflight_fd(region_.description, region_.fd.get()),
+              Answer::kAccepted);
+    ASSERT_TRUE(guest.start_queue());
+    expect_answers_to_three(guest);
+}
+
+// Nobody would take them up again.
+TEST_F(BlkInflight, RequestsOfAFrontEndThatLeavesWithoutABufferAreAnswered) {
+    start({"--on-error=stop"});
+    ControlGuest guest(connect_frontend());
+    hold_three(guest);
+    ASSERT_TRUE(guest.go_over_to(connect_frontend()));
+    EXPECT_TRUE(guest.queue().poll_used());
+    EXPECT_EQ(guest.status(0), VIRTIO_BLK_S_IOERR);
+}
+
 // --- More than a disk that fails takes before it stops -------------------------------------------
 
 class BlkInflightMany : public BlkInflight {

@@ -231,6 +231,26 @@ TEST_P(KeptOutcomes, AnotherBinaryTakesThemOver) {
     EXPECT_EQ(std::ranges::count(all, 'u'), 0);
 }
 
+// It comes up, and says only when it is given the session that it cannot go on with it.
+TEST_P(KeptOutcomes, ABinaryThatCannotGoOnHandsThemBack) {
+    start();
+    const fs::path other = folder_ / "ledger-2";
+    fs::copy_file(program_, other);
+    run_while([&] {
+        ChildProcess asks(other.string(),
+                          {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+        EXPECT_EQ(asks.wait(), (Ended{.status = 3})) << asks.complained();
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    });
+    expect_each_request_once();
+    EXPECT_EQ(std::ranges::count(replays(), 'u'), 0);
+    EXPECT_NE(daemon_->complained().find("not taking over"), std::string::npos);
+    EXPECT_TRUE(fs::exists(folder_ / "s"));
+    guest_.reset();
+    connect();
+    run_while([] { std::this_thread::sleep_for(std::chrono::milliseconds(20)); });
+}
+
 TEST_P(KeptOutcomes, AServiceManagerKeepsThemAsWell) {
     ServiceManager manager(folder_ / "notify");
     const std::string arguments = "--ledger=" + (folder_ / "ledger").string() +

@@ -17,6 +17,7 @@
 #include "vhost-user-backend/state/device_state.h"
 
 #include "tests/integration/keeper_test.h"
+#include "tests/support/dirty_log_file.h"
 #include "tests/support/state_pipe.h"
 
 namespace outrigger::testing {
@@ -229,6 +230,32 @@ TEST_F(KeptSessionTest, ATransferThatIsInterruptedHasFailed) {
     ASSERT_EQ(guest.running.queues[0].start(guest.frontend, guest.memory), Answer::kAccepted);
     EXPECT_EQ(guest.frontend.set_vring_enable(0, 1), Answer::kAccepted);
     EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+}
+
+// The ring has stopped: nobody finds out a second time that the log lacks what it wrote.
+TEST_F(KeptSessionTest, AStateThatTheLogLacksAPartOfStaysNoGood) {
+    start();
+    Guest guest(connect(),
+                {.protocol_features = kWithState.with(bit(wire::ProtocolFeature::kLogShmfd))});
+    EXPECT_GT(guest.draw().value_or(0), 0U);
+    constexpr uint64_t kTooFewPages = 8;
+    const DirtyLogFile log(kTooFewPages);
+    const FeatureSet features = guest.running.agreement.features;
+    ASSERT_EQ(guest.frontend.set_log_base({.size = log.bytes(), .offset = log.offset()}, log.fd()),
+              Answer::kAccepted);
+    ASSERT_EQ(guest.frontend.set_features(features.with(wire::kLogAllBit)), Answer::kAccepted);
+    ASSERT_TRUE(guest.running.queues[0].try_add(std::span(&guest.buffer, 1), 0));
+    guest.running.queues[0].publish_and_kick();
+    ASSERT_TRUE(daemon_->wait_complained("the front end broke it"));
+    ASSERT_TRUE(guest.running.queues[0].stop(guest.frontend));
+    EXPECT_EQ(save_state(guest.frontend), "");
+    kill_worker();
+    EXPECT_EQ(save_state(guest.frontend), "") << daemon_->complained();
+    // Logging begins anew: all that was written until then is copied.
+    ASSERT_EQ(guest.frontend.set_features(features), Answer::kAccepted);
+    ASSERT_EQ(guest.frontend.set_features(features.with(wire::kLogAllBit)), Answer::kAccepted);
+    kill_worker();
+    EXPECT_NE(save_state(guest.frontend), "") << daemon_->complained();
 }
 
 // --- A disk's configuration ----------------------------------------------------------------------

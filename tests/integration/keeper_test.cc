@@ -135,9 +135,7 @@ TEST_F(KeeperTest, AnswersEveryMessageOnceWhileTheProcessIsKilled) {
     const FeatureSet features = *frontend.get_features();
     const auto call = Notifier::create();
     ASSERT_TRUE(call);
-    // Not more: one kill in 500 comes in the moment that docs/keeper.md names, between noting that
-    // a system call is about to be made and making it.
-    constexpr int kKills = 5;
+    constexpr int kKills = 40;
     std::atomic<bool> killing = true;
     std::thread killer([&] {
         for (int i = 0; i < kKills; ++i) {

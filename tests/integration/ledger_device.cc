@@ -2,11 +2,13 @@
 // A device for tests whose requests must not be carried out twice: each puts eight bytes at the end
 // of a file and answers where that was. It takes its time before and behind that, so that whoever
 // kills it mostly finds it in between.
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -34,6 +36,11 @@ constexpr OptionSpec kOptions[] = {
      .number_max = 1},
 };
 
+/// A program of this name is another version, which has more rings: no session of this one can go
+/// on with it.
+constexpr std::string_view kOtherVersion = "/ledger-2";
+bool is_other_version = false;
+
 constexpr int kBatchMax = 32;
 constexpr auto kPause = std::chrono::microseconds(100);
 
@@ -45,6 +52,7 @@ class LedgerDevice final : public Device {
     [[nodiscard]] DeviceIdentity identity() const override {
         return {.virtio_id = 4,
                 .name = "ledger",
+                .queue_count = is_other_version ? uint16_t{2} : uint16_t{1},
                 .outcome_bytes = notes_ ? static_cast<uint16_t>(sizeof(uint64_t)) : uint16_t{0}};
     }
 
@@ -172,5 +180,9 @@ constexpr DeviceProgram kProgram{
 }  // namespace outrigger::testing
 
 int main(int argc, char** argv) {
+    std::array<char, 4096> path{};
+    const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
+    const std::string_view program(path.data(), static_cast<size_t>(std::max<ssize_t>(length, 0)));
+    outrigger::testing::is_other_version = program.ends_with(outrigger::testing::kOtherVersion);
     return outrigger::run_device_program(argc, argv, outrigger::testing::kProgram);
 }

@@ -15,6 +15,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/mapping.h"
+
 #include "tests/support/session_host.h"
 #include "tests/support/wait.h"
 #include "tools/driver/bring_up.h"
@@ -53,6 +55,8 @@ class ScriptedSource final : public EntropySource {
 class RngDeviceTest : public ::testing::TestWithParam<bool> {
   protected:
     static constexpr uint64_t kMemoryBytes = 4 << 20;
+    static constexpr FeatureSet kProtocolFeatures =
+        driver::kUsualProtocolFeatures.with(bit(wire::ProtocolFeature::kInflightShmfd));
 
     void serve(RngOptions options, uint16_t indirect_segments_max = 16, uint16_t queue_size = 256) {
         device_ = std::make_unique<RngDevice>(std::move(options));
@@ -61,7 +65,8 @@ class RngDeviceTest : public ::testing::TestWithParam<bool> {
         memory_ = driver::GuestMemory::create(kMemoryBytes).value();
         auto running = driver::bring_up(*frontend_,
                                         memory_,
-                                        {.packed = GetParam(),
+                                        {.protocol_features = kProtocolFeatures,
+                                         .packed = GetParam(),
                                          .indirect_segments_max = indirect_segments_max,
                                          .queue_size = queue_size});
         ASSERT_TRUE(running) << running.error().step;
@@ -282,6 +287,48 @@ TEST_P(RngDeviceTest, ManyRequestsAtOnceAllComeBack) {
 
 std::string format_name(const ::testing::TestParamInfo<bool>& packed) {
     return packed.param ? "Packed" : "Split";
+}
+
+// What a process before had in hand is in flight for the driver, and nobody else knows of it: it is
+// answered before the ring is given back, quota or not.
+TEST_P(RngDeviceTest, ARingThatStopsAnswersWhatAProcessBeforeHadInHand) {
+    if (GetParam()) {
+        GTEST_SKIP() << "a split ring's log can be written by hand";
+    }
+    serve({.source = make_getrandom_source(), .bytes_max = 1, .period = std::chrono::hours(24)});
+    ASSERT_TRUE(queue().stop(*frontend_));
+    const auto region = frontend_->get_inflight_fd(1, 256);
+    ASSERT_TRUE(region);
+    const auto start = [this] {
+        return queue().start(*frontend_, memory_) == driver::Answer::kAccepted &&
+               frontend_->set_vring_enable(0, 1) == driver::Answer::kAccepted;
+    };
+    ASSERT_TRUE(start());
+    const std::array segments{buffer(16)};
+    EXPECT_EQ(request(segments), 1U) << "the quota is used up";
+    ASSERT_TRUE(queue().stop(*frontend_));
+    ASSERT_TRUE(queue().try_add(segments, 7));
+    queue().publish_and_kick();
+    const wire::VringAddress address = queue().vring_address(memory_);
+    const wire::MemoryRegion memory = memory_.description(memory_.regions()[0]);
+    uint16_t head = 0;  // of the second entry of the available ring
+    memory_.read(GuestAddr{address.available + 6 - memory.user_address + memory.guest_address},
+                 std::as_writable_bytes(std::span(&head, 1)));
+    const Mapping log =
+        Mapping::map_file(region->fd.get(), 0, region->description.mmap_size).value();
+    constexpr size_t kHeaderBytes = 16;
+    constexpr size_t kEntryBytes = 16;
+    log.data()[kHeaderBytes + head * kEntryBytes] = std::byte{1};
+    const uint64_t waits = device_->counters().quota_waits.value();
+    ASSERT_TRUE(start());
+    ASSERT_TRUE(eventually([&] { return device_->counters().quota_waits.value() > waits; }));
+    EXPECT_FALSE(queue().poll_used());
+    EXPECT_EQ(queue().stop(*frontend_).value_or(0), 2U);
+    const auto used = queue().poll_used();
+    ASSERT_TRUE(used);
+    EXPECT_EQ(used->token, 7U);
+    EXPECT_EQ(used->length, 16U);
+    EXPECT_EQ(log.data()[kHeaderBytes + head * kEntryBytes], std::byte{0});
 }
 
 INSTANTIATE_TEST_SUITE_P(SplitAndPacked, RngDeviceTest, ::testing::Bool(), format_name);

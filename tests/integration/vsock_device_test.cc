@@ -2,6 +2,7 @@
 // What programs of both sides see of the socket device: connections, bytes, messages, ends.
 #include <array>
 #include <string>
+#include <thread>
 
 #include "tests/integration/vsock_traps.h"
 
@@ -168,6 +169,39 @@ TEST_P(VsockTest, MessagesKeepTheirBoundsInBothDirections) {
         EXPECT_EQ(packet->header.flags != 0, all.size() == large.size());
     } while (all.size() < large.size());
     EXPECT_EQ(all, large);
+}
+
+TEST_P(VsockTest, MessagesOfAllSizesReachASlowHost) {
+    serve();
+    constexpr uint16_t kType = VIRTIO_VSOCK_TYPE_SEQPACKET;
+    const HostSocket host = open_from_guest(kType);
+    const std::string text = pattern(60'000);
+    constexpr size_t kMessages = 600;
+    const auto size_of = [](size_t i) { return (i * i * 977) % 60'000; };
+    std::thread reader([&] {
+        for (size_t i = 0; i < kMessages; ++i) {
+            std::string message(70'000, '\0');
+            const ssize_t count = ::recv(host.fd(), message.data(), message.size(), 0);
+            message.resize(count < 0 ? 0 : static_cast<size_t>(count));
+            EXPECT_EQ(message, text.substr(0, size_of(i))) << i;
+        }
+    });
+    uint32_t sent = 0;
+    uint32_t forwarded = 0;
+    uint32_t window = static_cast<uint32_t>(options_.window_bytes);
+    for (size_t i = 0; i < kMessages; ++i) {
+        const auto size = static_cast<uint32_t>(size_of(i));
+        while (sent - forwarded + size > window) {
+            const auto packet = guest().receive();
+            ASSERT_TRUE(packet) << i;
+            forwarded = packet->header.fwd_cnt;
+            window = packet->header.buf_alloc;
+        }
+        ASSERT_TRUE(guest().send_data(
+            kGuestPort, kHostPort, text.substr(0, size), kType, VIRTIO_VSOCK_SEQ_EOM));
+        sent += size;
+    }
+    reader.join();
 }
 
 TEST_P(VsockTest, EmptyMessageOfTheHostIsNotItsEnd) {

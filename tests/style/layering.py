@@ -48,6 +48,7 @@ _ALLOWED_IN_VMM = {
     "legacy": {"bus", "kvm"},
     "loop": set(),
     "control": {"loop"},
+    "sandbox": {"kvm"},
     "frontend": {"loop", "mem", "device_proxy.h"},
 }
 _DEVICE_PROXY = f"{_VMM}/virtio/device_proxy.h"

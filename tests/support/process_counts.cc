@@ -7,6 +7,8 @@
 
 #include <unistd.h>
 
+#include "tests/support/wait.h"
+
 namespace outrigger::testing {
 namespace {
 
@@ -68,6 +70,18 @@ ProcessCounts ProcessCounts::of(pid_t process) {
         counts.memory_mappings += contains(line, "outrigger-ram") ? 1U : 0U;
     });
     return counts;
+}
+
+::testing::AssertionResult comes_down_to(const ProcessCounts& before) {
+    ProcessCounts now;
+    const bool down = eventually([&] {
+        now = ProcessCounts::now();
+        return now.descriptors <= before.descriptors && now.io_urings <= before.io_urings &&
+               now.shared_memories <= before.shared_memories &&
+               now.memory_mappings <= before.memory_mappings && now.threads <= before.threads;
+    });
+    return (down ? ::testing::AssertionSuccess() : ::testing::AssertionFailure())
+           << "before: " << before << "\nnow: " << now;
 }
 
 size_t mappings_of(pid_t process) {

@@ -8,6 +8,8 @@
 
 #include <sys/types.h>
 
+#include <gtest/gtest.h>
+
 namespace outrigger::testing {
 
 struct ProcessCounts {
@@ -27,6 +29,11 @@ struct ProcessCounts {
     /// not from root.
     [[nodiscard]] static ProcessCounts of(pid_t process);
 };
+
+/// Does this process come down to no more than `before` of anything, within kPatience? Seldom at
+/// once: the kernel lets go of who joins a thread before it takes that thread off its list. For the
+/// same reason `before` may count a thread that was about to go.
+[[nodiscard]] ::testing::AssertionResult comes_down_to(const ProcessCounts& before);
 
 /// Do the two functions below see only what is ours? A sanitizer remembers every access and thread
 /// in memory of the same process.

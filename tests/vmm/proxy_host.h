@@ -30,6 +30,7 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
         /// Or one that needs the loop, which does not run yet; and what ends with it, behind it.
         std::function<std::unique_ptr<vmm::BackendSource>(vmm::EventLoop&)> make_source{};
         std::function<void()> before_end{};
+        std::function<void()> on_loop_thread{};  ///< before the loop runs
         uint64_t memory_bytes = uint64_t{32} << 20;
         bool shared_memory = false;
         vmm::Deadlines deadlines{};
@@ -59,7 +60,12 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
                                        .deadlines = options.deadlines,
                                        .reconnect = options.reconnect});
         device_->observe(this);
-        thread_ = std::thread([this] { loop_.run(); });
+        thread_ = std::thread([this, begin = std::move(options.on_loop_thread)] {
+            if (begin) {
+                begin();
+            }
+            loop_.run();
+        });
     }
 
     ProxyHost(const ProxyHost&) = delete;

@@ -59,11 +59,27 @@ struct PipeEnds {
 [[nodiscard]] ssize_t receive_message(int socket, msghdr& message, bool peek = false);
 
 /// From now on each peek sees what is behind the one before; what is taken counts as peeked first.
-/// Also for a socket on which another process has begun that. False where the system cannot.
-[[nodiscard]] bool start_peeking(int socket);
+/// Also for a socket on which another process has begun that: the first `peeked` bytes then count
+/// as peeked at. False where the system cannot.
+[[nodiscard]] bool start_peeking(int socket, size_t peeked = 0);
+
+/// Bytes at the front of a socket that have been peeked at since start_peeking(), by any process,
+/// and not been taken; 0 where the system cannot peek.
+[[nodiscard]] size_t peeked_bytes(int socket);
 
 /// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
 [[nodiscard]] ssize_t send_message(int socket, const msghdr& message);
+
+/// A message and how much of it was sent, laid out as Linux has them (struct mmsghdr).
+struct NotedMessage {
+    msghdr message{};
+    unsigned sent = 0;  ///< bytes
+};
+
+/// send_message() that notes in `noted`, within the system call that sends: where that lies in
+/// shared memory, it says of a process that was killed whether it has sent. Where the system has no
+/// such call the note follows the deed.
+[[nodiscard]] ssize_t send_noted_message(int socket, NotedMessage& noted);
 
 /// Gives a Unix socket, which may be connected, a name of its own that leaves no file behind,
 /// unless it has a name. False where the system has no such names, or none to spare.
@@ -99,6 +115,9 @@ void keep_out_of_core_files(std::span<std::byte> mapping);
 
 /// Whether the system may, or may not, put huge pages behind private anonymous memory. Best effort.
 void set_huge_pages(std::span<std::byte> pages, bool allowed);
+
+/// Keeps pages from being swapped out, if the limit of such memory (RLIMIT_MEMLOCK) allows it.
+void lock_pages(std::span<std::byte> pages);
 
 /// What the kernel says of one page of a mapping without anybody touching it.
 enum class PageState : uint8_t {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <array>
 #include <cerrno>
+#include <cstddef>
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -11,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
@@ -82,13 +84,32 @@ bool is_same_open_file(int one, int other) {
     return ::syscall(SYS_kcmp, self, self, KCMP_FILE, one, other) == 0;
 }
 
-bool start_peeking(int socket) {
-    const int offset = 0;
+bool start_peeking(int socket, size_t peeked) {
+    const int offset = static_cast<int>(peeked);
     return ::setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
+}
+
+size_t peeked_bytes(int socket) {
+    int offset = 0;
+    socklen_t bytes = sizeof offset;
+    const bool known = ::getsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &offset, &bytes) == 0;
+    return known && offset > 0 ? static_cast<size_t>(offset) : 0;
 }
 
 ssize_t send_message(int socket, const msghdr& message) {
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+ssize_t send_noted_message(int socket, NotedMessage& noted) {
+    static_assert(sizeof(NotedMessage) == sizeof(mmsghdr));
+    static_assert(offsetof(NotedMessage, sent) == offsetof(mmsghdr, msg_len));
+    // SAFETY: the same members in the same places, and the C library's declaration is all that
+    // knows mmsghdr: the kernel reads and writes bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    auto* const message = reinterpret_cast<mmsghdr*>(&noted);
+    // Between sending and writing msg_len the kernel looks at no signal.
+    const int count = ::sendmmsg(socket, message, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return count < 0 ? -1 : static_cast<ssize_t>(noted.sent);
 }
 
 bool name_socket(int socket) {
@@ -152,6 +173,10 @@ bool drop_pages(std::span<std::byte> pages) {
 
 void set_huge_pages(std::span<std::byte> pages, bool allowed) {
     ::madvise(pages.data(), pages.size(), allowed ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+void lock_pages(std::span<std::byte> pages) {
+    (void)::mlock(pages.data(), pages.size());
 }
 
 PageState page_state(void* page) {

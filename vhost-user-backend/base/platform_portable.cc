@@ -109,9 +109,13 @@ bool is_same_open_file(int, int) {
     return false;
 }
 
-bool start_peeking(int) {
+bool start_peeking(int, size_t) {
     errno = ENOSYS;
     return false;
+}
+
+size_t peeked_bytes(int) {
+    return 0;
 }
 
 ssize_t receive_message(int socket, msghdr& message, bool peek) {
@@ -142,6 +146,12 @@ ssize_t send_message(int socket, const msghdr& message) {
 #else
     return ::sendmsg(socket, &message, MSG_DONTWAIT);
 #endif
+}
+
+ssize_t send_noted_message(int socket, NotedMessage& noted) {
+    const ssize_t count = send_message(socket, noted.message);
+    noted.sent = count > 0 ? static_cast<unsigned>(count) : 0;
+    return count;
 }
 
 bool name_socket(int /*socket*/) {
@@ -223,6 +233,10 @@ bool drop_pages(std::span<std::byte> pages) {
 }
 
 void set_huge_pages(std::span<std::byte> /*pages*/, bool /*allowed*/) {}
+
+void lock_pages(std::span<std::byte> pages) {
+    (void)::mlock(pages.data(), pages.size());
+}
 
 PageState page_state(void* /*page*/) {
     return PageState::kUnknown;

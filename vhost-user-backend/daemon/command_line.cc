@@ -32,13 +32,13 @@ std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
 }
 
-/// Sets each option once.
+/// Sets each option once, but for those that may be repeated.
 class OnceOnly final {
   public:
     [[nodiscard]] Result<void> set(OptionValues& values,
                                    const OptionSpec& spec,
                                    std::string_view text) {
-        if (std::ranges::count(seen_, spec.name)) {
+        if (!spec.repeatable && std::ranges::count(seen_, spec.name)) {
             return usage_error("--" + std::string(spec.name) + " is given twice");
         }
         seen_.push_back(spec.name);

@@ -2,6 +2,7 @@
 #include "vhost-user-backend/daemon/daemon.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,21 @@
 namespace outrigger {
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
+    auto ended = run_stages();
+    if (!ended && store_ != nullptr && store_->takes_over()) {
+        hand_back(ended.error().message);
+    }
+    return ended;
+}
+
+/// Where we cannot go on with what the program before left, that one serves again: it finds all as
+/// after a crash of its own. So nothing is closed, forgotten or removed here that is its.
+void Daemon::hand_back(std::string_view reason) const {
+    log(LogLevel::kError, "not taking over: {}", reason);
+    std::_Exit(EXIT_FAILURE);
+}
+
+Result<void> Daemon::run_stages() {
     if (store_ != nullptr) {
         io_witness_ = OUTRIGGER_TRY(follow_io(*store_));
     }
@@ -28,7 +44,7 @@ Result<void> Daemon::run() {
     OUTRIGGER_TRY(drop_what_threads_inherit());
     OUTRIGGER_TRY(start_workers());
     OUTRIGGER_TRY(confine_threads());
-    take_kept_sessions();
+    OUTRIGGER_TRY(take_kept_sessions());
     accept();
     return {};
 }
@@ -93,7 +109,10 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
     append(extras_.readable_paths, more.readable_paths);
-    append(extras_.removable_below, more.removable_below);
+    append(extras_.writable_trees, more.writable_trees);
+    extras_.kept_capabilities |= more.kept_capabilities;
+    append(extras_.removable_directories, more.removable_directories);
+    append(extras_.writable_directories, more.writable_directories);
 }
 
 std::string Daemon::name_of(size_t index) const {
@@ -171,7 +190,7 @@ Result<void> Daemon::drop_what_threads_inherit() {
     if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
         socket_directories.push_back(control_endpoint_->listener->file->directory_fd());
     }
-    OUTRIGGER_TRY(drop_access(socket_directories, extras_));
+    OUTRIGGER_TRY(drop_access(socket_directories, extras_, program_.isolate));
     for (size_t i = 0; i < served_.size(); ++i) {
         const auto& listener = served_[i].endpoint.listener;
         if (listener && listener->file && !listener->file->is_removable()) {
@@ -277,20 +296,31 @@ void Daemon::start_control() {
 }
 
 /// What the process before left: nothing of it is trusted, so it is looked at in here.
-void Daemon::take_kept_sessions() {
+Result<void> Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
-        return;
+        return {};
     }
     const auto prefix = [](size_t index) {
         return std::string(kStorePrefix) + "s" + std::to_string(index);
     };
     for (size_t i = 0; i < served_.size(); ++i) {
-        served_[i].kept = claim_kept_session(*store_, prefix(i));
+        auto kept = claim_kept_session(*store_, prefix(i));
+        if (kept) {
+            served_[i].kept = *std::move(kept);
+            continue;
+        }
+        Error error{.message =
+                        "a session of the process before cannot go on: " + kept.error().message};
+        if (store_->takes_over()) {
+            return failure(std::move(error));
+        }
+        log(LogLevel::kError, "{}", error.message);
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {
         begin_journal(*store_, prefix(i), served_[i].kept);
     }
+    return {};
 }
 
 void Daemon::watch_keeper() {
@@ -344,23 +374,30 @@ void Daemon::accept() {
         const std::string where =
             settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path;
         Served& served = served_[i];
-        served.server = std::make_unique<DeviceServer>(
-            DeviceServer::Environment{
-                .loop = *loop_,
-                .device = *served.device,
-                .workers = served.worker_list,
-                .session = {.message_timeout = settings_.message_timeout,
-                            .require_sealed = settings_.require_sealed,
-                            .notes_in_flight = store_ != nullptr,
-                            .balances_queues = settings.balances_queues,
-                            .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
-                .exit_on_disconnect = settings_.exit_on_disconnect,
-                .label = std::string(program_.type) + " " + where,
-                .keeper = store_.get(),
-                .listener_names = {listener_names(i).socket, listener_names(i).file}},
-            std::move(served.endpoint),
-            std::move(served.kept),
-            [this] { ++finished_; });
+        served.server =
+            std::make_unique<DeviceServer>(
+                DeviceServer::Environment{
+                    .loop = *loop_,
+                    .device = *served.device,
+                    .workers = served.worker_list,
+                    .session = {.message_timeout = settings_.message_timeout,
+                                .require_sealed = settings_.require_sealed,
+                                .notes_in_flight = store_ != nullptr,
+                                .balances_queues = settings.balances_queues,
+                                .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
+                    .exit_on_disconnect = settings_.exit_on_disconnect,
+                    .label = std::string(program_.type) + " " + where,
+                    .keeper = store_.get(),
+                    .listener_names = {listener_names(i).socket, listener_names(i).file},
+                    .on_not_restored =
+                        [this] {
+                            if (store_->takes_over()) {
+                                hand_back("a session of the process before cannot go on");
+                            }
+                        }},
+                std::move(served.endpoint),
+                std::move(served.kept),
+                [this] { ++finished_; });
     }
     std::optional<WatchId> termination;
     termination = loop_->watch_readable(Termination::request_fd(), [&] {
@@ -376,6 +413,9 @@ void Daemon::accept() {
         }
     });
     start_control();
+    for (const Served& served : served_) {
+        served.device->on_serving(served.worker_list);
+    }
     for (const Served& served : served_) {
         served.server->start([this] {
             if (++begun_ == served_.size() && store_ != nullptr) {

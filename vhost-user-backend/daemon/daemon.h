@@ -58,6 +58,8 @@ class Daemon final {
         std::unique_ptr<DeviceServer> server;
     };
 
+    [[nodiscard]] Result<void> run_stages();
+    [[noreturn]] void hand_back(std::string_view reason) const;
     [[nodiscard]] Result<void> open();
     [[nodiscard]] Result<void> open_userfaults();
     void add_extras(const OptionValues& values);
@@ -65,7 +67,7 @@ class Daemon final {
                                                  std::optional<int> fd,
                                                  std::string_view fd_option,
                                                  size_t index);
-    void take_kept_sessions();
+    [[nodiscard]] Result<void> take_kept_sessions();
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
     [[nodiscard]] Result<void> confine_threads();

@@ -64,6 +64,7 @@ Result<void> DescriptorStore::wait_for_parent() {
         const std::string_view go = message.field("GO");
         if (!go.empty()) {
             goes_on_ = go != "first";
+            takes_over_ = go == "upgrade";
             return {};
         }
         const std::vector<std::string> names = split_names(message.field("FDNAMES"));
@@ -226,6 +227,7 @@ void DescriptorStore::give_up(std::string_view reason) {
 }
 
 void DescriptorStore::notify_ready() {
+    takes_over_ = false;
     if (!send("READY=1")) {
         log(LogLevel::kWarning, "{}", error_from_errno("cannot tell the keeper").message);
     }

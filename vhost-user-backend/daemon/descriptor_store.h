@@ -42,6 +42,9 @@ class DescriptorStore final : public DescriptorKeeper {
     /// Is this not the first process of the daemon?
     [[nodiscard]] bool goes_on() const { return goes_on_; }
 
+    /// Is there a program before us that serves again if we do not? Until notify_ready().
+    [[nodiscard]] bool takes_over() const { return takes_over_; }
+
     /// The keeper is our parent, and not systemd.
     [[nodiscard]] bool is_parent() const { return is_parent_; }
 
@@ -87,6 +90,7 @@ class DescriptorStore final : public DescriptorKeeper {
     UniqueFd channel_;
     bool is_parent_;
     bool goes_on_ = false;
+    bool takes_over_ = false;
     bool given_up_ = false;
     std::map<std::string, UniqueFd, std::less<>> given_;
     std::map<std::string, size_t> uses_;

@@ -67,6 +67,7 @@ Session::Environment DeviceServer::session_environment() {
 void DeviceServer::go_on() {
     SavedSession saved = *std::exchange(kept_.saved, std::nullopt);
     saved.on_restored = [this] { std::exchange(on_begun_, nullptr)(); };
+    saved.on_not_restored = environment_.on_not_restored;
     session_ = std::make_unique<Session>(
         session_environment(),
         std::move(kept_.connection),

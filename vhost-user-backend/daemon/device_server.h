@@ -41,6 +41,8 @@ class DeviceServer final {
         /// Outlives the server; null: there is none.
         DescriptorKeeper* keeper = nullptr;
         std::vector<std::string> listener_names{};  ///< under which it keeps the listening socket
+        /// What the process before left cannot be gone on with: is called before that session ends.
+        std::function<void()> on_not_restored = [] {};
     };
 
     /// `on_finished` is called once, from the loop, when no front end is served or will be.

@@ -36,8 +36,10 @@ Result<void> open_descriptors(const DescriptorStore& store,
             copy.fds.push_back(OUTRIGGER_TRY(open(name)));
         }
     }
+    if (saved.in_hand) {
+        OUTRIGGER_TRY(kept.journal->take_left(kept.connection.get()));
+    }
     session.in_hand = saved.in_hand;
-    session.in_hand_is_untaken = saved.in_hand_is_untaken;
     if (saved.in_hand && !saved.in_hand->reply_fd.empty()) {
         session.reply_fd = OUTRIGGER_TRY(open(saved.in_hand->reply_fd));
     }
@@ -46,10 +48,15 @@ Result<void> open_descriptors(const DescriptorStore& store,
     return {};
 }
 
-Result<KeptSession> open_kept_session(DescriptorStore& store, const std::string& prefix) {
+}  // namespace
+
+Result<KeptSession> claim_kept_session(DescriptorStore& store, const std::string& prefix) {
+    KeptSession kept;
+    if (store.names(prefix + ".").empty()) {
+        return kept;
+    }
     const std::string journal_name = SessionJournal::journal_name(prefix);
     std::vector<std::string> claimed{journal_name};
-    KeptSession kept;
     kept.journal = OUTRIGGER_TRY(SessionJournal::adopt(store, prefix, store.open(journal_name)));
     if (kept.journal->saved()) {
         OUTRIGGER_TRY(open_descriptors(store, *kept.journal->saved(), kept, claimed));
@@ -59,22 +66,6 @@ Result<KeptSession> open_kept_session(DescriptorStore& store, const std::string&
         store.claim(name);
     }
     return kept;
-}
-
-}  // namespace
-
-KeptSession claim_kept_session(DescriptorStore& store, const std::string& prefix) {
-    if (store.names(prefix + ".").empty()) {
-        return {};
-    }
-    auto kept = open_kept_session(store, prefix);
-    if (!kept) {
-        log(LogLevel::kError,
-            "a session of the process before cannot go on: {}",
-            kept.error().message);
-        return {};
-    }
-    return *std::move(kept);
 }
 
 void begin_journal(DescriptorStore& store, const std::string& prefix, KeptSession& kept) {

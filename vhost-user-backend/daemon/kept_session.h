@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/session/saved_session.h"
@@ -20,10 +21,11 @@ struct KeptSession {
     std::optional<SavedSession> saved{};
 };
 
-/// The session that `store` has under `prefix`, if it has one that can go on: else there is no
-/// journal, and the log says why. What it needs is claimed, whichever session's name it has:
-/// systemd keeps an open file that several sessions were given under one name.
-[[nodiscard]] KeptSession claim_kept_session(DescriptorStore& store, const std::string& prefix);
+/// The session that `store` has under `prefix`, if it has one; an error says why it cannot go on.
+/// What it needs is claimed, whichever session's name it has: systemd keeps an open file that
+/// several sessions were given under one name.
+[[nodiscard]] Result<KeptSession> claim_kept_session(DescriptorStore& store,
+                                                     const std::string& prefix);
 
 /// A journal for `kept` where it has none; behind DescriptorStore::release(), which forgets what is
 /// of no use any more. Where there can be none (a limit of file sizes, say), sessions are served

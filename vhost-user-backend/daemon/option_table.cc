@@ -70,7 +70,7 @@ std::unexpected<Error> refuse(const OptionSpec& spec,
 }  // namespace
 
 Result<void> OptionValues::set(const OptionSpec& spec, std::string_view text) {
-    Value value{.text = std::string(text), .number = 0};
+    Value value{.text = std::string(text)};
     switch (spec.kind) {
         case OptionKind::kFlag:
             if (text != "on" && text != "off") {
@@ -102,6 +102,12 @@ Result<void> OptionValues::set(const OptionSpec& spec, std::string_view text) {
             break;
         }
     }
+    if (spec.repeatable) {
+        const auto before = values_.find(spec.name);
+        value.texts =
+            before != values_.end() ? std::move(before->second.texts) : std::vector<std::string>();
+        value.texts.push_back(value.text);
+    }
     values_.insert_or_assign(std::string(spec.name), std::move(value));
     return {};
 }
@@ -123,6 +129,11 @@ bool OptionValues::flag(std::string_view name) const {
 std::optional<std::string> OptionValues::text(std::string_view name) const {
     const auto found = values_.find(name);
     return found != values_.end() ? std::optional(found->second.text) : std::nullopt;
+}
+
+std::vector<std::string> OptionValues::texts(std::string_view name) const {
+    const auto found = values_.find(name);
+    return found != values_.end() ? found->second.texts : std::vector<std::string>();
 }
 
 std::optional<uint64_t> OptionValues::number(std::string_view name) const {

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 
@@ -31,7 +32,8 @@ struct OptionSpec {
     std::span<const std::string_view> choices{};
     uint64_t number_min = 0;  ///< kNumber and kSize
     uint64_t number_max = UINT64_MAX;
-    bool hidden = false;  ///< accepted, but neither in --help nor in the man page
+    bool hidden = false;      ///< accepted, but neither in --help nor in the man page
+    bool repeatable = false;  ///< may be given again and again: texts() has them all
 };
 
 /// The values that one device was given. Every value was checked against its OptionSpec.
@@ -51,11 +53,14 @@ class OptionValues final {
     /// The value, or nullopt when neither given nor defaulted.
     [[nodiscard]] std::optional<std::string> text(std::string_view name) const;
     [[nodiscard]] std::optional<uint64_t> number(std::string_view name) const;
+    /// Every value of a repeatable option, in the order in which they were given.
+    [[nodiscard]] std::vector<std::string> texts(std::string_view name) const;
 
   private:
     struct Value {
-        std::string text;
+        std::string text;  // the last one
         uint64_t number = 0;
+        std::vector<std::string> texts{};  // of a repeatable option
     };
 
     std::map<std::string, Value, std::less<>> values_;

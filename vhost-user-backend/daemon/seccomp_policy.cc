@@ -109,9 +109,13 @@ constexpr SystemCallRule kControl[] = {
     {.name = "getpeername"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
-    // A keeper: messages stay in the socket until they are written down, and what systemd has under
-    // one name it does not take under another.
+    // A keeper: messages stay in the socket until they are written down, and the socket says
+    // whether one was taken; an answer is noted as it is sent, in a page that stays in memory. What
+    // systemd has under one name it does not take under another.
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEEK_OFF)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEEK_OFF)}},
+    {.name = "sendmmsg"},
+    {.name = "mlock"},
     {.name = "kcmp", .tests = {argument_is(2, KCMP_FILE)}},
     // What they send: memory files and notifications are examined.
     {.name = "fstat"},
@@ -229,7 +233,11 @@ std::vector<SystemCallRule> policy_of(ThreadRole role,
     }
     const auto of_device =
         role == ThreadRole::kControl ? needs.control_system_calls : needs.system_calls;
-    policy.insert(policy.end(), of_device.begin(), of_device.end());
+    for (const SystemCallRule& rule : of_device) {
+        if (!rule.by_name || conditions.names_are_held) {
+            policy.push_back(rule);
+        }
+    }
     if (kSanitized) {
         append(policy, kSanitizers);
     }

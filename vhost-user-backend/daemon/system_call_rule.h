@@ -35,6 +35,9 @@ struct SystemCallRule {
     /// 0: the call is made. Else it is not, and fails with this errno value; other rules for the
     /// same call come first.
     uint16_t error = 0;
+    /// The call takes a name, so the rule is there only where Landlock holds names to what
+    /// SandboxExtras allow.
+    bool by_name = false;
 };
 
 /// What a device does beyond the framework, on top of what every daemon may.
@@ -57,8 +60,14 @@ struct SandboxExtras {
     std::vector<uint16_t> connect_tcp_ports{};
     /// Files, and directories with all that is below, that Landlock lets them read.
     std::vector<std::string> readable_paths{};
-    /// Directories in which Landlock lets the program remove names: those of its own sockets.
-    std::vector<std::string> removable_below{};
+    /// Directories (descriptors, borrowed) below which Landlock lets them do everything.
+    std::vector<int> writable_trees{};
+    /// What threads keep of the capabilities that the process has, one bit each (CAP_CHOWN is 0).
+    uint64_t kept_capabilities = 0;
+    /// Directories below which Landlock lets them remove names.
+    std::vector<std::string> removable_directories{};
+    /// Directories below which Landlock lets them make, write, rename and remove files.
+    std::vector<std::string> writable_directories{};
 };
 
 }  // namespace outrigger

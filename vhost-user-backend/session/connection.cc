@@ -175,15 +175,6 @@ bool Connection::take() {
     return true;
 }
 
-bool Connection::take_seen(const wire::Header& header, size_t fd_count) {
-    if (wire::take_peeked(socket_.get(), sizeof header + header.size, fd_count) !=
-        wire::StreamStatus::kMessage) {
-        end(CloseReason::kNotRestored);
-        return false;
-    }
-    return true;
-}
-
 void Connection::arm_stall_timer() {
     peeked_bytes_ = stream_.bytes_so_far();
     stall_timer_ = loop_.start_timer(EventLoop::Clock::now() + message_timeout_, [this] {
@@ -205,19 +196,21 @@ void Connection::end(CloseReason reason) {
     }
 }
 
-bool Connection::send_reply(uint32_t request, std::span<const std::byte> payload, int fd) {
+bool Connection::send_reply(uint32_t request,
+                            std::span<const std::byte> payload,
+                            int fd,
+                            platform::NotedMessage* note) {
     const wire::Header header{.request = request,
                               .flags = wire::kVersion | wire::kFlagReply,
                               .size = static_cast<uint32_t>(payload.size())};
+    const auto head = std::as_bytes(std::span(&header, 1));
+    const std::span fds(&fd, fd >= 0 ? 1U : 0U);
     // Replies are a few hundred bytes at most. A socket that has no room for one belongs to a front
     // end that has not read hundreds of them: waiting would only stall other sessions.
-    constexpr int kNoWait = 0;
-    return wire::send_all(socket_.get(),
-                          std::as_bytes(std::span(&header, 1)),
-                          payload,
-                          std::span(&fd, fd >= 0 ? 1U : 0U),
-                          kNoWait)
-        .has_value();
+    const wire::SendResult sent = note != nullptr
+                                      ? wire::send_noted(socket_.get(), head, payload, fds, *note)
+                                      : wire::send_some(socket_.get(), head, payload, fds);
+    return sent.status == wire::SendStatus::kSent && sent.bytes == head.size() + payload.size();
 }
 
 }  // namespace outrigger

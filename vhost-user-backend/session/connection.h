@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/session/counters.h"
@@ -58,14 +59,13 @@ class Connection final {
     /// it after all: then the connection has ended.
     [[nodiscard]] bool take();
 
-    /// The same of a message that another process saw there, with that header.
-    [[nodiscard]] bool take_seen(const wire::Header& header, size_t fd_count);
-
-    /// Answers `request`, with `fd` (borrowed, -1: none). False: the front end does not take its
-    /// replies or is gone.
+    /// Answers `request`, with `fd` (borrowed, -1: none), in one system call that notes in `note`,
+    /// where there is one, how much it sent. False: the front end does not take its replies or is
+    /// gone.
     [[nodiscard]] bool send_reply(uint32_t request,
                                   std::span<const std::byte> payload,
-                                  int fd = -1);
+                                  int fd,
+                                  platform::NotedMessage* note);
 
   private:
     void on_readable();

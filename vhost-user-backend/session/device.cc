@@ -7,6 +7,8 @@ bool Device::accepts(FeatureSet /*wanted*/) const {
     return true;
 }
 
+void Device::on_serving(std::span<Worker* const> /*workers*/) {}
+
 void Device::on_frontend(std::shared_ptr<Frontend> /*frontend*/) {
     // A device that never asks for anything has no use for it.
 }

@@ -149,7 +149,7 @@ Session::Impl::Outcome Session::Impl::handle_reset_device() {
 }
 
 void Session::Impl::reset_device(ResetBy by, Continuation then) {
-    stop_all_rings([this, by, then = std::move(then)]() mutable {
+    stop_all_rings(StopCause::kReset, [this, by, then = std::move(then)]() mutable {
         state_.forget();
         if (by == ResetBy::kRequest || !negotiated(wire::ProtocolFeature::kResetDevice)) {
             state_.drop_kept();

@@ -85,8 +85,12 @@ bool Session::Impl::frontend_keeps_inflight(size_t index) const {
     return inflight_ != nullptr && index < inflight_->description().queue_count;
 }
 
+bool Session::Impl::frontend_keeps_requests(size_t index) const {
+    return frontend_keeps_inflight(index) && rings_[index].noted_in == inflight_;
+}
+
 bool Session::Impl::may_suspend(size_t index) const {
-    if (!frontend_keeps_inflight(index)) {
+    if (!frontend_keeps_requests(index)) {
         return false;
     }
     // A front end that knows both chooses by the request which of the two it means each time.
@@ -103,6 +107,7 @@ InflightArea Session::Impl::inflight_area(size_t index) {
         make_own_inflight_buffer();
     }
     const auto& buffer = keeps ? inflight_ : own_inflight_;
+    rings_[index].noted_in = buffer;
     if (buffer != nullptr && outcomes_ == nullptr && identity_.outcome_bytes > 0) {
         make_outcome_buffer();
     }

@@ -20,6 +20,7 @@ constexpr uint64_t kMagic = 0x4f55'5452'4947'4a02;
 /// The first page: what this is, and the progress, on a cache line of its own.
 constexpr size_t kProgressAt = 64;
 constexpr size_t kOwedAt = 128;
+constexpr size_t kReplyNoteAt = 192;
 constexpr size_t kCopiesAt = 4096;
 
 struct CopyHeader {
@@ -31,6 +32,14 @@ struct CopyHeader {
 };
 
 static_assert(sizeof(CopyHeader) == 24);
+
+/// What begin_reply() gives, and the sequence number of the copy that has the reply.
+struct ReplyNote {
+    uint64_t sequence;
+    platform::NotedMessage noted;
+};
+
+static_assert(kReplyNoteAt + sizeof(ReplyNote) <= kCopiesAt);
 
 constexpr size_t kCopyBytes = sizeof(CopyHeader) + JournalFile::kContentBytesMax;
 constexpr size_t kFileBytes = kCopiesAt + 2 * kCopyBytes;
@@ -51,6 +60,12 @@ std::atomic_ref<uint64_t> word_at(const Mapping& mapping, size_t offset) {
     return std::atomic_ref(*reinterpret_cast<uint64_t*>(mapping.data() + offset));
 }
 
+ReplyNote& reply_note(const Mapping& mapping) {
+    // SAFETY: as above; any bytes are a note, and its pointers are never followed.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    return *reinterpret_cast<ReplyNote*>(mapping.data() + kReplyNoteAt);
+}
+
 }  // namespace
 
 struct JournalFile::Copy {
@@ -58,6 +73,13 @@ struct JournalFile::Copy {
     Progress progress;
     std::vector<std::byte> bytes;
 };
+
+JournalFile::JournalFile(UniqueFd fd, Mapping mapping)
+    : fd_(std::move(fd)), mapping_(std::move(mapping)) {
+    // The kernel notes there what a process has sent that is being killed, and such a process does
+    // not wait for a page that was swapped out.
+    platform::lock_pages(mapping_.whole().first(kCopiesAt));
+}
 
 Result<JournalFile> JournalFile::create() {
     UniqueFd fd = OUTRIGGER_TRY(create_shared_memory("outrigger-journal", kFileBytes));
@@ -121,8 +143,11 @@ std::optional<JournalFile::Content> JournalFile::read() const {
     // Relaxed: the writer is this thread, or gone.
     const uint64_t word = word_at(mapping_, kProgressAt).load(std::memory_order_relaxed);
     const bool is_its = word >> kStepBits == newest->sequence;
+    const ReplyNote& note = reply_note(mapping_);
+    const bool noted = note.sequence == newest->sequence;
     return Content{.bytes = std::move(newest->bytes),
-                   .progress = is_its ? static_cast<Progress>(word & kStepMask) : newest->progress};
+                   .progress = is_its ? static_cast<Progress>(word & kStepMask) : newest->progress,
+                   .sent = noted ? std::optional<uint32_t>(note.noted.sent) : std::nullopt};
 }
 
 bool JournalFile::write(std::span<const std::byte> bytes, Progress progress) {
@@ -153,6 +178,13 @@ void JournalFile::set_owed(size_t owed) {
 
 size_t JournalFile::owed() const {
     return word_at(mapping_, kOwedAt).load(std::memory_order_relaxed);
+}
+
+platform::NotedMessage& JournalFile::begin_reply() {
+    ReplyNote& note = reply_note(mapping_);
+    note = {.sequence = sequence_, .noted = {}};
+    set_progress(Progress::kReplying);  // a release: the note goes before it
+    return note.noted;
 }
 
 void JournalFile::set_progress(Progress progress) {

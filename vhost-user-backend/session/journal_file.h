@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
@@ -21,14 +22,18 @@ class JournalFile final {
   public:
     static constexpr size_t kContentBytesMax = 1 << 20;
 
-    /// What the writer has begun since its last write(), in this order. Each step is noted just
-    /// before the one system call that does it: a process that is killed ends its system call
-    /// first, so a step that was noted was done, but for the few instructions in between.
+    /// What the writer has begun since its last write(), in this order. A step is noted before it
+    /// is done. Whether it was, the socket says of kTaking (platform::peeked_bytes()), and of
+    /// kReplying Content::sent: both are changed by the system calls that do it, and a process that
+    /// is killed ends its system call first.
     enum class Progress : uint8_t { kWritten, kTaking, kReplying, kDone };
 
     struct Content {
         std::vector<std::byte> bytes{};
         Progress progress = Progress::kWritten;
+        /// Where that is kReplying: bytes of the reply, header included, that went out. Nothing:
+        /// the writer did not note them.
+        std::optional<uint32_t> sent{};
     };
 
     /// Empty: read() gives nothing.
@@ -49,6 +54,10 @@ class JournalFile final {
 
     void set_progress(Progress progress);
 
+    /// set_progress(kReplying), and where to note how much of the reply is sent: until the next
+    /// write().
+    [[nodiscard]] platform::NotedMessage& begin_reply();
+
     /// A number beside all that, for what changes more often than the content.
     void set_owed(size_t owed);
     [[nodiscard]] size_t owed() const;
@@ -56,7 +65,7 @@ class JournalFile final {
   private:
     struct Copy;
 
-    JournalFile(UniqueFd fd, Mapping mapping) : fd_(std::move(fd)), mapping_(std::move(mapping)) {}
+    JournalFile(UniqueFd fd, Mapping mapping);
 
     [[nodiscard]] std::byte* copy_at(size_t which) const;
     [[nodiscard]] std::optional<Copy> read_copy(size_t which) const;

@@ -79,7 +79,7 @@ bool Session::Impl::log_may_come() const {
 
 /// Waits for no request: those in flight are marked when they are back.
 void Session::Impl::update_logging(Continuation then) {
-    if (log_in_use_ == nullptr && wanted_log() != nullptr) {
+    if (log_in_use_ == nullptr && wanted_log() != nullptr && !is_restoring()) {
         log_is_incomplete_ = false;  // what was written until now is copied anyway
     }
     log_in_use_ = wanted_log();

@@ -108,11 +108,18 @@ void Session::Impl::on_ring_stopped(size_t index) {
     }
 }
 
-void Session::Impl::stop_all_rings(Continuation then) {
+/// A front end that has the in-flight buffer of a ring may come back with it, to this process or
+/// the next one, and its guest need not know of that: a session that closes leaves there what waits
+/// for something. Where nobody has one, nobody would take such requests up again, and the driver
+/// would wait for ever: they are answered.
+void Session::Impl::stop_all_rings(StopCause cause, Continuation then) {
     auto outstanding = std::make_shared<size_t>(rings_.size());
     auto shared_then = std::make_shared<Continuation>(std::move(then));
     for (size_t index = 0; index < rings_.size(); ++index) {
-        stop_ring(index, QueueRunner::StopKind::kDrain, [outstanding, shared_then] {
+        const bool suspends = cause == StopCause::kClose && frontend_keeps_requests(index);
+        const auto kind =
+            suspends ? QueueRunner::StopKind::kSuspend : QueueRunner::StopKind::kDrain;
+        stop_ring(index, kind, [outstanding, shared_then] {
             if (--*outstanding == 0) {
                 (*shared_then)();
             }
@@ -210,6 +217,7 @@ void Session::Impl::on_ring_broken(size_t index, RingError error) {
     }
     if (error == RingError::kDirtyLog) {
         log_is_incomplete_ = true;
+        note_now();
     }
     environment_.logs.broken.log(
         LogLevel::kWarning,

@@ -21,12 +21,14 @@ class SavedSession final {
     };
 
     std::vector<Message> messages{};
-    std::optional<SessionJournal::InHand> in_hand{};  ///< as SessionJournal::Saved has it
-    bool in_hand_is_untaken = false;
+    /// Its answer is to be sent, and all else is done.
+    std::optional<SessionJournal::InHand> in_hand{};
     UniqueFd reply_fd{};
     size_t owed_answers = 0;  ///< on the back-end channel, to the process before
     /// Called once when the front end is served again; not when the session ends before.
     std::move_only_function<void()> on_restored{};
+    /// Called once when the session cannot go on, before anything of it ends.
+    std::function<void()> on_not_restored = [] {};
 };
 
 }  // namespace outrigger

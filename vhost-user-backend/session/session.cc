@@ -451,10 +451,8 @@ void Session::Impl::send(std::span<const std::byte> payload, int fd) {
         return;
     }
     SessionJournal* const journal = environment_.journal;
-    if (journal != nullptr) {
-        journal->on_replying();
-    }
-    if (connection_.send_reply(request_, payload, fd)) {
+    platform::NotedMessage* const note = journal != nullptr ? &journal->on_replying() : nullptr;
+    if (connection_.send_reply(request_, payload, fd, note)) {
         environment_.counters.replies_sent.add();
     } else {
         close(CloseReason::kReplyNotTaken);
@@ -496,7 +494,7 @@ void Session::Impl::begin_close() {
     placement_.stop();
     requests_.end();
     state_.end();
-    stop_all_rings([this] {
+    stop_all_rings(StopCause::kClose, [this] {
         environment_.device.on_frontend(nullptr);
         environment_.device.reset();
         memory_ = MemorySnapshot::empty();

@@ -25,6 +25,9 @@ struct SessionFacts {
     bool used = false;              ///< a ring has run since the last reset
     bool features_refused = false;  ///< the last SET_FEATURES was
     bool device_is_reset = false;   ///< since then: the driver has agreed on nothing
+    /// Guest memory was written that the dirty log has no bit for: no state is good
+    /// (CHECK_DEVICE_STATE).
+    bool log_is_incomplete = false;
     std::vector<RingPlaceKnown> rings{};
     DeviceStateExchange::Kept exchange{};
 

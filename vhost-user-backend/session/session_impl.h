@@ -48,6 +48,8 @@ struct Vring {
     /// Of a session that goes on: it ran without memory, and starts when it has some.
     bool waits_for_memory = false;
     bool must_start = false;  ///< of a session that goes on: it ran
+    /// Where it notes what it has in flight, since it was started last.
+    std::shared_ptr<const InflightBuffer> noted_in = nullptr;
     std::move_only_function<void(bool)> move_done{};
 };
 
@@ -164,6 +166,11 @@ class Session::Impl final : public Connection::Handler,
     void note_device();
     void note_facts();
     void on_transfer_ended(bool loaded);
+    void note_now();
+
+    /// What changes now the journal does not hear of by a message that is restored, or later.
+    [[nodiscard]] bool is_noting() const { return !close_reason_ && !is_restoring() && !leaving_; }
+
     [[nodiscard]] RingPlaceKnown place_known(const Vring& ring) const;
     [[nodiscard]] Outcome restore_device(std::span<const std::byte> bytes);
     [[nodiscard]] Outcome restore_facts(std::span<const std::byte> bytes);
@@ -186,7 +193,8 @@ class Session::Impl final : public Connection::Handler,
     void for_each_runner(const std::shared_ptr<RunnerTask>& task, Continuation then);
     void for_one_runner(QueueRunner& runner, RunnerTask task, Continuation then);
     void stop_ring(size_t index, QueueRunner::StopKind kind, Continuation then);
-    void stop_all_rings(Continuation then);
+    enum class StopCause : uint8_t { kReset, kClose };
+    void stop_all_rings(StopCause cause, Continuation then);
     /// Wakes workers that the front end put to sleep, now and again until the session has ended.
     void release_workers();
     [[nodiscard]] bool any_ring_running() const;
@@ -318,8 +326,10 @@ class Session::Impl final : public Connection::Handler,
     void make_outcome_buffer();
     [[nodiscard]] Outcome restore_outcomes(SavedSession::Message& saved);
     void make_own_inflight_buffer();
-    /// Does the front end have the buffer of that ring, and has it when we are gone?
+    /// Does the front end have a buffer for that ring, and has it when we are gone?
     [[nodiscard]] bool frontend_keeps_inflight(size_t index) const;
+    /// Is it the one that the ring, which runs, notes its requests in?
+    [[nodiscard]] bool frontend_keeps_requests(size_t index) const;
     /// Does the request in hand, which stops that ring, let its requests stay unanswered?
     [[nodiscard]] bool may_suspend(size_t index) const;
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/platform.h"
 
 namespace outrigger {
 namespace {
@@ -134,6 +135,27 @@ SessionJournal::InHand read_in_hand(Reader& reader) {
     return in_hand;
 }
 
+/// The message in hand was taken, and its answer sent.
+Result<bool> was_dealt_with(const SessionJournal::InHand& in_hand,
+                            const JournalFile::Content& content) {
+    switch (content.progress) {
+        case JournalFile::Progress::kWritten:
+        case JournalFile::Progress::kTaking:
+            return false;
+        case JournalFile::Progress::kReplying:
+            break;
+        case JournalFile::Progress::kDone:
+            return true;
+    }
+    const size_t reply_bytes = sizeof(wire::Header) + in_hand.reply.size();
+    // Another version may have noted nothing; then it most likely was sent.
+    const size_t sent = content.sent.value_or(reply_bytes);
+    if (sent != 0 && sent != reply_bytes) {
+        return failure(Error{.message = "the front end did not take an answer"});
+    }
+    return sent != 0;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<SessionJournal>> SessionJournal::create(DescriptorKeeper& keeper,
@@ -159,7 +181,7 @@ Result<std::unique_ptr<SessionJournal>> SessionJournal::adopt(DescriptorKeeper& 
     }
     std::unique_ptr<SessionJournal> journal(
         new SessionJournal(keeper, std::move(prefix), std::move(opened)));
-    OUTRIGGER_TRY(journal->decode(content->bytes, content->progress));
+    OUTRIGGER_TRY(journal->decode(*content));
     return journal;
 }
 
@@ -183,9 +205,8 @@ void SessionJournal::write(JournalFile::Progress progress) {
     progress_ = progress;
 }
 
-Result<void> SessionJournal::decode(std::span<const std::byte> bytes,
-                                    JournalFile::Progress progress) {
-    Reader reader(bytes);
+Result<void> SessionJournal::decode(const JournalFile::Content& content) {
+    Reader reader(content.bytes);
     if (reader.number<uint32_t>() != kContentVersion) {
         return failure(Error{.message = "the session's journal is of another version"});
     }
@@ -207,17 +228,45 @@ Result<void> SessionJournal::decode(std::span<const std::byte> bytes,
     messages_.restore(saved.messages);
     in_hand_ = in_hand;
     written_ = true;
-    progress_ = progress;
-    saved.in_hand_is_untaken = progress == JournalFile::Progress::kWritten;
-    const bool unanswered = in_hand.has_reply && (saved.in_hand_is_untaken ||
-                                                  progress == JournalFile::Progress::kTaking);
-    if (in_hand.header.request != 0 && (saved.in_hand_is_untaken || unanswered)) {
+    progress_ = content.progress;
+    const bool is_there = in_hand.header.request != 0 || in_hand.has_reply;
+    if (is_there && !OUTRIGGER_TRY(was_dealt_with(in_hand, content))) {
         saved.in_hand = std::move(in_hand);
     } else {
         in_hand_.reply_fd.clear();  // sent: nobody claims it
     }
     saved_ = std::move(saved);
     return {};
+}
+
+Result<void> SessionJournal::take_left(int connection) {
+    const InHand& in_hand = *saved_->in_hand;
+    if (progress_ == JournalFile::Progress::kWritten) {
+        // All of it is there, whatever was looked at since: that has to be known as soon as it is
+        // about to be taken.
+        if (!platform::start_peeking(connection, sizeof in_hand.header + in_hand.header.size)) {
+            return failure(error_from_errno("the connection cannot be looked at"));
+        }
+        on_taking();
+    }
+    if (progress_ == JournalFile::Progress::kTaking) {
+        const size_t left = platform::peeked_bytes(connection);
+        if (left > sizeof in_hand.header + in_hand.header.size ||
+            wire::take_peeked(connection, left, in_hand.fd_count) != wire::StreamStatus::kMessage) {
+            return failure(Error{.message = "the message in hand is not in the connection"});
+        }
+    }
+    if (!in_hand.has_reply) {
+        on_replied();
+        saved_->in_hand.reset();
+    }
+    return {};
+}
+
+platform::NotedMessage& SessionJournal::on_replying() {
+    OUTRIGGER_ASSERT(written_);  // an answer is
+    progress_ = JournalFile::Progress::kReplying;
+    return file_.begin_reply();
 }
 
 std::string SessionJournal::keep(int fd) {

@@ -56,9 +56,8 @@ class SessionJournal final {
     struct Saved {
         std::string connection;
         std::vector<KeptMessage> messages;
-        std::optional<InHand> in_hand;  ///< taken and answered when nullopt
-        /// It is still in the socket. (Else only the answer is to be sent.)
-        bool in_hand_is_untaken = false;
+        /// Taken and answered when nullopt. What of it is in the socket yet take_left() takes.
+        std::optional<InHand> in_hand;
     };
 
     /// A journal without a session. Its descriptors have names that begin with `prefix`, a letter
@@ -77,6 +76,10 @@ class SessionJournal final {
 
     /// What adopt() found: nothing when no session was there.
     [[nodiscard]] const std::optional<Saved>& saved() const { return saved_; }
+
+    /// Takes the message in hand of saved(), or what is left of it, out of `connection`, before
+    /// anybody looks at that one again. An error says why the session cannot go on.
+    [[nodiscard]] Result<void> take_left(int connection);
 
     // --- A session, from begin() or saved() to end()
     // ----------------------------------------------
@@ -130,10 +133,12 @@ class SessionJournal final {
     /// What was kept while no message is in hand, or while one is that has no effect yet.
     void write_now();
 
-    /// Just before the system calls that take the message and that send its answer, and after it.
+    /// Just before the system calls that take the message and that send its answer, and behind the
+    /// last of them.
     void on_taking() { note(JournalFile::Progress::kTaking); }
 
-    void on_replying() { note(JournalFile::Progress::kReplying); }
+    /// Gives where to note how much of the answer is sent.
+    [[nodiscard]] platform::NotedMessage& on_replying();
 
     void on_replied() { note(JournalFile::Progress::kDone); }
 
@@ -149,8 +154,7 @@ class SessionJournal final {
     SessionJournal(DescriptorKeeper& keeper, std::string prefix, JournalFile file)
         : keeper_(keeper), prefix_(std::move(prefix)), file_(std::move(file)) {}
 
-    [[nodiscard]] Result<void> decode(std::span<const std::byte> bytes,
-                                      JournalFile::Progress progress);
+    [[nodiscard]] Result<void> decode(const JournalFile::Content& content);
     [[nodiscard]] std::string keep(int fd);
     void forget(std::span<const std::string> names);
     [[nodiscard]] bool note_in_hand(const Outcome& outcome);

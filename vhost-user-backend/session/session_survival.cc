@@ -123,16 +123,20 @@ void Session::Impl::leave(std::move_only_function<void(bool)> left) {
 /// From the loop, between or in messages: what was sent or loaded by now is not to be lost.
 void Session::Impl::on_transfer_ended(bool loaded) {
     SessionJournal* const journal = environment_.journal;
-    if (journal == nullptr || close_reason_ || is_restoring() || leaving_) {
-        return;
-    }
-    if (loaded) {
+    if (journal != nullptr && loaded && is_noting()) {
         // No ring runs yet.
         const auto sections = environment_.device.save_state();
         journal->keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
     }
-    note_facts();
-    journal->write_now();
+    note_now();
+}
+
+/// Likewise: a fact that no message tells.
+void Session::Impl::note_now() {
+    if (environment_.journal != nullptr && is_noting()) {
+        note_facts();
+        environment_.journal->write_now();
+    }
 }
 
 RingPlaceKnown Session::Impl::place_known(const Vring& ring) const {
@@ -147,7 +151,7 @@ RingPlaceKnown Session::Impl::place_known(const Vring& ring) const {
 
 void Session::Impl::note_facts() {
     std::vector<uint8_t> facts;
-    for (const bool fact : {used_, features_refused_, device_is_reset_}) {
+    for (const bool fact : {used_, features_refused_, device_is_reset_, log_is_incomplete_}) {
         facts.push_back(fact ? 1 : 0);
     }
     for (const Vring& ring : rings_) {
@@ -159,6 +163,7 @@ void Session::Impl::note_facts() {
     SessionFacts all{.used = used_,
                      .features_refused = features_refused_,
                      .device_is_reset = device_is_reset_,
+                     .log_is_incomplete = log_is_incomplete_,
                      .exchange = state_.to_keep()};
     for (const Vring& ring : rings_) {
         all.rings.push_back(place_known(ring));
@@ -194,6 +199,7 @@ Session::Impl::Outcome Session::Impl::restore_facts(std::span<const std::byte> b
     used_ = facts->used;
     features_refused_ = facts->features_refused;
     device_is_reset_ = facts->device_is_reset;
+    log_is_incomplete_ = facts->log_is_incomplete;
     if (device_is_reset_) {
         environment_.device.reset();
     }
@@ -232,6 +238,10 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
                      .reply_fd = reply_fd});
     journal->on_taking();
     (void)connection_.take();  // if it fails, it ends the session
+    if (!has_reply) {
+        // Or the next message that somebody looks at would be taken for this one.
+        journal->on_replied();
+    }
 }
 
 Session::Impl::Outcome Session::Impl::restore(SavedSession::Message& saved) {
@@ -297,6 +307,7 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
         request != nullptr ? request->name : "a request",
         message.request,
         describe(outcome.refusal));
+    saved_->on_not_restored();
     close(CloseReason::kNotRestored);
     return false;
 }
@@ -305,18 +316,9 @@ bool Session::Impl::was_restored(const Outcome& outcome) {
 void Session::Impl::end_restore() {
     SavedSession saved = *std::exchange(saved_, std::nullopt);
     if (saved.in_hand) {
-        SessionJournal& journal = *environment_.journal;
-        if (saved.in_hand_is_untaken) {
-            journal.on_taking();
-            if (!connection_.take_seen(saved.in_hand->header, saved.in_hand->fd_count)) {
-                return;
-            }
-        }
-        if (saved.in_hand->has_reply) {
-            settled_ = true;
-            request_ = saved.in_hand->header.request;
-            send(saved.in_hand->reply, saved.reply_fd.get());
-        }
+        settled_ = true;
+        request_ = saved.in_hand->header.request;
+        send(saved.in_hand->reply, saved.reply_fd.get());
     }
     if (close_reason_) {
         return;

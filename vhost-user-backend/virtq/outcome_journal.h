@@ -30,7 +30,8 @@ struct EarlierRun {
     EarlierProgress progress = EarlierProgress::kNothing;
     /// What was noted. Of our own memory; until the chain notes something or goes.
     std::span<const std::byte> bytes{};
-    uint32_t written_bytes = 0;  ///< kOutcome: what the chain was to be completed with
+    /// kOutcome: what the chain was to be completed with; it has so many bytes to write.
+    uint32_t written_bytes = 0;
 };
 
 /// Thread-bound: queue worker. The memory is ours alone, but what an earlier process left in it is

@@ -376,8 +376,14 @@ EarlierRun Virtqueue::earlier_run(const ChainSlot& slot) const {
     if (!slot.is_replayed) {
         return {};
     }
-    return outcomes_ ? outcomes_->earlier(outcome_key(slot))
-                     : EarlierRun{.progress = EarlierProgress::kUnknown};
+    constexpr EarlierRun kNobodyKnows{.progress = EarlierProgress::kUnknown};
+    if (!outcomes_) {
+        return kNobodyKnows;
+    }
+    const EarlierRun earlier = outcomes_->earlier(outcome_key(slot));
+    // The driver may have made another chain of it since, and the memory may say anything: no
+    // device is to be told more than it may complete this one with.
+    return earlier.written_bytes <= slot.writable_bytes ? earlier : kNobodyKnows;
 }
 
 void Virtqueue::note_intent(ChainSlot& slot, std::span<const std::byte> intent) {

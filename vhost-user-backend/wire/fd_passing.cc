@@ -75,40 +75,86 @@ ReceiveResult receive_some(int socket, std::span<std::byte> out, ReceiveMode mod
     return result;
 }
 
-SendResult send_some(int socket,
-                     std::span<const std::byte> head,
-                     std::span<const std::byte> payload,
-                     std::span<const int> fds) {
-    OUTRIGGER_ASSERT(fds.size() <= kMessageFdsMax);
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kControlFds * sizeof(int))> control{};
-    // sendmsg does not write through these pointers.
-    std::array<iovec, 2> ranges{{
-        {.iov_base = const_cast<std::byte*>(head.data()), .iov_len = head.size()},
-        {.iov_base = const_cast<std::byte*>(payload.data()), .iov_len = payload.size()},
-    }};
-    msghdr message{};
-    message.msg_iov = ranges.data();
-    message.msg_iovlen = ranges.size();
-    if (!fds.empty()) {
-        message.msg_control = control.data();
-        message.msg_controllen =
-            static_cast<decltype(message.msg_controllen)>(CMSG_SPACE(fds.size() * sizeof(int)));
-        cmsghdr* rights = CMSG_FIRSTHDR(&message);
+namespace {
+
+/// A message of `head` and `payload` with `fds`, where it stands: it points into itself.
+class Outgoing final {
+  public:
+    Outgoing(std::span<const std::byte> head,
+             std::span<const std::byte> payload,
+             std::span<const int> fds)
+        // sendmsg does not write through these pointers.
+        : ranges_{{
+              {.iov_base = const_cast<std::byte*>(head.data()), .iov_len = head.size()},
+              {.iov_base = const_cast<std::byte*>(payload.data()), .iov_len = payload.size()},
+          }} {
+        OUTRIGGER_ASSERT(fds.size() <= kMessageFdsMax);
+        message_.msg_iov = ranges_.data();
+        message_.msg_iovlen = ranges_.size();
+        if (fds.empty()) {
+            return;
+        }
+        message_.msg_control = control_.data();
+        message_.msg_controllen =
+            static_cast<decltype(message_.msg_controllen)>(CMSG_SPACE(fds.size() * sizeof(int)));
+        cmsghdr* const rights = CMSG_FIRSTHDR(&message_);
         rights->cmsg_level = SOL_SOCKET;
         rights->cmsg_type = SCM_RIGHTS;
         rights->cmsg_len =
             static_cast<decltype(rights->cmsg_len)>(CMSG_LEN(fds.size() * sizeof(int)));
         std::memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
     }
-    ssize_t count;
-    do {
-        count = platform::send_message(socket, message);
-    } while (count < 0 && errno == EINTR);
+
+    Outgoing(const Outgoing&) = delete;
+    Outgoing& operator=(const Outgoing&) = delete;
+    ~Outgoing() = default;
+
+    [[nodiscard]] const msghdr& message() const { return message_; }
+
+  private:
+    std::array<iovec, 2> ranges_;
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kControlFds * sizeof(int))> control_{};
+    msghdr message_{};
+};
+
+/// What became of a system call that sent `count` bytes.
+SendResult to_result(ssize_t count) {
     if (count > 0) {
         return {.status = SendStatus::kSent, .bytes = static_cast<size_t>(count)};
     }
     const bool full = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS);
     return {.status = full ? SendStatus::kWouldBlock : SendStatus::kFailed, .bytes = 0};
+}
+
+}  // namespace
+
+SendResult send_some(int socket,
+                     std::span<const std::byte> head,
+                     std::span<const std::byte> payload,
+                     std::span<const int> fds) {
+    const Outgoing outgoing(head, payload, fds);
+    ssize_t count;
+    do {
+        count = platform::send_message(socket, outgoing.message());
+    } while (count < 0 && errno == EINTR);
+    return to_result(count);
+}
+
+SendResult send_noted(int socket,
+                      std::span<const std::byte> head,
+                      std::span<const std::byte> payload,
+                      std::span<const int> fds,
+                      platform::NotedMessage& note) {
+    const Outgoing outgoing(head, payload, fds);
+    note.message = outgoing.message();
+    ssize_t count;
+    do {
+        count = platform::send_noted_message(socket, note);
+    } while (count < 0 && errno == EINTR);
+    const int error = errno;
+    note.message = {};  // it points to our stack, and whoever reads the note has another one
+    errno = error;
+    return to_result(count);
 }
 
 Result<void> send_all(int socket,

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/wire/messages.h"
@@ -56,6 +57,14 @@ struct SendResult {
                                    std::span<const std::byte> head,
                                    std::span<const std::byte> payload,
                                    std::span<const int> fds);
+
+/// The same, and `note` has how much was sent as soon as it is: see
+/// platform::send_noted_message().
+[[nodiscard]] SendResult send_noted(int socket,
+                                    std::span<const std::byte> head,
+                                    std::span<const std::byte> payload,
+                                    std::span<const int> fds,
+                                    platform::NotedMessage& note);
 
 /// Sends all of `head` and then `payload`, with `fds` (borrowed) on the first byte. Waits while
 /// the socket is full, but at most `timeout_ms`. Never raises SIGPIPE.

@@ -19,6 +19,9 @@ constexpr size_t kHeaderBytes = 36;
 constexpr size_t kRootPointerBytes = 36;
 constexpr size_t kFadtBytes = 276;
 
+/// What a power button tells that was pressed while the machine runs. ACPI 6.5, 4.8.3.1.2.
+constexpr uint64_t kPressed = 0x80;
+
 template <class T>
 void put(Bytes& table, size_t at, T value) {
     for (size_t i = 0; i < sizeof(T); ++i) {
@@ -187,10 +190,32 @@ Bytes serial_port() {
                        });
 }
 
+/// Hardware-reduced ACPI has no registers for events, but a device that turns an interrupt into
+/// byte code. ACPI 6.5, 5.6.9.
+Bytes power_button() {
+    const Bytes button = aml::device("PWRB",
+                                     std::array{
+                                         aml::name("_HID", aml::eisa_id("PNP0C0C")),
+                                         aml::name("_UID", aml::integer(0)),
+                                     });
+    const Bytes events = aml::device(
+        "EVTS",
+        std::array{
+            aml::name("_HID", aml::text("ACPI0013")),
+            aml::name("_UID", aml::integer(0)),
+            aml::name("_CRS", aml::resources(std::array{aml::interrupt(layout::kPowerButtonPin)})),
+            aml::method("_EVT", 1, std::array{aml::notify("PWRB", kPressed)}),
+        });
+    return aml::join(std::array{button, events});
+}
+
 Bytes dsdt(const AcpiOptions& options) {
     std::vector devices = {host_bridge(options), board_resources()};
     if (options.serial) {
         devices.push_back(serial_port());
+    }
+    if (options.power_button) {
+        devices.push_back(power_button());
     }
     const Bytes zero = aml::integer(0);
     const std::array content = {

@@ -10,8 +10,9 @@ namespace outrigger::vmm {
 
 struct AcpiOptions {
     unsigned vcpus = 1;
-    bool serial = false;  ///< COM1
-    uint64_t mmio64 = 0;  ///< the window for BARs above 4 GiB
+    bool serial = false;        ///< COM1
+    bool power_button = false;  ///< one that an operator can press
+    uint64_t mmio64 = 0;        ///< the window for BARs above 4 GiB
     uint64_t mmio64_bytes = 0;
 };
 

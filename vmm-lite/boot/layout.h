@@ -41,6 +41,9 @@ inline constexpr uint16_t kSerialPort = 0x3F8;
 inline constexpr uint16_t kSerialPorts = 8;
 inline constexpr uint32_t kSerialPin = 4;
 
+/// Of the I/O APIC: an operator presses the power button.
+inline constexpr uint32_t kPowerButtonPin = 9;
+
 inline constexpr uint8_t kResetValue = 1;        ///< what ACPI has the guest write to kResetPort
 inline constexpr uint8_t kSleepTypeOff = 5;      ///< \_S5
 inline constexpr uint8_t kKeyboardReset = 0xFE;  ///< what pulses the reset line of a PC

@@ -83,10 +83,15 @@ Vcpu::~Vcpu() {
     ::munmap(run_page_.data(), run_page_.size());
 }
 
-void Vcpu::start() {
+void Vcpu::start(std::function<void()> first) {
     install_kick_handler();
     const std::lock_guard lock(mutex_);
-    thread_ = std::thread([this] { run_loop(); });
+    thread_ = std::thread([this, first = std::move(first)] {
+        if (first) {
+            first();
+        }
+        run_loop();
+    });
     ::pthread_setname_np(thread_.native_handle(), fmt::format("vcpu{}", index_).c_str());
 }
 

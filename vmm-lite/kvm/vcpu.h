@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -73,8 +74,8 @@ class Vcpu final {
 
     [[nodiscard]] int fd() const { return fd_.get(); }
 
-    /// Once. The guest runs from here on.
-    void start();
+    /// Once. The guest runs from here on, when the thread has called `first`.
+    void start(std::function<void()> first = {});
 
     /// The guest executes nothing more once this thread has come back from KVM. Any thread; from
     /// within the handler, too.

@@ -4,13 +4,14 @@
 #include <array>
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
 namespace outrigger {
 namespace {
 
-constexpr std::array<OptionSpec, 3> kOptions = {{
+constexpr std::array<OptionSpec, 4> kOptions = {{
     {.name = "disk", .value_name = "PATH", .help = "The disk"},
     {.name = "read-only", .kind = OptionKind::kFlag, .help = "Do not write"},
     {.name = "cache",
@@ -18,6 +19,7 @@ constexpr std::array<OptionSpec, 3> kOptions = {{
      .value_name = "BYTES",
      .help = "How much",
      .default_value = "4K"},
+    {.name = "part", .value_name = "TEXT", .help = "One of several", .repeatable = true},
 }};
 
 Result<void> check_options(const OptionValues& values) {
@@ -284,6 +286,20 @@ TEST(CommandLine, RefusesWordsBehindTheDoubleDash) {
 
 TEST(CommandLine, RefusesAMissingValue) {
     EXPECT_EQ(refusal({"--socket-path"}), "the last option lacks its value");
+}
+
+TEST(CommandLine, ARepeatableOptionIsTakenAsOftenAsItIsGiven) {
+    const auto line = parse({"--socket-path=/s", "--part=a,b=c", "--part=d"});
+    ASSERT_TRUE(line) << line.error().message;
+
+    EXPECT_EQ(line->devices[0].values.texts("part"), (std::vector<std::string>{"a,b=c", "d"}));
+}
+
+TEST(CommandLine, ARepeatableOptionIsAKeyOfDeviceAsOftenAsItIsGiven) {
+    const auto line = parse({"--device=socket-path=/s,part=a,,b=c,part=d"});
+    ASSERT_TRUE(line) << line.error().message;
+
+    EXPECT_EQ(line->devices[0].values.texts("part"), (std::vector<std::string>{"a,b=c", "d"}));
 }
 
 TEST(CommandLine, RefusesAnOptionGivenTwice) {

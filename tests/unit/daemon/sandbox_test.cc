@@ -303,6 +303,45 @@ int try_to_connect(uint16_t port) {
     return ::connect(fd.get(), raw, sizeof address) == 0 ? 0 : errno;
 }
 
+TEST_F(SandboxFolderTest, FilesAreMadeAndRenamedBelowWritableDirectoriesAndNowhereElse) {
+    const std::string open_folder = folder_ / "open";
+    ASSERT_EQ(::mkdir(open_folder.c_str(), 0700), 0);
+    const Ended ended = run_forked([&] {
+        if (!forbid_new_privileges() || !drop_access({}, {.writable_directories = {open_folder}})) {
+            return kNoSandbox;
+        }
+        const std::string log = open_folder + "/log";
+        if (::open(log.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600) < 0 ||
+            ::rename(log.c_str(), (log + ".1").c_str()) != 0 ||
+            ::unlink((log + ".1").c_str()) != 0) {
+            return 2;
+        }
+        const std::string other = folder_ / "other";
+        return ::open(other.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600) < 0 && errno == EACCES
+                   ? kFine
+                   : 3;
+    });
+    EXPECT_EQ(ended.status, kFine);
+}
+
+TEST_F(SandboxFolderTest, NamesAreRemovedBelowRemovableDirectoriesAndNotMade) {
+    const std::string open_folder = folder_ / "open";
+    const std::string link = open_folder + "/link";
+    ASSERT_EQ(::mkdir(open_folder.c_str(), 0700), 0);
+    ASSERT_EQ(::symlink("/nowhere", link.c_str()), 0);
+    const Ended ended = run_forked([&] {
+        if (!forbid_new_privileges() ||
+            !drop_access({}, {.removable_directories = {open_folder}})) {
+            return kNoSandbox;
+        }
+        if (::open((link + "2").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600) >= 0) {
+            return 2;
+        }
+        return ::unlink(link.c_str()) == 0 ? kFine : 3;
+    });
+    EXPECT_EQ(ended.status, kFine);
+}
+
 TEST_F(SandboxFolderTest, OnlyThePortsOfTheExtrasCanBeConnectedTo) {
     if (::syscall(SYS_landlock_create_ruleset, nullptr, 0, 1) < 4) {
         GTEST_SKIP() << "this kernel's Landlock knows no TCP";

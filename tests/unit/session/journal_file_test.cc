@@ -23,7 +23,9 @@ std::string text_of(const std::optional<JournalFile::Content>& content) {
         return "(nothing)";
     }
     std::string text(content->bytes.size(), '\0');
-    std::memcpy(text.data(), content->bytes.data(), text.size());
+    if (!text.empty()) {  // of nothing memcpy() takes no null pointer
+        std::memcpy(text.data(), content->bytes.data(), text.size());
+    }
     return text;
 }
 

@@ -10,6 +10,7 @@ SessionFacts some_facts() {
     return {.used = true,
             .features_refused = false,
             .device_is_reset = true,
+            .log_is_incomplete = true,
             .rings = {RingPlaceKnown::kByItself, RingPlaceKnown::kWithoutMemory},
             .exchange = {.load_failed = true,
                          .ran_since_load = false,
@@ -28,6 +29,7 @@ TEST(SessionFacts, AreReadAsTheyWereWritten) {
     EXPECT_TRUE(read->used);
     EXPECT_FALSE(read->features_refused);
     EXPECT_TRUE(read->device_is_reset);
+    EXPECT_TRUE(read->log_is_incomplete);
     EXPECT_EQ(read->rings, facts.rings);
     EXPECT_TRUE(read->exchange.load_failed);
     EXPECT_FALSE(read->exchange.ran_since_load);

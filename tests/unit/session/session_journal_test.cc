@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/session/session_journal.h"
 
+#include <algorithm>
+#include <array>
 #include <map>
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
 #include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/wire/fd_passing.h"
+#include "vhost-user-backend/wire/message_codec.h"
 
 namespace outrigger {
 namespace {
@@ -72,32 +78,141 @@ TEST_F(SessionJournalTest, AMessageInTheSocketIsNobodysYet) {
     EXPECT_FALSE(found->saved()->in_hand);
 }
 
-TEST_F(SessionJournalTest, AMessageThatWasCarriedOutIsTakenOnce) {
+TEST_F(SessionJournalTest, AMessageThatWasCarriedOutIsThereWithItsDescriptors) {
     arrive(FrontendRequest::kSetVringCall, uint64_t{0}, 1);
     settle();
-    auto found = next();
+    const auto found = next();
     ASSERT_TRUE(found->saved()->in_hand);
-    EXPECT_TRUE(found->saved()->in_hand_is_untaken);
     EXPECT_EQ(found->saved()->in_hand->fd_count, 1U);
     ASSERT_EQ(found->saved()->messages.size(), 1U);
     EXPECT_TRUE(keeper_.kept.contains(found->saved()->messages[0].fds[0]));
-    journal_->on_taking();
+    journal_->on_replied();
     EXPECT_FALSE(next()->saved()->in_hand);
 }
 
 TEST_F(SessionJournalTest, AnAnswerIsSentOnce) {
     arrive(FrontendRequest::kGetFeatures, uint64_t{0});
     const std::array<std::byte, 3> answer{std::byte{1}, std::byte{2}, std::byte{3}};
+    constexpr unsigned kBytes = sizeof(wire::Header) + sizeof answer;
     journal_->settle({.carried_out = true, .has_reply = true, .reply = answer});
     journal_->on_taking();
-    auto found = next();
-    ASSERT_TRUE(found->saved()->in_hand);
-    EXPECT_FALSE(found->saved()->in_hand_is_untaken);
-    EXPECT_TRUE(std::ranges::equal(found->saved()->in_hand->reply, answer));
-    journal_->on_replying();
+    ASSERT_TRUE(next()->saved()->in_hand);
+    EXPECT_TRUE(std::ranges::equal(next()->saved()->in_hand->reply, answer));
+    // Noted, and not sent yet; the system call that sends it says so.
+    platform::NotedMessage& note = journal_->on_replying();
+    EXPECT_TRUE(next()->saved()->in_hand);
+    note.sent = kBytes;
     EXPECT_FALSE(next()->saved()->in_hand);
     journal_->on_replied();
     EXPECT_FALSE(next()->saved()->in_hand);
+}
+
+TEST_F(SessionJournalTest, AnAnswerThatWentOutInPartEndsTheSession) {
+    arrive(FrontendRequest::kGetFeatures, uint64_t{0});
+    journal_->settle({.carried_out = true, .has_reply = true, .reply = {}});
+    journal_->on_taking();
+    journal_->on_replying().sent = sizeof(wire::Header) - 1;
+    const auto& file = keeper_.kept.at("outrigger.s0.journal");
+    EXPECT_FALSE(SessionJournal::adopt(keeper_, "outrigger.s0", UniqueFd(::dup(file.get()))));
+}
+
+// The note is of one answer, and says nothing of the next one.
+TEST_F(SessionJournalTest, AnAnswerIsNotTakenForTheOneBefore) {
+    for (int i = 0; i < 3; ++i) {
+        arrive(FrontendRequest::kGetFeatures, uint64_t{0});
+        journal_->settle({.carried_out = true, .has_reply = true, .reply = {}});
+        journal_->on_taking();
+        EXPECT_TRUE(next()->saved()->in_hand);
+        platform::NotedMessage& note = journal_->on_replying();
+        EXPECT_TRUE(next()->saved()->in_hand);
+        note.sent = sizeof(wire::Header);
+        EXPECT_FALSE(next()->saved()->in_hand);
+    }
+}
+
+/// A connection with a message in it, of which the process before died.
+class MessageInHandTest : public SessionJournalTest {
+  protected:
+    MessageInHandTest() {
+        std::array<int, 2> ends{};
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+        ours_ = UniqueFd(ends[0]);
+        theirs_ = UniqueFd(ends[1]);
+        EXPECT_TRUE(platform::start_peeking(ours_.get()));
+        // Descriptors with the header alone: it cannot be taken in one piece.
+        const wire::Header header{.request = 13, .flags = wire::kVersion, .size = 8};
+        const int fd = notifier_.write_fd();
+        const auto head = std::as_bytes(std::span(&header, 1));
+        EXPECT_TRUE(wire::send_all(theirs_.get(), head, {}, std::span(&fd, 1), 1000));
+        const std::array<std::byte, 8> payload{};
+        EXPECT_TRUE(wire::send_all(theirs_.get(), payload, {}, {}, 1000));
+        const std::array<std::byte, 5> next{};
+        EXPECT_TRUE(wire::send_all(theirs_.get(), next, {}, {}, 1000));
+        wire::MessageStream stream(ours_.get(),
+                                   wire::MessageStream::Expect::kRequests,
+                                   wire::MessageStream::Reading::kPeeks);
+        wire::Message message;
+        EXPECT_EQ(stream.try_receive(message), wire::StreamStatus::kMessage);
+        journal_->arrive(message);
+        journal_->keep_descriptors(message);
+        settle();
+    }
+
+    void take(size_t bytes) {
+        std::array<std::byte, 64> gone{};
+        EXPECT_EQ(wire::receive_some(ours_.get(), std::span(gone).first(bytes)).bytes, bytes);
+    }
+
+    /// What the next process leaves in the connection.
+    [[nodiscard]] size_t left_behind() {
+        const auto found = next();
+        if (found->saved()->in_hand) {
+            EXPECT_TRUE(found->take_left(ours_.get()));
+        }
+        EXPECT_FALSE(found->saved()->in_hand);  // it has no answer
+        EXPECT_FALSE(next()->saved()->in_hand);
+        std::array<std::byte, 64> rest{};
+        return wire::receive_some(ours_.get(), rest).bytes;
+    }
+
+    UniqueFd ours_;
+    UniqueFd theirs_;
+};
+
+TEST_F(MessageInHandTest, IsTakenWhereNobodyHadBegunTo) {
+    EXPECT_EQ(left_behind(), 5U);
+}
+
+TEST_F(MessageInHandTest, IsTakenWhereThatWasNotedAlone) {
+    journal_->on_taking();
+    EXPECT_EQ(left_behind(), 5U);
+}
+
+TEST_F(MessageInHandTest, IsTakenToItsEnd) {
+    journal_->on_taking();
+    take(sizeof(wire::Header));
+    EXPECT_EQ(left_behind(), 5U);
+}
+
+TEST_F(MessageInHandTest, IsTakenOnce) {
+    journal_->on_taking();
+    take(sizeof(wire::Header));
+    take(8);
+    EXPECT_EQ(left_behind(), 5U);
+}
+
+// It looks at the connection anew before it is killed, too.
+TEST_F(MessageInHandTest, IsTakenAfterAProcessThatOnlyLooked) {
+    EXPECT_TRUE(platform::start_peeking(ours_.get()));
+    EXPECT_EQ(left_behind(), 5U);
+}
+
+TEST_F(MessageInHandTest, ThatIsNotThereEndsTheSession) {
+    take(sizeof(wire::Header));
+    take(8);
+    take(5);
+    const auto found = next();
+    EXPECT_FALSE(found->take_left(ours_.get()));
 }
 
 TEST_F(SessionJournalTest, ARefusedMessageLeavesNothing) {
@@ -173,7 +288,7 @@ TEST_F(SessionJournalTest, WhatIsWrittenBetweenMessagesAnswersNoneOfThemTwice) {
     arrive(FrontendRequest::kGetFeatures, uint64_t{0});
     journal_->settle({.carried_out = true, .has_reply = true, .reply = {}});
     journal_->on_taking();
-    journal_->on_replying();
+    (void)journal_->on_replying();
     journal_->on_replied();
     journal_->keep_session(std::vector{std::byte{1}});
     journal_->write_now();

@@ -471,6 +471,35 @@ TEST(InflightFixture, PackedBufferOfVersion1IsReadBack) {
     EXPECT_EQ(ids_in(world, true), (std::vector<uint16_t>{2, 3, 0}));
 }
 
+// Of another chain than that which is there now, or of nobody: complete() may not be told that.
+TEST(EarlierOutcome, OfMoreThanTheChainHasIsUnknown) {
+    for (const bool packed : {false, true}) {
+        for (const uint32_t written : {8U, 9U, ~0U}) {
+            World world(true);
+            Driver driver(packed, world.forget().ring());
+            auto queue = world.start(Driver::config(packed), driver.start_base());
+            ASSERT_NE(queue, nullptr);
+            driver.add(world.ring());
+            {
+                auto chain = queue->pop();
+                ASSERT_TRUE(chain);
+                chain->note_outcome({}, written);
+                const Memory left = world.copy();
+                chain->complete(8);
+                world.load(left);
+            }
+            queue = world.start(Driver::config(packed), driver.start_base());
+            ASSERT_NE(queue, nullptr);
+            auto chain = queue->pop();
+            ASSERT_TRUE(chain);
+            const EarlierRun earlier = chain->earlier_run();
+            EXPECT_EQ(earlier.progress,
+                      written == 8 ? EarlierProgress::kOutcome : EarlierProgress::kUnknown);
+            chain->complete(earlier.written_bytes);
+        }
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats,
                          CrashPoints,
                          ::testing::Values(Format{false, false},

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/boot/acpi_tables.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <fstream>
@@ -18,8 +19,11 @@
 namespace outrigger::vmm {
 namespace {
 
-constexpr AcpiOptions kMachine = {
-    .vcpus = 4, .serial = true, .mmio64 = 0x140000000, .mmio64_bytes = 0x400000000};
+constexpr AcpiOptions kMachine = {.vcpus = 4,
+                                  .serial = true,
+                                  .power_button = true,
+                                  .mmio64 = 0x140000000,
+                                  .mmio64_bytes = 0x400000000};
 
 using Bytes = std::vector<uint8_t>;
 
@@ -72,6 +76,15 @@ TEST(AcpiTables, IsSmall) {
     EXPECT_LE(make_acpi_tables({.vcpus = 1, .mmio64 = 1ULL << 32U, .mmio64_bytes = 1U << 30U})
                   .bytes.size(),
               900U);
+}
+
+TEST(AcpiTables, HasAPowerButtonWhereOneCanBePressed) {
+    const auto names_button = [](const AcpiTables& tables) {
+        const std::string_view event_device = "ACPI0013";
+        return std::ranges::search(tables.bytes, event_device).begin() != tables.bytes.end();
+    };
+    EXPECT_TRUE(names_button(make_acpi_tables(kMachine)));
+    EXPECT_FALSE(names_button(make_acpi_tables({.vcpus = 1, .serial = true})));
 }
 
 TEST(AcpiTables, NamesEveryProcessor) {

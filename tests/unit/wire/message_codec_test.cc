@@ -204,8 +204,10 @@ TEST_F(PeekingStreamTest, AMessageIsThereUntilItIsTaken) {
         ASSERT_EQ(receive(), StreamStatus::kMessage);
         EXPECT_EQ(message_.header.request, static_cast<uint32_t>(FrontendRequest::kSetVringKick));
         EXPECT_EQ(message_.fds.size(), 1U);
+        EXPECT_EQ(platform::peeked_bytes(ours_.get()), sizeof(Header) + sizeof(uint64_t));
     }
     EXPECT_EQ(stream_->take(), StreamStatus::kMessage);
+    EXPECT_EQ(platform::peeked_bytes(ours_.get()), 0U);
     start();
     ASSERT_EQ(receive(), StreamStatus::kMessage);
     EXPECT_EQ(message_.header.request, 1U);
