@@ -62,6 +62,8 @@ struct DeviceIdentity {
     /// What it notes of a request at a time, where requests must not be carried out twice
     /// (DescriptorChain::note_intent()); at most 512, 0: nothing. Fixed for the device's life.
     uint16_t outcome_bytes = 0;
+    /// All queues are on one worker, the first, because they share what is not locked.
+    bool one_worker = false;
 };
 
 /// What else a device can do. The front end is offered the messages that belong to it.

@@ -12,7 +12,7 @@ import sys
 
 def options_of_help(program):
     text = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
-    return re.findall(r"^  (--[a-z-]+(?:=\S+)?)$", text, re.MULTILINE)
+    return re.findall(r"^  (--[a-z0-9-]+(?:=\S+)?)$", text, re.MULTILINE)
 
 
 def options_of_commands(program):
@@ -21,7 +21,7 @@ def options_of_commands(program):
     for command in ("overlay", "ctl"):
         run = subprocess.run([program, command, "--help"], check=False, capture_output=True, text=True)
         if run.returncode == 0:
-            options.update(re.findall(r"^  (--[a-z-]+)", run.stdout, re.MULTILINE))
+            options.update(re.findall(r"^  (--[a-z0-9-]+)", run.stdout, re.MULTILINE))
     return options
 
 
@@ -50,7 +50,7 @@ def main():
         problems.append(f"--help has {from_help},\nthe page has {from_page}")
     # A quoted value is another program's command line.
     own = re.sub(r"='[^']*'", "=", page.replace("\\-", "-"))
-    used = set(re.findall(r"--[a-z][a-z-]+", own))
+    used = set(re.findall(r"--[a-z][a-z0-9-]+", own))
     known = from_help + [option for other in others for option in options_of_help(other)]
     unknown = used - {option.split("=")[0] for option in known} - options_of_commands(program)
     if unknown:

@@ -31,16 +31,25 @@ Result<void> drop_bounding_set() {
 
 }  // namespace
 
-Result<void> drop_capabilities() {
+Result<void> drop_capabilities(uint64_t kept) {
     OUTRIGGER_TRY(drop_bounding_set());
     // EINVAL: before Linux 4.3 there is no ambient set.
     if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL) {
         return failure(error_from_errno("cannot clear the ambient capabilities"));
     }
     __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
-    const std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> none{};
-    // The C library has no function for it.
-    if (::syscall(SYS_capset, &header, none.data()) != 0) {
+    // The C library has no functions for these.
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> left{};
+    if (kept != 0 && ::syscall(SYS_capget, &header, left.data()) != 0) {
+        return failure(error_from_errno("cannot read the capabilities"));
+    }
+    for (__user_cap_data_struct& half : left) {
+        half.permitted &= static_cast<uint32_t>(kept);
+        half.effective = half.permitted;
+        half.inheritable = 0;
+        kept >>= 32;
+    }
+    if (::syscall(SYS_capset, &header, left.data()) != 0) {
         return failure(error_from_errno("cannot drop capabilities"));
     }
     return {};

@@ -132,6 +132,8 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
     append(extras_.readable_paths, more.readable_paths);
+    append(extras_.writable_trees, more.writable_trees);
+    extras_.kept_capabilities |= more.kept_capabilities;
     append(extras_.removable_directories, more.removable_directories);
     append(extras_.writable_directories, more.writable_directories);
 }
@@ -211,7 +213,7 @@ Result<void> Daemon::drop_what_threads_inherit() {
     if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
         socket_directories.push_back(control_endpoint_->listener->file->directory_fd());
     }
-    OUTRIGGER_TRY(drop_access(socket_directories, extras_));
+    OUTRIGGER_TRY(drop_access(socket_directories, extras_, program_.isolate));
     for (size_t i = 0; i < served_.size(); ++i) {
         const auto& listener = served_[i].endpoint.listener;
         if (listener && listener->file && !listener->file->is_removable()) {

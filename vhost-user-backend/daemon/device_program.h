@@ -30,6 +30,10 @@ struct DeviceProgram {
     SandboxNeeds sandbox{};
     /// And what only some options need. May be null.
     SandboxExtras (*sandbox_extras)(const OptionValues& values) = nullptr;
+    /// The last thing that is done with all privileges, once for all devices, when everything is
+    /// open, sockets too, and there is a sandbox: leaves what names can still reach, for an empty
+    /// root directory, say. May be null.
+    Result<void> (*isolate)() = nullptr;
     /// Can another process go on with the device, when this one was killed? Not with a disk whose
     /// contents are in its memory: then nobody starts it again. May be null: it can.
     bool (*can_go_on)(const OptionValues& values) = nullptr;

@@ -71,6 +71,19 @@ Result<void> allow_below(int ruleset, int directory, uint64_t access) {
     return {};
 }
 
+/// But for running programs. `place` may be a file: then what one can do to it.
+Result<void> allow_everything_below(int ruleset, int place, int abi) {
+    struct stat status = {};
+    if (::fstat(place, &status) != 0) {
+        return failure(error_from_errno("cannot except a directory from Landlock"));
+    }
+    constexpr uint64_t kOfFiles =
+        LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | kFsTruncate | kFsIoctlDev;
+    const uint64_t all =
+        everything_of(abi).handled_access_fs & ~uint64_t{LANDLOCK_ACCESS_FS_EXECUTE};
+    return allow_below(ruleset, place, S_ISDIR(status.st_mode) ? all : all & kOfFiles);
+}
+
 /// struct landlock_net_port_attr, of ABI 4.
 struct NetPortAttributes {
     uint64_t allowed_access;
@@ -152,6 +165,9 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
     }
     for (const std::string& path : extras.readable_paths) {
         OUTRIGGER_TRY(allow_reading_path(ruleset.get(), path));
+    }
+    for (const int tree : extras.writable_trees) {
+        OUTRIGGER_TRY(allow_everything_below(ruleset.get(), tree, abi));
     }
     for (const std::string& path : extras.removable_directories) {
         OUTRIGGER_TRY(allow_below_path(ruleset.get(), path, LANDLOCK_ACCESS_FS_REMOVE_FILE));

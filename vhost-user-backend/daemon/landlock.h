@@ -14,8 +14,8 @@ namespace outrigger {
 /// forbid: every access to the file system by name, TCP, abstract sockets and signals to processes
 /// outside. Descriptors that are open stay as they are. Files below the directories
 /// `removable_below` (descriptors, borrowed) may still be removed; the TCP ports of `extras` may be
-/// connected to, its paths be read, and names below its directories be removed or used. Needs
-/// no_new_privs.
+/// connected to, its paths be read, names below its directories be removed or used, and what is
+/// below its writable trees be used in every way. Needs no_new_privs.
 ///
 /// Returns whether it holds: where there is no Landlock this logs why and does nothing.
 [[nodiscard]] Result<bool> restrict_by_landlock(std::span<const int> removable_below,

@@ -94,11 +94,16 @@ Result<void> enter_on_workers(const SeccompFilter& with_ring,
 
 }  // namespace
 
-Result<void> drop_access(std::span<const int> removable_below, const SandboxExtras& extras) {
+Result<void> drop_access(std::span<const int> removable_below,
+                         const SandboxExtras& extras,
+                         Result<void> (*isolate)()) {
     OUTRIGGER_TRY(check_single_thread());
-    OUTRIGGER_TRY(drop_capabilities());
     // Log lines show local time, and the file that says what that is cannot be read any more.
     ::tzset();
+    if (isolate != nullptr) {
+        OUTRIGGER_TRY(isolate());
+    }
+    OUTRIGGER_TRY(drop_capabilities(extras.kept_capabilities));
     landlock_holds = OUTRIGGER_TRY(restrict_by_landlock(removable_below, extras));
     return {};
 }

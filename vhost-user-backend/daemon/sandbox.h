@@ -21,11 +21,13 @@ enum class SandboxMode : uint8_t {
 /// On systems other than Linux these functions do nothing.
 ///
 /// Part of the stage "drop privileges", while the main thread is the only one: gives up all
-/// capabilities and, by Landlock, access to everything that has a name. Files below the directories
-/// `removable_below` (descriptors, borrowed) may still be removed, and what `extras` name be used.
-/// An error also when a device has started a thread already, which would escape.
+/// capabilities but those that `extras` keep and, by Landlock, access to everything that has a
+/// name. Files below the directories `removable_below` (descriptors, borrowed) may still be
+/// removed, and what `extras` name be used. `isolate` (null: nothing) is called before: see
+/// DeviceProgram. An error also when a device has started a thread already, which would escape.
 [[nodiscard]] Result<void> drop_access(std::span<const int> removable_below,
-                                       const SandboxExtras& extras = {});
+                                       const SandboxExtras& extras = {},
+                                       Result<void> (*isolate)() = nullptr);
 
 /// What the control thread may do besides where guests migrate by postcopy: make userfaultfds and
 /// use them (base/userfault.h).

@@ -5,7 +5,8 @@
 namespace outrigger {
 
 Result<void> drop_access(std::span<const int> /*removable_below*/,
-                         const SandboxExtras& /*extras*/) {
+                         const SandboxExtras& /*extras*/,
+                         Result<void> (* /*isolate*/)()) {
     return {};
 }
 

@@ -60,6 +60,10 @@ struct SandboxExtras {
     std::vector<uint16_t> connect_tcp_ports{};
     /// Files, and directories with all that is below, that Landlock lets them read.
     std::vector<std::string> readable_paths{};
+    /// Directories (descriptors, borrowed) below which Landlock lets them do everything.
+    std::vector<int> writable_trees{};
+    /// What threads keep of the capabilities that the process has, one bit each (CAP_CHOWN is 0).
+    uint64_t kept_capabilities = 0;
     /// Directories below which Landlock lets them remove names.
     std::vector<std::string> removable_directories{};
     /// Directories below which Landlock lets them make, write, rename and remove files.

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One FUSE request on its way through the server, and what may become of it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include <sys/uio.h>
+
+#include "devices/fs/fuse_request.h"
+#include "devices/fs/reply_writer.h"
+
+namespace outrigger::fs {
+
+/// What a handler leaves: an errno value, or one of these.
+enum class Verdict : int {
+    kAnswered = 0,  ///< the payload of the reply is complete
+    kSilent = -1,   ///< the protocol has no reply to this
+    kLater = -2,    ///< work was given to Call::defer()
+};
+
+[[nodiscard]] constexpr Verdict failed(Errno error) {
+    return static_cast<Verdict>(error);
+}
+
+/// Evaluates a Result<T, Errno>; answers with its error, else yields its value.
+#define OUTRIGGER_FS_TRY(expression)                             \
+    __extension__({                                              \
+        auto try_result_ = (expression);                         \
+        if (!try_result_.has_value()) [[unlikely]]               \
+            return ::outrigger::fs::failed(try_result_.error()); \
+        *std::move(try_result_);                                 \
+    })
+
+/// Thread-bound: queue worker.
+struct Call {
+    /// Makes the rest of the request where waiting does no harm, with the reply's writer; returns
+    /// what the handler would have.
+    using Work = std::move_only_function<Verdict(ReplyWriter& reply)>;
+
+    class Queue {
+      public:
+        /// From now on the request belongs to the work; the handler returns Verdict::kLater.
+        virtual void defer(Call& call, Work work) = 0;
+
+        /// As defer(), for a lock: `attempt` is made at once and again, until it does not fail with
+        /// EAGAIN any more, somebody interrupts the request, or nobody has time to wait for it.
+        virtual void retry(Call& call, Work attempt) = 0;
+
+        /// The kernel answered EFAULT for these.
+        virtual void on_fault(std::span<const iovec> buffers) = 0;
+
+        /// Many numbers of a BATCH_FORGET, which need not fit any buffer: copies what comes next.
+        [[nodiscard]] virtual size_t read_more(std::span<std::byte> out) = 0;
+
+      protected:
+        ~Queue() = default;
+    };
+
+    RequestHeader header{};
+    Bytes body{};                ///< without what WRITE and BATCH_FORGET leave in the chain
+    std::span<iovec> payload{};  ///< of a WRITE: as many bytes as it says; ours to consume
+    ReplyWriter& reply;
+    Queue& queue;
+};
+
+}  // namespace outrigger::fs

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/directory_stream.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include <limits.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/error.h"
+
+namespace outrigger::fs {
+namespace {
+
+/// struct linux_dirent64 up to its name; the C library does not show it.
+struct RecordHead {
+    uint64_t number;
+    uint64_t next;
+    uint16_t bytes;
+    uint8_t type;
+};
+
+constexpr size_t kNameOffset = 19;
+
+/// Entries that are looked at to find an offset that the kernel cannot seek to.
+constexpr uint64_t kScanMax = 10'000'000;
+
+}  // namespace
+
+Result<bool, int> DirectoryStream::fill(int fd) {
+    if (buffer_ == nullptr) {
+        buffer_ = std::make_unique_for_overwrite<std::byte[]>(kBufferBytes);
+    }
+    const long count = ::syscall(SYS_getdents64, fd, buffer_.get(), kBufferBytes);
+    begin_ = 0;
+    end_ = 0;
+    if (count < 0) {
+        return failure(int{errno});
+    }
+    end_ = static_cast<size_t>(count);
+    return count > 0;
+}
+
+Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
+    if (offset == cursor_ && offset != 0) {
+        return {};
+    }
+    begin_ = 0;
+    end_ = 0;
+    record_bytes_ = 0;
+    // Some file systems hand out offsets that no lseek() takes.
+    if (offset > INT64_MAX) {
+        return scan(fd, offset);
+    }
+    if (::lseek(fd, static_cast<off_t>(offset), SEEK_SET) < 0) {
+        return failure(int{errno});
+    }
+    cursor_ = offset;
+    return {};
+}
+
+Result<void, int> DirectoryStream::scan(int fd, uint64_t offset) {
+    if (::lseek(fd, 0, SEEK_SET) < 0) {
+        return failure(int{errno});
+    }
+    cursor_ = 0;
+    for (uint64_t looked_at = 0; looked_at < kScanMax; ++looked_at) {
+        const DirectoryEntry* const entry = OUTRIGGER_TRY(current(fd));
+        if (entry == nullptr) {
+            break;
+        }
+        advance();
+        if (cursor_ == offset) {
+            return {};
+        }
+    }
+    return failure(EINVAL);
+}
+
+Result<const DirectoryEntry*, int> DirectoryStream::current(int fd) {
+    if (record_bytes_ > 0) {
+        return &entry_;
+    }
+    if (begin_ == end_ && !OUTRIGGER_TRY(fill(fd))) {
+        return nullptr;
+    }
+    RecordHead head{};
+    OUTRIGGER_ASSERT(end_ - begin_ > kNameOffset);
+    std::memcpy(&head, buffer_.get() + begin_, kNameOffset);
+    OUTRIGGER_ASSERT(head.bytes > kNameOffset && head.bytes <= end_ - begin_);
+    // SAFETY: char may alias anything; the kernel ends the name by a NUL within the record.
+    const auto* const name = reinterpret_cast<const char*>(buffer_.get() + begin_ + kNameOffset);
+    entry_ = {.number = head.number,
+              .next = head.next,
+              .type = head.type,
+              .name = name,
+              .name_bytes = ::strnlen(name, head.bytes - kNameOffset)};
+    record_bytes_ = head.bytes;
+    return &entry_;
+}
+
+void DirectoryStream::advance() {
+    OUTRIGGER_ASSERT(record_bytes_ > 0);
+    begin_ += record_bytes_;
+    record_bytes_ = 0;
+    cursor_ = entry_.next;
+}
+
+}  // namespace outrigger::fs

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/fs_device.h"
+
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "vhost-user-backend/base/little_endian.h"
+
+namespace outrigger::fs {
+namespace {
+
+constexpr uint32_t kVirtioIdFs = 26;
+
+/// Of a request of 1 MiB in pages, and some more: what Linux puts into one ring.
+constexpr uint16_t kQueueSizeMax = 1024;
+
+/// struct virtio_fs_config.
+struct Config {
+    std::array<char, 36> tag;  ///< UTF-8, without a NUL when it is as long as this
+    Le32 request_queue_count;
+};
+
+static_assert(sizeof(Config) == 40);
+
+}  // namespace
+
+FsDevice::FsDevice(const FsSettings& settings, Share share)
+    : settings_(settings),
+      server_(settings, std::move(share)),
+      rings_(size_t{1} + settings.request_queues) {}
+
+DeviceIdentity FsDevice::identity() const {
+    // Without a tag the front end has one, and keeps the configuration space itself.
+    return {.virtio_id = kVirtioIdFs,
+            .name = "fs",
+            .queue_count = static_cast<uint16_t>(1 + settings_.request_queues),
+            .queue_size_max = kQueueSizeMax,
+            .config_bytes = static_cast<uint16_t>(settings_.tag.empty() ? 0 : sizeof(Config))};
+}
+
+void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
+    Config config{};
+    std::memcpy(
+        config.tag.data(), settings_.tag.data(), std::min(settings_.tag.size(), config.tag.size()));
+    config.request_queue_count = settings_.request_queues;
+    const auto bytes = std::as_bytes(std::span(&config, 1));
+    std::memcpy(out.data(), bytes.data() + static_cast<size_t>(at), out.size());
+}
+
+Result<void> FsDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
+    OUTRIGGER_TRY(server_.adopt_thread());
+    OUTRIGGER_TRY(pool_.start(settings_.pool_threads));
+    Ring& ring = rings_[static_cast<size_t>(index)];
+    ring.queue = std::make_unique<FsQueue>(FsQueue::Environment{.server = server_,
+                                                                .pool = pool_,
+                                                                .queue = queue,
+                                                                .worker = worker,
+                                                                .counters = ring.counters});
+    return {};
+}
+
+QueueProgress FsDevice::process_queue(QueueIndex index) {
+    return rings_[static_cast<size_t>(index)].queue->process();
+}
+
+void FsDevice::hurry_queue(QueueIndex index) {
+    rings_[static_cast<size_t>(index)].queue->hurry();
+}
+
+void FsDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
+    Ring& ring = rings_[static_cast<size_t>(index)];
+    ring.queue->stop([&ring, drained = std::move(drained)]() mutable {
+        // It calls this as the last thing that it does; the callback outlives it here.
+        auto done = std::move(drained);
+        ring.queue.reset();
+        done();
+    });
+}
+
+Result<std::vector<StateSection>> FsDevice::save_state() const {
+    return failure(Error{.message = "a share cannot move to another process yet"});
+}
+
+void FsDevice::reset() {
+    server_.reset();
+}
+
+}  // namespace outrigger::fs

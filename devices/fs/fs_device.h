@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The file system device: shows a directory of the host to the guest. VIRTIO 1.3, 5.11.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "vhost-user-backend/device.h"
+
+#include "devices/fs/blocking_pool.h"
+#include "devices/fs/fs_queue.h"
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+
+class FsDevice final : public Device {
+  public:
+    FsDevice(const FsSettings& settings, Share share);
+
+    [[nodiscard]] DeviceIdentity identity() const override;
+
+    [[nodiscard]] FeatureSet offered_features() const override { return {}; }
+
+    void on_negotiated(FeatureSet /*agreed*/) override {}
+
+    void read_config(ConfigOffset at, std::span<std::byte> out) const override;
+    [[nodiscard]] Result<void> start_queue(QueueIndex index,
+                                           Virtqueue& queue,
+                                           Worker& worker) override;
+    [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
+    void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void hurry_queue(QueueIndex index) override;
+    [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
+    void reset() override;
+
+    [[nodiscard]] const FsServer& server() const { return server_; }
+
+    /// Any thread. Of queue `index`: 0 is the one of high priority.
+    [[nodiscard]] const FsCounters& counters(size_t index) const { return rings_[index].counters; }
+
+  private:
+    struct Ring {
+        FsCounters counters;
+        std::unique_ptr<FsQueue> queue;  // while it runs; its worker's
+    };
+
+    const FsSettings settings_;
+    FsServer server_;
+    std::vector<Ring> rings_;
+    BlockingPool pool_;  // goes before what its threads use
+};
+
+}  // namespace outrigger::fs

@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files: opening, closing, and what is done with them by handle.
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+namespace {
+
+/// IOV_MAX of Linux.
+constexpr size_t kSegmentsMax = 1024;
+
+/// Takes `bytes` off the front of `segments`; the rest, of which the first may begin later.
+std::span<iovec> behind(std::span<iovec> segments, size_t bytes) {
+    while (bytes > 0) {
+        iovec& front = segments.front();
+        const size_t taken = std::min(bytes, front.iov_len);
+        front.iov_base = static_cast<std::byte*>(front.iov_base) + taken;
+        front.iov_len -= taken;
+        bytes -= taken;
+        if (front.iov_len == 0) {
+            segments = segments.subspan(1);
+        }
+    }
+    return segments;
+}
+
+struct Transfer {
+    uint64_t done = 0;
+    Errno error = 0;  ///< why it ended early; 0 at the end of the file
+};
+
+int segment_count(std::span<const iovec> segments) {
+    return static_cast<int>(std::min(segments.size(), kSegmentsMax));
+}
+
+/// Reads until `segments` are full, the file ends, or an error, which may be EAGAIN with
+/// RWF_NOWAIT. Consumes what it fills.
+Transfer read_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
+    Transfer transfer;
+    while (!segments.empty()) {
+        const ssize_t count = ::preadv2(fd,
+                                        segments.data(),
+                                        segment_count(segments),
+                                        static_cast<off_t>(offset + transfer.done),
+                                        flags);
+        if (count < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            transfer.error = errno;
+            break;
+        }
+        if (count == 0) {
+            break;
+        }
+        transfer.done += static_cast<size_t>(count);
+        segments = behind(segments, static_cast<size_t>(count));
+    }
+    return transfer;
+}
+
+Transfer write_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
+    Transfer transfer;
+    while (!segments.empty()) {
+        const ssize_t count = ::pwritev2(fd,
+                                         segments.data(),
+                                         segment_count(segments),
+                                         static_cast<off_t>(offset + transfer.done),
+                                         flags);
+        if (count <= 0) {
+            if (count < 0 && errno == EINTR) {
+                continue;
+            }
+            transfer.error = count < 0 ? errno : EIO;
+            break;
+        }
+        transfer.done += static_cast<size_t>(count);
+        segments = behind(segments, static_cast<size_t>(count));
+    }
+    return transfer;
+}
+
+bool cannot_now(Errno error) {
+    return error == EAGAIN;
+}
+
+/// This file knows no reads or writes that must not wait.
+bool never_can(Errno error) {
+    return error == EOPNOTSUPP;
+}
+
+bool lies_in_a_file(uint64_t offset, uint64_t bytes) {
+    return offset <= INT64_MAX && bytes <= INT64_MAX - offset;
+}
+
+Verdict answer_write(ReplyWriter& reply, uint64_t bytes) {
+    const fuse_write_out out{.size = static_cast<uint32_t>(bytes), .padding = 0};
+    return reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
+}
+
+bool waits_for_the_disk(int flags) {
+    return (flags & (O_DIRECT | O_DSYNC | O_SYNC)) != 0;
+}
+
+}  // namespace
+
+/// The flags of a guest's open() that are for the host's.
+Result<int, Errno> FsServer::host_flags(uint32_t flags) const {
+    // The guest's numbers are those of its kernel; these are the same wherever we run.
+    constexpr uint32_t kPassed = O_ACCMODE | O_TRUNC | O_DSYNC | O_SYNC;
+    auto host = static_cast<int>(flags & kPassed);
+    if ((host & O_ACCMODE) == O_ACCMODE) {
+        return failure(EINVAL);
+    }
+    if (settings_.allow_direct_io) {
+        host |= static_cast<int>(flags) & O_DIRECT;
+    }
+    if (settings_.preserve_noatime) {
+        host |= static_cast<int>(flags) & O_NOATIME;
+    }
+    if (settings_.writeback && (host & O_ACCMODE) == O_WRONLY) {
+        // The guest's page cache reads what it changes a part of.
+        host = (host & ~O_ACCMODE) | O_RDWR;
+    }
+    if (settings_.read_only && ((host & O_ACCMODE) != O_RDONLY || (host & O_TRUNC) != 0)) {
+        return failure(EROFS);
+    }
+    return host;
+}
+
+fuse_open_out FsServer::make_open(const OpenFileRef& file) const {
+    fuse_open_out out{};
+    out.fh = file.id();
+    const bool is_directory = file->is_directory();
+    switch (settings_.cache) {
+        case CachePolicy::kNever:
+            out.open_flags = is_directory ? 0 : FOPEN_DIRECT_IO;
+            break;
+        case CachePolicy::kMetadata:
+            out.open_flags = is_directory ? FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE : FOPEN_DIRECT_IO;
+            break;
+        case CachePolicy::kAuto:
+            break;
+        case CachePolicy::kAlways:
+            out.open_flags = FOPEN_KEEP_CACHE | (is_directory ? FOPEN_CACHE_DIR : 0);
+            break;
+    }
+    if (!is_directory && (out.open_flags & FOPEN_DIRECT_IO) != 0) {
+        out.open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
+    }
+    return out;
+}
+
+Verdict FsServer::answer_open(Call& call, UniqueFd fd, uint64_t node, int flags) {
+    const OpenFileRef file =
+        files_.add(std::move(fd), node, flags, (flags & O_DIRECTORY) == O_DIRECTORY);
+    if (!file) {
+        return failed(ENFILE);
+    }
+    if (call.reply.append_object(make_open(file))) {
+        return Verdict::kAnswered;
+    }
+    (void)files_.remove(file.id());
+    return failed(EINVAL);
+}
+
+Verdict FsServer::open(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_open_in>(call.body));
+    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    if (inode->type == S_IFDIR) {
+        return failed(EISDIR);
+    }
+    const int flags = OUTRIGGER_FS_TRY(host_flags(args.flags));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
+    const ScopedWithoutFsetid as_user(capabilities_,
+                                      (args.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
+    UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, flags));
+    return answer_open(call, std::move(fd), inode.id(), flags & ~O_TRUNC);
+}
+
+Verdict FsServer::release(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_release_in>(call.body));
+    OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    lock_owners_.forget({.node = call.header.node, .owner = args.lock_owner});
+    return files_.remove(args.fh) ? Verdict::kAnswered : failed(EBADF);
+}
+
+Verdict FsServer::flush(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_flush_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    lock_owners_.forget({.node = call.header.node, .owner = args.lock_owner});
+    // A close() of the guest's is one of the host's, whose error (of a network file system) it is
+    // told. Where descriptors have run out that is not worth failing for.
+    const int copy = ::fcntl(file->fd.get(), F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+        return errno == EMFILE || errno == ENFILE ? Verdict::kAnswered : failed(errno);
+    }
+    return ::close(copy) == 0 || errno == EINTR ? Verdict::kAnswered : failed(errno);
+}
+
+Verdict FsServer::fsync(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_fsync_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    const bool only_data = (args.fsync_flags & FUSE_FSYNC_FDATASYNC) != 0;
+    call.queue.defer(call, [file = std::move(file), only_data](ReplyWriter& /*reply*/) {
+        const int result = only_data ? ::fdatasync(file->fd.get()) : ::fsync(file->fd.get());
+        return result == 0 ? Verdict::kAnswered : failed(errno);
+    });
+    return Verdict::kLater;
+}
+
+Verdict FsServer::syncfs(Call& call) {
+    OUTRIGGER_FS_TRY(parse_fixed<fuse_syncfs_in>(call.body));
+    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    // syncfs() refuses O_PATH descriptors.
+    UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, O_RDONLY));
+    call.queue.defer(call, [fd = std::move(fd)](ReplyWriter& /*reply*/) {
+        return ::syncfs(fd.get()) == 0 ? Verdict::kAnswered : failed(errno);
+    });
+    return Verdict::kLater;
+}
+
+Verdict FsServer::read(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_read_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    if (file->is_directory()) {
+        return failed(EISDIR);
+    }
+    if (!lies_in_a_file(args.offset, args.size) || args.size > call.reply.room()) {
+        return failed(EINVAL);
+    }
+    std::span<iovec> segments = call.reply.iovecs(args.size);
+    const std::span<const iovec> all = segments;
+    uint64_t done = 0;
+    if (!file->reads_wait.load(std::memory_order_relaxed)) {
+        const Transfer transfer = read_all(file->fd.get(), segments, args.offset, RWF_NOWAIT);
+        done = transfer.done;
+        call.reply.note_written(done);
+        if (transfer.error == EFAULT) {
+            call.queue.on_fault(all);
+        }
+        if (never_can(transfer.error)) {
+            file->reads_wait.store(true, std::memory_order_relaxed);
+        } else if (!cannot_now(transfer.error)) {
+            return transfer.error == 0 || done > 0 ? Verdict::kAnswered : failed(transfer.error);
+        }
+    }
+    call.queue.defer(
+        call,
+        [file = std::move(file), segments, done, offset = args.offset](ReplyWriter& reply) mutable {
+            const Transfer transfer = read_all(file->fd.get(), segments, offset + done, 0);
+            reply.note_written(transfer.done);
+            return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
+                                                                   : failed(transfer.error);
+        });
+    return Verdict::kLater;
+}
+
+Verdict FsServer::write(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_write_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    if (file->is_directory()) {
+        return failed(EISDIR);
+    }
+    if (!lies_in_a_file(args.offset, args.size) || call.reply.room() < sizeof(fuse_write_out)) {
+        return failed(EINVAL);
+    }
+    const bool is_cached = (args.write_flags & FUSE_WRITE_CACHE) != 0;
+    const int flags = (args.flags & O_APPEND) != 0 && !is_cached ? RWF_APPEND : 0;
+    const bool kills = (args.write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+    std::span<iovec> segments = call.payload;
+    const std::span<const iovec> all = segments;
+    const bool is_slow = waits_for_the_disk(file->flags);
+    uint64_t done = 0;
+    Errno error = EAGAIN;
+    const bool tries = !file->writes_wait.load(std::memory_order_relaxed);
+    if (tries || !is_slow) {
+        const ScopedWithoutFsetid as_user(capabilities_, kills);
+        Transfer transfer;
+        if (tries) {
+            transfer = write_all(file->fd.get(), segments, args.offset, flags | RWF_NOWAIT);
+            // ext4 calls it EINVAL, as it does a write that is not aligned.
+            if (never_can(transfer.error) || transfer.error == EINVAL) {
+                file->writes_wait.store(true, std::memory_order_relaxed);
+                transfer.error = is_slow ? EAGAIN : 0;
+            }
+            done = transfer.done;
+        }
+        if (!segments.empty() && transfer.error == 0) {
+            // Into the page cache, as fast as memory is.
+            transfer = write_all(file->fd.get(), segments, args.offset + done, flags);
+            done += transfer.done;
+        }
+        error = transfer.error;
+    }
+    if (error == EFAULT) {
+        call.queue.on_fault(all);
+    }
+    if (!cannot_now(error)) {
+        return error == 0 || done > 0 ? answer_write(call.reply, done) : failed(error);
+    }
+    call.queue.defer(
+        call,
+        [this, file = std::move(file), segments, done, flags, kills, offset = args.offset](
+            ReplyWriter& reply) mutable {
+            const ScopedWithoutFsetid as_user(capabilities_, kills);
+            const Transfer transfer = write_all(file->fd.get(), segments, offset + done, flags);
+            done += transfer.done;
+            return transfer.error == 0 || done > 0 ? answer_write(reply, done)
+                                                   : failed(transfer.error);
+        });
+    return Verdict::kLater;
+}
+
+Verdict FsServer::fallocate(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_fallocate_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    constexpr uint32_t kModes = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE |
+                                FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_ZERO_RANGE |
+                                FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
+    if ((args.mode & ~kModes) != 0) {
+        return failed(EOPNOTSUPP);
+    }
+    if (!lies_in_a_file(args.offset, args.length)) {
+        return failed(EFBIG);
+    }
+    call.queue.defer(call, [file = std::move(file), args](ReplyWriter& /*reply*/) {
+        int result = 0;
+        do {
+            result = ::fallocate(file->fd.get(),
+                                 static_cast<int>(args.mode),
+                                 static_cast<off_t>(args.offset),
+                                 static_cast<off_t>(args.length));
+        } while (result != 0 && errno == EINTR);
+        return result == 0 ? Verdict::kAnswered : failed(errno);
+    });
+    return Verdict::kLater;
+}
+
+Verdict FsServer::lseek(Call& call) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_lseek_in>(call.body));
+    const OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    // A directory's position is that of its listing, and the rest the guest works out by itself.
+    if (file->is_directory() || (args.whence != SEEK_DATA && args.whence != SEEK_HOLE)) {
+        return failed(EINVAL);
+    }
+    if (args.offset > INT64_MAX) {
+        return failed(ENXIO);
+    }
+    const off_t found =
+        ::lseek(file->fd.get(), static_cast<off_t>(args.offset), static_cast<int>(args.whence));
+    if (found < 0) {
+        return failed(errno);
+    }
+    const fuse_lseek_out out{.offset = static_cast<uint64_t>(found)};
+    return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
+}
+
+Verdict FsServer::copy(Call& call, bool has_long_reply) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_copy_file_range_in>(call.body));
+    OpenFileRef from = OUTRIGGER_FS_TRY(file_of(args.fh_in, call.header.node));
+    OpenFileRef to = OUTRIGGER_FS_TRY(file_of(args.fh_out, args.nodeid_out));
+    if (args.flags != 0 || from->is_directory() || to->is_directory() ||
+        !lies_in_a_file(args.off_in, args.len) || !lies_in_a_file(args.off_out, args.len)) {
+        return failed(EINVAL);
+    }
+    // The short reply counts in 32 bits, and one request should not keep a thread for hours.
+    constexpr uint64_t kBytesMax = uint64_t{1} << 30;
+    const size_t bytes = std::min(args.len, kBytesMax);
+    call.queue.defer(
+        call,
+        [from = std::move(from), to = std::move(to), args, bytes, has_long_reply](
+            ReplyWriter& reply) {
+            auto in = static_cast<off_t>(args.off_in);
+            auto out = static_cast<off_t>(args.off_out);
+            const ssize_t copied =
+                ::copy_file_range(from->fd.get(), &in, to->fd.get(), &out, bytes, 0);
+            if (copied < 0) {
+                return failed(errno);
+            }
+            if (!has_long_reply) {
+                return answer_write(reply, static_cast<uint64_t>(copied));
+            }
+            const CopyFileRangeOut answer{.bytes_copied = static_cast<uint64_t>(copied)};
+            return reply.append_object(answer) ? Verdict::kAnswered : failed(EINVAL);
+        });
+    return Verdict::kLater;
+}
+
+Verdict FsServer::copy_file_range(Call& call) {
+    return copy(call, false);
+}
+
+Verdict FsServer::copy_file_range_64(Call& call) {
+    return copy(call, true);
+}
+
+/// The flags of files, as chattr and xfs_io change them; nothing else is passed on.
+Verdict FsServer::ioctl(Call& call) {
+    const Ioctl wish = OUTRIGGER_FS_TRY(parse_ioctl(call.body));
+    const OpenFileRef file = OUTRIGGER_FS_TRY(file_of(wish.args.fh, call.header.node));
+
+    // The kernel reads and writes an int where the number says long.
+    union {
+        int flags;
+        fsxattr attributes;
+    } value{};
+
+    size_t bytes = 0;
+    bool sets = false;
+    const auto command = uint64_t{wish.args.cmd};
+    if (command == FS_IOC_GETFLAGS || command == FS_IOC_SETFLAGS) {
+        bytes = sizeof value.flags;
+        sets = command == FS_IOC_SETFLAGS;
+    } else if (command == FS_IOC_FSGETXATTR || command == FS_IOC_FSSETXATTR) {
+        bytes = sizeof value.attributes;
+        sets = command == FS_IOC_FSSETXATTR;
+    } else {
+        return failed(ENOTTY);
+    }
+    if (sets && settings_.read_only) {
+        return failed(EROFS);
+    }
+    if (sets ? wish.input.size() < bytes : wish.args.out_size < bytes) {
+        return failed(EINVAL);
+    }
+    if (sets) {
+        std::memcpy(&value, wish.input.data(), bytes);
+    }
+    if (::ioctl(file->fd.get(), command, &value) != 0) {
+        return failed(errno);
+    }
+    if (!call.reply.append_object(fuse_ioctl_out{})) {
+        return failed(EINVAL);
+    }
+    if (!sets && !call.reply.append(std::as_bytes(std::span(&value, 1)).first(bytes))) {
+        return failed(EINVAL);
+    }
+    return Verdict::kAnswered;
+}
+
+}  // namespace outrigger::fs

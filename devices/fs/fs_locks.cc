@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Locks: POSIX ones by owner, and flock() ones by open file. Nothing here waits.
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+namespace {
+
+/// The end of a lock without an end, as FUSE says it.
+constexpr uint64_t kOffsetMax = INT64_MAX;
+
+Result<struct flock, Errno> host_lock(const fuse_file_lock& wish) {
+    if (wish.start > wish.end || wish.end > kOffsetMax ||
+        (wish.type != F_RDLCK && wish.type != F_WRLCK && wish.type != F_UNLCK)) {
+        return failure(EINVAL);
+    }
+    struct flock lock = {};
+    lock.l_type = static_cast<short>(wish.type);
+    lock.l_whence = SEEK_SET;
+    lock.l_start = static_cast<off_t>(wish.start);
+    lock.l_len = wish.end == kOffsetMax ? 0 : static_cast<off_t>(wish.end - wish.start + 1);
+    return lock;
+}
+
+Errno try_flock(int fd, uint32_t type) {
+    const int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
+    return ::flock(fd, operation | LOCK_NB) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+/// A description of the file for this owner, that can be locked either way where it may be written.
+Result<LockOwners::Description, Errno> FsServer::description_of(uint64_t node, uint64_t owner) {
+    const InodeRef inode = OUTRIGGER_TRY(inode_of(node));
+    return lock_owners_.find_or_open(
+        {.node = node, .owner = owner}, [&]() -> Result<UniqueFd, Errno> {
+            auto fd = share_.reopen(inode->fd.get(), inode->type, O_RDWR);
+            if (!fd) {
+                fd = share_.reopen(inode->fd.get(), inode->type, O_RDONLY);
+            }
+            return fd;
+        });
+}
+
+Verdict FsServer::getlk(Call& call) {
+    if (!settings_.posix_locks) {
+        return failed(ENOSYS);
+    }
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_lk_in>(call.body));
+    OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    struct flock lock = OUTRIGGER_FS_TRY(host_lock(args.lk));
+    const auto description = OUTRIGGER_FS_TRY(description_of(call.header.node, args.owner));
+    if (::fcntl(description->get(), F_OFD_GETLK, &lock) != 0) {
+        return failed(errno);
+    }
+    fuse_lk_out out{};
+    out.lk.type = static_cast<uint32_t>(lock.l_type);
+    if (lock.l_type != F_UNLCK) {
+        out.lk.start = static_cast<uint64_t>(lock.l_start);
+        out.lk.end =
+            lock.l_len == 0 ? kOffsetMax : static_cast<uint64_t>(lock.l_start + lock.l_len - 1);
+        // Who holds it is a descriptor of the host, or of another guest.
+        out.lk.pid = 0;
+    }
+    return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
+}
+
+Verdict FsServer::lock(Call& call, bool waits) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_lk_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    const bool is_flock = (args.lk_flags & FUSE_LK_FLOCK) != 0;
+    if (is_flock ? !settings_.flock : !settings_.posix_locks) {
+        return failed(ENOSYS);
+    }
+    struct flock lock = OUTRIGGER_FS_TRY(host_lock(args.lk));
+    LockOwners::Description description;
+    if (!is_flock) {
+        description = OUTRIGGER_FS_TRY(description_of(call.header.node, args.owner));
+    }
+    const uint32_t type = args.lk.type;
+    auto attempt = [file = std::move(file), description = std::move(description), lock, type](
+                       ReplyWriter& /*reply*/) mutable {
+        if (description == nullptr) {
+            const Errno error = try_flock(file->fd.get(), type);
+            return error == 0 ? Verdict::kAnswered : failed(error);
+        }
+        // The C library of the guest knows both numbers for "somebody has it".
+        if (::fcntl(description->get(), F_OFD_SETLK, &lock) == 0) {
+            return Verdict::kAnswered;
+        }
+        return failed(errno == EACCES ? EAGAIN : errno);
+    };
+    if (!waits || type == F_UNLCK) {
+        return attempt(call.reply);
+    }
+    call.queue.retry(call, std::move(attempt));
+    return Verdict::kLater;
+}
+
+Verdict FsServer::setlk(Call& call) {
+    return lock(call, false);
+}
+
+Verdict FsServer::setlkw(Call& call) {
+    return lock(call, true);
+}
+
+/// Only locks wait for longer than the disk does, so nothing else looks for its interruption. An
+/// interruption that comes before or behind its request is forgotten when 64 others have come.
+Verdict FsServer::interrupt(Call& call) {
+    if (const auto args = parse_fixed<fuse_interrupt_in>(call.body)) {
+        const std::lock_guard lock(interrupts_mutex_);
+        interrupts_[next_interrupt_++ % interrupts_.size()] = args->unique;
+    }
+    return Verdict::kSilent;
+}
+
+bool FsServer::take_interrupt(uint64_t unique) {
+    const std::lock_guard lock(interrupts_mutex_);
+    const auto found = std::ranges::find(interrupts_, unique);
+    if (unique == 0 || found == interrupts_.end()) {
+        return false;
+    }
+    *found = 0;
+    return true;
+}
+
+}  // namespace outrigger::fs

@@ -1,0 +1,430 @@
+// SPDX-License-Identifier: Apache-2.0
+// Names: looking up, making, linking, renaming, removing and forgetting.
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <span>
+#include <utility>
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+namespace {
+
+constexpr unsigned kStatMask = STATX_BASIC_STATS | STATX_MNT_ID;
+
+uint32_t type_of(const struct statx& status) {
+    return uint32_t{status.stx_mode} & uint32_t{S_IFMT};
+}
+
+/// The host's umask becomes the caller's until destruction: it knows whether a default ACL stands
+/// in its place.
+class ScopedUmask final {
+  public:
+    ScopedUmask(bool wanted, uint32_t mask) : wanted_(wanted && mask != 0) {
+        if (wanted_) {
+            ::umask(static_cast<mode_t>(mask & 0777));
+        }
+    }
+
+    ScopedUmask(const ScopedUmask&) = delete;
+    ScopedUmask& operator=(const ScopedUmask&) = delete;
+
+    ~ScopedUmask() {
+        if (wanted_) {
+            ::umask(0);
+        }
+    }
+
+  private:
+    const bool wanted_;
+};
+
+}  // namespace
+
+Result<FsServer::Found, Errno> FsServer::find_or_pin(const Inode& parent, const Name& name) {
+    // A file that the guest knows is not opened again: what its number says is true as long as the
+    // table holds it open.
+    const auto status = OUTRIGGER_TRY(stat_name(parent.fd.get(), name.c_str(), kStatMask));
+    if (InodeRef inode = inodes_.look_up(key_of(status))) {
+        return Found{.inode = std::move(inode), .status = status};
+    }
+    OUTRIGGER_TRY(reserve_descriptor());
+    return add(OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
+}
+
+/// What a descriptor of ours has open, by a second descriptor: that one keeps no file open for
+/// writing.
+Result<FsServer::Found, Errno> FsServer::pin_opened(const UniqueFd& fd) {
+    const int pinned = ::openat(share_.proc_fd(), FdName(fd.get()).c_str(), O_PATH | O_CLOEXEC);
+    if (pinned < 0) {
+        return failure(int{errno});
+    }
+    return add(UniqueFd(pinned));
+}
+
+Result<FsServer::Found, Errno> FsServer::add(UniqueFd fd) {
+    Found found;
+    found.status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
+    found.inode =
+        inodes_.look_up_or_add(key_of(found.status), std::move(fd), type_of(found.status));
+    if (!found.inode) {
+        return failure(ENFILE);
+    }
+    return found;
+}
+
+fuse_attr FsServer::make_attr(const struct statx& status) const {
+    fuse_attr attr{};
+    attr.ino = status.stx_ino;
+    attr.size = status.stx_size;
+    attr.blocks = status.stx_blocks;
+    attr.atime = static_cast<uint64_t>(status.stx_atime.tv_sec);
+    attr.mtime = static_cast<uint64_t>(status.stx_mtime.tv_sec);
+    attr.ctime = static_cast<uint64_t>(status.stx_ctime.tv_sec);
+    attr.atimensec = status.stx_atime.tv_nsec;
+    attr.mtimensec = status.stx_mtime.tv_nsec;
+    attr.ctimensec = status.stx_ctime.tv_nsec;
+    attr.mode = status.stx_mode;
+    attr.nlink = status.stx_nlink;
+    attr.uid = status.stx_uid;
+    attr.gid = status.stx_gid;
+    attr.rdev = encode_device(status.stx_rdev_major, status.stx_rdev_minor);
+    attr.blksize = status.stx_blksize;
+    return attr;
+}
+
+fuse_entry_out FsServer::make_entry(const Inode& parent, const Found& found) const {
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(settings_.timeout);
+    fuse_entry_out entry{};
+    entry.nodeid = found.inode.id();
+    entry.entry_valid = static_cast<uint64_t>(seconds.count());
+    entry.attr_valid = entry.entry_valid;
+    entry.entry_valid_nsec = static_cast<uint32_t>((settings_.timeout - seconds).count());
+    entry.attr_valid_nsec = entry.entry_valid_nsec;
+    entry.attr = make_attr(found.status);
+    if (agreed(FUSE_SUBMOUNTS) && found.inode->type == S_IFDIR &&
+        found.inode->key.mount != parent.key.mount) {
+        entry.attr.flags |= FUSE_ATTR_SUBMOUNT;
+    }
+    return entry;
+}
+
+Verdict FsServer::answer_entry(Call& call, const Inode& parent, const Found& found) {
+    if (call.reply.append_object(make_entry(parent, found))) {
+        return Verdict::kAnswered;
+    }
+    // The guest will not know of it.
+    inodes_.forget(found.inode.id(), 1);
+    return failed(EINVAL);
+}
+
+Verdict FsServer::look_up_and_answer(Call& call, const Inode& parent, const Name& name) {
+    const Found found = OUTRIGGER_FS_TRY(find_or_pin(parent, name));
+    return answer_entry(call, parent, found);
+}
+
+Verdict FsServer::look_up(Call& call) {
+    const Name name = OUTRIGGER_FS_TRY(parse_name(call.body));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    auto found = find_or_pin(*parent, name);
+    if (found) {
+        return answer_entry(call, *parent, *found);
+    }
+    if (found.error() == ENOENT && settings_.cache == CachePolicy::kAlways) {
+        // An entry without a node: the guest remembers that there is none.
+        fuse_entry_out entry{};
+        const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(settings_.timeout);
+        entry.entry_valid = static_cast<uint64_t>(seconds.count());
+        return call.reply.append_object(entry) ? Verdict::kAnswered : failed(EINVAL);
+    }
+    return failed(found.error());
+}
+
+Verdict FsServer::forget(Call& call) {
+    if (const auto args = parse_fixed<fuse_forget_in>(call.body)) {
+        inodes_.forget(call.header.node, args->nlookup);
+    }
+    return Verdict::kSilent;
+}
+
+Verdict FsServer::batch_forget(Call& call) {
+    const auto args = parse_fixed<fuse_batch_forget_in>(call.body);
+    if (!args) {
+        return Verdict::kSilent;
+    }
+    constexpr size_t kBatch = 64;
+    std::array<fuse_forget_one, kBatch> batch;
+    size_t left = args->count;
+    while (left > 0) {
+        const size_t count = std::min(left, kBatch);
+        const auto wanted = std::as_writable_bytes(std::span(batch).first(count));
+        // Fewer than the driver said: the chain, which has an end, has come to it.
+        const size_t whole = call.queue.read_more(wanted) / sizeof(fuse_forget_one);
+        for (const fuse_forget_one& one : std::span(batch).first(whole)) {
+            inodes_.forget(one.nodeid, one.nlookup);
+        }
+        if (whole < count) {
+            break;
+        }
+        left -= count;
+    }
+    return Verdict::kSilent;
+}
+
+Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& extensions) const {
+    // The kernel of the guest says -1 where it does not say who it is.
+    if (call.header.uid == UINT32_MAX || call.header.gid == UINT32_MAX ||
+        extensions.group == UINT32_MAX) {
+        return failure(EINVAL);
+    }
+    return GuestUser{.uid = call.header.uid,
+                     .gid = call.header.gid,
+                     .group = extensions.group,
+                     .checks_access = agreed(kInitCreateSuppGroup)};
+}
+
+/// Gives what was just made its security label. An errno value, or 0.
+Errno FsServer::label(const Inode& inode, const Extensions& extensions) {
+    if (!extensions.security) {
+        return 0;
+    }
+    const SecurityContext& context = *extensions.security;
+    // Relative to the thread's working directory, which is /proc/self/fd.
+    const int result = ::setxattr(FdName(inode.fd.get()).c_str(),
+                                  context.name,
+                                  context.value.data(),
+                                  context.value.size(),
+                                  0);
+    return result == 0 ? 0 : errno;
+}
+
+Verdict FsServer::finish_creation(Call& call,
+                                  const Inode& parent,
+                                  const Name& name,
+                                  const Extensions& extensions) {
+    const Found found = OUTRIGGER_FS_TRY(find_or_pin(parent, name));
+    if (const Errno error = label(*found.inode, extensions); error != 0) {
+        inodes_.forget(found.inode.id(), 1);
+        (void)::unlinkat(
+            parent.fd.get(), name.c_str(), found.inode->type == S_IFDIR ? AT_REMOVEDIR : 0);
+        return failed(error);
+    }
+    return answer_entry(call, parent, found);
+}
+
+Verdict FsServer::mkdir(Call& call) {
+    const auto wish = OUTRIGGER_FS_TRY(parse_mkdir(call.body, form()));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    {
+        const ScopedUser as(capabilities_, user);
+        const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
+        if (::mkdirat(parent->fd.get(), wish.name.c_str(), wish.args.mode & 07777) != 0) {
+            return failed(errno);
+        }
+    }
+    return finish_creation(call, *parent, wish.name, wish.extensions);
+}
+
+Verdict FsServer::mknod(Call& call) {
+    const auto wish = OUTRIGGER_FS_TRY(parse_mknod(call.body, form()));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    {
+        const ScopedUser as(capabilities_, user);
+        const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
+        if (::mknodat(parent->fd.get(),
+                      wish.name.c_str(),
+                      wish.args.mode,
+                      decode_device(wish.args.rdev)) != 0) {
+            return failed(errno);
+        }
+    }
+    return finish_creation(call, *parent, wish.name, wish.extensions);
+}
+
+Verdict FsServer::symlink(Call& call) {
+    const Symlink wish = OUTRIGGER_FS_TRY(parse_symlink(call.body, form()));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    {
+        const ScopedUser as(capabilities_, user);
+        if (::symlinkat(wish.target, parent->fd.get(), wish.name.c_str()) != 0) {
+            return failed(errno);
+        }
+    }
+    return finish_creation(call, *parent, wish.name, wish.extensions);
+}
+
+Verdict FsServer::readlink(Call& call) {
+    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    if (!call.body.empty()) {
+        return failed(EINVAL);
+    }
+    std::array<char, PATH_MAX> target;
+    const ssize_t bytes = ::readlinkat(inode->fd.get(), "", target.data(), target.size());
+    if (bytes < 0) {
+        return failed(inode->type == S_IFLNK ? errno : EINVAL);
+    }
+    const auto text = std::span(target).first(static_cast<size_t>(bytes));
+    return call.reply.append(std::as_bytes(text)) ? Verdict::kAnswered : failed(EINVAL);
+}
+
+Verdict FsServer::link(Call& call) {
+    const auto wish = OUTRIGGER_FS_TRY(parse_link(call.body));
+    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(wish.args.oldnodeid));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    if (inode->type == S_IFDIR) {
+        return failed(EPERM);
+    }
+    if (::linkat(share_.proc_fd(),
+                 FdName(inode->fd.get()).c_str(),
+                 parent->fd.get(),
+                 wish.name.c_str(),
+                 AT_SYMLINK_FOLLOW) != 0) {
+        return failed(errno);
+    }
+    return look_up_and_answer(call, *parent, wish.name);
+}
+
+Verdict FsServer::remove(Call& call, int flags) {
+    const Name name = OUTRIGGER_FS_TRY(parse_name(call.body));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    return ::unlinkat(parent->fd.get(), name.c_str(), flags) == 0 ? Verdict::kAnswered
+                                                                  : failed(errno);
+}
+
+Verdict FsServer::unlink(Call& call) {
+    return remove(call, 0);
+}
+
+Verdict FsServer::rmdir(Call& call) {
+    return remove(call, AT_REMOVEDIR);
+}
+
+Verdict FsServer::move(Call& call, const Rename& wish) {
+    const InodeRef from = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    const InodeRef to = OUTRIGGER_FS_TRY(directory_of(wish.new_parent));
+    // Not by the C library, which makes another call of it where there are no flags.
+    return ::syscall(SYS_renameat2,
+                     from->fd.get(),
+                     wish.from.c_str(),
+                     to->fd.get(),
+                     wish.to.c_str(),
+                     wish.flags) == 0
+               ? Verdict::kAnswered
+               : failed(errno);
+}
+
+Verdict FsServer::rename(Call& call) {
+    const Rename wish = OUTRIGGER_FS_TRY(parse_rename(call.body, false));
+    return move(call, wish);
+}
+
+Verdict FsServer::rename2(Call& call) {
+    const Rename wish = OUTRIGGER_FS_TRY(parse_rename(call.body, true));
+    return move(call, wish);
+}
+
+Verdict FsServer::answer_creation(
+    Call& call, const Inode& parent, Found found, UniqueFd fd, int flags) {
+    OpenFileRef file = files_.add(std::move(fd), found.inode.id(), flags, false);
+    if (!file) {
+        inodes_.forget(found.inode.id(), 1);
+        return failed(ENFILE);
+    }
+    if (call.reply.room() < sizeof(fuse_entry_out) + sizeof(fuse_open_out)) {
+        inodes_.forget(found.inode.id(), 1);
+        (void)files_.remove(file.id());
+        return failed(EINVAL);
+    }
+    (void)call.reply.append_object(make_entry(parent, found));
+    (void)call.reply.append_object(make_open(file));
+    return Verdict::kAnswered;
+}
+
+Verdict FsServer::create(Call& call) {
+    const auto wish = OUTRIGGER_FS_TRY(parse_create(call.body, form()));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
+    const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    UniqueFd fd;
+    int error = 0;
+    {
+        const ScopedUser as(capabilities_, user);
+        const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
+        fd = UniqueFd(::openat(parent->fd.get(),
+                               wish.name.c_str(),
+                               flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                               wish.args.mode & 07777));
+        error = errno;
+    }
+    if (!fd.valid() && error == EEXIST && (wish.args.flags & O_EXCL) == 0) {
+        // It was made on the host meanwhile, and may be anything.
+        Found found = OUTRIGGER_FS_TRY(find_or_pin(*parent, wish.name));
+        const ScopedWithoutFsetid as_user(capabilities_,
+                                          (wish.args.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
+        auto opened = share_.reopen(found.inode->fd.get(), found.inode->type, flags);
+        if (!opened) {
+            inodes_.forget(found.inode.id(), 1);
+            return failed(opened.error());
+        }
+        return answer_creation(call, *parent, std::move(found), *std::move(opened), flags);
+    }
+    if (!fd.valid()) {
+        return failed(error);
+    }
+    auto found = pin_opened(fd);
+    if (found) {
+        error = label(*found->inode, wish.extensions);
+        if (error == 0) {
+            return answer_creation(call, *parent, *std::move(found), std::move(fd), flags);
+        }
+        inodes_.forget(found->inode.id(), 1);
+    } else {
+        error = found.error();
+    }
+    (void)::unlinkat(parent->fd.get(), wish.name.c_str(), 0);
+    return failed(error);
+}
+
+Verdict FsServer::tmpfile(Call& call) {
+    const Tmpfile wish = OUTRIGGER_FS_TRY(parse_tmpfile(call.body, form()));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
+    const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    UniqueFd fd;
+    {
+        const ScopedUser as(capabilities_, user);
+        const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
+        // With O_EXCL nobody could link it into the share later.
+        const int excluding = static_cast<int>(wish.args.flags) & O_EXCL;
+        fd = UniqueFd(::openat(parent->fd.get(),
+                               ".",
+                               (flags & ~O_TRUNC) | excluding | O_TMPFILE | O_CLOEXEC,
+                               wish.args.mode & 07777));
+        if (!fd.valid()) {
+            return failed(errno);
+        }
+    }
+    Found found = OUTRIGGER_FS_TRY(pin_opened(fd));
+    if (const Errno error = label(*found.inode, wish.extensions); error != 0) {
+        inodes_.forget(found.inode.id(), 1);
+        return failed(error);
+    }
+    return answer_creation(call, *parent, std::move(found), std::move(fd), flags);
+}
+
+}  // namespace outrigger::fs

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/fs_program.h"
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/resource.h>
+
+#include "devices/fs/fs_device.h"
+#include "devices/fs/fs_sandbox.h"
+
+namespace outrigger::fs {
+namespace {
+
+constexpr std::array<std::string_view, 4> kCachePolicies = {"never", "metadata", "auto", "always"};
+constexpr std::array<std::string_view, 3> kDemands = {"never", "auto", "always"};
+
+constexpr size_t kTagBytesMax = 36;
+
+/// Descriptors of the process's own: sockets, rings, memory, requests under way.
+constexpr uint64_t kOwnDescriptors = 1024;
+
+constexpr std::array kOptions = {
+    OptionSpec{.name = "shared-dir",
+               .value_name = "PATH",
+               .help = "Share this directory of the host, with all that is below (or one file)"},
+    OptionSpec{.name = "tag",
+               .value_name = "TEXT",
+               .help = "What the guest mounts the share by, at most 36 bytes; without it the front "
+                       "end has one"},
+    OptionSpec{.name = "request-queues",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Offer so many request queues, beside the one of high priority; front ends "
+                       "use as many as they like",
+               .default_value = "8",
+               .number_min = 1,
+               .number_max = 64},
+    OptionSpec{.name = "cache",
+               .kind = OptionKind::kChoice,
+               .value_name = "POLICY",
+               .help = "What the guest may keep: never (nothing, and no file pages); metadata "
+                       "(names and attributes, for a day, but no file pages); auto (names and "
+                       "attributes for a second); always (everything, for a day: nobody else may "
+                       "change the files)",
+               .default_value = "auto",
+               .choices = kCachePolicies},
+    OptionSpec{.name = "writeback",
+               .kind = OptionKind::kFlag,
+               .help = "Let the guest keep writes in its page cache until it likes to send them"},
+    OptionSpec{.name = "allow-direct-io",
+               .kind = OptionKind::kFlag,
+               .help = "Pass O_DIRECT of the guest's programs on to the host's files"},
+    OptionSpec{.name = "allow-mmap",
+               .kind = OptionKind::kFlag,
+               .help = "Let the guest map files shared although it keeps no pages of them "
+                       "(--cache=never and metadata)"},
+    OptionSpec{.name = "no-readdirplus",
+               .kind = OptionKind::kFlag,
+               .help = "List directories without the attributes of what is in them"},
+    OptionSpec{.name = "preserve-noatime",
+               .kind = OptionKind::kFlag,
+               .help = "Pass O_NOATIME on, which the host refuses for files of other users"},
+    OptionSpec{.name = "readonly", .kind = OptionKind::kFlag, .help = "Refuse all changes"},
+    OptionSpec{.name = "no-announce-submounts",
+               .kind = OptionKind::kFlag,
+               .help = "Do not tell the guest where another file system is mounted in the share, "
+                       "whose inode numbers may then appear twice"},
+    OptionSpec{.name = "xattr",
+               .kind = OptionKind::kFlag,
+               .help = "Serve extended attributes, under the names that they have on the host"},
+    OptionSpec{.name = "posix-acl",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHEN",
+               .help = "Serve POSIX access control lists: never; auto, when the guest can; or "
+                       "always, where a guest that cannot is refused; implies --xattr",
+               .default_value = "never",
+               .choices = kDemands},
+    OptionSpec{.name = "security-label",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHEN",
+               .help = "Give new files the security label that the guest sends along: never, auto "
+                       "or always, as above; implies --xattr",
+               .default_value = "never",
+               .choices = kDemands},
+    OptionSpec{.name = "killpriv-v2",
+               .kind = OptionKind::kFlag,
+               .help = "Take set-user-id, set-group-id and capabilities from files that are "
+                       "written here, so that the guest need not look for them"},
+    OptionSpec{.name = "posix-lock",
+               .kind = OptionKind::kFlag,
+               .help = "Let fcntl() locks of the guest hold on the host, too"},
+    OptionSpec{.name = "flock",
+               .kind = OptionKind::kFlag,
+               .help = "Let flock() locks of the guest hold on the host, too"},
+    OptionSpec{.name = "thread-pool-size",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Have N threads for what must wait: the disk, fsync(), copies of ranges; "
+                       "the queues go on meanwhile",
+               .default_value = "4",
+               .number_min = 1,
+               .number_max = 256},
+    OptionSpec{.name = "rlimit-nofile",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Let the process have N descriptors, of which the guest may hold all but "
+                       "1024; without it 1000000, or as many as the system allows",
+               .number_min = 2048,
+               .number_max = 1'073'741'816},
+};
+
+/// The descriptor of each share's root, in the order of the devices: for Landlock.
+std::vector<int>& share_roots() {
+    static std::vector<int> roots;
+    return roots;
+}
+
+/// Raises the limit as far as it can, and returns it.
+Result<uint64_t> raise_descriptor_limit(std::optional<uint64_t> wanted) {
+    constexpr uint64_t kDefault = 1'000'000;
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return failure(error_from_errno("cannot ask for the limit of descriptors"));
+    }
+    const uint64_t goal = wanted.value_or(kDefault);
+    const rlimit raised{.rlim_cur = goal, .rlim_max = std::max<rlim_t>(goal, limit.rlim_max)};
+    if (::setrlimit(RLIMIT_NOFILE, &raised) == 0) {
+        return goal;
+    }
+    if (wanted && goal > limit.rlim_max) {
+        return failure(error_from_errno("--rlimit-nofile is more than the system allows"));
+    }
+    limit.rlim_cur = std::min<rlim_t>(goal, limit.rlim_max);
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return failure(error_from_errno("cannot raise the limit of descriptors"));
+    }
+    return uint64_t{limit.rlim_cur};
+}
+
+template <class Enum, size_t kCount>
+Enum choice(const OptionValues& values,
+            std::string_view name,
+            const std::array<std::string_view, kCount>& texts) {
+    const std::string text = values.text(name).value_or("");
+    const auto found = std::ranges::find(texts, text);
+    return static_cast<Enum>(found - texts.begin());
+}
+
+std::chrono::nanoseconds timeout_of(CachePolicy policy) {
+    switch (policy) {
+        case CachePolicy::kNever:
+            return std::chrono::seconds(0);
+        case CachePolicy::kAuto:
+            return std::chrono::seconds(1);
+        case CachePolicy::kMetadata:
+        case CachePolicy::kAlways:
+            break;
+    }
+    return std::chrono::hours(24);
+}
+
+Result<FsSettings> read_settings(const OptionValues& values) {
+    FsSettings settings;
+    settings.shared_dir = values.text("shared-dir").value_or("");
+    settings.tag = values.text("tag").value_or("");
+    settings.request_queues = static_cast<uint16_t>(values.number("request-queues").value_or(8));
+    settings.cache = choice<CachePolicy>(values, "cache", kCachePolicies);
+    settings.timeout = timeout_of(settings.cache);
+    settings.writeback = values.flag("writeback");
+    settings.allow_direct_io = values.flag("allow-direct-io");
+    settings.allow_mmap = values.flag("allow-mmap");
+    settings.readdirplus = !values.flag("no-readdirplus");
+    settings.preserve_noatime = values.flag("preserve-noatime");
+    settings.read_only = values.flag("readonly");
+    settings.announce_submounts = !values.flag("no-announce-submounts");
+    settings.xattr = values.flag("xattr");
+    settings.posix_acl = choice<Demand>(values, "posix-acl", kDemands);
+    settings.security_label = choice<Demand>(values, "security-label", kDemands);
+    settings.xattr = settings.xattr || settings.posix_acl != Demand::kNever ||
+                     settings.security_label != Demand::kNever;
+    settings.pool_threads = values.number("thread-pool-size").value_or(4);
+    settings.killpriv_v2 = values.flag("killpriv-v2");
+    settings.posix_locks = values.flag("posix-lock");
+    settings.flock = values.flag("flock");
+    const uint64_t limit = OUTRIGGER_TRY(raise_descriptor_limit(values.number("rlimit-nofile")));
+    settings.descriptors_max = limit > 2 * kOwnDescriptors ? limit - kOwnDescriptors : limit / 2;
+    return settings;
+}
+
+Result<void> check_options(const OptionValues& values) {
+    if (values.text("shared-dir").value_or("").empty()) {
+        return failure(Error{.message = "--shared-dir is required: give the directory to share"});
+    }
+    if (values.text("tag").value_or("").size() > kTagBytesMax) {
+        return failure(Error{.message = "--tag takes at most 36 bytes"});
+    }
+    return {};
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    const FsSettings settings = OUTRIGGER_TRY(read_settings(values));
+    Share share = OUTRIGGER_TRY(Share::open(settings));
+    share_roots().push_back(share.root_fd());
+    return std::make_unique<FsDevice>(settings, std::move(share));
+}
+
+SandboxExtras sandbox_extras(const OptionValues& /*values*/) {
+    SandboxExtras extras;
+    // Asked for behind create_device() of the same device.
+    extras.writable_trees = {share_roots().back()};
+    extras.kept_capabilities = fs_capabilities();
+    return extras;
+}
+
+const DeviceProgram kProgram{
+    .name = "outrigger-fs",
+    .type = "fs",
+    .summary = "A vhost-user back end that shares a directory with a guest by virtio-fs",
+    .options = kOptions,
+    .capabilities = {},
+    .create_device = create_device,
+    .check_options = check_options,
+    .sandbox = fs_sandbox_needs(),
+    .sandbox_extras = sandbox_extras,
+    .isolate = isolate_process,
+    .can_go_on = [](const OptionValues& /*values*/) { return false; },
+};
+
+}  // namespace
+
+const DeviceProgram& fs_program() {
+    return kProgram;
+}
+
+}  // namespace outrigger::fs

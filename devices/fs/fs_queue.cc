@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/fs_queue.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+namespace outrigger::fs {
+namespace {
+
+/// Requests that are taken before the worker's other queues have their turn.
+constexpr int kBatch = 32;
+
+/// The largest request but for what WRITE and BATCH_FORGET carry: SETXATTR of 64 KiB.
+constexpr size_t kBodyBytesMax = size_t{72} * 1024;
+
+/// How often a lock that somebody else has is tried: often at first.
+constexpr auto kLockDelayMin = std::chrono::milliseconds(1);
+constexpr auto kLockDelayMax = std::chrono::milliseconds(50);
+
+bool is_silent(uint32_t opcode) {
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT;
+}
+
+}  // namespace
+
+FsQueue::FsQueue(const Environment& environment)
+    : environment_(environment),
+      finished_(environment.worker, [](BlockingJob& job) { job.queue->finish(job); }),
+      body_(std::make_unique_for_overwrite<std::byte[]>(kBodyBytesMax)) {}
+
+FsQueue::~FsQueue() {
+    OUTRIGGER_ASSERT(under_way_ == 0 && lock_waiters_.empty());
+}
+
+QueueProgress FsQueue::process() {
+    for (int served = 0; served < kBatch; ++served) {
+        std::optional<DescriptorChain> chain = environment_.queue.pop();
+        if (!chain) {
+            return QueueProgress::kDrained;
+        }
+        serve(*std::move(chain));
+    }
+    return QueueProgress::kMore;
+}
+
+void FsQueue::serve(DescriptorChain chain) {
+    environment_.counters.requests.add();
+    ChainReader reader = chain.take_reader();
+    const auto head = reader.read_object<InHeader>();
+    const bool can_answer = reply_.begin(chain, head ? head->unique : 0);
+    if (!can_answer && !(head && is_silent(head->opcode))) {
+        // Nothing was done, and there is no way to say why.
+        environment_.counters.malformed.add();
+        chain.complete(0);
+        return;
+    }
+    chain_ = &chain;
+    reader_ = &reader;
+    const Verdict verdict = head ? carry_out(*head) : failed(EINVAL);
+    chain_ = nullptr;
+    reader_ = nullptr;
+    if (verdict == Verdict::kLater) {
+        return;
+    }
+    if (!can_answer && verdict != Verdict::kSilent) {
+        environment_.counters.malformed.add();
+        chain.complete(0);
+        return;
+    }
+    answer(chain, reply_, verdict);
+}
+
+Verdict FsQueue::carry_out(const InHeader& head) {
+    const auto header = parse_header(head, reader_->remaining() + sizeof head);
+    if (!header) {
+        return is_silent(head.opcode) ? Verdict::kSilent : failed(header.error());
+    }
+    Call call{.header = *header, .body = {}, .payload = {}, .reply = reply_, .queue = *this};
+    size_t body_bytes = header->body_bytes;
+    if (header->opcode == FUSE_WRITE) {
+        body_bytes = sizeof(fuse_write_in);
+    } else if (header->opcode == FUSE_BATCH_FORGET) {
+        body_bytes = sizeof(fuse_batch_forget_in);
+    }
+    if (body_bytes > header->body_bytes || body_bytes > kBodyBytesMax) {
+        return is_silent(header->opcode) ? Verdict::kSilent : failed(EINVAL);
+    }
+    const std::span body(body_.get(), body_bytes);
+    reader_->read(body);
+    call.body = body;
+    if (header->opcode == FUSE_WRITE && !take_payload(*header, call)) {
+        return failed(EINVAL);
+    }
+    return environment_.server.serve(call);
+}
+
+/// As many bytes as the arguments say, of what is left of the chain. False: there are fewer.
+bool FsQueue::take_payload(const RequestHeader& /*header*/, Call& call) {
+    fuse_write_in args{};
+    std::memcpy(&args, call.body.data(), sizeof args);
+    uint64_t left = args.size;
+    if (left > reader_->remaining()) {
+        return false;
+    }
+    payload_.clear();
+    for (iovec piece : reader_->take_iovecs()) {
+        if (left == 0) {
+            break;
+        }
+        piece.iov_len = std::min<uint64_t>(piece.iov_len, left);
+        left -= piece.iov_len;
+        payload_.push_back(piece);
+    }
+    call.payload = payload_;
+    return true;
+}
+
+void FsQueue::answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict) {
+    switch (verdict) {
+        case Verdict::kSilent:
+            chain.complete(0);
+            return;
+        case Verdict::kAnswered:
+            chain.complete(reply.finish());
+            return;
+        case Verdict::kLater:
+            break;
+    }
+    environment_.counters.failures.add();
+    chain.complete(reply.finish_with_error(static_cast<int>(verdict)));
+}
+
+size_t FsQueue::read_more(std::span<std::byte> out) {
+    return reader_->read(out);
+}
+
+void FsQueue::on_fault(std::span<const iovec> buffers) {
+    (void)environment_.queue.buffers_were_lost(buffers);
+}
+
+/// The request in hand as a job of its own.
+BlockingJob& FsQueue::take_over() {
+    if (free_jobs_.empty()) {
+        jobs_.push_back(std::make_unique<BlockingJob>());
+        free_jobs_.push_back(jobs_.back().get());
+        jobs_.back()->queue = this;
+        jobs_.back()->finished = &finished_;
+    }
+    BlockingJob& job = *free_jobs_.back();
+    free_jobs_.pop_back();
+    job.chain.emplace(std::move(*chain_));
+    // Spans into these that the work has taken stay what they are.
+    std::swap(job.reply, reply_);
+    std::swap(job.payload, payload_);
+    return job;
+}
+
+void FsQueue::put_back(BlockingJob& job) {
+    job.chain.reset();
+    job.work = nullptr;
+    free_jobs_.push_back(&job);
+}
+
+void FsQueue::defer(Call& /*call*/, Call::Work work) {
+    BlockingJob& job = take_over();
+    job.work = std::move(work);
+    environment_.counters.deferred.add();
+    ++under_way_;
+    environment_.pool.submit(job);
+}
+
+void FsQueue::finish(BlockingJob& job) {
+    --under_way_;
+    if (job.verdict == failed(EFAULT)) {
+        (void)environment_.queue.memory_was_lost();
+    }
+    answer(*job.chain, job.reply, job.verdict);
+    put_back(job);
+    check_drained();
+}
+
+void FsQueue::retry(Call& /*call*/, Call::Work attempt) {
+    BlockingJob& job = take_over();
+    job.work = std::move(attempt);
+    job.verdict = job.work(job.reply);
+    // Nobody waits for a lock while the ring goes: whoever has it may be a guest that waits for us.
+    if (job.verdict == failed(EAGAIN) && (drained_ || environment_.queue.is_ending())) {
+        job.verdict = failed(EINTR);
+    }
+    if (job.verdict != failed(EAGAIN)) {
+        answer(*job.chain, job.reply, job.verdict);
+        put_back(job);
+        return;
+    }
+    environment_.counters.lock_waits.add();
+    lock_waiters_.push_back(&job);
+    lock_delay_ = kLockDelayMin;
+    start_lock_timer();
+}
+
+void FsQueue::start_lock_timer() {
+    if (!lock_timer_ && !lock_waiters_.empty()) {
+        lock_timer_ =
+            environment_.worker.loop().start_timer(EventLoop::Clock::now() + lock_delay_, [this] {
+                lock_timer_.reset();
+                try_locks();
+            });
+    }
+}
+
+void FsQueue::try_locks() {
+    const auto is_done = [this](BlockingJob* job) {
+        job->verdict = environment_.server.take_interrupt(job->reply.unique())
+                           ? failed(EINTR)
+                           : job->work(job->reply);
+        if (job->verdict == failed(EAGAIN)) {
+            return false;
+        }
+        answer(*job->chain, job->reply, job->verdict);
+        put_back(*job);
+        return true;
+    };
+    std::erase_if(lock_waiters_, is_done);
+    lock_delay_ = std::min(lock_delay_ * 2, kLockDelayMax);
+    start_lock_timer();
+}
+
+void FsQueue::hurry() {
+    if (lock_timer_) {
+        environment_.worker.loop().cancel_timer(*std::exchange(lock_timer_, std::nullopt));
+    }
+    for (BlockingJob* const job : std::exchange(lock_waiters_, {})) {
+        answer(*job->chain, job->reply, failed(EINTR));
+        put_back(*job);
+    }
+}
+
+void FsQueue::stop(std::move_only_function<void()> drained) {
+    hurry();
+    drained_ = std::move(drained);
+    check_drained();
+}
+
+void FsQueue::check_drained() {
+    if (drained_ && under_way_ == 0) {
+        // The last access to this: the callee may destroy it.
+        std::exchange(drained_, nullptr)();
+    }
+}
+
+}  // namespace outrigger::fs

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One ring of the device while it runs: takes requests out, gives them to the server, and answers.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/device.h"
+
+#include "devices/fs/blocking_pool.h"
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+
+/// Written by the queue's worker, read by any thread.
+struct FsCounters {
+    Counter requests;
+    Counter failures;    ///< answered with an error
+    Counter malformed;   ///< that could not be answered at all
+    Counter deferred;    ///< went to the threads that may wait
+    Counter lock_waits;  ///< waited for somebody's lock
+};
+
+/// Thread-bound: the queue's worker.
+class FsQueue final : private Call::Queue {
+  public:
+    struct Environment {
+        FsServer& server;
+        BlockingPool& pool;
+        Virtqueue& queue;
+        Worker& worker;
+        FsCounters& counters;
+    };
+
+    explicit FsQueue(const Environment& environment);
+    FsQueue(const FsQueue&) = delete;
+    FsQueue& operator=(const FsQueue&) = delete;
+    ~FsQueue();
+
+    [[nodiscard]] QueueProgress process();
+
+    /// Whoever waits for a lock is told that it was interrupted.
+    void hurry();
+
+    /// Calls `drained` when the last request is back, perhaps at once. This may go then.
+    void stop(std::move_only_function<void()> drained);
+
+  private:
+    // Call::Queue
+    void defer(Call& call, Call::Work work) override;
+    void retry(Call& call, Call::Work attempt) override;
+    void on_fault(std::span<const iovec> buffers) override;
+    [[nodiscard]] size_t read_more(std::span<std::byte> out) override;
+
+    void serve(DescriptorChain chain);
+    [[nodiscard]] Verdict carry_out(const InHeader& head);
+    [[nodiscard]] bool take_payload(const RequestHeader& header, Call& call);
+    void answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict);
+    [[nodiscard]] BlockingJob& take_over();
+    void put_back(BlockingJob& job);
+    void finish(BlockingJob& job);
+    void try_locks();
+    void start_lock_timer();
+    void check_drained();
+
+    const Environment environment_;
+    HandOver<BlockingJob> finished_;
+    ReplyWriter reply_;
+    std::vector<iovec> payload_;
+    std::unique_ptr<std::byte[]> body_;
+
+    // While a handler runs.
+    DescriptorChain* chain_ = nullptr;
+    ChainReader* reader_ = nullptr;
+
+    std::vector<std::unique_ptr<BlockingJob>> jobs_;
+    std::vector<BlockingJob*> free_jobs_;
+    std::vector<BlockingJob*> lock_waiters_;
+    std::optional<TimerId> lock_timer_;
+    std::chrono::milliseconds lock_delay_{1};
+    size_t under_way_ = 0;                     // jobs in the pool
+    std::move_only_function<void()> drained_;  // null: does not stop
+};
+
+}  // namespace outrigger::fs

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The meaning of FUSE requests: one handler an operation, over the share's inodes and open files.
+/// One server for all queues of a device.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <string_view>
+
+#include "devices/fs/call.h"
+#include "devices/fs/credentials.h"
+#include "devices/fs/fs_settings.h"
+#include "devices/fs/inode_table.h"
+#include "devices/fs/lock_owners.h"
+#include "devices/fs/open_files.h"
+#include "devices/fs/share.h"
+
+namespace outrigger::fs {
+
+class FsServer;
+
+/// A row of the table of operations.
+struct Operation {
+    std::string_view name{};  ///< "LOOKUP"; empty: there is none with this number
+    Verdict (FsServer::*handle)(Call&) = nullptr;  ///< null: ENOSYS
+    bool changes = false;                          ///< refused by a share that is read-only
+};
+
+/// By opcode; kOpcodeCount rows.
+[[nodiscard]] std::span<const Operation> operations();
+
+/// Handlers run on any queue's worker, several at a time.
+class FsServer final {
+  public:
+    FsServer(const FsSettings& settings, Share share);
+
+    /// Before the first request, on the thread of each queue.
+    [[nodiscard]] Result<void> adopt_thread();
+
+    /// Carries out one request.
+    [[nodiscard]] Verdict serve(Call& call);
+
+    /// What requests of this driver look like.
+    [[nodiscard]] RequestForm form() const;
+
+    /// The driver is gone: nothing is open, nothing looked up, nothing agreed on. No request runs.
+    void reset();
+
+    /// Was the request with this number interrupted? Says so once.
+    [[nodiscard]] bool take_interrupt(uint64_t unique);
+
+    [[nodiscard]] const InodeTable& inodes() const { return inodes_; }
+
+    [[nodiscard]] const OpenFiles& files() const { return files_; }
+
+    // The handlers.
+    [[nodiscard]] Verdict init(Call& call);
+    [[nodiscard]] Verdict destroy(Call& call);
+    [[nodiscard]] Verdict look_up(Call& call);
+    [[nodiscard]] Verdict forget(Call& call);
+    [[nodiscard]] Verdict batch_forget(Call& call);
+    [[nodiscard]] Verdict mkdir(Call& call);
+    [[nodiscard]] Verdict mknod(Call& call);
+    [[nodiscard]] Verdict symlink(Call& call);
+    [[nodiscard]] Verdict readlink(Call& call);
+    [[nodiscard]] Verdict link(Call& call);
+    [[nodiscard]] Verdict unlink(Call& call);
+    [[nodiscard]] Verdict rmdir(Call& call);
+    [[nodiscard]] Verdict rename(Call& call);
+    [[nodiscard]] Verdict rename2(Call& call);
+    [[nodiscard]] Verdict create(Call& call);
+    [[nodiscard]] Verdict tmpfile(Call& call);
+    [[nodiscard]] Verdict getattr(Call& call);
+    [[nodiscard]] Verdict statx(Call& call);
+    [[nodiscard]] Verdict setattr(Call& call);
+    [[nodiscard]] Verdict access(Call& call);
+    [[nodiscard]] Verdict statfs(Call& call);
+    [[nodiscard]] Verdict open(Call& call);
+    [[nodiscard]] Verdict release(Call& call);
+    [[nodiscard]] Verdict flush(Call& call);
+    [[nodiscard]] Verdict fsync(Call& call);
+    [[nodiscard]] Verdict syncfs(Call& call);
+    [[nodiscard]] Verdict read(Call& call);
+    [[nodiscard]] Verdict write(Call& call);
+    [[nodiscard]] Verdict fallocate(Call& call);
+    [[nodiscard]] Verdict lseek(Call& call);
+    [[nodiscard]] Verdict copy_file_range(Call& call);
+    [[nodiscard]] Verdict copy_file_range_64(Call& call);
+    [[nodiscard]] Verdict ioctl(Call& call);
+    [[nodiscard]] Verdict opendir(Call& call);
+    [[nodiscard]] Verdict readdir(Call& call);
+    [[nodiscard]] Verdict readdirplus(Call& call);
+    [[nodiscard]] Verdict setxattr(Call& call);
+    [[nodiscard]] Verdict getxattr(Call& call);
+    [[nodiscard]] Verdict listxattr(Call& call);
+    [[nodiscard]] Verdict removexattr(Call& call);
+    [[nodiscard]] Verdict getlk(Call& call);
+    [[nodiscard]] Verdict setlk(Call& call);
+    [[nodiscard]] Verdict setlkw(Call& call);
+    [[nodiscard]] Verdict interrupt(Call& call);
+
+  private:
+    struct Found {
+        InodeRef inode;
+        struct statx status = {};
+    };
+
+    [[nodiscard]] bool agreed(uint64_t flag) const {
+        // Relaxed: the driver sends nothing that depends on it before it has seen the reply.
+        return (agreed_.load(std::memory_order_relaxed) & flag) != 0;
+    }
+
+    [[nodiscard]] Result<InodeRef, Errno> inode_of(uint64_t node);
+    [[nodiscard]] Result<InodeRef, Errno> directory_of(uint64_t node);
+    [[nodiscard]] Result<OpenFileRef, Errno> file_of(uint64_t handle, uint64_t node);
+
+    /// ENFILE instead of a descriptor that the process needs for itself.
+    [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
+    [[nodiscard]] Result<Found, Errno> find_or_pin(const Inode& parent, const Name& name);
+    [[nodiscard]] Result<Found, Errno> pin_opened(const UniqueFd& fd);
+    [[nodiscard]] Result<Found, Errno> add(UniqueFd fd);
+    [[nodiscard]] Verdict answer_entry(Call& call, const Inode& parent, const Found& found);
+    [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
+    [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;
+    [[nodiscard]] fuse_attr make_attr(const struct statx& status) const;
+    [[nodiscard]] Verdict answer_attributes(Call& call, const struct statx& status);
+
+    [[nodiscard]] Result<GuestUser, Errno> user_of(const Call& call,
+                                                   const Extensions& extensions) const;
+    [[nodiscard]] Errno label(const Inode& inode, const Extensions& extensions);
+    [[nodiscard]] Verdict finish_creation(Call& call,
+                                          const Inode& parent,
+                                          const Name& name,
+                                          const Extensions& extensions);
+    [[nodiscard]] Verdict remove(Call& call, int flags);
+    [[nodiscard]] Verdict move(Call& call, const Rename& wish);
+    [[nodiscard]] Errno change_mode(const Inode& inode, const fuse_setattr_in& wish);
+    [[nodiscard]] Errno change_owner(const Inode& inode, const fuse_setattr_in& wish);
+    [[nodiscard]] Errno change_size(const Inode& inode, const fuse_setattr_in& wish);
+    [[nodiscard]] Errno change_times(const Inode& inode, const fuse_setattr_in& wish);
+    [[nodiscard]] Result<int, Errno> host_flags(uint32_t flags) const;
+    [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, uint64_t node, int flags);
+    [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
+    [[nodiscard]] Verdict answer_creation(
+        Call& call, const Inode& parent, Found found, UniqueFd fd, int flags);
+    [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
+    [[nodiscard]] Verdict list(Call& call, bool plus);
+    [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
+    [[nodiscard]] Result<bool, Errno> append_entry_plus(ReplyWriter& reply,
+                                                        uint64_t room,
+                                                        const Inode& directory,
+                                                        const DirectoryEntry& entry);
+    [[nodiscard]] Verdict answer_attribute(Call& call, ssize_t bytes, uint32_t wanted);
+    [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
+                                                                        uint64_t owner);
+    [[nodiscard]] Verdict lock(Call& call, bool waits);
+
+    const FsSettings settings_;
+    const Share share_;
+    const uint64_t root_number_;
+    OwnCapabilities capabilities_;
+    std::once_flag capabilities_read_;
+    std::atomic<bool> initialized_{false};
+    std::atomic<uint64_t> agreed_{0};  // flags of INIT
+    InodeTable inodes_;
+    OpenFiles files_;
+    LockOwners lock_owners_;
+    std::mutex interrupts_mutex_;
+    std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
+    size_t next_interrupt_ = 0;              // guarded by it
+};
+
+/// What INIT comes to: pure.
+struct InitAnswer {
+    uint32_t minor = 0;
+    uint64_t flags = 0;
+};
+
+/// EPROTO when the driver is too old, or cannot do what an option demands.
+[[nodiscard]] Result<InitAnswer, Errno> negotiate(const FsSettings& settings, const Init& offer);
+
+/// As the guest's kernel encodes the number of a device in 32 bits.
+[[nodiscard]] uint32_t encode_device(uint32_t major, uint32_t minor);
+[[nodiscard]] dev_t decode_device(uint32_t encoded);
+
+}  // namespace outrigger::fs

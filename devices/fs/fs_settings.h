@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What the command line says of a share.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace outrigger::fs {
+
+/// What the guest may keep, and for how long.
+enum class CachePolicy : uint8_t { kNever, kMetadata, kAuto, kAlways };
+
+/// Something that is off, on where the driver can do it, or on or not at all.
+enum class Demand : uint8_t { kNever, kAuto, kAlways };
+
+struct FsSettings {
+    std::string shared_dir;
+    std::string tag;  ///< at most 36 bytes; empty: the device has no configuration space
+    uint16_t request_queues = 8;
+    CachePolicy cache = CachePolicy::kAuto;
+    std::chrono::nanoseconds timeout{std::chrono::seconds(1)};  ///< of names and attributes
+    uint64_t pool_threads = 4;
+    uint64_t descriptors_max = 1024;  ///< that the guest may make us hold
+    bool writeback = false;
+    bool allow_direct_io = false;
+    bool allow_mmap = false;
+    bool readdirplus = true;
+    bool preserve_noatime = false;
+    bool read_only = false;
+    bool announce_submounts = true;
+    bool xattr = false;
+    bool killpriv_v2 = false;
+    bool posix_locks = false;
+    bool flock = false;
+    Demand posix_acl = Demand::kNever;
+    Demand security_label = Demand::kNever;
+};
+
+}  // namespace outrigger::fs

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/inode_table.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace outrigger::fs {
+
+uint64_t InodeTable::hash(const InodeKey& key) {
+    // Multiplication by an odd number and a fold: numbers of one directory lie close together.
+    constexpr uint64_t kOdd = 0x9e37'79b9'7f4a'7c15;
+    const uint64_t mixed = (key.number ^ (key.device << 40) ^ (key.mount << 52)) * kOdd;
+    return mixed ^ (mixed >> 29);
+}
+
+void InodeTable::set_root(UniqueFd fd, const InodeKey& key, uint32_t type) {
+    InodeRef root = look_up_or_add(key, std::move(fd), type);
+    OUTRIGGER_ASSERT(root && root.id() == kRootId);
+}
+
+InodeRef InodeTable::find_locked(Shard& shard, uint64_t hash, const InodeKey& key) {
+    for (uint32_t slot = bucket_of(shard, hash); slot != 0; slot = inode_at(slot).hash_next) {
+        if (inode_at(slot).key == key) {
+            return slots_.find(slots_.id_at(slot));
+        }
+    }
+    return {};
+}
+
+InodeRef InodeTable::look_up(const InodeKey& key) {
+    const uint64_t key_hash = hash(key);
+    Shard& shard = shard_of(key_hash);
+    const std::lock_guard lock(shard.mutex);
+    InodeRef inode = find_locked(shard, key_hash, key);
+    if (inode) {
+        // Relaxed, here and below: forget() decides under the shard's lock.
+        inode->lookups.fetch_add(1, std::memory_order_relaxed);
+    }
+    return inode;
+}
+
+InodeRef InodeTable::look_up_or_add(const InodeKey& key, UniqueFd fd, uint32_t type) {
+    const uint64_t key_hash = hash(key);
+    Shard& shard = shard_of(key_hash);
+    const std::lock_guard lock(shard.mutex);
+    InodeRef inode = find_locked(shard, key_hash, key);
+    if (!inode) {
+        inode = slots_.allocate();
+        if (!inode) {
+            return inode;
+        }
+        inode->fd = std::move(fd);
+        inode->key = key;
+        inode->type = type;
+        add_locked(shard, key_hash, inode);
+        slots_.publish(inode);
+    }
+    inode->lookups.fetch_add(1, std::memory_order_relaxed);
+    return inode;
+}
+
+void InodeTable::add_locked(Shard& shard, uint64_t hash, InodeRef& inode) {
+    if (shard.count >= shard.buckets.size()) {
+        grow(shard);
+    }
+    uint32_t& bucket = bucket_of(shard, hash);
+    inode->hash_next = bucket;
+    bucket = SlotTable<Inode>::index_of(inode.id());
+    ++shard.count;
+}
+
+void InodeTable::grow(Shard& shard) {
+    std::vector<uint32_t> old(shard.buckets.size() * 2);
+    std::swap(old, shard.buckets);
+    for (uint32_t slot : old) {
+        while (slot != 0) {
+            Inode& inode = inode_at(slot);
+            uint32_t& bucket = bucket_of(shard, hash(inode.key));
+            const uint32_t next = std::exchange(inode.hash_next, bucket);
+            bucket = std::exchange(slot, next);
+        }
+    }
+}
+
+void InodeTable::remove_locked(Shard& shard, uint64_t hash, const InodeRef& inode) {
+    uint32_t* link = &bucket_of(shard, hash);
+    const uint32_t slot = SlotTable<Inode>::index_of(inode.id());
+    while (*link != slot) {
+        OUTRIGGER_ASSERT(*link != 0);
+        link = &inode_at(*link).hash_next;
+    }
+    *link = inode->hash_next;
+    --shard.count;
+}
+
+void InodeTable::forget(uint64_t id, uint64_t count) {
+    InodeRef inode = id == kRootId ? InodeRef() : find(id);
+    if (!inode) {
+        return;
+    }
+    const uint64_t key_hash = hash(inode->key);
+    Shard& shard = shard_of(key_hash);
+    const std::lock_guard lock(shard.mutex);
+    const uint64_t lookups = inode->lookups.load(std::memory_order_relaxed);
+    const uint64_t left = lookups - std::min(lookups, count);
+    inode->lookups.store(left, std::memory_order_relaxed);
+    if (left == 0 && slots_.retire(inode)) {
+        remove_locked(shard, key_hash, inode);
+    }
+}
+
+void InodeTable::clear() {
+    for_each([this](InodeRef& inode) { forget(inode.id(), UINT64_MAX); });
+}
+
+}  // namespace outrigger::fs

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Files and directories that the guest has open, by handle.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/fs/directory_stream.h"
+#include "devices/fs/slot_table.h"
+
+namespace outrigger::fs {
+
+struct OpenFile {
+    UniqueFd fd;
+    uint64_t node = 0;
+    int flags = 0;  ///< with which `fd` was opened
+    /// A write that must not wait is refused by this kind of file: then one that waits is made.
+    std::atomic<bool> writes_wait{false};
+    std::atomic<bool> reads_wait{false};
+    std::unique_ptr<DirectoryStream> directory;  ///< of a directory, else null
+
+    [[nodiscard]] bool is_directory() const { return directory != nullptr; }
+
+    void clear() {
+        directory.reset();
+        fd.reset();
+        writes_wait.store(false, std::memory_order_relaxed);
+        reads_wait.store(false, std::memory_order_relaxed);
+    }
+};
+
+using OpenFileRef = SlotTable<OpenFile>::Ref;
+
+/// Any thread.
+class OpenFiles final {
+  public:
+    [[nodiscard]] OpenFileRef find(uint64_t handle) { return slots_.find(handle); }
+
+    /// Empty when the table is full.
+    [[nodiscard]] OpenFileRef add(UniqueFd fd, uint64_t node, int flags, bool is_directory) {
+        OpenFileRef file = slots_.allocate();
+        if (file) {
+            file->fd = std::move(fd);
+            file->node = node;
+            file->flags = flags;
+            if (is_directory) {
+                file->directory = std::make_unique<DirectoryStream>();
+            }
+            slots_.publish(file);
+        }
+        return file;
+    }
+
+    /// Closed when the last request that uses it has ended. False: there is no such handle.
+    bool remove(uint64_t handle) {
+        OpenFileRef file = slots_.find(handle);
+        return file && slots_.retire(file);
+    }
+
+    void clear() {
+        slots_.for_each([this](OpenFileRef& file) { (void)slots_.retire(file); });
+    }
+
+    [[nodiscard]] size_t size() const { return slots_.size(); }
+
+    template <class Each>
+    void for_each(Each each) {
+        slots_.for_each(each);
+    }
+
+  private:
+    SlotTable<OpenFile> slots_;
+};
+
+}  // namespace outrigger::fs

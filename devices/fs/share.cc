@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/share.h"
+
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/log.h"
+
+namespace outrigger::fs {
+namespace {
+
+/// STATX_MNT_ID, in case the C library is older than the kernel.
+constexpr unsigned kMountId = STATX_MNT_ID;
+
+/// A mount of our own of what `path` is, with everything that is mounted below it. Invalid where
+/// the process may not.
+UniqueFd clone_mount(const std::string& path) {
+    UniqueFd tree(
+        ::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
+    if (!tree.valid()) {
+        return tree;
+    }
+    mount_attr attributes{};
+    attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+    attributes.propagation = MS_PRIVATE;
+    if (::mount_setattr(
+            tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) != 0) {
+        tree.reset();
+    }
+    return tree;
+}
+
+}  // namespace
+
+FdName::FdName(int fd) : begin_(text_ + sizeof text_ - 1) {
+    char* at = text_ + sizeof text_ - 1;
+    auto rest = static_cast<unsigned>(fd);
+    do {
+        *--at = static_cast<char>('0' + rest % 10);
+        rest /= 10;
+    } while (rest != 0);
+    begin_ = at;
+}
+
+InodeKey key_of(const struct statx& status) {
+    return {.mount = status.stx_mnt_id,
+            .device = uint64_t{status.stx_dev_major} << 32 | status.stx_dev_minor,
+            .number = status.stx_ino};
+}
+
+StatResult stat_fd(int fd, unsigned mask) {
+    struct statx status = {};
+    if (::statx(fd, "", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask, &status) !=
+        0) {
+        return failure(int{errno});
+    }
+    return status;
+}
+
+StatResult stat_name(int directory, const char* name, unsigned mask) {
+    struct statx status = {};
+    if (::statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask, &status) != 0) {
+        return failure(int{errno});
+    }
+    return status;
+}
+
+Result<Share> Share::open(const FsSettings& settings) {
+    Share share;
+    share.proc_ = UniqueFd(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!share.proc_.valid()) {
+        return failure(error_from_errno("cannot open /proc/self/fd: mount /proc"));
+    }
+    share.changes_users_ = ::geteuid() == 0;
+    if (share.changes_users_) {
+        share.root_ = clone_mount(settings.shared_dir);
+        if (!share.root_.valid()) {
+            log(LogLevel::kWarning,
+                "{}: the share is no mount of its own, so set-user-id files in it stay what they "
+                "are for the host",
+                error_from_errno("cannot clone the mount").message);
+        }
+    }
+    if (!share.root_.valid()) {
+        share.root_ = UniqueFd(::open(settings.shared_dir.c_str(), O_PATH | O_CLOEXEC));
+    }
+    if (!share.root_.valid()) {
+        return failure(error_from_errno("cannot open '" + settings.shared_dir + "'"));
+    }
+    const StatResult status = stat_fd(share.root_.get(), STATX_BASIC_STATS | kMountId);
+    if (!status) {
+        return failure(
+            error_from_code("cannot stat '" + settings.shared_dir + "'", status.error()));
+    }
+    if (!S_ISDIR(status->stx_mode) && !S_ISREG(status->stx_mode)) {
+        return failure(
+            Error{.message = "'" + settings.shared_dir + "' is neither a directory nor a file"});
+    }
+    return share;
+}
+
+UniqueFd Share::duplicate_root() const {
+    return UniqueFd(::fcntl(root_.get(), F_DUPFD_CLOEXEC, 0));
+}
+
+Result<void> Share::adopt_thread() const {
+    static thread_local const Share* adopted_by = nullptr;
+    if (adopted_by == this) {
+        return {};
+    }
+    if (::unshare(CLONE_FS) != 0 || ::fchdir(proc_.get()) != 0) {
+        return failure(error_from_errno("cannot give a thread its own working directory"));
+    }
+    ::umask(0);
+    adopted_by = this;
+    return {};
+}
+
+Result<UniqueFd, Errno> Share::pin(int directory, const Name& name) const {
+    open_how how{};
+    how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+    const auto fd =
+        static_cast<int>(::syscall(SYS_openat2, directory, name.c_str(), &how, sizeof how));
+    if (fd < 0) {
+        return failure(int{errno});
+    }
+    return UniqueFd(fd);
+}
+
+Result<UniqueFd, Errno> Share::reopen(int fd, uint32_t type, int flags) const {
+    // Opening anything else would wait (a FIFO), or reach what is not of the share (a device).
+    if (type != S_IFREG && type != S_IFDIR) {
+        return failure(type == S_IFLNK ? ELOOP : ENXIO);
+    }
+    const int opened = ::openat(proc_.get(), FdName(fd).c_str(), (flags & ~O_NOFOLLOW) | O_CLOEXEC);
+    if (opened < 0) {
+        return failure(int{errno});
+    }
+    return UniqueFd(opened);
+}
+
+}  // namespace outrigger::fs

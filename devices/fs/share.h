@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The directory that is shared, and the few ways in which its files are reached: by one name below
+/// an open directory, and by the descriptor that an inode keeps. No path is ever walked.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/fs/fs_settings.h"
+#include "devices/fs/fuse_request.h"
+#include "devices/fs/inode_table.h"
+
+namespace outrigger::fs {
+
+/// What statx() says, or the errno value with which it failed.
+using StatResult = Result<struct statx, Errno>;
+
+[[nodiscard]] InodeKey key_of(const struct statx& status);
+
+/// Any thread; all members are const.
+class Share final {
+  public:
+    /// Opens the directory (or file) and what else is needed, while names can still be opened. As
+    /// root the share is a mount of its own, without set-user-id and devices, which no later mount
+    /// of the host changes.
+    [[nodiscard]] static Result<Share> open(const FsSettings& settings);
+
+    [[nodiscard]] int root_fd() const { return root_.get(); }
+
+    /// The root as an inode keeps it.
+    [[nodiscard]] UniqueFd duplicate_root() const;
+
+    /// /proc/self/fd: "12" below it leads to what descriptor 12 has open.
+    [[nodiscard]] int proc_fd() const { return proc_.get(); }
+
+    /// Makes the calling thread one that serves requests: its umask is its own and 0, and its
+    /// working directory is proc_fd(), for the calls that take no directory (getxattr() and
+    /// friends). Once a thread; an error says that the kernel refused.
+    [[nodiscard]] Result<void> adopt_thread() const;
+
+    /// May files be made for other users than our own?
+    [[nodiscard]] bool changes_users() const { return changes_users_; }
+
+    /// Pins what `name` is in `directory`, whatever it is, without opening it.
+    [[nodiscard]] Result<UniqueFd, Errno> pin(int directory, const Name& name) const;
+
+    /// Opens what an O_PATH descriptor pins, a regular file or a directory.
+    [[nodiscard]] Result<UniqueFd, Errno> reopen(int fd, uint32_t type, int flags) const;
+
+  private:
+    UniqueFd root_;
+    UniqueFd proc_;
+    bool changes_users_ = false;
+};
+
+/// Of what `fd` has open or pins.
+[[nodiscard]] StatResult stat_fd(int fd, unsigned mask);
+
+/// Of what `name` is in `directory`, a symbolic link itself.
+[[nodiscard]] StatResult stat_name(int directory, const char* name, unsigned mask);
+
+/// The number of a descriptor as a name in /proc/self/fd.
+class FdName final {
+  public:
+    explicit FdName(int fd);
+
+    [[nodiscard]] const char* c_str() const { return begin_; }
+
+  private:
+    char text_[12] = {};
+    const char* begin_;
+};
+
+}  // namespace outrigger::fs

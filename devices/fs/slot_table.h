@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A table whose entries are known to the guest by number: inodes and open files. A number names a
+/// slot and the generation of what is in it, so one that the guest made up, or kept too long, finds
+/// nothing and never somebody else's entry.
+///
+/// Lookups take no lock: a slot's one atomic word says whether it is alive, in which generation,
+/// and how many threads use it now. What was retired goes when the last of them lets go.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/base/error.h"
+
+namespace outrigger::fs {
+
+/// Any thread. `Value` has `void clear()`, which is called when nobody uses an entry any more.
+template <class Value>
+class SlotTable final {
+    struct Slot {
+        std::atomic<uint64_t> word = 0;  // generation in the upper half, then alive, then pins
+        Value value;
+    };
+
+  public:
+    static constexpr uint32_t kSlotsMax = uint32_t{1} << 24;
+
+    /// An entry in use, or nothing. Move-only.
+    class Ref final {
+      public:
+        Ref() = default;
+
+        Ref(Ref&& other) noexcept
+            : table_(other.table_), slot_(std::exchange(other.slot_, nullptr)), id_(other.id_) {}
+
+        Ref& operator=(Ref&& other) noexcept {
+            if (this != &other) {
+                release();
+                table_ = other.table_;
+                slot_ = std::exchange(other.slot_, nullptr);
+                id_ = other.id_;
+            }
+            return *this;
+        }
+
+        Ref(const Ref&) = delete;
+        Ref& operator=(const Ref&) = delete;
+
+        ~Ref() { release(); }
+
+        [[nodiscard]] explicit operator bool() const { return slot_ != nullptr; }
+
+        [[nodiscard]] Value* operator->() const { return &slot_->value; }
+
+        [[nodiscard]] Value& operator*() const { return slot_->value; }
+
+        [[nodiscard]] uint64_t id() const { return id_; }
+
+        void release() {
+            if (slot_ != nullptr) {
+                table_->unpin(index_of(id_), *std::exchange(slot_, nullptr));
+            }
+        }
+
+      private:
+        friend class SlotTable;
+
+        Ref(SlotTable& table, Slot& slot, uint64_t id) : table_(&table), slot_(&slot), id_(id) {}
+
+        SlotTable* table_ = nullptr;
+        Slot* slot_ = nullptr;
+        uint64_t id_ = 0;
+    };
+
+    SlotTable() = default;
+    SlotTable(const SlotTable&) = delete;
+    SlotTable& operator=(const SlotTable&) = delete;
+
+    ~SlotTable() {
+        for (std::atomic<Chunk*>& chunk : chunks_) {
+            delete chunk.load(std::memory_order_relaxed);
+        }
+    }
+
+    [[nodiscard]] static uint32_t index_of(uint64_t id) { return static_cast<uint32_t>(id); }
+
+    /// The entry with this number, if there is one.
+    [[nodiscard]] Ref find(uint64_t id) {
+        Slot* const slot = slot_at(index_of(id));
+        if (slot == nullptr) {
+            return {};
+        }
+        uint64_t word = slot->word.load(std::memory_order_relaxed);
+        do {
+            if (!is_alive(word) || (word >> 32) != (id >> 32)) {
+                return {};
+            }
+            // Acquire: pairs with the release in publish(), which makes the value visible.
+        } while (!slot->word.compare_exchange_weak(
+            word, word + 1, std::memory_order_acquire, std::memory_order_relaxed));
+        return Ref(*this, *slot, id);
+    }
+
+    /// An entry that nobody finds before publish(); an empty Ref when the table is full.
+    [[nodiscard]] Ref allocate() {
+        const std::lock_guard lock(mutex_);
+        if (!free_.empty()) {
+            const uint32_t index = free_.back();
+            free_.pop_back();
+            Slot* const slot = slot_at(index);
+            // Relaxed: whoever freed it did so under this lock, and nobody can find it.
+            const uint64_t generation = slot->word.load(std::memory_order_relaxed) >> 32;
+            slot->word.store((generation << 32) | 1, std::memory_order_relaxed);
+            used_.fetch_add(1, std::memory_order_relaxed);
+            return Ref(*this, *slot, (generation << 32) | index);
+        }
+        if (next_ == kSlotsMax) {
+            return {};
+        }
+        const uint32_t index = next_++;
+        std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
+        if (chunk.load(std::memory_order_relaxed) == nullptr) {
+            // Release: pairs with the acquire in slot_at().
+            chunk.store(new Chunk, std::memory_order_release);
+        }
+        Slot* const slot = slot_at(index);
+        slot->word.store(1, std::memory_order_relaxed);
+        used_.fetch_add(1, std::memory_order_relaxed);
+        return Ref(*this, *slot, index);
+    }
+
+    /// The entry is complete: from here on find() finds it.
+    void publish(Ref& entry) {
+        // Release: pairs with the acquire in find().
+        entry.slot_->word.fetch_or(kAlive, std::memory_order_release);
+    }
+
+    /// Nobody finds the entry any more. False when it had been retired before.
+    bool retire(Ref& entry) {
+        return (entry.slot_->word.fetch_and(~kAlive, std::memory_order_relaxed) & kAlive) != 0;
+    }
+
+    /// Calls `each(Ref&)` for every entry that can be found, in the order of their slots. Entries
+    /// that come or go meanwhile may be among them or not.
+    template <class Each>
+    void for_each(Each each) {
+        uint32_t end = 0;
+        {
+            const std::lock_guard lock(mutex_);
+            end = next_;
+        }
+        for (uint32_t index = 1; index < end; ++index) {
+            Slot* const slot = slot_at(index);
+            const uint64_t word = slot == nullptr ? 0 : slot->word.load(std::memory_order_relaxed);
+            if (Ref entry = is_alive(word) ? find((word >> 32 << 32) | index) : Ref()) {
+                each(entry);
+            }
+        }
+    }
+
+    /// Of an entry that is known to exist, and not to go meanwhile.
+    [[nodiscard]] Value& value_at(uint32_t index) { return slot_at(index)->value; }
+
+    /// The number of that entry.
+    [[nodiscard]] uint64_t id_at(uint32_t index) {
+        return (slot_at(index)->word.load(std::memory_order_relaxed) >> 32 << 32) | index;
+    }
+
+    /// Entries that exist, whether or not somebody finds them.
+    [[nodiscard]] size_t size() const { return used_.load(std::memory_order_relaxed); }
+
+  private:
+    static constexpr uint64_t kAlive = uint64_t{1} << 31;
+    static constexpr uint64_t kPins = kAlive - 1;
+    static constexpr uint32_t kChunkSlots = 1024;
+
+    struct Chunk {
+        std::array<Slot, kChunkSlots> slots;
+    };
+
+    [[nodiscard]] static bool is_alive(uint64_t word) { return (word & kAlive) != 0; }
+
+    [[nodiscard]] Slot* slot_at(uint32_t index) {
+        if (index >= kSlotsMax) {
+            return nullptr;
+        }
+        // Acquire: pairs with the release in allocate().
+        Chunk* const chunk = chunks_[index / kChunkSlots].load(std::memory_order_acquire);
+        return chunk == nullptr ? nullptr : &chunk->slots[index % kChunkSlots];
+    }
+
+    void unpin(uint32_t index, Slot& slot) {
+        // Release: what was done with the value is done; acquire: for whoever is the last, all that
+        // others did. Pairs with itself.
+        const uint64_t before = slot.word.fetch_sub(1, std::memory_order_acq_rel);
+        if ((before & (kAlive | kPins)) != 1) {
+            return;
+        }
+        slot.value.clear();
+        const std::lock_guard lock(mutex_);
+        // A number is never used again, but for one that lies 2^32 entries of this slot back.
+        slot.word.store(((before >> 32) + 1) << 32, std::memory_order_relaxed);
+        free_.push_back(index);
+        used_.fetch_sub(1, std::memory_order_relaxed);
+    }
+
+    std::array<std::atomic<Chunk*>, kSlotsMax / kChunkSlots> chunks_{};
+    mutable std::mutex mutex_;      // what follows
+    std::vector<uint32_t> free_;    // slots that were used before
+    uint32_t next_ = 1;             // slot 0 stays empty: the guest knows nothing by the number 0
+    std::atomic<size_t> used_ = 0;  // changed with the mutex, read without
+};
+
+}  // namespace outrigger::fs

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/inode_table.h"
+
+#include <thread>
+
+#include <gtest/gtest.h>
+
+namespace outrigger::fs {
+namespace {
+
+InodeKey key(uint64_t number) {
+    return {.mount = 1, .device = 2, .number = number};
+}
+
+class InodeTableTest : public ::testing::Test {
+  protected:
+    InodeTableTest() { table_.set_root(UniqueFd(), key(1), S_IFDIR); }
+
+    uint64_t look_up(uint64_t number) {
+        return table_.look_up_or_add(key(number), UniqueFd(), S_IFREG).id();
+    }
+
+    InodeTable table_;
+};
+
+TEST_F(InodeTableTest, RootHasTheNumberOfTheProtocol) {
+    EXPECT_TRUE(table_.find(InodeTable::kRootId));
+}
+
+TEST_F(InodeTableTest, HardLinksAreOneNode) {
+    EXPECT_EQ(look_up(7), look_up(7));
+}
+
+TEST_F(InodeTableTest, TheSameNumberOnAnotherMountIsAnotherNode) {
+    const uint64_t one = look_up(7);
+    const InodeRef other =
+        table_.look_up_or_add({.mount = 9, .device = 2, .number = 7}, UniqueFd(), S_IFREG);
+    EXPECT_NE(other.id(), one);
+}
+
+TEST_F(InodeTableTest, ForgetsWithTheLastLookup) {
+    const uint64_t id = look_up(7);
+    (void)look_up(7);
+    table_.forget(id, 1);
+    EXPECT_TRUE(table_.find(id));
+    table_.forget(id, 1);
+    EXPECT_FALSE(table_.find(id));
+    EXPECT_EQ(table_.size(), 1U);
+}
+
+TEST_F(InodeTableTest, ForgetsNoMoreThanThereIs) {
+    const uint64_t id = look_up(7);
+    table_.forget(id, UINT64_MAX);
+    EXPECT_FALSE(table_.find(id));
+    const uint64_t next = look_up(7);
+    EXPECT_NE(next, id);
+    EXPECT_TRUE(table_.find(next));
+}
+
+TEST_F(InodeTableTest, NeverForgetsTheRoot) {
+    table_.forget(InodeTable::kRootId, UINT64_MAX);
+    EXPECT_TRUE(table_.find(InodeTable::kRootId));
+}
+
+TEST_F(InodeTableTest, ForgettingWhatIsNotThereDoesNothing) {
+    table_.forget(0, 1);
+    table_.forget(12345, 1);
+    table_.forget(UINT64_MAX, 1);
+    EXPECT_EQ(table_.size(), 1U);
+}
+
+TEST_F(InodeTableTest, FindsEachOfMany) {
+    for (uint64_t number = 2; number < 20'000; ++number) {
+        (void)look_up(number);
+    }
+    EXPECT_EQ(table_.size(), 19'999U);
+    for (uint64_t number = 2; number < 20'000; ++number) {
+        ASSERT_TRUE(table_.look_up(key(number))) << number;
+    }
+}
+
+TEST_F(InodeTableTest, ClearLeavesTheRoot) {
+    for (uint64_t number = 2; number < 100; ++number) {
+        (void)look_up(number);
+    }
+    table_.clear();
+    EXPECT_EQ(table_.size(), 1U);
+    EXPECT_TRUE(table_.find(InodeTable::kRootId));
+}
+
+TEST_F(InodeTableTest, ForgetThatRacesALookupLosesNone) {
+    const auto work = [&] {
+        for (int i = 0; i < 20'000; ++i) {
+            const uint64_t id = look_up(7);
+            EXPECT_TRUE(table_.find(id));
+            table_.forget(id, 1);
+        }
+    };
+    std::thread one(work);
+    std::thread two(work);
+    one.join();
+    two.join();
+    EXPECT_EQ(table_.size(), 1U);
+}
+
+}  // namespace
+}  // namespace outrigger::fs

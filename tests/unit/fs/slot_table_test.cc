@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/slot_table.h"
+
+#include <atomic>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace outrigger::fs {
+namespace {
+
+struct Thing {
+    int value = 0;
+    int* cleared = nullptr;
+
+    void clear() {
+        value = 0;
+        if (cleared != nullptr) {
+            ++*std::exchange(cleared, nullptr);
+        }
+    }
+};
+
+using Things = SlotTable<Thing>;
+
+uint64_t add(Things& table, int value) {
+    Things::Ref entry = table.allocate();
+    entry->value = value;
+    table.publish(entry);
+    return entry.id();
+}
+
+TEST(SlotTable, FirstNumberIsOne) {
+    Things table;
+    EXPECT_EQ(add(table, 7), 1U);
+}
+
+TEST(SlotTable, FindsWhatWasPublished) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    const Things::Ref found = table.find(id);
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->value, 7);
+}
+
+TEST(SlotTable, DoesNotFindWhatWasNotPublished) {
+    Things table;
+    const Things::Ref entry = table.allocate();
+    EXPECT_FALSE(table.find(entry.id()));
+}
+
+TEST(SlotTable, DoesNotFindZero) {
+    Things table;
+    (void)add(table, 7);
+    EXPECT_FALSE(table.find(0));
+}
+
+TEST(SlotTable, DoesNotFindASlotBeyondAll) {
+    Things table;
+    (void)add(table, 7);
+    EXPECT_FALSE(table.find(UINT32_MAX));
+    EXPECT_FALSE(table.find(Things::kSlotsMax));
+    EXPECT_FALSE(table.find(2));
+}
+
+TEST(SlotTable, DoesNotFindAnotherGeneration) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    EXPECT_FALSE(table.find(id + (uint64_t{1} << 32)));
+}
+
+TEST(SlotTable, NumberOfARetiredEntryFindsNotTheNextOne) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    {
+        Things::Ref entry = table.find(id);
+        EXPECT_TRUE(table.retire(entry));
+    }
+    const uint64_t next = add(table, 8);
+    EXPECT_EQ(Things::index_of(next), Things::index_of(id));
+    EXPECT_NE(next, id);
+    EXPECT_FALSE(table.find(id));
+    EXPECT_TRUE(table.find(next));
+}
+
+TEST(SlotTable, RetiresOnce) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    Things::Ref entry = table.find(id);
+    EXPECT_TRUE(table.retire(entry));
+    EXPECT_FALSE(table.retire(entry));
+}
+
+TEST(SlotTable, KeepsARetiredEntryForWhoUsesIt) {
+    Things table;
+    int cleared = 0;
+    const uint64_t id = add(table, 7);
+    Things::Ref user = table.find(id);
+    user->cleared = &cleared;
+    {
+        Things::Ref entry = table.find(id);
+        EXPECT_TRUE(table.retire(entry));
+    }
+    EXPECT_EQ(cleared, 0);
+    EXPECT_EQ(user->value, 7);
+    EXPECT_EQ(table.size(), 1U);
+    user.release();
+    EXPECT_EQ(cleared, 1);
+    EXPECT_EQ(table.size(), 0U);
+}
+
+TEST(SlotTable, TellsAllThatCanBeFound) {
+    Things table;
+    for (int i = 0; i < 2000; ++i) {
+        (void)add(table, i);
+    }
+    Things::Ref gone = table.find(1000);
+    EXPECT_TRUE(table.retire(gone));
+    int sum = 0;
+    table.for_each([&](Things::Ref&) { ++sum; });
+    EXPECT_EQ(sum, 1999);
+}
+
+TEST(SlotTable, ThreadsThatFindAndRetireClearEachEntryOnce) {
+    Things table;
+    std::atomic<int> retired = 0;
+    const auto work = [&] {
+        for (int i = 0; i < 20'000; ++i) {
+            const uint64_t id = add(table, i);
+            Things::Ref other = table.find(id ^ 1);
+            if (other && table.retire(other)) {
+                ++retired;
+            }
+            Things::Ref own = table.find(id);
+            if (own && table.retire(own)) {
+                ++retired;
+            }
+        }
+    };
+    std::thread one(work);
+    std::thread two(work);
+    one.join();
+    two.join();
+    EXPECT_EQ(retired.load(), 40'000);
+    EXPECT_EQ(table.size(), 0U);
+}
+
+}  // namespace
+}  // namespace outrigger::fs
