@@ -36,7 +36,8 @@ DeviceIdentity FsDevice::identity() const {
             .name = "fs",
             .queue_count = static_cast<uint16_t>(1 + settings_.request_queues),
             .queue_size_max = kQueueSizeMax,
-            .config_bytes = static_cast<uint16_t>(settings_.tag.empty() ? 0 : sizeof(Config))};
+            .config_bytes = static_cast<uint16_t>(settings_.tag.empty() ? 0 : sizeof(Config)),
+            .priority_queues = 1};
 }
 
 void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {

@@ -146,6 +146,7 @@ class FsServer final {
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
     [[nodiscard]] Verdict answer_creation(
         Call& call, const Inode& parent, Found found, UniqueFd fd, int flags);
+    [[nodiscard]] bool kills_privileges(const Call& call) const;
     [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
     [[nodiscard]] Verdict list(Call& call, bool plus);
     [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
@@ -155,7 +156,8 @@ class FsServer final {
                                                         const DirectoryEntry& entry);
     [[nodiscard]] Verdict answer_attribute(Call& call, ssize_t bytes, uint32_t wanted);
     [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
-                                                                        uint64_t owner);
+                                                                        const fuse_lk_in& args);
+    [[nodiscard]] uint32_t holder_of(const LockOwners::Key& asks, const struct flock& lock);
     [[nodiscard]] Verdict lock(Call& call, bool waits);
 
     const FsSettings settings_;
