@@ -66,6 +66,8 @@ struct DeviceIdentity {
     /// (VIRTIO 1.3, 5.11.2: a queue of high priority must not wait for others); --queue-threads
     /// counts the workers of the rest.
     uint16_t priority_queues = 0;
+    /// All queues are on one worker, the first, because they share what is not locked.
+    bool one_worker = false;
 };
 
 /// What else a device can do. The front end is offered the messages that belong to it.

@@ -80,7 +80,19 @@ void FsDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drai
 }
 
 Result<std::vector<StateSection>> FsDevice::save_state() const {
-    return failure(Error{.message = "a share cannot move to another process yet"});
+    return write_fs_state(OUTRIGGER_TRY(server_.save()));
+}
+
+Result<void> FsDevice::load_state(std::span<const StateSection> sections) {
+    if (sections.empty()) {
+        return {};  // of a front end that never had a driver
+    }
+    return server_.load(OUTRIGGER_TRY(read_fs_state(sections)));
+}
+
+std::span<const StateSectionKind> FsDevice::state_sections() const {
+    static constexpr std::array kKinds = {kSessionSection, kNodesSection, kFilesSection};
+    return kKinds;
 }
 
 void FsDevice::reset() {

@@ -91,6 +91,12 @@ class LockOwners final {
         return found;
     }
 
+    /// Has nobody locked anything?
+    [[nodiscard]] bool empty() const {
+        const std::lock_guard lock(mutex_);
+        return descriptions_.empty();
+    }
+
     void clear() {
         const std::lock_guard lock(mutex_);
         descriptions_.clear();
@@ -100,7 +106,7 @@ class LockOwners final {
     static constexpr size_t kDescriptionsMax = 65'536;
     static constexpr int kNoLocks = ENOLCK;
 
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::map<Key, Description> descriptions_;
 };
 

@@ -186,15 +186,22 @@ def check_itself(_files):
 
 
 def check_traps(files):
-    """Each trap in the list of tests/integration/blk_traps.h has a test that is named after it."""
-    header = "tests/integration/blk_traps.h"
+    """Each trap in a list of tests/integration has a test that is named after it."""
+    return [problem for device, count in (("blk", 19), ("vsock", 26))
+            for problem in check_traps_of(device, count, files)]
+
+
+def check_traps_of(device, count, files):
+    header = f"tests/integration/{device}_traps.h"
     listed = {int(match) for file in files if file.path == header
               for match in re.findall(r"^/// {1,2}(\d+)  \S", file.text, re.MULTILINE)}
-    tested = {int(match) for file in files if file.is_test
+    tested = {int(match) for file in files
+              if file.is_test and file.path.startswith(f"tests/integration/{device}_")
               for match in re.findall(r"^TEST_[FP]\(\w+, Trap(\d\d)[A-Z]", file.text, re.MULTILINE)}
     problems = [f"{header}: no test Trap{number:02d}..." for number in sorted(listed - tested)]
     problems += [f"{header}: trap {number} is tested and not listed" for number in sorted(tested - listed)]
-    return problems or ([] if len(listed) == 19 else [f"{header}: lists {len(listed)} traps, not 19"])
+    return problems or ([] if len(listed) == count
+                        else [f"{header}: lists {len(listed)} traps, not {count}"])
 
 
 CHECKS = {

@@ -47,7 +47,8 @@ struct PipeEnds {
 
 // --- Sockets -----------------------------------------------------------------------------------
 
-/// socket(AF_UNIX, type, 0), close-on-exec. `type` is SOCK_STREAM or SOCK_DGRAM alone.
+/// socket(AF_UNIX, type, 0), close-on-exec. `type` is SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET
+/// alone.
 [[nodiscard]] UniqueFd open_unix_socket(int type);
 
 /// accept(): the connection is close-on-exec and non-blocking.

@@ -20,9 +20,6 @@
 namespace outrigger {
 namespace {
 
-/// One front end at a time; a second one may wait.
-constexpr int kBacklog = 1;
-
 sockaddr_un to_address(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -122,9 +119,9 @@ bool is_unix_socket(int fd) {
 
 }  // namespace
 
-Result<ListeningSocket> listen_at(const std::string& path) {
+Result<ListeningSocket> listen_at(const std::string& path, const ListeningKind& kind) {
     ListeningSocket socket;
-    socket.fd = platform::open_unix_socket(SOCK_STREAM);
+    socket.fd = platform::open_unix_socket(kind.type);
     if (!socket.fd.valid() || ::fcntl(socket.fd.get(), F_SETFL, O_NONBLOCK) != 0) {
         return failure(error_from_errno("cannot create a socket"));
     }
@@ -137,7 +134,7 @@ Result<ListeningSocket> listen_at(const std::string& path) {
         return failure(error_from_errno("cannot create the socket " + path));
     }
     socket.file = OUTRIGGER_TRY(SocketFile::adopt(path));
-    if (::listen(socket.fd.get(), kBacklog) != 0) {
+    if (::listen(socket.fd.get(), kind.backlog) != 0) {
         return failure(error_from_errno("cannot listen at " + path));
     }
     return socket;
@@ -146,7 +143,7 @@ Result<ListeningSocket> listen_at(const std::string& path) {
 Result<ListeningSocket> listen_on(UniqueFd fd, const std::string& path, const UniqueFd& file) {
     // Once more, because it is this process now whom front ends see at the other end.
     if (!is_unix_socket(fd.get()) || socket_option(fd.get(), SO_ACCEPTCONN) != 1 ||
-        ::listen(fd.get(), kBacklog) != 0) {
+        ::listen(fd.get(), ListeningKind().backlog) != 0) {
         return failure(Error{.message = "what the keeper has is no listening socket"});
     }
     ListeningSocket socket{.fd = std::move(fd)};

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include <sys/socket.h>
+
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/socket_file.h"
@@ -17,9 +19,16 @@ struct ListeningSocket {
     std::optional<SocketFile> file = {};  ///< none for an inherited socket: its maker removes it
 };
 
+/// What listens. The defaults are for front ends: one at a time, and a second one may wait.
+struct ListeningKind {
+    int type = SOCK_STREAM;
+    int backlog = 1;  ///< connections that wait to be accepted
+};
+
 /// Listens at `path`, for our own user alone. A stale socket (nobody has it open) is replaced. A
 /// socket that some process has open, and any other kind of file, stays: that is an error.
-[[nodiscard]] Result<ListeningSocket> listen_at(const std::string& path);
+[[nodiscard]] Result<ListeningSocket> listen_at(const std::string& path,
+                                                const ListeningKind& kind = {});
 
 /// Goes on with a socket that listens at `path` (empty: it was inherited) and that a process of
 /// ours before this one made; `file` as SocketFile::open_file() gave it.

@@ -37,7 +37,10 @@ struct Slot {
     ino_t inode = 0;
 };
 
-std::array<Slot, kDevicesMax> slots;
+/// Each device has one for its front end, and some have more; and there is the control socket.
+constexpr size_t kSocketFilesMax = 4 * kDevicesMax;
+
+std::array<Slot, kSocketFilesMax> slots;
 
 /// 0, or why the file stays. Async-signal-safe.
 int remove_if_ours(Slot& slot) {

@@ -25,8 +25,8 @@ void Session::Impl::move_ring(size_t index, size_t to) {
 }
 
 void Session::Impl::move_queue(size_t index, size_t to, MoveDone done) {
-    if (index >= rings_.size() || to >= environment_.workers.size() || !is_movable(index) ||
-        to == placement_.worker_of(index)) {
+    if (index >= rings_.size() || to >= environment_.workers.size() || identity_.one_worker ||
+        !is_movable(index) || to == placement_.worker_of(index)) {
         done(false);
         return;
     }

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One connection between a port of the guest and a socket of the host, at any stage of its life.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/vsock/credit.h"
+#include "devices/vsock/host_backlog.h"
+#include "devices/vsock/intrusive_list.h"
+#include "devices/vsock/packet.h"
+
+namespace outrigger::vsock {
+
+/// Slot and generation: an id is never used again, so that it can stand in an epoll event of a
+/// connection that is gone by now.
+enum class ConnectionId : uint64_t {};
+
+/// By what the guest's packets name a connection.
+struct ConnectionKey {
+    uint64_t peer_cid = kHostCid;  ///< the other end, as the guest sees it
+    uint32_t peer_port = 0;
+    uint32_t guest_port = 0;
+    SocketType type = SocketType::kStream;
+
+    friend bool operator==(const ConnectionKey&, const ConnectionKey&) = default;
+};
+
+struct ConnectionKeyHash {
+    [[nodiscard]] size_t operator()(const ConnectionKey& key) const {
+        const uint64_t ports = uint64_t{key.peer_port} << 32 | key.guest_port;
+        const uint64_t rest = key.peer_cid << 2 | static_cast<uint64_t>(key.type);
+        return std::hash<uint64_t>()(ports * 0x9e37'79b9'7f4a'7c15 ^ rest);
+    }
+};
+
+enum class Phase : uint8_t {
+    kGreeting,     ///< a program of the host is connected and has not said which port it wants
+    kAskingGuest,  ///< the guest was sent REQUEST
+    kDialing,      ///< the guest sent REQUEST; the host's backlog is full
+    kOpen,
+    kResetting,  ///< RST is to be sent, and nothing else is left
+    kLingering,  ///< the guest is done with it; what it sent still goes to the host
+};
+
+// Control packets that wait to be sent.
+inline constexpr uint32_t kPendingRequest = 1;
+inline constexpr uint32_t kPendingResponse = 2;
+inline constexpr uint32_t kPendingReset = 4;
+inline constexpr uint32_t kPendingCreditRequest = 8;
+inline constexpr uint32_t kPendingCreditUpdate = 16;
+inline constexpr uint32_t kPendingShutdown = 32;
+
+struct Connection;
+
+using Deadlines = std::multimap<std::chrono::steady_clock::time_point, Connection*>;
+
+/// Thread-bound: the queues' worker.
+struct Connection {
+    Connection(ConnectionId its_id, uint32_t window_bytes, uint32_t window_bytes_max)
+        : id(its_id), from_guest(window_bytes, window_bytes_max) {}
+
+    const ConnectionId id;
+    Phase phase = Phase::kGreeting;
+    ConnectionKey key{};
+    bool has_key = false;  ///< stands in the table of keys
+    UniqueFd socket{};
+
+    SendCredit to_guest{};
+    ReceiveWindow from_guest;
+    uint32_t pending = 0;  ///< kPending...
+
+    // What is known of both ends.
+    bool readable = false;        ///< the host's socket may have bytes, or its end
+    bool wants_credit = false;    ///< it has, and the guest has no room; the guest was asked
+    bool host_ended = false;      ///< the host will send no more; all it sent has gone to the guest
+    bool host_deaf = false;       ///< the host will receive no more
+    bool host_was_reset = false;  ///< the host closed without reading all
+    bool end_seen = false;        ///< the host's end was announced; it comes behind all bytes
+    bool hung_up = false;         ///< and that of the other direction
+    bool guest_ended = false;     ///< the guest will send no more
+    bool guest_deaf = false;      ///< the guest will receive no more
+    bool send_ended = false;      ///< and the host's socket has been told so
+    bool waits_to_write = false;  ///< EPOLLOUT is on
+
+    HostBacklog backlog{};
+    uint32_t part_bytes = 0;  ///< of a message of the guest that is not whole yet
+
+    // A message of the host on its way to the guest.
+    std::vector<std::byte> message{};
+    size_t message_sent = 0;
+    bool has_message = false;
+
+    std::string greeting{};  ///< the first line, as far as it has come
+    std::chrono::steady_clock::time_point dial_until{};
+
+    std::optional<Deadlines::iterator> deadline{};
+    ListHook<Connection> control_hook{};
+    ListHook<Connection> data_hook{};
+
+    [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
+};
+
+}  // namespace outrigger::vsock

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+/// How many bytes of a connection may be under way in each direction. VIRTIO 1.3, 5.10.6.3.
+///
+/// Pure. All counts are of one connection, begin at 0 and are modulo 2^32.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace outrigger::vsock {
+
+/// What the guest lets us send. Every packet of the connection brings its word.
+class SendCredit final {
+  public:
+    void update(uint32_t buffer_bytes, uint32_t forwarded_bytes) {
+        buffer_bytes_ = buffer_bytes;
+        forwarded_ = forwarded_bytes;
+    }
+
+    void note_sent(uint32_t bytes) { sent_ += bytes; }
+
+    /// Bytes that may be sent now. A guest that makes its buffer smaller than what is in it, or
+    /// claims to have taken more than it got, leaves none: the difference is clamped.
+    [[nodiscard]] uint32_t available() const {
+        const uint32_t in_buffer = sent_ - forwarded_;
+        return buffer_bytes_ > in_buffer ? buffer_bytes_ - in_buffer : 0;
+    }
+
+    /// All that the guest's buffer can ever hold at once.
+    [[nodiscard]] uint32_t buffer_bytes() const { return buffer_bytes_; }
+
+  private:
+    uint32_t buffer_bytes_ = 0;
+    uint32_t forwarded_ = 0;
+    uint32_t sent_ = 0;
+};
+
+/// What we let the guest send: the room that is advertised to it, and how much of that is known to
+/// be free again.
+class ReceiveWindow final {
+  public:
+    /// `bytes_max`: how far the window may grow.
+    ReceiveWindow(uint32_t bytes, uint32_t bytes_max) : bytes_(bytes), bytes_max_(bytes_max) {}
+
+    [[nodiscard]] uint32_t bytes() const { return bytes_; }
+
+    [[nodiscard]] uint32_t forwarded() const { return forwarded_; }
+
+    /// Takes `bytes` of the guest's in. False, and nothing taken: it has sent more than it may.
+    [[nodiscard]] bool admit(uint32_t bytes) {
+        if (bytes > bytes_ - (received_ - forwarded_)) {
+            return false;
+        }
+        received_ += bytes;
+        return true;
+    }
+
+    /// So many of them have reached the host's socket.
+    void note_forwarded(uint32_t bytes) { forwarded_ += bytes; }
+
+    /// The guest is being told now: bytes() and forwarded().
+    void note_told() { told_ = forwarded_; }
+
+    /// Should the guest be told, though nobody asked? When half of the window is free and it does
+    /// not know, so that it never comes to wait for room that there is.
+    [[nodiscard]] bool should_tell() const { return forwarded_ - told_ >= bytes_ / 2; }
+
+    /// The host takes all as fast as it comes: twice the window from now on, up to the limit.
+    void grow() {
+        bytes_ = std::min(bytes_max_, bytes_ > bytes_max_ / 2 ? bytes_max_ : bytes_ * 2);
+    }
+
+  private:
+    uint32_t bytes_;
+    uint32_t bytes_max_;
+    uint32_t received_ = 0;
+    uint32_t forwarded_ = 0;
+    uint32_t told_ = 0;
+};
+
+}  // namespace outrigger::vsock

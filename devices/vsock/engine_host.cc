@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+// The engine's programs of the host: those that connect to the guest, and those that the guest
+// connects to.
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <fmt/core.h>
+
+#include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/platform.h"
+
+#include "devices/vsock/engine_times.h"
+#include "devices/vsock/host_socket.h"
+#include "devices/vsock/hybrid_request.h"
+#include "devices/vsock/vsock_engine.h"
+
+namespace outrigger::vsock {
+namespace {
+
+/// Programs let in before anybody else has a turn.
+constexpr int kAcceptsMax = 16;
+constexpr int kPortAttemptsMax = 1 << 12;
+
+void watch_listener(int epoll, int fd, bool on, uint64_t what) {
+    epoll_event event{};
+    event.events = on ? uint32_t{EPOLLIN} : 0;
+    event.data.u64 = what;
+    // The descriptor is there, so this cannot fail.
+    (void)::epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+}
+
+}  // namespace
+
+/// Until the guest's driver is up, and while there is no room, programs wait in the kernel's
+/// backlog, which is bounded.
+void VsockEngine::update_listeners() {
+    const bool listens = receive_ != nullptr && transmit_ != nullptr && !accept_pauses_ &&
+                         !table_.is_full() && greetings_ < kGreetingsMax;
+    if (listens != listening_) {
+        listening_ = listens;
+        watch_listener(epoll_.get(), listeners_.stream.fd.get(), listens, kStreamListener);
+        watch_listener(epoll_.get(), listeners_.seqpacket.fd.get(), listens, kSeqpacketListener);
+    }
+}
+
+void VsockEngine::accept_clients(SocketType type) {
+    const ListeningSocket& listener =
+        type == SocketType::kStream ? listeners_.stream : listeners_.seqpacket;
+    for (int i = 0; i < kAcceptsMax && listening_; ++i) {
+        UniqueFd socket = platform::accept_connection(listener.fd.get());
+        if (!socket.valid()) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+                accept_pauses_ = true;
+                update_listeners();
+                timer_due_ = {};
+                if (timer_) {
+                    loop_->cancel_timer(*timer_);
+                }
+                timer_ = loop_->start_timer(EventLoop::Clock::now() + kAcceptPause, [this] {
+                    timer_.reset();
+                    on_deadline();
+                });
+            }
+            return;
+        }
+        prepare_connection(socket.get(), type);
+        Connection& connection = table_.create(options_.window_bytes, options_.window_bytes_max);
+        counters_.connections.add();
+        connection.key.type = type;
+        connection.socket = std::move(socket);
+        ++greetings_;
+        set_deadline(connection, options_.greeting_timeout);
+        update_listeners();
+        watch_socket(connection);
+    }
+}
+
+/// Takes the first line and not a byte behind it.
+void VsockEngine::read_greeting(Connection& connection) {
+    std::array<std::byte, kHybridLineBytesMax> bytes{};
+    // Each turn takes a byte at least, so this ends.
+    while (true) {
+        const auto room = std::span(bytes).first(kHybridLineBytesMax - connection.greeting.size());
+        const ssize_t seen = receive_bytes(connection.socket.get(), room, true);
+        if (seen < 0 && (errno == EAGAIN || errno == EINTR)) {
+            return;
+        }
+        if (seen <= 0) {
+            drop_client(connection, EndReason::kHostLeft);
+            return;
+        }
+        const auto fresh = room.first(static_cast<size_t>(seen));
+        const auto newline = std::ranges::find(fresh, std::byte{'\n'});
+        const bool is_whole = newline != fresh.end();
+        const auto line = fresh.first(static_cast<size_t>(newline - fresh.begin()));
+        // In a message there is nothing behind the line.
+        const size_t taken = line.size() + (is_whole ? 1 : 0);
+        (void)receive_bytes(connection.socket.get(), room.first(taken), false);
+        for (const std::byte byte : line) {
+            connection.greeting.push_back(static_cast<char>(byte));
+        }
+        if (is_whole || !connection.is_stream()) {
+            ask_guest(connection, connection.greeting);
+            return;
+        }
+        if (connection.greeting.size() >= kHybridLineBytesMax) {
+            drop_client(connection, EndReason::kBadGreeting);
+            return;
+        }
+    }
+}
+
+void VsockEngine::ask_guest(Connection& connection, std::string_view line) {
+    const std::optional<uint32_t> port = parse_connect_line(line);
+    if (!port) {
+        drop_client(connection, EndReason::kBadGreeting);
+        return;
+    }
+    if (!(connection.is_stream() ? types_.stream : types_.seqpacket)) {
+        drop_client(connection, EndReason::kTypeNotNegotiated);
+        return;
+    }
+    ConnectionKey key{
+        .peer_cid = kHostCid, .peer_port = 0, .guest_port = *port, .type = connection.key.type};
+    // One after the other, so that a pair of ports is not used again soon: packets of its last
+    // connection may still be under way in the guest.
+    for (int attempt = 0; attempt < kPortAttemptsMax && !connection.has_key; ++attempt) {
+        key.peer_port = next_port_;
+        set_next_port(next_port_ + 1);
+        (void)table_.set_key(connection, key);
+    }
+    OUTRIGGER_ASSERT(connection.has_key);  // there are fewer connections than attempts
+    --greetings_;
+    connection.greeting.clear();
+    connection.phase = Phase::kAskingGuest;
+    set_deadline(connection, kGuestAnswerMax);
+    owe(connection, kPendingRequest);
+    update_listeners();
+}
+
+/// Of a program that the guest knows nothing of.
+void VsockEngine::drop_client(Connection& connection, EndReason reason) {
+    note_end(reason, "a program that connected to " + options_.uds_path);
+    destroy(connection);
+}
+
+void VsockEngine::confirm_to_client(Connection& connection) {
+    const std::string line = make_ok_line(connection.key.peer_port);
+    // Nothing was written to the socket before, so there is room.
+    if (send_bytes(connection.socket.get(), std::as_bytes(std::span(line))) !=
+        static_cast<ssize_t>(line.size())) {
+        end(connection, EndReason::kHostLeft);
+        return;
+    }
+    clear_deadline(connection);
+    counters_.opened_by_host.add();
+    connection.phase = Phase::kOpen;
+    log(LogLevel::kDebug, "vsock cid {}: open: {}", options_.guest_cid, name_of(connection));
+    // What it sent behind its first line.
+    mark_readable(connection);
+}
+
+void VsockEngine::dial_host(Connection& connection) {
+    const std::string path = port_path(options_.uds_path, connection.key.peer_port);
+    Dialled dialled = dial(path, connection.key.type);
+    switch (dialled.outcome) {
+        case DialOutcome::kConnected:
+            connection.socket = std::move(dialled.socket);
+            connection.phase = Phase::kOpen;
+            counters_.opened_by_guest.add();
+            log(LogLevel::kDebug,
+                "vsock cid {}: open: {}",
+                options_.guest_cid,
+                name_of(connection));
+            owe(connection, kPendingResponse);
+            watch_socket(connection);
+            return;
+        case DialOutcome::kBusy:
+            if (std::chrono::steady_clock::now() < connection.dial_until) {
+                set_deadline(connection, kDialRetry);
+                return;
+            }
+            note_end(EndReason::kHostBusy, path);
+            break;
+        case DialOutcome::kNobody:
+            note_end(EndReason::kNoListener, path);
+            break;
+        case DialOutcome::kRefused:
+            note_end(EndReason::kHostRefused, error_from_code(path, dialled.os_error).message);
+            break;
+    }
+    begin_reset(connection);
+}
+
+/// The host's program takes no more of an open connection. What it has sent still goes to the
+/// guest.
+void VsockEngine::on_host_deaf(Connection& connection) {
+    if (connection.host_deaf) {
+        return;
+    }
+    connection.host_deaf = true;
+    const auto dropped = static_cast<uint32_t>(connection.backlog.bytes());
+    connection.backlog.clear();
+    connection.part_bytes = 0;
+    set_waits_to_write(connection, false);
+    on_forwarded(connection, dropped);
+    if (connection.guest_ended && connection.guest_deaf) {
+        finish(connection);
+        return;
+    }
+    if (connection.host_ended) {
+        set_deadline(connection, kHostCloseMax);
+    }
+    owe(connection, kPendingShutdown);
+}
+
+}  // namespace outrigger::vsock

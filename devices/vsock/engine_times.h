@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+/// How long the parts of a connection's life may take.
+#pragma once
+
+#include <chrono>
+
+namespace outrigger::vsock {
+
+/// The host's program has a full backlog: Linux's guests wait two seconds for a connection, so they
+/// are told a little before.
+inline constexpr auto kDialMax = std::chrono::milliseconds(1500);
+inline constexpr auto kDialRetry = std::chrono::milliseconds(10);
+
+/// From REQUEST to the guest's RESPONSE.
+inline constexpr auto kGuestAnswerMax = std::chrono::milliseconds(5000);
+
+/// The guest has closed, and the host has not taken all: Linux's guests wait eight seconds for RST.
+inline constexpr auto kGuestCloseMax = std::chrono::milliseconds(6000);
+
+/// Both directions were closed by the host: for the guest's RST.
+inline constexpr auto kHostCloseMax = std::chrono::milliseconds(10'000);
+
+/// How long bytes of the guest wait for a program of the host once the guest has gone.
+inline constexpr auto kLingerMax = std::chrono::milliseconds(30'000);
+
+/// When the process has no descriptors left.
+inline constexpr auto kAcceptPause = std::chrono::milliseconds(100);
+
+}  // namespace outrigger::vsock

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The few things that the device does with Unix sockets of the host. Nothing here waits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/vsock/packet.h"
+
+namespace outrigger::vsock {
+
+/// SOCK_STREAM or SOCK_SEQPACKET.
+[[nodiscard]] int socket_kind(SocketType type);
+
+enum class DialOutcome : uint8_t {
+    kConnected,
+    kNobody,   ///< no such path, or nobody listens at it
+    kBusy,     ///< its backlog is full: try again a little later
+    kRefused,  ///< anything else; errno says what
+};
+
+struct Dialled {
+    DialOutcome outcome = DialOutcome::kRefused;
+    UniqueFd socket{};  ///< kConnected: non-blocking
+    int os_error = 0;
+};
+
+/// Connects to the socket at `path` (at most kSocketPathBytesMax bytes), or says at once why not.
+[[nodiscard]] Dialled dial(const std::string& path, SocketType type);
+
+/// Room in the kernel, and what messages need; best effort.
+void prepare_connection(int socket, SocketType type);
+
+/// Bytes that can be read now.
+[[nodiscard]] size_t readable_bytes(int socket);
+
+/// write() of all pieces that never waits and never raises SIGPIPE; -1 and errno.
+[[nodiscard]] ssize_t send_pieces(int socket, std::span<const iovec> pieces);
+[[nodiscard]] ssize_t send_bytes(int socket, std::span<const std::byte> bytes);
+
+/// Is there a byte, the end, or neither? 1, 0, or -1 and errno.
+[[nodiscard]] ssize_t look_for_byte(int socket);
+
+/// recv() with these flags and MSG_DONTWAIT.
+[[nodiscard]] ssize_t receive_bytes(int socket, std::span<std::byte> out, bool peek);
+
+/// The next message of a SEQPACKET socket that prepare_connection() has seen, or its end: which
+/// recv() alone does not tell from an empty message. Nothing, and errno: neither is there now.
+struct NextMessage {
+    bool is_end = false;
+    size_t bytes = 0;
+};
+
+[[nodiscard]] std::optional<NextMessage> next_message(int socket);
+
+}  // namespace outrigger::vsock

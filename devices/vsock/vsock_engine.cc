@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/vsock/vsock_engine.h"
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <fmt/core.h>
+
+#include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/platform.h"
+
+#include "devices/vsock/engine_times.h"
+#include "devices/vsock/host_socket.h"
+#include "devices/vsock/hybrid_request.h"
+
+namespace outrigger::vsock {
+namespace {
+
+/// Sockets looked at in one call, and calls before the queues have their turn.
+constexpr size_t kEventsMax = 64;
+constexpr int kEventRoundsMax = 4;
+
+constexpr uint32_t kWatched = uint32_t{EPOLLIN} | uint32_t{EPOLLRDHUP} | uint32_t{EPOLLET};
+
+/// Ports that the host's connections come from, as other hybrid sockets have them: far from what a
+/// program of the guest would listen at or call.
+constexpr uint32_t kHostPortMin = uint32_t{1} << 30;
+constexpr uint32_t kHostPortMask = kHostPortMin - 1;
+
+uint32_t random_port() {
+    uint32_t number = 0;
+    // Where the generator gives nothing, the first port is known: no secret hangs on it.
+    (void)platform::read_kernel_entropy(std::as_writable_bytes(std::span(&number, 1)));
+    return number;
+}
+
+int control_epoll(int epoll, int operation, int fd, uint32_t events, uint64_t what) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = what;
+    return ::epoll_ctl(epoll, operation, fd, &event);
+}
+
+}  // namespace
+
+VsockEngine::VsockEngine(const VsockOptions& options, HostListeners listeners, UniqueFd epoll)
+    : options_(options),
+      listeners_(std::move(listeners)),
+      epoll_(std::move(epoll)),
+      table_(options.connections_max) {
+    set_next_port(random_port());
+}
+
+Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& options,
+                                                         HostListeners listeners) {
+    UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    if (!epoll.valid() ||
+        control_epoll(epoll.get(), EPOLL_CTL_ADD, listeners.stream.fd.get(), 0, kStreamListener) !=
+            0 ||
+        control_epoll(
+            epoll.get(), EPOLL_CTL_ADD, listeners.seqpacket.fd.get(), 0, kSeqpacketListener) != 0) {
+        return failure(error_from_errno("cannot watch the sockets of " + options.uds_path));
+    }
+    return std::unique_ptr<VsockEngine>(
+        new VsockEngine(options, std::move(listeners), std::move(epoll)));
+}
+
+VsockEngine::~VsockEngine() = default;
+
+void VsockEngine::set_next_port(uint32_t port) {
+    next_port_ = kHostPortMin | (port & kHostPortMask);
+}
+
+void VsockEngine::attach(EventLoop& loop) {
+    OUTRIGGER_ASSERT(loop_ == nullptr);
+    loop_ = &loop;
+    accept_pauses_ = false;
+    watch_ = loop.watch_readable(epoll_.get(), [this] { on_sockets_ready(); });
+    restart_timer();
+}
+
+void VsockEngine::detach() {
+    loop_->unwatch(*std::exchange(watch_, std::nullopt));
+    if (timer_) {
+        loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
+    }
+    loop_ = nullptr;
+}
+
+void VsockEngine::set_receive_queue(Virtqueue* queue) {
+    receive_ = queue;
+    update_listeners();
+}
+
+void VsockEngine::set_transmit_queue(Virtqueue* queue) {
+    transmit_ = queue;
+    transmit_waits_ = false;
+    update_listeners();
+}
+
+void VsockEngine::wake_receive() {
+    if (receive_ != nullptr) {
+        receive_->request_processing();
+    }
+}
+
+// --- Sockets -----------------------------------------------------------------------------------
+
+void VsockEngine::on_sockets_ready() {
+    std::array<epoll_event, kEventsMax> events{};
+    for (int round = 0; round < kEventRoundsMax; ++round) {
+        const int count =
+            ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
+        for (int i = 0; i < count; ++i) {
+            const epoll_event& event = events[static_cast<size_t>(i)];
+            if (event.data.u64 == kStreamListener) {
+                accept_clients(SocketType::kStream);
+            } else if (event.data.u64 == kSeqpacketListener) {
+                accept_clients(SocketType::kSeqpacket);
+            } else if (Connection* const found = table_.find(ConnectionId{event.data.u64})) {
+                on_socket_event(*found, event.events);
+            }
+        }
+        if (count < static_cast<int>(events.size())) {
+            return;
+        }
+    }
+}
+
+void VsockEngine::on_socket_event(Connection& connection, uint32_t events) {
+    const bool is_gone = (events & (EPOLLHUP | EPOLLERR)) != 0;
+    // Each is told once.
+    connection.hung_up = connection.hung_up || is_gone;
+    connection.end_seen = connection.end_seen || is_gone || (events & EPOLLRDHUP) != 0;
+    switch (connection.phase) {
+        case Phase::kGreeting:
+            read_greeting(connection);
+            return;
+        case Phase::kAskingGuest:
+            if (is_gone) {
+                end(connection, EndReason::kHostLeft);
+            }
+            return;
+        case Phase::kOpen:
+            if ((events & EPOLLOUT) != 0) {
+                write_backlog(connection);
+            }
+            // Writing may have ended it.
+            if (connection.phase == Phase::kOpen && (events & ~uint32_t{EPOLLOUT}) != 0) {
+                connection.host_ended = connection.host_ended || (is_gone && connection.guest_deaf);
+                if (is_gone && connection.host_ended) {
+                    on_host_deaf(connection);
+                } else {
+                    mark_readable(connection);
+                }
+            }
+            return;
+        case Phase::kLingering:
+            if ((events & EPOLLOUT) != 0 || is_gone) {
+                write_backlog(connection);
+            }
+            return;
+        case Phase::kDialing:
+        case Phase::kResetting:
+            return;  // there is no socket
+    }
+}
+
+void VsockEngine::watch_socket(Connection& connection) {
+    if (control_epoll(epoll_.get(),
+                      EPOLL_CTL_ADD,
+                      connection.socket.get(),
+                      kWatched,
+                      static_cast<uint64_t>(connection.id)) != 0) {
+        // Out of kernel memory: nobody would ever come back to it.
+        end(connection, EndReason::kHostError);
+    }
+}
+
+void VsockEngine::set_waits_to_write(Connection& connection, bool waits) {
+    if (connection.waits_to_write != waits) {
+        connection.waits_to_write = waits;
+        // The socket is there, so this cannot fail.
+        (void)control_epoll(epoll_.get(),
+                            EPOLL_CTL_MOD,
+                            connection.socket.get(),
+                            kWatched | (waits ? uint32_t{EPOLLOUT} : 0),
+                            static_cast<uint64_t>(connection.id));
+    }
+}
+
+void VsockEngine::close_socket(Connection& connection) {
+    // Leaves the epoll instance by itself: no other descriptor of it is open.
+    connection.socket.reset();
+    connection.readable = false;
+    connection.waits_to_write = false;
+    readable_.remove(connection);
+}
+
+void VsockEngine::mark_readable(Connection& connection) {
+    connection.readable = true;
+    if (!connection.host_ended && !connection.guest_deaf && !connection.wants_credit) {
+        readable_.push_back(connection);
+        wake_receive();
+    }
+}
+
+// --- Deadlines ---------------------------------------------------------------------------------
+
+void VsockEngine::set_deadline(Connection& connection, std::chrono::milliseconds delay) {
+    clear_deadline(connection);
+    connection.deadline = deadlines_.emplace(std::chrono::steady_clock::now() + delay, &connection);
+    restart_timer();
+}
+
+void VsockEngine::clear_deadline(Connection& connection) {
+    if (connection.deadline) {
+        deadlines_.erase(*std::exchange(connection.deadline, std::nullopt));
+    }
+}
+
+/// A timer that is early finds nothing to do, and starts the next.
+void VsockEngine::restart_timer() {
+    if (loop_ == nullptr || deadlines_.empty()) {
+        return;
+    }
+    const auto due = deadlines_.begin()->first;
+    if (timer_) {
+        if (timer_due_ <= due) {
+            return;
+        }
+        loop_->cancel_timer(*timer_);
+    }
+    timer_due_ = due;
+    timer_ = loop_->start_timer(due, [this] {
+        timer_.reset();
+        on_deadline();
+    });
+}
+
+void VsockEngine::on_deadline() {
+    const auto now = std::chrono::steady_clock::now();
+    while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+        Connection& connection = *deadlines_.begin()->second;
+        clear_deadline(connection);
+        expire(connection);
+    }
+    if (accept_pauses_) {
+        accept_pauses_ = false;
+        update_listeners();
+    }
+    restart_timer();
+}
+
+void VsockEngine::expire(Connection& connection) {
+    switch (connection.phase) {
+        case Phase::kGreeting:
+            drop_client(connection, EndReason::kNoGreeting);
+            return;
+        case Phase::kAskingGuest:
+            end(connection, EndReason::kGuestSilent);
+            return;
+        case Phase::kDialing:
+            dial_host(connection);
+            return;
+        case Phase::kOpen:
+            // Both ends are done, and what is left would hold the guest up.
+            if (!connection.backlog.empty()) {
+                linger(connection);
+                return;
+            }
+            begin_reset(connection);
+            return;
+        case Phase::kLingering:
+            destroy(connection);
+            return;
+        case Phase::kResetting:
+            return;  // has no deadline
+    }
+}
+
+// --- The end of connections --------------------------------------------------------------------
+
+std::string VsockEngine::name_of(const Connection& connection) const {
+    return fmt::format("{}:{} and port {} of the guest",
+                       connection.key.peer_cid,
+                       connection.key.peer_port,
+                       connection.key.guest_port);
+}
+
+void VsockEngine::note_end(EndReason reason, std::string_view what) {
+    counters_.ended.add(reason);
+    // What a guest does wrong, and what the host does, are of equal interest to who looks for why a
+    // connection failed; neither can fill the log.
+    limiters_[static_cast<size_t>(reason)].log(
+        LogLevel::kWarning, "vsock cid {}: {}: {}", options_.guest_cid, what, describe(reason));
+}
+
+void VsockEngine::owe(Connection& connection, uint32_t pending) {
+    connection.pending |= pending;
+    owing_.push_back(connection);
+    wake_receive();
+}
+
+/// The connection failed: both ends are told.
+void VsockEngine::end(Connection& connection, EndReason reason) {
+    switch (connection.phase) {
+        case Phase::kGreeting:
+            drop_client(connection, reason);
+            return;
+        case Phase::kLingering:
+            destroy(connection);
+            return;
+        case Phase::kResetting:
+            return;
+        case Phase::kAskingGuest:
+        case Phase::kDialing:
+        case Phase::kOpen:
+            break;
+    }
+    note_end(reason, name_of(connection));
+    begin_reset(connection);
+}
+
+/// The guest is to be told by RST, as soon as it has a buffer, and nothing else is left.
+void VsockEngine::begin_reset(Connection& connection) {
+    clear_deadline(connection);
+    close_socket(connection);
+    connection.backlog.clear();
+    connection.phase = Phase::kResetting;
+    connection.pending = 0;
+    owe(connection, kPendingReset);
+}
+
+/// Both sides have closed it, and all has arrived: RST is how the guest learns that.
+void VsockEngine::finish(Connection& connection) {
+    begin_reset(connection);
+}
+
+/// The guest need not wait for what a slow program of the host has not read yet.
+void VsockEngine::linger(Connection& connection) {
+    if (resets_.size() < kResetsMax + options_.connections_max) {
+        resets_.push_back(header_for(connection, Operation::kReset));
+        wake_receive();
+    }
+    linger_untold(connection);
+}
+
+void VsockEngine::linger_untold(Connection& connection) {
+    owing_.remove(connection);
+    readable_.remove(connection);
+    table_.drop_key(connection);
+    connection.pending = 0;
+    connection.phase = Phase::kLingering;
+    set_deadline(connection, kLingerMax);
+}
+
+void VsockEngine::destroy(Connection& connection) {
+    if (gathered_.connection == &connection) {
+        gathered_.connection = nullptr;
+    }
+    clear_deadline(connection);
+    owing_.remove(connection);
+    readable_.remove(connection);
+    if (connection.phase == Phase::kGreeting) {
+        --greetings_;
+    }
+    counters_.connections_gone.add();
+    table_.destroy(connection);
+    update_listeners();
+}
+
+void VsockEngine::forget_guest() {
+    table_.for_each([this](Connection& connection) { destroy(connection); });
+    resets_.clear();
+}
+
+void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
+    for (const ConnectionKey& key : keys) {
+        if (resets_.size() >= options_.connections_max) {
+            return;
+        }
+        resets_.push_back(make_reset_for({.source_cid = options_.guest_cid,
+                                          .destination_cid = key.peer_cid,
+                                          .source_port = key.guest_port,
+                                          .destination_port = key.peer_port,
+                                          .type = static_cast<uint16_t>(key.type)}));
+    }
+}
+
+std::vector<ConnectionKey> VsockEngine::open_keys() {
+    std::vector<ConnectionKey> keys;
+    table_.for_each([&](const Connection& connection) {
+        if (connection.has_key) {
+            keys.push_back(connection.key);
+        }
+    });
+    return keys;
+}
+
+}  // namespace outrigger::vsock

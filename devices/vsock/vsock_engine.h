@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The switch between a guest's packets and the sockets of the host: everything that a vsock device
+/// does, once its queues run. VIRTIO 1.3, 5.10.6.
+///
+/// The guest's packets are taken as they come, whatever the host does: what a socket does not take
+/// at once waits in its connection's backlog, which the connection's window bounds. Packets for the
+/// guest are made when there is a buffer for them: a connection only notes which control packets it
+/// owes (Connection::pending) and whether its socket has bytes. So nothing here grows with what the
+/// guest sends or does not take, but for the resets that answer packets of no connection: these are
+/// counted, and beyond kResetsMax no more packets are taken (VIRTIO 1.3, 5.10.6.5.1).
+///
+/// Sockets are watched by an epoll instance of the engine's own, edge-triggered: a connection whose
+/// bytes the guest cannot take costs nothing until it can.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <sys/uio.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/listening_socket.h"
+#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/io/event_loop.h"
+#include "vhost-user-backend/virtq/virtqueue.h"
+
+#include "devices/vsock/connection_table.h"
+#include "devices/vsock/packet.h"
+#include "devices/vsock/vsock_counters.h"
+
+namespace outrigger::vsock {
+
+struct VsockOptions {
+    uint64_t guest_cid = kGuestCidMin;
+    std::string uds_path{};
+    size_t connections_max = 1023;
+    uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
+    uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
+    std::chrono::milliseconds greeting_timeout{5000};
+};
+
+/// Which of the guest's packets are allowed; see packet.h.
+struct NegotiatedTypes {
+    bool stream = true;
+    bool seqpacket = false;
+};
+
+/// Where programs of the host connect.
+struct HostListeners {
+    ListeningSocket stream;
+    ListeningSocket seqpacket;
+};
+
+/// Thread-bound to one worker from attach() to detach(), and to the control thread otherwise.
+class VsockEngine final {
+  public:
+    /// Resets that wait for buffers of the guest, of packets that belong to no connection.
+    static constexpr size_t kResetsMax = 256;
+    /// Programs of the host that have not said which port they want.
+    static constexpr size_t kGreetingsMax = 128;
+
+    [[nodiscard]] static Result<std::unique_ptr<VsockEngine>> create(const VsockOptions& options,
+                                                                     HostListeners listeners);
+
+    VsockEngine(const VsockEngine&) = delete;
+    VsockEngine& operator=(const VsockEngine&) = delete;
+    ~VsockEngine();
+
+    void attach(EventLoop& loop);
+    void detach();
+
+    /// Null: the queue does not run. While both do, programs of the host are let in.
+    void set_receive_queue(Virtqueue* queue);
+    void set_transmit_queue(Virtqueue* queue);
+
+    /// Device::process_queue() of the two.
+    [[nodiscard]] QueueProgress fill_receive_queue();
+    [[nodiscard]] QueueProgress take_transmit_queue();
+
+    /// The guest is a new one, or has forgotten all: every connection ends. Nothing runs.
+    void forget_guest();
+
+    /// The guest still has these connections of an earlier process of ours, and is to be told that
+    /// they are gone. Nothing runs.
+    void reset_later(std::span<const ConnectionKey> keys);
+
+    /// Those that the guest has now. Nothing runs.
+    [[nodiscard]] std::vector<ConnectionKey> open_keys();
+
+    [[nodiscard]] uint32_t next_port() const { return next_port_; }
+
+    void set_next_port(uint32_t port);
+
+    void set_types(NegotiatedTypes types) { types_ = types; }
+
+    void note_transport_reset() { counters_.transport_resets.add(); }
+
+    /// Any thread.
+    [[nodiscard]] const VsockCounters& counters() const { return counters_; }
+
+  private:
+    /// Data packets of one connection, one behind the other, that go to its socket in one call.
+    struct Gathered {
+        Connection* connection = nullptr;
+        std::vector<iovec> pieces;
+        std::vector<DescriptorChain> chains;
+        uint32_t bytes = 0;
+    };
+
+    /// A receive buffer that bytes of a stream are read into.
+    struct Landing {
+        DescriptorChain chain;
+        std::span<const iovec> segments;
+        uint32_t room = 0;  // for payload
+    };
+
+    enum class Filled : uint8_t { kYes, kNothing, kNoBuffer };
+
+    /// What epoll says of the listening sockets. Ids of connections never are that: slots are below
+    /// 2^32 - 2.
+    static constexpr uint64_t kStreamListener = ~uint64_t{0};
+    static constexpr uint64_t kSeqpacketListener = ~uint64_t{0} - 1;
+
+    VsockEngine(const VsockOptions& options, HostListeners listeners, UniqueFd epoll);
+
+    // --- vsock_engine.cc: life of connections
+    void on_sockets_ready();
+    void on_socket_event(Connection& connection, uint32_t events);
+    void watch_socket(Connection& connection);
+    void set_waits_to_write(Connection& connection, bool waits);
+    void set_deadline(Connection& connection, std::chrono::milliseconds delay);
+    void clear_deadline(Connection& connection);
+    void on_deadline();
+    void expire(Connection& connection);
+    void restart_timer();
+    void owe(Connection& connection, uint32_t pending);
+    void mark_readable(Connection& connection);
+    void close_socket(Connection& connection);
+    void destroy(Connection& connection);
+    void end(Connection& connection, EndReason reason);
+    void finish(Connection& connection);
+    void begin_reset(Connection& connection);
+    void linger(Connection& connection);
+    void linger_untold(Connection& connection);
+    void note_end(EndReason reason, std::string_view what);
+    [[nodiscard]] std::string name_of(const Connection& connection) const;
+    void wake_receive();
+
+    // --- engine_host.cc: programs of the host
+    void update_listeners();
+    void accept_clients(SocketType type);
+    void read_greeting(Connection& connection);
+    void ask_guest(Connection& connection, std::string_view line);
+    void drop_client(Connection& connection, EndReason reason);
+    void dial_host(Connection& connection);
+    void confirm_to_client(Connection& connection);
+    void on_host_deaf(Connection& connection);
+
+    // --- engine_transmit.cc: from the guest
+    void take_packet(DescriptorChain chain);
+    void take_packet_of(const ParsedPacket& parsed, DescriptorChain& chain, ChainReader& reader);
+    void answer_with_reset(const ParsedPacket& parsed, EndReason reason);
+    void begin_from_guest(const ConnectionKey& key, const Packet& packet);
+    void take_response(Connection& connection);
+    void take_shutdown(Connection& connection, uint32_t flags);
+    void take_reset(Connection& connection);
+    void take_data(Connection& connection,
+                   const Packet& packet,
+                   DescriptorChain& chain,
+                   ChainReader& reader);
+    void gather(Connection& connection,
+                const Packet& packet,
+                DescriptorChain& chain,
+                ChainReader& reader);
+    void keep_for_later(Connection& connection, uint32_t bytes, ChainReader& reader);
+    void flush_gathered();
+    void keep_rest(Connection& connection, size_t written);
+    void write_backlog(Connection& connection);
+    [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
+    void on_forwarded(Connection& connection, uint32_t bytes);
+    void after_backlog(Connection& connection);
+
+    // --- engine_receive.cc: to the guest
+    [[nodiscard]] bool put_header(const PacketHeader& header);
+    [[nodiscard]] bool send_control(Connection& connection);
+    [[nodiscard]] PacketHeader header_for(Connection& connection,
+                                          Operation operation,
+                                          uint32_t length = 0,
+                                          uint32_t flags = 0);
+    [[nodiscard]] Filled fill_from(Connection& connection);
+    [[nodiscard]] Filled fill_stream(Connection& connection);
+    [[nodiscard]] Filled fill_message(Connection& connection);
+    [[nodiscard]] bool fetch_message(Connection& connection);
+    [[nodiscard]] bool has_credit(Connection& connection);
+    [[nodiscard]] bool collect_landings(size_t bytes);
+    void finish_landings(Connection& connection, size_t bytes);
+    void on_host_ended(Connection& connection);
+    void on_nothing_readable(Connection& connection);
+    [[nodiscard]] std::optional<DescriptorChain> pop_receive_chain();
+
+    const VsockOptions options_;
+    HostListeners listeners_;
+    UniqueFd epoll_;
+    ConnectionTable table_;
+    NegotiatedTypes types_{};
+    VsockCounters counters_;
+    std::array<LogLimiter, kEndReasonCount> limiters_;
+    LogLimiter malformed_limiter_;
+
+    EventLoop* loop_ = nullptr;
+    std::optional<WatchId> watch_;
+    std::optional<TimerId> timer_;
+    std::chrono::steady_clock::time_point timer_due_{};
+    Deadlines deadlines_;
+
+    Virtqueue* receive_ = nullptr;
+    Virtqueue* transmit_ = nullptr;
+    bool transmit_waits_ = false;  // for room among resets_
+
+    std::deque<PacketHeader> resets_;
+    IntrusiveList<Connection, &Connection::control_hook> owing_;
+    IntrusiveList<Connection, &Connection::data_hook> readable_;
+    Gathered gathered_;
+    std::vector<Landing> landings_;
+    std::vector<iovec> pieces_;
+    size_t greetings_ = 0;
+    bool listening_ = false;
+    bool accept_pauses_ = false;  // the process has no descriptors left
+    uint32_t next_port_;
+};
+
+}  // namespace outrigger::vsock

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/vsock/credit.h"
+
+#include <gtest/gtest.h>
+
+namespace outrigger::vsock {
+namespace {
+
+TEST(SendCredit, IsTheBufferLessWhatIsInIt) {
+    SendCredit credit;
+    EXPECT_EQ(credit.available(), 0U);
+    credit.update(100, 0);
+    credit.note_sent(30);
+    EXPECT_EQ(credit.available(), 70U);
+    credit.update(100, 20);
+    EXPECT_EQ(credit.available(), 90U);
+}
+
+TEST(SendCredit, OfABufferThatShrankBelowWhatIsInItIsNothing) {
+    SendCredit credit;
+    credit.update(100, 0);
+    credit.note_sent(100);
+    credit.update(99, 0);
+    EXPECT_EQ(credit.available(), 0U);
+}
+
+TEST(SendCredit, OfAGuestThatTookMoreThanItGotIsNothing) {
+    SendCredit credit;
+    credit.update(100, 1);
+    EXPECT_EQ(credit.available(), 0U);
+}
+
+TEST(SendCredit, CountsWrap) {
+    SendCredit credit;
+    credit.update(100, 0xffff'fff0);
+    credit.note_sent(0xffff'fff8);
+    EXPECT_EQ(credit.available(), 92U);
+    credit.note_sent(16);
+    EXPECT_EQ(credit.available(), 76U);
+    credit.update(100, 8);
+    EXPECT_EQ(credit.available(), 100U);
+}
+
+TEST(ReceiveWindow, AdmitsWhatItSaysAndNotAByteMore) {
+    ReceiveWindow window(100, 100);
+    EXPECT_TRUE(window.admit(60));
+    EXPECT_FALSE(window.admit(41));
+    EXPECT_TRUE(window.admit(40));
+    EXPECT_FALSE(window.admit(1));
+    EXPECT_TRUE(window.admit(0));
+    window.note_forwarded(10);
+    EXPECT_FALSE(window.admit(11));
+    EXPECT_TRUE(window.admit(10));
+}
+
+TEST(ReceiveWindow, TellsWhenHalfOfItIsFreeAndNotKnown) {
+    ReceiveWindow window(100, 100);
+    ASSERT_TRUE(window.admit(100));
+    window.note_forwarded(49);
+    EXPECT_FALSE(window.should_tell());
+    window.note_forwarded(1);
+    EXPECT_TRUE(window.should_tell());
+    window.note_told();
+    EXPECT_FALSE(window.should_tell());
+    EXPECT_EQ(window.forwarded(), 50U);
+}
+
+TEST(ReceiveWindow, GrowsUpToItsLimit) {
+    ReceiveWindow window(100, 350);
+    window.grow();
+    EXPECT_EQ(window.bytes(), 200U);
+    window.grow();
+    EXPECT_EQ(window.bytes(), 350U);
+    window.grow();
+    EXPECT_EQ(window.bytes(), 350U);
+}
+
+TEST(ReceiveWindow, CountsWrap) {
+    ReceiveWindow window(0x8000'0000, 0x8000'0000);
+    for (int i = 0; i < 5; ++i) {
+        ASSERT_TRUE(window.admit(0x7fff'ffff));
+        window.note_forwarded(0x7fff'ffff);
+    }
+    EXPECT_TRUE(window.admit(0x8000'0000));
+    EXPECT_FALSE(window.admit(1));
+}
+
+}  // namespace
+}  // namespace outrigger::vsock
