@@ -254,6 +254,23 @@ Children::Command blk_daemon(std::string name, std::string path, bool read_only)
     return command;
 }
 
+Children::Command fs_daemon(std::string name,
+                            std::string path,
+                            const std::string& tag,
+                            bool read_only) {
+    Children::Command command{
+        .name = std::move(name),
+        .program = "outrigger-fs",
+        .arguments = {"--keeper=none", "--log-level=warning", "--shared-dir=" + std::move(path)}};
+    if (!tag.empty()) {
+        command.arguments.push_back("--tag=" + tag);
+    }
+    if (read_only) {
+        command.arguments.emplace_back("--readonly");
+    }
+    return command;
+}
+
 Children::Command rng_daemon(std::string name, std::string path) {
     Children::Command command{.name = std::move(name),
                               .program = "outrigger-rng",

@@ -90,6 +90,12 @@ class Children final {
 /// outrigger-blk for the image at `path`.
 [[nodiscard]] Children::Command blk_daemon(std::string name, std::string path, bool read_only);
 
+/// outrigger-fs for the directory at `path`, which the guest mounts by `tag`.
+[[nodiscard]] Children::Command fs_daemon(std::string name,
+                                          std::string path,
+                                          const std::string& tag,
+                                          bool read_only);
+
 /// outrigger-rng with the host's entropy, or the file's at `path`.
 [[nodiscard]] Children::Command rng_daemon(std::string name, std::string path);
 

@@ -39,7 +39,8 @@ constexpr std::string_view kNoSerialPorts = " 8250.nr_uarts=0";
 
 /// The window for BARs above all RAM; nothing when the processor cannot address it.
 std::optional<AddressWindow> high_window(const GuestMemory& memory,
-                                         const std::vector<kvm_cpuid_entry2>& cpuid) {
+                                         const std::vector<kvm_cpuid_entry2>& cpuid,
+                                         uint64_t shared_bytes) {
     unsigned bits = kAddressBitsDefault;
     for (const kvm_cpuid_entry2& entry : cpuid) {
         if (entry.function == kAddressSizesLeaf) {
@@ -48,10 +49,12 @@ std::optional<AddressWindow> high_window(const GuestMemory& memory,
     }
     const uint64_t above = std::max(static_cast<uint64_t>(memory.end()), kHighMemoryStart);
     const uint64_t start = align_up(above, kGibibyte).value_or(UINT64_MAX);
-    if (bits < 64 && !range_fits<uint64_t>(start, kHighWindowBytes, uint64_t{1} << bits)) {
+    // Twice: a BAR begins at a multiple of its length.
+    const uint64_t bytes = kHighWindowBytes + 2 * shared_bytes;
+    if (bits < 64 && !range_fits<uint64_t>(start, bytes, uint64_t{1} << bits)) {
         return std::nullopt;
     }
-    return AddressWindow{.start = start, .bytes = kHighWindowBytes};
+    return AddressWindow{.start = start, .bytes = bytes};
 }
 
 std::string_view name_of(LoadedGuest::Way way) {
@@ -64,6 +67,17 @@ std::string_view name_of(LoadedGuest::Way way) {
             return "prepared, from the cache";
     }
     return "";
+}
+
+/// What serves a device that has a path and no socket.
+Children::Command daemon_of(const DeviceOptions& options, const std::string& name) {
+    if (options.kind == "blk") {
+        return blk_daemon(name, options.path, options.read_only);
+    }
+    if (options.kind == "fs") {
+        return fs_daemon(name, options.path, options.given.tag, options.read_only);
+    }
+    return rng_daemon(name, options.path);
 }
 
 /// Unmaps the pages of a program or library that are only read: most belong to the start. What is
@@ -179,13 +193,13 @@ Result<std::unique_ptr<RemoteDevice>> Machine::make_device(const DeviceOptions& 
     const DeviceKind* const known = find_device_kind(options.kind);
     RemoteDevice::Options remote;
     remote.kind = known != nullptr ? *known : device_kind_of(options.virtio_id);
+    remote.shared_memory = true;
     remote.name = fmt::format("{}{}", options.kind.empty() ? "device" : options.kind, index);
     if (!options.socket.empty()) {
         remote.source = socket_source(options.socket);
+        remote.given = options.given;
     } else {
-        remote.source = children_->source(
-            options.kind == "blk" ? blk_daemon(remote.name, options.path, options.read_only)
-                                  : rng_daemon(remote.name, options.path));
+        remote.source = children_->source(daemon_of(options, remote.name));
     }
     return std::make_unique<RemoteDevice>(loop_, memory_->regions(), std::move(remote));
 }
@@ -251,9 +265,19 @@ Machine::Setup<void> Machine::create_machine() {
     if (const auto set = vm_->set_memory(memory_->regions()); !set) {
         return fail(set.error());
     }
-    const auto window = high_window(*memory_, *cpuid);
+    slots_.emplace(vm_->fd(),
+                   static_cast<uint32_t>(memory_->regions().size()),
+                   static_cast<uint32_t>(host_->capability(KVM_CAP_NR_MEMSLOTS)));
+    uint64_t shared_bytes = 0;
+    for (const auto& device : devices_) {
+        shared_bytes += SharedBar::bytes_for(device->shared_memory());
+    }
+    const auto window = high_window(*memory_, *cpuid, shared_bytes);
     if (!window) {
-        return fail({.message = "this host's processor cannot address so much memory; give less"},
+        return fail({.message = shared_bytes == 0 ? "this host's processor cannot address so much "
+                                                    "memory; give less"
+                                                  : "this host's processor cannot address the "
+                                                    "memory and what devices share with the guest"},
                     MachineEnd::kBadConfig);
     }
     window_ = *window;
@@ -283,7 +307,9 @@ Result<void> Machine::create_pci() {
     pci_.emplace(AddressWindow{.start = layout::kMmio32, .bytes = layout::kMmio32Bytes}, window_);
     for (size_t i = 0; i < devices_.size(); ++i) {
         auto function = OUTRIGGER_TRY(VirtioPciFunction::create(
-            *devices_[i], *memory_, *interrupts_, *vm_, [this, i] { on_device_needs_reset(i); }));
+            *devices_[i], *memory_, *interrupts_, *vm_, *slots_, [this, i] {
+                on_device_needs_reset(i);
+            }));
         OUTRIGGER_TRY(pci_->add(*function));
         functions_.push_back(std::move(function));
     }

@@ -19,6 +19,7 @@
 #include "vmm-lite/frontend/remote_device.h"
 #include "vmm-lite/kvm/kvm_host.h"
 #include "vmm-lite/kvm/kvm_interrupts.h"
+#include "vmm-lite/kvm/kvm_slots.h"
 #include "vmm-lite/kvm/kvm_vm.h"
 #include "vmm-lite/kvm/vcpu.h"
 #include "vmm-lite/legacy/power.h"
@@ -99,6 +100,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     std::vector<std::unique_ptr<RemoteDevice>> devices_;
     std::optional<KvmVm> vm_;
     std::optional<KvmInterrupts> interrupts_;
+    std::optional<KvmSlots> slots_;
     AddressWindow window_;
     Bus ports_;
     Bus addresses_;

@@ -2,6 +2,7 @@
 #include "vmm-lite/machine_options.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <optional>
 
@@ -57,13 +58,25 @@ constexpr OptionSpec kTable[] = {
      .value_name = "path=FILE|socket=PATH",
      .help = "A source of entropy; with path= a daemon is started that reads this file, like "
              "/dev/urandom"},
-    {.name = "net", .value_name = "socket=PATH", .help = "A network device"},
-    {.name = "fs", .value_name = "socket=PATH", .help = "A shared file system"},
-    {.name = "vsock", .value_name = "socket=PATH", .help = "A socket device"},
+    {.name = "net",
+     .value_name = "socket=PATH[,mac=MAC]",
+     .help = "A network device; mac= is its address where the back end gives no configuration. "
+             "Without either the guest takes a random one"},
+    {.name = "fs",
+     .value_name = "path=DIR,tag=NAME[,readonly]|socket=PATH[,tag=NAME]",
+     .help = "A shared file system: of a daemon that is started for this directory, or of one that "
+             "runs already. tag= is the name by which the guest mounts it, which some back ends "
+             "give and others leave to this program"},
+    {.name = "vsock",
+     .value_name = "socket=PATH[,cid=N]",
+     .help = "A socket device; cid= is the guest's address, 3 or more, where the back end does not "
+             "give it"},
     {.name = "console", .value_name = "socket=PATH", .help = "A console"},
     {.name = "device",
      .value_name = "id=N,socket=PATH",
-     .help = "A device of any other type, by the number that virtio gives it"},
+     .help =
+         "A device of any other type, by the number that virtio gives it. What the guest learns "
+         "of it is what the back end says"},
     {.name = "prepared-kernel",
      .kind = OptionKind::kChoice,
      .value_name = "auto|off",
@@ -124,11 +137,73 @@ constexpr OptionSpec kTable[] = {
 };
 
 constexpr std::string_view kDeviceKinds[] = {"blk", "rng", "net", "fs", "vsock", "console"};
+/// VIRTIO 1.3, 5: a device's number as PCI has it.
+constexpr uint16_t kVirtioIdMax = 63;
+/// VIRTIO 1.3, 5.11.4 and 5.10.4: 0 to 2 are the host's, and all ones is anybody's.
+constexpr size_t kTagBytesMax = 36;
+constexpr uint32_t kGuestCidMin = 3;
+constexpr uint32_t kGuestCidMax = 0xFFFFFFFE;
 /// Those whose daemon is started with path=.
-constexpr std::string_view kStartedKinds[] = {"blk", "rng"};
+constexpr std::string_view kStartedKinds[] = {"blk", "rng", "fs"};
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
+}
+
+/// "52:54:00:12:34:56"; nothing for what is no address of one device.
+std::optional<std::array<uint8_t, 6>> parse_mac(std::string_view text) {
+    std::array<uint8_t, 6> mac{};
+    if (text.size() != 3 * mac.size() - 1) {
+        return std::nullopt;
+    }
+    for (size_t i = 0; i < mac.size(); ++i) {
+        const char* const digits = text.data() + 3 * i;
+        const auto parsed = std::from_chars(digits, digits + 2, mac[i], 16);
+        if (parsed.ec != std::errc() || parsed.ptr != digits + 2 ||
+            (i > 0 && text[3 * i - 1] != ':')) {
+            return std::nullopt;
+        }
+    }
+    const bool none = std::ranges::all_of(mac, [](uint8_t byte) { return byte == 0; });
+    return none || (mac[0] & 1U) != 0 ? std::nullopt : std::optional(mac);
+}
+
+template <class T>
+std::optional<T> parse_number(std::string_view text, T least, T most) {
+    T number = 0;
+    const char* const end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, number);
+    return parsed.ec == std::errc() && parsed.ptr == end && number >= least && number <= most
+               ? std::optional(number)
+               : std::nullopt;
+}
+
+/// What goes into the configuration of a device whose back end gives none.
+Result<bool> set_config_key(std::string_view option,
+                            std::string_view key,
+                            std::string_view value,
+                            GivenConfig& given) {
+    if (key == "tag" && option == "fs") {
+        if (value.empty() || value.size() > kTagBytesMax) {
+            return usage_error("--fs: tag= takes a name of 1 to 36 bytes");
+        }
+        given.tag = value;
+    } else if (key == "cid" && option == "vsock") {
+        given.cid = parse_number<uint32_t>(value, kGuestCidMin, kGuestCidMax);
+        if (!given.cid) {
+            return usage_error("--vsock: cid= takes a number from 3 to 4294967294");
+        }
+    } else if (key == "mac" && option == "net") {
+        given.mac = parse_mac(value);
+        if (!given.mac) {
+            return usage_error(
+                "--net: mac= takes an address like 52:54:00:12:34:56, and not one "
+                "of a group");
+        }
+    } else {
+        return false;
+    }
+    return true;
 }
 
 Result<void> set_device_key(std::string_view option,
@@ -140,16 +215,16 @@ Result<void> set_device_key(std::string_view option,
     } else if (key == "path" && !value.empty() &&
                std::ranges::find(kStartedKinds, option) != std::end(kStartedKinds)) {
         device.path = value;
-    } else if (key == "readonly" && option == "blk" && (value.empty() || value == "on")) {
+    } else if (key == "readonly" && (option == "blk" || option == "fs") &&
+               (value.empty() || value == "on")) {
         device.read_only = true;
     } else if (key == "id" && option == "device") {
-        const auto* const end = value.data() + value.size();
-        const auto parsed = std::from_chars(value.data(), end, device.virtio_id);
-        if (parsed.ec != std::errc() || parsed.ptr != end || device.virtio_id == 0 ||
-            device.virtio_id > 63) {
+        const auto id = parse_number<uint16_t>(value, 1, kVirtioIdMax);
+        if (!id) {
             return usage_error("--device takes the number of a virtio device, 1 to 63, as its id");
         }
-    } else {
+        device.virtio_id = *id;
+    } else if (!OUTRIGGER_TRY(set_config_key(option, key, value, device.given))) {
         return usage_error(fmt::format(
             "--{} cannot use '{}{}{}'; see --help", option, key, value.empty() ? "" : "=", value));
     }
@@ -173,11 +248,16 @@ Result<DeviceOptions> parse_device(std::string_view option, std::string_view tex
     if (device.socket.empty() == device.path.empty()) {
         return usage_error(fmt::format("--{} takes socket=PATH{}",
                                        option,
-                                       option == "blk" || option == "rng" ? " or path=FILE" : ""));
+                                       option == "fs"                       ? " or path=DIR"
+                                       : option == "blk" || option == "rng" ? " or path=FILE"
+                                                                            : ""));
     }
     if (device.read_only && device.path.empty()) {
-        return usage_error(
-            "--blk: readonly goes with path=; a daemon that runs has its own option");
+        return usage_error(fmt::format(
+            "--{}: readonly goes with path=; a daemon that runs has its own option", option));
+    }
+    if (option == "fs" && !device.path.empty() && device.given.tag.empty()) {
+        return usage_error("--fs: path= goes with tag=NAME, by which the guest mounts it");
     }
     if (option == "device" && device.virtio_id == 0) {
         return usage_error("--device takes id=N, the number of a virtio device");

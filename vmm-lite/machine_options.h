@@ -12,6 +12,8 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/option_table.h"
 
+#include "vmm-lite/frontend/device_config.h"
+
 namespace outrigger::vmm {
 
 /// A device as it was asked for: attached to a socket, or with a daemon of its own.
@@ -21,6 +23,7 @@ struct DeviceOptions {
     std::string socket;      ///< "": start the daemon
     std::string path;        ///< what the daemon serves: of blk the image
     bool read_only = false;
+    GivenConfig given;
 };
 
 struct MachineOptions {

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/kept_memory.h"
 
 #include "devices/blk/zones.h"
 
@@ -161,8 +162,19 @@ class Image {
     /// thread.
     virtual void rest() {}
 
+    /// Asks for what it has in memory alone and guests count on, so that another process finds it
+    /// when this one was killed. Once, before the first queue; where there is a keeper. Main
+    /// thread.
+    [[nodiscard]] virtual Result<void> keep_memory([[maybe_unused]] KeptMemory& memory) {
+        return {};
+    }
+
     /// Another process opens the image at once, and nothing is begun here any more: no queue runs,
     /// and their requests are back. What keeps it from the storage goes. Control thread.
+    ///
+    /// The default is for images that have nothing to let go: a qcow2 image is locked for reading,
+    /// which many may, and an NBD server's disk by nobody here. An overlay stays locked until its
+    /// process has ended, because its fill and its commits write to the layer until then.
     virtual void leave() {}
 
     /// Of the guest's memory, by all queues, where the image registers it with the kernel.

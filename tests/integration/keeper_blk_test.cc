@@ -11,6 +11,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -155,6 +156,23 @@ TEST_P(KeptDiskTest, AnswersEveryRequestWhileTheProcessIsKilled) {
 TEST_P(KeptDiskTest, FrontEndsBufferMayHaveRoomForOneQueueOnly) {
     start({}, 1);
     write_while_it_is_killed(12);
+}
+
+// What is in the layer and not committed is the process's alone, and the guest has been told that
+// it is written.
+TEST_P(KeptDiskTest, AnOverlayHasWhatWasNotFlushed) {
+    if (std::string_view(GetParam()) == "uring") {
+        GTEST_SKIP() << "an overlay chooses between both";
+    }
+    start({"--overlay=" + (folder_ / "layer").string(),
+           "--overlay-create",
+           "--overlay-cluster=4K",
+           "--overlay-fill",
+           "--overlay-fill-rate=256K"});
+    write_while_it_is_killed(12);
+    ChildProcess asks(program_, {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+    EXPECT_EQ(asks.wait(), (Ended{.status = 0})) << asks.complained() << daemon_->complained();
+    write_and_compare(1);
 }
 
 TEST_P(KeptDiskTest, AnotherBinaryTakesOverUnderLoad) {

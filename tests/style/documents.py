@@ -11,6 +11,8 @@ _REQUIRED = ["LICENSE", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECU
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 _BLOCK_LABEL = re.compile(r"^\s*```\w+ (\S+)$")
+_TEST = re.compile(r"^TEST(?:_F|_P)?\((\w+), (\w+)\)")
+_NAMED_TEST = re.compile(r"`([A-Z]\w+)\.([A-Z]\w+)`")
 _FILE_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)*/?$")
 _SOURCE_ENDINGS = (".cc", ".h", ".py", ".sh", ".md", ".build")
 
@@ -62,6 +64,23 @@ def check_named_files(files):
     return problems
 
 
+def check_named_tests(files):
+    """A test that a document names by its suite and its own name is there."""
+    tests = set()
+    for file in files:
+        if file.path.startswith("tests/") and file.path.endswith(".cc"):
+            for _, line in file.numbered_lines():
+                tests.update(_TEST.findall(line))
+    return [
+        f"{file.path}:{number}: no test {suite}.{name}"
+        for file in files
+        if file.is_document
+        for number, line in file.numbered_lines()
+        for suite, name in _NAMED_TEST.findall(line)
+        if (suite, name) not in tests
+    ]
+
+
 def check_required(files):
     """The documents of the project are there, and the licence is the Apache licence unchanged."""
     problems = [f"{name} is missing" for name in _REQUIRED if not (ROOT / name).is_file()]
@@ -73,5 +92,6 @@ def check_required(files):
 
 CHECKS = {
     "documents.name-files-that-exist": check_named_files,
+    "documents.name-tests-that-exist": check_named_tests,
     "documents.complete": check_required,
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Back ends that lie, stall and hang up at every step: each ends in an error that says so, within
 // its deadline, and leaves nothing behind.
+#include "tests/vmm/hostile_backend.h"
+
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -14,69 +16,9 @@
 #include "vhost-user-backend/base/little_endian.h"
 
 #include "tests/support/process_counts.h"
-#include "tests/vmm/proxy_host.h"
-#include "tests/vmm/scripted_backend.h"
 
 namespace outrigger::testing {
 namespace {
-
-using enum wire::FrontendRequest;
-using Phase = vmm::RemoteDevice::Phase;
-
-/// Short, so that silence is found soon; nothing here is that slow by itself but a machine under
-/// load, where a good back end is then taken for a silent one, and the test for failed.
-constexpr vmm::Deadlines kShort = {.message = std::chrono::milliseconds(400),
-                                   .drain = std::chrono::milliseconds(500),
-                                   .start = std::chrono::milliseconds(3000),
-                                   .state = std::chrono::milliseconds(500)};
-constexpr vmm::Deadlines kPatient = {.message = std::chrono::milliseconds(20000),
-                                     .drain = std::chrono::milliseconds(20000),
-                                     .start = std::chrono::milliseconds(20000),
-                                     .state = std::chrono::milliseconds(20000)};
-
-class HostileBackendTest : public ::testing::Test {
-  protected:
-    void SetUp() override { ::signal(SIGPIPE, SIG_IGN); }
-
-    void TearDown() override {
-        host_.reset();
-        backends_.clear();
-    }
-
-    /// Without a reconnect: each script but the first is one.
-    [[nodiscard]] Result<void> connect(std::vector<Script> scripts,
-                                       const vmm::Deadlines& deadlines = kPatient,
-                                       bool shared_memory = false) {
-        host_ = std::make_unique<ProxyHost>(ProxyHost::Options{
-            .source = std::make_unique<ScriptedSource>(std::move(scripts), backends_),
-            .shared_memory = shared_memory,
-            .deadlines = deadlines});
-        return host_->connect();
-    }
-
-    /// Everything that a driver does with its device. The error of whatever went wrong first.
-    std::string whole_life(const Script& script, const vmm::Deadlines& deadlines) {
-        if (const auto connected = connect({script}, deadlines); !connected) {
-            return connected.error().message;
-        }
-        host_->activate({.count = 1});
-        EXPECT_TRUE(eventually([&] {
-            const Phase phase = host_->status().phase;
-            return phase == Phase::kRunning || phase == Phase::kLost;
-        }));
-        EXPECT_TRUE(host_->reset()) << "the driver waits for ever";
-        // What was sent unasked may be on its way.
-        if (script.misdeed != Misdeed::kNone) {
-            (void)eventually([&] { return host_->status().phase == Phase::kLost; });
-        }
-        return host_->status().last_loss;
-    }
-
-    [[nodiscard]] ScriptedBackend& backend(size_t index = 0) { return *backends_.at(index); }
-
-    std::vector<std::unique_ptr<ScriptedBackend>> backends_;
-    std::unique_ptr<ProxyHost> host_;
-};
 
 TEST_F(HostileBackendTest, AnHonestOneServesAWholeLife) {
     EXPECT_EQ(whole_life({}, kPatient), "");
@@ -300,100 +242,6 @@ TEST_F(HostileBackendTest, DoesNotStartADriverWhoseFeaturesAreRefused) {
     script.misdeed = Misdeed::kRefusal;  // 1: without FEATURES_OK
     EXPECT_NE(whole_life(script, kPatient).find("features"), std::string::npos);
     EXPECT_TRUE(backend().told(kSetVringKick).empty());
-}
-
-// --- Its own requests ----------------------------------------------------------------------------
-
-TEST_F(HostileBackendTest, MapsInsideTheWindowOnly) {
-    Script script;
-    script.protocol_features =
-        script.protocol_features.with(wire::bit(wire::ProtocolFeature::kShmem))
-            .with(wire::bit(wire::ProtocolFeature::kBackendSendFd));
-    script.shared_memory = {0, 65536};
-    ASSERT_TRUE(connect({script}, kPatient, true));
-    EXPECT_EQ(host_->device().shared_windows().region(1).size(), 65536U);
-    EXPECT_TRUE(host_->device().shared_windows().region(0).empty());
-    const UniqueFd file = create_shared_memory("window", 65536).value();
-    const auto map = [&](const wire::ShmemMap& request, bool unmap = false) {
-        const int fd = file.get();
-        return backend().ask(std::to_underlying(unmap ? wire::BackendRequest::kShmemUnmap
-                                                      : wire::BackendRequest::kShmemMap),
-                             std::as_bytes(std::span(&request, 1)),
-                             unmap ? std::span<const int>() : std::span<const int>(&fd, 1));
-    };
-    const wire::ShmemMap good{
-        .shmid = 1, .padding = {}, .fd_offset = 0, .shm_offset = 4096, .length = 8192, .flags = 1};
-    const auto with = [&](auto change) {
-        wire::ShmemMap bad = good;
-        change(bad);
-        return bad;
-    };
-    EXPECT_EQ(map(good), 0U);
-    EXPECT_NE(map(good), 0U) << "there is something";
-    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 8192; })), 0U) << "overlaps";
-    EXPECT_NE(map(with([](auto& bad) { bad.shmid = 0; })), 0U);
-    EXPECT_NE(map(with([](auto& bad) { bad.shmid = 255; })), 0U);
-    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 65536; })), 0U);
-    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 61440; })), 0U) << "ends behind it";
-    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = ~uint64_t{4095}; })), 0U);
-    EXPECT_NE(map(with([](auto& bad) { bad.length = 0; })), 0U);
-    EXPECT_NE(map(with([](auto& bad) { bad.length = ~uint64_t{4095}; })), 0U);
-    EXPECT_NE(map(with([](auto& bad) { bad.shm_offset = 20000; })), 0U) << "no page";
-    EXPECT_NE(map(with([](auto& bad) {
-                  bad.shm_offset = 16384;
-                  bad.fd_offset = 65536;
-              })),
-              0U)
-        << "behind the end of the file";
-    EXPECT_NE(map(with([](auto& bad) { bad.length = 4096; }), true), 0U) << "a part of it";
-    EXPECT_EQ(host_->on_loop<size_t>([&] { return host_->device().shared_windows().pieces(); }),
-              1U);
-    EXPECT_EQ(map(good, true), 0U);
-    EXPECT_NE(map(good, true), 0U) << "twice";
-    EXPECT_EQ(map(good), 0U);
-    ASSERT_TRUE(host_->reset());
-    EXPECT_EQ(host_->on_loop<size_t>([&] { return host_->device().shared_windows().pieces(); }), 0U)
-        << "a reset unmaps";
-}
-
-TEST_F(HostileBackendTest, RefusesRequestsThatWereNotNegotiated) {
-    ASSERT_TRUE(connect({Script{}}));
-    for (uint32_t number = 0; number < 12; ++number) {
-        if (number == std::to_underlying(wire::BackendRequest::kConfigChangeMsg)) {
-            continue;
-        }
-        EXPECT_NE(backend().ask(number, {}, {}).value_or(1), 0U) << number;
-    }
-    EXPECT_EQ(host_->status().losses, 0U) << "a refusal is no reason to part";
-}
-
-TEST_F(HostileBackendTest, AFloodOfConfigurationChangesIsAskedForOnceAtATime) {
-    ASSERT_TRUE(connect({Script{}}));
-    const size_t before = backend().told(kGetConfig).size();
-    backend().hold();
-    for (int i = 0; i < 1000; ++i) {
-        ASSERT_EQ(backend().ask(std::to_underlying(wire::BackendRequest::kConfigChangeMsg), {}, {}),
-                  0U);
-    }
-    backend().go_on();
-    ASSERT_TRUE(eventually([&] { return backend().told(kGetConfig).size() == before + 2; }));
-    give_others_a_moment();
-    EXPECT_EQ(backend().told(kGetConfig).size(), before + 2);
-}
-
-TEST_F(HostileBackendTest, IsLostWhenItDoesNotReadTheAnswersToItsRequests) {
-    ASSERT_TRUE(connect({Script{}}));
-    const wire::Header header{
-        .request = 2, .flags = wire::kVersion | wire::kFlagNeedReply, .size = 0};
-    const int channel = backend().requests_fd();
-    ASSERT_TRUE(eventually([&] {
-        // A thousand at a time, and no answer read.
-        for (int i = 0; i < 1000; ++i) {
-            (void)wire::send_some(channel, std::as_bytes(std::span(&header, 1)), {}, {});
-        }
-        return host_->status().phase == Phase::kLost;
-    }));
-    EXPECT_NE(host_->status().last_loss.find("its own requests"), std::string::npos);
 }
 
 // --- The virtual CPU never waits -----------------------------------------------------------------

@@ -33,6 +33,7 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
         std::function<void()> on_loop_thread{};  ///< before the loop runs
         uint64_t memory_bytes = uint64_t{32} << 20;
         bool shared_memory = false;
+        vmm::GivenConfig given{};
         vmm::Deadlines deadlines{};
         vmm::ReconnectPolicy reconnect{};
     };
@@ -56,6 +57,7 @@ class ProxyHost final : public vmm::DeviceProxy::Observer {
             vmm::RemoteDevice::Options{.name = options.kind + "0",
                                        .kind = *vmm::find_device_kind(options.kind),
                                        .source = std::move(options.source),
+                                       .given = std::move(options.given),
                                        .shared_memory = options.shared_memory,
                                        .deadlines = options.deadlines,
                                        .reconnect = options.reconnect});

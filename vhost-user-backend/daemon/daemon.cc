@@ -60,6 +60,7 @@ Result<void> Daemon::open() {
         std::unique_ptr<Device>& device = served_.emplace_back().device;
         device = OUTRIGGER_TRY(program_.create_device(settings.values));
         OUTRIGGER_TRY(check_device(*device));
+        OUTRIGGER_TRY(keep_memory_of(served_.size() - 1));
         add_extras(settings.values);
     }
     OUTRIGGER_TRY(open_userfaults());
@@ -77,6 +78,28 @@ Result<void> Daemon::open() {
             control.socket_path, control.fd, "--control-fd", settings_.devices.size()));
     }
     return {};
+}
+
+Result<void> Daemon::keep_memory_of(size_t index) {
+    class OfDevice final : public KeptMemory {
+      public:
+        OfDevice(DescriptorStore& store, std::string prefix)
+            : store_(store), prefix_(std::move(prefix)) {}
+
+        Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
+            return store_.keep_memory(prefix_ + std::string(name), bytes);
+        }
+
+      private:
+        DescriptorStore& store_;
+        std::string prefix_;
+    };
+
+    if (store_ == nullptr || program_.keep_memory == nullptr) {
+        return {};
+    }
+    OfDevice memory(*store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
+    return program_.keep_memory(*served_[index].device, memory);
 }
 
 Daemon::ListenerNames Daemon::listener_names(size_t index) {

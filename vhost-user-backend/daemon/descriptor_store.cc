@@ -12,11 +12,13 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/base/shared_memory.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
 
 namespace outrigger {
@@ -198,6 +200,26 @@ std::vector<std::string> DescriptorStore::names(std::string_view prefix) const {
         }
     }
     return list;
+}
+
+Result<UniqueFd> DescriptorStore::keep_memory(const std::string& name, size_t bytes) {
+    if (UniqueFd found = open(name); found.valid()) {
+        struct stat status = {};
+        if (::fstat(found.get(), &status) == 0 && static_cast<uint64_t>(status.st_size) == bytes &&
+            platform::is_sealed_against_shrinking(found.get())) {
+            claim(name);
+            return found;
+        }
+        if (takes_over_) {
+            return failure(Error{.message = "memory of the process before is of another size"});
+        }
+        forget(name);
+    }
+    UniqueFd fd = OUTRIGGER_TRY(create_shared_memory("outrigger-kept", bytes));
+    if (keep(name, fd.get()) != name) {
+        return failure(Error{.message = "the keeper does not take the memory of a device"});
+    }
+    return fd;
 }
 
 void DescriptorStore::release() {

@@ -58,6 +58,9 @@ class DescriptorStore final : public DescriptorKeeper {
     /// The name is in use once more than by the keep() of its process.
     void claim(const std::string& name) { ++uses_[name]; }
 
+    /// KeptMemory::keep(), with a name for all devices. Before release().
+    [[nodiscard]] Result<UniqueFd> keep_memory(const std::string& name, size_t bytes);
+
     /// Everything that is needed of the process before has been opened and claimed: closes what we
     /// were given, and forgets what nobody has claimed.
     void release();

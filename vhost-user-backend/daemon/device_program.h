@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/system_call_rule.h"
 #include "vhost-user-backend/device.h"
@@ -36,6 +37,9 @@ struct DeviceProgram {
     /// Can another process go on with the device, when this one was killed? Not with a disk whose
     /// contents are in its memory: then nobody starts it again. May be null: it can.
     bool (*can_go_on)(const OptionValues& values) = nullptr;
+    /// Behind create_device(), where there is a keeper: the device asks for memory that another
+    /// process is to find, and takes up what it finds itself. May be null: it has none.
+    Result<void> (*keep_memory)(Device& device, KeptMemory& memory) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

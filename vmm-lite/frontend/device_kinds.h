@@ -23,7 +23,8 @@ inline constexpr unsigned kOrderPlatformBit = 36;
 enum class ConfigRule : uint8_t {
     kNone,      ///< the device has none
     kRequired,  ///< a device without CONFIG cannot be used
-    kOptional,  ///< without CONFIG the machine's options say what is in it, or it is zeroes
+    kEither,    ///< without CONFIG the machine's options must say what is in it
+    kOptional,  ///< without CONFIG they may, or there is none
 };
 
 struct DeviceKind {
@@ -39,6 +40,9 @@ struct DeviceKind {
     ConfigRule config;
     /// Bits below 24 and from 50 on that may be offered to the driver.
     FeatureSet features;
+    /// Those of them that speak of the configuration: a device without one has none of them.
+    FeatureSet config_features{};
+    std::string_view config_option{};  ///< what says the configuration: "tag="
 };
 
 /// blk, net, vsock, fs, console, rng.

@@ -19,6 +19,7 @@
 #include "vmm-lite/frontend/backend_source.h"
 #include "vmm-lite/frontend/config_cache.h"
 #include "vmm-lite/frontend/deadlines.h"
+#include "vmm-lite/frontend/device_config.h"
 #include "vmm-lite/frontend/device_kinds.h"
 #include "vmm-lite/frontend/link.h"
 #include "vmm-lite/frontend/shared_windows.h"
@@ -36,8 +37,7 @@ class RemoteDevice final : public DeviceProxy {
         std::string name{};  ///< for messages: "blk0"
         DeviceKind kind{};
         std::unique_ptr<BackendSource> source{};
-        /// The configuration space of a device whose back end gives none, where its kind allows.
-        std::vector<std::byte> config{};
+        GivenConfig given{};
         bool shared_memory = false;  ///< the machine has windows for it
         uint16_t queue_size_max = 256;
         Deadlines deadlines{};
@@ -107,6 +107,14 @@ class RemoteDevice final : public DeviceProxy {
 
     /// Before connect(), or while the loop does not run.
     void observe(Observer* observer) override { observer_ = observer; }
+
+    [[nodiscard]] std::span<const uint64_t> shared_memory() const override {
+        return windows_.sizes();
+    }
+
+    void observe_shared_memory(SharedMemoryObserver* observer) override {
+        windows_.observe(observer);
+    }
 
     // --- The machine ---------------------------------------------------------------------------
 

@@ -140,6 +140,10 @@ void RemoteDevice::drop_link() {
 
 void RemoteDevice::on_offer(Offer offer) {
     negotiation_limit_ = {};
+    if (auto completed = complete_offer(options_.kind, options_.given, offer); !completed) {
+        link_->channel().fail(std::move(completed).error());
+        return;
+    }
     options_.source->on_serving();
     if (!first_offer_known_) {
         if (auto accepted = accept_first(offer); !accepted) {
@@ -185,7 +189,7 @@ void RemoteDevice::on_offer(Offer offer) {
 /// What the driver is going to see.
 Result<void> RemoteDevice::accept_first(Offer& offer) {
     windows_ = OUTRIGGER_TRY(SharedWindows::reserve(offer.shared_memory));
-    config_.reset(offer.has_config ? offer.config : options_.config);
+    config_.reset(offer.config);
     first_offer_ = offer;
     first_offer_known_ = true;
     return {};
@@ -306,6 +310,7 @@ void RemoteDevice::give_up(const std::string& why) {
     phase_ = Phase::kLost;
     retry_ = {};
     log(LogLevel::kError, "{}: given up: {}", options_.name, why);
+    windows_.unmap_all();
     last_loss_ = why;
     if (on_resumed_) {
         std::exchange(on_resumed_, nullptr)(failure(Error{.message = options_.name + ": " + why}));

@@ -41,7 +41,8 @@ bool RemoteDevice::packed() const {
 
 void RemoteDevice::activate(uint64_t agreed_features,
                             std::span<const std::optional<QueueSetup>> queues) {
-    Activation activation{.features = FeatureSet(agreed_features)};
+    // What is only ours to serve, like the address of a network device, is not the back end's.
+    Activation activation{.features = FeatureSet(agreed_features) & first_offer_.backend_features};
     Result<void> complete;
     for (uint16_t index = 0; index < queues.size() && index < queue_count() && complete; ++index) {
         const auto& setup = queues[index];

@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include "vhost-user-backend/base/checked_math.h"
+#include "vhost-user-backend/base/log.h"
 
 namespace outrigger::vmm {
 namespace {
@@ -18,6 +19,7 @@ constexpr uint64_t kMapWritable = 1;
 
 Result<SharedWindows> SharedWindows::reserve(std::span<const uint64_t> sizes) {
     SharedWindows windows;
+    windows.sizes_.assign(sizes.begin(), sizes.end());
     for (const uint64_t size : sizes) {
         if (size == 0) {
             windows.regions_.emplace_back();
@@ -35,12 +37,17 @@ Result<SharedWindows> SharedWindows::reserve(std::span<const uint64_t> sizes) {
 }
 
 SharedWindows::SharedWindows(SharedWindows&& other) noexcept
-    : regions_(std::exchange(other.regions_, {})), pieces_(std::exchange(other.pieces_, {})) {}
+    : regions_(std::exchange(other.regions_, {})),
+      sizes_(std::exchange(other.sizes_, {})),
+      observer_(std::exchange(other.observer_, nullptr)),
+      pieces_(std::exchange(other.pieces_, {})) {}
 
 SharedWindows& SharedWindows::operator=(SharedWindows&& other) noexcept {
     if (this != &other) {
         release();
         regions_ = std::exchange(other.regions_, {});
+        sizes_ = std::exchange(other.sizes_, {});
+        observer_ = std::exchange(other.observer_, nullptr);
         pieces_ = std::exchange(other.pieces_, {});
     }
     return *this;
@@ -48,6 +55,25 @@ SharedWindows& SharedWindows::operator=(SharedWindows&& other) noexcept {
 
 SharedWindows::~SharedWindows() {
     release();
+}
+
+Result<void> SharedWindows::tell_mapped(uint8_t id, uint64_t offset, const Piece& piece) const {
+    if (observer_ == nullptr) {
+        return {};
+    }
+    return observer_->on_mapped({.region = id,
+                                 .offset = offset,
+                                 .memory = region(id).subspan(offset, piece.length),
+                                 .writable = piece.writable});
+}
+
+void SharedWindows::observe(DeviceProxy::SharedMemoryObserver* observer) {
+    observer_ = observer;
+    for (const auto& [place, piece] : pieces_) {
+        if (const auto told = tell_mapped(place.first, place.second, piece); !told) {
+            log(LogLevel::kWarning, "shared memory: {}", told.error().message);
+        }
+    }
 }
 
 void SharedWindows::release() {
@@ -120,7 +146,8 @@ Result<void> SharedWindows::map(const wire::ShmemMap& request, int fd) {
         return failure(Error{.message = "too many pieces are mapped"});
     }
     std::byte* const at = region(request.shmid).data() + request.shm_offset;
-    const int access = PROT_READ | ((request.flags & kMapWritable) != 0 ? PROT_WRITE : 0);
+    const Piece piece{.length = request.length, .writable = (request.flags & kMapWritable) != 0};
+    const int access = PROT_READ | (piece.writable ? PROT_WRITE : 0);
     if (::mmap(at,
                request.length,
                access,
@@ -132,11 +159,18 @@ Result<void> SharedWindows::map(const wire::ShmemMap& request, int fd) {
         (void)take_away(request.shmid, request.shm_offset, request.length);
         return failure(error);
     }
-    pieces_[{request.shmid, request.shm_offset}] = {.length = request.length, .stale = false};
+    if (auto told = tell_mapped(request.shmid, request.shm_offset, piece); !told) {
+        (void)take_away(request.shmid, request.shm_offset, request.length);
+        return told;
+    }
+    pieces_[{request.shmid, request.shm_offset}] = piece;
     return {};
 }
 
 bool SharedWindows::take_away(uint8_t id, uint64_t offset, uint64_t length) {
+    if (observer_ != nullptr) {
+        observer_->on_unmapping(id, offset);
+    }
     return ::mmap(region(id).data() + offset,
                   length,
                   PROT_NONE,

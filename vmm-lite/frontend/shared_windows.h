@@ -15,6 +15,8 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/wire/messages.h"
 
+#include "vmm-lite/virtio/device_proxy.h"
+
 namespace outrigger::vmm {
 
 /// Thread-bound: the loop's, but for region(), which is constant.
@@ -36,11 +38,17 @@ class SharedWindows final {
 
     [[nodiscard]] size_t count() const { return regions_.size(); }
 
+    [[nodiscard]] std::span<const uint64_t> sizes() const { return sizes_; }
+
+    /// Is told of every piece that comes and goes, and of those that are there at once; nullptr
+    /// takes it away.
+    void observe(DeviceProxy::SharedMemoryObserver* observer);
+
     /// Empty for an id that has none.
     [[nodiscard]] std::span<std::byte> region(size_t id) const;
 
-    /// SHMEM_MAP with `fd` (borrowed). Refuses what does not lie in the region and in the file, and
-    /// what is mapped already.
+    /// SHMEM_MAP with `fd` (borrowed). Refuses what does not lie in the region and in the file,
+    /// what is mapped already, and what the observer refuses.
     [[nodiscard]] Result<void> map(const wire::ShmemMap& request, int fd);
 
     /// SHMEM_UNMAP of exactly what was mapped.
@@ -58,6 +66,7 @@ class SharedWindows final {
   private:
     struct Piece {
         uint64_t length = 0;
+        bool writable = false;
         bool stale = false;  // mapped for a back end that is gone
     };
 
@@ -66,9 +75,12 @@ class SharedWindows final {
     [[nodiscard]] bool lies_inside(const wire::ShmemMap& request) const;
     [[nodiscard]] bool make_room(const wire::ShmemMap& request);
     [[nodiscard]] bool take_away(uint8_t id, uint64_t offset, uint64_t length);
+    [[nodiscard]] Result<void> tell_mapped(uint8_t id, uint64_t offset, const Piece& piece) const;
     void release();
 
     std::vector<std::span<std::byte>> regions_;
+    std::vector<uint64_t> sizes_;
+    DeviceProxy::SharedMemoryObserver* observer_ = nullptr;
     Pieces pieces_;
 };
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What the kernel connects to descriptors for us, as the PCI room sees it: messages of MSI-X to
-/// interrupts, and writes of the guest to doorbells. KvmVm and KvmInterrupts implement it.
+/// What the kernel connects for us, as the PCI room sees it: messages of MSI-X to interrupts,
+/// writes of the guest to doorbells, and memory beside the guest's own to its addresses.
+/// KvmInterrupts, KvmVm and KvmSlots implement it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "vhost-user-backend/base/result.h"
 
@@ -39,6 +42,20 @@ class Doorbells {
     /// goes on without leaving the kernel.
     [[nodiscard]] virtual Result<void> connect(uint64_t address, int eventfd) = 0;
     virtual void disconnect(uint64_t address, int eventfd) = 0;
+};
+
+/// Thread: any; it locks.
+class MemorySlots {
+  public:
+    virtual ~MemorySlots() = default;
+    /// From now on the guest reads, and where `writable` writes, `memory` at this guest physical
+    /// address without leaving the kernel. Both begin and end with a page. Writes to what is not
+    /// writable are accesses of a device. Error: the machine has no slot left.
+    [[nodiscard]] virtual Result<uint32_t> show(uint64_t address,
+                                                std::span<std::byte> memory,
+                                                bool writable) = 0;
+    /// No vCPU reaches the memory of `slot` any more when it returns.
+    virtual void hide(uint32_t slot) = 0;
 };
 
 }  // namespace outrigger::vmm

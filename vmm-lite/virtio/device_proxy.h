@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 
+#include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/guest/addresses.h"
 
 namespace outrigger::vmm {
@@ -36,6 +37,25 @@ class DeviceProxy {
         virtual void on_config_changed() = 0;
         /// The device is lost for good: DEVICE_NEEDS_RESET.
         virtual void on_needs_reset() = 0;
+    };
+
+    /// A stretch of a shared memory region (VIRTIO 1.3, 2.10) with memory behind it.
+    struct SharedPiece {
+        uint8_t region = 0;   ///< its id
+        uint64_t offset = 0;  ///< of its first byte, in the region
+        std::span<std::byte> memory{};
+        bool writable = false;
+    };
+
+    /// Both are called on the loop's thread, or while the loop does not run. Offsets and lengths
+    /// are of whole pages and lie in the region, and no two pieces overlap.
+    class SharedMemoryObserver {
+      public:
+        virtual ~SharedMemoryObserver() = default;
+        /// From now on the guest may use it. Error: it cannot, and the piece is not there.
+        [[nodiscard]] virtual Result<void> on_mapped(const SharedPiece& piece) = 0;
+        /// Its memory goes as soon as this returns. One that is not known is no error.
+        virtual void on_unmapping(uint8_t region, uint64_t offset) = 0;
     };
 
     virtual ~DeviceProxy() = default;
@@ -68,6 +88,11 @@ class DeviceProxy {
 
     /// One observer at most; nullptr takes it away. It outlives the proxy or is taken away.
     virtual void observe(Observer* observer) = 0;
+
+    /// Bytes of each region of shared memory, by id; 0 where there is none. Constant.
+    [[nodiscard]] virtual std::span<const uint64_t> shared_memory() const = 0;
+    /// As observe(), while the loop does not run. What is mapped already is told at once.
+    virtual void observe_shared_memory(SharedMemoryObserver* observer) = 0;
 };
 
 }  // namespace outrigger::vmm

@@ -82,23 +82,45 @@ Result<std::unique_ptr<VirtioPciFunction>> VirtioPciFunction::create(
     const GuestMemory& memory,
     MessageInterrupts& interrupts,
     Doorbells& doorbells,
+    MemorySlots& slots,
     std::function<void()> needs_reset) {
     auto transport = OUTRIGGER_TRY(
         VirtioTransport::create(device, memory, interrupts, doorbells, std::move(needs_reset)));
-    return std::unique_ptr<VirtioPciFunction>(new VirtioPciFunction(device, std::move(transport)));
+    auto shared = OUTRIGGER_TRY(SharedBar::create(device, slots));
+    return std::unique_ptr<VirtioPciFunction>(
+        new VirtioPciFunction(device, std::move(transport), std::move(shared)));
 }
 
 VirtioPciFunction::VirtioPciFunction(const DeviceProxy& device,
-                                     std::unique_ptr<VirtioTransport> transport)
+                                     std::unique_ptr<VirtioTransport> transport,
+                                     std::unique_ptr<SharedBar> shared)
     : PciFunction({.vendor = kVirtioVendor,
                    .device = static_cast<uint16_t>(kFirstDevice + device.virtio_id()),
                    .subsystem_vendor = kVirtioVendor,
                    .subsystem = kSubsystem,
                    .class_code = class_code(device.virtio_id()),
                    .revision = 1}),
-      transport_(std::move(transport)) {
+      transport_(std::move(transport)),
+      shared_(std::move(shared)) {
     add_bar(0, kBarBytes);
     add_capabilities(device);
+    if (shared_ != nullptr) {
+        add_bar(kSharedBar, shared_->bytes());
+        add_shared_memory();
+    }
+}
+
+/// struct virtio_pci_cap64 behind its first two bytes. VIRTIO 1.3, 4.1.4.7.
+void VirtioPciFunction::add_shared_memory() {
+    for (const SharedBar::Region& region : shared_->regions()) {
+        std::vector<uint8_t> out = {24, VIRTIO_PCI_CAP_SHARED_MEMORY_CFG, kSharedBar, region.id};
+        append(out, 0, 2);  // padding
+        append(out, region.offset, 4);
+        append(out, region.bytes, 4);
+        append(out, region.offset >> 32U, 4);
+        append(out, region.bytes >> 32U, 4);
+        (void)config().add_capability(PCI_CAP_ID_VNDR, out);
+    }
 }
 
 void VirtioPciFunction::add_capabilities(const DeviceProxy& device) {
@@ -175,7 +197,11 @@ void VirtioPciFunction::write_config(uint16_t at, std::span<const std::byte> in)
     }
 }
 
-void VirtioPciFunction::read_bar(unsigned /*bar*/, uint64_t offset, std::span<std::byte> out) {
+void VirtioPciFunction::read_bar(unsigned bar, uint64_t offset, std::span<std::byte> out) {
+    if (bar == kSharedBar) {
+        std::ranges::fill(out, std::byte{0xFF});  // nothing is mapped there
+        return;
+    }
     std::ranges::fill(out, std::byte{0});
     if (const auto at = offset_in(offset, out.size(), kCommon, VirtioTransport::kCommonBytes)) {
         transport_->read_common(*at, out);
@@ -192,9 +218,10 @@ void VirtioPciFunction::read_bar(unsigned /*bar*/, uint64_t offset, std::span<st
     }
 }
 
-void VirtioPciFunction::write_bar(unsigned /*bar*/,
-                                  uint64_t offset,
-                                  std::span<const std::byte> in) {
+void VirtioPciFunction::write_bar(unsigned bar, uint64_t offset, std::span<const std::byte> in) {
+    if (bar == kSharedBar) {
+        return;  // nothing is mapped there, or it is read-only
+    }
     if (const auto at = offset_in(offset, in.size(), kCommon, VirtioTransport::kCommonBytes)) {
         transport_->write_common(*at, in);
     } else if (const auto config_at =
@@ -208,6 +235,10 @@ void VirtioPciFunction::write_bar(unsigned /*bar*/,
 }
 
 void VirtioPciFunction::on_bar_moved(const Bar& bar) {
+    if (bar.index == kSharedBar) {
+        shared_->place(bar.mapped_at);
+        return;
+    }
     transport_->place_doorbells(bar.mapped_at ? std::optional(*bar.mapped_at + kNotify)
                                               : std::nullopt);
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// A virtio device on the PCI bus: identity, capabilities, and one BAR in front of VirtioTransport.
+/// A virtio device on the PCI bus: identity, capabilities, one BAR in front of VirtioTransport, and
+/// a second one for shared memory where the device has any.
 /// VIRTIO 1.3, 4.1. Modern only, MSI-X only.
 #pragma once
 
@@ -12,6 +13,7 @@
 
 #include "vmm-lite/pci/pci_function.h"
 #include "vmm-lite/virtio/device_proxy.h"
+#include "vmm-lite/virtio/shared_bar.h"
 #include "vmm-lite/virtio/virtio_transport.h"
 
 namespace outrigger::vmm {
@@ -30,13 +32,15 @@ class VirtioPciFunction final : public PciFunction {
     static constexpr uint64_t kMsixPending = 0x10000;
     static constexpr uint64_t kMsixPendingBytes = 0x1000;
     static constexpr uint64_t kBarBytes = 0x20000;
+    static constexpr unsigned kSharedBar = 2;
 
-    /// As VirtioTransport::create().
+    /// As VirtioTransport::create() and SharedBar::create().
     [[nodiscard]] static Result<std::unique_ptr<VirtioPciFunction>> create(
         DeviceProxy& device,
         const GuestMemory& memory,
         MessageInterrupts& interrupts,
         Doorbells& doorbells,
+        MemorySlots& slots,
         std::function<void()> needs_reset = {});
 
     void read_config(uint16_t at, std::span<std::byte> out) override;
@@ -46,7 +50,9 @@ class VirtioPciFunction final : public PciFunction {
     void on_bar_moved(const Bar& bar) override;
 
   private:
-    VirtioPciFunction(const DeviceProxy& device, std::unique_ptr<VirtioTransport> transport);
+    VirtioPciFunction(const DeviceProxy& device,
+                      std::unique_ptr<VirtioTransport> transport,
+                      std::unique_ptr<SharedBar> shared);
 
     struct WindowAccess {
         uint64_t offset = 0;
@@ -56,7 +62,10 @@ class VirtioPciFunction final : public PciFunction {
     void add_capabilities(const DeviceProxy& device);
     [[nodiscard]] std::optional<WindowAccess> window_access();
 
+    void add_shared_memory();
+
     std::unique_ptr<VirtioTransport> transport_;
+    std::unique_ptr<SharedBar> shared_;  // null: the device has none
     uint16_t msix_capability_ = 0;
     uint16_t window_capability_ = 0;
 };

@@ -173,6 +173,11 @@ void ClusterMap::resume_waiters(uint64_t word) {
 }
 
 void ClusterMap::mark_present(uint64_t word, uint64_t mask) {
+    if (!kept_.empty()) {
+        // First: who sees the bit below may write there and say so to the guest, and then it must
+        // be kept. Release: who reads this after our death finds the data.
+        std::atomic_ref(kept_[word]).fetch_or(mask, std::memory_order_release);
+    }
     // Release: pairs with the acquire of is_present() and present_word(): the data came before.
     const uint64_t before = present_[word].fetch_or(mask, std::memory_order_release);
     const uint64_t fresh = mask & ~before;
@@ -199,6 +204,21 @@ void ClusterMap::load_word(uint64_t word, uint64_t bits) {
     set_stable_word(word, bits);
     page_dirty_[word / kWordsPerPage].store(false);
     any_dirty_.store(false);
+}
+
+void ClusterMap::keep_in(std::span<uint64_t> words) {
+    OUTRIGGER_ASSERT(words.size() == word_count_);
+    for (uint64_t word = 0; word < word_count_; ++word) {
+        // Relaxed: who wrote it is dead.
+        const uint64_t found = std::atomic_ref(words[word]).load(std::memory_order_relaxed);
+        const uint64_t loaded = present_[word].load(std::memory_order_relaxed);
+        const uint64_t fresh = found & geometry_.valid_bits(word) & ~loaded;
+        if (fresh != 0) {
+            mark_present(word, fresh);
+        }
+        std::atomic_ref(words[word]).store(loaded | fresh, std::memory_order_relaxed);
+    }
+    kept_ = words;
 }
 
 void ClusterMap::take_dirty_pages(std::vector<uint64_t>& pages) {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "devices/blk/overlay/layer_format.h"
@@ -89,6 +90,10 @@ class ClusterMap final {
     /// Sets what the file says. Before the map is shared.
     void load_word(uint64_t word, uint64_t bits);
 
+    /// Behind that: what is set in `words` is present, too, and not stable. From now on they have
+    /// all that is, before anybody sees it. Borrowed for the map's life; before the map is shared.
+    void keep_in(std::span<uint64_t> words);
+
     [[nodiscard]] uint64_t present_word(uint64_t word) const {
         // Acquire: pairs with the release in mark_present().
         return present_[word].load(std::memory_order_acquire);
@@ -126,6 +131,7 @@ class ClusterMap final {
     Words present_;
     Words claimed_;
     Words stable_;
+    std::span<uint64_t> kept_;  // empty, or a word for each of the above
     std::unique_ptr<std::atomic<bool>[]> page_dirty_;
     std::atomic<bool> any_dirty_ = false;
     std::atomic<uint64_t> present_count_ = 0;

@@ -10,6 +10,7 @@
 
 #include "devices/blk/image.h"
 #include "devices/blk/overlay/cluster_map.h"
+#include "devices/blk/overlay/kept_bits.h"
 #include "devices/blk/overlay/layer_committer.h"
 #include "devices/blk/overlay/layer_journal.h"
 #include "devices/blk/overlay/layer_store.h"
@@ -53,6 +54,10 @@ class OverlayImage final : public Image {
     /// A read-only overlay has none.
     [[nodiscard]] BackgroundFill* fill() override { return fill_.get(); }
 
+    /// Takes up the bits of clusters that a process before wrote and did not commit. A read-only
+    /// overlay has none.
+    [[nodiscard]] Result<void> keep_memory(KeptMemory& memory) override;
+
     [[nodiscard]] const OverlayCounters& counters() const { return counters_; }
 
     [[nodiscard]] const ClusterMap& map() const { return map_; }
@@ -67,6 +72,7 @@ class OverlayImage final : public Image {
     OverlayParts parts_;
     ImageProperties properties_;
     OverlayCounters counters_;
+    std::optional<KeptBits> kept_bits_;  // of map_
     ClusterMap map_;
     std::unique_ptr<LayerCommitter> committer_;  // null: read-only
     OverlayShared shared_;

@@ -2,6 +2,7 @@
 // The map of clusters: looking, claiming, and waiting for claims.
 #include "devices/blk/overlay/cluster_map.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <thread>
@@ -9,6 +10,9 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/shared_memory.h"
+
+#include "devices/blk/overlay/kept_bits.h"
 #include "tests/support/wait.h"
 
 namespace outrigger::blk {
@@ -190,6 +194,66 @@ TEST_F(ClusterMapTest, ClaimsOfManyThreadsNeverOverlapAndNoWaiterIsForgotten) {
         EXPECT_TRUE(eventually([&] { return claimer->rounds == kRounds; }));
     }
     EXPECT_EQ(overlaps, 0);
+}
+
+// --- What outlives the process -------------------------------------------------------------------
+
+class KeptBitsTest : public ::testing::Test {
+  protected:
+    static constexpr LayerHeader kHeader{.layer_id = 7, .cluster_bytes = 4096};
+
+    [[nodiscard]] KeptBits open(const LayerHeader& header = kHeader) const {
+        return KeptBits::open(memory_.get(), header, geometry_).value();
+    }
+
+    [[nodiscard]] std::unique_ptr<ClusterMap> map_over(const KeptBits& bits) const {
+        auto map = std::make_unique<ClusterMap>(geometry_, kClusters);
+        map->load_word(0, 1);  // the layer's file has the first cluster alone
+        map->keep_in(bits.words());
+        return map;
+    }
+
+    const LayerGeometry geometry_ = layer_geometry(kClusters * 4096, 4096).value();
+    const UniqueFd memory_ = create_shared_memory("kept-bits", KeptBits::bytes(geometry_)).value();
+};
+
+TEST_F(KeptBitsTest, AreThereForTheNextProcess) {
+    {
+        const KeptBits bits = open();
+        const auto map = map_over(bits);
+        ASSERT_TRUE(map->try_claim({.first = 70, .count = 3}));
+        map->release({.first = 70, .count = 3}, true);
+        ASSERT_TRUE(map->try_claim({.first = 80, .count = 1}));
+        map->release({.first = 80, .count = 1}, false);
+        ASSERT_TRUE(map->try_claim({.first = 90, .count = 1}));
+    }
+    const KeptBits bits = open();
+    const auto map = map_over(bits);
+    EXPECT_EQ(map->count_present(70, kClusters), 3U);
+    EXPECT_FALSE(map->is_present(80));
+    EXPECT_FALSE(map->is_present(90));
+    EXPECT_EQ(map->present_count(), 4U);
+    EXPECT_TRUE(map->all_stable({.first = 0, .count = 1}));
+    EXPECT_FALSE(map->all_stable({.first = 70, .count = 1}));
+    std::vector<uint64_t> dirty;
+    map->take_dirty_pages(dirty);
+    EXPECT_EQ(dirty, std::vector<uint64_t>{0}) << "the next commit writes them";
+}
+
+TEST_F(KeptBitsTest, OfAnotherLayerAreNone) {
+    {
+        const KeptBits bits = open();
+        std::ranges::fill(bits.words(), ~uint64_t{0});
+    }
+    const KeptBits bits = open({.layer_id = 8, .cluster_bytes = 4096});
+    EXPECT_EQ(map_over(bits)->present_count(), 1U);
+}
+
+TEST_F(KeptBitsTest, BehindTheEndOfTheDiskAreNone) {
+    const KeptBits bits = open();
+    std::ranges::fill(bits.words(), ~uint64_t{0});
+    EXPECT_EQ(map_over(bits)->present_count(), kClusters);
+    EXPECT_EQ(bits.words().back(), 0U);
 }
 
 }  // namespace

@@ -59,6 +59,38 @@ class FakeDoorbells final : public Doorbells {
     std::map<uint64_t, int> connected;
 };
 
+class FakeSlots final : public MemorySlots {
+  public:
+    struct Shown {
+        uint64_t address = 0;
+        std::span<std::byte> memory;
+        bool writable = false;
+    };
+
+    Result<uint32_t> show(uint64_t address, std::span<std::byte> memory, bool writable) override {
+        if (shown.size() == slots_max) {
+            return failure(Error{.message = "no slot"});
+        }
+        shown[next] = {.address = address, .memory = memory, .writable = writable};
+        return next++;
+    }
+
+    void hide(uint32_t slot) override { shown.erase(slot); }
+
+    [[nodiscard]] const Shown* at(uint64_t address) const {
+        for (const auto& [slot, one] : shown) {
+            if (one.address == address) {
+                return &one;
+            }
+        }
+        return nullptr;
+    }
+
+    uint32_t next = 1;
+    size_t slots_max = 8;
+    std::map<uint32_t, Shown> shown;
+};
+
 class FakeDevice final : public DeviceProxy {
   public:
     uint16_t virtio_id() const override { return 2; }
@@ -95,6 +127,12 @@ class FakeDevice final : public DeviceProxy {
 
     void observe(Observer* watcher) override { observer = watcher; }
 
+    std::span<const uint64_t> shared_memory() const override { return shared_sizes; }
+
+    void observe_shared_memory(SharedMemoryObserver* watcher) override {
+        shared_observer = watcher;
+    }
+
     uint64_t features = (1ULL << 32U) | (1ULL << 34U) | (1ULL << 29U) | 1U;
     std::vector<std::byte> config = std::vector<std::byte>(8, std::byte{0x5A});
     int activations = 0;
@@ -103,6 +141,8 @@ class FakeDevice final : public DeviceProxy {
     std::vector<std::pair<uint16_t, int>> calls;
     std::move_only_function<void()> on_reset;
     Observer* observer = nullptr;
+    std::vector<uint64_t> shared_sizes;
+    SharedMemoryObserver* shared_observer = nullptr;
 };
 
 }  // namespace outrigger::vmm

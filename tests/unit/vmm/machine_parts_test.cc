@@ -244,6 +244,39 @@ TEST(MachineOptions, TakesDevicesInTheirOrder) {
     EXPECT_EQ(options->memory_bytes, 512U << 20U);
 }
 
+TEST(MachineOptions, TakesWhatABackEndMayLeaveOut) {
+    const auto options = parse_machine_options(std::array{"--kernel=k",
+                                                          "--fs=socket=s,tag=share",
+                                                          "--vsock=cid=4294967294,socket=s",
+                                                          "--net=socket=s,mac=52:54:00:12:AB:cd"});
+    ASSERT_TRUE(options) << options.error().message;
+    EXPECT_EQ(options->devices[0].given.tag, "share");
+    EXPECT_TRUE(complaint({"--kernel=k", "--fs=path=/srv,tag=t,readonly"}).empty());
+    EXPECT_NE(complaint({"--kernel=k", "--fs=path=/srv"}).find("tag="), std::string::npos);
+    EXPECT_EQ(options->devices[1].given.cid, 4294967294U);
+    EXPECT_EQ(options->devices[2].given.mac,
+              (std::array<uint8_t, 6>{0x52, 0x54, 0x00, 0x12, 0xAB, 0xCD}));
+}
+
+TEST(MachineOptions, RefusesAddressesThatNoGuestCanHave) {
+    const auto refused = [](const std::string& option, const char* why) {
+        const std::string told = complaint({"--kernel=k", option.c_str()});
+        return told.find(why) != std::string::npos;
+    };
+    EXPECT_TRUE(refused("--fs=socket=s,tag=", "1 to 36"));
+    EXPECT_TRUE(refused("--fs=socket=s,tag=" + std::string(37, 'x'), "1 to 36"));
+    EXPECT_TRUE(refused("--fs=socket=s,cid=3", "--fs cannot use"));
+    EXPECT_TRUE(refused("--vsock=socket=s,cid=2", "from 3"));
+    EXPECT_TRUE(refused("--vsock=socket=s,cid=4294967295", "from 3"));
+    EXPECT_TRUE(refused("--vsock=socket=s,cid=3x", "from 3"));
+    EXPECT_TRUE(refused("--net=socket=s,mac=00:00:00:00:00:00", "address like"));
+    EXPECT_TRUE(refused("--net=socket=s,mac=01:00:00:00:00:01", "group"));
+    EXPECT_TRUE(refused("--net=socket=s,mac=52:54:00:12:34", "address like"));
+    EXPECT_TRUE(refused("--net=socket=s,mac=52:54:00:12:34:5", "address like"));
+    EXPECT_TRUE(refused("--net=socket=s,mac=52-54-00-12-34-56", "address like"));
+    EXPECT_TRUE(refused("--net=socket=s,mac=52:54:00:12:34:+5", "address like"));
+}
+
 TEST(MachineOptions, SaysWhatIsWrong) {
     EXPECT_NE(complaint({}).find("--kernel"), std::string::npos);
     EXPECT_NE(complaint({"--kernel=k", "--memory=1M"}).find("memory"), std::string::npos);

@@ -19,7 +19,7 @@ class PciBusTest : public testing::Test {
     PciBusTest() {
         for (size_t i = 0; i < 2; ++i) {
             functions_.push_back(
-                *VirtioPciFunction::create(devices_[i], memory_, interrupts_, doorbells_));
+                *VirtioPciFunction::create(devices_[i], memory_, interrupts_, doorbells_, slots_));
             EXPECT_TRUE(bus_.add(*functions_.back()));
         }
     }
@@ -65,6 +65,7 @@ class PciBusTest : public testing::Test {
     FakeDevice devices_[2];
     FakeInterrupts interrupts_;
     FakeDoorbells doorbells_;
+    FakeSlots slots_;
     GuestMemory memory_ = *GuestMemory::create({.bytes = kMemoryBytesMin});
     PciBus bus_{kLow, kHigh};
     std::vector<std::unique_ptr<VirtioPciFunction>> functions_;

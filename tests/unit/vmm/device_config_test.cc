@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm-lite/frontend/device_config.h"
+
+#include <gtest/gtest.h>
+
+namespace outrigger::vmm {
+namespace {
+
+constexpr FeatureSet kEverything = FeatureSet(~uint64_t{0});
+constexpr unsigned kMac = 5;
+
+Offer offer_of(const DeviceKind& kind) {
+    return {.backend_features = kEverything,
+            .features = offered_to_driver(kind, kEverything, true),
+            .queue_count = kind.queue_count};
+}
+
+TEST(DeviceConfig, IsTheBackEndsWhereItGivesIt) {
+    const DeviceKind& fs = *find_device_kind("fs");
+    Offer offer = offer_of(fs);
+    offer.has_config = true;
+    offer.config = {std::byte{'x'}};
+    const FeatureSet before = offer.features;
+    EXPECT_TRUE(complete_offer(fs, {}, offer));
+    EXPECT_EQ(offer.config.size(), 1U);
+    EXPECT_EQ(offer.features, before);
+    const auto both = complete_offer(fs, {.tag = "share"}, offer);
+    ASSERT_FALSE(both);
+    EXPECT_NE(both.error().message.find("tag="), std::string::npos);
+}
+
+TEST(DeviceConfig, OfAFileSystemIsItsTagAndItsQueues) {
+    const DeviceKind& fs = *find_device_kind("fs");
+    Offer offer = offer_of(fs);
+    offer.queue_count = 4;
+    ASSERT_TRUE(complete_offer(fs, {.tag = std::string(36, 't')}, offer));
+    ASSERT_EQ(offer.config.size(), 40U);
+    EXPECT_EQ(offer.config[35], std::byte{'t'});
+    EXPECT_EQ(offer.config[36], std::byte{3});
+    EXPECT_FALSE(offer.features.has(0)) << "a notification queue would have a size there";
+    Offer without = offer_of(fs);
+    const auto none = complete_offer(fs, {}, without);
+    ASSERT_FALSE(none);
+    EXPECT_NE(none.error().message.find("tag="), std::string::npos);
+}
+
+TEST(DeviceConfig, OfASocketDeviceIsItsAddress) {
+    const DeviceKind& vsock = *find_device_kind("vsock");
+    Offer offer = offer_of(vsock);
+    ASSERT_TRUE(complete_offer(vsock, {.cid = 0x12345678}, offer));
+    EXPECT_EQ(offer.config,
+              (std::vector{std::byte{0x78},
+                           std::byte{0x56},
+                           std::byte{0x34},
+                           std::byte{0x12},
+                           std::byte{0},
+                           std::byte{0},
+                           std::byte{0},
+                           std::byte{0}}));
+    Offer without = offer_of(vsock);
+    EXPECT_FALSE(complete_offer(vsock, {}, without));
+}
+
+TEST(DeviceConfig, OfANetworkDeviceIsAnAddressOrNothing) {
+    const DeviceKind& net = *find_device_kind("net");
+    Offer given = offer_of(net);
+    given.features = given.features.without(kMac);  // no back end need offer it
+    ASSERT_TRUE(complete_offer(net, {.mac = std::array<uint8_t, 6>{2, 0, 0, 0, 0, 9}}, given));
+    EXPECT_EQ(given.config.size(), 6U);
+    EXPECT_EQ(given.config[5], std::byte{9});
+    EXPECT_TRUE(given.features.has(kMac));
+    Offer without = offer_of(net);
+    ASSERT_TRUE(complete_offer(net, {}, without));
+    EXPECT_TRUE(without.config.empty());
+    for (const unsigned bit : {3U, kMac, 16U, 63U}) {
+        EXPECT_FALSE(without.features.has(bit)) << bit << " speaks of a field";
+    }
+    EXPECT_TRUE(without.features.has(15)) << "MRG_RXBUF does not";
+}
+
+TEST(DeviceConfig, OfAConsoleMayBeMissing) {
+    const DeviceKind& console = *find_device_kind("console");
+    Offer offer = offer_of(console);
+    ASSERT_TRUE(complete_offer(console, {}, offer));
+    EXPECT_TRUE(offer.config.empty());
+    EXPECT_FALSE(offer.features.has(1)) << "MULTIPORT has a number of ports";
+}
+
+}  // namespace
+}  // namespace outrigger::vmm
