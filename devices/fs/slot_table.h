@@ -195,6 +195,7 @@ class SlotTable final {
         for (uint32_t index = 1; index < next_; ++index) {
             std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
             if (chunk.load(std::memory_order_relaxed) == nullptr) {
+                // Release: pairs with the acquire in slot_at().
                 chunk.store(new Chunk, std::memory_order_release);
             }
             Slot* const slot = slot_at(index);
