@@ -62,6 +62,10 @@ struct DeviceIdentity {
     /// What it notes of a request at a time, where requests must not be carried out twice
     /// (DescriptorChain::note_intent()); at most 512, 0: nothing. Fixed for the device's life.
     uint16_t outcome_bytes = 0;
+    /// The first so many queues have a worker each that serves nothing else, where there are enough
+    /// (VIRTIO 1.3, 5.11.2: a queue of high priority must not wait for others); --queue-threads
+    /// counts the workers of the rest.
+    uint16_t priority_queues = 0;
     /// All queues are on one worker, the first, because they share what is not locked.
     bool one_worker = false;
 };

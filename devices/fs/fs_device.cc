@@ -36,7 +36,8 @@ DeviceIdentity FsDevice::identity() const {
             .name = "fs",
             .queue_count = static_cast<uint16_t>(1 + settings_.request_queues),
             .queue_size_max = kQueueSizeMax,
-            .config_bytes = static_cast<uint16_t>(settings_.tag.empty() ? 0 : sizeof(Config))};
+            .config_bytes = static_cast<uint16_t>(settings_.tag.empty() ? 0 : sizeof(Config)),
+            .priority_queues = 1};
 }
 
 void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
@@ -79,7 +80,19 @@ void FsDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drai
 }
 
 Result<std::vector<StateSection>> FsDevice::save_state() const {
-    return failure(Error{.message = "a share cannot move to another process yet"});
+    return write_fs_state(OUTRIGGER_TRY(server_.save()));
+}
+
+Result<void> FsDevice::load_state(std::span<const StateSection> sections) {
+    if (sections.empty()) {
+        return {};  // of a front end that never had a driver
+    }
+    return server_.load(OUTRIGGER_TRY(read_fs_state(sections)));
+}
+
+std::span<const StateSectionKind> FsDevice::state_sections() const {
+    static constexpr std::array kKinds = {kSessionSection, kNodesSection, kFilesSection};
+    return kKinds;
 }
 
 void FsDevice::reset() {

@@ -30,7 +30,9 @@ class FsDevice final : public Device {
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void hurry_queue(QueueIndex index) override;
+    [[nodiscard]] std::span<const StateSectionKind> state_sections() const override;
     [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
+    [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;
     void reset() override;
 
     [[nodiscard]] const FsServer& server() const { return server_; }

@@ -193,7 +193,7 @@ Verdict FsServer::open(Call& call) {
 Verdict FsServer::release(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_release_in>(call.body));
     OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
-    lock_owners_.forget({.node = call.header.node, .owner = args.lock_owner});
+    lock_owners_.forget_handle(call.header.node, args.fh);
     return files_.remove(args.fh) ? Verdict::kAnswered : failed(EBADF);
 }
 
@@ -324,6 +324,11 @@ Verdict FsServer::write(Call& call) {
     return Verdict::kLater;
 }
 
+/// The guest leaves it to us to take set-user-id away, and does not say here who it is for.
+bool FsServer::kills_privileges(const Call& call) const {
+    return agreed(FUSE_HANDLE_KILLPRIV_V2) && call.header.uid != 0;
+}
+
 Verdict FsServer::fallocate(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_fallocate_in>(call.body));
     OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
@@ -336,7 +341,9 @@ Verdict FsServer::fallocate(Call& call) {
     if (!lies_in_a_file(args.offset, args.length)) {
         return failed(EFBIG);
     }
-    call.queue.defer(call, [file = std::move(file), args](ReplyWriter& /*reply*/) {
+    const bool kills = kills_privileges(call);
+    call.queue.defer(call, [this, file = std::move(file), args, kills](ReplyWriter& /*reply*/) {
+        const ScopedWithoutFsetid as_user(capabilities_, kills);
         int result = 0;
         do {
             result = ::fallocate(file->fd.get(),
@@ -379,10 +386,12 @@ Verdict FsServer::copy(Call& call, bool has_long_reply) {
     // The short reply counts in 32 bits, and one request should not keep a thread for hours.
     constexpr uint64_t kBytesMax = uint64_t{1} << 30;
     const size_t bytes = std::min(args.len, kBytesMax);
+    const bool kills = kills_privileges(call);
     call.queue.defer(
         call,
-        [from = std::move(from), to = std::move(to), args, bytes, has_long_reply](
+        [this, from = std::move(from), to = std::move(to), args, bytes, kills, has_long_reply](
             ReplyWriter& reply) {
+            const ScopedWithoutFsetid as_user(capabilities_, kills);
             auto in = static_cast<off_t>(args.off_in);
             auto out = static_cast<off_t>(args.off_out);
             const ssize_t copied =

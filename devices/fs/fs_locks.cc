@@ -36,16 +36,35 @@ Errno try_flock(int fd, uint32_t type) {
 }  // namespace
 
 /// A description of the file for this owner, that can be locked either way where it may be written.
-Result<LockOwners::Description, Errno> FsServer::description_of(uint64_t node, uint64_t owner) {
+Result<LockOwners::Description, Errno> FsServer::description_of(uint64_t node,
+                                                                const fuse_lk_in& args) {
     const InodeRef inode = OUTRIGGER_TRY(inode_of(node));
     return lock_owners_.find_or_open(
-        {.node = node, .owner = owner}, [&]() -> Result<UniqueFd, Errno> {
+        {.node = node, .owner = args.owner},
+        args.fh,
+        args.lk.pid,
+        [&]() -> Result<UniqueFd, Errno> {
             auto fd = share_.reopen(inode->fd.get(), inode->type, O_RDWR);
             if (!fd) {
                 fd = share_.reopen(inode->fd.get(), inode->type, O_RDONLY);
             }
             return fd;
         });
+}
+
+/// The guest's process that has this lock, which stands in the way of another one: the host knows
+/// it by our descriptor. 0: nobody of this guest has it, or several have.
+uint32_t FsServer::holder_of(const LockOwners::Key& asks, const struct flock& lock) {
+    for (const LockOwners::Description& other : lock_owners_.others(asks)) {
+        struct flock probe = lock;
+        probe.l_type = F_WRLCK;
+        probe.l_pid = 0;
+        // Its own lock is in nobody's way: the one for whom the range is free has it.
+        if (::fcntl(other->fd.get(), F_OFD_GETLK, &probe) == 0 && probe.l_type == F_UNLCK) {
+            return other->pid;
+        }
+    }
+    return 0;
 }
 
 Verdict FsServer::getlk(Call& call) {
@@ -55,8 +74,8 @@ Verdict FsServer::getlk(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_lk_in>(call.body));
     OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
     struct flock lock = OUTRIGGER_FS_TRY(host_lock(args.lk));
-    const auto description = OUTRIGGER_FS_TRY(description_of(call.header.node, args.owner));
-    if (::fcntl(description->get(), F_OFD_GETLK, &lock) != 0) {
+    const auto description = OUTRIGGER_FS_TRY(description_of(call.header.node, args));
+    if (::fcntl(description->fd.get(), F_OFD_GETLK, &lock) != 0) {
         return failed(errno);
     }
     fuse_lk_out out{};
@@ -65,8 +84,7 @@ Verdict FsServer::getlk(Call& call) {
         out.lk.start = static_cast<uint64_t>(lock.l_start);
         out.lk.end =
             lock.l_len == 0 ? kOffsetMax : static_cast<uint64_t>(lock.l_start + lock.l_len - 1);
-        // Who holds it is a descriptor of the host, or of another guest.
-        out.lk.pid = 0;
+        out.lk.pid = holder_of({.node = call.header.node, .owner = args.owner}, lock);
     }
     return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
 }
@@ -81,7 +99,7 @@ Verdict FsServer::lock(Call& call, bool waits) {
     struct flock lock = OUTRIGGER_FS_TRY(host_lock(args.lk));
     LockOwners::Description description;
     if (!is_flock) {
-        description = OUTRIGGER_FS_TRY(description_of(call.header.node, args.owner));
+        description = OUTRIGGER_FS_TRY(description_of(call.header.node, args));
     }
     const uint32_t type = args.lk.type;
     auto attempt = [file = std::move(file), description = std::move(description), lock, type](
@@ -91,7 +109,7 @@ Verdict FsServer::lock(Call& call, bool waits) {
             return error == 0 ? Verdict::kAnswered : failed(error);
         }
         // The C library of the guest knows both numbers for "somebody has it".
-        if (::fcntl(description->get(), F_OFD_SETLK, &lock) == 0) {
+        if (::fcntl(description->fd.get(), F_OFD_SETLK, &lock) == 0) {
             return Verdict::kAnswered;
         }
         return failed(errno == EACCES ? EAGAIN : errno);

@@ -223,7 +223,7 @@ Verdict FsServer::finish_creation(Call& call,
 }
 
 Verdict FsServer::mkdir(Call& call) {
-    const auto wish = OUTRIGGER_FS_TRY(parse_mkdir(call.body, form()));
+    const auto wish = OUTRIGGER_FS_TRY(parse_mkdir(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
@@ -237,7 +237,7 @@ Verdict FsServer::mkdir(Call& call) {
 }
 
 Verdict FsServer::mknod(Call& call) {
-    const auto wish = OUTRIGGER_FS_TRY(parse_mknod(call.body, form()));
+    const auto wish = OUTRIGGER_FS_TRY(parse_mknod(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
@@ -254,7 +254,7 @@ Verdict FsServer::mknod(Call& call) {
 }
 
 Verdict FsServer::symlink(Call& call) {
-    const Symlink wish = OUTRIGGER_FS_TRY(parse_symlink(call.body, form()));
+    const Symlink wish = OUTRIGGER_FS_TRY(parse_symlink(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
@@ -354,7 +354,7 @@ Verdict FsServer::answer_creation(
 }
 
 Verdict FsServer::create(Call& call) {
-    const auto wish = OUTRIGGER_FS_TRY(parse_create(call.body, form()));
+    const auto wish = OUTRIGGER_FS_TRY(parse_create(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
     OUTRIGGER_FS_TRY(reserve_descriptor());
@@ -400,7 +400,7 @@ Verdict FsServer::create(Call& call) {
 }
 
 Verdict FsServer::tmpfile(Call& call) {
-    const Tmpfile wish = OUTRIGGER_FS_TRY(parse_tmpfile(call.body, form()));
+    const Tmpfile wish = OUTRIGGER_FS_TRY(parse_tmpfile(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
     OUTRIGGER_FS_TRY(reserve_descriptor());

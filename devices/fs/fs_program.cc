@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <signal.h>
 #include <sys/resource.h>
 
 #include "devices/fs/fs_device.h"
@@ -203,6 +204,8 @@ Result<void> check_options(const OptionValues& values) {
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    // A limit on the size of files is an error of the write that goes beyond it, and no more.
+    ::signal(SIGXFSZ, SIG_IGN);
     const FsSettings settings = OUTRIGGER_TRY(read_settings(values));
     Share share = OUTRIGGER_TRY(Share::open(settings));
     share_roots().push_back(share.root_fd());

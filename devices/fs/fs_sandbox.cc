@@ -77,6 +77,13 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, static_cast<uint32_t>(FS_IOC_FSSETXATTR))}},
 };
 
+/// Saving and loading what the guest knows (fs_migration.cc); Landlock holds these, too.
+constexpr SystemCallRule kControlSystemCalls[] = {
+    {.name = "readlinkat"},
+    {.name = "openat2"},
+    {.name = "openat"},
+};
+
 constexpr uint64_t bit(int capability) {
     return uint64_t{1} << capability;
 }
@@ -84,7 +91,7 @@ constexpr uint64_t bit(int capability) {
 }  // namespace
 
 SandboxNeeds fs_sandbox_needs() {
-    return {.system_calls = kSystemCalls};
+    return {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls};
 }
 
 uint64_t fs_capabilities() {

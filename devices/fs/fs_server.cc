@@ -12,6 +12,7 @@ namespace outrigger::fs {
 namespace {
 
 constexpr bool kChanges = true;
+constexpr bool kCreates = true;
 
 constexpr std::array<Operation, kOpcodeCount> make_operations() {
     std::array<Operation, kOpcodeCount> table{};
@@ -21,9 +22,9 @@ constexpr std::array<Operation, kOpcodeCount> make_operations() {
     table[FUSE_GETATTR] = {"GETATTR", &S::getattr};
     table[FUSE_SETATTR] = {"SETATTR", &S::setattr, kChanges};
     table[FUSE_READLINK] = {"READLINK", &S::readlink};
-    table[FUSE_SYMLINK] = {"SYMLINK", &S::symlink, kChanges};
-    table[FUSE_MKNOD] = {"MKNOD", &S::mknod, kChanges};
-    table[FUSE_MKDIR] = {"MKDIR", &S::mkdir, kChanges};
+    table[FUSE_SYMLINK] = {"SYMLINK", &S::symlink, kChanges, kCreates};
+    table[FUSE_MKNOD] = {"MKNOD", &S::mknod, kChanges, kCreates};
+    table[FUSE_MKDIR] = {"MKDIR", &S::mkdir, kChanges, kCreates};
     table[FUSE_UNLINK] = {"UNLINK", &S::unlink, kChanges};
     table[FUSE_RMDIR] = {"RMDIR", &S::rmdir, kChanges};
     table[FUSE_RENAME] = {"RENAME", &S::rename, kChanges};
@@ -48,7 +49,7 @@ constexpr std::array<Operation, kOpcodeCount> make_operations() {
     table[FUSE_SETLK] = {"SETLK", &S::setlk};
     table[FUSE_SETLKW] = {"SETLKW", &S::setlkw};
     table[FUSE_ACCESS] = {"ACCESS", &S::access};
-    table[FUSE_CREATE] = {"CREATE", &S::create, kChanges};
+    table[FUSE_CREATE] = {"CREATE", &S::create, kChanges, kCreates};
     table[FUSE_INTERRUPT] = {"INTERRUPT", &S::interrupt};
     table[FUSE_BMAP] = {"BMAP", nullptr};
     table[FUSE_DESTROY] = {"DESTROY", &S::destroy};
@@ -64,7 +65,7 @@ constexpr std::array<Operation, kOpcodeCount> make_operations() {
     table[FUSE_SETUPMAPPING] = {"SETUPMAPPING", nullptr};
     table[FUSE_REMOVEMAPPING] = {"REMOVEMAPPING", nullptr};
     table[FUSE_SYNCFS] = {"SYNCFS", &S::syncfs};
-    table[FUSE_TMPFILE] = {"TMPFILE", &S::tmpfile, kChanges};
+    table[FUSE_TMPFILE] = {"TMPFILE", &S::tmpfile, kChanges, kCreates};
     table[kStatx] = {"STATX", &S::statx};
     table[kCopyFileRange64] = {"COPY_FILE_RANGE_64", &S::copy_file_range_64, kChanges};
     return table;
@@ -96,6 +97,10 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     const StatResult status = stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
+    const auto slots_max = static_cast<uint32_t>(
+        std::min<uint64_t>(settings.descriptors_max, SlotTable<Inode>::kSlotsMax));
+    inodes_.set_slots_max(slots_max);
+    files_.set_slots_max(slots_max);
     inodes_.set_root(
         share_.duplicate_root(), key_of(*status), uint32_t{status->stx_mode} & uint32_t{S_IFMT});
 }
@@ -132,6 +137,9 @@ Verdict FsServer::serve(Call& call) {
         const bool is_silent = header.opcode == FUSE_FORGET || header.opcode == FUSE_BATCH_FORGET ||
                                header.opcode == FUSE_INTERRUPT;
         return is_silent ? Verdict::kSilent : failed(EIO);
+    }
+    if (header.extension_bytes != 0 && !operation.creates) {
+        return failed(EINVAL);
     }
     if (operation.changes && settings_.read_only) {
         return failed(EROFS);

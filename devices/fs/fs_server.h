@@ -7,12 +7,15 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "devices/fs/call.h"
 #include "devices/fs/credentials.h"
 #include "devices/fs/fs_settings.h"
+#include "devices/fs/fs_state.h"
 #include "devices/fs/inode_table.h"
 #include "devices/fs/lock_owners.h"
 #include "devices/fs/open_files.h"
@@ -27,6 +30,7 @@ struct Operation {
     std::string_view name{};  ///< "LOOKUP"; empty: there is none with this number
     Verdict (FsServer::*handle)(Call&) = nullptr;  ///< null: ENOSYS
     bool changes = false;                          ///< refused by a share that is read-only
+    bool creates = false;                          ///< extensions may follow its arguments
 };
 
 /// By opcode; kOpcodeCount rows.
@@ -48,6 +52,13 @@ class FsServer final {
 
     /// The driver is gone: nothing is open, nothing looked up, nothing agreed on. No request runs.
     void reset();
+
+    /// What another process needs to go on with this guest. No request runs. An error is for the
+    /// operator: what cannot move.
+    [[nodiscard]] Result<FsState> save() const;
+
+    /// In place of all that is here. All of it or nothing.
+    [[nodiscard]] Result<void> load(const FsState& state);
 
     /// Was the request with this number interrupted? Says so once.
     [[nodiscard]] bool take_interrupt(uint64_t unique);
@@ -108,11 +119,20 @@ class FsServer final {
         struct statx status = {};
     };
 
+    [[nodiscard]] RequestForm form_of(const RequestHeader& header) const {
+        RequestForm one = form();
+        one.extension_bytes = header.extension_bytes;
+        return one;
+    }
+
     [[nodiscard]] bool agreed(uint64_t flag) const {
         // Relaxed: the driver sends nothing that depends on it before it has seen the reply.
         return (agreed_.load(std::memory_order_relaxed) & flag) != 0;
     }
 
+    [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
+                                                     const std::string& root) const;
+    [[nodiscard]] Result<void> load_all(const FsState& state);
     [[nodiscard]] Result<InodeRef, Errno> inode_of(uint64_t node);
     [[nodiscard]] Result<InodeRef, Errno> directory_of(uint64_t node);
     [[nodiscard]] Result<OpenFileRef, Errno> file_of(uint64_t handle, uint64_t node);
@@ -146,6 +166,7 @@ class FsServer final {
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
     [[nodiscard]] Verdict answer_creation(
         Call& call, const Inode& parent, Found found, UniqueFd fd, int flags);
+    [[nodiscard]] bool kills_privileges(const Call& call) const;
     [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
     [[nodiscard]] Verdict list(Call& call, bool plus);
     [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
@@ -155,7 +176,8 @@ class FsServer final {
                                                         const DirectoryEntry& entry);
     [[nodiscard]] Verdict answer_attribute(Call& call, ssize_t bytes, uint32_t wanted);
     [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
-                                                                        uint64_t owner);
+                                                                        const fuse_lk_in& args);
+    [[nodiscard]] uint32_t holder_of(const LockOwners::Key& asks, const struct flock& lock);
     [[nodiscard]] Verdict lock(Call& call, bool waits);
 
     const FsSettings settings_;
@@ -165,8 +187,8 @@ class FsServer final {
     std::once_flag capabilities_read_;
     std::atomic<bool> initialized_{false};
     std::atomic<uint64_t> agreed_{0};  // flags of INIT
-    InodeTable inodes_;
-    OpenFiles files_;
+    mutable InodeTable inodes_;        // save() pins what it looks at
+    mutable OpenFiles files_;
     LockOwners lock_owners_;
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none

@@ -80,6 +80,9 @@ Result<std::optional<uint32_t>, Errno> parse_group(Bytes body) {
 /// The records behind the arguments; each has been promised at INIT, and comes once at most.
 Result<Extensions, Errno> parse_extensions(Bytes rest, RequestForm form) {
     Extensions extensions;
+    if (form.extension_bytes != 0 && form.extension_bytes != rest.size()) {
+        return failure(EINVAL);
+    }
     while (!rest.empty()) {
         BodyReader reader(rest);
         const auto head = reader.take<ExtensionHeader>();

@@ -78,6 +78,7 @@ struct Extensions {
 
 /// What the driver agreed to at INIT, as far as it says what requests look like.
 struct RequestForm {
+    uint32_t extension_bytes = 0;  ///< that the header says; older kernels do not
     bool security_context = false;
     bool supplementary_group = false;
     bool long_setxattr = false;

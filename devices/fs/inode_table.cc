@@ -59,6 +59,27 @@ InodeRef InodeTable::look_up_or_add(const InodeKey& key, UniqueFd fd, uint32_t t
     return inode;
 }
 
+bool InodeTable::restore(
+    uint64_t id, const InodeKey& key, UniqueFd fd, uint32_t type, uint64_t lookups) {
+    const uint64_t key_hash = hash(key);
+    Shard& shard = shard_of(key_hash);
+    const std::lock_guard lock(shard.mutex);
+    if (lookups == 0 || find_locked(shard, key_hash, key)) {
+        return false;
+    }
+    InodeRef inode = slots_.restore(id, slots_max_);
+    if (!inode) {
+        return false;
+    }
+    inode->fd = std::move(fd);
+    inode->key = key;
+    inode->type = type;
+    inode->lookups.store(lookups, std::memory_order_relaxed);
+    add_locked(shard, key_hash, inode);
+    slots_.publish(inode);
+    return true;
+}
+
 void InodeTable::add_locked(Shard& shard, uint64_t hash, InodeRef& inode) {
     if (shard.count >= shard.buckets.size()) {
         grow(shard);

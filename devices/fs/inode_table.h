@@ -63,6 +63,18 @@ class InodeTable final {
     /// The guest forgets `count` lookups, or as many as it has.
     void forget(uint64_t id, uint64_t count);
 
+    /// A file under the node id that it has elsewhere; see SlotTable::restore(). False: the id is
+    /// impossible or taken, or the file is there under another one.
+    [[nodiscard]] bool restore(
+        uint64_t id, const InodeKey& key, UniqueFd fd, uint32_t type, uint64_t lookups);
+
+    void finish_restoring(uint32_t newest) { slots_.finish_restoring(newest); }
+
+    [[nodiscard]] uint32_t newest_generation() const { return slots_.newest_generation(); }
+
+    /// What restore() takes: slots below this.
+    void set_slots_max(uint32_t slots_max) { slots_max_ = slots_max; }
+
     /// Everything but the root goes.
     void clear();
 
@@ -99,6 +111,7 @@ class InodeTable final {
     [[nodiscard]] Inode& inode_at(uint32_t slot) { return slots_.value_at(slot); }
 
     SlotTable<Inode> slots_;
+    uint32_t slots_max_ = SlotTable<Inode>::kSlotsMax;
     std::array<Shard, kShards> shards_;
 };
 

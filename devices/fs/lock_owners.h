@@ -8,9 +8,11 @@
 #include <compare>
 #include <cstdint>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
@@ -27,13 +29,22 @@ class LockOwners final {
         friend auto operator<=>(const Key&, const Key&) = default;
     };
 
+    struct OpenDescription {
+        UniqueFd fd;
+        uint64_t handle = 0;  ///< by which the owner had it opened
+        uint32_t pid = 0;     ///< in the guest
+    };
+
     /// Shared: a request that locks keeps it open, whoever forgets it meanwhile.
-    using Description = std::shared_ptr<const UniqueFd>;
+    using Description = std::shared_ptr<const OpenDescription>;
 
     /// The owner's description of the file, opened by `open` when it has none. An errno value;
     /// ENOLCK when there are too many.
     [[nodiscard]] Result<Description, int> find_or_open(
-        const Key& key, const std::function<Result<UniqueFd, int>()>& open) {
+        const Key& key,
+        uint64_t handle,
+        uint32_t pid,
+        const std::function<Result<UniqueFd, int>()>& open) {
         const std::lock_guard lock(mutex_);
         if (const auto found = descriptions_.find(key); found != descriptions_.end()) {
             return found->second;
@@ -45,7 +56,8 @@ class LockOwners final {
         if (!opened) {
             return failure(int{opened.error()});
         }
-        auto description = std::make_shared<const UniqueFd>(*std::move(opened));
+        auto description = std::make_shared<const OpenDescription>(
+            OpenDescription{.fd = *std::move(opened), .handle = handle, .pid = pid});
         descriptions_.emplace(key, description);
         return description;
     }
@@ -54,6 +66,35 @@ class LockOwners final {
     void forget(const Key& key) {
         const std::lock_guard lock(mutex_);
         descriptions_.erase(key);
+    }
+
+    /// The last descriptor by which the guest had this handle is closed: locks of open file
+    /// descriptions end there, and those of processes have ended before.
+    void forget_handle(uint64_t node, uint64_t handle) {
+        const std::lock_guard lock(mutex_);
+        const auto begin = descriptions_.lower_bound({.node = node, .owner = 0});
+        for (auto at = begin; at != descriptions_.end() && at->first.node == node;) {
+            at = at->second->handle == handle ? descriptions_.erase(at) : std::next(at);
+        }
+    }
+
+    /// Those of others who have, or had, locks on the same file.
+    [[nodiscard]] std::vector<Description> others(const Key& key) {
+        const std::lock_guard lock(mutex_);
+        std::vector<Description> found;
+        const auto begin = descriptions_.lower_bound({.node = key.node, .owner = 0});
+        for (auto at = begin; at != descriptions_.end() && at->first.node == key.node; ++at) {
+            if (at->first.owner != key.owner) {
+                found.push_back(at->second);
+            }
+        }
+        return found;
+    }
+
+    /// Has nobody locked anything?
+    [[nodiscard]] bool empty() const {
+        const std::lock_guard lock(mutex_);
+        return descriptions_.empty();
     }
 
     void clear() {
@@ -65,7 +106,7 @@ class LockOwners final {
     static constexpr size_t kDescriptionsMax = 65'536;
     static constexpr int kNoLocks = ENOLCK;
 
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::map<Key, Description> descriptions_;
 };
 

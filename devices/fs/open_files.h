@@ -44,16 +44,28 @@ class OpenFiles final {
     [[nodiscard]] OpenFileRef add(UniqueFd fd, uint64_t node, int flags, bool is_directory) {
         OpenFileRef file = slots_.allocate();
         if (file) {
-            file->fd = std::move(fd);
-            file->node = node;
-            file->flags = flags;
-            if (is_directory) {
-                file->directory = std::make_unique<DirectoryStream>();
-            }
-            slots_.publish(file);
+            fill(file, std::move(fd), node, flags, is_directory);
         }
         return file;
     }
+
+    /// A file under the handle that it has elsewhere; see SlotTable::restore().
+    [[nodiscard]] bool restore(
+        uint64_t handle, UniqueFd fd, uint64_t node, int flags, bool is_directory) {
+        OpenFileRef file = slots_.restore(handle, slots_max_);
+        if (!file) {
+            return false;
+        }
+        fill(file, std::move(fd), node, flags, is_directory);
+        return true;
+    }
+
+    void finish_restoring(uint32_t newest) { slots_.finish_restoring(newest); }
+
+    [[nodiscard]] uint32_t newest_generation() const { return slots_.newest_generation(); }
+
+    /// What restore() takes: slots below this.
+    void set_slots_max(uint32_t slots_max) { slots_max_ = slots_max; }
 
     /// Closed when the last request that uses it has ended. False: there is no such handle.
     bool remove(uint64_t handle) {
@@ -73,7 +85,18 @@ class OpenFiles final {
     }
 
   private:
+    void fill(OpenFileRef& file, UniqueFd fd, uint64_t node, int flags, bool is_directory) {
+        file->fd = std::move(fd);
+        file->node = node;
+        file->flags = flags;
+        if (is_directory) {
+            file->directory = std::make_unique<DirectoryStream>();
+        }
+        slots_.publish(file);
+    }
+
     SlotTable<OpenFile> slots_;
+    uint32_t slots_max_ = SlotTable<OpenFile>::kSlotsMax;
 };
 
 }  // namespace outrigger::fs

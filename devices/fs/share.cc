@@ -136,6 +136,18 @@ Result<UniqueFd, Errno> Share::pin(int directory, const Name& name) const {
     return UniqueFd(fd);
 }
 
+Result<UniqueFd, Errno> Share::pin_path(const std::string& path) const {
+    open_how how{};
+    how.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
+    const auto fd =
+        static_cast<int>(::syscall(SYS_openat2, root_.get(), path.c_str(), &how, sizeof how));
+    if (fd < 0) {
+        return failure(int{errno});
+    }
+    return UniqueFd(fd);
+}
+
 Result<UniqueFd, Errno> Share::reopen(int fd, uint32_t type, int flags) const {
     // Opening anything else would wait (a FIFO), or reach what is not of the share (a device).
     if (type != S_IFREG && type != S_IFDIR) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -49,6 +50,9 @@ class Share final {
 
     /// Pins what `name` is in `directory`, whatever it is, without opening it.
     [[nodiscard]] Result<UniqueFd, Errno> pin(int directory, const Name& name) const;
+
+    /// Pins what a path of components below the root leads to, through no symbolic link.
+    [[nodiscard]] Result<UniqueFd, Errno> pin_path(const std::string& path) const;
 
     /// Opens what an O_PATH descriptor pins, a regular file or a directory.
     [[nodiscard]] Result<UniqueFd, Errno> reopen(int fd, uint32_t type, int flags) const;

@@ -7,6 +7,7 @@
 /// and how many threads use it now. What was retired goes when the last of them lets go.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -124,15 +125,16 @@ class SlotTable final {
             return {};
         }
         const uint32_t index = next_++;
+        const uint64_t generation = first_generation_;
         std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
         if (chunk.load(std::memory_order_relaxed) == nullptr) {
             // Release: pairs with the acquire in slot_at().
             chunk.store(new Chunk, std::memory_order_release);
         }
         Slot* const slot = slot_at(index);
-        slot->word.store(1, std::memory_order_relaxed);
+        slot->word.store((generation << 32) | 1, std::memory_order_relaxed);
         used_.fetch_add(1, std::memory_order_relaxed);
-        return Ref(*this, *slot, index);
+        return Ref(*this, *slot, (generation << 32) | index);
     }
 
     /// The entry is complete: from here on find() finds it.
@@ -144,6 +146,64 @@ class SlotTable final {
     /// Nobody finds the entry any more. False when it had been retired before.
     bool retire(Ref& entry) {
         return (entry.slot_->word.fetch_and(~kAlive, std::memory_order_relaxed) & kAlive) != 0;
+    }
+
+    /// The newest generation that any number has had.
+    [[nodiscard]] uint32_t newest_generation() const {
+        const std::lock_guard lock(mutex_);
+        return newest_generation_;
+    }
+
+    /// An entry with the number that it has elsewhere, for a table in which nobody looks anything
+    /// up yet; empty when there is no such number, or it is taken. `slots_max` bounds the memory
+    /// that numbers which somebody made up can cost.
+    [[nodiscard]] Ref restore(uint64_t id, uint32_t slots_max) {
+        const std::lock_guard lock(mutex_);
+        const uint32_t index = index_of(id);
+        if (index == 0 || index >= std::min(slots_max, kSlotsMax)) {
+            return {};
+        }
+        std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
+        if (chunk.load(std::memory_order_relaxed) == nullptr) {
+            // Release: pairs with the acquire in slot_at().
+            chunk.store(new Chunk, std::memory_order_release);
+        }
+        Slot* const slot = slot_at(index);
+        if ((slot->word.load(std::memory_order_relaxed) & (kAlive | kPins)) != 0) {
+            return {};
+        }
+        slot->word.store((id >> 32 << 32) | 1, std::memory_order_relaxed);
+        next_ = std::max(next_, index + 1);
+        used_.fetch_add(1, std::memory_order_relaxed);
+        return Ref(*this, *slot, id);
+    }
+
+    /// Behind the last restore(): numbers that are given out from now on are newer than `newest`
+    /// and than all that were restored.
+    void finish_restoring(uint32_t newest) {
+        const std::lock_guard lock(mutex_);
+        free_.clear();
+        for (uint32_t index = 1; index < next_; ++index) {
+            const Slot* const slot = slot_at(index);
+            if (slot != nullptr) {
+                const uint64_t word = slot->word.load(std::memory_order_relaxed);
+                newest = std::max(newest, static_cast<uint32_t>(word >> 32));
+            }
+        }
+        newest_generation_ = newest + 1;
+        first_generation_ = newest_generation_;
+        for (uint32_t index = 1; index < next_; ++index) {
+            std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
+            if (chunk.load(std::memory_order_relaxed) == nullptr) {
+                // Release: pairs with the acquire in slot_at().
+                chunk.store(new Chunk, std::memory_order_release);
+            }
+            Slot* const slot = slot_at(index);
+            if ((slot->word.load(std::memory_order_relaxed) & (kAlive | kPins)) == 0) {
+                slot->word.store(uint64_t{newest_generation_} << 32, std::memory_order_relaxed);
+                free_.push_back(index);
+            }
+        }
     }
 
     /// Calls `each(Ref&)` for every entry that can be found, in the order of their slots. Entries
@@ -205,16 +265,20 @@ class SlotTable final {
         slot.value.clear();
         const std::lock_guard lock(mutex_);
         // A number is never used again, but for one that lies 2^32 entries of this slot back.
-        slot.word.store(((before >> 32) + 1) << 32, std::memory_order_relaxed);
+        const uint64_t generation = (before >> 32) + 1;
+        slot.word.store(generation << 32, std::memory_order_relaxed);
+        newest_generation_ = std::max(newest_generation_, static_cast<uint32_t>(generation));
         free_.push_back(index);
         used_.fetch_sub(1, std::memory_order_relaxed);
     }
 
     std::array<std::atomic<Chunk*>, kSlotsMax / kChunkSlots> chunks_{};
-    mutable std::mutex mutex_;      // what follows
-    std::vector<uint32_t> free_;    // slots that were used before
-    uint32_t next_ = 1;             // slot 0 stays empty: the guest knows nothing by the number 0
-    std::atomic<size_t> used_ = 0;  // changed with the mutex, read without
+    mutable std::mutex mutex_;    // what follows
+    std::vector<uint32_t> free_;  // slots that were used before
+    uint32_t newest_generation_ = 0;
+    uint32_t first_generation_ = 0;  // of a slot that was never used
+    uint32_t next_ = 1;              // slot 0 stays empty: the guest knows nothing by the number 0
+    std::atomic<size_t> used_ = 0;   // changed with the mutex, read without
 };
 
 }  // namespace outrigger::fs

@@ -46,6 +46,7 @@ enum class Phase : uint8_t {
     kGreeting,     ///< a program of the host is connected and has not said which port it wants
     kAskingGuest,  ///< the guest was sent REQUEST
     kDialing,      ///< the guest sent REQUEST; the host's backlog is full
+    kCalling,      ///< the guest sent REQUEST; another guest has not answered yet
     kOpen,
     kResetting,  ///< RST is to be sent, and nothing else is left
     kLingering,  ///< the guest is done with it; what it sent still goes to the host

@@ -62,12 +62,18 @@ bool ConnectionTable::set_key(Connection& connection, const ConnectionKey& key) 
     }
     connection.key = key;
     connection.has_key = true;
+    if (kept_) {
+        kept_->note(slot_of(connection.id), key);
+    }
     return true;
 }
 
 void ConnectionTable::drop_key(Connection& connection) {
     if (connection.has_key) {
         by_key_.erase(connection.key);
+        if (kept_) {
+            kept_->forget(slot_of(connection.id));
+        }
         connection.has_key = false;
     }
 }

@@ -5,10 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "devices/vsock/connection.h"
+#include "devices/vsock/kept_connections.h"
 
 namespace outrigger::vsock {
 
@@ -35,6 +38,9 @@ class ConnectionTable final {
     [[nodiscard]] bool set_key(Connection& connection, const ConnectionKey& key);
     void drop_key(Connection& connection);
 
+    /// Notes there from now on which keys there are. None is yet.
+    void set_kept(KeptConnections kept) { kept_ = std::move(kept); }
+
     /// In no order. Connections may be destroyed meanwhile, but none created.
     template <class Visitor>
     void for_each(Visitor visit) {
@@ -55,6 +61,7 @@ class ConnectionTable final {
     size_t count_ = 0;
     std::vector<Slot> slots_;
     std::vector<uint32_t> free_;
+    std::optional<KeptConnections> kept_;
     std::unordered_map<ConnectionKey, Connection*, ConnectionKeyHash> by_key_;
 };
 

@@ -61,9 +61,13 @@ class ReceiveWindow final {
     /// The guest is being told now: bytes() and forwarded().
     void note_told() { told_ = forwarded_; }
 
-    /// Should the guest be told, though nobody asked? When half of the window is free and it does
-    /// not know, so that it never comes to wait for room that there is.
-    [[nodiscard]] bool should_tell() const { return forwarded_ - told_ >= bytes_ / 2; }
+    /// Should the guest be told, though nobody asked? When half of what it uses of the window is
+    /// free and it does not know, so that it never comes to wait for room that there is. Linux has
+    /// no more under way than its own buffer for the connection would hold (`guest_buffer_bytes`),
+    /// whatever the window is.
+    [[nodiscard]] bool should_tell(uint32_t guest_buffer_bytes) const {
+        return forwarded_ - told_ >= std::max(1U, std::min(bytes_, guest_buffer_bytes) / 2);
+    }
 
     /// The host takes all as fast as it comes: twice the window from now on, up to the limit.
     void grow() {

@@ -46,7 +46,9 @@ void VsockEngine::update_listeners() {
         listening_ = listens;
         watch_listener(epoll_.get(), listeners_.stream.fd.get(), listens, kStreamListener);
         watch_listener(epoll_.get(), listeners_.seqpacket.fd.get(), listens, kSeqpacketListener);
+        watch_listener(epoll_.get(), self_->mailbox_fd(), listens, kMailbox);
     }
+    self_->set_up(receive_ != nullptr && transmit_ != nullptr);
 }
 
 void VsockEngine::accept_clients(SocketType type) {
@@ -151,7 +153,9 @@ void VsockEngine::drop_client(Connection& connection, EndReason reason) {
 }
 
 void VsockEngine::confirm_to_client(Connection& connection) {
-    const std::string line = make_ok_line(connection.key.peer_port);
+    // Another guest's device waits for one byte, whatever it is.
+    const std::string line =
+        connection.key.peer_cid == kHostCid ? make_ok_line(connection.key.peer_port) : "+";
     // Nothing was written to the socket before, so there is room.
     if (send_bytes(connection.socket.get(), std::as_bytes(std::span(line))) !=
         static_cast<ssize_t>(line.size())) {
@@ -166,19 +170,22 @@ void VsockEngine::confirm_to_client(Connection& connection) {
     mark_readable(connection);
 }
 
+/// What the guest called has accepted.
+void VsockEngine::open_to_socket(Connection& connection) {
+    clear_deadline(connection);
+    connection.phase = Phase::kOpen;
+    counters_.opened_by_guest.add();
+    log(LogLevel::kDebug, "vsock cid {}: open: {}", options_.guest_cid, name_of(connection));
+    owe(connection, kPendingResponse);
+}
+
 void VsockEngine::dial_host(Connection& connection) {
     const std::string path = port_path(options_.uds_path, connection.key.peer_port);
     Dialled dialled = dial(path, connection.key.type);
     switch (dialled.outcome) {
         case DialOutcome::kConnected:
             connection.socket = std::move(dialled.socket);
-            connection.phase = Phase::kOpen;
-            counters_.opened_by_guest.add();
-            log(LogLevel::kDebug,
-                "vsock cid {}: open: {}",
-                options_.guest_cid,
-                name_of(connection));
-            owe(connection, kPendingResponse);
+            open_to_socket(connection);
             watch_socket(connection);
             return;
         case DialOutcome::kBusy:

@@ -102,7 +102,7 @@ void VsockEngine::take_packet_of(const ParsedPacket& parsed,
     if (connection == nullptr) {
         if (parsed.packet.operation != Operation::kRequest) {
             answer_with_reset(parsed, EndReason::kNoConnection);
-        } else if (key.peer_cid != kHostCid) {
+        } else if (key.peer_cid != kHostCid && Sibling::find(key.peer_cid) == nullptr) {
             answer_with_reset(parsed, EndReason::kNoSuchCid);
         } else if (table_.is_full()) {
             answer_with_reset(parsed, EndReason::kTooManyConnections);
@@ -171,7 +171,11 @@ void VsockEngine::begin_from_guest(const ConnectionKey& key, const Packet& packe
     connection.to_guest.update(packet.buffer_bytes, packet.forwarded_bytes);
     connection.dial_until = std::chrono::steady_clock::now() + kDialMax;
     update_listeners();
-    dial_host(connection);
+    if (key.peer_cid == kHostCid) {
+        dial_host(connection);
+    } else {
+        call_sibling(connection);
+    }
 }
 
 void VsockEngine::take_response(Connection& connection) {
@@ -180,6 +184,7 @@ void VsockEngine::take_response(Connection& connection) {
             confirm_to_client(connection);
             return;
         case Phase::kDialing:
+        case Phase::kCalling:
         case Phase::kOpen:
             end(connection, EndReason::kProtocol);
             return;
@@ -234,6 +239,7 @@ void VsockEngine::take_reset(Connection& connection) {
             }
             break;
         case Phase::kDialing:
+        case Phase::kCalling:
         case Phase::kResetting:
             break;
         case Phase::kGreeting:
@@ -448,8 +454,9 @@ void VsockEngine::on_forwarded(Connection& connection, uint32_t bytes) {
     if (!connection.host_deaf) {
         counters_.bytes_from_guest.add(bytes);
     }
-    if (connection.phase == Phase::kOpen && connection.from_guest.should_tell()) {
-        if (connection.backlog.empty()) {
+    const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
+    if (connection.phase == Phase::kOpen && connection.from_guest.should_tell(guest_buffer)) {
+        if (connection.backlog.empty() && connection.from_guest.bytes() < guest_buffer) {
             connection.from_guest.grow();
         }
         owe(connection, kPendingCreditUpdate);

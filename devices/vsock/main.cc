@@ -65,6 +65,17 @@ constexpr std::array kOptions = {
                .default_value = "5000",
                .number_min = 10,
                .number_max = 600'000},
+    OptionSpec{.name = "group",
+               .value_name = "NAME",
+               .help = "Let this guest and all others of this program that name the same group "
+                       "connect to one another, by their CIDs; may be given several times. Without "
+                       "it and --allow-from, guests cannot reach one another",
+               .repeatable = true},
+    OptionSpec{.name = "allow-from",
+               .value_name = "CID[:PORT]",
+               .help = "Let the guest of this program with that CID connect to this one, to any "
+                       "port or to PORT; may be given several times",
+               .repeatable = true},
 };
 
 /// Of the workers, for connections with the host.
@@ -75,6 +86,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "recvmsg"},
     {.name = "sendmsg"},
     {.name = "shutdown"},
+    {.name = "socketpair", .tests = {argument_is(0, AF_UNIX)}},
     {.name = "ioctl", .tests = {argument_is(1, FIONREAD)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PASSCRED)}},
@@ -87,6 +99,12 @@ Result<void> check_options(const OptionValues& values) {
     if (!values.has("uds-path")) {
         return failure(
             Error{.message = "--uds-path is required: give the path of the socket for the host"});
+    }
+    for (const std::string& rule : values.texts("allow-from")) {
+        if (!parse_caller_rule(rule)) {
+            return failure(Error{.message = "--allow-from=" + rule +
+                                            " is no CID[:PORT] of a guest, like 4 or 4:22"});
+        }
     }
     return check_base_path(*values.text("uds-path"));
 }
@@ -126,6 +144,10 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     options.window_bytes_max = static_cast<uint32_t>(*values.number("max-window"));
     options.window_bytes = std::min(options.window_bytes, options.window_bytes_max);
     options.greeting_timeout = std::chrono::milliseconds(*values.number("greeting-timeout"));
+    options.siblings.groups = values.texts("group");
+    for (const std::string& rule : values.texts("allow-from")) {
+        options.siblings.callers.push_back(*parse_caller_rule(rule));
+    }
     OUTRIGGER_TRY(claim_cid(options.guest_cid));
     make_room_for_descriptors(options.connections_max);
     HostListeners listeners;
@@ -135,6 +157,11 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
         listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET, .backlog = kBacklog}));
     auto engine = OUTRIGGER_TRY(VsockEngine::create(options, std::move(listeners)));
     return std::make_unique<VsockDevice>(options, std::move(engine));
+}
+
+Result<void> keep_memory(Device& device, KeptMemory& memory) {
+    // SAFETY: create_device() makes devices of no other kind.
+    return static_cast<VsockDevice&>(device).keep_memory(memory);
 }
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
@@ -159,6 +186,7 @@ constexpr DeviceProgram kProgram{
     .check_options = check_options,
     .sandbox = {.system_calls = kSystemCalls},
     .sandbox_extras = sandbox_extras,
+    .keep_memory = keep_memory,
 };
 
 }  // namespace

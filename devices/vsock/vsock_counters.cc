@@ -33,6 +33,8 @@ constexpr std::array<Words, kEndReasonCount> kWords{{
     {"bad-greeting", "its first line is not CONNECT PORT"},
     {"no-greeting", "it sent no CONNECT line in time"},
     {"type-not-negotiated", "the guest's driver has no sockets of that type"},
+    {"not-allowed", "no rule lets this guest call that one"},
+    {"sibling-down", "the other guest takes no calls now"},
 }};
 
 }  // namespace

@@ -34,9 +34,11 @@ enum class EndReason : uint8_t {
     kBadGreeting,         ///< the first line of a host's program is not CONNECT PORT
     kNoGreeting,          ///< none came in time
     kTypeNotNegotiated,   ///< the guest's driver does not have sockets of that type
+    kNotAllowed,          ///< no rule lets this guest call that one
+    kSiblingDown,         ///< the other guest's driver is not there, or its device takes no calls
 };
 
-inline constexpr size_t kEndReasonCount = 20;
+inline constexpr size_t kEndReasonCount = 22;
 
 /// A clause for logs: "nothing listens there".
 [[nodiscard]] std::string_view describe(EndReason reason);

@@ -172,6 +172,11 @@ void VsockDevice::reset() {
     seqpacket_ = false;
 }
 
+Result<void> VsockDevice::keep_memory(KeptMemory& memory) {
+    const UniqueFd fd = OUTRIGGER_TRY(memory.keep("connections", engine_->kept_bytes()));
+    return engine_->keep_connections(fd.get());
+}
+
 std::span<const StateSectionKind> VsockDevice::state_sections() const {
     return kVsockSections;
 }

@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/device.h"
 
 #include "devices/vsock/vsock_engine.h"
@@ -38,6 +39,10 @@ class VsockDevice final : public Device {
 
     void on_frontend(std::shared_ptr<Frontend> frontend) override;
     void reset() override;
+
+    /// Where there is a keeper, before anything runs: what the guest has to be told when another
+    /// process goes on.
+    [[nodiscard]] Result<void> keep_memory(KeptMemory& memory);
 
     /// Any thread.
     [[nodiscard]] const VsockCounters& counters() const { return engine_->counters(); }

@@ -47,9 +47,13 @@ int control_epoll(int epoll, int operation, int fd, uint32_t events, uint64_t wh
 
 }  // namespace
 
-VsockEngine::VsockEngine(const VsockOptions& options, HostListeners listeners, UniqueFd epoll)
+VsockEngine::VsockEngine(const VsockOptions& options,
+                         HostListeners listeners,
+                         std::shared_ptr<Sibling> self,
+                         UniqueFd epoll)
     : options_(options),
       listeners_(std::move(listeners)),
+      self_(std::move(self)),
       epoll_(std::move(epoll)),
       table_(options.connections_max) {
     set_next_port(random_port());
@@ -57,16 +61,19 @@ VsockEngine::VsockEngine(const VsockOptions& options, HostListeners listeners, U
 
 Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& options,
                                                          HostListeners listeners) {
+    std::shared_ptr<Sibling> self =
+        OUTRIGGER_TRY(Sibling::create(options.guest_cid, options.siblings));
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
     if (!epoll.valid() ||
         control_epoll(epoll.get(), EPOLL_CTL_ADD, listeners.stream.fd.get(), 0, kStreamListener) !=
             0 ||
         control_epoll(
-            epoll.get(), EPOLL_CTL_ADD, listeners.seqpacket.fd.get(), 0, kSeqpacketListener) != 0) {
+            epoll.get(), EPOLL_CTL_ADD, listeners.seqpacket.fd.get(), 0, kSeqpacketListener) != 0 ||
+        control_epoll(epoll.get(), EPOLL_CTL_ADD, self->mailbox_fd(), 0, kMailbox) != 0) {
         return failure(error_from_errno("cannot watch the sockets of " + options.uds_path));
     }
     return std::unique_ptr<VsockEngine>(
-        new VsockEngine(options, std::move(listeners), std::move(epoll)));
+        new VsockEngine(options, std::move(listeners), std::move(self), std::move(epoll)));
 }
 
 VsockEngine::~VsockEngine() = default;
@@ -121,6 +128,8 @@ void VsockEngine::on_sockets_ready() {
                 accept_clients(SocketType::kStream);
             } else if (event.data.u64 == kSeqpacketListener) {
                 accept_clients(SocketType::kSeqpacket);
+            } else if (event.data.u64 == kMailbox) {
+                take_calls();
             } else if (Connection* const found = table_.find(ConnectionId{event.data.u64})) {
                 on_socket_event(*found, event.events);
             }
@@ -144,6 +153,9 @@ void VsockEngine::on_socket_event(Connection& connection, uint32_t events) {
             if (is_gone) {
                 end(connection, EndReason::kHostLeft);
             }
+            return;
+        case Phase::kCalling:
+            on_sibling_answer(connection);
             return;
         case Phase::kOpen:
             if ((events & EPOLLOUT) != 0) {
@@ -262,6 +274,7 @@ void VsockEngine::expire(Connection& connection) {
             drop_client(connection, EndReason::kNoGreeting);
             return;
         case Phase::kAskingGuest:
+        case Phase::kCalling:
             end(connection, EndReason::kGuestSilent);
             return;
         case Phase::kDialing:
@@ -319,6 +332,7 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
             return;
         case Phase::kAskingGuest:
         case Phase::kDialing:
+        case Phase::kCalling:
         case Phase::kOpen:
             break;
     }
@@ -381,15 +395,29 @@ void VsockEngine::forget_guest() {
 
 void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
     for (const ConnectionKey& key : keys) {
-        if (resets_.size() >= options_.connections_max) {
+        if (table_.is_full()) {
             return;
         }
-        resets_.push_back(make_reset_for({.source_cid = options_.guest_cid,
-                                          .destination_cid = key.peer_cid,
-                                          .source_port = key.guest_port,
-                                          .destination_port = key.peer_port,
-                                          .type = static_cast<uint16_t>(key.type)}));
+        Connection& connection = table_.create(options_.window_bytes, options_.window_bytes_max);
+        counters_.connections.add();
+        connection.phase = Phase::kResetting;
+        if (table_.set_key(connection, key)) {
+            owe(connection, kPendingReset);
+        } else {
+            destroy(connection);  // named twice
+        }
     }
+}
+
+Result<void> VsockEngine::keep_connections(int fd) {
+    KeptConnections kept = OUTRIGGER_TRY(KeptConnections::open(fd, options_.connections_max));
+    const std::vector<ConnectionKey> left = kept.keys();
+    for (size_t slot = 0; slot < options_.connections_max; ++slot) {
+        kept.forget(slot);
+    }
+    table_.set_kept(std::move(kept));
+    reset_later(left);
+    return {};
 }
 
 std::vector<ConnectionKey> VsockEngine::open_keys() {

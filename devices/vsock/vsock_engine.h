@@ -37,6 +37,7 @@
 
 #include "devices/vsock/connection_table.h"
 #include "devices/vsock/packet.h"
+#include "devices/vsock/siblings.h"
 #include "devices/vsock/vsock_counters.h"
 
 namespace outrigger::vsock {
@@ -48,6 +49,7 @@ struct VsockOptions {
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
     uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
     std::chrono::milliseconds greeting_timeout{5000};
+    SiblingRules siblings{};
 };
 
 /// Which of the guest's packets are allowed; see packet.h.
@@ -95,7 +97,15 @@ class VsockEngine final {
     /// they are gone. Nothing runs.
     void reset_later(std::span<const ConnectionKey> keys);
 
-    /// Those that the guest has now. Nothing runs.
+    /// Before anything runs: notes the guest's connections there, and resets those of another
+    /// process that it finds. `fd` is borrowed, of kept_bytes().
+    [[nodiscard]] Result<void> keep_connections(int fd);
+
+    [[nodiscard]] size_t kept_bytes() const {
+        return KeptConnections::bytes_for(options_.connections_max);
+    }
+
+    /// Those that the guest has now, as far as it has not been told otherwise. Nothing runs.
     [[nodiscard]] std::vector<ConnectionKey> open_keys();
 
     [[nodiscard]] uint32_t next_port() const { return next_port_; }
@@ -128,11 +138,15 @@ class VsockEngine final {
     enum class Filled : uint8_t { kYes, kNothing, kNoBuffer };
 
     /// What epoll says of the listening sockets. Ids of connections never are that: slots are below
-    /// 2^32 - 2.
+    /// 2^32 - 3.
     static constexpr uint64_t kStreamListener = ~uint64_t{0};
     static constexpr uint64_t kSeqpacketListener = ~uint64_t{0} - 1;
+    static constexpr uint64_t kMailbox = ~uint64_t{0} - 2;
 
-    VsockEngine(const VsockOptions& options, HostListeners listeners, UniqueFd epoll);
+    VsockEngine(const VsockOptions& options,
+                HostListeners listeners,
+                std::shared_ptr<Sibling> self,
+                UniqueFd epoll);
 
     // --- vsock_engine.cc: life of connections
     void on_sockets_ready();
@@ -165,6 +179,14 @@ class VsockEngine final {
     void drop_client(Connection& connection, EndReason reason);
     void dial_host(Connection& connection);
     void confirm_to_client(Connection& connection);
+    void open_to_socket(Connection& connection);
+
+    // --- engine_siblings.cc: other guests
+    void call_sibling(Connection& connection);
+    void take_calls();
+    void take_call(SiblingCall call);
+    void on_sibling_answer(Connection& connection);
+
     void on_host_deaf(Connection& connection);
 
     // --- engine_transmit.cc: from the guest
@@ -211,6 +233,7 @@ class VsockEngine final {
 
     const VsockOptions options_;
     HostListeners listeners_;
+    const std::shared_ptr<Sibling> self_;
     UniqueFd epoll_;
     ConnectionTable table_;
     NegotiatedTypes types_{};

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -133,6 +134,61 @@ TEST_F(VsockDaemonTest, Trap18GuestCannotFillTheLog) {
     }
     // A line a second for each kind, and this took no minute.
     EXPECT_LT(std::ranges::count(daemon_->complained(), '\n'), 200);
+}
+
+TEST_F(VsockDaemonTest, KilledProcessIsReplacedAndTheGuestIsToldOfItsConnections) {
+    auto arguments = usual();
+    arguments.emplace_back("--keeper=fork");
+    start(arguments);
+    ASSERT_TRUE(daemon_->wait_complained("listening"));
+    start_guest();
+    const HostSocket listener = HostSocket::listen_at(path("v_5"), SOCK_STREAM);
+    for (int round = 0; round < 3; ++round) {
+        ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_REQUEST, 9, 5));
+        ASSERT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_RESPONSE);
+        const HostSocket accepted = listener.accept();
+        ASSERT_TRUE(guest_->send_data(9, 5, "before"));
+        EXPECT_EQ(accepted.receive(6), "before");
+        const std::string keeper = std::to_string(daemon_->pid());
+        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
+        pid_t worker = -1;
+        ASSERT_TRUE(children >> worker);
+        ASSERT_EQ(::kill(worker, SIGKILL), 0);
+        EXPECT_TRUE(accepted.ends());
+        // Without a word of the guest, which may only wait for bytes.
+        const auto told = guest_->receive_event();
+        ASSERT_TRUE(told);
+        EXPECT_EQ(told->op(), VIRTIO_VSOCK_OP_RST);
+        EXPECT_EQ(told->header.src_port, 5U);
+        EXPECT_EQ(told->header.dst_port, 9U);
+    }
+    const HostSocket client = HostSocket::connect_to(path("v"), SOCK_STREAM);
+    client.send("CONNECT 5\n");
+    EXPECT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+}
+
+TEST_F(VsockDaemonTest, GuestsOfOneGroupReachOneAnotherInTheSandbox) {
+    start({"--sandbox=log",
+           "--device=socket-path=" + path("s") + ",guest-cid=7,group=g,uds-path=" + path("v"),
+           "--device=socket-path=" + path("s2") + ",guest-cid=8,group=g,uds-path=" + path("w")});
+    ASSERT_TRUE(daemon_->wait_complained("s2: listening"));
+    start_guest();
+    VsockGuest second(driver::Frontend::connect(path("s2"), driver::after(kPatience)).value(),
+                      {.cid = 8});
+    virtio_vsock_hdr header = guest_->header(VIRTIO_VSOCK_OP_REQUEST, 1, 2);
+    header.dst_cid = 8;
+    ASSERT_TRUE(guest_->send(header));
+    EXPECT_EQ(second.receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    header = second.header(VIRTIO_VSOCK_OP_RESPONSE, 2, 1);
+    header.dst_cid = 7;
+    ASSERT_TRUE(second.send(header));
+    EXPECT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_RESPONSE);
+}
+
+TEST_F(VsockDaemonTest, CallerThatCannotBeIsRefused) {
+    auto arguments = usual();
+    arguments.emplace_back("--allow-from=host");
+    expect_refusal(arguments, 2, "--allow-from=host is no CID");
 }
 
 TEST_F(VsockDaemonTest, RemovesItsSocketsAtTheEnd) {

@@ -226,6 +226,20 @@ TEST_P(VsockTrapTest, Trap05GuestThatSendsMoreThanItsCreditIsReset) {
     expect_clean();
 }
 
+TEST_P(VsockTrapTest, Trap05GuestThatUsesNoMoreThanItsOwnBufferIsToldInTime) {
+    // Linux caps what it sends by its own buffer, below the window that it is given.
+    serve({.credit = 20'000});
+    const HostSocket host = open_from_guest();
+    for (uint32_t forwarded = 10'000; forwarded <= 1'000'000; forwarded += 10'000) {
+        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, std::string(10'000, 'x')));
+        EXPECT_EQ(host.receive(10'000).size(), 10'000U);
+        const auto packet = guest().receive();
+        ASSERT_TRUE(packet);
+        EXPECT_EQ(packet->op(), VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+        EXPECT_EQ(packet->header.fwd_cnt, forwarded);
+    }
+}
+
 TEST_P(VsockTrapTest, Trap06CreditThatComesWithDataIsSeen) {
     serve({.credit = 100});
     const HostSocket host = open_from_guest();

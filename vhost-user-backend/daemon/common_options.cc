@@ -28,7 +28,8 @@ constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
     {.name = "queue-threads",
      .kind = OptionKind::kNumber,
      .value_name = "N",
-     .help = "Serve the queues with N threads, at most one a queue",
+     .help = "Serve the queues with N threads, at most one a queue; queues of "
+             "high priority, where a device has such, get one each besides",
      .default_value = "1",
      .number_min = 1,
      .number_max = 64},

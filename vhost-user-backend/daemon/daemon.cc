@@ -237,7 +237,9 @@ Result<void> Daemon::start_workers() {
         const DeviceSettings& settings = settings_.devices[i];
         Served& served = served_[i];
         const DeviceIdentity identity = served.device->identity();
-        const unsigned count = std::min<unsigned>(settings.queue_threads, identity.queue_count);
+        const unsigned reserved = std::min(identity.priority_queues, identity.queue_count);
+        const unsigned count =
+            reserved + std::min<unsigned>(settings.queue_threads, identity.queue_count - reserved);
         for (unsigned thread = 0; thread < count; ++thread) {
             std::optional<unsigned> cpu;
             if (!settings.cpus.empty()) {

@@ -13,19 +13,23 @@ constexpr auto kSampleInterval = std::chrono::milliseconds(100);
 QueuePlacement::QueuePlacement(EventLoop& loop,
                                std::span<Worker* const> workers,
                                size_t ring_count,
+                               size_t priority_rings,
                                bool balances,
                                Handler& handler)
     : loop_(loop),
       workers_(workers),
-      balances_(balances && workers.size() > 1 && ring_count > 1),
+      reserved_(priority_rings < workers.size() && priority_rings < ring_count ? priority_rings
+                                                                               : 0),
+      balances_(balances && workers.size() - reserved_ > 1 && ring_count - reserved_ > 1),
       handler_(handler),
-      balancer_(workers.size(), ring_count),
+      balancer_(workers.size() - reserved_, ring_count),
       worker_of_(ring_count),
       busy_at_(workers.size()),
       work_at_(ring_count),
-      busy_(workers.size()) {
+      busy_(workers.size() - reserved_) {
     for (size_t ring = 0; ring < ring_count; ++ring) {
-        worker_of_[ring] = ring % workers.size();
+        worker_of_[ring] =
+            ring < reserved_ ? ring : reserved_ + (ring - reserved_) % (workers.size() - reserved_);
     }
     loads_.reserve(ring_count);
 }
@@ -59,13 +63,13 @@ void QueuePlacement::start_timer() {
 void QueuePlacement::take_sample() {
     const auto now = EventLoop::Clock::now();
     const std::chrono::duration<double> elapsed = now - std::exchange(sampled_at_, now);
-    for (size_t i = 0; i < workers_.size(); ++i) {
+    for (size_t i = reserved_; i < workers_.size(); ++i) {
         const auto total = workers_[i]->busy_time().until(now);
         const std::chrono::duration<double> busy = total - std::exchange(busy_at_[i], total);
-        busy_[i] = busy / elapsed;
+        busy_[i - reserved_] = busy / elapsed;
     }
     loads_.clear();
-    for (size_t ring = 0; ring < work_at_.size(); ++ring) {
+    for (size_t ring = reserved_; ring < work_at_.size(); ++ring) {
         const auto done = handler_.ring_work(ring);
         const RingWork before =
             std::exchange(work_at_[ring], {.done = done.value_or(0), .known = done.has_value()});
@@ -73,7 +77,7 @@ void QueuePlacement::take_sample() {
             // A ring that was started anew counts from 0 again.
             const bool goes_on = before.known && before.done <= *done;
             loads_.push_back({.queue = ring,
-                              .worker = worker_of_[ring],
+                              .worker = worker_of_[ring] - reserved_,
                               .work = goes_on ? static_cast<double>(*done - before.done) : 0});
         }
     }
@@ -83,7 +87,7 @@ void QueuePlacement::on_timer() {
     take_sample();
     const auto move = balancer_.on_sample(busy_, loads_);
     if (move) {
-        handler_.move_ring(move->queue, move->to);
+        handler_.move_ring(move->queue, reserved_ + move->to);
     }
     if (!balancer_.is_idle()) {
         start_timer();

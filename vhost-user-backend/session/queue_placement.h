@@ -32,11 +32,13 @@ class QueuePlacement final {
         ~Handler() = default;
     };
 
-    /// `workers` has at least one. At first a worker gets every workers.size()-th ring. Without
+    /// `workers` has at least one. The first `priority_rings` get a worker each for themselves,
+    /// where one is left for the others. Of these a worker gets every so many-th at first. Without
     /// `balances` they stay there; a ring that has moved starts again where it was.
     QueuePlacement(EventLoop& loop,
                    std::span<Worker* const> workers,
                    size_t ring_count,
+                   size_t priority_rings,
                    bool balances,
                    Handler& handler);
     QueuePlacement(const QueuePlacement&) = delete;
@@ -75,6 +77,7 @@ class QueuePlacement final {
 
     EventLoop& loop_;
     const std::span<Worker* const> workers_;
+    const size_t reserved_;  // rings, and as many workers, that stay together
     const bool balances_;
     Handler& handler_;
     QueueBalancer balancer_;

@@ -223,6 +223,11 @@ TEST(FuseExtensions, RefuseARecordThatIsLongerThanWhatIsLeft) {
     EXPECT_EQ(error_of(parse_mkdir(body, {.supplementary_group = true})), EINVAL);
 }
 
+TEST(FuseExtensions, RefuseFewerBytesThanTheHeaderSays) {
+    const Body body = Body().object(fuse_mkdir_in{0755, 0}).text("d");
+    EXPECT_EQ(error_of(parse_mkdir(body, {.extension_bytes = 8})), EINVAL);
+}
+
 TEST(FuseExtensions, RefuseARecordOfNoBytes) {
     const Body body = Body()
                           .object(fuse_mkdir_in{0755, 0})

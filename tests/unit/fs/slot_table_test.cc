@@ -123,6 +123,68 @@ TEST(SlotTable, TellsAllThatCanBeFound) {
     EXPECT_EQ(sum, 1999);
 }
 
+TEST(SlotTable, RestoresANumberOfElsewhere) {
+    Things table;
+    constexpr uint64_t kId = (uint64_t{5} << 32) | 9;
+    {
+        Things::Ref entry = table.restore(kId, 100);
+        ASSERT_TRUE(entry);
+        entry->value = 7;
+        table.publish(entry);
+    }
+    table.finish_restoring(0);
+    ASSERT_TRUE(table.find(kId));
+    EXPECT_EQ(table.find(kId)->value, 7);
+    EXPECT_EQ(table.size(), 1U);
+}
+
+TEST(SlotTable, RestoresNoNumberTwice) {
+    Things table;
+    Things::Ref entry = table.restore(9, 100);
+    table.publish(entry);
+    EXPECT_FALSE(table.restore(9, 100));
+    EXPECT_FALSE(table.restore((uint64_t{1} << 32) | 9, 100));
+}
+
+TEST(SlotTable, RestoresNoImpossibleNumber) {
+    Things table;
+    EXPECT_FALSE(table.restore(0, 100));
+    EXPECT_FALSE(table.restore(100, 100));
+    EXPECT_FALSE(table.restore(UINT32_MAX, UINT32_MAX));
+}
+
+TEST(SlotTable, GivesOutNewNumbersBehindARestoration) {
+    Things table;
+    constexpr uint64_t kId = (uint64_t{5} << 32) | 3;
+    {
+        Things::Ref entry = table.restore(kId, 100);
+        table.publish(entry);
+    }
+    table.finish_restoring(7);
+    for (int i = 0; i < 5; ++i) {
+        const uint64_t id = add(table, i);
+        EXPECT_GE(id >> 32, 8U);
+        EXPECT_NE(Things::index_of(id), Things::index_of(kId));
+    }
+}
+
+TEST(SlotTable, ASlotThatWasFreeAndIsRestoredIsNotGivenOut) {
+    Things table;
+    const uint64_t first = add(table, 1);
+    {
+        Things::Ref entry = table.find(first);
+        EXPECT_TRUE(table.retire(entry));
+    }
+    {
+        Things::Ref entry = table.restore(first, 100);
+        ASSERT_TRUE(entry);
+        table.publish(entry);
+    }
+    table.finish_restoring(0);
+    EXPECT_NE(Things::index_of(add(table, 2)), Things::index_of(first));
+    EXPECT_NE(Things::index_of(add(table, 3)), Things::index_of(first));
+}
+
 TEST(SlotTable, ThreadsThatFindAndRetireClearEachEntryOnce) {
     Things table;
     std::atomic<int> retired = 0;

@@ -57,12 +57,24 @@ TEST(ReceiveWindow, TellsWhenHalfOfItIsFreeAndNotKnown) {
     ReceiveWindow window(100, 100);
     ASSERT_TRUE(window.admit(100));
     window.note_forwarded(49);
-    EXPECT_FALSE(window.should_tell());
+    EXPECT_FALSE(window.should_tell(1000));
     window.note_forwarded(1);
-    EXPECT_TRUE(window.should_tell());
+    EXPECT_TRUE(window.should_tell(1000));
     window.note_told();
-    EXPECT_FALSE(window.should_tell());
+    EXPECT_FALSE(window.should_tell(1000));
     EXPECT_EQ(window.forwarded(), 50U);
+}
+
+TEST(ReceiveWindow, TellsWhenHalfOfTheGuestsBufferIsFreeWhereThatIsSmaller) {
+    ReceiveWindow window(100, 100);
+    ASSERT_TRUE(window.admit(100));
+    window.note_forwarded(9);
+    EXPECT_FALSE(window.should_tell(20));
+    window.note_forwarded(1);
+    EXPECT_TRUE(window.should_tell(20));
+    EXPECT_TRUE(window.should_tell(0));
+    window.note_told();
+    EXPECT_FALSE(window.should_tell(0));
 }
 
 TEST(ReceiveWindow, GrowsUpToItsLimit) {

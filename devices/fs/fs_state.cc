@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/fs_state.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <string_view>
+#include <type_traits>
+
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
+
+#include "vhost-user-backend/base/little_endian.h"
+
+#include "devices/fs/fuse_request.h"
+
+namespace outrigger::fs {
+namespace {
+
+// Version 1 of each section. Fields that come to one make a new version, and this one is read, too.
+
+struct SessionRecord {
+    Le32 initialized;
+    Le32 node_generation;
+    Le32 file_generation;
+    Le32 reserved;
+    Le64 agreed;
+};
+
+/// The path follows, without an end of its own.
+struct NodeRecord {
+    Le64 id;
+    Le64 lookups;
+    Le32 type;
+    Le32 path_bytes;
+};
+
+struct FileRecord {
+    Le64 handle;
+    Le64 node;
+    Le32 flags;
+    Le32 reserved;
+};
+
+static_assert(sizeof(SessionRecord) == 24 && sizeof(NodeRecord) == 24 && sizeof(FileRecord) == 24);
+
+template <class T>
+void append(std::vector<std::byte>& bytes, const T& record) {
+    const auto more = std::as_bytes(std::span(&record, 1));
+    bytes.insert(bytes.end(), more.begin(), more.end());
+}
+
+/// Components with one slash between them, each one that a guest could have looked up.
+bool is_beneath(std::string_view path) {
+    if (path.empty() || path.size() >= PATH_MAX || path.find('\0') != std::string_view::npos) {
+        return false;
+    }
+    while (true) {
+        const size_t end = std::min(path.find('/'), path.size());
+        if (!check_name(path.substr(0, end))) {
+            return false;
+        }
+        if (end == path.size()) {
+            return true;
+        }
+        path.remove_prefix(end + 1);
+    }
+}
+
+bool is_type(uint32_t type) {
+    return type == S_IFREG || type == S_IFDIR || type == S_IFLNK || type == S_IFCHR ||
+           type == S_IFBLK || type == S_IFIFO || type == S_IFSOCK;
+}
+
+Error damaged(const StateSection& section) {
+    return Error{.message = describe(section) + ", is damaged"};
+}
+
+Result<void> read_nodes(const StateSection& section, FsState& state) {
+    BodyReader reader(section.bytes);
+    while (!reader.at_end()) {
+        const auto record = reader.take<NodeRecord>();
+        const auto path = record ? reader.take_bytes(record->path_bytes) : std::nullopt;
+        if (!path) {
+            return failure(damaged(section));
+        }
+        SavedNode node{.id = record->id, .lookups = record->lookups, .type = record->type};
+        node.path.resize(path->size());
+        std::memcpy(node.path.data(), path->data(), path->size());
+        if (!is_type(node.type) || !is_beneath(node.path)) {
+            return failure(damaged(section));
+        }
+        state.nodes.push_back(std::move(node));
+    }
+    return {};
+}
+
+Result<void> read_files(const StateSection& section, FsState& state) {
+    BodyReader reader(section.bytes);
+    constexpr uint32_t kFlags = O_ACCMODE | O_DIRECTORY | O_DIRECT | O_DSYNC | O_SYNC | O_NOATIME;
+    while (!reader.at_end()) {
+        const auto record = reader.take<FileRecord>();
+        if (!record || (record->flags & ~kFlags) != 0 || record->reserved != 0) {
+            return failure(damaged(section));
+        }
+        state.files.push_back(
+            {.handle = record->handle, .node = record->node, .flags = record->flags});
+    }
+    return {};
+}
+
+}  // namespace
+
+std::vector<StateSection> write_fs_state(const FsState& state) {
+    std::vector<std::byte> session;
+    append(session,
+           SessionRecord{.initialized = state.initialized ? 1U : 0U,
+                         .node_generation = state.node_generation,
+                         .file_generation = state.file_generation,
+                         .reserved = 0U,
+                         .agreed = state.agreed});
+    std::vector<std::byte> nodes;
+    for (const SavedNode& node : state.nodes) {
+        append(nodes,
+               NodeRecord{.id = node.id,
+                          .lookups = node.lookups,
+                          .type = node.type,
+                          .path_bytes = static_cast<uint32_t>(node.path.size())});
+        const auto path = std::as_bytes(std::span(node.path));
+        nodes.insert(nodes.end(), path.begin(), path.end());
+    }
+    std::vector<std::byte> files;
+    for (const SavedFile& file : state.files) {
+        append(files,
+               FileRecord{
+                   .handle = file.handle, .node = file.node, .flags = file.flags, .reserved = 0U});
+    }
+    return {make_section(kSessionSection, session),
+            make_section(kNodesSection, nodes),
+            make_section(kFilesSection, files)};
+}
+
+Result<FsState> read_fs_state(std::span<const StateSection> sections) {
+    const StateSection* const session = find_section(sections, kSessionSection.id);
+    const StateSection* const nodes = find_section(sections, kNodesSection.id);
+    const StateSection* const files = find_section(sections, kFilesSection.id);
+    if (session == nullptr || nodes == nullptr || files == nullptr) {
+        return failure(Error{.message = "a section of a share is missing"});
+    }
+    FsState state;
+    const auto record = parse_fixed<SessionRecord>(session->bytes);
+    if (!record || record->initialized > 1 || record->reserved != 0) {
+        return failure(damaged(*session));
+    }
+    state.initialized = record->initialized == 1;
+    state.agreed = record->agreed;
+    state.node_generation = record->node_generation;
+    state.file_generation = record->file_generation;
+    OUTRIGGER_TRY(read_nodes(*nodes, state));
+    OUTRIGGER_TRY(read_files(*files, state));
+    return state;
+}
+
+}  // namespace outrigger::fs

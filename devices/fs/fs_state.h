@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What of a share follows its guest to another process: what INIT agreed on, the node ids and
+/// handles that the guest knows, and where their files are. Pure: bytes to values and back.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/state/section.h"
+
+namespace outrigger::fs {
+
+inline constexpr StateSectionKind kSessionSection{.id = 1, .name = "session"};
+inline constexpr StateSectionKind kNodesSection{.id = 2, .name = "nodes"};
+inline constexpr StateSectionKind kFilesSection{.id = 3, .name = "files"};
+
+struct SavedNode {
+    uint64_t id = 0;
+    uint64_t lookups = 0;
+    uint32_t type = 0;  ///< S_IFMT of its mode
+    /// From the root of the share, without a slash in front, of any bytes but NUL.
+    std::string path{};
+
+    friend bool operator==(const SavedNode&, const SavedNode&) = default;
+};
+
+struct SavedFile {
+    uint64_t handle = 0;
+    uint64_t node = 0;
+    uint32_t flags = 0;  ///< of open(): how it may be read and written, and how that waits
+
+    friend bool operator==(const SavedFile&, const SavedFile&) = default;
+};
+
+struct FsState {
+    bool initialized = false;
+    uint64_t agreed = 0;           ///< flags of INIT
+    uint32_t node_generation = 0;  ///< the newest that any node id has had
+    uint32_t file_generation = 0;
+    std::vector<SavedNode> nodes{};  ///< without the root
+    std::vector<SavedFile> files{};
+
+    friend bool operator==(const FsState&, const FsState&) = default;
+};
+
+[[nodiscard]] std::vector<StateSection> write_fs_state(const FsState& state);
+
+/// Anybody may have written the sections: paths that lead out of the share, ids of no slot, sizes
+/// that lie are errors.
+[[nodiscard]] Result<FsState> read_fs_state(std::span<const StateSection> sections);
+
+}  // namespace outrigger::fs

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+/// How guests of one program reach one another: whom they may call, and where a call is left.
+///
+/// A connection between two guests is a pair of connected Unix sockets, one end with each device,
+/// which serves it like any socket of the host. So their windows, their ends and their buffer sizes
+/// have nothing to do with one another, and no device touches what is another's. The device of the
+/// caller makes the pair and leaves one end in the mailbox of the called one; that asks its guest,
+/// and answers with one byte when it has accepted, or closes its end.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/vsock/packet.h"
+
+namespace outrigger::vsock {
+
+/// Who may call a guest beside the members of its groups.
+struct CallerRule {
+    uint64_t cid = 0;
+    std::optional<uint32_t> port{};  ///< of the called guest; nullopt: any
+};
+
+/// "CID" or "CID:PORT".
+[[nodiscard]] std::optional<CallerRule> parse_caller_rule(std::string_view text);
+
+struct SiblingRules {
+    std::vector<std::string> groups{};  ///< members of one group may call one another
+    std::vector<CallerRule> callers{};
+};
+
+/// One call, as it lies in a mailbox.
+struct SiblingCall {
+    uint64_t from_cid = 0;
+    uint32_t from_port = 0;
+    uint32_t to_port = 0;
+    SocketType type = SocketType::kStream;
+    UniqueFd socket{};
+};
+
+/// A guest that may be called. Any thread, where a member does not say otherwise.
+class Sibling final {
+  public:
+    /// Known to all from now on, until the last owner lets it go.
+    [[nodiscard]] static Result<std::shared_ptr<Sibling>> create(uint64_t cid,
+                                                                 const SiblingRules& rules);
+
+    Sibling(const Sibling&) = delete;
+    Sibling& operator=(const Sibling&) = delete;
+    ~Sibling();
+
+    /// The guest with that CID, if this program serves it.
+    [[nodiscard]] static std::shared_ptr<Sibling> find(uint64_t cid);
+
+    /// May `caller` call `port` here?
+    [[nodiscard]] bool lets_in(const Sibling& caller, uint32_t port) const;
+
+    /// Its device says so while its driver is up.
+    void set_up(bool up) { up_.store(up, std::memory_order_relaxed); }
+
+    [[nodiscard]] bool is_up() const { return up_.load(std::memory_order_relaxed); }
+
+    /// Makes a pair of sockets, leaves one in the mailbox, and returns the other. An invalid one:
+    /// the mailbox is full, or the process has no descriptors left.
+    [[nodiscard]] UniqueFd call(uint64_t from_cid,
+                                uint32_t from_port,
+                                uint32_t to_port,
+                                SocketType type) const;
+
+    /// Of its device alone: readable when there are calls.
+    [[nodiscard]] int mailbox_fd() const { return inbox_.get(); }
+
+    /// The next call, if there is one.
+    [[nodiscard]] std::optional<SiblingCall> take_call() const;
+
+  private:
+    Sibling(uint64_t cid, SiblingRules rules, UniqueFd inbox, UniqueFd outbox)
+        : cid_(cid),
+          rules_(std::move(rules)),
+          inbox_(std::move(inbox)),
+          outbox_(std::move(outbox)) {}
+
+    const uint64_t cid_;
+    const SiblingRules rules_;
+    const UniqueFd inbox_;
+    const UniqueFd outbox_;
+    // Orders nothing: a call that is left for one that goes down meanwhile is not answered in time.
+    std::atomic<bool> up_ = false;
+};
+
+}  // namespace outrigger::vsock

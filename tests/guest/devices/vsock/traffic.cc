@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+// Both ends of the socket device's proof: it is linked statically and runs in the guest, where its
+// sockets are of AF_VSOCK, and on the host, where they are Unix sockets.
+//
+//   traffic send ADDRESS CONNECTIONS BYTES   writes BYTES in all, in writes of 1 byte to 1 MiB,
+//   closes
+//                                            its direction, and compares the checksum that comes
+//                                            back
+//   traffic receive ADDRESS CONNECTIONS      reads each to its end, and sends the checksum back
+//   traffic refused ADDRESS MS               connects, and must be refused, within so long
+//   traffic echo ADDRESS ROUNDS              one byte there and back, and says how long it takes
+//   traffic answer ADDRESS                   the other end of echo, one connection
+//
+// ADDRESS: vsock:CID:PORT, vsock-listen:PORT, unix-listen:PATH, hybrid:PATH:PORT; with a leading
+// "packet-", SOCK_SEQPACKET. What it prints is one line, "ok ..." or "failed ...".
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cinttypes>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <errno.h>
+#include <linux/vm_sockets.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::atomic<bool> failed = false;
+
+[[noreturn]] void fail(const std::string& what) {
+    if (!failed.exchange(true)) {
+        std::printf("failed %s: %s\n", what.c_str(), std::strerror(errno));
+        std::fflush(stdout);
+        std::_Exit(1);
+    }
+    while (true) {
+        ::pause();
+    }
+}
+
+struct Address {
+    bool packets = false;
+    std::string kind;
+    std::string path;
+    unsigned cid = VMADDR_CID_ANY;
+    unsigned port = 0;
+
+    [[nodiscard]] int type() const { return packets ? SOCK_SEQPACKET : SOCK_STREAM; }
+};
+
+Address parse(std::string text) {
+    Address address;
+    if (text.starts_with("packet-")) {
+        address.packets = true;
+        text.erase(0, 7);
+    }
+    const size_t colon = text.find(':');
+    address.kind = text.substr(0, colon);
+    std::string rest = text.substr(colon + 1);
+    if (address.kind == "unix-listen") {
+        address.path = rest;
+        return address;
+    }
+    if (const size_t last = rest.rfind(':'); last != std::string::npos) {
+        address.path = rest.substr(0, last);
+        rest.erase(0, last + 1);
+    }
+    address.port = static_cast<unsigned>(std::strtoul(rest.c_str(), nullptr, 10));
+    if (address.kind == "vsock") {
+        address.cid = static_cast<unsigned>(std::strtoul(address.path.c_str(), nullptr, 10));
+    }
+    return address;
+}
+
+sockaddr_un unix_address(const std::string& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    return address;
+}
+
+sockaddr_vm vsock_address(const Address& address) {
+    sockaddr_vm made{};
+    made.svm_family = AF_VSOCK;
+    made.svm_cid = address.cid;
+    made.svm_port = address.port;
+    return made;
+}
+
+template <class T>
+const sockaddr* generic(const T& address) {
+    // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
+    // with it.
+    return reinterpret_cast<const sockaddr*>(&address);
+}
+
+int try_connect(const Address& address) {
+    if (address.kind == "vsock") {
+        const int fd = ::socket(AF_VSOCK, address.type(), 0);
+        const sockaddr_vm to = vsock_address(address);
+        return ::connect(fd, generic(to), sizeof to) == 0 ? fd : -1;
+    }
+    const int fd = ::socket(AF_UNIX, address.type(), 0);
+    const sockaddr_un to = unix_address(address.path + (address.packets ? "_seqpacket" : ""));
+    if (::connect(fd, generic(to), sizeof to) != 0) {
+        return -1;
+    }
+    const std::string line = "CONNECT " + std::to_string(address.port) + "\n";
+    if (::send(fd, line.data(), line.size(), MSG_NOSIGNAL) < 0) {
+        return -1;
+    }
+    std::string answer;
+    std::array<char, 32> piece{};
+    while (!answer.ends_with('\n')) {
+        // A byte at a time: what is behind the line belongs to the connection.
+        const ssize_t count = ::recv(fd, piece.data(), address.packets ? piece.size() : 1, 0);
+        if (count <= 0) {
+            errno = ECONNREFUSED;
+            return -1;
+        }
+        answer.append(piece.data(), static_cast<size_t>(count));
+    }
+    return fd;
+}
+
+int listen_at(const Address& address) {
+    int fd = -1;
+    bool bound = false;
+    if (address.kind == "vsock-listen") {
+        fd = ::socket(AF_VSOCK, address.type(), 0);
+        const sockaddr_vm at = vsock_address(address);
+        bound = ::bind(fd, generic(at), sizeof at) == 0;
+    } else {
+        fd = ::socket(AF_UNIX, address.type(), 0);
+        const sockaddr_un at = unix_address(address.path);
+        bound = ::bind(fd, generic(at), sizeof at) == 0;
+    }
+    if (!bound || ::listen(fd, 128) != 0) {
+        fail("listen");
+    }
+    return fd;
+}
+
+struct Sum {
+    uint64_t hash = 1469598103934665603U;
+    uint64_t bytes = 0;
+
+    void add(const char* data, size_t count) {
+        // Eight at a time would be faster and depend on where reads are cut.
+        for (size_t i = 0; i < count; ++i) {
+            hash = (hash ^ static_cast<unsigned char>(data[i])) * 1099511628211U;
+        }
+        bytes += count;
+    }
+};
+
+struct Random {
+    uint64_t state;
+
+    uint64_t next() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        return state;
+    }
+
+    /// Small ones as often as large ones: 1 to `most`.
+    size_t size(size_t most) {
+        const unsigned bits = static_cast<unsigned>(next() % 21);
+        return std::min(most, (size_t{1} << bits) + next() % (size_t{1} << bits));
+    }
+};
+
+void send_one(const Address& address, size_t index, size_t bytes) {
+    const int fd = try_connect(address);
+    if (fd < 0) {
+        fail("connect");
+    }
+    Random random{.state = index * 7919 + 12345};
+    std::vector<char> data(size_t{1} << 20);
+    for (char& c : data) {
+        c = static_cast<char>(random.next());
+    }
+    Sum sum;
+    const size_t most = address.packets ? size_t{60'000} : data.size();
+    while (sum.bytes < bytes) {
+        const size_t count = std::min(bytes - sum.bytes, random.size(most));
+        const size_t from = random.next() % (data.size() - count + 1);
+        for (size_t sent = 0; sent < count;) {
+            const ssize_t taken = ::send(fd, data.data() + from + sent, count - sent, MSG_NOSIGNAL);
+            if (taken <= 0) {
+                fail("send");
+            }
+            sent += static_cast<size_t>(taken);
+        }
+        sum.add(data.data() + from, count);
+    }
+    if (::shutdown(fd, SHUT_WR) != 0) {
+        fail("shutdown");
+    }
+    Sum other;
+    if (::recv(fd, &other, sizeof other, MSG_WAITALL) != static_cast<ssize_t>(sizeof other)) {
+        fail("the checksum did not come back behind our end");
+    }
+    if (other.hash != sum.hash || other.bytes != sum.bytes) {
+        errno = EIO;
+        fail("checksum of " + std::to_string(sum.bytes) + " bytes, the other end has " +
+             std::to_string(other.bytes));
+    }
+    char byte = 0;
+    if (::recv(fd, &byte, 1, 0) != 0) {
+        fail("the other end did not end");
+    }
+    ::close(fd);
+}
+
+void receive_one(int fd) {
+    std::vector<char> data(size_t{1} << 17);
+    Sum sum;
+    while (true) {
+        const ssize_t count = ::recv(fd, data.data(), data.size(), 0);
+        if (count < 0) {
+            fail("receive");
+        }
+        if (count == 0) {
+            break;
+        }
+        sum.add(data.data(), static_cast<size_t>(count));
+    }
+    // The other direction works still.
+    if (::send(fd, &sum, sizeof sum, MSG_NOSIGNAL) != static_cast<ssize_t>(sizeof sum)) {
+        fail("send the checksum back");
+    }
+    ::close(fd);
+}
+
+void send_all(const Address& address, size_t connections, size_t bytes) {
+    const auto begun = Clock::now();
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < connections; ++i) {
+        threads.emplace_back([&, i] { send_one(address, i, bytes / connections); });
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    std::printf("ok %zu bytes over %zu connections at %.1f MiB/s\n",
+                bytes / connections * connections,
+                connections,
+                static_cast<double>(bytes) / 1048576.0 / seconds);
+}
+
+void receive_all(const Address& address, size_t connections) {
+    const int listener = listen_at(address);
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < connections; ++i) {
+        const int fd = ::accept(listener, nullptr, nullptr);
+        if (fd < 0) {
+            fail("accept");
+        }
+        threads.emplace_back([fd] { receive_one(fd); });
+    }
+    for (std::thread& thread : threads) {
+        thread.join();
+    }
+    std::printf("ok %zu connections\n", connections);
+}
+
+void expect_refusal(const Address& address, double ms_max) {
+    const auto begun = Clock::now();
+    const int fd = try_connect(address);
+    const int error = errno;
+    const double ms = std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
+    const bool good = fd < 0 && (error == ECONNREFUSED || error == ECONNRESET) && ms < ms_max;
+    std::printf("%s %s after %.1f ms\n",
+                good ? "ok" : "failed",
+                fd < 0 ? std::strerror(error) : "connected",
+                ms);
+}
+
+void echo(const Address& address, size_t rounds) {
+    const int fd = try_connect(address);
+    if (fd < 0) {
+        fail("connect");
+    }
+    const auto begun = Clock::now();
+    for (size_t i = 0; i < rounds; ++i) {
+        char byte = static_cast<char>(i);
+        const char sent = byte;
+        if (::send(fd, &byte, 1, MSG_NOSIGNAL) != 1 || ::recv(fd, &byte, 1, 0) != 1 ||
+            byte != sent) {
+            fail("echo");
+        }
+    }
+    const double us = std::chrono::duration<double, std::micro>(Clock::now() - begun).count();
+    std::printf("ok %zu bytes came back, one at a time, in %.0f us each\n",
+                rounds,
+                us / static_cast<double>(rounds));
+}
+
+void answer(const Address& address) {
+    const int fd = ::accept(listen_at(address), nullptr, nullptr);
+    char byte = 0;
+    while (::recv(fd, &byte, 1, 0) == 1) {
+        if (::send(fd, &byte, 1, MSG_NOSIGNAL) != 1) {
+            fail("answer");
+        }
+    }
+    std::printf("ok\n");
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    ::signal(SIGPIPE, SIG_IGN);
+    const std::string what = count > 2 ? arguments[1] : "";
+    const auto number = [&](int index) {
+        return count > index ? std::strtoul(arguments[index], nullptr, 10) : 0;
+    };
+    if (what == "send" && number(3) > 0) {
+        send_all(parse(arguments[2]), number(3), number(4));
+    } else if (what == "receive") {
+        receive_all(parse(arguments[2]), number(3));
+    } else if (what == "refused") {
+        expect_refusal(parse(arguments[2]), static_cast<double>(number(3)));
+    } else if (what == "echo" && number(3) > 0) {
+        echo(parse(arguments[2]), number(3));
+    } else if (what == "answer") {
+        answer(parse(arguments[2]));
+    } else {
+        std::fprintf(stderr, "traffic: see the head of its source\n");
+        return 2;
+    }
+    return 0;
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/fs_state.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <gtest/gtest.h>
+
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+namespace {
+
+FsState example() {
+    return {.initialized = true,
+            .agreed = 0x1'0000'0003,
+            .node_generation = 4,
+            .file_generation = 2,
+            .nodes = {{.id = 2, .lookups = 3, .type = S_IFDIR, .path = "d"},
+                      {.id = 3, .lookups = 1, .type = S_IFREG, .path = "d/\xff name"}},
+            .files = {{.handle = 1, .node = 3, .flags = O_RDWR}}};
+}
+
+TEST(FsState, ComesBackAsItWas) {
+    const auto read = read_fs_state(write_fs_state(example()));
+    ASSERT_TRUE(read.has_value());
+    EXPECT_EQ(*read, example());
+}
+
+TEST(FsState, RefusesAMissingSection) {
+    auto sections = write_fs_state(example());
+    sections.pop_back();
+    EXPECT_FALSE(read_fs_state(sections));
+}
+
+TEST(FsState, RefusesNodesThatEndEarly) {
+    auto sections = write_fs_state(example());
+    sections[1].bytes.pop_back();
+    EXPECT_FALSE(read_fs_state(sections));
+}
+
+void expect_path_refused(const std::string& path) {
+    FsState state = example();
+    state.nodes[0].path = path;
+    EXPECT_FALSE(read_fs_state(write_fs_state(state))) << path;
+}
+
+TEST(FsState, RefusesPathsThatLeadOut) {
+    expect_path_refused("..");
+    expect_path_refused("../x");
+    expect_path_refused("a/../../x");
+    expect_path_refused("/etc");
+    expect_path_refused("a//b");
+    expect_path_refused("a/");
+    expect_path_refused(".");
+    expect_path_refused("");
+}
+
+TEST(FsState, RefusesATypeThatIsNone) {
+    FsState state = example();
+    state.nodes[0].type = 0;
+    EXPECT_FALSE(read_fs_state(write_fs_state(state)));
+}
+
+TEST(FsState, RefusesFlagsThatMakeFiles) {
+    FsState state = example();
+    state.files[0].flags = O_RDWR | O_CREAT;
+    EXPECT_FALSE(read_fs_state(write_fs_state(state)));
+}
+
+/// A directory that is shared, with d/f in it.
+class FsMoveTest : public ::testing::Test {
+  protected:
+    FsMoveTest() {
+        std::string name = (std::filesystem::temp_directory_path() / "fs-state-XXXXXX").string();
+        directory_ = ::mkdtemp(name.data());
+        std::filesystem::create_directory(directory_ / "d");
+        std::ofstream(directory_ / "d/f") << "contents";
+        settings_.shared_dir = directory_.string();
+        settings_.descriptors_max = 100;
+    }
+
+    ~FsMoveTest() override { std::filesystem::remove_all(directory_); }
+
+    FsServer make_server() {
+        auto share = Share::open(settings_);
+        EXPECT_TRUE(share.has_value());
+        return FsServer(settings_, *std::move(share));
+    }
+
+    FsState state() {
+        return {.initialized = true,
+                .agreed = FUSE_POSIX_ACL | FUSE_SETXATTR_EXT,
+                .node_generation = 0,
+                .file_generation = 0,
+                .nodes = {{.id = 2, .lookups = 3, .type = S_IFDIR, .path = "d"},
+                          {.id = 7, .lookups = 1, .type = S_IFREG, .path = "d/f"}},
+                .files = {{.handle = 1, .node = 2, .flags = O_DIRECTORY},
+                          {.handle = 4, .node = 7, .flags = O_RDWR}}};
+    }
+
+    std::filesystem::path directory_;
+    FsSettings settings_;
+};
+
+TEST_F(FsMoveTest, WhatWasLoadedIsSavedAgain) {
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    const auto saved = server.save();
+    ASSERT_TRUE(saved.has_value()) << saved.error().message;
+    EXPECT_EQ(saved->nodes, state().nodes);
+    EXPECT_EQ(saved->files, state().files);
+    EXPECT_EQ(saved->agreed, state().agreed);
+    EXPECT_TRUE(server.form().long_setxattr);
+}
+
+TEST_F(FsMoveTest, AFileThatTheHostMovedIsSavedUnderItsNewName) {
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    std::filesystem::rename(directory_ / "d/f", directory_ / "g");
+    const auto saved = server.save();
+    ASSERT_TRUE(saved.has_value());
+    EXPECT_EQ(saved->nodes[1].path, "g");
+}
+
+TEST_F(FsMoveTest, AnOpenFileThatWasRemovedRefusesToMove) {
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    std::filesystem::remove(directory_ / "d/f");
+    EXPECT_FALSE(server.save());
+}
+
+TEST_F(FsMoveTest, AFileThatTookTheNameOfARemovedOneIsNotMistakenForIt) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.files.clear();
+    ASSERT_TRUE(server.load(one).has_value());
+    std::filesystem::remove(directory_ / "d/f");
+    std::ofstream(directory_ / "d/f (deleted)") << "another";
+    const auto saved = server.save();
+    ASSERT_TRUE(saved.has_value());
+    EXPECT_EQ(saved->nodes.size(), 1U);
+}
+
+TEST_F(FsMoveTest, AMissingFileRefusesAllOfIt) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.nodes[1].path = "d/none";
+    EXPECT_FALSE(server.load(one));
+    EXPECT_EQ(server.inodes().size(), 1U);
+    EXPECT_EQ(server.files().size(), 0U);
+}
+
+TEST_F(FsMoveTest, ARefusedStateLeavesEverySlotFreeOnce) {
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    FsState one = state();
+    one.nodes[1].path = "d/none";
+    EXPECT_FALSE(server.load(one));
+    EXPECT_FALSE(server.load(one));
+    ASSERT_TRUE(server.load(state()).has_value());
+    EXPECT_EQ(server.inodes().size(), 3U);
+    EXPECT_EQ(server.files().size(), 2U);
+}
+
+TEST_F(FsMoveTest, AFileOfAnotherTypeRefusesAllOfIt) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.nodes[1].type = S_IFIFO;
+    EXPECT_FALSE(server.load(one));
+    EXPECT_EQ(server.inodes().size(), 1U);
+}
+
+TEST_F(FsMoveTest, ASymbolicLinkOnTheWayIsNotFollowed) {
+    std::filesystem::create_symlink("d", directory_ / "l");
+    FsServer server = make_server();
+    FsState one = state();
+    one.nodes[1].path = "l/f";
+    EXPECT_FALSE(server.load(one));
+}
+
+TEST_F(FsMoveTest, AnIdOfTheRootIsRefused) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.nodes[0].id = 1;
+    EXPECT_FALSE(server.load(one));
+}
+
+TEST_F(FsMoveTest, ASlotBeyondTheLimitIsRefused) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.nodes[0].id = 100;
+    EXPECT_FALSE(server.load(one));
+}
+
+TEST_F(FsMoveTest, TwoNodesOfOneFileAreRefused) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.nodes[0] = {.id = 3, .lookups = 1, .type = S_IFREG, .path = "d/f"};
+    EXPECT_FALSE(server.load(one));
+}
+
+TEST_F(FsMoveTest, AnOpenFileWithoutItsNodeIsRefused) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.files[1].node = 9;
+    EXPECT_FALSE(server.load(one));
+}
+
+TEST_F(FsMoveTest, ALoadTakesThePlaceOfWhatWasThere) {
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    FsState other = state();
+    other.nodes.resize(1);
+    other.files.clear();
+    ASSERT_TRUE(server.load(other).has_value());
+    EXPECT_EQ(server.inodes().size(), 2U);
+    EXPECT_EQ(server.files().size(), 0U);
+}
+
+}  // namespace
+}  // namespace outrigger::fs
