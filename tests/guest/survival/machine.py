@@ -127,12 +127,26 @@ def _is_zombie(pid):
         return True
 
 
+def connected(path):
+    """A connection to what QEMU listens at: a socket file is there a moment before somebody listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(path)
+            return connection
+        except ConnectionRefusedError:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 class Qmp:
     """QEMU's monitor."""
 
     def __init__(self, path):
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
+        self._socket = connected(path)
         self._socket.settimeout(60)
         self._file = self._socket.makefile("rw", encoding="utf-8")
         self._file.readline()  # the greeting
@@ -175,8 +189,7 @@ class Machine:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until("QEMU does not start: " + self.qemu_log(), self._has_monitor, 60)
         self.qmp = Qmp(self._path("qmp"))
-        self._serial = socket.socket(socket.AF_UNIX)
-        self._serial.connect(self._path("results"))
+        self._serial = connected(self._path("results"))
         self._reader = threading.Thread(target=self._read_results, daemon=True)
         self._reader.start()
 
