@@ -185,23 +185,28 @@ def check_itself(_files):
     return problems
 
 
+# Where traps are listed, beside their tests: how both files and names of tests begin, and how many
+# there are.
+_TRAP_LISTS = (
+    ("tests/integration/blk_traps.h", "tests/integration/blk_", "Trap", 19),
+    ("tests/integration/vsock_traps.h", "tests/integration/vsock_", "Trap", 26),
+    ("tests/fs/fs_traps.h", "tests/fs/", "FsTrap", 29),
+)
+
+
 def check_traps(files):
-    """Each trap in a list of tests/integration has a test that is named after it."""
-    return [problem for device, count in (("blk", 19), ("vsock", 26))
-            for problem in check_traps_of(device, count, files)]
-
-
-def check_traps_of(device, count, files):
-    header = f"tests/integration/{device}_traps.h"
-    listed = {int(match) for file in files if file.path == header
-              for match in re.findall(r"^/// {1,2}(\d+)  \S", file.text, re.MULTILINE)}
-    tested = {int(match) for file in files
-              if file.is_test and file.path.startswith(f"tests/integration/{device}_")
-              for match in re.findall(r"^TEST_[FP]\(\w+, Trap(\d\d)[A-Z]", file.text, re.MULTILINE)}
-    problems = [f"{header}: no test Trap{number:02d}..." for number in sorted(listed - tested)]
-    problems += [f"{header}: trap {number} is tested and not listed" for number in sorted(tested - listed)]
-    return problems or ([] if len(listed) == count
-                        else [f"{header}: lists {len(listed)} traps, not {count}"])
+    """Each trap of a list has a test that is named after it."""
+    problems = []
+    for header, folder, prefix, count in _TRAP_LISTS:
+        listed = {int(match) for file in files if file.path == header
+                  for match in re.findall(r"^/// {1,2}(\d+)  \S", file.text, re.MULTILINE)}
+        tested = {int(match) for file in files if file.is_test and file.path.startswith(folder)
+                  for match in re.findall(rf"^TEST_[FP]\(\w+, {prefix}(\d\d)[A-Z]", file.text, re.MULTILINE)}
+        problems += [f"{header}: no test {prefix}{number:02d}..." for number in sorted(listed - tested)]
+        problems += [f"{header}: trap {number} is tested and not listed" for number in sorted(tested - listed)]
+        if len(listed) != count:
+            problems.append(f"{header}: lists {len(listed)} traps, not {count}")
+    return problems
 
 
 CHECKS = {

@@ -34,6 +34,7 @@ SessionHost::SessionHost(Device& device, const SessionHostOptions& options)
         workers_.push_back(std::move(worker).value());
         worker_pointers_.push_back(workers_.back().get());
     }
+    device_.on_serving(worker_pointers_);
     control_ = std::thread([this] { run_control(); });
     OUTRIGGER_ASSERT(eventually([this] { return loop_.load() != nullptr; }));
 }

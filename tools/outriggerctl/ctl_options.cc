@@ -64,6 +64,14 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "",
      .help = "Go on after pause, and try requests again that the error policy holds",
      .options = ""},
+    {.name = "plug",
+     .value_name = "PORT",
+     .help = "Give the guest a port of a console, by its name",
+     .options = ""},
+    {.name = "unplug",
+     .value_name = "PORT",
+     .help = "Take a port of a console away from the guest; what is on the host stays, for plug",
+     .options = ""},
     {.name = "log-level",
      .value_name = "LEVEL",
      .help = "Change what the daemon logs, as its --log-level does",
@@ -311,6 +319,9 @@ Result<void> read_command(const CommandSpec& spec,
         request.mutable_pause();
     } else if (spec.name == "resume") {
         request.mutable_resume();
+    } else if (spec.name == "plug" || spec.name == "unplug") {
+        request.mutable_set_port_plugged()->set_port(control::printable(*value));
+        request.mutable_set_port_plugged()->set_plugged(spec.name == "plug");
     } else if (spec.name == "log-level") {
         request.mutable_set_log_level()->set_level(control::printable(*value));
     } else {

@@ -183,6 +183,33 @@ void append_block(std::string& out, const v1::BlockDevice& block, bool connected
     }
 }
 
+void append_console(std::string& out, const v1::ConsoleDevice& console) {
+    for (const v1::ConsolePort& port : console.ports()) {
+        std::string text = fmt::format("{}, {}, {} in the guest, {}",
+                                       port.backend(),
+                                       port.is_console() ? "console" : "plain",
+                                       !port.plugged()     ? "not plugged"
+                                       : port.guest_open() ? "open"
+                                                           : "closed",
+                                       port.host_open() ? "open here" : "closed here");
+        if (port.columns() != 0) {
+            text += fmt::format(", {}x{}", port.columns(), port.rows());
+        }
+        append_row(out, "port " + port.name(), text);
+        append_row(out,
+                   "",
+                   fmt::format("viewers {}, turned away {}; written {}, missed {}; read {}, "
+                               "ignored {}; waits {}",
+                               port.viewers(),
+                               port.viewers_turned_away(),
+                               port.bytes_written(),
+                               port.bytes_missed(),
+                               port.bytes_read(),
+                               port.input_ignored(),
+                               port.output_waits()));
+    }
+}
+
 }  // namespace
 
 /// As deep as the schema, which has no loops.
@@ -245,6 +272,9 @@ std::string show_text(const v1::Program& program) {
         append_threads(out, device);
         if (device.has_block()) {
             append_block(out, device.block(), device.connected());
+        }
+        if (device.has_console()) {
+            append_console(out, device.console());
         }
     }
     return out;

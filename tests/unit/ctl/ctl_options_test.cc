@@ -45,6 +45,9 @@ TEST(CtlOptions, EveryCommandMakesItsRequest) {
     EXPECT_TRUE(plan({"pause"}).request.has_pause());
     EXPECT_TRUE(plan({"resume"}).request.has_resume());
     EXPECT_EQ(plan({"log-level", "debug"}).request.set_log_level().level(), "debug");
+    EXPECT_EQ(plan({"plug", "hvc0"}).request.set_port_plugged().port(), "hvc0");
+    EXPECT_TRUE(plan({"plug", "hvc0"}).request.set_port_plugged().plugged());
+    EXPECT_FALSE(plan({"unplug", "hvc0"}).request.set_port_plugged().plugged());
     const CtlPlan swap = plan({"swap", "b.img", "--read-only", "--force"});
     EXPECT_EQ(swap.image_path, "b.img");
     EXPECT_TRUE(swap.image_read_only);

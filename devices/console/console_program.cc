@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/console/console_program.h"
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "devices/console/console_device.h"
+#include "devices/console/console_sandbox.h"
+#include "devices/console/host_end.h"
+#include "devices/console/host_thread.h"
+#include "devices/console/port_options.h"
+
+namespace outrigger::console {
+namespace {
+
+constexpr std::string_view kResizeOrders[] = {"spec", "legacy"};
+
+constexpr std::array kOptions = {
+    OptionSpec{.name = "port",
+               .value_name = "KEY=VALUE,...",
+               .help =
+                   "A port of the guest, up to 31 times; the first one is port 0. Keys: name "
+                   "(required), backend (required: pty, unix, tcp, stdio, file or null), link "
+                   "(pty: a symbolic link to it), path (unix and file), tcp-port (on 127.0.0.1), "
+                   "console=on|off (a terminal that never makes the guest wait; on for the "
+                   "first port), plugged=off (not there until outriggerctl plug), log (a "
+                   "file that gets all output), log-max (rotate at this size), log-files (how "
+                   "many rotated ones are kept, 1), replay (bytes that a new viewer gets of "
+                   "what was written before, 64K for consoles), viewers (how many at a time, "
+                   "64), size=COLUMNSxROWS. Sizes take K, M or G",
+               .repeatable = true},
+    OptionSpec{.name = "multiport",
+               .kind = OptionKind::kFlag,
+               .help = "Offer several ports, names and opening and closing (VIRTIO_CONSOLE_F_"
+                       "MULTIPORT): 2 rings a port and 2 more. With off there is one port and 2 "
+                       "rings",
+               .default_value = "on"},
+    OptionSpec{.name = "resize-order",
+               .kind = OptionKind::kChoice,
+               .value_name = "ORDER",
+               .help = "How the guest is told a new size of a terminal: columns first as the "
+                       "specification says (spec), or rows first as Linux took it until 2025 "
+                       "(legacy)",
+               .default_value = "spec",
+               .choices = kResizeOrders},
+    OptionSpec{.name = "attach",
+               .value_name = "PATH",
+               .help = "Serve nothing, but connect this terminal to the port whose Unix socket is "
+                       "PATH; no other option but --escape goes with it"},
+    OptionSpec{.name = "escape",
+               .value_name = "KEY",
+               .help = "The control key that ends --attach, as a caret and a character, or none",
+               .default_value = "^]"},
+};
+
+Result<void> check_options(const OptionValues& values) {
+    const auto ports = OUTRIGGER_TRY(parse_ports(values.texts("port")));
+    if (!values.flag("multiport") && (ports.size() > 1 || !ports.front().plugged)) {
+        return failure(Error{.message = "--multiport=off goes with one --port that is plugged"});
+    }
+    return {};
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    ConsoleSettings settings{.ports = OUTRIGGER_TRY(parse_ports(values.texts("port"))),
+                             .multiport = values.flag("multiport"),
+                             .resize_order = values.text("resize-order") == "legacy"
+                                                 ? ResizeOrder::kLegacy
+                                                 : ResizeOrder::kSpecification};
+    bool has_files = false;
+    for (const PortOptions& port : settings.ports) {
+        auto end = open_host_end(port);
+        if (!end) {
+            return failure(Error{.message = "port " + port.name + ": " + end.error().message,
+                                 .os_error = end.error().os_error});
+        }
+        has_files = has_files || end->log || end->file;
+        settings.ends.push_back(*std::move(end));
+    }
+    if (has_files) {
+        OUTRIGGER_TRY(HostThread::reopen_on_hangup());
+    }
+    std::unique_ptr<Device> device = OUTRIGGER_TRY(ConsoleDevice::create(std::move(settings)));
+    return device;
+}
+
+/// Where names are made and removed behind the sandbox.
+SandboxExtras sandbox_extras(const OptionValues& values) {
+    SandboxExtras extras;
+    const auto ports = parse_ports(values.texts("port"));
+    OUTRIGGER_ASSERT(ports.has_value());  // see check_options()
+    for (const PortOptions& port : *ports) {
+        if (!port.log_path.empty()) {
+            extras.writable_directories.push_back(directory_of(port.log_path));
+        }
+        if (port.backend == Backend::kFile) {
+            extras.writable_directories.push_back(directory_of(port.path));
+        } else if (!port.path.empty()) {
+            extras.removable_directories.push_back(directory_of(port.path));
+        }
+    }
+    return extras;
+}
+
+}  // namespace
+
+const DeviceProgram& console_program() {
+    static constexpr DeviceProgram kProgram{
+        .name = "outrigger-console",
+        .type = "console",
+        .summary = "A vhost-user back end that serves a virtio console with named ports",
+        .options = kOptions,
+        .capabilities = {},
+        .create_device = create_device,
+        .check_options = check_options,
+        .sandbox = kConsoleSandbox,
+        .sandbox_extras = sandbox_extras,
+        .can_go_on = [](const OptionValues& /*values*/) { return false; },
+    };
+    return kProgram;
+}
+
+}  // namespace outrigger::console

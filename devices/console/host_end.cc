@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/console/host_end.h"
+
+#include <array>
+#include <cstdlib>
+#include <string>
+#include <utility>
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <fmt/core.h>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/listening_socket.h"
+
+namespace outrigger::console {
+namespace {
+
+/// Viewers that may wait while many come at once.
+constexpr int kBacklog = 128;
+
+Result<UniqueFd> listen_unix(const std::string& path, HostEnd& end) {
+    ListeningSocket socket = OUTRIGGER_TRY(listen_at(path, {.backlog = kBacklog}));
+    end.sockets.push_back(*std::move(socket.file));
+    return std::move(socket.fd);
+}
+
+Result<UniqueFd> listen_tcp(uint16_t port) {
+    UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const int on = 1;
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    // SAFETY: sockets' addresses are passed so; bind() reads `sizeof address` bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
+    if (!fd.valid() || ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
+        ::bind(fd.get(), generic, sizeof address) != 0 || ::listen(fd.get(), kBacklog) != 0) {
+        return failure(error_from_errno(fmt::format("cannot listen at 127.0.0.1:{}", port)));
+    }
+    return fd;
+}
+
+/// A symbolic link at `path`, in place of one that a run before left.
+Result<void> make_link(const std::string& target, const std::string& path, HostEnd& end) {
+    struct stat status {};
+
+    if (::lstat(path.c_str(), &status) == 0) {
+        if (!S_ISLNK(status.st_mode)) {
+            return failure(
+                Error{.message = path + " exists and is not a symbolic link: choose another path"});
+        }
+        if (::unlink(path.c_str()) != 0) {
+            return failure(error_from_errno("cannot replace the link " + path));
+        }
+    }
+    if (::symlink(target.c_str(), path.c_str()) != 0) {
+        return failure(error_from_errno("cannot make the link " + path));
+    }
+    end.link.emplace(OUTRIGGER_TRY(OwnedName::adopt(path)));
+    return {};
+}
+
+Result<void> open_pty(const PortOptions& port, HostEnd& end) {
+    end.pty_master = UniqueFd(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
+    std::array<char, 128> name{};
+    if (!end.pty_master.valid() || ::grantpt(end.pty_master.get()) != 0 ||
+        ::unlockpt(end.pty_master.get()) != 0 ||
+        ::ptsname_r(end.pty_master.get(), name.data(), name.size()) != 0) {
+        return failure(error_from_errno("cannot make a pseudo-terminal"));
+    }
+    end.pty_slave = UniqueFd(::open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
+    termios raw{};
+    if (!end.pty_slave.valid() || ::tcgetattr(end.pty_slave.get(), &raw) != 0) {
+        return failure(error_from_errno("cannot open the pseudo-terminal"));
+    }
+    // The guest echoes, and no byte of either side means anything here.
+    ::cfmakeraw(&raw);
+    const winsize size{.ws_row = port.rows, .ws_col = port.columns, .ws_xpixel = 0, .ws_ypixel = 0};
+    if (::tcsetattr(end.pty_slave.get(), TCSANOW, &raw) != 0 ||
+        ::ioctl(end.pty_master.get(), TIOCSWINSZ, &size) != 0) {
+        return failure(error_from_errno("cannot set up the pseudo-terminal"));
+    }
+    // Only others are told of from here on: we have opened it already.
+    end.pty_events = UniqueFd(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    if (!end.pty_events.valid() ||
+        ::inotify_add_watch(end.pty_events.get(), name.data(), IN_OPEN | IN_CLOSE) < 0) {
+        return failure(error_from_errno("cannot watch the pseudo-terminal"));
+    }
+    if (!port.path.empty()) {
+        OUTRIGGER_TRY(make_link(name.data(), port.path, end));
+    } else {
+        log(LogLevel::kInfo, "console: port {} is at {}", port.name, name.data());
+    }
+    return {};
+}
+
+bool is_socket(int fd) {
+    struct stat status {};
+
+    return ::fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+/// Another open file for what `fd` is, so that we alone do not wait for it: whoever started us may
+/// share ours.
+Result<UniqueFd> open_again(int fd, int flags) {
+    if (is_socket(fd)) {
+        UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+        if (!copy.valid()) {
+            return failure(error_from_errno("cannot use standard input and output"));
+        }
+        return copy;
+    }
+    UniqueFd again(::open(fmt::format("/proc/self/fd/{}", fd).c_str(),
+                          flags | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+    if (!again.valid()) {
+        // A terminal of another user, say. Then all who share it do not wait.
+        again = UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+        const int before = ::fcntl(fd, F_GETFL);
+        if (!again.valid() || before < 0 || ::fcntl(fd, F_SETFL, before | O_NONBLOCK) != 0) {
+            return failure(error_from_errno("cannot use standard input and output"));
+        }
+    }
+    return again;
+}
+
+Result<void> open_stdio(HostEnd& end) {
+    end.input = OUTRIGGER_TRY(open_again(STDIN_FILENO, O_RDONLY));
+    end.output = OUTRIGGER_TRY(open_again(STDOUT_FILENO, O_WRONLY));
+    end.input_is_socket = is_socket(end.input.get());
+    end.output_is_socket = is_socket(end.output.get());
+    if (::isatty(end.input.get()) == 1) {
+        end.terminal.emplace(OUTRIGGER_TRY(RawTerminal::enter(end.input.get())));
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<HostEnd> open_host_end(const PortOptions& port) {
+    HostEnd end;
+    if (!port.log_path.empty()) {
+        end.log.emplace(OUTRIGGER_TRY(LogFile::open(
+            {.path = port.log_path, .bytes_max = port.log_bytes_max, .files = port.log_files})));
+    }
+    switch (port.backend) {
+        case Backend::kPty:
+            OUTRIGGER_TRY(open_pty(port, end));
+            break;
+        case Backend::kUnix:
+            end.listener = OUTRIGGER_TRY(listen_unix(port.path, end));
+            end.size_listener = OUTRIGGER_TRY(listen_unix(size_socket_path(port.path), end));
+            break;
+        case Backend::kTcp:
+            end.listener = OUTRIGGER_TRY(listen_tcp(port.tcp_port));
+            break;
+        case Backend::kStdio:
+            OUTRIGGER_TRY(open_stdio(end));
+            break;
+        case Backend::kFile:
+            end.file.emplace(OUTRIGGER_TRY(LogFile::open({.path = port.path})));
+            break;
+        case Backend::kNull:
+            break;
+    }
+    return end;
+}
+
+}  // namespace outrigger::console

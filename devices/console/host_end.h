@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The host's side of a port as it was opened: sockets that listen, a pseudo-terminal, files. All
+/// of it is opened before the sandbox, by name; afterwards there are only descriptors.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/socket_file.h"
+
+#include "devices/console/log_file.h"
+#include "devices/console/owned_name.h"
+#include "devices/console/port_options.h"
+#include "devices/console/raw_terminal.h"
+
+namespace outrigger::console {
+
+struct HostEnd {
+    // Unix and TCP.
+    UniqueFd listener{};
+    UniqueFd size_listener{};  ///< Unix: where a viewer tells the size of its terminal
+    // Pseudo-terminals. We hold the other side, too: what it is set to outlives its users.
+    UniqueFd pty_master{};
+    UniqueFd pty_slave{};
+    UniqueFd pty_events{};  ///< inotify: users that come and go
+    // Standard input and output.
+    UniqueFd input{};
+    UniqueFd output{};
+    bool input_is_socket = false;
+    bool output_is_socket = false;
+    std::optional<RawTerminal> terminal{};  ///< what input was set to, if it is one
+
+    std::optional<LogFile> file{};
+    std::optional<LogFile> log{};
+    // Removed when the device goes.
+    std::vector<SocketFile> sockets{};
+    std::optional<OwnedName> link{};
+};
+
+/// Opens what `port` says, or says why it cannot be.
+[[nodiscard]] Result<HostEnd> open_host_end(const PortOptions& port);
+
+}  // namespace outrigger::console

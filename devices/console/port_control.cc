@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/console/port_control.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include <linux/virtio_console.h>
+
+namespace outrigger::console {
+namespace {
+
+std::vector<std::byte> encode(size_t port,
+                              uint16_t event,
+                              uint16_t value,
+                              std::span<const std::byte> more) {
+    const ControlMessage head{.id = static_cast<uint32_t>(port), .event = event, .value = value};
+    std::vector<std::byte> bytes(sizeof head + more.size());
+    std::memcpy(bytes.data(), &head, sizeof head);
+    std::ranges::copy(more, bytes.begin() + sizeof head);
+    return bytes;
+}
+
+}  // namespace
+
+PortControl::PortControl(const std::vector<PortOptions>& ports, ResizeOrder order) : order_(order) {
+    for (const PortOptions& options : ports) {
+        ports_.push_back({.name = options.name,
+                          .console = options.console,
+                          .state = {.plugged = options.plugged,
+                                    .size = {.columns = options.columns, .rows = options.rows}}});
+    }
+    // Until anything was agreed on, a driver can only be one that knows nothing of ports.
+    ports_.front().state.guest_open = true;
+}
+
+void PortControl::negotiated(bool multiport) {
+    const std::lock_guard lock(mutex_);
+    if (multiport == multiport_) {
+        return;  // sent again while queues run
+    }
+    multiport_ = multiport;
+    ports_.front().state.guest_open = !multiport;
+}
+
+void PortControl::reset() {
+    const std::lock_guard lock(mutex_);
+    pending_.clear();
+    multiport_ = false;
+    driver_ready_ = false;
+    for (Port& port : ports_) {
+        port.state.told = false;
+        port.state.ready = false;
+        port.state.guest_open = false;
+    }
+    ports_.front().state.guest_open = true;
+}
+
+PortControl::Handled PortControl::handle(std::span<const std::byte> bytes) {
+    const std::lock_guard lock(mutex_);
+    counters_.messages.add();
+    ControlMessage message;
+    if (bytes.size() < sizeof message) {
+        counters_.cut_short.add();
+        return {};
+    }
+    std::memcpy(&message, bytes.data(), sizeof message);
+    if (message.event == VIRTIO_CONSOLE_DEVICE_READY) {
+        if (message.value != 1) {
+            counters_.failures.add();
+            return {};
+        }
+        driver_ready_ = true;
+        for (size_t port = 0; port < ports_.size(); ++port) {
+            if (ports_[port].state.plugged) {
+                begin_port(port);
+            }
+        }
+        return {.change = Change::kMessages};
+    }
+    const uint32_t port = message.id;
+    if (port >= ports_.size() || !ports_[port].state.told) {
+        counters_.unknown_ports.add();
+        return {};
+    }
+    return handle_known(message.event, port, message.value);
+}
+
+PortControl::Handled PortControl::handle_known(uint16_t event, size_t port, uint16_t value) {
+    PortState& state = ports_[port].state;
+    if (event == VIRTIO_CONSOLE_PORT_READY) {
+        if (value != 1) {
+            counters_.failures.add();
+            state.ready = false;
+            return {};
+        }
+        set_up_port(port);
+        return {.change = Change::kMessages};
+    }
+    if (event == VIRTIO_CONSOLE_PORT_OPEN) {
+        state.guest_open = value != 0;
+        return {.change = state.guest_open ? Change::kOpened : Change::kClosed, .port = port};
+    }
+    counters_.unknown_events.add();
+    return {};
+}
+
+/// The driver is to hear of it: what it knew of it before is void.
+void PortControl::begin_port(size_t port) {
+    PortState& state = ports_[port].state;
+    state.told = true;
+    state.ready = false;
+    push(port, VIRTIO_CONSOLE_PORT_ADD, 1);
+}
+
+/// In the order of other devices: a driver makes the terminal before it is told of its user.
+void PortControl::set_up_port(size_t port) {
+    Port& each = ports_[port];
+    each.state.ready = true;
+    if (each.console) {
+        push(port, VIRTIO_CONSOLE_CONSOLE_PORT, 1);
+    }
+    push(port, VIRTIO_CONSOLE_PORT_NAME, 1, std::as_bytes(std::span(each.name)));
+    if (each.console && each.state.size != TerminalSize{}) {
+        push_size(port);
+    }
+    if (each.state.host_open) {
+        push_open(port);
+    }
+}
+
+void PortControl::push(size_t port,
+                       uint16_t event,
+                       uint16_t value,
+                       std::span<const std::byte> more) {
+    const auto waits = [&](const Pending& each) {
+        return each.port == port && each.event == event && each.value == value;
+    };
+    if (event != VIRTIO_CONSOLE_PORT_OPEN && std::ranges::any_of(pending_, waits)) {
+        return;
+    }
+    pending_.push_back({.port = static_cast<uint32_t>(port),
+                        .event = event,
+                        .value = value,
+                        .bytes = encode(port, event, value, more)});
+}
+
+/// Of what waits the last one counts, but a driver that has yet to hear of a close hears it, even
+/// if somebody came meanwhile: its user has gone.
+void PortControl::push_open(size_t port) {
+    const bool open = ports_[port].state.host_open;
+    const auto is_open = [&](const Pending& each) {
+        return each.port == port && each.event == VIRTIO_CONSOLE_PORT_OPEN;
+    };
+    const auto count = std::ranges::count_if(pending_, is_open);
+    const auto last = std::find_if(pending_.rbegin(), pending_.rend(), is_open);
+    if (count > 0 && (last->value != 0) == open) {
+        return;
+    }
+    if (count > 1) {
+        pending_.erase(std::next(last).base());  // two changes that take one another back
+        return;
+    }
+    push(port, VIRTIO_CONSOLE_PORT_OPEN, open ? 1 : 0);
+}
+
+void PortControl::push_size(size_t port) {
+    const TerminalSize size = ports_[port].state.size;
+    const bool columns_first = order_ == ResizeOrder::kSpecification;
+    const Le16 numbers[2] = {columns_first ? size.columns : size.rows,
+                             columns_first ? size.rows : size.columns};
+    const auto waits = std::ranges::find_if(pending_, [&](const Pending& each) {
+        return each.port == port && each.event == VIRTIO_CONSOLE_RESIZE;
+    });
+    if (waits != pending_.end()) {
+        waits->bytes = encode(port, VIRTIO_CONSOLE_RESIZE, 0, std::as_bytes(std::span(numbers)));
+        return;
+    }
+    push(port, VIRTIO_CONSOLE_RESIZE, 0, std::as_bytes(std::span(numbers)));
+}
+
+/// All that a port which is taken away had yet to tell, but for an earlier removal.
+void PortControl::forget_pending(size_t port) {
+    std::erase_if(pending_, [&](const Pending& each) {
+        return each.port == port && each.event != VIRTIO_CONSOLE_PORT_REMOVE;
+    });
+}
+
+bool PortControl::has_message() const {
+    const std::lock_guard lock(mutex_);
+    return !pending_.empty();
+}
+
+std::vector<std::byte> PortControl::take_message(uint64_t bytes_max) {
+    const std::lock_guard lock(mutex_);
+    if (pending_.empty() || pending_.front().bytes.size() > bytes_max) {
+        return {};
+    }
+    std::vector<std::byte> bytes = std::move(pending_.front().bytes);
+    pending_.pop_front();
+    return bytes;
+}
+
+bool PortControl::guest_open(size_t port) const {
+    const std::lock_guard lock(mutex_);
+    return ports_[port].state.guest_open;
+}
+
+bool PortControl::set_host_open(size_t port, bool open) {
+    const std::lock_guard lock(mutex_);
+    PortState& state = ports_[port].state;
+    if (state.host_open == open) {
+        return false;
+    }
+    state.host_open = open;
+    if (!state.ready) {
+        return false;
+    }
+    push_open(port);
+    return true;
+}
+
+bool PortControl::set_size(size_t port, TerminalSize size) {
+    const std::lock_guard lock(mutex_);
+    Port& each = ports_[port];
+    if (each.state.size == size) {
+        return false;
+    }
+    each.state.size = size;
+    if (!multiport_) {
+        return port == 0;
+    }
+    if (!each.state.ready || !each.console) {
+        return false;
+    }
+    push_size(port);
+    return true;
+}
+
+Result<void> PortControl::set_plugged(size_t port, bool plugged) {
+    const std::lock_guard lock(mutex_);
+    PortState& state = ports_[port].state;
+    if (state.plugged == plugged) {
+        return failure(Error{.message = "port " + ports_[port].name +
+                                        (plugged ? " is there already" : " is not there")});
+    }
+    state.plugged = plugged;
+    if (!multiport_ || !driver_ready_) {
+        return {};  // it is told when it asks
+    }
+    const auto adds = [&](const Pending& each) {
+        return each.port == port && each.event == VIRTIO_CONSOLE_PORT_ADD;
+    };
+    const bool has_heard = state.told && std::ranges::none_of(pending_, adds);
+    if (plugged) {
+        begin_port(port);
+        return {};
+    }
+    forget_pending(port);
+    state.told = false;
+    state.ready = false;
+    state.guest_open = false;
+    if (has_heard) {
+        push(port, VIRTIO_CONSOLE_PORT_REMOVE, 1);
+    }
+    return {};
+}
+
+PortControl::PortState PortControl::state(size_t port) const {
+    const std::lock_guard lock(mutex_);
+    return ports_[port].state;
+}
+
+bool PortControl::multiport() const {
+    const std::lock_guard lock(mutex_);
+    return multiport_;
+}
+
+ConsoleConfig PortControl::config() const {
+    const std::lock_guard lock(mutex_);
+    const TerminalSize size = ports_.front().state.size;
+    return {.columns = size.columns,
+            .rows = size.rows,
+            .ports_max = static_cast<uint32_t>(ports_.size()),
+            .emergency_write = 0};
+}
+
+PortControl::Saved PortControl::save() const {
+    const std::lock_guard lock(mutex_);
+    Saved saved{.multiport = multiport_, .driver_ready = driver_ready_};
+    for (const Port& port : ports_) {
+        saved.ports.push_back(port.state);
+    }
+    for (const Pending& each : pending_) {
+        saved.pending.push_back(each.bytes);
+    }
+    return saved;
+}
+
+void PortControl::load(const Saved& saved) {
+    const std::lock_guard lock(mutex_);
+    multiport_ = saved.multiport;
+    driver_ready_ = saved.driver_ready;
+    pending_.clear();
+    for (const auto& bytes : saved.pending) {
+        ControlMessage head;
+        std::memcpy(&head, bytes.data(), sizeof head);
+        pending_.push_back(
+            {.port = head.id, .event = head.event, .value = head.value, .bytes = bytes});
+    }
+    for (size_t i = 0; i < ports_.size(); ++i) {
+        PortState& state = ports_[i].state;
+        const PortState& before = saved.ports[i];
+        const bool open_here = state.host_open;
+        const TerminalSize size_here = state.size;
+        state = before;
+        // The host's side is the one that is here.
+        state.host_open = open_here;
+        if (state.ready && before.host_open != open_here) {
+            push_open(i);
+        }
+        if (size_here != TerminalSize{} && size_here != before.size) {
+            state.size = size_here;
+            if (state.ready && ports_[i].console) {
+                push_size(i);
+            }
+        }
+    }
+}
+
+}  // namespace outrigger::console

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+// outrigger-console as its users meet it: the daemon in its sandbox, and --attach at a terminal.
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <pty.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/child_process.h"
+#include "tests/support/console_guest.h"
+#include "tests/support/wait.h"
+
+namespace outrigger::testing {
+namespace {
+
+constexpr Ended kClean{.status = 0};
+constexpr Ended kFailed{.status = 1};
+constexpr Ended kUsage{.status = 2};
+
+class ConsoleDaemonTest : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        std::string pattern = ::testing::TempDir() + "console-XXXXXX";
+        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+        folder_ = pattern;
+    }
+
+    void TearDown() override {
+        guest_.reset();
+        daemon_.reset();
+        std::filesystem::remove_all(folder_);
+    }
+
+    [[nodiscard]] std::string path(const std::string& name) const { return folder_ / name; }
+
+    [[nodiscard]] std::string contents(const std::string& name) const {
+        std::ifstream file(path(name));
+        std::stringstream all;
+        all << file.rdbuf();
+        return all.str();
+    }
+
+    [[nodiscard]] static std::string program() { return std::getenv("OUTRIGGER_CONSOLE_PROGRAM"); }
+
+    void start(const std::vector<std::string>& ports,
+               std::vector<std::pair<int, int>> descriptors = {}) {
+        ports_ = static_cast<uint16_t>(ports.size());
+        std::vector<std::string> arguments = {"--socket-path=" + path("s")};
+        for (const std::string& port : ports) {
+            arguments.push_back("--port=" + port);
+        }
+        daemon_.emplace(
+            program(),
+            ChildProcess::Options{.arguments = arguments, .descriptors = std::move(descriptors)});
+        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+    }
+
+    ConsoleGuest& boot() {
+        auto frontend = driver::Frontend::connect(path("s"), driver::after(kPatience));
+        EXPECT_TRUE(frontend);
+        guest_.emplace(*std::move(frontend), ConsoleGuest::Options{.ports = ports_});
+        guest_->set_up(ports_);
+        for (uint16_t port = 0; port < ports_; ++port) {
+            guest_->open(port);
+        }
+        return *guest_;
+    }
+
+    void expect_refusal(const std::vector<std::string>& arguments,
+                        const Ended& ended,
+                        const std::string& text) {
+        ChildProcess refused(program(), {.arguments = arguments});
+        EXPECT_EQ(refused.wait(), ended);
+        EXPECT_NE(refused.complained().find(text), std::string::npos) << refused.complained();
+    }
+
+    std::filesystem::path folder_;
+    uint16_t ports_ = 1;
+    std::optional<ChildProcess> daemon_;
+    std::optional<ConsoleGuest> guest_;
+};
+
+TEST_F(ConsoleDaemonTest, EveryBackendServesInTheSandbox) {
+    start({"name=hvc0,backend=pty,link=" + path("tty"),
+           "name=a,backend=unix,path=" + path("a"),
+           "name=f,backend=file,path=" + path("f"),
+           "name=n,backend=null"});
+    ConsoleGuest& guest = boot();
+    const HostUser terminal(UniqueFd(::open(path("tty").c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC)));
+    terminal.write("typed");
+    EXPECT_EQ(guest.read(0, 5), "typed");
+    ASSERT_TRUE(guest.write(0, "shown"));
+    EXPECT_EQ(terminal.read(5), "shown");
+    const HostUser user = HostUser::connect(path("a"));
+    user.write("in");
+    EXPECT_EQ(guest.read(1, 2), "in");
+    ASSERT_TRUE(guest.write(1, "out"));
+    EXPECT_EQ(user.read(3), "out");
+    ASSERT_TRUE(guest.write(2, "kept"));
+    EXPECT_TRUE(eventually([&] { return contents("f") == "kept"; }));
+    EXPECT_TRUE(guest.write(3, "gone"));
+}
+
+TEST_F(ConsoleDaemonTest, LogsAreRotatedAndOpenedAnewInTheSandbox) {
+    start({"name=a,backend=null,log=" + path("log") + ",log-max=4096"});
+    ConsoleGuest& guest = boot();
+    ASSERT_TRUE(guest.write(0, std::string(5000, 'x')));
+    EXPECT_TRUE(eventually([&] { return contents("log").size() == 904; }));
+    EXPECT_EQ(contents("log.1").size(), 4096U);
+    std::filesystem::rename(path("log"), path("moved"));
+    daemon_->send_signal(SIGHUP);
+    EXPECT_TRUE(eventually([&] { return std::filesystem::exists(path("log")); }));
+    ASSERT_TRUE(guest.write(0, "new"));
+    EXPECT_TRUE(eventually([&] { return contents("log") == "new"; })) << daemon_->complained();
+}
+
+TEST_F(ConsoleDaemonTest, NothingStaysBehindButFiles) {
+    start({"name=hvc0,backend=pty,link=" + path("tty"),
+           "name=a,backend=unix,path=" + path("a") + ",log=" + path("log")});
+    daemon_->send_signal(SIGTERM);
+    EXPECT_EQ(daemon_->wait(), kClean);
+    for (const char* const name : {"s", "tty", "a", "a.size"}) {
+        EXPECT_EQ(std::filesystem::symlink_status(path(name)).type(),
+                  std::filesystem::file_type::not_found)
+            << name;
+    }
+    EXPECT_TRUE(std::filesystem::exists(path("log")));
+}
+
+TEST_F(ConsoleDaemonTest, AfterAKillTheNextOneServesAtTheSameNames) {
+    const std::vector<std::string> ports = {"name=hvc0,backend=pty,link=" + path("tty"),
+                                            "name=a,backend=unix,path=" + path("a")};
+    start(ports);
+    const HostUser user = HostUser::connect(path("a"));
+    daemon_->send_signal(SIGKILL);
+    EXPECT_TRUE(user.at_end());
+    EXPECT_TRUE(daemon_->wait());
+    start(ports);
+    ConsoleGuest& guest = boot();
+    const HostUser again = HostUser::connect(path("a"));
+    again.write("again");
+    EXPECT_EQ(guest.read(1, 5), "again");
+}
+
+TEST_F(ConsoleDaemonTest, WrongCommandLinesAreSaidSo) {
+    const std::string socket = "--socket-path=" + path("s");
+    expect_refusal({socket}, kUsage, "--port is required");
+    expect_refusal({socket, "--port=name=a"}, kUsage, "backend is required");
+    expect_refusal(
+        {socket, "--multiport=off", "--port=name=a,backend=null", "--port=name=b,backend=null"},
+        kUsage,
+        "--multiport=off goes with one --port");
+    expect_refusal({socket, "--port=name=a,backend=unix,path=/nowhere/a"},
+                   kFailed,
+                   "port a: cannot create the socket /nowhere/a");
+    expect_refusal({"--attach=" + path("a"), socket}, kUsage, "--socket-path");
+    expect_refusal({"--attach=" + path("a"), "--escape=x"}, kUsage, "--escape takes");
+    expect_refusal({"--attach=" + path("a")}, kFailed, "cannot connect to");
+}
+
+// --- Standard input and output ------------------------------------------------------------------
+
+TEST_F(ConsoleDaemonTest, StandardInputAndOutputArePipes) {
+    std::array<int, 2> in{};
+    std::array<int, 2> out{};
+    ASSERT_EQ(::pipe2(in.data(), O_CLOEXEC), 0);
+    ASSERT_EQ(::pipe2(out.data(), O_CLOEXEC), 0);
+    start({"name=a,backend=stdio"}, {{in[0], 0}, {out[1], 1}});
+    ::close(in[0]);
+    ::close(out[1]);
+    const HostUser typed{UniqueFd(in[1])};
+    const HostUser shown{UniqueFd(out[0])};
+    ConsoleGuest& guest = boot();
+    typed.write("typed");
+    EXPECT_EQ(guest.read(0, 5), "typed");
+    ASSERT_TRUE(guest.write(0, "shown"));
+    EXPECT_EQ(shown.read(5), "shown");
+}
+
+// --- At a terminal ------------------------------------------------------------------------------
+
+/// Both sides of a terminal: what a user has, and what the programs on it have.
+struct Terminal {
+    Terminal() {
+        int master = -1;
+        int slave = -1;
+        EXPECT_EQ(::openpty(&master, &slave, nullptr, nullptr, nullptr), 0);
+        user.emplace(UniqueFd(master));
+        programs.reset(slave);
+    }
+
+    [[nodiscard]] bool is_raw() const {
+        termios now{};
+        EXPECT_EQ(::tcgetattr(programs.get(), &now), 0);
+        return (now.c_lflag & (ICANON | ECHO)) == 0;
+    }
+
+    [[nodiscard]] std::vector<std::pair<int, int>> descriptors() const {
+        return {{programs.get(), 0}, {programs.get(), 1}};
+    }
+
+    std::optional<HostUser> user;
+    UniqueFd programs;
+};
+
+class AttachTest : public ConsoleDaemonTest {
+  protected:
+    void attach(const std::vector<std::string>& more = {}) {
+        std::vector<std::string> arguments = {"--attach=" + path("a")};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        viewer_.emplace(
+            program(),
+            ChildProcess::Options{.arguments = arguments, .descriptors = terminal_.descriptors()});
+        ASSERT_TRUE(eventually([&] { return terminal_.is_raw(); })) << viewer_->complained();
+    }
+
+    void SetUp() override {
+        ConsoleDaemonTest::SetUp();
+        start({"name=hvc0,backend=unix,path=" + path("a")});
+        boot();
+    }
+
+    Terminal terminal_;
+    std::optional<ChildProcess> viewer_;
+};
+
+TEST_F(AttachTest, PassesKeysAndShowsWhatTheGuestWrites) {
+    attach();
+    terminal_.user->write("ls\r\x03");
+    EXPECT_EQ(guest_->read(0, 4), "ls\r\x03");
+    ASSERT_TRUE(guest_->write(0, "file\r\n"));
+    EXPECT_EQ(terminal_.user->read(6), "file\r\n");
+}
+
+TEST_F(AttachTest, TheEscapeKeyEndsItAndTheTerminalIsAsBefore) {
+    attach();
+    terminal_.user->write("abc\x1d");
+    EXPECT_EQ(viewer_->wait(), kClean);
+    EXPECT_EQ(guest_->read(0, 3), "abc");
+    EXPECT_FALSE(terminal_.is_raw());
+}
+
+TEST_F(AttachTest, AnotherEscapeKeyLeavesTheFirstToTheGuest) {
+    attach({"--escape=^Q"});
+    terminal_.user->write("\x1d\x11");
+    EXPECT_EQ(viewer_->wait(), kClean);
+    EXPECT_EQ(guest_->read(0, 1), "\x1d");
+}
+
+TEST_F(AttachTest, TheTerminalIsAsBeforeHoweverItIsKilled) {
+    for (const int signal_number : {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGSEGV}) {
+        attach();
+        viewer_->send_signal(signal_number);
+        EXPECT_TRUE(viewer_->wait());
+        EXPECT_TRUE(eventually([&] { return !terminal_.is_raw(); })) << signal_number;
+    }
+}
+
+TEST_F(AttachTest, TheTerminalIsAsBeforeWhenTheDaemonIsKilled) {
+    attach();
+    daemon_->send_signal(SIGKILL);
+    EXPECT_EQ(viewer_->wait(), kClean);
+    EXPECT_FALSE(terminal_.is_raw());
+}
+
+TEST_F(AttachTest, ANewSizeReachesTheGuest) {
+    const winsize first{.ws_row = 24, .ws_col = 80, .ws_xpixel = 0, .ws_ypixel = 0};
+    ASSERT_EQ(::ioctl(terminal_.programs.get(), TIOCSWINSZ, &first), 0);
+    attach();
+    auto message = guest_->wait_message(0, kResize);
+    ASSERT_TRUE(message);
+    EXPECT_EQ(message->rest, std::string("\x50\0\x18\0", 4));
+    const winsize second{.ws_row = 50, .ws_col = 132, .ws_xpixel = 0, .ws_ypixel = 0};
+    ASSERT_EQ(::ioctl(terminal_.programs.get(), TIOCSWINSZ, &second), 0);
+    // The terminal is not the one that controls the program here, so nobody else tells it.
+    viewer_->send_signal(SIGWINCH);
+    message = guest_->wait_message(0, kResize);
+    ASSERT_TRUE(message);
+    EXPECT_EQ(message->rest, std::string("\x84\0\x32\0", 4));
+}
+
+TEST_F(AttachTest, AGuestThatDoesNotReadDoesNotKeepItsUser) {
+    guest_->open(0, false);
+    attach();
+    const std::string keys(4096, 'k');
+    for (int i = 0; i < 200; ++i) {
+        terminal_.user->write(keys);
+        std::array<char, 4096> bells{};
+        while (terminal_.user->readable(std::chrono::milliseconds(0)) &&
+               ::read(terminal_.user->fd(), bells.data(), bells.size()) > 0) {
+        }
+    }
+    terminal_.user->write("\x1d");
+    EXPECT_EQ(viewer_->wait(), kClean);
+}
+
+TEST_F(AttachTest, PipesCarryEveryByteAndTheirEnd) {
+    std::array<int, 2> in{};
+    std::array<int, 2> out{};
+    ASSERT_EQ(::pipe2(in.data(), O_CLOEXEC), 0);
+    ASSERT_EQ(::pipe2(out.data(), O_CLOEXEC), 0);
+    viewer_.emplace(program(),
+                    ChildProcess::Options{.arguments = {"--attach=" + path("a")},
+                                          .descriptors = {{in[0], 0}, {out[1], 1}}});
+    ::close(in[0]);
+    ::close(out[1]);
+    HostUser typed{UniqueFd(in[1])};
+    const HostUser shown{UniqueFd(out[0])};
+    const std::string words = "\x1d is a byte like others";
+    typed.write(words);
+    typed.close();
+    EXPECT_EQ(guest_->read(0, words.size()), words);
+    ASSERT_TRUE(guest_->write(0, "answer"));
+    EXPECT_EQ(shown.read(6), "answer");
+}
+
+class StdioTerminalTest : public ConsoleDaemonTest {};
+
+TEST_F(StdioTerminalTest, TheTerminalIsAsBeforeHoweverTheDaemonEnds) {
+    for (const int signal_number : {SIGTERM, SIGINT, SIGKILL}) {
+        const Terminal terminal;
+        start({"name=hvc0,backend=stdio"}, terminal.descriptors());
+        EXPECT_TRUE(terminal.is_raw());
+        daemon_->send_signal(signal_number);
+        EXPECT_TRUE(daemon_->wait());
+        EXPECT_TRUE(eventually([&] { return !terminal.is_raw(); })) << signal_number;
+        daemon_.reset();
+    }
+}
+
+TEST_F(StdioTerminalTest, TheEscapeKeyEndsTheDaemon) {
+    const Terminal terminal;
+    start({"name=hvc0,backend=stdio"}, terminal.descriptors());
+    ConsoleGuest& guest = boot();
+    terminal.user->write("typed");
+    EXPECT_EQ(guest.read(0, 5), "typed");
+    terminal.user->write("\x1d");
+    EXPECT_EQ(daemon_->wait(), kClean);
+    EXPECT_TRUE(eventually([&] { return !terminal.is_raw(); }));
+}
+
+}  // namespace
+}  // namespace outrigger::testing

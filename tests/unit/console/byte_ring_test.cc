@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/console/byte_ring.h"
+
+#include <string>
+#include <string_view>
+
+#include <gtest/gtest.h>
+
+namespace outrigger::console {
+namespace {
+
+void append(ByteRing& ring, std::string_view text) {
+    ring.append(std::as_bytes(std::span(text)));
+}
+
+std::string text_from(const ByteRing& ring, uint64_t position, size_t count = 100) {
+    std::string text(count, '\0');
+    text.resize(ring.copy(position, std::as_writable_bytes(std::span(text))));
+    return text;
+}
+
+TEST(ByteRing, KeepsWhatFits) {
+    ByteRing ring(8);
+    append(ring, "abc");
+    append(ring, "defgh");
+    EXPECT_EQ(ring.room(), 0U);
+    EXPECT_EQ(text_from(ring, 0), "abcdefgh");
+    EXPECT_EQ(text_from(ring, 3, 2), "de");
+}
+
+TEST(ByteRing, TheOldestBytesMakeRoom) {
+    ByteRing ring(8);
+    append(ring, "abcdefgh");
+    append(ring, "XYZ");
+    EXPECT_EQ(ring.begin(), 3U);
+    EXPECT_EQ(ring.end(), 11U);
+    EXPECT_EQ(text_from(ring, 3), "defghXYZ");
+}
+
+TEST(ByteRing, OfMoreThanFitsTheEndStays) {
+    ByteRing ring(4);
+    append(ring, "ab");
+    append(ring, "0123456789");
+    EXPECT_EQ(ring.end(), 12U);
+    EXPECT_EQ(ring.begin(), 8U);
+    EXPECT_EQ(text_from(ring, 8), "6789");
+}
+
+TEST(ByteRing, WhatIsDroppedMakesRoomAndPositionsStay) {
+    ByteRing ring(4);
+    append(ring, "abcd");
+    ring.drop(3);
+    EXPECT_EQ(ring.room(), 3U);
+    append(ring, "efg");
+    EXPECT_EQ(text_from(ring, 3), "defg");
+}
+
+TEST(ByteRing, WhatIsPreparedAndNotCommittedDoesNotAppear) {
+    ByteRing ring(4);
+    append(ring, "abc");
+    (void)ring.prepare(2);
+    EXPECT_EQ(ring.end(), 3U);
+    EXPECT_EQ(text_from(ring, ring.begin()), "bc");
+}
+
+}  // namespace
+}  // namespace outrigger::console
