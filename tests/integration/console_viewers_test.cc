@@ -156,11 +156,14 @@ TEST_P(ConsoleTest, AFileGetsWhatTheGuestWrites) {
     serve({"name=a,backend=file,path=@out", "name=b,backend=file,path=@plain,console=off"});
     Guest& guest = boot_and_open();
     const std::string written = pattern(300'000);
-    guest.write_all(0, written, 30'000);
+    // A console keeps 256 KiB for whoever is slow, and makes nobody wait for a file.
+    const std::string kept = written.substr(0, 200'000);
+    guest.write_all(0, kept, 30'000);
     guest.write_all(1, written, 30'000);
     EXPECT_TRUE(eventually([&] { return contents("plain").size() == written.size(); }));
     EXPECT_EQ(contents("plain"), written);
-    EXPECT_TRUE(eventually([&] { return contents("out").size() == written.size(); }));
+    EXPECT_TRUE(eventually([&] { return contents("out").size() == kept.size(); }));
+    EXPECT_EQ(contents("out"), kept);
 }
 
 TEST_P(ConsoleTest, ALogHasWhatTheGuestWritesAndIsForItsOwnerAlone) {
