@@ -48,15 +48,6 @@ vsock_qemu_args() {
     qemu_args+=(-chardev "socket,id=vsock,path=$1" -device "$model,chardev=vsock,$virtio_options")
 }
 
-# QEMU 7.2 does not ask this device for packed rings.
-vsock_rings() {
-    if ((${qemu_version%.*} >= 10)); then
-        echo "$rings"
-    else
-        echo split
-    fi
-}
-
 vsock_check() {
     local name line
     for name in echo to_host packets_to_host reset from_host packets_from_host echo_of_host refused_by_guest; do
