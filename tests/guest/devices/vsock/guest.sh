@@ -3,7 +3,7 @@
 # shellcheck shell=sh
 
 vsock_connections=50
-vsock_bytes=209715200
+vsock_bytes=$(sed -n 's/.*outrigger\.vsock\.bytes=\([0-9]*\).*/\1/p' /proc/cmdline)
 
 # vsock_result NAME LINE: what traffic printed.
 vsock_result() {
@@ -31,7 +31,7 @@ prove_vsock() {
     vsock_result echo "$(/bin/traffic echo vsock:2:6000 2000)"
     vsock_result to_host "$(/bin/traffic send vsock:2:6001 $vsock_connections $vsock_bytes)"
     vsock_result packets_to_host \
-        "$(/bin/traffic send packet-vsock:2:6002 10 20971520)"
+        "$(/bin/traffic send packet-vsock:2:6002 10 $((vsock_bytes / 10)))"
     vsock_receives from_host receive vsock-listen:5001 $vsock_connections
     vsock_receives packets_from_host receive packet-vsock-listen:5002 10
     vsock_receives echo_of_host answer vsock-listen:5003

@@ -27,11 +27,18 @@ vsock_setup() {
     vsock_start reset answer "unix-listen:$work/v_6003"
 }
 
+# Each way; ./test --long makes it 200 MiB.
+vsock_bytes=${OUTRIGGER_VSOCK_BYTES:-33554432}
+
+vsock_kernel_arguments() {
+    echo " outrigger.vsock.bytes=$vsock_bytes"
+}
+
 # The guest listens.
 vsock_asked() {
     case $1 in
-        from_host) vsock_start "$1" send "hybrid:$work/v:5001" 50 209715200 ;;
-        packets_from_host) vsock_start "$1" send "packet-hybrid:$work/v:5002" 10 20971520 ;;
+        from_host) vsock_start "$1" send "hybrid:$work/v:5001" 50 "$vsock_bytes" ;;
+        packets_from_host) vsock_start "$1" send "packet-hybrid:$work/v:5002" 10 $((vsock_bytes / 10)) ;;
         echo_of_host) vsock_start "$1" echo "hybrid:$work/v:5003" 2000 ;;
         refused_by_guest) vsock_start "$1" refused "hybrid:$work/v:4999" 5000 ;;
     esac
