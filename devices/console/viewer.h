@@ -122,7 +122,6 @@ class Viewer final {
     End input_end_{*this, true};
     End output_end_{*this, false};
     uint32_t input_events_ = 0;  // what the loop knows
-    uint32_t output_events_ = 0;
     bool input_added_ = false;
     bool output_added_ = false;
     bool input_can_wait_ = true;
