@@ -20,6 +20,49 @@
 #include "vhost-user-backend/session/session.h"
 
 namespace outrigger {
+namespace {
+
+/// The store, with the names of one device.
+class KeeperOfDevice final : public DeviceKeeper {
+  public:
+    KeeperOfDevice(DescriptorStore& store, std::string prefix)
+        : store_(store), prefix_(std::move(prefix)) {}
+
+    Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
+        return store_.keep_memory(full(name), bytes);
+    }
+
+    UniqueFd find(std::string_view name) override {
+        const std::string full_name = full(name);
+        UniqueFd found = store_.open(full_name);
+        if (found.valid()) {
+            store_.claim(full_name);
+        }
+        return found;
+    }
+
+    bool keep_open(std::string_view name, int fd) override {
+        const std::string wanted = full(name);
+        const std::string given = store_.keep(wanted, fd);
+        if (!given.empty() && given != wanted) {
+            store_.forget(given);
+        }
+        return given == wanted;
+    }
+
+    void forget(std::string_view name) override { store_.forget(full(name)); }
+
+  private:
+    [[nodiscard]] std::string full(std::string_view name) const {
+        return prefix_ + std::string(name);
+    }
+
+    DescriptorStore& store_;
+    const std::string prefix_;
+};
+
+}  // namespace
+
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
     auto ended = run_stages();
@@ -57,10 +100,8 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
     for (const DeviceSettings& settings : settings_.devices) {
-        std::unique_ptr<Device>& device = served_.emplace_back().device;
-        device = OUTRIGGER_TRY(program_.create_device(settings.values));
-        OUTRIGGER_TRY(check_device(*device));
-        OUTRIGGER_TRY(keep_memory_of(served_.size() - 1));
+        served_.emplace_back();
+        OUTRIGGER_TRY(create_device(served_.size() - 1));
         add_extras(settings.values);
     }
     OUTRIGGER_TRY(open_userfaults());
@@ -80,26 +121,21 @@ Result<void> Daemon::open() {
     return {};
 }
 
-Result<void> Daemon::keep_memory_of(size_t index) {
-    class OfDevice final : public KeptMemory {
-      public:
-        OfDevice(DescriptorStore& store, std::string prefix)
-            : store_(store), prefix_(std::move(prefix)) {}
-
-        Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
-            return store_.keep_memory(prefix_ + std::string(name), bytes);
-        }
-
-      private:
-        DescriptorStore& store_;
-        std::string prefix_;
-    };
-
-    if (store_ == nullptr || program_.keep_memory == nullptr) {
-        return {};
+Result<void> Daemon::create_device(size_t index) {
+    Served& served = served_[index];
+    const OptionValues& values = settings_.devices[index].values;
+    if (store_ != nullptr) {
+        served.keeper = std::make_unique<KeeperOfDevice>(
+            *store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
     }
-    OfDevice memory(*store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
-    return program_.keep_memory(*served_[index].device, memory);
+    const bool goes_on = served.keeper != nullptr && program_.create_kept_device != nullptr;
+    served.device = OUTRIGGER_TRY(goes_on ? program_.create_kept_device(values, *served.keeper)
+                                          : program_.create_device(values));
+    OUTRIGGER_TRY(check_device(*served.device));
+    if (served.keeper != nullptr && program_.keep_memory != nullptr) {
+        OUTRIGGER_TRY(program_.keep_memory(*served.device, *served.keeper));
+    }
+    return {};
 }
 
 Daemon::ListenerNames Daemon::listener_names(size_t index) {
@@ -340,6 +376,9 @@ Result<void> Daemon::take_kept_sessions() {
             return failure(std::move(error));
         }
         log(LogLevel::kError, "{}", error.message);
+        if (program_.create_kept_device != nullptr) {
+            served_[i].device->reset();  // as at the end of any session
+        }
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {

@@ -140,7 +140,13 @@ std::string DescriptorStore::known_name(int fd) const {
     return found != kept_.end() ? found->first : std::string();
 }
 
+void DescriptorStore::claim(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    ++uses_[name];
+}
+
 std::string DescriptorStore::keep(const std::string& name, int fd) {
+    const std::lock_guard lock(mutex_);
     if (given_up_) {
         return name;
     }
@@ -168,6 +174,7 @@ std::string DescriptorStore::keep(const std::string& name, int fd) {
 }
 
 void DescriptorStore::forget(const std::string& name) {
+    const std::lock_guard lock(mutex_);
     if (given_up_ && !is_parent_) {
         return;
     }
@@ -223,16 +230,24 @@ Result<UniqueFd> DescriptorStore::keep_memory(const std::string& name, size_t by
 }
 
 void DescriptorStore::release() {
-    for (auto& [name, fd] : std::exchange(given_, {})) {
-        if (!uses_.contains(name)) {
-            forget(name);
-        } else if (!is_parent_) {
-            kept_.insert_or_assign(name, std::move(fd));
+    std::vector<std::string> unclaimed;
+    {
+        const std::lock_guard lock(mutex_);
+        for (auto& [name, fd] : std::exchange(given_, {})) {
+            if (!uses_.contains(name)) {
+                unclaimed.push_back(name);
+            } else if (!is_parent_) {
+                kept_.insert_or_assign(name, std::move(fd));
+            }
         }
+    }
+    for (const std::string& name : unclaimed) {
+        forget(name);
     }
 }
 
 void DescriptorStore::give_up(std::string_view reason) {
+    const std::lock_guard lock(mutex_);
     if (std::exchange(given_up_, true)) {
         return;
     }

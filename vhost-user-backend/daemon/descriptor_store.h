@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,7 +20,7 @@ namespace outrigger {
 /// All names begin with it, so that a service manager's own sockets are left alone.
 inline constexpr std::string_view kStorePrefix = "outrigger.";
 
-/// Thread-bound: the main thread, which becomes the control thread.
+/// Thread-bound: the main thread, which becomes the control thread, but for keep() and forget().
 class DescriptorStore final : public DescriptorKeeper {
   public:
     /// The environment's OUTRIGGER_KEEPER names the channel to our parent, which is our keeper.
@@ -36,6 +37,7 @@ class DescriptorStore final : public DescriptorKeeper {
     DescriptorStore& operator=(const DescriptorStore&) = delete;
     ~DescriptorStore() = default;
 
+    // Any thread.
     [[nodiscard]] std::string keep(const std::string& name, int fd) override;
     void forget(const std::string& name) override;
 
@@ -56,7 +58,7 @@ class DescriptorStore final : public DescriptorKeeper {
     [[nodiscard]] std::vector<std::string> names(std::string_view prefix) const;
 
     /// The name is in use once more than by the keep() of its process.
-    void claim(const std::string& name) { ++uses_[name]; }
+    void claim(const std::string& name);
 
     /// KeptMemory::keep(), with a name for all devices. Before release().
     [[nodiscard]] Result<UniqueFd> keep_memory(const std::string& name, size_t bytes);
@@ -94,8 +96,9 @@ class DescriptorStore final : public DescriptorKeeper {
     bool is_parent_;
     bool goes_on_ = false;
     bool takes_over_ = false;
-    bool given_up_ = false;
     std::map<std::string, UniqueFd, std::less<>> given_;
+    std::mutex mutex_;  // what follows
+    bool given_up_ = false;
     std::map<std::string, size_t> uses_;
     // Systemd drops a descriptor of an open file that it has under another name, and does not say
     // so: what it has, to compare with. Empty where the keeper is our parent.

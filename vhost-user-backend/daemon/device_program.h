@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/system_call_rule.h"
@@ -22,6 +23,10 @@ struct DeviceProgram {
     std::span<const std::string_view> capabilities{};  ///< "features" of --print-capabilities
     /// Opens what the device needs, before privileges are dropped. An error is one of run time.
     Result<std::unique_ptr<Device>> (*create_device)(const OptionValues& values);
+    /// In place of create_device() where there is a keeper, for a device that keeps what it opens,
+    /// and goes on with what the process before had open. May be null: it opens everything anew.
+    Result<std::unique_ptr<Device>> (*create_kept_device)(const OptionValues& values,
+                                                          DeviceKeeper& keeper) = nullptr;
     /// What the table cannot say: required options, and options that exclude each other. An error
     /// is one of usage: "--blk-file is required: give the image to serve". May be null.
     Result<void> (*check_options)(const OptionValues& values) = nullptr;

@@ -89,6 +89,10 @@ class Virtqueue final {
     /// is told that it was taken, so it must be answered, whatever else holds requests back.
     [[nodiscard]] bool is_ending() const { return ending_; }
 
+    /// Does pop() give what an earlier process had in hand? That one may have answered it in part
+    /// (DescriptorChain::earlier_run()), whatever there is to answer it with now.
+    [[nodiscard]] bool has_resumed() const { return may_pop_ && resumed_count() > 0; }
+
     /// Ends a QueueProgress::kWaiting: the worker calls process_queue() again on its next turn.
     /// The ring calls this itself when it holds back no longer.
     void request_processing() { processing_requested_ = true; }
@@ -109,9 +113,6 @@ class Virtqueue final {
     [[nodiscard]] size_t resumed_count() const {
         return config_.packed ? packed_.resumed_count() : split_.resumed_count();
     }
-
-    /// Can they be popped, as far as the ring knows?
-    [[nodiscard]] bool has_resumed() const { return may_pop_ && resumed_count() > 0; }
 
     /// From now on pop() gives no others.
     void end_with_resumed() { ending_ = true; }
