@@ -4,6 +4,10 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "tests/integration/vsock_traps.h"
 
 namespace outrigger::vsock {
@@ -340,6 +344,25 @@ TEST_P(VsockHostTrapTest, Trap24EmptyMessagesThatNobodyReadsAreBounded) {
     }
     EXPECT_EQ(op, VIRTIO_VSOCK_OP_RST);
     EXPECT_EQ(ended(EndReason::kTooManyMessages), 1U);
+}
+
+TEST_P(VsockHostTrapTest, Trap24DescriptorsThatComeWithAMessageAreNotTouched) {
+    serve();
+    const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
+    // Closing any descriptor of a file gives up all locks that the process has on it.
+    const std::string path = folder_ / "locked";
+    const UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    flock lock{.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
+    ASSERT_EQ(::fcntl(file.get(), F_SETLK, &lock), 0);
+    host.send_descriptor("with a file", file.get());
+    EXPECT_EQ(guest().receive_bytes(11), "with a file");
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::_exit(::fcntl(file.get(), F_GETLK, &lock) == 0 && lock.l_type == F_WRLCK ? 0 : 1);
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "the lock is gone";
 }
 
 TEST_P(VsockHostTrapTest, Trap25ConfigurationIsTheCid) {
