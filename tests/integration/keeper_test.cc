@@ -84,6 +84,7 @@ TEST_F(KeeperTest, ProcessThatWaitsForIoCanBeTold) {
     ASSERT_TRUE(daemon_->wait_complained("has not ended what the process before began"));
     daemon_->send_signal(SIGTERM);
     EXPECT_TRUE(daemon_->wait());
+    EXPECT_FALSE(socket_exists());
 }
 
 TEST_F(KeeperTest, KeepsWhatEachMessageOfABringUpSaid) {
@@ -321,6 +322,14 @@ class TakeOverTest : public KeeperTest {
         return copy;
     }
 
+    /// Where the binary was there is another one from now on, which serves nobody.
+    void put_impostor_in_place() {
+        const char* const impostor = std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM");
+        ASSERT_NE(impostor, nullptr);
+        fs::rename(program_, folder_ / "old");
+        fs::copy_file(impostor, program_);
+    }
+
     [[nodiscard]] fs::path binary() const {
         return fs::read_symlink("/proc/" + std::to_string(worker()) + "/exe");
     }
@@ -377,14 +386,25 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
     start();
     Guest guest(connect());
     EXPECT_GT(guest.draw().value_or(0), 0U);
-    fs::rename(program_, folder_ / "old");
-    const char* const impostor = std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM");
-    ASSERT_NE(impostor, nullptr);
-    fs::copy_file(impostor, program_);
+    put_impostor_in_place();
     daemon_->send_signal(SIGUSR2);
     EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
     EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
     EXPECT_EQ(binary(), folder_ / "old");
+}
+
+// SIGTERM finds the old program gone, and the new one on its way up.
+TEST_F(TakeOverTest, CanBeEndedInTheMidst) {
+    program_ = copy_to("daemon").string();
+    start();
+    Guest guest(connect());
+    const pid_t before = worker();
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    ASSERT_TRUE(eventually([&] { return ::kill(before, 0) != 0; }));
+    daemon_->send_signal(SIGTERM);
+    EXPECT_EQ(daemon_->wait(), kClean) << daemon_->complained();
+    EXPECT_FALSE(socket_exists());
 }
 
 // --- outriggerctl take-over ----------------------------------------------------------------------
@@ -457,8 +477,7 @@ TEST_F(CtlTakeOverTest, SaysThatNothingHasChanged) {
 TEST_F(CtlTakeOverTest, SaysThatTheProgramBeforeServesAgain) {
     start_controlled();
     Guest guest(connect());
-    fs::rename(program_, folder_ / "old");
-    fs::copy_file(std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM"), program_);
+    put_impostor_in_place();
     const auto asks = ask({by_socket(), "--json"});
     EXPECT_EQ(asks->wait(), (Ended{.status = 3})) << asks->complained();
     EXPECT_NE(asks->printed().find("\"outcome\": \"rolled-back\""), std::string::npos)

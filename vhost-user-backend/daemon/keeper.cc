@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
-#include <map>
 #include <optional>
 #include <utility>
 
@@ -30,9 +29,9 @@
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/keeper_filter.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
+#include "vhost-user-backend/daemon/keeper_store.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
-#include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/worker_process.h"
 
@@ -43,10 +42,6 @@ using Clock = std::chrono::steady_clock;
 
 /// A program that is killed more often has a reason for it.
 constexpr auto kRestartWindow = std::chrono::seconds(10);
-
-/// A worker may be anything, once a guest has taken it over: it gets no more of us than this.
-constexpr size_t kStoredMax = 4096;
-constexpr size_t kNameBytesMax = 64;
 
 /// Messages read before signals are looked at again.
 constexpr int kMessagesPerTurn = 64;
@@ -67,7 +62,7 @@ struct Worker {
 
 class Keeper final {
   public:
-    explicit Keeper(const KeeperSettings& settings) : settings_(settings) {}
+    explicit Keeper(const KeeperSettings& settings) : settings_(settings), store_(settings) {}
 
     [[nodiscard]] Result<void> prepare();
 
@@ -96,15 +91,12 @@ class Keeper final {
     void read_rest(Worker& worker);
     /// False when `worker` is not there any more.
     [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
-    void store(const KeeperMessage& message, UniqueFd fd);
     void give_all(Worker& worker, std::string_view go);
     void on_ready();
     void look_for_ended();
     void on_worker_ended(int status);
     void restart();
     void finish(int status);
-    void give_up(int status);
-    void remove_socket_files() const;
     void begin_take_over(pid_t sender, int request);
     void tell_step(control::TakeOverStep step) const;
     void hand_over();
@@ -118,7 +110,7 @@ class Keeper final {
     UniqueFd signals_;
     sigset_t mask_before_{};
     rlimit files_before_{};
-    std::map<std::string, UniqueFd, std::less<>> stored_;
+    KeeperStore store_;
     Worker worker_;
     std::optional<TakeOver> take_over_;
     std::deque<Clock::time_point> restarts_;
@@ -278,12 +270,9 @@ void Keeper::read_rest(Worker& worker) {
 
 bool Keeper::on_message(Worker& worker, KeeperMessage message) {
     if (message.field("FDSTORE") == "1" && message.fds.size() == 1) {
-        store(message, std::move(message.fds[0]));
+        store_.store(message, std::move(message.fds[0]));
     } else if (message.field("FDSTOREREMOVE") == "1") {
-        const auto found = stored_.find(message.field("FDNAME"));
-        if (found != stored_.end()) {
-            stored_.erase(found);
-        }
+        store_.remove(message.field("FDNAME"));
     } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
         if (take_over_ && &worker == &take_over_->standby) {
             if (last_) {
@@ -311,36 +300,8 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
     return true;
 }
 
-void Keeper::store(const KeeperMessage& message, UniqueFd fd) {
-    const std::string name(message.field("FDNAME"));
-    const bool fine = name.starts_with(kStorePrefix) && name.size() <= kNameBytesMax &&
-                      name.find(':') == std::string::npos;
-    if (!fine || ending_ || (stored_.size() >= kStoredMax && !stored_.contains(name))) {
-        return;
-    }
-    stored_.insert_or_assign(name, std::move(fd));
-}
-
 void Keeper::give_all(Worker& worker, std::string_view go) {
-    std::string names;
-    std::vector<int> fds;
-    bool sent = true;
-    const auto flush = [&] {
-        sent = sent && send_keeper_message(worker.channel.get(), "FDNAMES=" + names, fds);
-        names.clear();
-        fds.clear();
-    };
-    for (const auto& [name, fd] : stored_) {
-        names += (names.empty() ? "" : ":") + name;
-        fds.push_back(fd.get());
-        if (fds.size() == kKeeperFdsMax) {
-            flush();
-        }
-    }
-    if (!fds.empty()) {
-        flush();
-    }
-    if (!sent || !send_keeper_message(worker.channel.get(), "GO=" + std::string(go))) {
+    if (!store_.give_all(worker.channel.get(), go)) {
         log(LogLevel::kError, "keeper: the program does not take what was kept for it");
         ::kill(worker.pid, SIGKILL);
     }
@@ -383,8 +344,7 @@ void Keeper::on_end_wanted(int signal_number) {
         return;
     }
     ending_ = true;
-    // Front ends should see the sockets closed as soon as the worker closes them.
-    stored_.clear();
+    store_.close();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
         take_over_->kill_at.reset();
@@ -427,12 +387,12 @@ void Keeper::on_worker_ended(int status) {
         log(LogLevel::kError,
             "keeper: the program {} before it served anybody",
             worker_process::describe_end(status));
-        give_up(status);
+        finish(status);
     } else if (last_) {
         log(LogLevel::kError,
             "keeper: the program {}, and was the last",
             worker_process::describe_end(status));
-        give_up(status);
+        finish(status);
     } else {
         log(LogLevel::kError,
             "keeper: the program {}: starting it again",
@@ -452,7 +412,7 @@ void Keeper::restart() {
             settings_.restarts_max,
             kRestartWindow.count());
         constexpr int kExitFailure = 1 << 8;
-        give_up(kExitFailure);
+        finish(kExitFailure);
         return;
     }
     restarts_.push_back(now);
@@ -460,37 +420,20 @@ void Keeper::restart() {
     if (!worker) {
         log(LogLevel::kError, "keeper: {}", worker.error().message);
         constexpr int kExitFailure = 1 << 8;
-        give_up(kExitFailure);
+        finish(kExitFailure);
         return;
     }
     worker_ = *std::move(worker);
 }
 
-void Keeper::give_up(int status) {
-    remove_socket_files();
-    finish(status);
-}
-
+/// A program that has ended by itself has removed its sockets, if it came so far.
 void Keeper::finish(int status) {
-    if (WIFSIGNALED(status)) {
-        remove_socket_files();
-    }
-    stored_.clear();
-    if (take_over_ && take_over_->standby.pid > 0) {
-        ::kill(take_over_->standby.pid, SIGKILL);
+    store_.remove_socket_files();
+    store_.close();
+    if (take_over_) {
+        worker_process::signal(take_over_->standby.pid, SIGKILL);
     }
     ended_ = status;
-}
-
-/// Those that the worker made and could not remove. By now somebody else's may be there.
-void Keeper::remove_socket_files() const {
-    for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
-        const auto kept = stored_.find(socket.file_name);
-        if (kept != stored_.end()) {
-            // Gone as soon as it is ours, if it still is what the worker made.
-            (void)SocketFile::adopt_kept(socket.path, kept->second.get());
-        }
-    }
 }
 
 // --- Another program ----------------------------------------------------------------------------
