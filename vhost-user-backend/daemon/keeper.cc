@@ -130,6 +130,10 @@ Result<UniqueFd> open_program(const std::string& path) {
 
 Result<void> Keeper::prepare() {
     OUTRIGGER_TRY(ensure_standard_descriptors());
+    // Who reads its log may go, and the file of it may be full: it goes on, and so does what it
+    // starts.
+    ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);
     program_ = OUTRIGGER_TRY(open_program("/proc/self/exe"));
     std::array<char, 4096> path{};
     if (::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0) {
