@@ -427,6 +427,16 @@ TEST_F(TakeOverTest, CanBeEndedInTheMidst) {
     EXPECT_FALSE(socket_exists());
 }
 
+// A program that a guest has taken over may have given its way to the keeper to others.
+TEST_F(TakeOverTest, WhoeverHasTheWayOfADeadProgramKeepsNobodyBusy) {
+    program_ = copy_to("floods").string();
+    start({"--keeper-restarts=1"});
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    EXPECT_EQ(daemon_->wait(), kFailed) << daemon_->complained();
+    EXPECT_NE(daemon_->complained().find("giving up"), std::string::npos) << daemon_->complained();
+}
+
 // --- outriggerctl take-over ----------------------------------------------------------------------
 
 class CtlTakeOverTest : public TakeOverTest {

@@ -268,6 +268,8 @@ bool Keeper::read_channel(Worker& worker) {
 }
 
 void Keeper::read_rest(Worker& worker) {
+    // It may have given its end of the channel to others. What they say from now on does not come.
+    (void)::shutdown(worker.channel.get(), SHUT_RD);
     while (read_channel(worker)) {
     }
 }
