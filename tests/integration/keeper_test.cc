@@ -413,6 +413,17 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
     EXPECT_EQ(binary(), folder_ / "old");
 }
 
+// It has nothing to do with how often the program was killed.
+TEST_F(TakeOverTest, TheWayBackIsNoRestart) {
+    program_ = copy_to("daemon").string();
+    start({"--keeper-restarts=0"});
+    Guest guest(connect());
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+}
+
 // SIGTERM finds the old program gone, and the new one on its way up.
 TEST_F(TakeOverTest, CanBeEndedInTheMidst) {
     program_ = copy_to("daemon").string();
@@ -425,6 +436,21 @@ TEST_F(TakeOverTest, CanBeEndedInTheMidst) {
     daemon_->send_signal(SIGTERM);
     EXPECT_EQ(daemon_->wait(), kClean) << daemon_->complained();
     EXPECT_FALSE(socket_exists());
+}
+
+TEST_F(TakeOverTest, AProgramThatEndsByItselfMeanwhileIsTheEnd) {
+    program_ = copy_to("quits").string();
+    const fs::path other = copy_to("other");
+    start();
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    ASSERT_TRUE(daemon_->wait_complained("has taken over")) << daemon_->complained();
+    ChildProcess asks(other.string(),
+                      {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+    EXPECT_EQ(asks.wait(), kFailed) << asks.complained();
+    EXPECT_NE(asks.complained().find("does not take this program"), std::string::npos)
+        << asks.complained();
+    EXPECT_EQ(daemon_->wait(), (Ended{.status = 5})) << daemon_->complained();
 }
 
 // A program that a guest has taken over may have given its way to the keeper to others.

@@ -96,6 +96,7 @@ class Keeper final {
     void look_for_ended();
     void on_worker_ended(int status);
     void restart();
+    void start_again();
     void finish(int status);
     void begin_take_over(pid_t sender, int request);
     void tell_step(control::TakeOverStep step) const;
@@ -383,12 +384,12 @@ void Keeper::look_for_ended() {
 void Keeper::on_worker_ended(int status) {
     if (ending_) {
         finish(status);
+    } else if (!WIFSIGNALED(status)) {
+        finish(status);  // it has said why
     } else if (take_over_ && take_over_->begun && !last_) {
         take_over_->kill_at.reset();
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
-    } else if (!WIFSIGNALED(status)) {
-        finish(status);  // it has said why
     } else if (!served_) {
         log(LogLevel::kError,
             "keeper: the program {} before it served anybody",
@@ -422,6 +423,10 @@ void Keeper::restart() {
         return;
     }
     restarts_.push_back(now);
+    start_again();
+}
+
+void Keeper::start_again() {
     auto worker = spawn(program_);
     if (!worker) {
         log(LogLevel::kError, "keeper: {}", worker.error().message);
@@ -438,6 +443,7 @@ void Keeper::finish(int status) {
     store_.close();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
+        control::answer_take_over(take_over_->asked_by, control::TakeOverOutcome::kUnchanged);
     }
     ended_ = status;
 }
@@ -517,7 +523,7 @@ void Keeper::end_take_over(bool taken_over) {
             read_rest(worker_);
             worker_.pid = -1;
         }
-        restart();
+        start_again();  // not because it was killed too often
     }
     using enum control::TakeOverOutcome;
     control::answer_take_over(over.asked_by, over.begun && !ended_ ? kRolledBack : kUnchanged);
