@@ -459,7 +459,11 @@ void Machine::write_memory(uint64_t address, std::span<const std::byte> in) {
     addresses_.write(address, in);
 }
 
-void Machine::on_triple_fault() {
+void Machine::on_triple_fault(unsigned vcpu) {
+    // Which one says how far the guest was: all but 0 begin late.
+    log(LogLevel::kError,
+        "processor {}: triple fault, as the guest could not handle a fault",
+        vcpu);
     end(MachineEnd::kTripleFault);
 }
 
