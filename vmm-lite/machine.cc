@@ -77,6 +77,12 @@ Children::Command daemon_of(const DeviceOptions& options, const std::string& nam
     if (options.kind == "fs") {
         return fs_daemon(name, options.path, options.given.tag, options.read_only);
     }
+    if (options.kind == "vsock") {
+        return vsock_daemon(name, options.path, options.given.cid.value_or(0));
+    }
+    if (options.kind == "console") {
+        return console_daemon(name, options.path);
+    }
     return rng_daemon(name, options.path);
 }
 
