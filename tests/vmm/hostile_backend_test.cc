@@ -343,6 +343,33 @@ TEST_F(HostileBackendTest, ASuspendedRingGoesOnWhereItsBackEndSaid) {
     EXPECT_EQ(bases[1].as<wire::VringState>().num, 5U);
 }
 
+/// What the driver said before its processor stood still may be on its way: a back end that was
+/// started by it would write into a machine that is paused.
+TEST_F(HostileBackendTest, AnActivationThatComesAfterASuspensionWaits) {
+    ASSERT_TRUE(connect({Script{}}));
+    ASSERT_TRUE(host_->suspend());
+    host_->activate({.count = 1});
+    give_others_a_moment();
+    EXPECT_EQ(host_->status().phase, Phase::kReady);
+    EXPECT_TRUE(backend().told(kSetVringKick).empty());
+    ASSERT_TRUE(host_->resume());
+    EXPECT_EQ(host_->status().phase, Phase::kRunning);
+    EXPECT_EQ(backend().told(kSetVringKick).size(), 1U);
+}
+
+TEST_F(HostileBackendTest, AResetThatComesAfterASuspensionIsNotUndone) {
+    ASSERT_TRUE(connect({Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    ASSERT_TRUE(host_->suspend());
+    ASSERT_TRUE(host_->reset());
+    ASSERT_TRUE(host_->resume());
+    EXPECT_EQ(host_->status().phase, Phase::kReady);
+    EXPECT_EQ(backend().told(kSetVringKick).size(), 1U);
+    host_->activate({.count = 1});
+    EXPECT_TRUE(host_->reaches(Phase::kRunning)) << "no suspension is left";
+}
+
 TEST_F(HostileBackendTest, ARefusedBaseIsNotPassedOn) {
     Script script;
     script.vring_base = 0x10000;  // of a split ring

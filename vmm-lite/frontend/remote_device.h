@@ -156,7 +156,6 @@ class RemoteDevice final : public DeviceProxy {
         FeatureSet features{};
         std::map<uint16_t, ActiveRing> rings{};
         std::shared_ptr<InflightTable> inflight{};
-        bool suspended = false;
         bool started = false;  ///< some back end has been told to
         bool told_needs_reset = false;
     };
@@ -228,6 +227,8 @@ class RemoteDevice final : public DeviceProxy {
     EventLoop::Clock::time_point connect_deadline_{};
     std::unique_ptr<Link> link_{};
     std::optional<Activation> active_{};
+    // Whatever the driver does meanwhile: its last words may be on the way.
+    bool suspended_ = false;
     std::optional<DirtyLog> log_{};
     std::vector<std::move_only_function<void()>> on_reset_{};
     Done on_suspended_{};

@@ -110,7 +110,9 @@ void RemoteDevice::begin_activation(Activation activation) {
     }
     switch (phase_) {
         case Phase::kReady:
-            start_rings();
+            if (!suspended_) {
+                start_rings();
+            }
             return;
         case Phase::kLost:
             tell_needs_reset("its back end is gone");
@@ -293,6 +295,9 @@ void RemoteDevice::end_reset() {
     if (phase_ == Phase::kReady) {
         refresh_config();
     }
+    if (on_resumed_) {
+        std::exchange(on_resumed_, nullptr)({});  // nothing is left that could
+    }
     for (auto& done : std::exchange(on_reset_, {})) {
         done();
     }
@@ -305,9 +310,7 @@ void RemoteDevice::end_stop(Result<void> result) {
     }
     const bool was_suspension = static_cast<bool>(on_suspended_);
     if (was_suspension) {
-        if (active_) {
-            active_->suspended = result.has_value();
-        }
+        suspended_ = result.has_value();
         std::exchange(on_suspended_, nullptr)(std::move(result));
     }
     if (on_reset_.empty()) {
