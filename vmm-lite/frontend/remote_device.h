@@ -16,6 +16,8 @@
 #include <string_view>
 #include <vector>
 
+#include "vhost-user-backend/base/log.h"
+
 #include "vmm-lite/frontend/backend_source.h"
 #include "vmm-lite/frontend/config_cache.h"
 #include "vmm-lite/frontend/deadlines.h"
@@ -234,6 +236,7 @@ class RemoteDevice final : public DeviceProxy {
     Done on_suspended_{};
     Done on_resumed_{};
     std::unique_ptr<StateTransfer> transfer_{};
+    LogLimiter resets_needed_;  // a guest can break its rings again and again
     bool config_asked_ = false;
     bool config_stale_ = false;
     std::optional<ConfigCache::Write> telling_{};

@@ -131,6 +131,10 @@ Result<void> RemoteDevice::watch_errors(uint16_t index, ActiveRing& ring) {
     ring.error_watch = OUTRIGGER_TRY(loop_.watch(fd, [this, index, fd] {
         (void)drain_notification(fd);
         tell_needs_reset("queue " + std::to_string(index) + " is in error");
+        // Said once; a back end could keep us busy with it.
+        if (const auto broken = active_->rings.find(index); broken != active_->rings.end()) {
+            broken->second.error_watch = {};
+        }
     }));
     return {};
 }
@@ -359,7 +363,7 @@ void RemoteDevice::tell_needs_reset(const std::string& why) {
     if (!active_ || std::exchange(active_->told_needs_reset, true)) {
         return;
     }
-    log(LogLevel::kError, "{}: needs a reset by its driver: {}", options_.name, why);
+    resets_needed_.log(LogLevel::kError, "{}: needs a reset by its driver: {}", options_.name, why);
     if (Observer* const observer = observer_; observer != nullptr) {
         observer->on_needs_reset();
     }
