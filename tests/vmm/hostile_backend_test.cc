@@ -210,6 +210,11 @@ TEST_F(HostileBackendTest, RefusesAnImpossibleInflightBuffer) {
         [](wire::Inflight& inflight, UniqueFd&) { inflight.queue_size = 0; },
         [](wire::Inflight&, UniqueFd& fd) { fd.reset(::open("/", O_RDONLY | O_CLOEXEC)); },
         [](wire::Inflight&, UniqueFd& fd) { fd.reset(::open("/dev/zero", O_RDWR | O_CLOEXEC)); },
+        [](wire::Inflight& inflight, UniqueFd& fd) {
+            // A regular file of 4096 bytes that is no memory: reading it could take for ever.
+            inflight.mmap_size = 4096;
+            fd.reset(::open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC));
+        },
         [](wire::Inflight&, UniqueFd& fd) { fd.reset(); },
         [](wire::Inflight& inflight, UniqueFd& fd) {
             // All there, and far more than any queue could need.
