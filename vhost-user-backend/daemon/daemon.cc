@@ -128,9 +128,12 @@ Result<void> Daemon::create_device(size_t index) {
         served.keeper = std::make_unique<KeeperOfDevice>(
             *store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
     }
-    const bool goes_on = served.keeper != nullptr && program_.create_kept_device != nullptr;
-    served.device = OUTRIGGER_TRY(goes_on ? program_.create_kept_device(values, *served.keeper)
-                                          : program_.create_device(values));
+    const bool is_kept = served.keeper != nullptr && program_.create_kept_device != nullptr;
+    const bool again =
+        store_ != nullptr && store_->goes_on() && program_.recreate_device != nullptr;
+    const auto create = again ? program_.recreate_device : program_.create_device;
+    served.device = OUTRIGGER_TRY(is_kept ? program_.create_kept_device(values, *served.keeper)
+                                          : create(values));
     OUTRIGGER_TRY(check_device(*served.device));
     if (served.keeper != nullptr && program_.keep_memory != nullptr) {
         OUTRIGGER_TRY(program_.keep_memory(*served.device, *served.keeper));
