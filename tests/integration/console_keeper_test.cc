@@ -457,6 +457,9 @@ class AttachedTerminal {
         int master = -1;
         int slave = -1;
         EXPECT_EQ(::openpty(&master, &slave, nullptr, nullptr, nullptr), 0);
+        // Whoever is on it must not have its other side, or it never hangs up.
+        EXPECT_EQ(::fcntl(master, F_SETFD, FD_CLOEXEC), 0);
+        EXPECT_EQ(::fcntl(slave, F_SETFD, FD_CLOEXEC), 0);
         user.emplace(UniqueFd(master));
         programs_.reset(slave);
         viewer.emplace(program,
