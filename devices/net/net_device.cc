@@ -148,7 +148,10 @@ Result<void> NetDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& 
         config.version_1 || config.packed || merges ? kVnetHeaderBytes : kLegacyHeaderBytes;
     note_started(worker);
     if (to_number(index) % 2 == 0) {
-        receive_[pair].start(queue, {.merges = merges, .header_bytes = header_bytes});
+        receive_[pair].start(queue,
+                             {.merges = merges,
+                              .header_bytes = header_bytes,
+                              .checksums = agreed.has(kGuestChecksumBit)});
     } else {
         transmit_[pair] = {.ring = &queue, .header_bytes = header_bytes};
     }

@@ -100,8 +100,10 @@ void ReceiveQueue::fill(const Frame& frame) {
     for (size_t left = format_.header_bytes + frame.bytes; left > 0; ++count) {
         left -= std::min<uint64_t>(left, gathered_[count].writable_bytes());
     }
+    FrameOffload offload = frame.offload;
+    offload.checksum_valid &= format_.checksums;
     const VnetHeader header =
-        make_vnet_header(frame.offload, header_bytes_of(frame), static_cast<uint16_t>(count));
+        make_vnet_header(offload, header_bytes_of(frame), static_cast<uint16_t>(count));
     FrameReader reader(frame);
     size_t left = frame.bytes;
     for (size_t i = 0; i < count; ++i) {

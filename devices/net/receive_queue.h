@@ -16,6 +16,7 @@ namespace outrigger::net {
 struct BufferFormat {
     bool merges = false;  ///< a frame may go over several buffers
     size_t header_bytes = 12;
+    bool checksums = false;  ///< the driver wants to hear of those that are right
 };
 
 /// Buffers that were popped for a frame for which they are not enough yet stay popped until more

@@ -386,7 +386,11 @@ TEST_P(NetTest, Trap21AddressIsInTheConfiguration) {
 }
 
 TEST_P(NetTest, Trap22MemoryChangesWhileFramesWait) {
-    serve({.receive_buffers = 3, .receive_bytes = 400});
+    serve({.receive_buffers = 4, .receive_bytes = 400});
+    // Three buffers are left, and the frame needs four.
+    guest().hold_buffers();
+    port().give(make_frame("small"));
+    ASSERT_TRUE(guest().receive());
     port().set_room(0);
     ASSERT_TRUE(guest().post_frame(make_frame("waits")));
     EXPECT_TRUE(eventually([&] { return port().waits() > 0; }));
@@ -398,6 +402,13 @@ TEST_P(NetTest, Trap22MemoryChangesWhileFramesWait) {
     EXPECT_EQ(guest().frontend().add_mem_reg(guest().memory(), region), driver::Answer::kAccepted);
     port().set_room(SIZE_MAX);
     EXPECT_TRUE(guest().await_posted(1));
+    EXPECT_FALSE(guest().receive_now());
+    EXPECT_EQ(guest().empty_buffers(), 3U);
+    guest().post_buffers();
+    const auto received = guest().receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, make_frame(make_payload(1400)));
+    (void)port().take_now();
     expect_traffic();
 }
 

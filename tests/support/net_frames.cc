@@ -68,7 +68,9 @@ size_t transport_start_of(const FrameOptions& options) {
 
 std::string make_frame(std::string_view payload, const FrameOptions& options) {
     const uint32_t protocol = options.udp ? 17 : 6;
-    const std::string addresses = address(options.ip6, 1) + address(options.ip6, 2);
+    const std::string addresses =
+        (options.source.empty() ? address(options.ip6, 1) : options.source) +
+        (options.destination.empty() ? address(options.ip6, 2) : options.destination);
 
     std::string transport = be16(options.source_port) + be16(options.destination_port);
     const size_t checksum_at = options.udp ? 6 : 16;
@@ -76,7 +78,8 @@ std::string make_frame(std::string_view payload, const FrameOptions& options) {
         transport += be16(static_cast<uint32_t>(8 + payload.size())) + be16(0);
     } else {
         const auto words = static_cast<uint32_t>(5 + options.tcp_option_bytes / 4);
-        transport += be32(options.sequence) + be32(1) + be16(words << 12 | options.tcp_flags);
+        transport += be32(options.sequence) + be32(options.acknowledged) +
+                     be16(words << 12 | options.tcp_flags);
         transport += be16(1024) + be16(0) + be16(0);
         transport += std::string(options.tcp_option_bytes, '\x01');
     }
@@ -107,7 +110,7 @@ std::string make_frame(std::string_view payload, const FrameOptions& options) {
         network.replace(10, 2, be16(sum_of(network) ^ 0xffffU));
     }
 
-    std::string frame = std::string("\x52\x54\0\0\0\x02\x52\x54\0\0\0\x01", 12);
+    std::string frame = options.to_mac + std::string("\x52\x54\0\0\0\x01", 6);
     for (int i = 0; i < options.vlan_tags; ++i) {
         frame += be16(0x8100) + be16(5);
     }
@@ -146,7 +149,11 @@ std::optional<ReadFrame> read_frame(std::string_view frame) {
         read.transport_start = network + header;
         addresses = frame.substr(network + 12, 8);
     }
+    read.source = addresses.substr(0, addresses.size() / 2);
+    read.destination = addresses.substr(addresses.size() / 2);
     const std::string_view transport = frame.substr(read.transport_start);
+    read.source_port = static_cast<uint16_t>(be16_at(transport, 0));
+    read.destination_port = static_cast<uint16_t>(be16_at(transport, 2));
     const std::string pseudo = pseudo_header(ip6, addresses, protocol, transport.size());
     if (sum_of(pseudo + std::string(transport)) != 0xffff) {
         return std::nullopt;
@@ -159,6 +166,7 @@ std::optional<ReadFrame> read_frame(std::string_view frame) {
         }
     } else if (protocol == 6) {
         read.sequence = be32_at(transport, 4);
+        read.acknowledged = be32_at(transport, 8);
         read.tcp_flags = static_cast<uint8_t>(byte_at(transport, 13));
         read.payload_start = read.transport_start + 4 * (byte_at(transport, 12) >> 4);
     } else {

@@ -21,6 +21,11 @@ struct FrameOptions {
     uint16_t source_port = 4000;
     uint16_t destination_port = 5000;
     uint32_t sequence = 1000;
+    uint32_t acknowledged = 1;
+    /// Of stations, as they lie in packets; empty: those of the comment below.
+    std::string source{};
+    std::string destination{};
+    std::string to_mac{"\x52\x54\0\0\0\x02", 6};
     uint8_t tcp_flags = 0x18;  ///< ACK and PSH
     uint16_t identity = 77;    ///< IPv4
     /// As a driver leaves it: the checksum field has the sum of the pseudo header.
@@ -36,6 +41,11 @@ struct ReadFrame {
     size_t payload_start = 0;
     std::string payload{};
     uint32_t sequence = 0;
+    uint32_t acknowledged = 0;
+    uint16_t source_port = 0;
+    uint16_t destination_port = 0;
+    std::string source{};
+    std::string destination{};
     uint8_t tcp_flags = 0;
     uint16_t identity = 0;
     bool is_udp = false;
