@@ -57,6 +57,26 @@ TEST_P(NetTest, Trap01RingsAreEnabledInAnyOrder) {
     expect_traffic();
 }
 
+TEST_P(NetTest, Trap01RingsMayBeEnabledBeforeFeaturesAreKnown) {
+    serve_device({.queue_pairs = 2});
+    // As QEMU does it, and never again.
+    driver::Frontend frontend = host_->connect();
+    const auto offered = frontend.get_protocol_features();
+    ASSERT_TRUE(offered);
+    ASSERT_TRUE(
+        went_well(frontend.set_protocol_features(*offered & driver::kUsualProtocolFeatures)));
+    for (const uint32_t ring : {0U, 1U, 2U, 3U}) {
+        EXPECT_EQ(frontend.set_vring_enable(ring, ring < 2 ? 1 : 0), driver::Answer::kAccepted);
+    }
+    guest_ = std::make_unique<NetGuest>(
+        std::move(frontend),
+        NetGuestOptions{.packed = GetParam(), .queue_pairs = 2, .enable = false});
+    ASSERT_TRUE(guest_->is_up());
+    expect_traffic();
+    ASSERT_TRUE(guest().send(make_frame("lost"), {}, {}, 1));
+    EXPECT_EQ(counters().dropped_from_guest.value(DropReason::kRingDisabled), 1U);
+}
+
 TEST_P(NetTest, Trap02NothingIsOfferedThatNoMessageBrings) {
     serve();
     for (const unsigned bit :
