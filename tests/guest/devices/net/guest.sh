@@ -58,7 +58,8 @@ prove_net() {
     else
         fail net.address6 "no router advertised a prefix"
     fi
-    ip -6 addr add fec0::20/64 dev eth0 nodad
+    echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
+    ip -6 addr add fec0::20/64 dev eth0
     net_fetch download6 '[fec0::2]'
     mkdir -p /tmp/www && ln -s /tmp/file.part /tmp/www/file
     httpd -p '[::]:8080' -h /tmp/www
