@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,6 +61,13 @@ class NetDaemonTest : public ::testing::Test {
         const auto received = guest_->receive();
         ASSERT_TRUE(received) << daemon_->complained();
         EXPECT_EQ(received->bytes, frame);
+    }
+
+    /// Was the program built with libslirp?
+    [[nodiscard]] bool has_user_network() const {
+        ChildProcess asked(program_, {.arguments = {"--help"}, .descriptors = {}});
+        EXPECT_EQ(asked.wait(), Ended{.status = 0});
+        return asked.printed().find("--forward") != std::string::npos;
     }
 
     /// It ends well, and leaves no socket behind.
@@ -141,6 +149,25 @@ TEST_F(NetDaemonTest, DatagramsPassBothWays) {
     expect_good_end();
 }
 
+TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {
+    serve({"--keeper=fork", "--backend=stream", "--peer=" + path("peer"), "--reconnect-ms=20"});
+    const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
+    for (int round = 0; round < 4; ++round) {
+        const UnixPeer peer = listener.accept();
+        ASSERT_TRUE(peer.valid());
+        peer.send_frame(make_frame("in"));
+        expect_received(make_frame("in"));
+        ASSERT_TRUE(guest_->send(make_frame("out")));
+        EXPECT_EQ(peer.receive_frame(), make_frame("out"));
+        const std::string keeper = std::to_string(daemon_->pid());
+        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
+        pid_t worker = -1;
+        ASSERT_TRUE(children >> worker);
+        ASSERT_EQ(::kill(worker, SIGKILL), 0);
+        EXPECT_TRUE(peer.ends());
+    }
+}
+
 TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     const std::string peer = "--peer=" + path("p");
     const std::string listen = "--listen=" + path("l");
@@ -151,6 +178,16 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     expect_refusal({"--backend=loop", peer}, "are of --backend=stream");
     expect_refusal({"--backend=dgram", listen, "--vfkit"}, "--vfkit is of");
     expect_refusal({"--backend=stream", "--peer=" + std::string(200, 'x')}, "no path of a Unix");
+    if (has_user_network()) {
+        expect_refusal({"--backend=null", "--forward=tcp:1-2"}, "is of --backend=user");
+        expect_refusal({"--forward=tcp:1"}, "is not of the form");
+        expect_refusal({"--ipv4=10.0.2.1/24"}, "is not of the form");
+        expect_refusal({"--ipv6=fd00::/48"}, "is not of the form");
+        expect_refusal({"--ipv4=none", "--ipv6=none"}, "leave no network");
+        expect_refusal({"--ipv4=none", "--forward=tcp:1-2"}, "family of addresses");
+        expect_refusal({"--dns=localhost"}, "is not of the form");
+        expect_refusal({"--mtu=65521"}, "at most 65520");
+    }
     expect_refusal({"--backend=null", "--mac=01:00:5e:00:00:01"}, "no address of a station");
     expect_refusal({"--backend=null", "--mtu=67"}, "--mtu");
     expect_refusal({"--backend=null", "--queue-pairs=0"}, "--queue-pairs");
