@@ -40,7 +40,7 @@ struct Offloads {
     bool ecn = false;
     bool udp4 = false;
     bool udp6 = false;
-    /// Takes TCP over IP in packets of any length: nothing is cut, but checksums are finished.
+    /// Takes TCP over IPv4 in packets of any length: nothing is cut, but checksums are finished.
     bool giants = false;
 
     friend bool operator==(const Offloads&, const Offloads&) = default;

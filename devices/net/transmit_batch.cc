@@ -57,11 +57,10 @@ std::optional<DropReason> TransmitBatch::add_finished(uint16_t queue, const Fram
     }
     const auto room = std::span(arena_.get(), kArenaBytes).subspan(arena_used_);
     FrameOffload offload = frame.offload;
-    const bool is_tcp =
-        offload.segmentation == Segmentation::kTcp4 || offload.segmentation == Segmentation::kTcp6;
-    if (offload.segmentation == Segmentation::kNone || (is_tcp && taken_.giants)) {
+    const bool is_giant = taken_.giants && offload.segmentation == Segmentation::kTcp4;
+    if (offload.segmentation == Segmentation::kNone || is_giant) {
         const auto bytes = room.first(copy_front(frame, room.first(frame.bytes)));
-        if (is_tcp) {
+        if (is_giant) {
             if (const auto done = finish_giant(bytes, offload); !done) {
                 return done.error();
             }

@@ -326,6 +326,8 @@ size_t UserPort::send(std::span<const Frame> frames) {
         counters_.frames_sent.add();
         counters_.bytes_sent.add(bytes.size());
     }
+    // Nothing of the host's: what waited for an address of the guest goes on now.
+    ::slirp_pollfds_poll(slirp_, 1, Callbacks::get_revents, this);
     if (loop_ != nullptr) {
         watch_descriptors();
         tell_later();

@@ -31,6 +31,7 @@ class UserPort final : public Port {
 
     ~UserPort() override;
 
+    /// The library refuses IPv6 packets beyond the MTU, and no others.
     [[nodiscard]] Offloads takes() const override { return {.giants = true}; }
 
     void attach(EventLoop& loop, PortEvents& events) override;

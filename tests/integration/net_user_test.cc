@@ -240,6 +240,8 @@ class NetUserTest : public ::testing::TestWithParam<bool> {
         return options;
     }
 
+    void expect_forwarded(const std::string& rule_end, const std::string& address);
+
     UserOptions options_;
     std::string router_mac_{"\x52\x55\x0a\0\x02\x02", 6};
     std::unique_ptr<NetDevice> device_;
@@ -362,19 +364,24 @@ TEST_P(NetUserTest, ConnectionOfTheGuestCarriesBytesBothWays) {
     }
 }
 
-TEST_P(NetUserTest, ForwardedPortLeadsToTheGuest) {
-    const uint16_t port = LoopbackSocket(AF_INET, SOCK_STREAM).port();
-    options_.forwards = {*parse_forward("tcp:" + std::to_string(port) + "-80")};
+/// Of one family: the host's client talks to the test's server in the guest.
+void NetUserTest::expect_forwarded(const std::string& rule_end, const std::string& address) {
+    const int family = address.size() == 16 ? AF_INET6 : AF_INET;
+    const uint16_t port = LoopbackSocket(family, SOCK_STREAM).port();
+    options_.forwards = {*parse_forward("tcp:" + std::to_string(port) + "-" + rule_end)};
     serve();
-    const UniqueFd client(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const sockaddr_storage address = LoopbackSocket::loopback(AF_INET, port);
-    ASSERT_EQ(::connect(client.get(), LoopbackSocket::generic(address), sizeof(sockaddr_in)), 0);
+    const UniqueFd client(::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sockaddr_storage to_host = LoopbackSocket::loopback(family, port);
+    ASSERT_EQ(
+        ::connect(client.get(), LoopbackSocket::generic(to_host), LoopbackSocket::bytes_of(family)),
+        0);
     const auto asked = receive();
     ASSERT_TRUE(asked);
     EXPECT_EQ(asked->tcp_flags, kSyn);
-    EXPECT_EQ(asked->destination, ip4("10.0.2.15"));
+    EXPECT_EQ(asked->destination, address);
     EXPECT_EQ(asked->destination_port, 80);
     FrameOptions options = to(asked->source, asked->source_port, false);
+    options.source = address;
     options.source_port = 80;
     options.sequence = 5000;
     options.acknowledged = asked->sequence + 1;
@@ -393,6 +400,14 @@ TEST_P(NetUserTest, ForwardedPortLeadsToTheGuest) {
     options.tcp_flags = kAck | kPush | kFin;
     ASSERT_TRUE(guest().send(make_frame("welcome", options)));
     EXPECT_EQ(receive_all(client.get(), 7), "welcome");
+}
+
+TEST_P(NetUserTest, ForwardedPortLeadsToTheGuest) {
+    expect_forwarded("80", ip4("10.0.2.15"));
+}
+
+TEST_P(NetUserTest, ForwardedPortLeadsToTheGuestOverIp6) {
+    expect_forwarded("[fec0::20]:80", ip6("fec0::20"));
 }
 
 TEST_P(NetUserTest, ForwardedDatagramPortLeadsToTheGuest) {
