@@ -15,6 +15,9 @@ namespace {
 constexpr size_t kBatch = 16;
 constexpr size_t kSlotBytes = kFrameBytesMax + 1;  // so that one that is too long is told apart
 
+/// What a peer that sends nothing of use may cost before others have their turn.
+constexpr int kTurnsMax = 256;
+
 /// As other programs that speak this have it.
 constexpr int kSocketBytes = 7 << 20;
 
@@ -67,6 +70,9 @@ void DatagramPort::attach(EventLoop& loop, PortEvents& events) {
 void DatagramPort::detach() {
     if (retry_) {
         loop_->cancel_timer(*std::exchange(retry_, std::nullopt));
+    }
+    if (telling_) {
+        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
     }
     watch_.detach();
     awaited_ = false;
@@ -201,7 +207,8 @@ size_t DatagramPort::send_some(std::span<const Frame> frames, int& os_error) {
 // --- From the host -----------------------------------------------------------------------------
 
 std::optional<Frame> DatagramPort::next_frame() {
-    while (true) {
+    // Each turn takes a frame off, or receives some.
+    for (int turn = 0; turn < kTurnsMax; ++turn) {
         if (next_ == lengths_.size()) {
             if (!receive()) {
                 return std::nullopt;
@@ -217,6 +224,8 @@ std::optional<Frame> DatagramPort::next_frame() {
         counters_.dropped.add(bytes > kFrameBytesMax ? DropReason::kGiant : DropReason::kRunt);
         ++next_;
     }
+    stopped_early_ = true;
+    return std::nullopt;
 }
 
 /// False: there is nothing, for now.
@@ -256,6 +265,14 @@ void DatagramPort::drop_frame() {
 
 void DatagramPort::await_frames() {
     awaited_ = true;
+    if (std::exchange(stopped_early_, false) && !telling_) {
+        telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] {
+            telling_.reset();
+            if (std::exchange(awaited_, false)) {
+                events_->on_frames();
+            }
+        });
+    }
     watch_.await_readable();
 }
 

@@ -54,9 +54,11 @@ class DatagramPort final : public Port {
     EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
     std::optional<TimerId> retry_;
+    std::optional<TimerId> telling_;
     LogLimiter limiter_;
     bool has_peer_ = false;
     bool awaited_ = false;
+    bool stopped_early_ = false;  // there is more, which the last look left for later
 
     // Datagrams that were received: those from next_ on still have to go to the guest.
     std::vector<std::byte> buffer_;

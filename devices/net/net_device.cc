@@ -218,8 +218,7 @@ void NetDevice::reset() {
 QueueProgress NetDevice::transmit(uint16_t pair) {
     Transmit& queue = transmit_[pair];
     if (!queue.ring->is_enabled()) {
-        discard(queue);
-        return QueueProgress::kDrained;
+        return discard(queue);
     }
     bool is_drained = false;
     for (int taken = 0; taken < kBatch && !is_drained; ++taken) {
@@ -278,11 +277,16 @@ void NetDevice::drop_from_guest(DropReason reason) {
 }
 
 /// vhost-user "Ring states": what is sent on a ring that is not enabled is thrown away.
-void NetDevice::discard(Transmit& queue) {
-    while (std::optional<DescriptorChain> chain = queue.ring->pop()) {
+QueueProgress NetDevice::discard(Transmit& queue) {
+    for (int i = 0; i < kBatch; ++i) {
+        std::optional<DescriptorChain> chain = queue.ring->pop();
+        if (!chain) {
+            return QueueProgress::kDrained;
+        }
         counters_.dropped_from_guest.add(DropReason::kRingDisabled);
         chain->complete(0);
     }
+    return QueueProgress::kMore;
 }
 
 void NetDevice::on_room() {

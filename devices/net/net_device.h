@@ -88,7 +88,7 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] QueueProgress transmit(uint16_t pair);
     void take_chain(uint16_t pair, DescriptorChain chain);
     void drop_from_guest(DropReason reason);
-    void discard(Transmit& queue);
+    [[nodiscard]] QueueProgress discard(Transmit& queue);
     void leave_transmit(uint16_t pair, bool set_aside);
 
     [[nodiscard]] QueueProgress receive(uint16_t pair);

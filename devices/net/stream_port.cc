@@ -24,6 +24,9 @@ static_assert(kReceiveBytes >= 2 * (kStreamFrameBytesMax + kLengthBytes));
 constexpr size_t kFramesMax = 64;
 constexpr size_t kPiecesMax = 1024;
 
+/// What a peer that sends nothing of use may cost before others have their turn.
+constexpr int kTurnsMax = 256;
+
 /// As other programs that speak this have it.
 constexpr int kSocketBytes = 16 << 20;
 
@@ -61,6 +64,9 @@ void StreamPort::attach(EventLoop& loop, PortEvents& events) {
 void StreamPort::detach() {
     if (retry_) {
         loop_->cancel_timer(*std::exchange(retry_, std::nullopt));
+    }
+    if (telling_) {
+        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
     }
     peer_watch_.detach();
     listener_watch_.detach();
@@ -270,8 +276,8 @@ void StreamPort::drop_all(std::span<const Frame> frames) {
 // --- From the host -----------------------------------------------------------------------------
 
 std::optional<Frame> StreamPort::next_frame() {
-    // Each turn takes a frame off, or receives some.
-    while (true) {
+    // Each turn takes a frame off, or receives some of one.
+    for (int turn = 0; turn < kTurnsMax; ++turn) {
         const auto bytes = whole_frame();
         if (!bytes) {
             if (!receive()) {
@@ -288,6 +294,8 @@ std::optional<Frame> StreamPort::next_frame() {
         front_ = {.iov_base = received_.data() + begin_ + kLengthBytes, .iov_len = *bytes};
         return Frame{.pieces = std::span(&front_, 1), .bytes = *bytes};
     }
+    stopped_early_ = true;
+    return std::nullopt;
 }
 
 std::optional<size_t> StreamPort::whole_frame() {
@@ -337,6 +345,12 @@ void StreamPort::drop_frame() {
 
 void StreamPort::await_frames() {
     awaited_ = true;
+    if (std::exchange(stopped_early_, false) && !telling_) {
+        telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] {
+            telling_.reset();
+            on_ready({.readable = true});
+        });
+    }
     if (socket_.valid()) {
         peer_watch_.await_readable();
     }

@@ -56,11 +56,13 @@ class StreamPort final : public Port {
     EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
     std::optional<TimerId> retry_;
+    std::optional<TimerId> telling_;
     LogLimiter limiter_;
 
     UniqueFd socket_;
-    bool awaited_ = false;     // on_frames() is owed
-    bool wants_room_ = false;  // on_room() is
+    bool awaited_ = false;        // on_frames() is owed
+    bool stopped_early_ = false;  // there is more, which the last look left for later
+    bool wants_room_ = false;     // on_room() is
     // What was received, from begin_ to end_; the frames in it are whole but the last.
     std::vector<std::byte> received_;
     size_t begin_ = 0;

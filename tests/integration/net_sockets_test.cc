@@ -163,6 +163,17 @@ TEST_P(NetSocketTest, Trap20RuntsAndGiantsAreSkipped) {
     EXPECT_EQ(counters().dropped.value(DropReason::kGiant), 1U);
 }
 
+TEST_P(NetSocketTest, Trap20NoiseBeforeAFrameOnlyDelaysIt) {
+    const UnixPeer peer = serve_stream();
+    std::string noise;
+    for (int i = 0; i < 2000; ++i) {
+        noise += testing::behind_length("");
+    }
+    peer.send(noise + testing::behind_length(make_frame("behind")));
+    expect_received(make_frame("behind"));
+    EXPECT_EQ(counters().dropped.value(DropReason::kRunt), 2000U);
+}
+
 TEST_P(NetSocketTest, Trap20LengthThatNoFrameHasEndsTheConnection) {
     {
         const UnixPeer peer = serve_stream();
