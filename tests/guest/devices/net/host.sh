@@ -6,8 +6,8 @@ net_title="network"
 net_program=devices/net/outrigger-net
 net_servers=$guest_source/devices/net/servers.py
 
-# Downloaded over each of IPv4 and IPv6; ./test --long makes it 200 MiB.
-net_bytes=${OUTRIGGER_NET_BYTES:-33554432}
+# Downloaded over each of IPv4 and IPv6, and fetched by the host over each.
+net_bytes=${OUTRIGGER_NET_BYTES:-16777216}
 
 # net_ports: those of the servers, and two that the daemon is to listen at.
 net_setup() {
