@@ -10,6 +10,7 @@
 #include <link.h>
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -102,6 +103,16 @@ int give_code_back(dl_phdr_info* object, size_t /*bytes*/, void* /*context*/) {
     return 0;
 }
 
+/// Five for each queue, and one for each piece of shared memory: more than the 1024 that are usual,
+/// which are for programs that use select(). Behind the start of Children, who pass theirs on.
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 /// So that they reach the descriptor and no thread. Before there are threads.
 Result<UniqueFd> take_signals() {
     sigset_t set;
@@ -164,6 +175,7 @@ Machine::Setup<void> Machine::open_host() {
         }
         children_ = *std::move(children);
     }
+    raise_descriptor_limit();
     auto signals = take_signals();
     if (!signals) {
         return fail(MachineEnd::kFailure, signals.error());
@@ -312,10 +324,14 @@ Machine::Setup<void> Machine::create_machine() {
 Result<void> Machine::create_pci() {
     pci_.emplace(AddressWindow{.start = layout::kMmio32, .bytes = layout::kMmio32Bytes}, window_);
     for (size_t i = 0; i < devices_.size(); ++i) {
-        auto function = OUTRIGGER_TRY(VirtioPciFunction::create(
-            *devices_[i], *memory_, *interrupts_, *vm_, *slots_, [this, i] {
-                on_device_needs_reset(i);
-            }));
+        auto function = OUTRIGGER_TRY(
+            VirtioPciFunction::create(*devices_[i],
+                                      *memory_,
+                                      *interrupts_,
+                                      *vm_,
+                                      *slots_,
+                                      {.needs_reset = [this, i] { on_device_needs_reset(i); },
+                                       .memory_lost = [this, i] { on_shared_memory_lost(i); }}));
         OUTRIGGER_TRY(pci_->add(*function));
         functions_.push_back(std::move(function));
     }
@@ -446,6 +462,18 @@ void Machine::on_power(PowerRequest request) {
 void Machine::on_device_needs_reset(size_t index) {
     if (devices_[index]->status().phase == RemoteDevice::Phase::kLost) {
         end(MachineEnd::kBackendLost);
+    }
+}
+
+/// On the thread of the vCPU whose access it was, which can neither go on nor wait for ever.
+void Machine::on_shared_memory_lost(size_t index) {
+    log(LogLevel::kError,
+        "{}: the guest used shared memory that its file no longer has: somebody has shortened a "
+        "file of the host that the guest had mapped",
+        devices_[index]->name());
+    end(MachineEnd::kFailure);
+    for (const auto& vcpu : vcpus_) {
+        vcpu->request_stop();
     }
 }
 

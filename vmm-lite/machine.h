@@ -73,6 +73,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     [[nodiscard]] MachineEnd judge_end() const;
     void on_power(PowerRequest request);
     void on_device_needs_reset(size_t index);
+    void on_shared_memory_lost(size_t index);
 
     // What operators ask: machine_control.cc.
     void describe(control::v1::Machine& out) const override;
