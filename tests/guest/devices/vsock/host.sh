@@ -14,13 +14,18 @@ vsock_start() {
     process_of[vsock-$name]=$!
 }
 
-vsock_setup() {
+# build_vsock_traffic: for both ends.
+build_vsock_traffic() {
     local source=$guest_source/devices/vsock/traffic.cc
     if [[ ! -x $vsock_traffic || $source -nt $vsock_traffic ]]; then
         "${CXX:-g++}" -std=c++20 -O2 -static -pthread -Wall -Wextra -o "$vsock_traffic.new" "$source" &&
             mv "$vsock_traffic.new" "$vsock_traffic" || return
     fi
-    install -D -m 755 "$vsock_traffic" "$guest_extra/bin/traffic" || return
+    install -D -m 755 "$vsock_traffic" "$guest_extra/bin/traffic"
+}
+
+vsock_setup() {
+    build_vsock_traffic || return
     vsock_start echo answer "unix-listen:$work/v_6000"
     vsock_start to_host receive "unix-listen:$work/v_6001" 50
     vsock_start packets_to_host receive "packet-unix-listen:$work/v_6002" 10
