@@ -32,6 +32,11 @@ constexpr uint32_t kAddressSizesLeaf = 0x80000008;
 constexpr unsigned kAddressBitsDefault = 36;
 constexpr uint8_t kPhaseInit = 1;
 
+/// How often a page is asked for again that may be one of a file that has become shorter: longer
+/// than it takes until the files are looked at.
+constexpr unsigned kMemoryFaultsMax = 30;
+constexpr std::chrono::milliseconds kMemoryFaultPause{50};
+
 /// A panic ends the machine with a status of its own, and a restart takes the way that ACPI says.
 /// What the operator gives stands behind and wins.
 constexpr std::string_view kDefaultCommandLine = "reboot=a panic=-1";
@@ -499,6 +504,19 @@ void Machine::on_triple_fault(unsigned vcpu) {
         "processor {}: triple fault, as the guest could not handle a fault",
         vcpu);
     end(MachineEnd::kTripleFault);
+}
+
+/// Whether KVM tells us or has the guest wait depends on what the guest was doing. When the file
+/// has been looked at, the page is in no slot any more, and the access comes to the BAR, which
+/// knows what to say.
+bool Machine::on_memory_fault(unsigned attempts) {
+    const bool may_be_shared = std::ranges::any_of(
+        devices_, [](const auto& device) { return !device->shared_memory().empty(); });
+    if (!may_be_shared || attempts > kMemoryFaultsMax) {
+        return false;
+    }
+    std::this_thread::sleep_for(kMemoryFaultPause);
+    return true;
 }
 
 void Machine::on_vcpu_failure(std::string reason) {

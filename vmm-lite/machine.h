@@ -89,6 +89,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     void read_memory(uint64_t address, std::span<std::byte> out) override;
     void write_memory(uint64_t address, std::span<const std::byte> in) override;
     void on_triple_fault(unsigned vcpu) override;
+    bool on_memory_fault(unsigned attempts) override;
     void on_vcpu_failure(std::string reason) override;
 
     const MachineOptions options_;
