@@ -44,8 +44,9 @@ using Clock = std::chrono::steady_clock;
 /// A program that is killed more often has a reason for it.
 constexpr auto kRestartWindow = std::chrono::seconds(10);
 
-/// A worker may be anything, once a guest has taken it over: it gets no more of us than this.
-constexpr size_t kStoredMax = 4096;
+/// A worker may be anything, once a guest has taken it over: it gets no more of us than this. Room
+/// for the connections of a dozen socket devices of the largest size.
+constexpr size_t kStoredMax = 65'536;
 constexpr size_t kNameBytesMax = 64;
 
 /// Messages read before signals are looked at again.
