@@ -331,7 +331,7 @@ TEST_P(VsockHostTrapTest, Trap24EmptyMessagesThatNobodyReadsAreBounded) {
     serve();
     const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
     uint16_t op = 0;
-    for (size_t i = 0; i < 3 * HostBacklog::kMessagesMax && op == 0; ++i) {
+    for (size_t i = 0; i < 3 * kMessageSlots && op == 0; ++i) {
         ASSERT_TRUE(guest().send_data(
             kGuestPort, kHostPort, {}, VIRTIO_VSOCK_TYPE_SEQPACKET, VIRTIO_VSOCK_SEQ_EOM));
         if (const auto packet = guest().receive_now()) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/host_backlog.h"
 
+#include <array>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -10,53 +11,128 @@
 namespace outrigger::vsock {
 namespace {
 
-void add(HostBacklog& backlog, std::string_view text) {
-    std::memcpy(backlog.extend(text.size()).data(), text.data(), text.size());
-}
+constexpr size_t kBytes = 16;
+constexpr size_t kMessages = 4;
 
-std::string text_of(std::span<const std::byte> bytes) {
-    std::string text(bytes.size(), '\0');
-    std::memcpy(text.data(), bytes.data(), bytes.size());
+std::string text_of(const HostBacklog::Ranges& ranges) {
+    std::string text;
+    for (const iovec& range : ranges) {
+        text.append(static_cast<const char*>(range.iov_base), range.iov_len);
+    }
     return text;
 }
 
-TEST(HostBacklog, StreamComesOutInOrder) {
-    HostBacklog backlog;
-    EXPECT_TRUE(backlog.empty());
-    add(backlog, "abc");
-    backlog.take_bytes(2);
-    add(backlog, "def");
-    EXPECT_EQ(text_of(backlog.stream()), "cdef");
-    EXPECT_EQ(backlog.bytes(), 4U);
-    backlog.take_bytes(4);
-    EXPECT_TRUE(backlog.empty());
+class HostBacklogTest : public ::testing::Test {
+  protected:
+    void add(std::string_view text) {
+        for (const iovec& range : backlog_.extend(text.size())) {
+            if (range.iov_len > 0) {
+                std::memcpy(range.iov_base, text.data(), range.iov_len);
+            }
+            text.remove_prefix(range.iov_len);
+        }
+        EXPECT_TRUE(text.empty());
+    }
+
+    std::array<std::byte, kBytes> bytes_{};
+    std::array<uint32_t, kMessages> ends_{};
+    HostBacklog backlog_{bytes_, ends_};
+};
+
+TEST_F(HostBacklogTest, StreamComesOutInOrder) {
+    EXPECT_TRUE(backlog_.empty());
+    add("abc");
+    backlog_.take_bytes(2);
+    add("def");
+    EXPECT_EQ(text_of(backlog_.stream()), "cdef");
+    EXPECT_EQ(backlog_.bytes(), 4U);
+    backlog_.take_bytes(4);
+    EXPECT_TRUE(backlog_.empty());
 }
 
-TEST(HostBacklog, MessagesKeepTheirBounds) {
-    HostBacklog backlog;
-    add(backlog, "one");
-    EXPECT_FALSE(backlog.has_message());
-    backlog.end_message();
-    backlog.end_message();
-    add(backlog, "th");
-    add(backlog, "ree");
-    backlog.end_message();
-    add(backlog, "rest");
-    EXPECT_EQ(text_of(backlog.message()), "one");
-    backlog.take_message();
-    EXPECT_EQ(text_of(backlog.message()), "");
-    backlog.take_message();
-    EXPECT_EQ(text_of(backlog.message()), "three");
-    backlog.take_message();
-    EXPECT_FALSE(backlog.has_message());
-    EXPECT_FALSE(backlog.empty());
-    backlog.end_message();
-    EXPECT_EQ(text_of(backlog.message()), "rest");
-    backlog.clear();
-    EXPECT_TRUE(backlog.empty());
-    add(backlog, "next");
-    backlog.end_message();
-    EXPECT_EQ(text_of(backlog.message()), "next");
+TEST_F(HostBacklogTest, StreamGoesRoundItsMemory) {
+    add("0123456789");
+    backlog_.take_bytes(8);
+    add("abcdefghijklmn");
+    EXPECT_EQ(backlog_.bytes(), kBytes);
+    EXPECT_EQ(text_of(backlog_.stream()), "89abcdefghijklmn");
+    EXPECT_GT(backlog_.stream()[1].iov_len, 0U);
+}
+
+TEST_F(HostBacklogTest, MessagesKeepTheirBounds) {
+    add("one");
+    EXPECT_FALSE(backlog_.has_message());
+    backlog_.end_message();
+    backlog_.end_message();
+    add("th");
+    add("ree");
+    backlog_.end_message();
+    add("rest");
+    EXPECT_EQ(text_of(backlog_.message()), "one");
+    backlog_.take_message();
+    EXPECT_EQ(text_of(backlog_.message()), "");
+    backlog_.take_message();
+    EXPECT_EQ(text_of(backlog_.message()), "three");
+    backlog_.take_message();
+    EXPECT_FALSE(backlog_.has_message());
+    EXPECT_FALSE(backlog_.empty());
+    backlog_.end_message();
+    EXPECT_EQ(text_of(backlog_.message()), "rest");
+    backlog_.clear();
+    EXPECT_TRUE(backlog_.empty());
+    add("next");
+    backlog_.end_message();
+    EXPECT_EQ(text_of(backlog_.message()), "next");
+}
+
+TEST_F(HostBacklogTest, IsFullOfMessagesThatMayBeEmpty) {
+    for (size_t i = 0; i < kMessages; ++i) {
+        EXPECT_FALSE(backlog_.is_full());
+        backlog_.end_message();
+    }
+    EXPECT_TRUE(backlog_.is_full());
+    backlog_.take_message();
+    EXPECT_FALSE(backlog_.is_full());
+}
+
+TEST_F(HostBacklogTest, AnotherGoesOnFromItsPosition) {
+    add("0123456789");
+    backlog_.end_message();
+    backlog_.end_message();
+    add("abc");
+    backlog_.take_message();
+    HostBacklog other(bytes_, ends_);
+    ASSERT_TRUE(other.restore(backlog_.position()));
+    EXPECT_EQ(text_of(other.message()), "");
+    other.take_message();
+    EXPECT_EQ(text_of(other.stream()), "abc");
+}
+
+TEST_F(HostBacklogTest, PositionThatCannotBeIsRefused) {
+    add("0123");
+    backlog_.end_message();
+    const HostBacklog::Position good = backlog_.position();
+    HostBacklog other(bytes_, ends_);
+    HostBacklog::Position bad = good;
+    bad.end = bad.begin + kBytes + 1;
+    EXPECT_FALSE(other.restore(bad));
+    bad = good;
+    bad.messages_end += kMessages;
+    EXPECT_FALSE(other.restore(bad));
+    bad = good;
+    bad.end -= 1;  // the message would end behind it
+    EXPECT_FALSE(other.restore(bad));
+    EXPECT_TRUE(other.empty());
+    EXPECT_TRUE(other.restore(good));
+}
+
+TEST_F(HostBacklogTest, GivesBackMemoryThatItDoesNotNeed) {
+    add("0123456789");
+    EXPECT_TRUE(backlog_.take_unused(2).empty());
+    backlog_.take_bytes(10);
+    EXPECT_TRUE(backlog_.take_unused(10).empty());
+    EXPECT_EQ(backlog_.take_unused(2).data(), bytes_.data() + 2);
+    EXPECT_TRUE(backlog_.take_unused(2).empty());
 }
 
 }  // namespace
