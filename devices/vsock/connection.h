@@ -98,7 +98,8 @@ struct Connection {
     // A message of the host on its way to the guest. It stays in the socket until all of it went.
     std::vector<std::byte> message{};
     size_t message_sent = 0;
-    bool has_message = false;   ///< `message` is it
+    bool has_message = false;  ///< `message` is it
+    bool message_ends_record = false;
     bool message_over = false;  ///< it has gone, and is to be dropped from the socket
 
     std::chrono::steady_clock::time_point dial_until{};
@@ -108,6 +109,22 @@ struct Connection {
     ListHook<Connection> data_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
+
+    /// The other end is another guest of this program, and not a program of the host.
+    [[nodiscard]] bool is_of_sibling() const { return key.peer_cid != kHostCid; }
+
+    /// Nothing that could go to the host's socket waits. (Part of a message may, which cannot.)
+    [[nodiscard]] bool is_written() const {
+        return is_stream() ? backlog.empty() : !backlog.has_message();
+    }
+
+    void drop_message() {
+        has_message = false;
+        if (message.capacity() > kPayloadBytesMax) {
+            message = {};  // a connection that had a large one once does not keep the memory
+        }
+        message.clear();
+    }
 };
 
 }  // namespace outrigger::vsock

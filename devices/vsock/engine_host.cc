@@ -182,8 +182,7 @@ void VsockEngine::drop_client(Connection& connection, EndReason reason) {
 
 void VsockEngine::confirm_to_client(Connection& connection) {
     // Another guest's device waits for one byte, whatever it is.
-    std::string line =
-        connection.key.peer_cid == kHostCid ? make_ok_line(connection.key.peer_port) : "+";
+    std::string line = connection.is_of_sibling() ? "+" : make_ok_line(connection.key.peer_port);
     clear_deadline(connection);
     connection.phase = Phase::kOpen;
     iovec piece{.iov_base = line.data(), .iov_len = line.size()};

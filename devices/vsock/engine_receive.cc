@@ -438,7 +438,12 @@ bool VsockEngine::fetch_message(Connection& connection) {
         commit_if_there(id);
         return false;
     }
-    if (next->bytes > connection.to_guest.buffer_bytes() && connection.message_sent == 0) {
+    const size_t prefix = connection.is_of_sibling() ? sizeof(SiblingMessageFlags) : 0;
+    if (next->bytes < prefix) {
+        end(connection, EndReason::kHostError);  // our own device does not send that
+        return false;
+    }
+    if (next->bytes - prefix > connection.to_guest.buffer_bytes() && connection.message_sent == 0) {
         // The guest takes none of it until it has all of it.
         end(connection, EndReason::kMessageTooLong);
         return false;
@@ -451,12 +456,15 @@ bool VsockEngine::fetch_message(Connection& connection) {
         end(connection, EndReason::kHostError);
         return false;
     }
+    connection.message_sent = std::max(connection.message_sent, prefix);
+    connection.message_ends_record =
+        prefix > 0 && connection.message.front() == std::byte{kSiblingEndOfRecord};
     connection.has_message = true;
     return true;
 }
 
 /// The message at the front of the socket is with the guest.
-void VsockEngine::drop_message(Connection& connection) {
+void VsockEngine::drop_from_socket(Connection& connection) {
     connection.message_over = false;
     connection.message_sent = 0;
     constexpr size_t kItsStart = 1;
@@ -486,11 +494,13 @@ VsockEngine::Filled VsockEngine::fill_message(Connection& connection) {
                                    static_cast<size_t>(chain->writable_bytes()) - kHeaderBytes});
     const bool is_last = count == left;
     const bool has_news = count > 0 || is_last;
+    const uint32_t flags =
+        is_last ? kEndOfMessage | (connection.message_ends_record ? kEndOfRecord : 0) : 0;
     ChainWriter writer = chain->take_writer();
     const PacketHeader header = header_for(connection,
                                            has_news ? Operation::kData : Operation::kCreditUpdate,
                                            static_cast<uint32_t>(count),
-                                           is_last ? kEndOfMessage : 0);
+                                           flags);
     (void)writer.write(bytes_of(header));
     (void)writer.write(std::span(connection.message).subspan(connection.message_sent, count));
     ledger_.numbers().receive_next = chain->sequence() + 1;
@@ -502,10 +512,9 @@ VsockEngine::Filled VsockEngine::fill_message(Connection& connection) {
     commit(connection);
     chain->complete(static_cast<uint32_t>(kHeaderBytes + count));
     if (is_last) {
-        connection.has_message = false;
-        connection.message.clear();
+        connection.drop_message();
         readable_.move_to_back(connection);
-        drop_message(connection);
+        drop_from_socket(connection);
     }
     return Filled::kYes;
 }

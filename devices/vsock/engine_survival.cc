@@ -72,9 +72,10 @@ void VsockEngine::let_go(ConnectionId id, UniqueFd socket, bool is_kept) {
 /// A connection that was slow once does not keep the memory for ever. Behind the commit that says
 /// that it is not needed.
 void VsockEngine::release_backlog(Connection& connection, size_t kept) {
-    const std::span<std::byte> unused = connection.backlog.take_unused(kept);
-    if (!unused.empty()) {
-        (void)::madvise(unused.data(), unused.size(), MADV_REMOVE);
+    for (const std::span<std::byte> unused : connection.backlog.take_unused(kept)) {
+        if (!unused.empty()) {
+            (void)::madvise(unused.data(), unused.size(), MADV_REMOVE);
+        }
     }
 }
 
@@ -200,7 +201,7 @@ void VsockEngine::resume_phase(Connection& connection) {
     }
     const ConnectionId id = connection.id;
     if (connection.message_over) {
-        drop_message(connection);
+        drop_from_socket(connection);
     }
     watch_socket(connection);
     if (connection.phase == Phase::kOpen || connection.phase == Phase::kLingering) {

@@ -269,8 +269,7 @@ void VsockEngine::take_shutdown(Connection& connection, uint32_t flags) {
     if ((flags & kShutdownReceive) != 0 && !connection.guest_deaf) {
         connection.guest_deaf = true;
         connection.wants_credit = false;
-        connection.message.clear();
-        connection.has_message = false;
+        connection.drop_message();
         readable_.remove(connection);
         (void)::shutdown(connection.socket.get(), SHUT_RD);
     }
@@ -278,7 +277,7 @@ void VsockEngine::take_shutdown(Connection& connection, uint32_t flags) {
         connection.guest_ended = true;
     }
     if (connection.guest_ended) {
-        if (connection.guest_deaf && !connection.backlog.empty() && !connection.deadline) {
+        if (connection.guest_deaf && !connection.is_written() && !connection.deadline) {
             set_deadline(connection, kGuestCloseMax);
         }
         after_backlog(connection);
@@ -291,7 +290,7 @@ void VsockEngine::take_reset(Connection& connection) {
             note_end(EndReason::kGuestRefused, name_of(connection));
             break;
         case Phase::kOpen:
-            if (connection.guest_ended && !connection.backlog.empty()) {
+            if (connection.guest_ended && !connection.is_written()) {
                 // It was closed in the guest, which then did not wait for all to arrive.
                 linger_untold(connection);
                 return;
@@ -373,16 +372,19 @@ VsockEngine::Taken VsockEngine::take_bytes(Connection& connection,
 VsockEngine::Taken VsockEngine::take_part(Connection& connection,
                                           const Packet& packet,
                                           ChainReader& reader) {
-    if (connection.backlog.is_full()) {
+    const bool was_idle = !connection.backlog.has_message();
+    keep_for_later(connection, packet.length, reader);
+    if (connection.phase != Phase::kOpen) {
+        return Taken::kDone;  // it has just failed
+    }
+    if ((packet.flags & kEndOfMessage) == 0) {
+        on_forwarded(connection, 0);
+        return Taken::kDone;
+    }
+    if (!connection.backlog.end_message((packet.flags & kEndOfRecord) != 0)) {
         end(connection, EndReason::kTooManyMessages);
         return Taken::kDone;
     }
-    const bool was_idle = !connection.backlog.has_message();
-    keep_for_later(connection, packet.length, reader);
-    if (connection.phase != Phase::kOpen || (packet.flags & kEndOfMessage) == 0) {
-        return Taken::kDone;
-    }
-    connection.backlog.end_message();
     return was_idle ? Taken::kDoneAndWrite : Taken::kDone;
 }
 
@@ -511,24 +513,34 @@ bool VsockEngine::on_write_error(Connection& connection, int os_error) {
     }
 }
 
-/// What is at the front of the backlog, as far as it goes in one call. -1, with errno.
+/// What is at the front of the backlog, as far as it goes in one call: its bytes, or -1 and errno.
 ssize_t VsockEngine::send_front(Connection& connection) {
     const HostBacklog& backlog = connection.backlog;
-    HostBacklog::Ranges ranges = connection.is_stream() ? backlog.stream() : backlog.message();
     msghdr message{};
-    message.msg_iov = ranges.data();
-    message.msg_iovlen = ranges[1].iov_len > 0 ? 2 : 1;
     const uint32_t slot = slot_of(connection.id);
     if (connection.is_stream()) {
+        HostBacklog::Ranges ranges = backlog.stream();
+        message.msg_iov = ranges.data();
+        message.msg_iovlen = ranges.size();
         return ledger_.send(TransferKind::kDrain, slot, connection.socket.get(), message);
     }
+    const HostBacklog::Message front = backlog.message();
+    // Unix sockets have no MSG_EOR.
+    SiblingMessageFlags flags = front.ends_record ? kSiblingEndOfRecord : 0;
+    const size_t prefix = connection.is_of_sibling() ? sizeof flags : 0;
+    std::array<iovec, 3> pieces{
+        iovec{.iov_base = &flags, .iov_len = prefix}, front.bytes[0], front.bytes[1]};
+    message.msg_iov = pieces.data();
+    message.msg_iovlen = pieces.size();
     ConnectionRecord behind = record_of(connection);
     const auto bytes = static_cast<uint32_t>(backlog.message_bytes());
     behind.forwarded += bytes;
     behind.backlog_begin += bytes;
     ++behind.messages_begin;
     ledger_.expect(slot, behind);
-    return ledger_.send(TransferKind::kWhole, slot, connection.socket.get(), message);
+    const ssize_t count =
+        ledger_.send(TransferKind::kWhole, slot, connection.socket.get(), message);
+    return count < 0 ? count : count - static_cast<ssize_t>(prefix);
 }
 
 /// A step for each call. Nothing is to be committed before it.
@@ -540,6 +552,9 @@ void VsockEngine::write_backlog(Connection& connection) {
         const ssize_t count = send_front(connection);
         if (count < 0) {
             if (on_write_error(connection, errno)) {
+                // Anew: where memory was short for a moment the socket never stopped being
+                // writable, and no event would come.
+                connection.waits_to_write = false;
                 set_waits_to_write(connection, true);
             }
             commit_if_there(id);
@@ -566,19 +581,25 @@ void VsockEngine::on_forwarded(Connection& connection, uint32_t bytes) {
         counters_.bytes_from_guest.add(bytes);
     }
     const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
-    if (connection.phase == Phase::kOpen && connection.from_guest.should_tell(guest_buffer)) {
+    if (connection.phase != Phase::kOpen) {
+        return;
+    }
+    if (connection.from_guest.should_tell(guest_buffer)) {
         if (connection.backlog.empty() && connection.from_guest.bytes() < guest_buffer) {
             connection.from_guest.grow();
         }
+        owe(connection, kPendingCreditUpdate);
+    } else if (!connection.is_stream() && connection.backlog.has_part() &&
+               connection.from_guest.has_news()) {
+        // The guest may need all room for the rest of the message, and this part cannot leave
+        // before that has come.
         owe(connection, kPendingCreditUpdate);
     }
 }
 
 /// When nothing is left to write, the end of the guest's bytes is passed on.
 void VsockEngine::after_backlog(Connection& connection) {
-    const bool is_written =
-        connection.is_stream() ? connection.backlog.empty() : !connection.backlog.has_message();
-    if (!connection.guest_ended || !is_written) {
+    if (!connection.guest_ended || !connection.is_written()) {
         return;
     }
     if (connection.phase == Phase::kLingering) {

@@ -30,11 +30,18 @@ class HostBacklog final {
         friend bool operator==(const Position&, const Position&) = default;
     };
 
+    /// Messages without a byte that wait; of others the window limits how many there are.
+    static constexpr size_t kEmptyMessagesMax = 4096;
+
     /// One range, or two where it goes round.
     using Ranges = std::array<iovec, 2>;
 
-    /// Sizes are powers of two. `ends` has room for as many messages as may wait, which may be
-    /// empty and so are not limited by the window.
+    struct Message {
+        Ranges bytes{};
+        bool ends_record = false;
+    };
+
+    /// Sizes are powers of two. `ends` has room for a message a byte, and kEmptyMessagesMax more.
     HostBacklog(std::span<std::byte> bytes, std::span<uint32_t> ends)
         : bytes_(bytes), ends_(ends) {}
 
@@ -44,9 +51,8 @@ class HostBacklog final {
 
     [[nodiscard]] bool has_message() const { return at_.messages_begin != at_.messages_end; }
 
-    [[nodiscard]] bool is_full() const {
-        return at_.messages_end - at_.messages_begin >= ends_.size();
-    }
+    /// Of messages: are there bytes of one that is not whole yet?
+    [[nodiscard]] bool has_part() const { return at_.end != whole_end(); }
 
     /// Room for `count` more bytes at the end, to be written to before the next call. At most so
     /// many that bytes() stays within the memory.
@@ -58,20 +64,31 @@ class HostBacklog final {
         return room;
     }
 
-    /// What was added since the last message is one.
-    void end_message() {
-        ends_[at_.messages_end % ends_.size()] = at_.end;
+    /// What was added since the last message is one. False, and nothing happens: it is empty, and
+    /// too many of these wait.
+    [[nodiscard]] bool end_message(bool ends_record) {
+        const bool is_empty = !has_part();
+        if (is_empty && empty_messages_ >= kEmptyMessagesMax) {
+            return false;
+        }
+        empty_messages_ += is_empty ? 1 : 0;
+        end_at(at_.messages_end) = (at_.end & kEndMask) | (ends_record ? kRecordBit : 0);
         ++at_.messages_end;
+        ends_used_max_ = std::max<size_t>(ends_used_max_, at_.messages_end);
+        return true;
     }
 
     [[nodiscard]] Ranges stream() const { return ranges(at_.begin, bytes()); }
 
-    /// has_message().
+    /// has_message(). Of the first.
     [[nodiscard]] size_t message_bytes() const {
-        return ends_[at_.messages_begin % ends_.size()] - at_.begin;
+        return bytes_between(at_.begin, end_at(at_.messages_begin));
     }
 
-    [[nodiscard]] Ranges message() const { return ranges(at_.begin, message_bytes()); }
+    [[nodiscard]] Message message() const {
+        return {.bytes = ranges(at_.begin, message_bytes()),
+                .ends_record = (end_at(at_.messages_begin) & kRecordBit) != 0};
+    }
 
     void take_bytes(size_t count) {
         at_.begin += static_cast<uint32_t>(count);
@@ -79,12 +96,17 @@ class HostBacklog final {
     }
 
     void take_message() {
-        at_.begin += static_cast<uint32_t>(message_bytes());
+        const size_t count = message_bytes();
+        at_.begin += static_cast<uint32_t>(count);
         ++at_.messages_begin;
+        empty_messages_ -= count == 0 ? 1 : 0;
         begin_anew_if_empty();
     }
 
-    void clear() { at_ = {}; }
+    void clear() {
+        at_ = {};
+        empty_messages_ = 0;
+    }
 
     [[nodiscard]] const Position& position() const { return at_; }
 
@@ -95,30 +117,67 @@ class HostBacklog final {
             return false;
         }
         uint32_t before = at.begin;
+        size_t empty = 0;
         for (uint32_t i = 0; i < messages; ++i) {
-            const uint32_t end = ends_[(at.messages_begin + i) % ends_.size()];
-            if (end - before > at.end - before) {
+            const uint32_t count = bytes_between(before, end_at(at.messages_begin + i));
+            if (count > at.end - before) {
                 return false;
             }
-            before = end;
+            before += count;
+            empty += count == 0 ? 1 : 0;
         }
+        if (empty > kEmptyMessagesMax) {
+            return false;
+        }
+        empty_messages_ = empty;
         at_ = at;
         used_max_ = bytes_.size();
+        ends_used_max_ = ends_.size();
         return true;
     }
 
-    /// Memory that was used and is not any more, if it is more than `kept` bytes: of a backlog that
-    /// is empty.
-    [[nodiscard]] std::span<std::byte> take_unused(size_t kept) {
-        if (bytes() > 0 || used_max_ <= kept) {
+    /// Memory that was used and is not any more, of each kind what is behind the first `kept`
+    /// bytes: of a backlog that is empty.
+    [[nodiscard]] std::array<std::span<std::byte>, 2> take_unused(size_t kept) {
+        if (!empty()) {
             return {};
         }
-        const auto unused = bytes_.first(used_max_).subspan(kept);
-        used_max_ = kept;
-        return unused;
+        const auto ends = std::as_writable_bytes(ends_);
+        return {take_behind(bytes_, used_max_, kept, 1),
+                take_behind(ends, ends_used_max_, kept, sizeof(uint32_t))};
     }
 
   private:
+    /// An entry of ends_: the lower bits of the end, of which there are enough for any window, and
+    /// whether a record ends there, too.
+    static constexpr uint32_t kRecordBit = 1U << 31;
+    static constexpr uint32_t kEndMask = kRecordBit - 1;
+
+    /// Of `memory`, whose first `used` units were used: what is behind `kept` bytes.
+    [[nodiscard]] static std::span<std::byte> take_behind(std::span<std::byte> memory,
+                                                          size_t& used,
+                                                          size_t kept,
+                                                          size_t unit) {
+        const size_t end = std::min(used * unit, memory.size());
+        if (end <= kept) {
+            return {};
+        }
+        used = kept / unit;
+        return memory.first(end).subspan(kept);
+    }
+
+    [[nodiscard]] uint32_t& end_at(uint32_t message) const { return ends_[message % ends_.size()]; }
+
+    [[nodiscard]] static uint32_t bytes_between(uint32_t from, uint32_t end) {
+        return (end - from) & kEndMask;
+    }
+
+    /// Where the last whole message ends.
+    [[nodiscard]] uint32_t whole_end() const {
+        return has_message() ? at_.end - bytes_between(end_at(at_.messages_end - 1), at_.end)
+                             : at_.begin;
+    }
+
     [[nodiscard]] Ranges ranges(uint32_t from, size_t count) const {
         const size_t first = from % bytes_.size();
         const size_t straight = std::min(count, bytes_.size() - first);
@@ -136,7 +195,9 @@ class HostBacklog final {
     std::span<std::byte> bytes_;
     std::span<uint32_t> ends_;
     Position at_;
+    size_t empty_messages_ = 0;
     size_t used_max_ = 0;  // how far the memory was touched
+    size_t ends_used_max_ = 0;
 };
 
 }  // namespace outrigger::vsock

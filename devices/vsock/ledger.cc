@@ -9,6 +9,8 @@
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/shared_memory.h"
 
+#include "devices/vsock/host_backlog.h"
+
 namespace outrigger::vsock {
 namespace {
 
@@ -24,6 +26,12 @@ constexpr unsigned kNotDone = ~0U;
 
 constexpr size_t round_up(size_t bytes, size_t unit) {
     return (bytes + unit - 1) / unit * unit;
+}
+
+/// Of one connection: one a byte, and empty ones.
+size_t message_slots(const Ledger::Shape& shape) {
+    static_assert(HostBacklog::kEmptyMessagesMax <= kLargestPage);
+    return 2 * size_t{shape.backlog_bytes};
 }
 
 struct ResetBytes {
@@ -80,8 +88,8 @@ Ledger::Places Ledger::places_in(const Shape& shape) {
     places.records = places.resets + kResetSlots * sizeof(ResetBytes);
     places.message_ends =
         round_up(places.records + shape.connections_max * sizeof(ConnectionRecord), kLargestPage);
-    places.backlogs =
-        places.message_ends + size_t{shape.connections_max} * kMessageSlots * sizeof(uint32_t);
+    places.backlogs = places.message_ends +
+                      size_t{shape.connections_max} * message_slots(shape) * sizeof(uint32_t);
     places.backlogs = round_up(places.backlogs, kLargestPage);
     places.bytes = places.backlogs + size_t{shape.connections_max} * shape.backlog_bytes;
     return places;
@@ -332,10 +340,10 @@ std::span<std::byte> Ledger::backlog(uint32_t slot) const {
 std::span<uint32_t> Ledger::message_ends(uint32_t slot) const {
     OUTRIGGER_ASSERT(slot < shape_.connections_max);
     std::byte* const at = mapping_.data() + places_in(shape_).message_ends +
-                          size_t{slot} * kMessageSlots * sizeof(uint32_t);
-    // SAFETY: inside the mapping, aligned to 16 KiB, and any bytes are numbers.
+                          size_t{slot} * message_slots(shape_) * sizeof(uint32_t);
+    // SAFETY: inside the mapping, aligned to pages, and any bytes are numbers.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    return {reinterpret_cast<uint32_t*>(at), kMessageSlots};
+    return {reinterpret_cast<uint32_t*>(at), message_slots(shape_)};
 }
 
 }  // namespace outrigger::vsock

@@ -109,9 +109,6 @@ enum class TransferKind : uint32_t {
 /// there ever are.
 inline constexpr uint32_t kResetSlots = 8192;
 
-/// Whole messages of one connection that wait for the host.
-inline constexpr uint32_t kMessageSlots = 4096;
-
 /// Thread-bound: the queues' worker, or the control thread while they do not run.
 class Ledger final {
   public:

@@ -291,7 +291,7 @@ class VsockEngine final {
     [[nodiscard]] bool has_credit(Connection& connection);
     [[nodiscard]] bool collect_landings(size_t bytes);
     void drop_landings();
-    void drop_message(Connection& connection);
+    void drop_from_socket(Connection& connection);
     void finish_landings(Connection& connection, size_t bytes);
     void on_host_ended(Connection& connection);
     void on_nothing_readable(Connection& connection);

@@ -12,7 +12,7 @@ namespace outrigger::vsock {
 namespace {
 
 constexpr size_t kBytes = 16;
-constexpr size_t kMessages = 4;
+constexpr size_t kMessages = 8192;
 
 std::string text_of(const HostBacklog::Ranges& ranges) {
     std::string text;
@@ -62,55 +62,69 @@ TEST_F(HostBacklogTest, StreamGoesRoundItsMemory) {
 TEST_F(HostBacklogTest, MessagesKeepTheirBounds) {
     add("one");
     EXPECT_FALSE(backlog_.has_message());
-    backlog_.end_message();
-    backlog_.end_message();
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_TRUE(backlog_.end_message(true));
     add("th");
     add("ree");
-    backlog_.end_message();
+    EXPECT_TRUE(backlog_.has_part());
+    EXPECT_TRUE(backlog_.end_message(true));
+    EXPECT_FALSE(backlog_.has_part());
     add("rest");
-    EXPECT_EQ(text_of(backlog_.message()), "one");
+    EXPECT_EQ(text_of(backlog_.message().bytes), "one");
+    EXPECT_FALSE(backlog_.message().ends_record);
     backlog_.take_message();
-    EXPECT_EQ(text_of(backlog_.message()), "");
+    EXPECT_EQ(text_of(backlog_.message().bytes), "");
+    EXPECT_TRUE(backlog_.message().ends_record);
     backlog_.take_message();
-    EXPECT_EQ(text_of(backlog_.message()), "three");
+    EXPECT_EQ(text_of(backlog_.message().bytes), "three");
+    EXPECT_TRUE(backlog_.message().ends_record);
     backlog_.take_message();
     EXPECT_FALSE(backlog_.has_message());
+    EXPECT_TRUE(backlog_.has_part());
     EXPECT_FALSE(backlog_.empty());
-    backlog_.end_message();
-    EXPECT_EQ(text_of(backlog_.message()), "rest");
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_EQ(text_of(backlog_.message().bytes), "rest");
     backlog_.clear();
     EXPECT_TRUE(backlog_.empty());
     add("next");
-    backlog_.end_message();
-    EXPECT_EQ(text_of(backlog_.message()), "next");
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_EQ(text_of(backlog_.message().bytes), "next");
 }
 
-TEST_F(HostBacklogTest, IsFullOfMessagesThatMayBeEmpty) {
-    for (size_t i = 0; i < kMessages; ++i) {
-        EXPECT_FALSE(backlog_.is_full());
-        backlog_.end_message();
+TEST_F(HostBacklogTest, KeepsSoManyEmptyMessagesAndAnyNumberOfOthers) {
+    for (size_t i = 0; i < HostBacklog::kEmptyMessagesMax; ++i) {
+        ASSERT_TRUE(backlog_.end_message(false));
     }
-    EXPECT_TRUE(backlog_.is_full());
+    EXPECT_FALSE(backlog_.end_message(false));
+    for (size_t i = 0; i < kBytes; ++i) {
+        add("x");
+        ASSERT_TRUE(backlog_.end_message(false));
+    }
+    EXPECT_FALSE(backlog_.end_message(false));
+    // The first one that goes makes room.
     backlog_.take_message();
-    EXPECT_FALSE(backlog_.is_full());
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_FALSE(backlog_.end_message(false));
 }
 
 TEST_F(HostBacklogTest, AnotherGoesOnFromItsPosition) {
     add("0123456789");
-    backlog_.end_message();
-    backlog_.end_message();
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_TRUE(backlog_.end_message(true));
     add("abc");
     backlog_.take_message();
     HostBacklog other(bytes_, ends_);
     ASSERT_TRUE(other.restore(backlog_.position()));
-    EXPECT_EQ(text_of(other.message()), "");
+    EXPECT_EQ(text_of(other.message().bytes), "");
+    EXPECT_TRUE(other.message().ends_record);
+    EXPECT_TRUE(other.has_part());
     other.take_message();
     EXPECT_EQ(text_of(other.stream()), "abc");
 }
 
 TEST_F(HostBacklogTest, PositionThatCannotBeIsRefused) {
     add("0123");
-    backlog_.end_message();
+    EXPECT_TRUE(backlog_.end_message(false));
     const HostBacklog::Position good = backlog_.position();
     HostBacklog other(bytes_, ends_);
     HostBacklog::Position bad = good;
@@ -128,11 +142,14 @@ TEST_F(HostBacklogTest, PositionThatCannotBeIsRefused) {
 
 TEST_F(HostBacklogTest, GivesBackMemoryThatItDoesNotNeed) {
     add("0123456789");
-    EXPECT_TRUE(backlog_.take_unused(2).empty());
+    EXPECT_TRUE(backlog_.take_unused(2)[0].empty());
     backlog_.take_bytes(10);
-    EXPECT_TRUE(backlog_.take_unused(10).empty());
-    EXPECT_EQ(backlog_.take_unused(2).data(), bytes_.data() + 2);
-    EXPECT_TRUE(backlog_.take_unused(2).empty());
+    EXPECT_TRUE(backlog_.take_unused(10)[0].empty());
+    const auto unused = backlog_.take_unused(2);
+    EXPECT_EQ(unused[0].data(), bytes_.data() + 2);
+    EXPECT_EQ(unused[0].size(), 8U);
+    EXPECT_TRUE(unused[1].empty());
+    EXPECT_TRUE(backlog_.take_unused(2)[0].empty());
 }
 
 }  // namespace
