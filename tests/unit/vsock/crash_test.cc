@@ -162,8 +162,9 @@ TEST(VsockCrash, MessagesOfTheGuestArriveOnceAndWhole) {
         world.send(last, "third");
         const bool was_killed = world.serve(kill_at);
         serve_rest(world, was_killed);
-        EXPECT_EQ(CrashWorld::read_messages(host),
-                  "[" + text_of(3000) + text_of(10, 'b') + "][][third]");
+        EXPECT_EQ(
+            CrashWorld::read_messages(host),
+            std::string("[").append(text_of(3000)).append(text_of(10, 'b')).append("][][third]"));
         expect_echo(world, host);
         return was_killed;
     });
@@ -241,7 +242,7 @@ TEST(VsockCrash, CallOfTheHostIsPassedOnOnce) {
         const bool was_killed = world.serve(kill_at);
         serve_rest(world, was_killed);
         EXPECT_EQ(payload_of(world.take_packets()), "behind");
-        EXPECT_EQ(CrashWorld::read_host(host), "OK " + std::to_string(port) + "\n");
+        EXPECT_EQ(CrashWorld::read_host(host), make_ok_line(port));
         return was_killed;
     });
 }

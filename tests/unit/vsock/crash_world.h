@@ -275,7 +275,9 @@ class CrashWorld final {
             if (count < 0) {
                 return all;
             }
-            all += "[" + piece.substr(0, static_cast<size_t>(count)) + "]";
+            all += '[';
+            all.append(piece, 0, static_cast<size_t>(count));
+            all += ']';
         }
     }
 
@@ -305,11 +307,11 @@ class CrashWorld final {
         explicit Teller(int channel) : channel_(channel) {}
 
         bool keep(std::string_view name, int fd) override {
-            tell("+" + std::string(name), fd);
+            tell(std::string(1, '+').append(name), fd);
             return true;
         }
 
-        void forget(std::string_view name) override { tell("-" + std::string(name), -1); }
+        void forget(std::string_view name) override { tell(std::string(1, '-').append(name), -1); }
 
       private:
         void tell(std::string text, int fd) const {
