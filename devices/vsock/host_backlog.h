@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include <sys/uio.h>
@@ -41,6 +42,10 @@ class HostBacklog final {
         bool ends_record = false;
     };
 
+    [[nodiscard]] static std::span<std::byte> as_bytes(const iovec& range) {
+        return {static_cast<std::byte*>(range.iov_base), range.iov_len};
+    }
+
     /// Sizes are powers of two. `ends` has room for a message a byte, and kEmptyMessagesMax more.
     HostBacklog(std::span<std::byte> bytes, std::span<uint32_t> ends)
         : bytes_(bytes), ends_(ends) {}
@@ -62,6 +67,25 @@ class HostBacklog final {
         at_.end += static_cast<uint32_t>(count);
         used_max_ = std::max(used_max_, std::min<size_t>(at_.end, bytes_.size()));
         return room;
+    }
+
+    /// extend() by what is in `pieces` behind the first `skipped` bytes, at most `count` bytes.
+    void add(size_t count, std::span<const iovec> pieces, size_t skipped = 0) {
+        const Ranges ranges = extend(count);
+        std::array rooms{as_bytes(ranges[0]), as_bytes(ranges[1])};
+        for (const iovec& piece : pieces) {
+            const size_t skip = std::min(skipped, piece.iov_len);
+            skipped -= skip;
+            auto rest = as_bytes(piece).subspan(skip);
+            for (std::span<std::byte>& room : rooms) {
+                const size_t moved = std::min(rest.size(), room.size());
+                if (moved > 0) {
+                    std::memcpy(room.data(), rest.data(), moved);
+                }
+                room = room.subspan(moved);
+                rest = rest.subspan(moved);
+            }
+        }
     }
 
     /// What was added since the last message is one. False, and nothing happens: it is empty, and
