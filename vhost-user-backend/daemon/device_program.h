@@ -41,6 +41,9 @@ struct DeviceProgram {
     /// it finds itself, and opens what it could not before that. `memory` is null where there is no
     /// keeper. An error is one of run time. May be null: it has nothing of that kind.
     Result<void> (*prepare)(Device& device, KeptMemory* memory) = nullptr;
+    /// As create_device(), in a process that goes on with what one before it left: guests have the
+    /// device, so what may come back is waited for. May be null: create_device().
+    Result<std::unique_ptr<Device>> (*recreate_device)(const OptionValues& values) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with
