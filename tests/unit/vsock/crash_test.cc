@@ -115,7 +115,6 @@ TEST(VsockCrash, BytesForASlowProgramArriveOnce) {
         std::string got;
         bool was_killed = false;
         for (char first = 'a'; first < 'a' + 8; ++first) {
-            // Beyond the window there would be a reset.
             sent += text_of(60'000, first);
             world.send(header, text_of(60'000, first));
             if (first % 2 == 0) {

@@ -137,8 +137,8 @@ class CrashWorld final {
         options_.guest_cid = 7;
         options_.uds_path = base();
         options_.connections_max = 4;
-        options_.window_bytes = 128 * 1024;
-        options_.window_bytes_max = 128 * 1024;
+        options_.window_bytes = 512 * 1024;
+        options_.window_bytes_max = 512 * 1024;
         shape_ = VsockEngine::ledger_shape(options_);
         ledger_ = create_shared_memory("ledger", Ledger::bytes_for(shape_)).value();
         listeners_.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 8}).value();
@@ -299,7 +299,7 @@ class CrashWorld final {
     static constexpr uint64_t kReceiveAt = 16 * kPage;
     static constexpr uint64_t kTransmitAt = kReceiveAt + kReceiveBytes * kRingSize;
     static constexpr uint64_t kMemoryBytes = kTransmitAt + kBufferBytes * kRingSize;
-    static constexpr int kRounds = 24;
+    static constexpr int kRounds = 12;
 
     /// To the test, in place of a keeper.
     class Teller final : public KeptDescriptors {
