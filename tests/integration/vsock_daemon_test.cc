@@ -167,8 +167,8 @@ TEST_F(VsockDaemonTest, KilledProcessIsReplacedAndNobodyNotices) {
         const HostSocket client = HostSocket::connect_to(path("v"), SOCK_STREAM);
         kill_worker();
         accepted.send("meanwhile");
-        client.send("CONNECT 5\n");
         EXPECT_EQ(guest_->receive_bytes(9), "meanwhile");
+        client.send("CONNECT 5\n");
         const auto request = guest_->receive_event();
         ASSERT_TRUE(request);
         EXPECT_EQ(request->op(), VIRTIO_VSOCK_OP_REQUEST);
