@@ -177,6 +177,10 @@ bool VsockEngine::take_whole(Connection& connection, size_t bytes) {
 /// Of a program that the guest knows nothing of.
 void VsockEngine::drop_client(Connection& connection, EndReason reason) {
     note_end(reason, "a program that connected to " + options_.uds_path);
+    // So that it sees the end, and no error because of what it said.
+    std::array<std::byte, kHybridLineBytesMax> said{};
+    constexpr bool kPeek = false;
+    (void)receive_bytes(connection.socket.get(), said, kPeek);
     destroy(connection);
 }
 
