@@ -360,9 +360,9 @@ Result<void> Daemon::take_kept_sessions() {
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {
-        if (store_->goes_on() && !served_[i].kept.saved) {
-            // What it has kept was of a session that nobody goes on with.
-            served_[i].device->reset();
+        Device& device = *served_[i].device;
+        if (store_->goes_on() && !served_[i].kept.saved && device.abilities().keeps_itself) {
+            device.reset();  // of a session that nobody goes on with
         }
         begin_journal(*store_, prefix(i), served_[i].kept);
     }
