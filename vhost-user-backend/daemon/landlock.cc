@@ -156,7 +156,11 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
             error_from_errno("there is no Landlock here").message);
         return false;
     }
-    const UniqueFd ruleset(abi < 1 ? -1 : create_ruleset(everything_of(abi)));
+    RulesetAttributes restricted = everything_of(abi);
+    if (extras.any_tcp) {
+        restricted.handled_access_net = 0;
+    }
+    const UniqueFd ruleset(abi < 1 ? -1 : create_ruleset(restricted));
     if (!ruleset.valid()) {
         return failure(error_from_errno("cannot create a Landlock ruleset"));
     }
@@ -178,7 +182,7 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
                                        LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
                                            LANDLOCK_ACCESS_FS_REMOVE_FILE));
     }
-    if (abi >= 4) {
+    if (abi >= 4 && !extras.any_tcp) {
         for (const uint16_t port : extras.connect_tcp_ports) {
             OUTRIGGER_TRY(allow_connecting(ruleset.get(), port));
         }
