@@ -135,10 +135,43 @@ Result<void> Daemon::create_device(size_t index) {
     served.device = OUTRIGGER_TRY(is_kept ? program_.create_kept_device(values, *served.keeper)
                                           : create(values));
     OUTRIGGER_TRY(check_device(*served.device));
-    if (served.keeper != nullptr && program_.keep_memory != nullptr) {
-        OUTRIGGER_TRY(program_.keep_memory(*served.device, *served.keeper));
+    return prepare(index);
+}
+
+Result<void> Daemon::prepare(size_t index) {
+    class OfDevice final : public KeptMemory {
+      public:
+        OfDevice(DescriptorStore& store, std::string prefix)
+            : store_(store), prefix_(std::move(prefix)) {}
+
+        Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
+            return store_.keep_memory(prefix_ + std::string(name), bytes);
+        }
+
+        std::unique_ptr<KeptDescriptors> descriptors() override {
+            return store_.descriptors(prefix_);
+        }
+
+        UniqueFd take(std::string_view name) override {
+            return store_.take(prefix_ + std::string(name));
+        }
+
+        bool can_hand_back() const override { return store_.takes_over(); }
+
+      private:
+        DescriptorStore& store_;
+        std::string prefix_;
+    };
+
+    Device& device = *served_[index].device;
+    if (program_.prepare == nullptr) {
+        return {};
     }
-    return {};
+    if (store_ == nullptr) {
+        return program_.prepare(device, nullptr);
+    }
+    OfDevice memory(*store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
+    return program_.prepare(device, &memory);
 }
 
 Daemon::ListenerNames Daemon::listener_names(size_t index) {
@@ -386,6 +419,10 @@ Result<void> Daemon::take_kept_sessions() {
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {
+        Device& device = *served_[i].device;
+        if (store_->goes_on() && !served_[i].kept.saved && device.abilities().keeps_itself) {
+            device.reset();  // of a session that nobody goes on with
+        }
         begin_journal(*store_, prefix(i), served_[i].kept);
     }
     return {};

@@ -3,17 +3,21 @@
 /// and descriptors of what it has open.
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
+#include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
 
 namespace outrigger {
 
 /// Lives as long as the device. Names are of letters, digits and dots, and the device's own.
-class DeviceKeeper : public KeptMemory {
+class DeviceKeeper {
   public:
     virtual ~DeviceKeeper() = default;
+
+    /// As KeptMemory::keep().
+    [[nodiscard]] virtual Result<UniqueFd> keep(std::string_view name, size_t bytes) = 0;
 
     /// A descriptor of the open file that another process of the daemon kept under that name;
     /// invalid when there is none. It is kept on. Main thread, while the device is created.

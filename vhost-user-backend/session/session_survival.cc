@@ -93,7 +93,8 @@ void Session::Impl::note_device() {
                 break;
         }
     }
-    if (changed && (abilities_.saves_while_running || !any_ring_running())) {
+    if (changed && !abilities_.keeps_itself &&
+        (abilities_.saves_while_running || !any_ring_running())) {
         const auto sections = environment_.device.save_state();
         journal.keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
     }
@@ -189,6 +190,9 @@ void Session::Impl::note_facts(std::vector<RingPlaceKnown> places) {
 }
 
 Session::Impl::Outcome Session::Impl::restore_device(std::span<const std::byte> bytes) {
+    if (abilities_.keeps_itself) {
+        return done();
+    }
     const auto sections = read_sections(bytes);
     if (!sections) {
         return refuse(Refusal::kDeviceState);
