@@ -104,7 +104,8 @@ find_shell_console() {
             "$sid/usr/bin/qemu-system-x86_64" -L "$sid/usr/share/qemu" -L "$sid/usr/share/seabios")
         export QEMU_MODULE_DIR=$libraries/qemu
     fi
-    "${qemu_command[@]}" -device help 2>/dev/null | grep -q '"vhost-user-test-device-pci"' && shell_console=yes
+    "${qemu_command[@]}" -machine none -device vhost-user-test-device-pci,help 2>&1 |
+        grep -q '^vhost-user-test-device-pci options' && shell_console=yes
 }
 
 # Every process started here, to end them whatever happens.
