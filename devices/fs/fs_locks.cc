@@ -44,7 +44,9 @@ Result<LockOwners::Description, Errno> FsServer::description_of(uint64_t node,
         args.fh,
         args.lk.pid,
         [&]() -> Result<UniqueFd, Errno> {
-            auto fd = share_.reopen(inode->fd.get(), inode->type, O_RDWR);
+            OUTRIGGER_TRY(reserve_descriptor());
+            auto fd = share_.reopen(
+                inode->fd.get(), inode->type, settings_.read_only ? O_RDONLY : O_RDWR);
             if (!fd) {
                 fd = share_.reopen(inode->fd.get(), inode->type, O_RDONLY);
             }

@@ -51,7 +51,7 @@ std::optional<std::string> FsServer::path_of(const Inode& inode, const std::stri
 }
 
 Result<FsState> FsServer::save() const {
-    if (settings_.flock || !lock_owners_.empty()) {
+    if (settings_.flock || lock_owners_.size() > 0) {
         return failure(Error{.message = "locks on the host's files cannot move with the guest"});
     }
     std::string root = name_of(share_.proc_fd(), share_.root_fd()).value_or("/");

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "devices/fs/fs_server.h"
@@ -163,8 +162,10 @@ Verdict FsServer::batch_forget(Call& call) {
         return Verdict::kSilent;
     }
     constexpr size_t kBatch = 64;
+    // As many as fit the longest request; whoever says more is not believed, and holds up nobody.
+    constexpr size_t kForgetsMax = kTransferBytesMax / sizeof(fuse_forget_one);
     std::array<fuse_forget_one, kBatch> batch;
-    size_t left = args->count;
+    size_t left = std::min<size_t>(args->count, kForgetsMax);
     while (left > 0) {
         const size_t count = std::min(left, kBatch);
         const auto wanted = std::as_writable_bytes(std::span(batch).first(count));
@@ -193,21 +194,6 @@ Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& e
                      .checks_access = agreed(kInitCreateSuppGroup)};
 }
 
-/// Gives what was just made its security label. An errno value, or 0.
-Errno FsServer::label(const Inode& inode, const Extensions& extensions) {
-    if (!extensions.security) {
-        return 0;
-    }
-    const SecurityContext& context = *extensions.security;
-    // Relative to the thread's working directory, which is /proc/self/fd.
-    const int result = ::setxattr(FdName(inode.fd.get()).c_str(),
-                                  context.name,
-                                  context.value.data(),
-                                  context.value.size(),
-                                  0);
-    return result == 0 ? 0 : errno;
-}
-
 Verdict FsServer::finish_creation(Call& call,
                                   const Inode& parent,
                                   const Name& name,
@@ -225,9 +211,13 @@ Verdict FsServer::finish_creation(Call& call,
 Verdict FsServer::mkdir(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_mkdir(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         if (::mkdirat(parent->fd.get(), wish.name.c_str(), wish.args.mode & 07777) != 0) {
             return failed(errno);
@@ -239,9 +229,13 @@ Verdict FsServer::mkdir(Call& call) {
 Verdict FsServer::mknod(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_mknod(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         if (::mknodat(parent->fd.get(),
                       wish.name.c_str(),
@@ -256,9 +250,13 @@ Verdict FsServer::mknod(Call& call) {
 Verdict FsServer::symlink(Call& call) {
     const Symlink wish = OUTRIGGER_FS_TRY(parse_symlink(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         if (::symlinkat(wish.target, parent->fd.get(), wish.name.c_str()) != 0) {
             return failed(errno);
         }
@@ -353,6 +351,24 @@ Verdict FsServer::answer_creation(
     return Verdict::kAnswered;
 }
 
+/// Opens what CREATE has found in the place of what it was to make. The guest has not looked
+/// whether its user may, and takes our word for it.
+Result<UniqueFd, Errno> FsServer::open_for(const GuestUser& user,
+                                           const Found& found,
+                                           const fuse_create_in& wish) {
+    const int flags = OUTRIGGER_TRY(host_flags(wish.flags));
+    const ScopedUser as(
+        capabilities_,
+        GuestUser{.uid = user.uid, .gid = user.gid, .group = user.group, .checks_access = true});
+    if (!as.holds()) {
+        return failure(EOVERFLOW);
+    }
+    // Anybody else has lost CAP_FSETID already.
+    const ScopedWithoutFsetid killing(
+        capabilities_, user.uid == 0 && (wish.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
+    return share_.reopen(found.inode->fd.get(), found.inode->type, flags);
+}
+
 Verdict FsServer::create(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_create(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
@@ -363,6 +379,9 @@ Verdict FsServer::create(Call& call) {
     int error = 0;
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         fd = UniqueFd(::openat(parent->fd.get(),
                                wish.name.c_str(),
@@ -373,9 +392,7 @@ Verdict FsServer::create(Call& call) {
     if (!fd.valid() && error == EEXIST && (wish.args.flags & O_EXCL) == 0) {
         // It was made on the host meanwhile, and may be anything.
         Found found = OUTRIGGER_FS_TRY(find_or_pin(*parent, wish.name));
-        const ScopedWithoutFsetid as_user(capabilities_,
-                                          (wish.args.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
-        auto opened = share_.reopen(found.inode->fd.get(), found.inode->type, flags);
+        auto opened = open_for(user, found, wish.args);
         if (!opened) {
             inodes_.forget(found.inode.id(), 1);
             return failed(opened.error());
@@ -408,6 +425,9 @@ Verdict FsServer::tmpfile(Call& call) {
     UniqueFd fd;
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         // With O_EXCL nobody could link it into the share later.
         const int excluding = static_cast<int>(wish.args.flags) & O_EXCL;

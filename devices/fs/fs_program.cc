@@ -25,6 +25,10 @@ constexpr size_t kTagBytesMax = 36;
 /// Descriptors of the process's own: sockets, rings, memory, requests under way.
 constexpr uint64_t kOwnDescriptors = 1024;
 
+constexpr OptionSpec flag(std::string_view name, std::string_view help) {
+    return {.name = name, .kind = OptionKind::kFlag, .help = help};
+}
+
 constexpr std::array kOptions = {
     OptionSpec{.name = "shared-dir",
                .value_name = "PATH",
@@ -50,30 +54,22 @@ constexpr std::array kOptions = {
                        "change the files)",
                .default_value = "auto",
                .choices = kCachePolicies},
-    OptionSpec{.name = "writeback",
-               .kind = OptionKind::kFlag,
-               .help = "Let the guest keep writes in its page cache until it likes to send them"},
-    OptionSpec{.name = "allow-direct-io",
-               .kind = OptionKind::kFlag,
-               .help = "Pass O_DIRECT of the guest's programs on to the host's files"},
-    OptionSpec{.name = "allow-mmap",
-               .kind = OptionKind::kFlag,
-               .help = "Let the guest map files shared although it keeps no pages of them "
-                       "(--cache=never and metadata)"},
-    OptionSpec{.name = "no-readdirplus",
-               .kind = OptionKind::kFlag,
-               .help = "List directories without the attributes of what is in them"},
-    OptionSpec{.name = "preserve-noatime",
-               .kind = OptionKind::kFlag,
-               .help = "Pass O_NOATIME on, which the host refuses for files of other users"},
-    OptionSpec{.name = "readonly", .kind = OptionKind::kFlag, .help = "Refuse all changes"},
-    OptionSpec{.name = "no-announce-submounts",
-               .kind = OptionKind::kFlag,
-               .help = "Do not tell the guest where another file system is mounted in the share, "
-                       "whose inode numbers may then appear twice"},
-    OptionSpec{.name = "xattr",
-               .kind = OptionKind::kFlag,
-               .help = "Serve extended attributes, under the names that they have on the host"},
+    flag("writeback", "Let the guest keep writes in its page cache until it likes to send them"),
+    flag("allow-direct-io", "Pass O_DIRECT of the guest's programs on to the host's files"),
+    flag("allow-mmap",
+         "Let the guest map files shared although it keeps no pages of them "
+         "(--cache=never and metadata)"),
+    flag("no-readdirplus", "List directories without the attributes of what is in them"),
+    flag("preserve-noatime", "Pass O_NOATIME on, which the host refuses for files of other users"),
+    flag("readonly", "Refuse all changes"),
+    flag("no-announce-submounts",
+         "Do not tell the guest where another file system is mounted in the share, "
+         "whose inode numbers may then appear twice"),
+    flag("xattr", "Serve extended attributes, under the names that they have on the host"),
+    OptionSpec{.name = "xattrmap",
+               .value_name = "RULES",
+               .help = "Keep extended attributes under other names on the host: rules of the form "
+                       ":type:scope:key:prepend: (see the README); implies --xattr"},
     OptionSpec{.name = "posix-acl",
                .kind = OptionKind::kChoice,
                .value_name = "WHEN",
@@ -88,16 +84,11 @@ constexpr std::array kOptions = {
                        "or always, as above; implies --xattr",
                .default_value = "never",
                .choices = kDemands},
-    OptionSpec{.name = "killpriv-v2",
-               .kind = OptionKind::kFlag,
-               .help = "Take set-user-id, set-group-id and capabilities from files that are "
-                       "written here, so that the guest need not look for them"},
-    OptionSpec{.name = "posix-lock",
-               .kind = OptionKind::kFlag,
-               .help = "Let fcntl() locks of the guest hold on the host, too"},
-    OptionSpec{.name = "flock",
-               .kind = OptionKind::kFlag,
-               .help = "Let flock() locks of the guest hold on the host, too"},
+    flag("killpriv-v2",
+         "Take set-user-id, set-group-id and capabilities from files that are "
+         "written here, so that the guest need not look for them"),
+    flag("posix-lock", "Let fcntl() locks of the guest hold on the host, too"),
+    flag("flock", "Let flock() locks of the guest hold on the host, too"),
     OptionSpec{.name = "thread-pool-size",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -165,6 +156,19 @@ std::chrono::nanoseconds timeout_of(CachePolicy policy) {
     return std::chrono::hours(24);
 }
 
+/// Where the host is to keep capabilities of files, if not under the name that it knows.
+Result<std::string> find_capabilities(const FsSettings& settings) {
+    constexpr std::string_view kAccessList = "system.posix_acl_access";
+    const auto list = settings.attributes.to_host(kAccessList);
+    if (settings.posix_acl != Demand::kNever && (!list || *list != kAccessList)) {
+        return failure(Error{.message = "--posix-acl needs access control lists under their own "
+                                        "name: --xattrmap takes it from them"});
+    }
+    constexpr std::string_view kCapabilities = "security.capability";
+    const auto name = settings.attributes.to_host(kCapabilities);
+    return name && *name != kCapabilities ? *name : std::string();
+}
+
 Result<FsSettings> read_settings(const OptionValues& values) {
     FsSettings settings;
     settings.shared_dir = values.text("shared-dir").value_or("");
@@ -182,8 +186,13 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.xattr = values.flag("xattr");
     settings.posix_acl = choice<Demand>(values, "posix-acl", kDemands);
     settings.security_label = choice<Demand>(values, "security-label", kDemands);
+    const std::string rules = values.text("xattrmap").value_or("");
     settings.xattr = settings.xattr || settings.posix_acl != Demand::kNever ||
-                     settings.security_label != Demand::kNever;
+                     settings.security_label != Demand::kNever || !rules.empty();
+    if (!rules.empty()) {
+        settings.attributes = OUTRIGGER_TRY(AttributeMap::parse(rules));
+        settings.capabilities_name = OUTRIGGER_TRY(find_capabilities(settings));
+    }
     settings.pool_threads = values.number("thread-pool-size").value_or(4);
     settings.killpriv_v2 = values.flag("killpriv-v2");
     settings.posix_locks = values.flag("posix-lock");

@@ -172,7 +172,8 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 }
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
-    if (inodes_.size() + files_.size() >= settings_.descriptors_max) [[unlikely]] {
+    if (inodes_.size() + files_.size() + lock_owners_.size() >= settings_.descriptors_max)
+        [[unlikely]] {
         return failure(ENFILE);
     }
     return {};
@@ -200,9 +201,8 @@ Verdict FsServer::init(Call& call) {
     out.flags2 = static_cast<uint32_t>(answer.flags >> 32);
     out.max_background = UINT16_MAX;
     out.congestion_threshold = UINT16_MAX / 4 * 3;
-    constexpr uint32_t kTransferMax = 1 << 20;
-    out.max_write = kTransferMax;
-    out.max_pages = kTransferMax / 4096;
+    out.max_write = kTransferBytesMax;
+    out.max_pages = kTransferBytesMax / 4096;
     out.time_gran = 1;
     if (!call.reply.append_object(out)) {
         return failed(EINVAL);
@@ -228,6 +228,11 @@ Result<InitAnswer, Errno> negotiate(const FsSettings& settings, const Init& offe
             flags |= more;
         }
     };
+    if (settings.killpriv_v2) {
+        // With it the driver does not say any more whose requests are, but for those that make
+        // files; then nobody knows whether FALLOCATE comes from root, who keeps set-user-id.
+        flags &= ~kInitAllowIdmap;
+    }
     add_if(settings.readdirplus, FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO);
     add_if(settings.writeback, FUSE_WRITEBACK_CACHE);
     add_if(settings.announce_submounts, FUSE_SUBMOUNTS);

@@ -164,17 +164,28 @@ class FsServer final {
     [[nodiscard]] Result<int, Errno> host_flags(uint32_t flags) const;
     [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, uint64_t node, int flags);
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
+    [[nodiscard]] Result<UniqueFd, Errno> open_for(const GuestUser& user,
+                                                   const Found& found,
+                                                   const fuse_create_in& wish);
     [[nodiscard]] Verdict answer_creation(
         Call& call, const Inode& parent, Found found, UniqueFd fd, int flags);
     [[nodiscard]] bool kills_privileges(const Call& call) const;
     [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
     [[nodiscard]] Verdict list(Call& call, bool plus);
+    [[nodiscard]] Verdict list_from(Call& call,
+                                    const fuse_read_in& args,
+                                    const OpenFile& file,
+                                    const InodeRef& inode,
+                                    bool plus);
     [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
     [[nodiscard]] Result<bool, Errno> append_entry_plus(ReplyWriter& reply,
                                                         uint64_t room,
                                                         const Inode& directory,
                                                         const DirectoryEntry& entry);
-    [[nodiscard]] Verdict answer_attribute(Call& call, ssize_t bytes, uint32_t wanted);
+    [[nodiscard]] Result<std::string, Errno> host_attribute(AttributeName name) const;
+    [[nodiscard]] size_t translate_list(size_t bytes) const;
+    [[nodiscard]] Verdict answer_attribute(Call& call, size_t bytes, uint32_t wanted);
+    void drop_mapped_capabilities(int fd) const;
     [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
                                                                         const fuse_lk_in& args);
     [[nodiscard]] uint32_t holder_of(const LockOwners::Key& asks, const struct flock& lock);

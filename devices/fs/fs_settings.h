@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "devices/fs/attribute_map.h"
+
 namespace outrigger::fs {
 
 /// What the guest may keep, and for how long.
@@ -33,6 +35,9 @@ struct FsSettings {
     bool killpriv_v2 = false;
     bool posix_locks = false;
     bool flock = false;
+    AttributeMap attributes{};
+    /// What "security.capability" of the guest is called on the host, when that is something else.
+    std::string capabilities_name{};
     Demand posix_acl = Demand::kNever;
     Demand security_label = Demand::kNever;
 };

@@ -4,6 +4,7 @@
 /// loses.
 #pragma once
 
+#include <atomic>
 #include <cerrno>
 #include <compare>
 #include <cstdint>
@@ -59,6 +60,7 @@ class LockOwners final {
         auto description = std::make_shared<const OpenDescription>(
             OpenDescription{.fd = *std::move(opened), .handle = handle, .pid = pid});
         descriptions_.emplace(key, description);
+        note_count();
         return description;
     }
 
@@ -66,6 +68,7 @@ class LockOwners final {
     void forget(const Key& key) {
         const std::lock_guard lock(mutex_);
         descriptions_.erase(key);
+        note_count();
     }
 
     /// The last descriptor by which the guest had this handle is closed: locks of open file
@@ -76,6 +79,7 @@ class LockOwners final {
         for (auto at = begin; at != descriptions_.end() && at->first.node == node;) {
             at = at->second->handle == handle ? descriptions_.erase(at) : std::next(at);
         }
+        note_count();
     }
 
     /// Those of others who have, or had, locks on the same file.
@@ -91,22 +95,23 @@ class LockOwners final {
         return found;
     }
 
-    /// Has nobody locked anything?
-    [[nodiscard]] bool empty() const {
-        const std::lock_guard lock(mutex_);
-        return descriptions_.empty();
-    }
+    /// Descriptions that are kept: each holds a descriptor. Waits for nobody.
+    [[nodiscard]] size_t size() const { return count_.load(std::memory_order_relaxed); }
 
     void clear() {
         const std::lock_guard lock(mutex_);
         descriptions_.clear();
+        note_count();
     }
 
   private:
     static constexpr size_t kDescriptionsMax = 65'536;
     static constexpr int kNoLocks = ENOLCK;
 
-    mutable std::mutex mutex_;
+    void note_count() { count_.store(descriptions_.size(), std::memory_order_relaxed); }
+
+    std::mutex mutex_;
+    std::atomic<size_t> count_ = 0;  // written with the mutex, read without
     std::map<Key, Description> descriptions_;
 };
 

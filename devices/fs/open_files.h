@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
+
+#include <fcntl.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
 
@@ -89,6 +92,10 @@ class OpenFiles final {
         file->fd = std::move(fd);
         file->node = node;
         file->flags = flags;
+        // Direct I/O waits for the disk, whatever is asked of it.
+        const bool is_direct = (flags & O_DIRECT) != 0;
+        file->writes_wait.store(is_direct, std::memory_order_relaxed);
+        file->reads_wait.store(is_direct, std::memory_order_relaxed);
         if (is_directory) {
             file->directory = std::make_unique<DirectoryStream>();
         }
