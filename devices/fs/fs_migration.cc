@@ -67,7 +67,7 @@ Result<FsState> FsServer::save() const {
         if (inode.id() == InodeTable::kRootId) {
             return;
         }
-        if (auto path = path_of(*inode, root)) {
+        if (auto path = handles_.open(inode) ? path_of(*inode, root) : std::nullopt) {
             state.nodes.push_back({.id = inode.id(),
                                    .lookups = inode->lookups.load(std::memory_order_relaxed),
                                    .type = inode->type,
@@ -114,7 +114,8 @@ Result<void> FsServer::load(const FsState& state) {
 }
 
 Result<void> FsServer::load_all(const FsState& state) {
-    if (state.nodes.size() + state.files.size() >= settings_.descriptors_max) {
+    const size_t held = state.files.size() + (handles_.are_used() ? 0 : state.nodes.size());
+    if (held >= settings_.descriptors_max - opened_by_handle_max_) {
         return failure(Error{.message = "the guest has more files than there are descriptors for"});
     }
     for (const SavedNode& node : state.nodes) {
@@ -133,19 +134,28 @@ Result<void> FsServer::load_all(const FsState& state) {
         if ((uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != node.type) {
             return lost(ESTALE);
         }
-        if (!inodes_.restore(node.id, key_of(*status), *std::move(fd), node.type, node.lookups)) {
+        const InodeKey key = key_of(*status);
+        auto handle = handles_.make(*fd, key, node.type);
+        if (!handle) {
+            return lost(handle.error());
+        }
+        if (!inodes_.restore(
+                node.id, key, *std::move(fd), node.type, node.lookups, *std::move(handle))) {
             return failure(Error{.message = fmt::format(
                                      "the node id {:#x} is impossible, or there twice", node.id)});
         }
+        if (const InodeRef inode = inodes_.find(node.id); !inode->handle.is_empty()) {
+            handles_.note_open(inode);
+        }
     }
     for (const SavedFile& saved : state.files) {
-        const InodeRef inode = inodes_.find(saved.node);
+        const auto inode = inode_of(saved.node);
         const auto flags = static_cast<int>(saved.flags);
         const bool is_directory = (flags & O_DIRECTORY) != 0;
-        if (!inode || is_directory != (inode->type == S_IFDIR)) {
+        if (!inode || is_directory != ((*inode)->type == S_IFDIR)) {
             return failure(Error{.message = "a file is open whose node is not there"});
         }
-        auto fd = share_.reopen(inode->fd.get(), inode->type, flags);
+        auto fd = share_.reopen((*inode)->fd.get(), (*inode)->type, flags);
         if (!fd) {
             return failure(error_from_code("cannot open a file of the guest again", fd.error()));
         }

@@ -74,10 +74,16 @@ Result<FsServer::Found, Errno> FsServer::pin_opened(const UniqueFd& fd) {
 Result<FsServer::Found, Errno> FsServer::add(UniqueFd fd) {
     Found found;
     found.status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
-    found.inode =
-        inodes_.look_up_or_add(key_of(found.status), std::move(fd), type_of(found.status));
+    const InodeKey key = key_of(found.status);
+    const uint32_t type = type_of(found.status);
+    FileHandle handle = OUTRIGGER_TRY(handles_.make(fd, key, type));
+    const bool has_handle = !handle.is_empty();
+    found.inode = inodes_.look_up_or_add(key, fd, type, std::move(handle));
     if (!found.inode) {
         return failure(ENFILE);
+    }
+    if (has_handle && !fd.valid()) {
+        handles_.note_open(found.inode);  // which has taken it
     }
     return found;
 }

@@ -18,6 +18,7 @@ namespace outrigger::fs {
 namespace {
 
 constexpr std::array<std::string_view, 4> kCachePolicies = {"never", "metadata", "auto", "always"};
+constexpr std::array<std::string_view, 3> kHandlePolicies = {"never", "prefer", "mandatory"};
 constexpr std::array<std::string_view, 3> kDemands = {"never", "auto", "always"};
 
 constexpr size_t kTagBytesMax = 36;
@@ -97,6 +98,14 @@ constexpr std::array kOptions = {
                .default_value = "4",
                .number_min = 1,
                .number_max = 256},
+    OptionSpec{.name = "inode-file-handles",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHEN",
+               .help = "Find files again by their file system's handles, instead of a descriptor "
+                       "for each that the guest knows: never; prefer, where there are handles; or "
+                       "mandatory, where files without are not shown",
+               .default_value = "never",
+               .choices = kHandlePolicies},
     OptionSpec{.name = "rlimit-nofile",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -110,6 +119,12 @@ constexpr std::array kOptions = {
 std::vector<int>& share_roots() {
     static std::vector<int> roots;
     return roots;
+}
+
+/// Whether each of them is served by handles.
+std::vector<bool>& shares_by_handle() {
+    static std::vector<bool> shares;
+    return shares;
 }
 
 /// Raises the limit as far as it can, and returns it.
@@ -215,9 +230,12 @@ Result<void> check_options(const OptionValues& values) {
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     // A limit on the size of files is an error of the write that goes beyond it, and no more.
     ::signal(SIGXFSZ, SIG_IGN);
-    const FsSettings settings = OUTRIGGER_TRY(read_settings(values));
+    FsSettings settings = OUTRIGGER_TRY(read_settings(values));
     Share share = OUTRIGGER_TRY(Share::open(settings));
+    settings.handles = OUTRIGGER_TRY(InodeHandles::check(
+        choice<HandlePolicy>(values, "inode-file-handles", kHandlePolicies), share));
     share_roots().push_back(share.root_fd());
+    shares_by_handle().push_back(settings.handles != HandlePolicy::kNever);
     return std::make_unique<FsDevice>(settings, std::move(share));
 }
 
@@ -225,7 +243,11 @@ SandboxExtras sandbox_extras(const OptionValues& /*values*/) {
     SandboxExtras extras;
     // Asked for behind create_device() of the same device.
     extras.writable_trees = {share_roots().back()};
-    extras.kept_capabilities = fs_capabilities();
+    extras.opens_by_handle = shares_by_handle().back();
+    extras.kept_capabilities = fs_capabilities(extras.opens_by_handle);
+    if (extras.opens_by_handle) {
+        extras.system_calls = fs_handle_system_calls();
+    }
     return extras;
 }
 

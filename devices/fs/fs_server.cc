@@ -11,6 +11,9 @@
 namespace outrigger::fs {
 namespace {
 
+/// Inodes with a handle that are open at a time: each costs the kernel some 2 KiB.
+constexpr uint64_t kOpenedByHandleMax = 65'536;
+
 constexpr bool kChanges = true;
 constexpr bool kCreates = true;
 
@@ -93,13 +96,19 @@ dev_t decode_device(uint32_t encoded) {
 }
 
 FsServer::FsServer(const FsSettings& settings, Share share)
-    : settings_(settings), share_(std::move(share)), root_number_(number_of(share_.root_fd())) {
+    : settings_(settings),
+      share_(std::move(share)),
+      root_number_(number_of(share_.root_fd())),
+      opened_by_handle_max_(settings.handles == HandlePolicy::kNever
+                                ? 0
+                                : std::min(settings.descriptors_max / 2, kOpenedByHandleMax)),
+      handles_(settings.handles, share_, inodes_, opened_by_handle_max_) {
     const StatResult status = stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
     const auto slots_max = static_cast<uint32_t>(
         std::min<uint64_t>(settings.descriptors_max, SlotTable<Inode>::kSlotsMax));
-    inodes_.set_slots_max(slots_max);
+    inodes_.set_slots_max(handles_.are_used() ? SlotTable<Inode>::kSlotsMax : slots_max);
     files_.set_slots_max(slots_max);
     inodes_.set_root(
         share_.duplicate_root(), key_of(*status), uint32_t{status->stx_mode} & uint32_t{S_IFMT});
@@ -152,6 +161,7 @@ Result<InodeRef, Errno> FsServer::inode_of(uint64_t node) {
     if (!inode) {
         return failure(ESTALE);
     }
+    OUTRIGGER_TRY(handles_.open(inode));
     return inode;
 }
 
@@ -172,8 +182,8 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 }
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
-    if (inodes_.size() + files_.size() + lock_owners_.size() >= settings_.descriptors_max)
-        [[unlikely]] {
+    const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size();
+    if (held >= settings_.descriptors_max - opened_by_handle_max_) [[unlikely]] {
         return failure(ENFILE);
     }
     return {};

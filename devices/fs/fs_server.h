@@ -16,6 +16,7 @@
 #include "devices/fs/credentials.h"
 #include "devices/fs/fs_settings.h"
 #include "devices/fs/fs_state.h"
+#include "devices/fs/inode_handles.h"
 #include "devices/fs/inode_table.h"
 #include "devices/fs/lock_owners.h"
 #include "devices/fs/open_files.h"
@@ -66,6 +67,8 @@ class FsServer final {
     [[nodiscard]] const InodeTable& inodes() const { return inodes_; }
 
     [[nodiscard]] const OpenFiles& files() const { return files_; }
+
+    [[nodiscard]] const InodeHandles& handles() const { return handles_; }
 
     // The handlers.
     [[nodiscard]] Verdict init(Call& call);
@@ -194,11 +197,13 @@ class FsServer final {
     const FsSettings settings_;
     const Share share_;
     const uint64_t root_number_;
+    const uint64_t opened_by_handle_max_;  ///< of descriptors_max
     OwnCapabilities capabilities_;
     std::once_flag capabilities_read_;
     std::atomic<bool> initialized_{false};
     std::atomic<uint64_t> agreed_{0};  // flags of INIT
     mutable InodeTable inodes_;        // save() pins what it looks at
+    mutable InodeHandles handles_;
     mutable OpenFiles files_;
     LockOwners lock_owners_;
     std::mutex interrupts_mutex_;

@@ -16,6 +16,9 @@ enum class CachePolicy : uint8_t { kNever, kMetadata, kAuto, kAlways };
 /// Something that is off, on where the driver can do it, or on or not at all.
 enum class Demand : uint8_t { kNever, kAuto, kAlways };
 
+/// Are inodes kept by file handle, or by a descriptor each?
+enum class HandlePolicy : uint8_t { kNever, kPrefer, kMandatory };
+
 struct FsSettings {
     std::string shared_dir;
     std::string tag;  ///< at most 36 bytes; empty: the device has no configuration space
@@ -24,6 +27,7 @@ struct FsSettings {
     std::chrono::nanoseconds timeout{std::chrono::seconds(1)};  ///< of names and attributes
     uint64_t pool_threads = 4;
     uint64_t descriptors_max = 1024;  ///< that the guest may make us hold
+    HandlePolicy handles = HandlePolicy::kNever;
     bool writeback = false;
     bool allow_direct_io = false;
     bool allow_mmap = false;

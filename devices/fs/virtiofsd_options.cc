@@ -18,7 +18,6 @@ constexpr Translation kTranslations[] = {
     {"--seccomp=kill", ""},
     {"--seccomp=log", "--sandbox=log"},
     {"--announce-submounts", ""},
-    {"--inode-file-handles=never", ""},
     {"--posix-acl", "--posix-acl=always"},
     {"--security-label", "--security-label=always"},
     {"--log-level=warn", "--log-level=warning"},
@@ -27,8 +26,7 @@ constexpr Translation kTranslations[] = {
 };
 
 /// Options of the table whose value may be the next argument.
-constexpr std::string_view kWithValue[] = {
-    "--sandbox", "--seccomp", "--inode-file-handles", "--log-level"};
+constexpr std::string_view kWithValue[] = {"--sandbox", "--seccomp", "--log-level"};
 
 }  // namespace
 

@@ -258,6 +258,52 @@ TEST_F(FsTrapFew, FsTrap26NothingIsMadeThatCannotBeHeld) {
     expect_alive();
 }
 
+TEST_F(FsTrapFew, FsTrap26ByHandleAGuestKnowsMoreThanThereAreDescriptors) {
+    if (::getuid() != 0) {
+        GTEST_SKIP() << "this needs root";
+    }
+    constexpr int kMany = 5000;
+    for (int i = 0; i < kMany; ++i) {
+        write_in_share(numbered("f", i), numbered("", i));
+    }
+    serve({.arguments = {std::string(kLimit), "--inode-file-handles=mandatory", "--xattr"}});
+    std::vector<uint64_t> nodes;
+    for (int i = 0; i < kMany; ++i) {
+        nodes.push_back(node_of(numbered("f", i)));
+        ASSERT_NE(nodes.back(), 0U) << i;
+    }
+    EXPECT_LT(ProcessCounts::of(daemon().pid()).descriptors, kDescriptorsMax);
+    const bool extended = (guest().init_flags() & FUSE_SETXATTR_EXT) != 0;
+    for (int i = 0; i < kMany; i += 50) {
+        const uint64_t node = nodes[static_cast<size_t>(i)];
+        const FuseAnswer opened = call(ask::open(node, O_RDWR));
+        ASSERT_EQ(opened.error(), 0) << i;
+        const uint64_t fh = opened.as<fuse_open_out>().fh;
+        EXPECT_EQ(call(ask::read(node, fh, 0, 100)).text(), numbered("", i));
+        EXPECT_EQ(error_of(ask::release(node, fh)), 0);
+        EXPECT_EQ(error_of(ask::setxattr(node, "user.a", "b", extended)), 0);
+        EXPECT_EQ(error_of(ask::link(node, FUSE_ROOT_ID, numbered("l", i))), 0);
+        EXPECT_EQ(node_of(numbered("l", i)), node);
+    }
+    // What holds a descriptor still runs out, and the share lives on.
+    int error = 0;
+    std::vector<OpenFile> open;
+    for (size_t i = 0; i < nodes.size() && error == 0; ++i) {
+        const FuseAnswer opened = call(ask::open(nodes[i], O_RDONLY));
+        error = opened.error();
+        open.push_back({.node = nodes[i], .fh = opened.as<fuse_open_out>().fh});
+    }
+    EXPECT_EQ(error, ENFILE);
+    EXPECT_EQ(error_of(ask::getattr(nodes.front())), 0);
+    EXPECT_EQ(error_of(ask::release(open.front().node, open.front().fh)), 0);
+    EXPECT_EQ(error_of(ask::open(nodes.back(), O_RDONLY)), 0);
+    // A file that the host removes is gone, whatever gets its number next.
+    ASSERT_TRUE(std::filesystem::remove(in_share(numbered("f", 1))));
+    write_in_share("next", "x");
+    EXPECT_NE(node_of("next"), nodes[1]);
+    expect_alive();
+}
+
 TEST_F(FsTrapFew, FsTrap26LocksAreDescriptorsToo) {
     serve({.arguments = {std::string(kLimit), "--posix-lock"}});
     const OpenFile file = create("f", "x");
