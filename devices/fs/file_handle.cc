@@ -46,6 +46,21 @@ Result<FileHandle, Errno> FileHandle::of(int fd) {
     return made;
 }
 
+std::optional<FileHandle> FileHandle::from_bytes(std::span<const std::byte> bytes) {
+    Head head{};
+    if (bytes.size() < sizeof head) {
+        return std::nullopt;
+    }
+    std::memcpy(&head, bytes.data(), sizeof head);
+    if (head.bytes > kHandleBytesMax || bytes.size() != sizeof head + head.bytes) {
+        return std::nullopt;
+    }
+    FileHandle made;
+    made.bytes_ = std::make_unique_for_overwrite<std::byte[]>(bytes.size());
+    std::memcpy(made.bytes_.get(), bytes.data(), bytes.size());
+    return made;
+}
+
 std::span<const std::byte> FileHandle::all() const {
     if (bytes_ == nullptr) {
         return {};

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "vhost-user-backend/base/result.h"
@@ -31,9 +32,13 @@ class FileHandle final {
 
     [[nodiscard]] bool is_same(const FileHandle& other) const;
 
-  private:
+    /// All of it, for from_bytes() of another process.
     [[nodiscard]] std::span<const std::byte> all() const;
 
+    /// Nothing where the bytes are no handle. Which file it is, if any, nobody has looked.
+    [[nodiscard]] static std::optional<FileHandle> from_bytes(std::span<const std::byte> bytes);
+
+  private:
     std::unique_ptr<std::byte[]> bytes_;  // struct file_handle
 };
 

@@ -124,7 +124,9 @@ Verdict FsServer::open(Call& call) {
 
 Verdict FsServer::release(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_release_in>(call.body));
-    OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    if (const OpenFileRef file = files_.find(args.fh); !file || file->node != call.header.node) {
+        return failed(EBADF);
+    }
     if (settings_.posix_locks) {
         lock_owners_.forget_handle(call.header.node, args.fh);
     }

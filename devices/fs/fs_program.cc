@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::array<std::string_view, 4> kCachePolicies = {"never", "metadata", "auto", "always"};
 constexpr std::array<std::string_view, 3> kHandlePolicies = {"never", "prefer", "mandatory"};
+constexpr std::array<std::string_view, 2> kLosses = {"abort", "guest-error"};
 constexpr std::array<std::string_view, 3> kDemands = {"never", "auto", "always"};
 
 constexpr size_t kTagBytesMax = 36;
@@ -106,6 +107,13 @@ constexpr std::array kOptions = {
                        "mandatory, where files without are not shown",
                .default_value = "never",
                .choices = kHandlePolicies},
+    OptionSpec{.name = "migration-on-error",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHAT",
+               .help = "When a file of a guest that moves here is not found: abort, so that the "
+                       "guest goes on where it was; or guest-error, so that the guest finds out",
+               .default_value = "abort",
+               .choices = kLosses},
     OptionSpec{.name = "rlimit-nofile",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -212,6 +220,7 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.killpriv_v2 = values.flag("killpriv-v2");
     settings.posix_locks = values.flag("posix-lock");
     settings.flock = values.flag("flock");
+    settings.forgives_lost_files = values.text("migration-on-error") == "guest-error";
     const uint64_t limit = OUTRIGGER_TRY(raise_descriptor_limit(values.number("rlimit-nofile")));
     settings.descriptors_max = limit > 2 * kOwnDescriptors ? limit - kOwnDescriptors : limit / 2;
     return settings;

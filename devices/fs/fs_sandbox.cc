@@ -90,6 +90,7 @@ constexpr SystemCallRule kControlSystemCalls[] = {
     {.name = "readlinkat"},
     {.name = "openat2"},
     {.name = "openat"},
+    {.name = "flock"},
 };
 
 constexpr uint64_t bit(int capability) {

@@ -128,6 +128,10 @@ RequestForm FsServer::form() const {
 void FsServer::reset() {
     initialized_.store(false, std::memory_order_relaxed);
     agreed_.store(0, std::memory_order_relaxed);
+    {
+        const std::lock_guard lock(wanted_locks_mutex_);
+        wanted_locks_.clear();
+    }
     lock_owners_.clear();
     files_.clear();
     inodes_.clear();
@@ -162,6 +166,9 @@ Result<InodeRef, Errno> FsServer::inode_of(uint64_t node) {
         return failure(ESTALE);
     }
     OUTRIGGER_TRY(handles_.open(inode));
+    if (!inode->fd.is_open()) [[unlikely]] {
+        return failure(ESTALE);  // it was not found when the guest moved here
+    }
     return inode;
 }
 
@@ -177,6 +184,9 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
     OpenFileRef file = files_.find(handle);
     if (!file || file->node != node) {
         return failure(EBADF);
+    }
+    if (!file->fd.valid()) [[unlikely]] {
+        return failure(EIO);  // it was not found when the guest moved here
     }
     return file;
 }

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "devices/fs/call.h"
 #include "devices/fs/credentials.h"
@@ -55,8 +56,12 @@ class FsServer final {
     void reset();
 
     /// What another process needs to go on with this guest. No request runs. An error is for the
-    /// operator: what cannot move.
+    /// operator: what cannot move. Locks on the host's files are let go of, so that the other one
+    /// can have them.
     [[nodiscard]] Result<FsState> save() const;
+
+    /// Before a queue starts: takes the locks that save() has let go of, or that load() brought.
+    void take_locks();
 
     /// In place of all that is here. All of it or nothing.
     [[nodiscard]] Result<void> load(const FsState& state);
@@ -136,6 +141,18 @@ class FsServer final {
     [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
                                                      const std::string& root) const;
     [[nodiscard]] Result<void> load_all(const FsState& state);
+    [[nodiscard]] Result<void> load_node(const SavedNode& node);
+    [[nodiscard]] Result<void> load_removed(const SavedRemoved& node);
+    [[nodiscard]] Result<void> load_file(const SavedFile& saved);
+    [[nodiscard]] Result<void> check_locks(std::span<const SavedLock> locks);
+    [[nodiscard]] Result<void> add_restored(uint64_t id,
+                                            uint64_t lookups,
+                                            uint32_t type,
+                                            Result<UniqueFd, Errno> fd,
+                                            const std::string& what);
+    [[nodiscard]] std::vector<SavedLock> held_locks() const;
+    void let_go_of_locks() const;
+    [[nodiscard]] Errno take_lock(const SavedLock& lock);
     [[nodiscard]] Result<InodeRef, Errno> inode_of(uint64_t node);
     [[nodiscard]] Result<InodeRef, Errno> directory_of(uint64_t node);
     [[nodiscard]] Result<OpenFileRef, Errno> file_of(uint64_t handle, uint64_t node);
@@ -205,7 +222,9 @@ class FsServer final {
     mutable InodeTable inodes_;        // save() pins what it looks at
     mutable InodeHandles handles_;
     mutable OpenFiles files_;
-    LockOwners lock_owners_;
+    mutable LockOwners lock_owners_;
+    mutable std::mutex wanted_locks_mutex_;
+    mutable std::vector<SavedLock> wanted_locks_;  // guarded by it: to be had before a queue starts
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it

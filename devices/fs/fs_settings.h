@@ -28,6 +28,7 @@ struct FsSettings {
     uint64_t pool_threads = 4;
     uint64_t descriptors_max = 1024;  ///< that the guest may make us hold
     HandlePolicy handles = HandlePolicy::kNever;
+    bool forgives_lost_files = false;  ///< --migration-on-error=guest-error
     bool writeback = false;
     bool allow_direct_io = false;
     bool allow_mmap = false;

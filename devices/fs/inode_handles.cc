@@ -58,7 +58,7 @@ std::optional<int> InodeHandles::find_mount(uint64_t mount) const {
 
 /// Nothing where a file of another type must say first whether there are handles; -1 where there
 /// are none.
-std::optional<int> InodeHandles::mount_of(const UniqueFd& fd,
+std::optional<int> InodeHandles::mount_of(int fd,
                                           const InodeKey& key,
                                           uint32_t type,
                                           const FileHandle& handle) {
@@ -68,7 +68,7 @@ std::optional<int> InodeHandles::mount_of(const UniqueFd& fd,
     if (type != S_IFREG && type != S_IFDIR) {
         return std::nullopt;
     }
-    UniqueFd opened = open_mount(share_, fd.get(), type, handle);
+    UniqueFd opened = open_mount(share_, fd, type, handle);
     const std::lock_guard lock(mounts_mutex_);
     return mounts_.emplace(key.mount, std::move(opened)).first->second.get();
 }
@@ -81,7 +81,7 @@ Result<FileHandle, Errno> InodeHandles::make(const UniqueFd& fd,
     }
     auto handle = FileHandle::of(fd.get());
     if (handle) {
-        const auto mount = mount_of(fd, key, type, *handle);
+        const auto mount = mount_of(fd.get(), key, type, *handle);
         if (mount && *mount >= 0) {
             return handle;
         }
@@ -90,6 +90,25 @@ Result<FileHandle, Errno> InodeHandles::make(const UniqueFd& fd,
         return failure(EOPNOTSUPP);
     }
     return FileHandle();
+}
+
+Result<UniqueFd, Errno> InodeHandles::pin_removed(const FileHandle& handle) {
+    if (!are_used()) {
+        return failure(EOPNOTSUPP);
+    }
+    const auto root = OUTRIGGER_TRY(stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID));
+    const FileHandle of_root = OUTRIGGER_TRY(FileHandle::of(share_.root_fd()));
+    const uint32_t type = uint32_t{root.stx_mode} & uint32_t{S_IFMT};
+    const auto mount = mount_of(share_.root_fd(), key_of(root), type, of_root);
+    if (!mount || *mount < 0) {
+        return failure(EOPNOTSUPP);
+    }
+    UniqueFd fd = OUTRIGGER_TRY(handle.pin(*mount));
+    const auto status = OUTRIGGER_TRY(stat_fd(fd.get(), STATX_NLINK));
+    if (status.stx_nlink != 0) {
+        return failure(ESTALE);
+    }
+    return fd;
 }
 
 Result<void, Errno> InodeHandles::reopen(const InodeRef& inode) {

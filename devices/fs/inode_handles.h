@@ -54,6 +54,11 @@ class InodeHandles final {
         return reopen(inode);
     }
 
+    /// Pins the file with this handle on the mount of the share's root, which anybody may have made
+    /// up: ESTALE unless it is one without a name, because of one with a name nobody knows whether
+    /// it lies in the share.
+    [[nodiscard]] Result<UniqueFd, Errno> pin_removed(const FileHandle& handle);
+
     /// The inode has got a descriptor: closes another one's, if there are too many.
     void note_open(const InodeRef& inode);
 
@@ -62,7 +67,7 @@ class InodeHandles final {
 
   private:
     [[nodiscard]] Result<void, Errno> reopen(const InodeRef& inode);
-    [[nodiscard]] std::optional<int> mount_of(const UniqueFd& fd,
+    [[nodiscard]] std::optional<int> mount_of(int fd,
                                               const InodeKey& key,
                                               uint32_t type,
                                               const FileHandle& handle);

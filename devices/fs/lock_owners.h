@@ -18,6 +18,8 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "devices/fs/held_ranges.h"
+
 namespace outrigger::fs {
 
 /// Any thread.
@@ -34,10 +36,12 @@ class LockOwners final {
         UniqueFd fd;
         uint64_t handle = 0;  ///< by which the owner had it opened
         uint32_t pid = 0;     ///< in the guest
+        std::mutex mutex{};   ///< held while it is locked, too: so the kernel and `held` agree
+        HeldRanges held{};
     };
 
     /// Shared: a request that locks keeps it open, whoever forgets it meanwhile.
-    using Description = std::shared_ptr<const OpenDescription>;
+    using Description = std::shared_ptr<OpenDescription>;
 
     /// The owner's description of the file, opened by `open` when it has none. An errno value;
     /// ENOLCK when there are too many.
@@ -57,8 +61,10 @@ class LockOwners final {
         if (!opened) {
             return failure(int{opened.error()});
         }
-        auto description = std::make_shared<const OpenDescription>(
-            OpenDescription{.fd = *std::move(opened), .handle = handle, .pid = pid});
+        auto description = std::make_shared<OpenDescription>();
+        description->fd = *std::move(opened);
+        description->handle = handle;
+        description->pid = pid;
         descriptions_.emplace(key, description);
         note_count();
         return description;
@@ -93,6 +99,15 @@ class LockOwners final {
             }
         }
         return found;
+    }
+
+    /// Calls `each(const Key&, OpenDescription&)` for all of them.
+    template <class Each>
+    void for_each(Each each) {
+        const std::lock_guard lock(mutex_);
+        for (const auto& [key, description] : descriptions_) {
+            each(key, *description);
+        }
     }
 
     /// Descriptions that are kept: each holds a descriptor. Waits for nobody.

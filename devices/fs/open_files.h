@@ -24,6 +24,7 @@ struct OpenFile {
     /// A write that must not wait is refused by this kind of file: then one that waits is made.
     std::atomic<bool> writes_wait{false};
     std::atomic<bool> reads_wait{false};
+    std::atomic<uint32_t> flock{F_UNLCK};        ///< what of flock() it has on the host
     std::unique_ptr<DirectoryStream> directory;  ///< of a directory, else null
 
     [[nodiscard]] bool is_directory() const { return directory != nullptr; }
@@ -31,6 +32,7 @@ struct OpenFile {
     void clear() {
         directory.reset();
         fd.reset();
+        flock.store(F_UNLCK, std::memory_order_relaxed);
         writes_wait.store(false, std::memory_order_relaxed);
         reads_wait.store(false, std::memory_order_relaxed);
     }

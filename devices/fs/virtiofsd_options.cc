@@ -18,6 +18,8 @@ constexpr Translation kTranslations[] = {
     {"--seccomp=kill", ""},
     {"--seccomp=log", "--sandbox=log"},
     {"--announce-submounts", ""},
+    {"--migration-mode=find-paths", ""},
+    {"--migration-confirm-paths", ""},
     {"--posix-acl", "--posix-acl=always"},
     {"--security-label", "--security-label=always"},
     {"--log-level=warn", "--log-level=warning"},
@@ -26,7 +28,8 @@ constexpr Translation kTranslations[] = {
 };
 
 /// Options of the table whose value may be the next argument.
-constexpr std::string_view kWithValue[] = {"--sandbox", "--seccomp", "--log-level"};
+constexpr std::string_view kWithValue[] = {
+    "--sandbox", "--seccomp", "--migration-mode", "--log-level"};
 
 }  // namespace
 

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// A guest that goes on elsewhere.
+#include <utility>
+
+#include "tests/fs/fuse_guest.h"
+#include "tests/support/state_pipe.h"
+
+namespace outrigger::testing {
+
+std::optional<std::string> FuseGuest::leave() {
+    for (driver::DriverQueue& queue : running_.queues) {
+        if (!queue.stop(*frontend_)) {
+            return std::nullopt;
+        }
+    }
+    std::string state = save_state(*frontend_);
+    return state.empty() ? std::nullopt : std::optional(std::move(state));
+}
+
+bool FuseGuest::start_queues() {
+    for (driver::DriverQueue& queue : running_.queues) {
+        if (!driver::went_well(queue.start(*frontend_, memory_)) ||
+            !driver::went_well(frontend_->set_vring_enable(queue.index(), 1))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool FuseGuest::stay() {
+    return start_queues();
+}
+
+bool FuseGuest::arrive(const std::string& socket_path, std::string_view state) {
+    auto connected = driver::Frontend::connect(socket_path, driver::after(kPatience));
+    if (!connected) {
+        return false;
+    }
+    frontend_.emplace(*std::move(connected));
+    frontend_->set_time_limit(kPatience);
+    auto agreement = driver::negotiate(*frontend_, bring_up_options());
+    if (!agreement || !driver::share_memory(*frontend_, memory_, *agreement) ||
+        !load_state(*frontend_, state)) {
+        return false;
+    }
+    running_.agreement = *std::move(agreement);
+    return start_queues();
+}
+
+}  // namespace outrigger::testing
