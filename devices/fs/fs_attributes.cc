@@ -25,8 +25,6 @@ StatxAttributes sx_attributes(const struct statx& status) {
     out.blksize = status.stx_blksize;
     out.attributes = status.stx_attributes;
     out.nlink = status.stx_nlink;
-    out.uid = status.stx_uid;
-    out.gid = status.stx_gid;
     out.mode = status.stx_mode;
     out.ino = status.stx_ino;
     out.size = status.stx_size;
@@ -85,6 +83,8 @@ Verdict FsServer::statx(Call& call) {
     out.attr_valid = static_cast<uint64_t>(seconds.count());
     out.attr_valid_nsec = static_cast<uint32_t>((settings_.timeout - seconds).count());
     out.stat = sx_attributes(status);
+    out.stat.uid = settings_.uids.to_guest(status.stx_uid);
+    out.stat.gid = settings_.gids.to_guest(status.stx_gid);
     return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
 }
 
@@ -105,9 +105,12 @@ Errno FsServer::change_owner(const Inode& inode, const fuse_setattr_in& wish) {
         return 0;
     }
     constexpr uint32_t kUnchanged = UINT32_MAX;
-    const uint32_t uid = (wish.valid & FATTR_UID) != 0 ? wish.uid : kUnchanged;
-    const uint32_t gid = (wish.valid & FATTR_GID) != 0 ? wish.gid : kUnchanged;
-    if (::fchownat(inode.fd.get(), "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) {
+    const auto uid = settings_.uids.to_host((wish.valid & FATTR_UID) != 0 ? wish.uid : kUnchanged);
+    const auto gid = settings_.gids.to_host((wish.valid & FATTR_GID) != 0 ? wish.gid : kUnchanged);
+    if (!uid || !gid) {
+        return EPERM;
+    }
+    if (::fchownat(inode.fd.get(), "", *uid, *gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) {
         return errno;
     }
     drop_mapped_capabilities(inode.fd.get());

@@ -101,8 +101,8 @@ fuse_attr FsServer::make_attr(const struct statx& status) const {
     attr.ctimensec = status.stx_ctime.tv_nsec;
     attr.mode = status.stx_mode;
     attr.nlink = status.stx_nlink;
-    attr.uid = status.stx_uid;
-    attr.gid = status.stx_gid;
+    attr.uid = settings_.uids.to_guest(status.stx_uid);
+    attr.gid = settings_.gids.to_guest(status.stx_gid);
     attr.rdev = encode_device(status.stx_rdev_major, status.stx_rdev_minor);
     attr.blksize = status.stx_blksize;
     return attr;
@@ -194,10 +194,14 @@ Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& e
         extensions.group == UINT32_MAX) {
         return failure(EINVAL);
     }
-    return GuestUser{.uid = call.header.uid,
-                     .gid = call.header.gid,
-                     .group = extensions.group,
-                     .checks_access = agreed(kInitCreateSuppGroup)};
+    GuestUser user{.uid = OUTRIGGER_TRY(settings_.uids.to_host(call.header.uid)),
+                   .gid = OUTRIGGER_TRY(settings_.gids.to_host(call.header.gid)),
+                   .group = {},
+                   .checks_access = agreed(kInitCreateSuppGroup)};
+    if (extensions.group) {
+        user.group = OUTRIGGER_TRY(settings_.gids.to_host(*extensions.group));
+    }
+    return user;
 }
 
 Verdict FsServer::finish_creation(Call& call,

@@ -99,6 +99,17 @@ constexpr std::array kOptions = {
                .default_value = "4",
                .number_min = 1,
                .number_max = 256},
+    OptionSpec{.name = "translate-uid",
+               .value_name = "RULE",
+               .help = "Let users of the guest be others on the host: map:GUEST:HOST:COUNT (both "
+                       "ways), guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, "
+                       "squash-guest:GUEST:HOST:COUNT, squash-host:HOST:GUEST:COUNT, or "
+                       "forbid-guest:GUEST:COUNT",
+               .repeatable = true},
+    OptionSpec{.name = "translate-gid",
+               .value_name = "RULE",
+               .help = "The same for groups",
+               .repeatable = true},
     OptionSpec{.name = "inode-file-handles",
                .kind = OptionKind::kChoice,
                .value_name = "WHEN",
@@ -215,6 +226,13 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     if (!rules.empty()) {
         settings.attributes = OUTRIGGER_TRY(AttributeMap::parse(rules));
         settings.capabilities_name = OUTRIGGER_TRY(find_capabilities(settings));
+    }
+    settings.uids = OUTRIGGER_TRY(IdMap::parse("translate-uid", values.texts("translate-uid")));
+    settings.gids = OUTRIGGER_TRY(IdMap::parse("translate-gid", values.texts("translate-gid")));
+    if (settings.posix_acl != Demand::kNever &&
+        !(settings.uids.is_empty() && settings.gids.is_empty())) {
+        return failure(Error{.message = "--posix-acl names users of the host: --translate-uid and "
+                                        "--translate-gid do not go with it"});
     }
     settings.pool_threads = values.number("thread-pool-size").value_or(4);
     settings.killpriv_v2 = values.flag("killpriv-v2");

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "devices/fs/attribute_map.h"
+#include "devices/fs/id_map.h"
 
 namespace outrigger::fs {
 
@@ -40,6 +41,8 @@ struct FsSettings {
     bool killpriv_v2 = false;
     bool posix_locks = false;
     bool flock = false;
+    IdMap uids{};
+    IdMap gids{};
     AttributeMap attributes{};
     /// What "security.capability" of the guest is called on the host, when that is something else.
     std::string capabilities_name{};

@@ -69,6 +69,40 @@ TEST_F(FsTrapUsers, FsTrap10GroupsOfTheDaemonAreNobodysInTheGuest) {
     EXPECT_EQ(error_of(as_somebody(ask::mkdir(directory, "inside"))), EACCES);
 }
 
+TEST_F(FsTrapUsers, FsTrap10UsersAreTranslatedBothWays) {
+    serve({.arguments = {"--translate-uid=map:41000:51000:10",
+                         "--translate-gid=map:41000:61000:10",
+                         "--translate-uid=forbid-guest:0:1000"}});
+    const FuseAnswer made = call(as_somebody(ask::mkdir(FUSE_ROOT_ID, "d", 0777)));
+    ASSERT_EQ(made.error(), EACCES) << "the root is root's";
+    ASSERT_EQ(::chmod(share().c_str(), 0777), 0);
+    const FuseAnswer second = call(as_somebody(ask::mkdir(FUSE_ROOT_ID, "d", 0777)));
+    ASSERT_EQ(second.error(), 0);
+    EXPECT_EQ(second.as<fuse_entry_out>().attr.uid, kSomebody);
+    EXPECT_EQ(second.as<fuse_entry_out>().attr.gid, kSomebody);
+
+    struct stat status {};
+
+    ASSERT_EQ(::stat(in_share("d").c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, 51001U);
+    EXPECT_EQ(status.st_gid, 61001U);
+    fuse_setattr_in in{};
+    in.valid = FATTR_UID | FATTR_GID;
+    in.uid = 41005;
+    in.gid = 41006;
+    const FuseAnswer given = call(ask::setattr(second.as<fuse_entry_out>().nodeid, in));
+    EXPECT_EQ(given.as<fuse_attr_out>().attr.uid, 41005U);
+    ASSERT_EQ(::stat(in_share("d").c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, 51005U);
+    EXPECT_EQ(status.st_gid, 61006U);
+    // The forbidden make nothing, and are given nothing.
+    EXPECT_EQ(error_of(ask::mkdir(FUSE_ROOT_ID, "roots")), EPERM);
+    in.uid = 999;
+    EXPECT_EQ(error_of(ask::setattr(second.as<fuse_entry_out>().nodeid, in)), EPERM);
+    in.valid = FATTR_GID;
+    EXPECT_EQ(error_of(ask::setattr(second.as<fuse_entry_out>().nodeid, in)), 0);
+}
+
 // --- 13 ----------------------------------------------------------------------------------------
 
 TEST_F(FsTraps, FsTrap13SizeByAHandleOfAnotherFile) {
