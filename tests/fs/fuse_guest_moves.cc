@@ -36,11 +36,18 @@ bool FuseGuest::arrive(const std::string& socket_path, std::string_view state) {
     if (!connected) {
         return false;
     }
+    // The source keeps what the guest has until the guest is here.
+    const driver::Frontend source = *std::move(frontend_);
     frontend_.emplace(*std::move(connected));
     frontend_->set_time_limit(kPatience);
-    auto agreement = driver::negotiate(*frontend_, bring_up_options());
-    if (!agreement || !driver::share_memory(*frontend_, memory_, *agreement) ||
+    const driver::BringUpOptions options = bring_up_options();
+    if (!frontend_->get_features() || !frontend_->get_protocol_features() ||
+        !driver::went_well(frontend_->set_protocol_features(options.protocol_features)) ||
         !load_state(*frontend_, state)) {
+        return false;
+    }
+    auto agreement = driver::negotiate(*frontend_, options);
+    if (!agreement || !driver::share_memory(*frontend_, memory_, *agreement)) {
         return false;
     }
     running_.agreement = *std::move(agreement);

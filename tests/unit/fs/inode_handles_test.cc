@@ -11,6 +11,8 @@
 
 #include <gtest/gtest.h>
 
+#include "devices/fs/credentials.h"
+
 namespace outrigger::fs {
 namespace {
 
@@ -197,14 +199,18 @@ TEST_F(InodeHandlesTest, ThreadsThatOpenAndCloseFindTheirFiles) {
     EXPECT_LE(open_inodes(), kOpenMax + 3);
 }
 
-TEST(InodeHandlesCheck, RefusesAFileSystemWithoutThem) {
+TEST(InodeHandlesCheck, RefusesWhereFilesCannotBeOpenedByThem) {
     FsSettings settings;
-    settings.shared_dir = "/proc/self/fdinfo";
+    settings.shared_dir = "/var/tmp";
     auto share = Share::open(settings);
     ASSERT_TRUE(share.has_value());
-    EXPECT_FALSE(InodeHandles::check(HandlePolicy::kMandatory, *share));
-    EXPECT_EQ(*InodeHandles::check(HandlePolicy::kPrefer, *share), HandlePolicy::kNever);
-    EXPECT_EQ(*InodeHandles::check(HandlePolicy::kNever, *share), HandlePolicy::kNever);
+    // Capabilities are of a thread.
+    std::thread([&] {
+        OwnCapabilities::read().set_effective(0);
+        EXPECT_FALSE(InodeHandles::check(HandlePolicy::kMandatory, *share));
+        EXPECT_EQ(*InodeHandles::check(HandlePolicy::kPrefer, *share), HandlePolicy::kNever);
+        EXPECT_EQ(*InodeHandles::check(HandlePolicy::kNever, *share), HandlePolicy::kNever);
+    }).join();
 }
 
 }  // namespace
