@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include "devices/fs/capability_list.h"
 #include "devices/fs/fs_device.h"
 #include "devices/fs/fs_sandbox.h"
 
@@ -118,6 +119,10 @@ constexpr std::array kOptions = {
                        "mandatory, where files without are not shown",
                .default_value = "never",
                .choices = kHandlePolicies},
+    OptionSpec{.name = "modcaps",
+               .value_name = "LIST",
+               .help = "Keep more or fewer of root's capabilities than serving files takes: "
+                       "+sys_admin:-mknod, say; trusted.* attributes need sys_admin"},
     OptionSpec{.name = "migration-on-error",
                .kind = OptionKind::kChoice,
                .value_name = "WHAT",
@@ -251,6 +256,9 @@ Result<void> check_options(const OptionValues& values) {
     if (values.text("tag").value_or("").size() > kTagBytesMax) {
         return failure(Error{.message = "--tag takes at most 36 bytes"});
     }
+    if (const auto list = values.text("modcaps")) {
+        OUTRIGGER_TRY(parse_capability_changes(*list));
+    }
     return {};
 }
 
@@ -266,12 +274,15 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     return std::make_unique<FsDevice>(settings, std::move(share));
 }
 
-SandboxExtras sandbox_extras(const OptionValues& /*values*/) {
+SandboxExtras sandbox_extras(const OptionValues& values) {
     SandboxExtras extras;
     // Asked for behind create_device() of the same device.
     extras.writable_trees = {share_roots().back()};
     extras.opens_by_handle = shares_by_handle().back();
     extras.kept_capabilities = fs_capabilities(extras.opens_by_handle);
+    if (const auto changes = parse_capability_changes(values.text("modcaps").value_or(""))) {
+        extras.kept_capabilities = changes->apply(extras.kept_capabilities);
+    }
     if (extras.opens_by_handle) {
         extras.system_calls = fs_handle_system_calls();
     }
