@@ -12,9 +12,12 @@
 #include <gtest/gtest.h>
 
 #include "devices/fs/credentials.h"
+#include "tests/fs/numbered.h"
 
 namespace outrigger::fs {
 namespace {
+
+using testing::numbered;
 
 constexpr size_t kOpenMax = 8;
 
@@ -94,13 +97,13 @@ class InodeHandlesTest : public ::testing::Test {
 TEST_F(InodeHandlesTest, ManyAreKnownAndFewAreOpen) {
     std::vector<uint64_t> ids;
     for (int i = 0; i < 100; ++i) {
-        ids.push_back(look_up(write("f" + std::to_string(i))));
+        ids.push_back(look_up(write(numbered("f", i))));
     }
     EXPECT_LE(open_inodes(), kOpenMax);
     EXPECT_EQ(inodes_.held_count(), 1U);
     for (size_t i = 0; i < ids.size(); ++i) {
         const auto expected =
-            stat_name(share_->root_fd(), ("f" + std::to_string(i)).c_str(), STATX_BASIC_STATS);
+            stat_name(share_->root_fd(), (numbered("f", i)).c_str(), STATX_BASIC_STATS);
         EXPECT_EQ(number_of(ids[i]), expected->stx_ino);
         EXPECT_LE(open_inodes(), kOpenMax);
     }
@@ -109,7 +112,7 @@ TEST_F(InodeHandlesTest, ManyAreKnownAndFewAreOpen) {
 TEST_F(InodeHandlesTest, TheSameFileHasTheSameNodeAlsoWhenItWasClosed) {
     const uint64_t id = look_up(write("f"));
     for (int i = 0; i < 50; ++i) {
-        (void)look_up(write("other" + std::to_string(i)));
+        (void)look_up(write(numbered("other", i)));
     }
     EXPECT_FALSE(inodes_.find(id)->fd.is_open());
     EXPECT_EQ(look_up("f"), id);
@@ -120,7 +123,7 @@ TEST_F(InodeHandlesTest, TheSameFileHasTheSameNodeAlsoWhenItWasClosed) {
 TEST_F(InodeHandlesTest, AFileThatIsGoneIsStale) {
     const uint64_t id = look_up(write("f"));
     for (int i = 0; i < 50; ++i) {
-        (void)look_up(write("other" + std::to_string(i)));
+        (void)look_up(write(numbered("other", i)));
     }
     std::filesystem::remove(directory_ / "f");
     const InodeRef inode = inodes_.find(id);
@@ -134,7 +137,7 @@ TEST_F(InodeHandlesTest, ANumberThatComesAgainIsAnotherFile) {
     // Nobody holds the first file any more, so the host may give its number to the second.
     const uint64_t first = look_up(write("f"));
     for (int i = 0; i < 50; ++i) {
-        (void)look_up(write("other" + std::to_string(i)));
+        (void)look_up(write(numbered("other", i)));
     }
     const InodeKey key = inodes_.find(first)->key;
     std::filesystem::remove(directory_ / "f");
@@ -158,7 +161,7 @@ TEST_F(InodeHandlesTest, WhatIsInUseStaysOpen) {
     const int fd = user->fd.get();
     ASSERT_GE(fd, 0);
     for (int i = 0; i < 100; ++i) {
-        (void)look_up(write("other" + std::to_string(i)));
+        (void)look_up(write(numbered("other", i)));
     }
     EXPECT_EQ(user->fd.get(), fd);
     EXPECT_TRUE(stat_fd(fd, STATX_BASIC_STATS).has_value());
@@ -167,7 +170,7 @@ TEST_F(InodeHandlesTest, WhatIsInUseStaysOpen) {
 TEST_F(InodeHandlesTest, ForgettingThemAllLeavesNothing) {
     std::vector<uint64_t> ids;
     for (int i = 0; i < 100; ++i) {
-        ids.push_back(look_up(write("f" + std::to_string(i))));
+        ids.push_back(look_up(write(numbered("f", i))));
     }
     for (const uint64_t id : ids) {
         inodes_.forget(id, 1);
@@ -181,7 +184,7 @@ TEST_F(InodeHandlesTest, ThreadsThatOpenAndCloseFindTheirFiles) {
     std::vector<uint64_t> ids;
     std::vector<uint64_t> numbers;
     for (int i = 0; i < 40; ++i) {
-        ids.push_back(look_up(write("f" + std::to_string(i))));
+        ids.push_back(look_up(write(numbered("f", i))));
         numbers.push_back(number_of(ids.back()));
     }
     std::atomic<int> wrong = 0;
