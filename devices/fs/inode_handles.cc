@@ -28,7 +28,18 @@ InodeHandles::InodeHandles(HandlePolicy policy,
                            const Share& share,
                            InodeTable& inodes,
                            size_t open_max)
-    : policy_(policy), share_(share), inodes_(inodes), open_max_(open_max) {}
+    : policy_(policy), share_(share), inodes_(inodes), open_max_(open_max) {
+    if (!are_used()) {
+        return;
+    }
+    const StatResult root = stat_fd(share.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
+    const auto handle = FileHandle::of(share.root_fd());
+    if (root && handle) {
+        // Whatever is looked up first on it: only files and directories can say for others.
+        const uint32_t type = uint32_t{root->stx_mode} & uint32_t{S_IFMT};
+        root_mount_ = mount_of(share.root_fd(), key_of(*root), type, *handle);
+    }
+}
 
 Result<HandlePolicy> InodeHandles::check(HandlePolicy policy, const Share& share) {
     if (policy == HandlePolicy::kNever) {
@@ -93,17 +104,10 @@ Result<FileHandle, Errno> InodeHandles::make(const UniqueFd& fd,
 }
 
 Result<UniqueFd, Errno> InodeHandles::pin_removed(const FileHandle& handle) {
-    if (!are_used()) {
+    if (!root_mount_ || *root_mount_ < 0) {
         return failure(EOPNOTSUPP);
     }
-    const auto root = OUTRIGGER_TRY(stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID));
-    const FileHandle of_root = OUTRIGGER_TRY(FileHandle::of(share_.root_fd()));
-    const uint32_t type = uint32_t{root.stx_mode} & uint32_t{S_IFMT};
-    const auto mount = mount_of(share_.root_fd(), key_of(root), type, of_root);
-    if (!mount || *mount < 0) {
-        return failure(EOPNOTSUPP);
-    }
-    UniqueFd fd = OUTRIGGER_TRY(handle.pin(*mount));
+    UniqueFd fd = OUTRIGGER_TRY(handle.pin(*root_mount_));
     const auto status = OUTRIGGER_TRY(stat_fd(fd.get(), STATX_NLINK));
     if (status.stx_nlink != 0) {
         return failure(ESTALE);

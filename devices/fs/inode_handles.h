@@ -81,6 +81,7 @@ class InodeHandles final {
 
     mutable std::mutex mounts_mutex_;
     std::map<uint64_t, UniqueFd> mounts_;  // by mount; none: it has no handles that we can open
+    std::optional<int> root_mount_;        // of them: of the share's root
 
     mutable std::mutex open_mutex_;
     std::vector<uint64_t> open_;  // node ids, in no order; some may be gone

@@ -155,6 +155,12 @@ TEST_F(InodeHandlesTest, ANumberThatComesAgainIsAnotherFile) {
     EXPECT_FALSE(inodes_.find(second));
 }
 
+TEST_F(InodeHandlesTest, ALinkThatIsLookedUpFirstHasAHandle) {
+    std::filesystem::create_symlink("nowhere", directory_ / "link");
+    const uint64_t id = look_up("link");
+    EXPECT_FALSE(inodes_.find(id)->handle.is_empty());
+}
+
 TEST_F(InodeHandlesTest, WhatIsInUseStaysOpen) {
     const uint64_t id = look_up(write("f"));
     const InodeRef user = inodes_.find(id);
