@@ -41,8 +41,10 @@ bool FuseGuest::arrive(const std::string& socket_path, std::string_view state) {
     frontend_.emplace(*std::move(connected));
     frontend_->set_time_limit(kPatience);
     const driver::BringUpOptions options = bring_up_options();
-    if (!frontend_->get_features() || !frontend_->get_protocol_features() ||
-        !driver::went_well(frontend_->set_protocol_features(options.protocol_features)) ||
+    const auto features = frontend_->get_features();
+    const auto offer = frontend_->get_protocol_features();
+    if (!features || !offer ||
+        !driver::went_well(frontend_->set_protocol_features(*offer & options.protocol_features)) ||
         !load_state(*frontend_, state)) {
         return false;
     }
