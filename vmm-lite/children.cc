@@ -271,6 +271,24 @@ Children::Command fs_daemon(std::string name,
     return command;
 }
 
+Children::Command vsock_daemon(std::string name, std::string path, uint32_t cid) {
+    return {.name = std::move(name),
+            .program = "outrigger-vsock",
+            .arguments = {"--keeper=none",
+                          "--log-level=warning",
+                          "--uds-path=" + std::move(path),
+                          fmt::format("--guest-cid={}", cid)}};
+}
+
+Children::Command console_daemon(std::string name, const std::string& path) {
+    return {.name = std::move(name),
+            .program = "outrigger-console",
+            .arguments = {"--keeper=none",
+                          "--log-level=warning",
+                          "--multiport=off",
+                          "--port=name=hvc0,backend=unix,path=" + path}};
+}
+
 Children::Command rng_daemon(std::string name, std::string path) {
     Children::Command command{.name = std::move(name),
                               .program = "outrigger-rng",

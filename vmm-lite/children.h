@@ -96,6 +96,13 @@ class Children final {
                                           const std::string& tag,
                                           bool read_only);
 
+/// outrigger-vsock for the guest `cid`, whose host side is the socket at `path` and those beside
+/// it.
+[[nodiscard]] Children::Command vsock_daemon(std::string name, std::string path, uint32_t cid);
+
+/// outrigger-console with one port, shown at the socket at `path`.
+[[nodiscard]] Children::Command console_daemon(std::string name, const std::string& path);
+
 /// outrigger-rng with the host's entropy, or the file's at `path`.
 [[nodiscard]] Children::Command rng_daemon(std::string name, std::string path);
 

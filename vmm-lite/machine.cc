@@ -77,6 +77,12 @@ Children::Command daemon_of(const DeviceOptions& options, const std::string& nam
     if (options.kind == "fs") {
         return fs_daemon(name, options.path, options.given.tag, options.read_only);
     }
+    if (options.kind == "vsock") {
+        return vsock_daemon(name, options.path, options.given.cid.value_or(0));
+    }
+    if (options.kind == "console") {
+        return console_daemon(name, options.path);
+    }
     return rng_daemon(name, options.path);
 }
 
@@ -459,7 +465,11 @@ void Machine::write_memory(uint64_t address, std::span<const std::byte> in) {
     addresses_.write(address, in);
 }
 
-void Machine::on_triple_fault() {
+void Machine::on_triple_fault(unsigned vcpu) {
+    // Which one says how far the guest was: all but 0 begin late.
+    log(LogLevel::kError,
+        "processor {}: triple fault, as the guest could not handle a fault",
+        vcpu);
     end(MachineEnd::kTripleFault);
 }
 

@@ -87,7 +87,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     void write_port(uint16_t port, std::span<const std::byte> in) override;
     void read_memory(uint64_t address, std::span<std::byte> out) override;
     void write_memory(uint64_t address, std::span<const std::byte> in) override;
-    void on_triple_fault() override;
+    void on_triple_fault(unsigned vcpu) override;
     void on_vcpu_failure(std::string reason) override;
 
     const MachineOptions options_;

@@ -68,10 +68,15 @@ constexpr OptionSpec kTable[] = {
              "runs already. tag= is the name by which the guest mounts it, which some back ends "
              "give and others leave to this program"},
     {.name = "vsock",
-     .value_name = "socket=PATH[,cid=N]",
-     .help = "A socket device; cid= is the guest's address, 3 or more, where the back end does not "
-             "give it"},
-    {.name = "console", .value_name = "socket=PATH", .help = "A console"},
+     .value_name = "path=SOCKET,cid=N|socket=PATH[,cid=N]",
+     .help = "A socket device; cid= is the guest's address, 3 or more. With path= a daemon is "
+             "started: programs of the host connect to the guest at SOCKET, by a first line "
+             "CONNECT PORT, and the guest's reach port N of the host where somebody listens at "
+             "SOCKET_N. With socket= cid= is for back ends that do not give it"},
+    {.name = "console",
+     .value_name = "path=SOCKET|socket=PATH",
+     .help = "A console, hvc0; with path= a daemon is started that shows it to whoever connects "
+             "to SOCKET, as outrigger-console --attach=SOCKET does"},
     {.name = "device",
      .value_name = "id=N,socket=PATH",
      .help =
@@ -143,8 +148,20 @@ constexpr uint16_t kVirtioIdMax = 63;
 constexpr size_t kTagBytesMax = 36;
 constexpr uint32_t kGuestCidMin = 3;
 constexpr uint32_t kGuestCidMax = 0xFFFFFFFE;
-/// Those whose daemon is started with path=.
-constexpr std::string_view kStartedKinds[] = {"blk", "rng", "fs"};
+
+/// Those whose daemon is started with path=, and what that is.
+struct StartedKind {
+    std::string_view kind;
+    std::string_view path;
+};
+
+constexpr StartedKind kStartedKinds[] = {
+    {"blk", "FILE"}, {"rng", "FILE"}, {"fs", "DIR"}, {"vsock", "SOCKET"}, {"console", "SOCKET"}};
+
+const StartedKind* find_started(std::string_view kind) {
+    const auto* const found = std::ranges::find(kStartedKinds, kind, &StartedKind::kind);
+    return found != std::end(kStartedKinds) ? found : nullptr;
+}
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -212,8 +229,7 @@ Result<void> set_device_key(std::string_view option,
                             DeviceOptions& device) {
     if (key == "socket" && !value.empty()) {
         device.socket = value;
-    } else if (key == "path" && !value.empty() &&
-               std::ranges::find(kStartedKinds, option) != std::end(kStartedKinds)) {
+    } else if (key == "path" && !value.empty() && find_started(option) != nullptr) {
         device.path = value;
     } else if (key == "readonly" && (option == "blk" || option == "fs") &&
                (value.empty() || value == "on")) {
@@ -246,11 +262,11 @@ Result<DeviceOptions> parse_device(std::string_view option, std::string_view tex
         OUTRIGGER_TRY(set_device_key(option, key, value, device));
     }
     if (device.socket.empty() == device.path.empty()) {
-        return usage_error(fmt::format("--{} takes socket=PATH{}",
+        const StartedKind* const started = find_started(option);
+        return usage_error(fmt::format("--{} takes socket=PATH{}{}",
                                        option,
-                                       option == "fs"                       ? " or path=DIR"
-                                       : option == "blk" || option == "rng" ? " or path=FILE"
-                                                                            : ""));
+                                       started != nullptr ? " or path=" : "",
+                                       started != nullptr ? started->path : std::string_view()));
     }
     if (device.read_only && device.path.empty()) {
         return usage_error(fmt::format(
@@ -258,6 +274,9 @@ Result<DeviceOptions> parse_device(std::string_view option, std::string_view tex
     }
     if (option == "fs" && !device.path.empty() && device.given.tag.empty()) {
         return usage_error("--fs: path= goes with tag=NAME, by which the guest mounts it");
+    }
+    if (option == "vsock" && !device.path.empty() && !device.given.cid) {
+        return usage_error("--vsock: path= goes with cid=N, the guest's address");
     }
     if (option == "device" && device.virtio_id == 0) {
         return usage_error("--device takes id=N, the number of a virtio device");

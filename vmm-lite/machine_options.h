@@ -21,7 +21,7 @@ struct DeviceOptions {
     std::string kind;        ///< "blk", or "" for one by its number
     uint16_t virtio_id = 0;  ///< of one by its number
     std::string socket;      ///< "": start the daemon
-    std::string path;        ///< what the daemon serves: of blk the image
+    std::string path;        ///< what the daemon serves: of blk the image, of vsock its sockets
     bool read_only = false;
     GivenConfig given;
 };

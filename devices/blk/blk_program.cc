@@ -431,7 +431,11 @@ ImageFileOptions file_options(const OptionValues& values) {
             .block_bytes = block_size_of(values)};
 }
 
-Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
+/// Again: by a process that goes on with what one before it left.
+enum class Opening : uint8_t { kFirst, kAgain };
+
+Result<std::unique_ptr<Image>> open_base(const OptionValues& values,
+                                         [[maybe_unused]] Opening opening) {
     if (const std::optional<uint64_t> size = values.number("null-size")) {
         return std::make_unique<NullImage>(
             NullImageOptions{.size_bytes = *size,
@@ -453,7 +457,8 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
              .read_only = values.flag("read-only") || values.has("overlay"),
              .timeout = std::chrono::seconds(values.number("nbd-timeout").value_or(1)),
              .block_bytes = block_size_of(values),
-             .server_keeps = values.text("nbd-unflushed") == "kept"});
+             .server_keeps = values.text("nbd-unflushed") == "kept",
+             .waits_for_server = opening == Opening::kAgain});
     }
 #endif
     const IoEngineKind engine = engine_of(values.text("io-engine").value_or("auto"));
@@ -470,8 +475,8 @@ Result<std::unique_ptr<Image>> open_base(const OptionValues& values) {
                            .polled_rings = polled_rings_of(values)});
 }
 
-Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
-    auto base = OUTRIGGER_TRY(open_base(values));
+Result<std::unique_ptr<Image>> open_image(const OptionValues& values, Opening opening) {
+    auto base = OUTRIGGER_TRY(open_base(values, opening));
     if (!values.has("overlay")) {
         return base;
     }
@@ -491,7 +496,7 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values) {
                             values);
 }
 
-Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
+Result<std::unique_ptr<Device>> open_blk_device(const OptionValues& values, Opening opening) {
     BlkDeviceOptions options;
     options.serial = values.text("serial").value_or("");
     options.shape.queue_count = static_cast<uint16_t>(values.number("num-queues").value_or(1));
@@ -526,7 +531,7 @@ Result<std::unique_ptr<Device>> create_blk_device(const OptionValues& values) {
     if (fixes_memory(values)) {
         raise_limit_of_fixed_memory();
     }
-    auto image = OUTRIGGER_TRY(open_image(values));
+    auto image = OUTRIGGER_TRY(open_image(values, opening));
     if (image->properties().zoning.model != ZoneModel::kNone) {
         options.adopt_image = nullptr;  // the guest knows the zones of this one
     }
@@ -556,7 +561,8 @@ const DeviceProgram kProgram = {
         "of the host, a qcow2 image for reading, the export of an NBD server, or memory",
     .options = kOptions,
     .capabilities = kCapabilities,
-    .create_device = create_blk_device,
+    .create_device =
+        [](const OptionValues& values) { return open_blk_device(values, Opening::kFirst); },
     .check_options = check_blk_options,
     .sandbox = blk_sandbox_needs(),
     .sandbox_extras = blk_sandbox_extras,
@@ -564,6 +570,8 @@ const DeviceProgram kProgram = {
     .keep_memory = [](Device& device, KeptMemory& memory) -> Result<void> {
         return static_cast<BlkDevice&>(device).image()->keep_memory(memory);
     },
+    .recreate_device =
+        [](const OptionValues& values) { return open_blk_device(values, Opening::kAgain); },
 };
 
 }  // namespace

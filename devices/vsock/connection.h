@@ -93,12 +93,12 @@ struct Connection {
     bool waits_to_write = false;  ///< EPOLLOUT is on
 
     HostBacklog backlog{};
-    uint32_t part_bytes = 0;  ///< of a message of the guest that is not whole yet
 
     // A message of the host on its way to the guest.
     std::vector<std::byte> message{};
     size_t message_sent = 0;
     bool has_message = false;
+    bool message_ends_record = false;
 
     std::string greeting{};  ///< the first line, as far as it has come
     std::chrono::steady_clock::time_point dial_until{};
@@ -108,6 +108,22 @@ struct Connection {
     ListHook<Connection> data_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
+
+    /// The other end is another guest of this program, and not a program of the host.
+    [[nodiscard]] bool is_of_sibling() const { return key.peer_cid != kHostCid; }
+
+    /// Nothing that could go to the host's socket waits. (Part of a message may, which cannot.)
+    [[nodiscard]] bool is_written() const {
+        return is_stream() ? backlog.empty() : !backlog.has_message();
+    }
+
+    void drop_message() {
+        has_message = false;
+        if (message.capacity() > kPayloadBytesMax) {
+            message = {};  // a connection that had a large one once does not keep the memory
+        }
+        message.clear();
+    }
 };
 
 }  // namespace outrigger::vsock

@@ -61,6 +61,9 @@ class ReceiveWindow final {
     /// The guest is being told now: bytes() and forwarded().
     void note_told() { told_ = forwarded_; }
 
+    /// Is there room that the guest does not know of?
+    [[nodiscard]] bool has_news() const { return forwarded_ != told_; }
+
     /// Should the guest be told, though nobody asked? When half of what it uses of the window is
     /// free and it does not know, so that it never comes to wait for room that there is. Linux has
     /// no more under way than its own buffer for the connection would hold (`guest_buffer_bytes`),

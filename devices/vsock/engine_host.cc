@@ -155,7 +155,7 @@ void VsockEngine::drop_client(Connection& connection, EndReason reason) {
 void VsockEngine::confirm_to_client(Connection& connection) {
     // Another guest's device waits for one byte, whatever it is.
     const std::string line =
-        connection.key.peer_cid == kHostCid ? make_ok_line(connection.key.peer_port) : "+";
+        connection.is_of_sibling() ? "+" : make_ok_line(connection.key.peer_port);
     // Nothing was written to the socket before, so there is room.
     if (send_bytes(connection.socket.get(), std::as_bytes(std::span(line))) !=
         static_cast<ssize_t>(line.size())) {
@@ -214,7 +214,6 @@ void VsockEngine::on_host_deaf(Connection& connection) {
     connection.host_deaf = true;
     const auto dropped = static_cast<uint32_t>(connection.backlog.bytes());
     connection.backlog.clear();
-    connection.part_bytes = 0;
     set_waits_to_write(connection, false);
     on_forwarded(connection, dropped);
     if (connection.guest_ended && connection.guest_deaf) {

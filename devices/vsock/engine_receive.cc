@@ -317,7 +317,12 @@ bool VsockEngine::fetch_message(Connection& connection) {
         on_host_ended(connection);
         return false;
     }
-    if (next->bytes > connection.to_guest.buffer_bytes()) {
+    const size_t prefix = connection.is_of_sibling() ? sizeof(SiblingMessageFlags) : 0;
+    if (next->bytes < prefix) {
+        end(connection, EndReason::kHostError);  // our own device does not send that
+        return false;
+    }
+    if (next->bytes - prefix > connection.to_guest.buffer_bytes()) {
         // The guest takes none of it until it has all of it.
         end(connection, EndReason::kMessageTooLong);
         return false;
@@ -328,7 +333,9 @@ bool VsockEngine::fetch_message(Connection& connection) {
         end(connection, EndReason::kHostError);
         return false;
     }
-    connection.message_sent = 0;
+    connection.message_sent = prefix;
+    connection.message_ends_record =
+        prefix > 0 && connection.message.front() == std::byte{kSiblingEndOfRecord};
     connection.has_message = true;
     return true;
 }
@@ -352,11 +359,13 @@ VsockEngine::Filled VsockEngine::fill_message(Connection& connection) {
                                    static_cast<size_t>(chain->writable_bytes()) - kHeaderBytes});
     const bool is_last = count == left;
     const bool has_news = count > 0 || is_last;
+    const uint32_t flags =
+        is_last ? kEndOfMessage | (connection.message_ends_record ? kEndOfRecord : 0) : 0;
     ChainWriter writer = chain->take_writer();
     const PacketHeader header = header_for(connection,
                                            has_news ? Operation::kData : Operation::kCreditUpdate,
                                            static_cast<uint32_t>(count),
-                                           is_last ? kEndOfMessage : 0);
+                                           flags);
     (void)writer.write(bytes_of(header));
     (void)writer.write(std::span(connection.message).subspan(connection.message_sent, count));
     chain->complete(static_cast<uint32_t>(kHeaderBytes + count));
@@ -365,8 +374,7 @@ VsockEngine::Filled VsockEngine::fill_message(Connection& connection) {
     connection.to_guest.note_sent(static_cast<uint32_t>(count));
     connection.message_sent += count;
     if (is_last) {
-        connection.has_message = false;
-        connection.message.clear();
+        connection.drop_message();
         readable_.move_to_back(connection);
     }
     return Filled::kYes;

@@ -207,8 +207,7 @@ void VsockEngine::take_shutdown(Connection& connection, uint32_t flags) {
     if ((flags & kShutdownReceive) != 0 && !connection.guest_deaf) {
         connection.guest_deaf = true;
         connection.wants_credit = false;
-        connection.message.clear();
-        connection.has_message = false;
+        connection.drop_message();
         readable_.remove(connection);
         (void)::shutdown(connection.socket.get(), SHUT_RD);
     }
@@ -216,7 +215,7 @@ void VsockEngine::take_shutdown(Connection& connection, uint32_t flags) {
         connection.guest_ended = true;
     }
     if (connection.guest_ended) {
-        if (connection.guest_deaf && !connection.backlog.empty() && !connection.deadline) {
+        if (connection.guest_deaf && !connection.is_written() && !connection.deadline) {
             set_deadline(connection, kGuestCloseMax);
         }
         after_backlog(connection);
@@ -229,7 +228,7 @@ void VsockEngine::take_reset(Connection& connection) {
             note_end(EndReason::kGuestRefused, name_of(connection));
             break;
         case Phase::kOpen:
-            if (connection.guest_ended && !connection.backlog.empty()) {
+            if (connection.guest_ended && !connection.is_written()) {
                 // It was closed in the guest, which then did not wait for all to arrive.
                 linger_untold(connection);
                 return;
@@ -281,17 +280,17 @@ void VsockEngine::take_data(Connection& connection,
         }
         return;
     }
-    if (connection.backlog.is_full()) {
-        end(connection, EndReason::kTooManyMessages);
-        return;
-    }
     const bool was_idle = !connection.backlog.has_message();
     keep_for_later(connection, packet.length, reader);
-    if (connection.phase == Phase::kOpen && (packet.flags & kEndOfMessage) != 0) {
-        connection.backlog.end_message();
-        if (was_idle) {
-            write_backlog(connection);
-        }
+    if (connection.phase != Phase::kOpen) {
+        return;  // it has just failed
+    }
+    if ((packet.flags & kEndOfMessage) == 0) {
+        on_forwarded(connection, 0);
+    } else if (!connection.backlog.end_message((packet.flags & kEndOfRecord) != 0)) {
+        end(connection, EndReason::kTooManyMessages);
+    } else if (was_idle) {
+        write_backlog(connection);
     }
 }
 
@@ -332,6 +331,10 @@ void VsockEngine::gather(Connection& connection,
         }
     }
     if (!fits) {
+        if (transmit_->memory_was_lost()) {
+            end(connection, EndReason::kMalformed);
+            return;
+        }
         write_backlog(connection);
         return;
     }
@@ -428,11 +431,14 @@ void VsockEngine::write_backlog(Connection& connection) {
     HostBacklog& backlog = connection.backlog;
     // Each turn takes bytes or a message out of it, so this ends.
     while (connection.is_stream() ? backlog.bytes() > 0 : backlog.has_message()) {
-        const std::span<const std::byte> bytes =
-            connection.is_stream() ? backlog.stream() : backlog.message();
-        const ssize_t count = send_bytes(connection.socket.get(), bytes);
+        const ssize_t count = connection.is_stream()
+                                  ? send_bytes(connection.socket.get(), backlog.stream())
+                                  : write_message(connection);
         if (count < 0) {
             if (on_write_error(connection, errno)) {
+                // Anew: where memory was short for a moment the socket never stopped being
+                // writable, and no event would come.
+                connection.waits_to_write = false;
                 set_waits_to_write(connection, true);
             }
             return;
@@ -448,6 +454,23 @@ void VsockEngine::write_backlog(Connection& connection) {
     after_backlog(connection);
 }
 
+/// send() of the first message of the backlog: the payload's bytes, or -1 and errno.
+ssize_t VsockEngine::write_message(const Connection& connection) {
+    const HostBacklog::Message message = connection.backlog.message();
+    if (!connection.is_of_sibling()) {
+        return send_bytes(connection.socket.get(), message.bytes);
+    }
+    // Unix sockets have no MSG_EOR.
+    SiblingMessageFlags flags = message.ends_record ? kSiblingEndOfRecord : 0;
+    const std::array<iovec, 2> pieces{
+        iovec{.iov_base = &flags, .iov_len = sizeof flags},
+        // SAFETY: sendmsg() does not write through it; its type serves recvmsg(), too.
+        iovec{.iov_base = const_cast<std::byte*>(message.bytes.data()),
+              .iov_len = message.bytes.size()}};
+    const ssize_t count = send_pieces(connection.socket.get(), pieces);
+    return count < 0 ? count : count - static_cast<ssize_t>(sizeof flags);
+}
+
 /// The host has taken so much: there is room for as much of the guest's again.
 void VsockEngine::on_forwarded(Connection& connection, uint32_t bytes) {
     connection.from_guest.note_forwarded(bytes);
@@ -455,19 +478,25 @@ void VsockEngine::on_forwarded(Connection& connection, uint32_t bytes) {
         counters_.bytes_from_guest.add(bytes);
     }
     const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
-    if (connection.phase == Phase::kOpen && connection.from_guest.should_tell(guest_buffer)) {
+    if (connection.phase != Phase::kOpen) {
+        return;
+    }
+    if (connection.from_guest.should_tell(guest_buffer)) {
         if (connection.backlog.empty() && connection.from_guest.bytes() < guest_buffer) {
             connection.from_guest.grow();
         }
+        owe(connection, kPendingCreditUpdate);
+    } else if (!connection.is_stream() && connection.backlog.has_part() &&
+               connection.from_guest.has_news()) {
+        // The guest may need all room for the rest of the message, and this part cannot leave
+        // before that has come.
         owe(connection, kPendingCreditUpdate);
     }
 }
 
 /// When nothing is left to write, the end of the guest's bytes is passed on.
 void VsockEngine::after_backlog(Connection& connection) {
-    const bool is_written =
-        connection.is_stream() ? connection.backlog.empty() : !connection.backlog.has_message();
-    if (!connection.guest_ended || !is_written) {
+    if (!connection.guest_ended || !connection.is_written()) {
         return;
     }
     if (connection.phase == Phase::kLingering) {

@@ -95,7 +95,9 @@ ssize_t receive_bytes(int socket, std::span<std::byte> out, bool peek) {
 std::optional<NextMessage> next_message(int socket) {
     std::byte byte{};
     iovec piece{.iov_base = &byte, .iov_len = sizeof byte};
-    alignas(cmsghdr) std::array<std::byte, 256> control{};
+    // Room for who sent it and nothing more: descriptors that a peer may have sent along are then
+    // not installed. Closing one could take long, or give up a lock of this process.
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(ucred))> control{};
     msghdr message{};
     message.msg_iov = &piece;
     message.msg_iovlen = 1;
@@ -105,18 +107,6 @@ std::optional<NextMessage> next_message(int socket) {
         ::recvmsg(socket, &message, MSG_DONTWAIT | MSG_PEEK | MSG_TRUNC | MSG_CMSG_CLOEXEC);
     if (count < 0) {
         return std::nullopt;
-    }
-    // A peek installs the descriptors that a peer may have sent along: they are not wanted.
-    for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
-         part = CMSG_NXTHDR(&message, part)) {
-        if (part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS) {
-            const size_t fds = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            for (size_t i = 0; i < fds; ++i) {
-                int fd = -1;
-                std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof fd);
-                const UniqueFd closed(fd);
-            }
-        }
     }
     return NextMessage{.is_end = count == 0 && message.msg_controllen == 0,
                        .bytes = static_cast<size_t>(count)};

@@ -46,6 +46,11 @@ struct SiblingCall {
     UniqueFd socket{};
 };
 
+/// What goes before the bytes of each message between two guests, because a Unix socket has no room
+/// for it.
+using SiblingMessageFlags = uint8_t;
+inline constexpr SiblingMessageFlags kSiblingEndOfRecord = 1;
+
 /// A guest that may be called. Any thread, where a member does not say otherwise.
 class Sibling final {
   public:

@@ -22,7 +22,7 @@ constexpr std::array<Words, kEndReasonCount> kWords{{
     {"malformed", "the packet is malformed"},
     {"protocol", "the packet does not fit the connection's state"},
     {"credit-exceeded", "the guest sent more than it was allowed to"},
-    {"too-many-messages", "more messages wait for the host than are kept"},
+    {"too-many-messages", "more empty messages wait for the host than are kept"},
     {"message-too-long", "the message is longer than its receiver has room for"},
     {"host-reset", "the host's program closed without reading all"},
     {"host-error", "the host's socket failed"},

@@ -23,7 +23,7 @@ enum class EndReason : uint8_t {
     kMalformed,           ///< a packet that breaks the rules of packets
     kProtocol,            ///< a packet that does not fit what the connection is at
     kCreditExceeded,      ///< the guest sent more than it was allowed to
-    kTooManyMessages,     ///< more messages wait for the host than are kept
+    kTooManyMessages,     ///< more empty messages wait for the host than are kept
     kMessageTooLong,      ///< a message for which the receiver has no room
     kHostReset,           ///< the host's program closed without reading all
     kHostError,           ///< the host's socket failed

@@ -282,7 +282,7 @@ void VsockEngine::expire(Connection& connection) {
             return;
         case Phase::kOpen:
             // Both ends are done, and what is left would hold the guest up.
-            if (!connection.backlog.empty()) {
+            if (!connection.is_written()) {
                 linger(connection);
                 return;
             }

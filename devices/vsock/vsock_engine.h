@@ -209,6 +209,7 @@ class VsockEngine final {
     void flush_gathered();
     void keep_rest(Connection& connection, size_t written);
     void write_backlog(Connection& connection);
+    [[nodiscard]] static ssize_t write_message(const Connection& connection);
     [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
     void on_forwarded(Connection& connection, uint32_t bytes);
     void after_backlog(Connection& connection);

@@ -1,18 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
-// A program that tells its keeper that it is there, and then does not serve anybody.
+// A program that tells its keeper that it is there, and then does not serve anybody. What else it
+// does its name says: "floods" has others write to the keeper without end, and is killed; "quits"
+// ends by itself when another program is to take over.
 #include <cstdlib>
+#include <filesystem>
+#include <string>
 #include <string_view>
 
+#include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+namespace {
+
+bool send(int channel, std::string_view text) {
+    return ::send(channel, text.data(), text.size(), MSG_NOSIGNAL) >= 0;
+}
+
+/// Waits until the keeper says something that begins so. False: it has gone.
+bool hear(int channel, std::string_view wanted) {
+    std::string text(8192, '\0');
+    while (true) {
+        const ssize_t count = ::recv(channel, text.data(), text.size(), 0);
+        if (count <= 0) {
+            return false;
+        }
+        if (text.starts_with(wanted)) {
+            return true;
+        }
+    }
+}
+
+[[noreturn]] void flood(int channel) {
+    if (::fork() == 0) {
+        // Many lines, which take longer to read than to send.
+        const std::string lines(8192, '\n');
+        while (send(channel, lines)) {
+        }
+        ::_exit(0);
+    }
+    constexpr unsigned kUntilItIsFull = 100'000;
+    ::usleep(kUntilItIsFull);
+    ::kill(::getpid(), SIGKILL);
+    ::_exit(1);
+}
+
+}  // namespace
+
 int main() {
-    const char* const channel = std::getenv("OUTRIGGER_KEEPER");
-    if (channel == nullptr) {
+    const char* const number = std::getenv("OUTRIGGER_KEEPER");
+    if (number == nullptr) {
         return 2;
     }
-    constexpr std::string_view kHello = "HELLO=1";
-    if (::write(std::atoi(channel), kHello.data(), kHello.size()) < 0) {
+    const int channel = std::atoi(number);
+    if (!send(channel, "HELLO=1")) {
         return 1;
+    }
+    const std::string name = std::filesystem::read_symlink("/proc/self/exe").filename();
+    if (name == "floods" || name == "quits") {
+        if (!hear(channel, "GO=") || !send(channel, "READY=1")) {
+            return 1;
+        }
+        if (name == "floods") {
+            flood(channel);
+        }
+        constexpr int kOwnStatus = 5;
+        return hear(channel, "LEAVE=1") ? kOwnStatus : 1;
     }
     constexpr unsigned kForLong = 60;
     ::sleep(kForLong);

@@ -314,6 +314,15 @@ TEST_F(KeptConfigurationTest, WhatTheDriverWroteStays) {
     EXPECT_EQ(writeback(), 1);
 }
 
+// Nobody is there who could remove it: the program has not come so far.
+TEST_F(KeptConfigurationTest, AProgramThatCannotStartAgainLeavesNoSocket) {
+    connect_disk("writeback");
+    fs::remove(folder_ / "image");
+    ASSERT_EQ(::kill(worker(), SIGKILL), 0);
+    EXPECT_EQ(daemon_->wait(), kFailed) << daemon_->complained();
+    EXPECT_FALSE(socket_exists());
+}
+
 // A driver that was shown 0 does not flush, whatever was written before the reset.
 TEST_F(KeptConfigurationTest, WhatAResetMadeOfItStays) {
     connect_disk("writethrough");

@@ -84,6 +84,7 @@ TEST_F(KeeperTest, ProcessThatWaitsForIoCanBeTold) {
     ASSERT_TRUE(daemon_->wait_complained("has not ended what the process before began"));
     daemon_->send_signal(SIGTERM);
     EXPECT_TRUE(daemon_->wait());
+    EXPECT_FALSE(socket_exists());
 }
 
 TEST_F(KeeperTest, KeepsWhatEachMessageOfABringUpSaid) {
@@ -245,6 +246,26 @@ TEST_F(KeeperTest, GivesUpWhenTheProcessIsKilledTooOften) {
     EXPECT_NE(daemon_->complained().find("giving up"), std::string::npos);
 }
 
+TEST_F(KeeperTest, GoesOnWhenNobodyReadsItsLog) {
+    std::array<int, 2> ends{};
+    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    UniqueFd reader(ends[0]);
+    UniqueFd log(ends[1]);
+    daemon_ = std::make_unique<ChildProcess>(
+        program_,
+        ChildProcess::Options{
+            .arguments = {"--keeper=fork", kManyRestarts, "--socket-path=" + socket_.string()},
+            .descriptors = {{log.get(), STDERR_FILENO}}});
+    log.reset();
+    ASSERT_TRUE(eventually([&] { return fs::exists(socket_); }));
+    Guest guest(connect());
+    reader.reset();
+    for (int round = 0; round < 2; ++round) {
+        kill_worker();
+        EXPECT_GT(guest.draw().value_or(0), 0U) << "round " << round;
+    }
+}
+
 TEST_F(KeeperTest, TheProcessEndsWithItsKeeper) {
     start();
     const pid_t process = worker();
@@ -321,6 +342,14 @@ class TakeOverTest : public KeeperTest {
         return copy;
     }
 
+    /// Where the binary was there is another one from now on, which serves nobody.
+    void put_impostor_in_place() {
+        const char* const impostor = std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM");
+        ASSERT_NE(impostor, nullptr);
+        fs::rename(program_, folder_ / "old");
+        fs::copy_file(impostor, program_);
+    }
+
     [[nodiscard]] fs::path binary() const {
         return fs::read_symlink("/proc/" + std::to_string(worker()) + "/exe");
     }
@@ -377,14 +406,61 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
     start();
     Guest guest(connect());
     EXPECT_GT(guest.draw().value_or(0), 0U);
-    fs::rename(program_, folder_ / "old");
-    const char* const impostor = std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM");
-    ASSERT_NE(impostor, nullptr);
-    fs::copy_file(impostor, program_);
+    put_impostor_in_place();
     daemon_->send_signal(SIGUSR2);
     EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
     EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
     EXPECT_EQ(binary(), folder_ / "old");
+}
+
+// It has nothing to do with how often the program was killed.
+TEST_F(TakeOverTest, TheWayBackIsNoRestart) {
+    program_ = copy_to("daemon").string();
+    start({"--keeper-restarts=0"});
+    Guest guest(connect());
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+}
+
+// SIGTERM finds the old program gone, and the new one on its way up.
+TEST_F(TakeOverTest, CanBeEndedInTheMidst) {
+    program_ = copy_to("daemon").string();
+    start();
+    Guest guest(connect());
+    const pid_t before = worker();
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    ASSERT_TRUE(eventually([&] { return ::kill(before, 0) != 0; }));
+    daemon_->send_signal(SIGTERM);
+    EXPECT_EQ(daemon_->wait(), kClean) << daemon_->complained();
+    EXPECT_FALSE(socket_exists());
+}
+
+TEST_F(TakeOverTest, AProgramThatEndsByItselfMeanwhileIsTheEnd) {
+    program_ = copy_to("quits").string();
+    const fs::path other = copy_to("other");
+    start();
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    ASSERT_TRUE(daemon_->wait_complained("has taken over")) << daemon_->complained();
+    ChildProcess asks(other.string(),
+                      {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+    EXPECT_EQ(asks.wait(), kFailed) << asks.complained();
+    EXPECT_NE(asks.complained().find("does not take this program"), std::string::npos)
+        << asks.complained();
+    EXPECT_EQ(daemon_->wait(), (Ended{.status = 5})) << daemon_->complained();
+}
+
+// A program that a guest has taken over may have given its way to the keeper to others.
+TEST_F(TakeOverTest, WhoeverHasTheWayOfADeadProgramKeepsNobodyBusy) {
+    program_ = copy_to("floods").string();
+    start({"--keeper-restarts=1"});
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    EXPECT_EQ(daemon_->wait(), kFailed) << daemon_->complained();
+    EXPECT_NE(daemon_->complained().find("giving up"), std::string::npos) << daemon_->complained();
 }
 
 // --- outriggerctl take-over ----------------------------------------------------------------------
@@ -457,8 +533,7 @@ TEST_F(CtlTakeOverTest, SaysThatNothingHasChanged) {
 TEST_F(CtlTakeOverTest, SaysThatTheProgramBeforeServesAgain) {
     start_controlled();
     Guest guest(connect());
-    fs::rename(program_, folder_ / "old");
-    fs::copy_file(std::getenv("OUTRIGGER_IMPOSTOR_PROGRAM"), program_);
+    put_impostor_in_place();
     const auto asks = ask({by_socket(), "--json"});
     EXPECT_EQ(asks->wait(), (Ended{.status = 3})) << asks->complained();
     EXPECT_NE(asks->printed().find("\"outcome\": \"rolled-back\""), std::string::npos)

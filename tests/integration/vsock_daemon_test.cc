@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <signal.h>
@@ -37,7 +38,12 @@ class VsockDaemonTest : public ::testing::Test {
     ~VsockDaemonTest() override {
         guest_.reset();
         daemon_.reset();
-        fs::remove_all(folder_);
+        // The last process may be removing its sockets still.
+        std::error_code error;
+        EXPECT_TRUE(eventually([&] {
+            fs::remove_all(folder_, error);
+            return !fs::exists(folder_, error);
+        }));
     }
 
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ / name; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What programs of both sides see of the socket device: connections, bytes, messages, ends.
 #include <array>
+#include <cerrno>
 #include <string>
 #include <thread>
 
@@ -143,6 +144,69 @@ TEST_P(VsockTest, GuestThatClosesIsToldWhenAllHasArrived) {
     expect_clean();
 }
 
+TEST_P(VsockTest, HostThatReadsNoMoreIsToldToTheGuestAndMayGoOnSending) {
+    serve();
+    const HostSocket host = open_from_guest();
+    host.shut_down(SHUT_RD);
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, "to nobody"));
+    const auto packet = guest().receive_event();
+    ASSERT_TRUE(packet);
+    EXPECT_EQ(packet->op(), VIRTIO_VSOCK_OP_SHUTDOWN);
+    EXPECT_EQ(packet->header.flags, static_cast<uint32_t>(VIRTIO_VSOCK_SHUTDOWN_RCV));
+    host.send("more");
+    EXPECT_EQ(guest().receive_bytes(4), "more");
+    // What the guest had sent meanwhile counts as taken, so that it does not wait for room.
+    ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
+    const auto credit = guest().receive();
+    ASSERT_TRUE(credit);
+    EXPECT_EQ(credit->header.fwd_cnt, 9U);
+}
+
+TEST_P(VsockTest, GuestThatReadsNoMoreIsToldToTheHostAndMayGoOnSending) {
+    serve();
+    const HostSocket host = open_from_guest();
+    ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_SHUTDOWN,
+                                kGuestPort,
+                                kHostPort,
+                                VIRTIO_VSOCK_TYPE_STREAM,
+                                VIRTIO_VSOCK_SHUTDOWN_RCV));
+    EXPECT_TRUE(eventually([&] { return ::send(host.fd(), "x", 1, MSG_NOSIGNAL) < 0; }));
+    EXPECT_EQ(errno, EPIPE);
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, "more"));
+    EXPECT_EQ(host.receive(4), "more");
+}
+
+TEST_P(VsockTest, BytesOfAGuestThatDoesNotWaitForTheEndReachASlowHost) {
+    options_.window_bytes = 8'000'000;
+    options_.window_bytes_max = 8'000'000;
+    serve();
+    const HostSocket host = open_from_guest();
+    // Until some stay with the device: nobody reads.
+    const std::string piece = pattern(50'000);
+    std::string all;
+    for (uint32_t told = 0; all.size() - told < 100'000;) {
+        ASSERT_LT(all.size(), 7'900'000U);
+        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, piece));
+        all += piece;
+        ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
+        const auto packet = guest().receive();
+        ASSERT_TRUE(packet);
+        told = packet->header.fwd_cnt;
+    }
+    testing::give_others_a_moment();
+    while (guest().receive_now()) {
+    }
+    ASSERT_TRUE(guest().send_op(
+        VIRTIO_VSOCK_OP_SHUTDOWN, kGuestPort, kHostPort, VIRTIO_VSOCK_TYPE_STREAM, 3));
+    ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_RST, kGuestPort, kHostPort));
+    EXPECT_EQ(host.receive(all.size()), all);
+    EXPECT_TRUE(host.ends());
+    // The guest was not told a second time.
+    testing::give_others_a_moment();
+    EXPECT_FALSE(guest().receive_now());
+    expect_clean();
+}
+
 TEST_P(VsockTest, MessagesKeepTheirBoundsInBothDirections) {
     serve();
     constexpr uint16_t kType = VIRTIO_VSOCK_TYPE_SEQPACKET;
@@ -202,6 +266,62 @@ TEST_P(VsockTest, MessagesOfAllSizesReachASlowHost) {
         sent += size;
     }
     reader.join();
+}
+
+TEST_P(VsockTest, MessageOfMoreThanHalfTheWindowIsNotHeldUpByRoomThatTheGuestDoesNotKnow) {
+    options_.window_bytes = 200'000;
+    options_.window_bytes_max = 200'000;
+    serve();
+    constexpr uint16_t kType = VIRTIO_VSOCK_TYPE_SEQPACKET;
+    const HostSocket host = open_from_guest(kType);
+    const std::string text = pattern(60'000);
+    // Below half of the window, so there is no news of it.
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, text, kType, VIRTIO_VSOCK_SEQ_EOM));
+    EXPECT_EQ(host.receive(70'000), text);
+    testing::give_others_a_moment();
+    EXPECT_FALSE(guest().receive_now());
+    // The guest knows of room for 140 000 bytes; the rest has to wait for more.
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, text, kType));
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, text, kType));
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, text.substr(0, 20'000), kType));
+    const auto packet = guest().receive();
+    ASSERT_TRUE(packet);
+    EXPECT_EQ(packet->op(), VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+    EXPECT_EQ(packet->header.fwd_cnt, 60'000U);
+    ASSERT_TRUE(
+        guest().send_data(kGuestPort, kHostPort, text.substr(20'000), kType, VIRTIO_VSOCK_SEQ_EOM));
+    EXPECT_EQ(host.receive(200'000), text + text + text);
+}
+
+TEST_P(VsockTest, MessageBehindASlowHostIsNotHeldUpByRoomThatTheGuestDoesNotKnow) {
+    options_.window_bytes = 8'000'000;
+    options_.window_bytes_max = 8'000'000;
+    serve();
+    constexpr uint16_t kType = VIRTIO_VSOCK_TYPE_SEQPACKET;
+    const HostSocket host = open_from_guest(kType);
+    // Until they stay with the device: nobody reads.
+    const std::string text = pattern(50'000);
+    size_t messages = 0;
+    for (uint32_t told = 0; messages * text.size() - told < 100'000; ++messages) {
+        ASSERT_LT(messages, 150U);
+        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, text, kType, VIRTIO_VSOCK_SEQ_EOM));
+        ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort, kType));
+        const auto packet = guest().receive();
+        ASSERT_TRUE(packet);
+        told = packet->header.fwd_cnt;
+    }
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, "the first part of ", kType));
+    for (size_t i = 0; i < messages; ++i) {
+        EXPECT_EQ(host.receive(100'000), text);
+    }
+    uint32_t told = 0;
+    while (told < messages * text.size()) {
+        const auto packet = guest().receive();
+        ASSERT_TRUE(packet);
+        told = packet->header.fwd_cnt;
+    }
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, "two", kType, VIRTIO_VSOCK_SEQ_EOM));
+    EXPECT_EQ(host.receive(100), "the first part of two");
 }
 
 TEST_P(VsockTest, EmptyMessageOfTheHostIsNotItsEnd) {

@@ -90,6 +90,27 @@ class VsockSiblingTest : public VsockTest {
         EXPECT_EQ(response->op(), VIRTIO_VSOCK_OP_RESPONSE);
     }
 
+    void send_message(const std::string& text, uint32_t flags) {
+        virtio_vsock_hdr header = to_other(VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_TYPE_SEQPACKET);
+        header.len = static_cast<uint32_t>(text.size());
+        header.flags = flags;
+        ASSERT_TRUE(guest().send(header, text));
+    }
+
+    /// The other guest gets it, in however many packets, and the last has these flags.
+    void expect_message(const std::string& text, uint32_t flags) {
+        std::string got;
+        uint32_t got_flags = 0;
+        while (got_flags == 0) {
+            const auto packet = other().receive_event();
+            ASSERT_TRUE(packet);
+            got += packet->payload;
+            got_flags = packet->header.flags;
+        }
+        EXPECT_EQ(got, text);
+        EXPECT_EQ(got_flags, flags);
+    }
+
     void expect_echo_between_guests() {
         virtio_vsock_hdr header = to_other(VIRTIO_VSOCK_OP_RW);
         header.len = 4;
@@ -185,19 +206,20 @@ TEST_P(VsockSiblingTest, MessagesKeepTheirBounds) {
     serve_both(kGroupA, kGroupA, 100);
     open(VIRTIO_VSOCK_TYPE_SEQPACKET);
     for (const std::string& text : {std::string("one"), std::string(200, 'x'), std::string()}) {
-        virtio_vsock_hdr header = to_other(VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_TYPE_SEQPACKET);
-        header.len = static_cast<uint32_t>(text.size());
-        header.flags = VIRTIO_VSOCK_SEQ_EOM;
-        ASSERT_TRUE(guest().send(header, text));
-        std::string got;
-        bool ends = false;
-        while (!ends) {
-            const auto packet = other().receive_event();
-            ASSERT_TRUE(packet);
-            got += packet->payload;
-            ends = packet->header.flags == VIRTIO_VSOCK_SEQ_EOM;
-        }
-        EXPECT_EQ(got, text);
+        send_message(text, VIRTIO_VSOCK_SEQ_EOM);
+        expect_message(text, VIRTIO_VSOCK_SEQ_EOM);
+    }
+}
+
+TEST_P(VsockSiblingTest, EndsOfRecordsArriveWithTheirMessages) {
+    serve_both(kGroupA, kGroupA, 100);
+    open(VIRTIO_VSOCK_TYPE_SEQPACKET);
+    constexpr uint32_t kRecord = VIRTIO_VSOCK_SEQ_EOM | VIRTIO_VSOCK_SEQ_EOR;
+    for (const std::string& text : {std::string("one"), std::string(200, 'x'), std::string()}) {
+        send_message(text, VIRTIO_VSOCK_SEQ_EOM);
+        send_message(text, kRecord);
+        expect_message(text, VIRTIO_VSOCK_SEQ_EOM);
+        expect_message(text, kRecord);
     }
 }
 

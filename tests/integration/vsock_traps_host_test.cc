@@ -4,6 +4,10 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "tests/integration/vsock_traps.h"
 
 namespace outrigger::vsock {
@@ -327,11 +331,28 @@ TEST_P(VsockHostTrapTest, Trap24MessageThatTheGuestHasNoRoomForIsReset) {
     expect_clean();
 }
 
+TEST_P(VsockHostTrapTest, Trap24MessageThatTheHostsSocketHasNoRoomForIsReset) {
+    options_.window_bytes = 64'000'000;
+    options_.window_bytes_max = 64'000'000;
+    serve();
+    const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
+    // More than the kernel lets the device's socket have.
+    const std::string piece(60'000, 'x');
+    for (int sent = 0; sent < 8'000'000; sent += 60'000) {
+        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, piece, VIRTIO_VSOCK_TYPE_SEQPACKET));
+    }
+    ASSERT_TRUE(guest().send_data(
+        kGuestPort, kHostPort, "end", VIRTIO_VSOCK_TYPE_SEQPACKET, VIRTIO_VSOCK_SEQ_EOM));
+    EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
+    EXPECT_EQ(ended(EndReason::kMessageTooLong), 1U);
+    expect_clean();
+}
+
 TEST_P(VsockHostTrapTest, Trap24EmptyMessagesThatNobodyReadsAreBounded) {
     serve();
     const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
     uint16_t op = 0;
-    for (size_t i = 0; i < 3 * HostBacklog::kMessagesMax && op == 0; ++i) {
+    for (size_t i = 0; i < 3 * HostBacklog::kEmptyMessagesMax && op == 0; ++i) {
         ASSERT_TRUE(guest().send_data(
             kGuestPort, kHostPort, {}, VIRTIO_VSOCK_TYPE_SEQPACKET, VIRTIO_VSOCK_SEQ_EOM));
         if (const auto packet = guest().receive_now()) {
@@ -340,6 +361,53 @@ TEST_P(VsockHostTrapTest, Trap24EmptyMessagesThatNobodyReadsAreBounded) {
     }
     EXPECT_EQ(op, VIRTIO_VSOCK_OP_RST);
     EXPECT_EQ(ended(EndReason::kTooManyMessages), 1U);
+}
+
+TEST_P(VsockHostTrapTest, Trap24SmallMessagesThatNobodyReadsYetAllArrive) {
+    serve();
+    const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
+    constexpr size_t kMessages = 2 * HostBacklog::kEmptyMessagesMax;
+    for (size_t i = 0; i < kMessages; ++i) {
+        ASSERT_TRUE(guest().send_data(
+            kGuestPort, kHostPort, "m", VIRTIO_VSOCK_TYPE_SEQPACKET, VIRTIO_VSOCK_SEQ_EOM));
+    }
+    for (size_t i = 0; i < kMessages; ++i) {
+        ASSERT_EQ(host.receive(2), "m") << i;
+    }
+}
+
+TEST_P(VsockHostTrapTest, Trap24PartOfAMessageKeepsNoConnection) {
+    serve();
+    const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
+    ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, "half", VIRTIO_VSOCK_TYPE_SEQPACKET));
+    ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_SHUTDOWN,
+                                kGuestPort,
+                                kHostPort,
+                                VIRTIO_VSOCK_TYPE_SEQPACKET,
+                                VIRTIO_VSOCK_SHUTDOWN_SEND));
+    EXPECT_TRUE(host.ends());
+    ASSERT_TRUE(
+        guest().send_op(VIRTIO_VSOCK_OP_RST, kGuestPort, kHostPort, VIRTIO_VSOCK_TYPE_SEQPACKET));
+    EXPECT_EQ(counters().connections_gone.value(), 1U);
+}
+
+TEST_P(VsockHostTrapTest, Trap24DescriptorsThatComeWithAMessageAreNotTouched) {
+    serve();
+    const HostSocket host = open_from_guest(VIRTIO_VSOCK_TYPE_SEQPACKET);
+    // Closing any descriptor of a file gives up all locks that the process has on it.
+    const std::string path = folder_ / "locked";
+    const UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    flock lock{.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
+    ASSERT_EQ(::fcntl(file.get(), F_SETLK, &lock), 0);
+    host.send_descriptor("with a file", file.get());
+    EXPECT_EQ(guest().receive_bytes(11), "with a file");
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::_exit(::fcntl(file.get(), F_GETLK, &lock) == 0 && lock.l_type == F_WRLCK ? 0 : 1);
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0) << "the lock is gone";
 }
 
 TEST_P(VsockHostTrapTest, Trap25ConfigurationIsTheCid) {

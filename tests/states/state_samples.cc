@@ -12,6 +12,7 @@
 
 #include "devices/blk/null_image.h"
 #include "devices/rng/entropy_source.h"
+#include "tests/states/vsock_samples.h"
 
 namespace outrigger::testing {
 namespace {
@@ -104,15 +105,18 @@ std::unique_ptr<rng::RngDevice> sample_entropy() {
 }
 
 std::map<std::string, std::string> sample_states() {
-    return {{"v1/blk.state", encode_state(disk_state()).value()},
-            {"v1/rng.state", encode_state(entropy_state()).value()},
-            {"future/blk-critical-section.state", with_future_section(disk_state(), true)},
-            {"future/blk-other-section.state", with_future_section(disk_state(), false)},
-            {"future/blk-later-version.state", with_later_version(disk_state())},
-            {"future/blk-min-reader.state", for_later_readers(disk_state())},
-            {"future/blk-header-field.state", with_future_header(disk_state())},
-            {"future/rng-critical-section.state", with_future_section(entropy_state(), true)},
-            {"future/rng-other-section.state", with_future_section(entropy_state(), false)}};
+    std::map<std::string, std::string> states = sample_vsock_states();
+    states.merge(std::map<std::string, std::string>{
+        {"v1/blk.state", encode_state(disk_state()).value()},
+        {"v1/rng.state", encode_state(entropy_state()).value()},
+        {"future/blk-critical-section.state", with_future_section(disk_state(), true)},
+        {"future/blk-other-section.state", with_future_section(disk_state(), false)},
+        {"future/blk-later-version.state", with_later_version(disk_state())},
+        {"future/blk-min-reader.state", for_later_readers(disk_state())},
+        {"future/blk-header-field.state", with_future_header(disk_state())},
+        {"future/rng-critical-section.state", with_future_section(entropy_state(), true)},
+        {"future/rng-other-section.state", with_future_section(entropy_state(), false)}});
+    return states;
 }
 
 }  // namespace outrigger::testing

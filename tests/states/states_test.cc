@@ -146,7 +146,7 @@ class DamagedStates : public ::testing::TestWithParam<const char*> {
 
 INSTANTIATE_TEST_SUITE_P(V1,
                          DamagedStates,
-                         ::testing::Values("v1/blk.state", "v1/rng.state"),
+                         ::testing::Values("v1/blk.state", "v1/rng.state", "v1/vsock.state"),
                          [](const auto& state) { return std::string(state.param).substr(3, 3); });
 
 TEST_P(DamagedStates, ByOneBitAreRefusedOrMeanTheSame) {

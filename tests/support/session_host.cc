@@ -102,11 +102,15 @@ driver::Frontend SessionHost::connect() {
             const std::lock_guard lock(closed_mutex_);
             closed_.reset();
         }
+        if (options_.keeper != nullptr && journal_ == nullptr) {
+            journal_ = SessionJournal::create(*options_.keeper, kJournalPrefix).value();
+        }
         session_ = std::make_unique<Session>(Session::Environment{.device = device_,
                                                                   .control_loop = *loop_,
                                                                   .workers = worker_pointers_,
                                                                   .counters = counters_,
-                                                                  .logs = logs_},
+                                                                  .logs = logs_,
+                                                                  .journal = journal_.get()},
                                              std::move(socket),
                                              options_.session,
                                              [this](CloseReason reason) {
@@ -133,9 +137,13 @@ std::optional<CloseReason> SessionHost::wait_closed() {
 }
 
 void SessionHost::close_session() {
-    on_control([this] {
+    with_session([](Session& session) { session.close(); });
+}
+
+void SessionHost::with_session(const std::function<void(Session&)>& task) {
+    on_control([this, &task] {
         if (session_ != nullptr) {
-            session_->close();
+            task(*session_);
         }
     });
 }

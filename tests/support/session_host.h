@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/session/session_journal.h"
 
 #include "tools/driver/frontend.h"
 
@@ -28,6 +30,8 @@ struct SessionHostOptions {
     size_t worker_count = 1;
     SessionOptions session{};
     std::chrono::microseconds poll_max{0};
+    /// Borrowed; sessions are to outlive the process: their journal is there under journal_name().
+    DescriptorKeeper* keeper = nullptr;
 };
 
 /// The event loop that these tests use: the environment's OUTRIGGER_TEST_LOOP, "uring" or "asio".
@@ -50,6 +54,13 @@ class SessionHost final {
 
     /// Ends the session from the back end's side.
     void close_session();
+
+    [[nodiscard]] static std::string journal_name() {
+        return SessionJournal::journal_name(kJournalPrefix);
+    }
+
+    /// Runs `task` with the session, if there is one, on the control thread, and waits for it.
+    void with_session(const std::function<void(Session&)>& task);
 
     [[nodiscard]] const SessionCounters& counters() const { return counters_; }
 
@@ -79,6 +90,8 @@ class SessionHost final {
     [[nodiscard]] std::vector<std::optional<size_t>> queue_workers();
 
   private:
+    static constexpr const char* kJournalPrefix = "outrigger.s0";
+
     void run_control();
 
     Device& device_;
@@ -92,7 +105,8 @@ class SessionHost final {
     std::atomic<EventLoop*> loop_ = nullptr;  // made and run by control_
     bool stopping_ = false;                   // control thread
     std::latch stop_posted_{1};
-    std::unique_ptr<Session> session_;  // control thread
+    std::unique_ptr<SessionJournal> journal_;  // control thread; null: without a keeper
+    std::unique_ptr<Session> session_;         // control thread
     std::mutex closed_mutex_;
     std::optional<CloseReason> closed_;
     std::thread control_;

@@ -2,6 +2,7 @@
 #include "tests/support/vsock_guest.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -234,6 +235,23 @@ HostSocket HostSocket::accept() const {
 void HostSocket::send(std::string_view text) const {
     EXPECT_EQ(::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL),
               static_cast<ssize_t>(text.size()));
+}
+
+void HostSocket::send_descriptor(std::string_view text, int fd) const {
+    std::string copy(text);
+    iovec piece{.iov_base = copy.data(), .iov_len = copy.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof fd)> control{};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof fd);
+    std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
+    EXPECT_EQ(::sendmsg(fd_.get(), &message, MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
 }
 
 std::string HostSocket::receive(size_t bytes) const {

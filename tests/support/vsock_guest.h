@@ -124,6 +124,8 @@ class HostSocket final {
     [[nodiscard]] HostSocket accept() const;
 
     void send(std::string_view text) const;
+    /// With a descriptor beside it, which the receiver may take.
+    void send_descriptor(std::string_view text, int fd) const;
     /// So many bytes, or what came before the end or kPatience; of a SEQPACKET socket a message.
     [[nodiscard]] std::string receive(size_t bytes) const;
     /// Does its end come within kPatience, with nothing before it?

@@ -3,8 +3,10 @@
 // wrong when they cannot, and are gone when the machine is.
 #include "vmm-lite/children.h"
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -12,6 +14,8 @@
 #include <system_error>
 
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -72,8 +76,41 @@ class ChildrenTest : public ::testing::Test {
         return host_->connect();
     }
 
-    [[nodiscard]] pid_t daemon() {
-        return host_->on_loop<pid_t>([this] { return children_->process_of("blk0"); });
+    [[nodiscard]] pid_t daemon(const std::string& name = "blk0") {
+        return host_->on_loop<pid_t>([this, name] { return children_->process_of(name); });
+    }
+
+    /// Whether somebody listens at a socket of this name, as programs of the host find it.
+    [[nodiscard]] bool listens(const std::string& name) const {
+        sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+        const std::string path = folder_ / name;
+        if (path.size() >= sizeof address.sun_path) {
+            return false;
+        }
+        std::memcpy(address.sun_path, path.data(), path.size());
+        const UniqueFd socket = platform::open_unix_socket(SOCK_STREAM);
+        // SAFETY: the socket interface takes every address by the type of their common head.
+        const auto* const general = reinterpret_cast<const sockaddr*>(&address);
+        return ::connect(socket.get(), general, sizeof address) == 0;
+    }
+
+    /// A device whose daemon has a socket for the host at `name`: there when it serves, and there
+    /// again when it was killed, though the dead one could not take its socket away.
+    void expect_that_it_listens_again(const vmm::Children::Command& command,
+                                      const std::string& kind,
+                                      uint16_t rings) {
+        const auto started = start(command, kind);
+        ASSERT_TRUE(started) << started.error().message;
+        host_->activate({.count = rings});
+        ASSERT_TRUE(host_->reaches(Phase::kRunning));
+        EXPECT_TRUE(listens("host"));
+        const pid_t pid = daemon(command.name);
+        ASSERT_GT(pid, 0);
+        ASSERT_EQ(::kill(pid, SIGKILL), 0);
+        ASSERT_TRUE(eventually([&] { return host_->status().losses == 1; }));
+        ASSERT_TRUE(host_->reaches(Phase::kRunning));
+        EXPECT_TRUE(listens("host"));
+        EXPECT_EQ(host_->needs_resets(), 0);
     }
 
     fs::path folder_;
@@ -109,6 +146,21 @@ TEST_F(ChildrenTest, ServesRandomBytes) {
     const auto used = host_->queue(0).transact(segments, driver::after(kPatience));
     ASSERT_TRUE(used);
     EXPECT_GT(used->length, 0U);
+}
+
+TEST_F(ChildrenTest, ServesSockets) {
+    auto command = vmm::vsock_daemon("vsock0", folder_ / "host", 7);
+    command.program = program("OUTRIGGER_VSOCK_PROGRAM");
+    expect_that_it_listens_again(command, "vsock", 3);
+    std::array<std::byte, 8> cid{};
+    host_->device().read_config(0, cid);
+    EXPECT_EQ(cid[0], std::byte{7});
+}
+
+TEST_F(ChildrenTest, ServesAConsole) {
+    auto command = vmm::console_daemon("console0", folder_ / "host");
+    command.program = program("OUTRIGGER_CONSOLE_PROGRAM");
+    expect_that_it_listens_again(command, "console", 2);
 }
 
 TEST_F(ChildrenTest, StartsTheDaemonAgainUnderLoad) {

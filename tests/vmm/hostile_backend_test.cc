@@ -210,6 +210,11 @@ TEST_F(HostileBackendTest, RefusesAnImpossibleInflightBuffer) {
         [](wire::Inflight& inflight, UniqueFd&) { inflight.queue_size = 0; },
         [](wire::Inflight&, UniqueFd& fd) { fd.reset(::open("/", O_RDONLY | O_CLOEXEC)); },
         [](wire::Inflight&, UniqueFd& fd) { fd.reset(::open("/dev/zero", O_RDWR | O_CLOEXEC)); },
+        [](wire::Inflight& inflight, UniqueFd& fd) {
+            // A regular file of 4096 bytes that is no memory: reading it could take for ever.
+            inflight.mmap_size = 4096;
+            fd.reset(::open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC));
+        },
         [](wire::Inflight&, UniqueFd& fd) { fd.reset(); },
         [](wire::Inflight& inflight, UniqueFd& fd) {
             // All there, and far more than any queue could need.
@@ -341,6 +346,33 @@ TEST_F(HostileBackendTest, ASuspendedRingGoesOnWhereItsBackEndSaid) {
     ASSERT_EQ(bases.size(), 2U);
     EXPECT_EQ(bases[0].as<wire::VringState>().num, 0U);
     EXPECT_EQ(bases[1].as<wire::VringState>().num, 5U);
+}
+
+/// What the driver said before its processor stood still may be on its way: a back end that was
+/// started by it would write into a machine that is paused.
+TEST_F(HostileBackendTest, AnActivationThatComesAfterASuspensionWaits) {
+    ASSERT_TRUE(connect({Script{}}));
+    ASSERT_TRUE(host_->suspend());
+    host_->activate({.count = 1});
+    give_others_a_moment();
+    EXPECT_EQ(host_->status().phase, Phase::kReady);
+    EXPECT_TRUE(backend().told(kSetVringKick).empty());
+    ASSERT_TRUE(host_->resume());
+    EXPECT_EQ(host_->status().phase, Phase::kRunning);
+    EXPECT_EQ(backend().told(kSetVringKick).size(), 1U);
+}
+
+TEST_F(HostileBackendTest, AResetThatComesAfterASuspensionIsNotUndone) {
+    ASSERT_TRUE(connect({Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    ASSERT_TRUE(host_->suspend());
+    ASSERT_TRUE(host_->reset());
+    ASSERT_TRUE(host_->resume());
+    EXPECT_EQ(host_->status().phase, Phase::kReady);
+    EXPECT_EQ(backend().told(kSetVringKick).size(), 1U);
+    host_->activate({.count = 1});
+    EXPECT_TRUE(host_->reaches(Phase::kRunning)) << "no suspension is left";
 }
 
 TEST_F(HostileBackendTest, ARefusedBaseIsNotPassedOn) {

@@ -40,7 +40,17 @@ void Mapping::unmap() {
     }
 }
 
-Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
+namespace {
+
+/// Pages of a file.
+struct FilePages {
+    uint64_t page_bytes = 0;
+    off_t start = 0;
+    size_t slack = 0;  // before the range
+    size_t bytes = 0;
+};
+
+Result<FilePages> pages_of(int fd, uint64_t offset, size_t length) {
     struct stat status {};
 
     if (::fstat(fd, &status) != 0) {
@@ -65,21 +75,51 @@ Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
         aligned > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
         return failure(Error{.message = "the memory region does not fit the address space"});
     }
-    void* base = ::mmap(nullptr,
-                        *total,
-                        PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_NORESERVE,
-                        fd,
-                        static_cast<off_t>(aligned));
+    return FilePages{.page_bytes = page,
+                     .start = static_cast<off_t>(aligned),
+                     .slack = static_cast<size_t>(slack),
+                     .bytes = static_cast<size_t>(*total)};
+}
+
+}  // namespace
+
+Result<Mapping> Mapping::map_file(int fd, uint64_t offset, size_t length) {
+    const FilePages pages = OUTRIGGER_TRY(pages_of(fd, offset, length));
+    void* base = ::mmap(
+        nullptr, pages.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, pages.start);
     if (base == MAP_FAILED) {
         return failure(error_from_errno("cannot map the memory file"));
     }
     Mapping mapping;
     mapping.map_base_ = static_cast<std::byte*>(base);
-    mapping.map_length_ = *total;
+    mapping.map_length_ = pages.bytes;
     platform::keep_out_of_core_files(mapping.whole());
-    mapping.data_ = mapping.map_base_ + slack;
+    mapping.data_ = mapping.map_base_ + pages.slack;
     mapping.size_ = length;
+    return mapping;
+}
+
+Result<Mapping> Mapping::map_file_behind_page(int fd, uint64_t offset, size_t length) {
+    const FilePages pages = OUTRIGGER_TRY(pages_of(fd, offset, length));
+    if (pages.slack != 0) {
+        return failure(Error{.message = "what lies behind a page of our own begins with one"});
+    }
+    constexpr int kAccess = PROT_READ | PROT_WRITE;
+    const size_t total = static_cast<size_t>(pages.page_bytes) + pages.bytes;
+    void* const base = ::mmap(nullptr, total, kAccess, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+        return failure(error_from_errno("cannot map memory"));
+    }
+    Mapping mapping;
+    mapping.map_base_ = static_cast<std::byte*>(base);
+    mapping.map_length_ = total;
+    mapping.data_ = mapping.map_base_ + pages.page_bytes;
+    mapping.size_ = length;
+    if (::mmap(mapping.data_, pages.bytes, kAccess, MAP_SHARED | MAP_FIXED, fd, pages.start) ==
+        MAP_FAILED) {
+        return failure(error_from_errno("cannot map the memory file"));
+    }
+    platform::keep_out_of_core_files(mapping.whole());
     return mapping;
 }
 

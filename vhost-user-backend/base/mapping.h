@@ -23,11 +23,16 @@ class Mapping final {
     /// page-aligned: the slack is kept inside. Fails when the file is shorter than the range.
     [[nodiscard]] static Result<Mapping> map_file(int fd, uint64_t offset, size_t length);
 
+    /// The same, with a page of private memory right before data(); `offset` is page-aligned.
+    [[nodiscard]] static Result<Mapping> map_file_behind_page(int fd,
+                                                              uint64_t offset,
+                                                              size_t length);
+
     [[nodiscard]] std::byte* data() const { return data_; }
 
     [[nodiscard]] size_t size() const { return size_; }
 
-    /// The whole mapping, slack and the last page included; page-aligned.
+    /// The whole mapping, slack, a page before and the last page included; page-aligned.
     [[nodiscard]] std::span<std::byte> whole() const { return {map_base_, map_length_}; }
 
   private:

@@ -76,9 +76,9 @@ struct NotedMessage {
     unsigned sent = 0;  ///< bytes
 };
 
-/// send_message() that notes in `noted`, within the system call that sends: where that lies in
-/// shared memory, it says of a process that was killed whether it has sent. Where the system has no
-/// such call the note follows the deed.
+/// send_message() that notes in `noted.sent`, within the system call that sends: where that lies
+/// in shared memory, it says of a process that was killed whether it has sent. Where the system has
+/// no such call the note follows the deed.
 [[nodiscard]] ssize_t send_noted_message(int socket, NotedMessage& noted);
 
 /// Gives a Unix socket, which may be connected, a name of its own that leaves no file behind,

@@ -56,9 +56,12 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
+    const bool again =
+        store_ != nullptr && store_->goes_on() && program_.recreate_device != nullptr;
+    const auto create = again ? program_.recreate_device : program_.create_device;
     for (const DeviceSettings& settings : settings_.devices) {
         std::unique_ptr<Device>& device = served_.emplace_back().device;
-        device = OUTRIGGER_TRY(program_.create_device(settings.values));
+        device = OUTRIGGER_TRY(create(settings.values));
         OUTRIGGER_TRY(check_device(*device));
         OUTRIGGER_TRY(keep_memory_of(served_.size() - 1));
         add_extras(settings.values);

@@ -40,6 +40,9 @@ struct DeviceProgram {
     /// Behind create_device(), where there is a keeper: the device asks for memory that another
     /// process is to find, and takes up what it finds itself. May be null: it has none.
     Result<void> (*keep_memory)(Device& device, KeptMemory& memory) = nullptr;
+    /// As create_device(), in a process that goes on with what one before it left: guests have the
+    /// device, so what may come back is waited for. May be null: create_device().
+    Result<std::unique_ptr<Device>> (*recreate_device)(const OptionValues& values) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

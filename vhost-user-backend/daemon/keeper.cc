@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstring>
 #include <deque>
-#include <map>
 #include <optional>
 #include <utility>
 
@@ -30,9 +29,9 @@
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/keeper_filter.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
+#include "vhost-user-backend/daemon/keeper_store.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
-#include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/worker_process.h"
 
@@ -43,10 +42,6 @@ using Clock = std::chrono::steady_clock;
 
 /// A program that is killed more often has a reason for it.
 constexpr auto kRestartWindow = std::chrono::seconds(10);
-
-/// A worker may be anything, once a guest has taken it over: it gets no more of us than this.
-constexpr size_t kStoredMax = 4096;
-constexpr size_t kNameBytesMax = 64;
 
 /// Messages read before signals are looked at again.
 constexpr int kMessagesPerTurn = 64;
@@ -67,7 +62,7 @@ struct Worker {
 
 class Keeper final {
   public:
-    explicit Keeper(const KeeperSettings& settings) : settings_(settings) {}
+    explicit Keeper(const KeeperSettings& settings) : settings_(settings), store_(settings) {}
 
     [[nodiscard]] Result<void> prepare();
 
@@ -96,15 +91,13 @@ class Keeper final {
     void read_rest(Worker& worker);
     /// False when `worker` is not there any more.
     [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
-    void store(const KeeperMessage& message, UniqueFd fd);
     void give_all(Worker& worker, std::string_view go);
     void on_ready();
     void look_for_ended();
     void on_worker_ended(int status);
     void restart();
+    void start_again();
     void finish(int status);
-    void give_up(int status);
-    void remove_socket_files() const;
     void begin_take_over(pid_t sender, int request);
     void tell_step(control::TakeOverStep step) const;
     void hand_over();
@@ -118,7 +111,7 @@ class Keeper final {
     UniqueFd signals_;
     sigset_t mask_before_{};
     rlimit files_before_{};
-    std::map<std::string, UniqueFd, std::less<>> stored_;
+    KeeperStore store_;
     Worker worker_;
     std::optional<TakeOver> take_over_;
     std::deque<Clock::time_point> restarts_;
@@ -138,6 +131,10 @@ Result<UniqueFd> open_program(const std::string& path) {
 
 Result<void> Keeper::prepare() {
     OUTRIGGER_TRY(ensure_standard_descriptors());
+    // Who reads its log may go, and the file of it may be full: it goes on, and so does what it
+    // starts.
+    ::signal(SIGPIPE, SIG_IGN);
+    ::signal(SIGXFSZ, SIG_IGN);
     program_ = OUTRIGGER_TRY(open_program("/proc/self/exe"));
     std::array<char, 4096> path{};
     if (::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0) {
@@ -272,18 +269,17 @@ bool Keeper::read_channel(Worker& worker) {
 }
 
 void Keeper::read_rest(Worker& worker) {
+    // It may have given its end of the channel to others. What they say from now on does not come.
+    (void)::shutdown(worker.channel.get(), SHUT_RD);
     while (read_channel(worker)) {
     }
 }
 
 bool Keeper::on_message(Worker& worker, KeeperMessage message) {
     if (message.field("FDSTORE") == "1" && message.fds.size() == 1) {
-        store(message, std::move(message.fds[0]));
+        store_.store(message, std::move(message.fds[0]));
     } else if (message.field("FDSTOREREMOVE") == "1") {
-        const auto found = stored_.find(message.field("FDNAME"));
-        if (found != stored_.end()) {
-            stored_.erase(found);
-        }
+        store_.remove(message.field("FDNAME"));
     } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
         if (take_over_ && &worker == &take_over_->standby) {
             if (last_) {
@@ -311,36 +307,8 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
     return true;
 }
 
-void Keeper::store(const KeeperMessage& message, UniqueFd fd) {
-    const std::string name(message.field("FDNAME"));
-    const bool fine = name.starts_with(kStorePrefix) && name.size() <= kNameBytesMax &&
-                      name.find(':') == std::string::npos;
-    if (!fine || ending_ || (stored_.size() >= kStoredMax && !stored_.contains(name))) {
-        return;
-    }
-    stored_.insert_or_assign(name, std::move(fd));
-}
-
 void Keeper::give_all(Worker& worker, std::string_view go) {
-    std::string names;
-    std::vector<int> fds;
-    bool sent = true;
-    const auto flush = [&] {
-        sent = sent && send_keeper_message(worker.channel.get(), "FDNAMES=" + names, fds);
-        names.clear();
-        fds.clear();
-    };
-    for (const auto& [name, fd] : stored_) {
-        names += (names.empty() ? "" : ":") + name;
-        fds.push_back(fd.get());
-        if (fds.size() == kKeeperFdsMax) {
-            flush();
-        }
-    }
-    if (!fds.empty()) {
-        flush();
-    }
-    if (!sent || !send_keeper_message(worker.channel.get(), "GO=" + std::string(go))) {
+    if (!store_.give_all(worker.channel.get(), go)) {
         log(LogLevel::kError, "keeper: the program does not take what was kept for it");
         ::kill(worker.pid, SIGKILL);
     }
@@ -383,8 +351,7 @@ void Keeper::on_end_wanted(int signal_number) {
         return;
     }
     ending_ = true;
-    // Front ends should see the sockets closed as soon as the worker closes them.
-    stored_.clear();
+    store_.close();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
         take_over_->kill_at.reset();
@@ -417,22 +384,22 @@ void Keeper::look_for_ended() {
 void Keeper::on_worker_ended(int status) {
     if (ending_) {
         finish(status);
+    } else if (!WIFSIGNALED(status)) {
+        finish(status);  // it has said why
     } else if (take_over_ && take_over_->begun && !last_) {
         take_over_->kill_at.reset();
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
-    } else if (!WIFSIGNALED(status)) {
-        finish(status);  // it has said why
     } else if (!served_) {
         log(LogLevel::kError,
             "keeper: the program {} before it served anybody",
             worker_process::describe_end(status));
-        give_up(status);
+        finish(status);
     } else if (last_) {
         log(LogLevel::kError,
             "keeper: the program {}, and was the last",
             worker_process::describe_end(status));
-        give_up(status);
+        finish(status);
     } else {
         log(LogLevel::kError,
             "keeper: the program {}: starting it again",
@@ -452,45 +419,33 @@ void Keeper::restart() {
             settings_.restarts_max,
             kRestartWindow.count());
         constexpr int kExitFailure = 1 << 8;
-        give_up(kExitFailure);
+        finish(kExitFailure);
         return;
     }
     restarts_.push_back(now);
+    start_again();
+}
+
+void Keeper::start_again() {
     auto worker = spawn(program_);
     if (!worker) {
         log(LogLevel::kError, "keeper: {}", worker.error().message);
         constexpr int kExitFailure = 1 << 8;
-        give_up(kExitFailure);
+        finish(kExitFailure);
         return;
     }
     worker_ = *std::move(worker);
 }
 
-void Keeper::give_up(int status) {
-    remove_socket_files();
-    finish(status);
-}
-
+/// A program that has ended by itself has removed its sockets, if it came so far.
 void Keeper::finish(int status) {
-    if (WIFSIGNALED(status)) {
-        remove_socket_files();
-    }
-    stored_.clear();
-    if (take_over_ && take_over_->standby.pid > 0) {
-        ::kill(take_over_->standby.pid, SIGKILL);
+    store_.remove_socket_files();
+    store_.close();
+    if (take_over_) {
+        worker_process::signal(take_over_->standby.pid, SIGKILL);
+        control::answer_take_over(take_over_->asked_by, control::TakeOverOutcome::kUnchanged);
     }
     ended_ = status;
-}
-
-/// Those that the worker made and could not remove. By now somebody else's may be there.
-void Keeper::remove_socket_files() const {
-    for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
-        const auto kept = stored_.find(socket.file_name);
-        if (kept != stored_.end()) {
-            // Gone as soon as it is ours, if it still is what the worker made.
-            (void)SocketFile::adopt_kept(socket.path, kept->second.get());
-        }
-    }
 }
 
 // --- Another program ----------------------------------------------------------------------------
@@ -568,7 +523,7 @@ void Keeper::end_take_over(bool taken_over) {
             read_rest(worker_);
             worker_.pid = -1;
         }
-        restart();
+        start_again();  // not because it was killed too often
     }
     using enum control::TakeOverOutcome;
     control::answer_take_over(over.asked_by, over.begun && !ended_ ? kRolledBack : kUnchanged);

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/keeper_filter.h"
 
+#include <cerrno>
+#include <vector>
+
+#include <sched.h>
+
 #include "vhost-user-backend/daemon/seccomp_filter.h"
 
 namespace outrigger {
@@ -76,10 +81,41 @@ constexpr const char* kForbidden[] = {
     "nfsservctl",
 };
 
+/// That a new process could be in, by the flags of clone().
+constexpr uint64_t kNamespaces[] = {CLONE_NEWCGROUP,
+                                    CLONE_NEWIPC,
+                                    CLONE_NEWNET,
+                                    CLONE_NEWNS,
+                                    CLONE_NEWPID,
+                                    CLONE_NEWUSER,
+                                    CLONE_NEWUTS};
+
+#ifdef __s390x__
+constexpr uint8_t kFlagsOfClone = 1;
+#else
+constexpr uint8_t kFlagsOfClone = 0;
+#endif
+
+std::vector<SystemCallRule> denials() {
+    std::vector<SystemCallRule> rules;
+    for (const char* const name : kForbidden) {
+        rules.push_back({.name = name, .error = EPERM});
+    }
+    for (const uint64_t each : kNamespaces) {
+        rules.push_back(
+            {.name = "clone",
+             .tests = {ArgumentTest{.index = kFlagsOfClone, .mask = each, .value = each}},
+             .error = EPERM});
+    }
+    // What it is to do lies in memory, where no filter looks. The C library takes clone() then.
+    rules.push_back({.name = "clone3", .error = ENOSYS});
+    return rules;
+}
+
 }  // namespace
 
 Result<void> enter_keeper_filter() {
-    const SeccompFilter filter = OUTRIGGER_TRY(SeccompFilter::compile_denials(kForbidden));
+    const SeccompFilter filter = OUTRIGGER_TRY(SeccompFilter::compile_denials(denials()));
     const int error = filter.enter();
     return error == 0 ? Result<void>{}
                       : failure(error_from_code("cannot enter a system call filter", error));

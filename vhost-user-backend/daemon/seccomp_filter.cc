@@ -102,7 +102,7 @@ Result<SeccompFilter> SeccompFilter::compile(std::span<const SystemCallRule> pol
     return SeccompFilter(OUTRIGGER_TRY(export_program(context.get())));
 }
 
-Result<SeccompFilter> SeccompFilter::compile_denials(std::span<const char* const> forbidden) {
+Result<SeccompFilter> SeccompFilter::compile_denials(std::span<const SystemCallRule> forbidden) {
     const Context context(::seccomp_init(SCMP_ACT_ALLOW));
     if (context == nullptr) {
         return failure(Error{.message = "cannot begin a system call filter"});
@@ -112,11 +112,11 @@ Result<SeccompFilter> SeccompFilter::compile_denials(std::span<const char* const
               "prepare a system call filter"));
     OUTRIGGER_TRY(check(::seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2),
                         "prepare a system call filter"));
-    for (const char* const name : forbidden) {
-        const int number = ::seccomp_syscall_resolve_name(name);
+    for (const SystemCallRule& rule : forbidden) {
+        OUTRIGGER_ASSERT(rule.error != 0);
+        const int number = ::seccomp_syscall_resolve_name(rule.name);
         if (number >= 0) {
-            OUTRIGGER_TRY(
-                add_rule(context.get(), {.name = name, .tests = {}, .error = EPERM}, number));
+            OUTRIGGER_TRY(add_rule(context.get(), rule, number));
         }
     }
     return SeccompFilter(OUTRIGGER_TRY(export_program(context.get())));

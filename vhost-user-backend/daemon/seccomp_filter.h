@@ -25,10 +25,10 @@ class SeccompFilter final {
     [[nodiscard]] static Result<SeccompFilter> compile(std::span<const SystemCallRule> policy,
                                                        Violation violation);
 
-    /// The calls `forbidden`, by name, fail with EPERM, and those by another architecture's numbers
-    /// kill the process; all others are made. What this architecture lacks is skipped.
+    /// The calls `forbidden` fail with the error of their rule, and those by another architecture's
+    /// numbers kill the process; all others are made. What this architecture lacks is skipped.
     [[nodiscard]] static Result<SeccompFilter> compile_denials(
-        std::span<const char* const> forbidden);
+        std::span<const SystemCallRule> forbidden);
 
     /// Binds the calling thread, and those that it starts, for good. Needs no_new_privs. Makes one
     /// system call and allocates nothing. 0, or an errno value.

@@ -15,13 +15,14 @@ namespace outrigger {
 namespace {
 
 /// "OUTRIGJ" and the version of this layout.
-constexpr uint64_t kMagic = 0x4f55'5452'4947'4a02;
+constexpr uint64_t kMagic = 0x4f55'5452'4947'4a03;
 
 /// The first page: what this is, and the progress, on a cache line of its own.
 constexpr size_t kProgressAt = 64;
 constexpr size_t kOwedAt = 128;
-constexpr size_t kReplyNoteAt = 192;
-constexpr size_t kCopiesAt = 4096;
+/// Both begin a page, however large the system's pages are.
+constexpr size_t kNoteAt = 65536;
+constexpr size_t kCopiesAt = 2 * kNoteAt;
 
 struct CopyHeader {
     uint64_t sequence;
@@ -33,13 +34,13 @@ struct CopyHeader {
 
 static_assert(sizeof(CopyHeader) == 24);
 
-/// What begin_reply() gives, and the sequence number of the copy that has the reply.
-struct ReplyNote {
-    uint64_t sequence;
-    platform::NotedMessage noted;
-};
-
-static_assert(kReplyNoteAt + sizeof(ReplyNote) <= kCopiesAt);
+/// Of the page at kNoteAt: NotedMessage::sent, and the sequence number of the copy that has the
+/// reply. The rest of the NotedMessage lies before that page, in memory that is ours alone: whoever
+/// else has the file must neither learn where our memory is nor say what the kernel is to send.
+constexpr size_t kNoteSequenceAt = 8;
+constexpr size_t kNoteBytes = 16;
+static_assert(sizeof(platform::NotedMessage) - offsetof(platform::NotedMessage, sent) <=
+              kNoteSequenceAt);
 
 constexpr size_t kCopyBytes = sizeof(CopyHeader) + JournalFile::kContentBytesMax;
 constexpr size_t kFileBytes = kCopiesAt + 2 * kCopyBytes;
@@ -60,10 +61,13 @@ std::atomic_ref<uint64_t> word_at(const Mapping& mapping, size_t offset) {
     return std::atomic_ref(*reinterpret_cast<uint64_t*>(mapping.data() + offset));
 }
 
-ReplyNote& reply_note(const Mapping& mapping) {
-    // SAFETY: as above; any bytes are a note, and its pointers are never followed.
+platform::NotedMessage& noted_message(const Mapping& note) {
+    constexpr size_t kBefore = offsetof(platform::NotedMessage, sent);
+    static_assert(kBefore % alignof(platform::NotedMessage) == 0);
+    // SAFETY: a page is before what is mapped, so it is all there, and aligned; it lives as long as
+    // the journal. Any bytes are such a message, and who sends it writes its pointers first.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    return *reinterpret_cast<ReplyNote*>(mapping.data() + kReplyNoteAt);
+    return *reinterpret_cast<platform::NotedMessage*>(note.data() - kBefore);
 }
 
 }  // namespace
@@ -74,18 +78,24 @@ struct JournalFile::Copy {
     std::vector<std::byte> bytes;
 };
 
-JournalFile::JournalFile(UniqueFd fd, Mapping mapping)
-    : fd_(std::move(fd)), mapping_(std::move(mapping)) {
+JournalFile::JournalFile(UniqueFd fd, Mapping mapping, Mapping note)
+    : fd_(std::move(fd)), mapping_(std::move(mapping)), note_(std::move(note)) {
     // The kernel notes there what a process has sent that is being killed, and such a process does
     // not wait for a page that was swapped out.
-    platform::lock_pages(mapping_.whole().first(kCopiesAt));
+    platform::lock_pages(note_.whole());
+}
+
+Result<JournalFile> JournalFile::map(UniqueFd fd) {
+    Mapping mapping = OUTRIGGER_TRY(Mapping::map_file(fd.get(), 0, kFileBytes));
+    Mapping note = OUTRIGGER_TRY(Mapping::map_file_behind_page(fd.get(), kNoteAt, kNoteBytes));
+    return JournalFile(std::move(fd), std::move(mapping), std::move(note));
 }
 
 Result<JournalFile> JournalFile::create() {
     UniqueFd fd = OUTRIGGER_TRY(create_shared_memory("outrigger-journal", kFileBytes));
-    Mapping mapping = OUTRIGGER_TRY(Mapping::map_file(fd.get(), 0, kFileBytes));
-    std::memcpy(mapping.data(), &kMagic, sizeof kMagic);
-    return JournalFile(std::move(fd), std::move(mapping));
+    JournalFile file = OUTRIGGER_TRY(map(std::move(fd)));
+    std::memcpy(file.mapping_.data(), &kMagic, sizeof kMagic);
+    return file;
 }
 
 Result<JournalFile> JournalFile::open(UniqueFd fd) {
@@ -97,13 +107,12 @@ Result<JournalFile> JournalFile::open(UniqueFd fd) {
         !platform::is_sealed_against_shrinking(fd.get())) {
         return failure(Error{.message = "what the keeper has is no session's journal"});
     }
-    Mapping mapping = OUTRIGGER_TRY(Mapping::map_file(fd.get(), 0, kFileBytes));
+    JournalFile file = OUTRIGGER_TRY(map(std::move(fd)));
     uint64_t magic = 0;
-    std::memcpy(&magic, mapping.data(), sizeof magic);
+    std::memcpy(&magic, file.mapping_.data(), sizeof magic);
     if (magic != kMagic) {
         return failure(Error{.message = "the session's journal is of another version"});
     }
-    JournalFile file(std::move(fd), std::move(mapping));
     for (size_t which = 0; which < 2; ++which) {
         if (const auto copy = file.read_copy(which); copy && copy->sequence > file.sequence_) {
             file.sequence_ = copy->sequence;
@@ -140,14 +149,16 @@ std::optional<JournalFile::Content> JournalFile::read() const {
     if (!newest) {
         return std::nullopt;
     }
-    // Relaxed: the writer is this thread, or gone.
+    // Relaxed: the writer is this thread, or gone; or it is anybody, and then all is checked.
     const uint64_t word = word_at(mapping_, kProgressAt).load(std::memory_order_relaxed);
     const bool is_its = word >> kStepBits == newest->sequence;
-    const ReplyNote& note = reply_note(mapping_);
-    const bool noted = note.sequence == newest->sequence;
+    const bool noted =
+        word_at(note_, kNoteSequenceAt).load(std::memory_order_relaxed) == newest->sequence;
+    const std::atomic_ref<unsigned> sent(noted_message(note_).sent);
     return Content{.bytes = std::move(newest->bytes),
                    .progress = is_its ? static_cast<Progress>(word & kStepMask) : newest->progress,
-                   .sent = noted ? std::optional<uint32_t>(note.noted.sent) : std::nullopt};
+                   .sent = noted ? std::optional<uint32_t>(sent.load(std::memory_order_relaxed))
+                                 : std::nullopt};
 }
 
 bool JournalFile::write(std::span<const std::byte> bytes, Progress progress) {
@@ -181,10 +192,11 @@ size_t JournalFile::owed() const {
 }
 
 platform::NotedMessage& JournalFile::begin_reply() {
-    ReplyNote& note = reply_note(mapping_);
-    note = {.sequence = sequence_, .noted = {}};
+    platform::NotedMessage& message = noted_message(note_);
+    message = {};
+    word_at(note_, kNoteSequenceAt).store(sequence_, std::memory_order_relaxed);
     set_progress(Progress::kReplying);  // a release: the note goes before it
-    return note.noted;
+    return message;
 }
 
 void JournalFile::set_progress(Progress progress) {

@@ -55,7 +55,7 @@ class JournalFile final {
     void set_progress(Progress progress);
 
     /// set_progress(kReplying), and where to note how much of the reply is sent: until the next
-    /// write().
+    /// write(). Of the message alone `sent` is in the file.
     [[nodiscard]] platform::NotedMessage& begin_reply();
 
     /// A number beside all that, for what changes more often than the content.
@@ -65,13 +65,16 @@ class JournalFile final {
   private:
     struct Copy;
 
-    JournalFile(UniqueFd fd, Mapping mapping);
+    JournalFile(UniqueFd fd, Mapping mapping, Mapping note);
+
+    [[nodiscard]] static Result<JournalFile> map(UniqueFd fd);
 
     [[nodiscard]] std::byte* copy_at(size_t which) const;
     [[nodiscard]] std::optional<Copy> read_copy(size_t which) const;
 
     UniqueFd fd_;
     Mapping mapping_;
+    Mapping note_;           // of the page in which the kernel notes what is sent
     uint64_t sequence_ = 0;  // of the newest copy
 };
 

@@ -473,12 +473,13 @@ void Session::Impl::close(CloseReason reason) {
     environment_.counters.closed.add(reason);
     release_workers();
     postcopy_.give_up();
-    if (!waiting_) {
+    if (!waiting_ && !stops_to_leave_) {
         begin_close();
         return;
     }
-    // Else finish() goes on from where the workers are. Nobody knows how long a device keeps the
-    // requests that a memory change waits for, unless it is told to bring them back.
+    // Else finish(), or what leave() has begun, goes on from where the workers are. Nobody knows
+    // how long a device keeps the requests that a memory change waits for, unless it is told to
+    // bring them back.
     if (draining_) {
         for (const Vring& ring : rings_) {
             if (ring.runner != nullptr) {

@@ -398,6 +398,7 @@ class Session::Impl final : public Connection::Handler,
     std::optional<CloseReason> close_reason_;
     bool closing_ = false;
     bool leaving_ = false;                     // or left: another process has the session
+    bool stops_to_leave_ = false;              // rings are stopping for that
     std::atomic<uint32_t> memory_losses_ = 0;  // read by the workers
     // Every descriptor of a ring that we or a worker hold; release_workers() needs them.
     std::vector<std::weak_ptr<const NotificationFd>> ring_fds_;

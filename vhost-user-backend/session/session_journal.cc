@@ -416,8 +416,9 @@ void SessionJournal::settle(const Outcome& outcome) {
     } else if (outcome.carried_out) {
         changed |= note_in_hand(outcome);
     }
-    // What changes nothing and is not answered may as well be carried out once more.
-    written_ = changed || outcome.has_reply;
+    // What changes nothing and is not answered may as well be carried out once more. But what has
+    // descriptors may have to be taken in pieces, and who is killed in between leaves half of it.
+    written_ = changed || outcome.has_reply || in_hand_.fd_count > 0;
     if (written_) {
         write();
         if (!old_reply_fd_.empty()) {

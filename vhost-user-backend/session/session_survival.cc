@@ -106,14 +106,21 @@ void Session::Impl::leave(std::move_only_function<void(bool)> left) {
         return;
     }
     leaving_ = true;
+    stops_to_leave_ = true;
     connection_.leave();
     placement_.stop();
     auto shared_left = std::make_shared<std::move_only_function<void(bool)>>(std::move(left));
     auto outstanding = std::make_shared<size_t>(rings_.size());
     for (size_t index = 0; index < rings_.size(); ++index) {
         // What waits for something, or has not begun, the next process begins.
-        stop_ring(index, QueueRunner::StopKind::kSuspend, [shared_left, outstanding] {
-            if (--*outstanding == 0) {
+        stop_ring(index, QueueRunner::StopKind::kSuspend, [this, shared_left, outstanding] {
+            if (--*outstanding > 0) {
+                return;
+            }
+            stops_to_leave_ = false;
+            if (close_reason_) {
+                begin_close();
+            } else {
                 (*shared_left)(true);
             }
         });

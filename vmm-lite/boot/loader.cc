@@ -19,16 +19,12 @@
 #include "vmm-lite/boot/layout.h"
 #include "vmm-lite/boot/parameters.h"
 #include "vmm-lite/boot/payload.h"
+#include "vmm-lite/boot/placement.h"
 #include "vmm-lite/boot/prepared_kernel.h"
 #include "vmm-lite/boot/relocations.h"
 
 namespace outrigger::vmm {
 namespace {
-
-constexpr uint64_t kPage = 0x1000;
-/// Linux maps its kernel in pages of 2 MiB, and no more than a GiB of it.
-constexpr uint64_t kKernelAlignment = 2ULL << 20U;
-constexpr uint64_t kKernelSpaceEnd = 1ULL << 30U;
 
 uint64_t mebibytes(uint64_t bytes) {
     return (bytes + (1U << 20U) - 1) >> 20U;
@@ -51,34 +47,31 @@ Result<void> load_initrd(const GuestMemory& memory,
                          uint64_t kernel_end,
                          BootParameters& parameters) {
     const auto file = OUTRIGGER_TRY(KernelFile::open(path, "the initrd"));
-    const uint64_t top = std::min(memory.low_end(), image.initrd_address_max + 1);
     const uint64_t bytes = file.bytes();
     if (bytes == 0) {
         return failure(file.error("is empty"));
     }
-    const auto padded = align_up<uint64_t>(bytes, kPage);
-    if (!padded || top < kernel_end || *padded > top - kernel_end) {
-        return failure(too_little_memory(
-            fmt::format("the initrd '{}'", path),
-            checked_add(kernel_end, padded.value_or(kLowMemoryEnd)).value_or(UINT64_MAX)));
+    const auto place = initrd_place(bytes,
+                                    {.kernel_end = kernel_end,
+                                     .memory_end = memory.low_end(),
+                                     .address_max = image.initrd_address_max});
+    if (!place) {
+        return failure(too_little_memory(fmt::format("the initrd '{}'", path),
+                                         checked_add(kernel_end, bytes).value_or(UINT64_MAX)));
     }
-    parameters.initrd_address = top - *padded;
+    parameters.initrd_address = *place;
     parameters.initrd_bytes = bytes;
     return file.read(0, memory.view(GuestAddr{parameters.initrd_address}, bytes));
 }
 
-/// How far the kernel is moved: a multiple of 2 MiB, so that it ends below `limit`.
-uint64_t random_distance(uint64_t kernel_end, uint64_t limit) {
-    if (limit <= kernel_end) {
-        return 0;
-    }
-    const uint64_t slots = (limit - kernel_end) / kKernelAlignment + 1;
+/// One of so many places.
+uint64_t random_place(uint64_t places) {
     uint64_t random = 0;
     if (::getrandom(&random, sizeof(random), 0) != sizeof(random)) {
         return 0;
     }
-    // 2^64 is so much more than the slots that none is preferred by an amount that shows.
-    return random % slots * kKernelAlignment;
+    // 2^64 is so much more than the places that none is preferred by an amount that shows.
+    return random % places;
 }
 
 struct Unpacked {
@@ -134,7 +127,9 @@ Result<std::optional<Unpacked>> load_unpacked(const GuestMemory& memory,
     if (options.kaslr) {
         relocations = parse_relocations(kernel.bytes().subspan(elf->file_end));
         if (relocations) {
-            distance = random_distance(end, std::min(limit, kKernelSpaceEnd));
+            const uint64_t places = kernel_places(end, limit);
+            distance = std::min(options.kernel_place.value_or(random_place(places)), places - 1) *
+                       kKernelAlignment;
         } else {
             log(LogLevel::kInfo, "the kernel cannot be moved: it {}", relocations.error().message);
         }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "vhost-user-backend/base/result.h"
@@ -17,9 +18,10 @@ struct LoadOptions {
     std::string kernel{};
     std::string initrd{};  ///< "": none
     std::string command_line{};
-    bool prepared = true;           ///< unpack the kernel here, where its format is known
-    bool kaslr = true;              ///< and move it
-    std::string cache_directory{};  ///< of unpacked kernels; "": none
+    bool prepared = true;                    ///< unpack the kernel here, where its format is known
+    bool kaslr = true;                       ///< and move it
+    std::optional<uint64_t> kernel_place{};  ///< there: kernel_places(); nothing: at random
+    std::string cache_directory{};           ///< of unpacked kernels; "": none
     AcpiOptions acpi{};
 };
 

@@ -108,9 +108,7 @@ void RemoteDevice::suspend(Done done) {
             stop_rings([this] { end_stop({}); });
             return;
         case Phase::kReady:
-            if (active_) {
-                active_->suspended = true;
-            }
+            suspended_ = true;
             done({});
             return;
         case Phase::kConnecting:
@@ -124,7 +122,7 @@ void RemoteDevice::suspend(Done done) {
 }
 
 void RemoteDevice::resume(Done done) {
-    if (!active_ || !std::exchange(active_->suspended, false)) {
+    if (!std::exchange(suspended_, false) || !active_) {
         done({});
         return;
     }

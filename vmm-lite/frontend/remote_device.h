@@ -16,6 +16,8 @@
 #include <string_view>
 #include <vector>
 
+#include "vhost-user-backend/base/log.h"
+
 #include "vmm-lite/frontend/backend_source.h"
 #include "vmm-lite/frontend/config_cache.h"
 #include "vmm-lite/frontend/deadlines.h"
@@ -156,7 +158,6 @@ class RemoteDevice final : public DeviceProxy {
         FeatureSet features{};
         std::map<uint16_t, ActiveRing> rings{};
         std::shared_ptr<InflightTable> inflight{};
-        bool suspended = false;
         bool started = false;  ///< some back end has been told to
         bool told_needs_reset = false;
     };
@@ -228,11 +229,14 @@ class RemoteDevice final : public DeviceProxy {
     EventLoop::Clock::time_point connect_deadline_{};
     std::unique_ptr<Link> link_{};
     std::optional<Activation> active_{};
+    // Whatever the driver does meanwhile: its last words may be on the way.
+    bool suspended_ = false;
     std::optional<DirtyLog> log_{};
     std::vector<std::move_only_function<void()>> on_reset_{};
     Done on_suspended_{};
     Done on_resumed_{};
     std::unique_ptr<StateTransfer> transfer_{};
+    LogLimiter resets_needed_;  // a guest can break its rings again and again
     bool config_asked_ = false;
     bool config_stale_ = false;
     std::optional<ConfigCache::Write> telling_{};

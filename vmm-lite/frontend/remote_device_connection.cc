@@ -178,7 +178,7 @@ void RemoteDevice::on_offer(Offer offer) {
         take_config(offer.config);
     }
     phase_ = Phase::kReady;
-    if (active_ && !active_->suspended) {
+    if (active_ && !suspended_) {
         start_rings();
     } else {
         settle();

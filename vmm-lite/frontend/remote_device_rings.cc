@@ -110,7 +110,9 @@ void RemoteDevice::begin_activation(Activation activation) {
     }
     switch (phase_) {
         case Phase::kReady:
-            start_rings();
+            if (!suspended_) {
+                start_rings();
+            }
             return;
         case Phase::kLost:
             tell_needs_reset("its back end is gone");
@@ -129,6 +131,10 @@ Result<void> RemoteDevice::watch_errors(uint16_t index, ActiveRing& ring) {
     ring.error_watch = OUTRIGGER_TRY(loop_.watch(fd, [this, index, fd] {
         (void)drain_notification(fd);
         tell_needs_reset("queue " + std::to_string(index) + " is in error");
+        // Said once; a back end could keep us busy with it.
+        if (const auto broken = active_->rings.find(index); broken != active_->rings.end()) {
+            broken->second.error_watch = {};
+        }
     }));
     return {};
 }
@@ -293,6 +299,9 @@ void RemoteDevice::end_reset() {
     if (phase_ == Phase::kReady) {
         refresh_config();
     }
+    if (on_resumed_) {
+        std::exchange(on_resumed_, nullptr)({});  // nothing is left that could
+    }
     for (auto& done : std::exchange(on_reset_, {})) {
         done();
     }
@@ -305,9 +314,7 @@ void RemoteDevice::end_stop(Result<void> result) {
     }
     const bool was_suspension = static_cast<bool>(on_suspended_);
     if (was_suspension) {
-        if (active_) {
-            active_->suspended = result.has_value();
-        }
+        suspended_ = result.has_value();
         std::exchange(on_suspended_, nullptr)(std::move(result));
     }
     if (on_reset_.empty()) {
@@ -356,7 +363,7 @@ void RemoteDevice::tell_needs_reset(const std::string& why) {
     if (!active_ || std::exchange(active_->told_needs_reset, true)) {
         return;
     }
-    log(LogLevel::kError, "{}: needs a reset by its driver: {}", options_.name, why);
+    resets_needed_.log(LogLevel::kError, "{}: needs a reset by its driver: {}", options_.name, why);
     if (Observer* const observer = observer_; observer != nullptr) {
         observer->on_needs_reset();
     }

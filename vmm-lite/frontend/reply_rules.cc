@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -201,8 +202,11 @@ Result<InflightBuffer> take_inflight(wire::Message& reply,
 
     struct stat file {};
 
-    const bool is_file = ::fstat(fd.get(), &file) == 0 && S_ISREG(file.st_mode);
-    const auto file_bytes = is_file && file.st_size > 0 ? static_cast<uint64_t>(file.st_size) : 0;
+    // Only memory can be asked for seals. A file of a network or FUSE file system, which may be the
+    // back end's own, would have us wait when we read it after a loss.
+    const bool is_memory = ::fcntl(fd.get(), F_GET_SEALS) >= 0 && ::fstat(fd.get(), &file) == 0 &&
+                           S_ISREG(file.st_mode);
+    const auto file_bytes = is_memory && file.st_size > 0 ? static_cast<uint64_t>(file.st_size) : 0;
     if (description.mmap_size == 0 || description.mmap_size > bytes_max ||
         !range_fits(description.mmap_offset, description.mmap_size, file_bytes)) {
         return failure(
@@ -210,7 +214,7 @@ Result<InflightBuffer> take_inflight(wire::Message& reply,
                       fmt::format("{} bytes at {} of a {} of {} bytes; at most {} make sense",
                                   description.mmap_size,
                                   description.mmap_offset,
-                                  is_file ? "file" : "descriptor that is no file",
+                                  is_memory ? "file" : "descriptor that is no shared memory",
                                   file_bytes,
                                   bytes_max)));
     }

@@ -37,7 +37,7 @@ class LoopEnd final : public ExitHandler {
 
     void write_memory(uint64_t /*address*/, std::span<const std::byte> /*in*/) override {}
 
-    void on_triple_fault() override { end("the loop ends in a triple fault"); }
+    void on_triple_fault(unsigned /*vcpu*/) override { end("the loop ends in a triple fault"); }
 
     void on_vcpu_failure(std::string reason) override { end(std::move(reason)); }
 

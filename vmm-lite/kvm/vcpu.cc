@@ -202,7 +202,7 @@ void Vcpu::handle_exit() {
             break;
         case KVM_EXIT_SHUTDOWN:
             count(ExitKind::kShutdown);
-            handler_.on_triple_fault();
+            handler_.on_triple_fault(index_);
             want(Wanted::kStop);
             break;
         case KVM_EXIT_INTERNAL_ERROR:

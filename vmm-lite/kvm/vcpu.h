@@ -52,7 +52,7 @@ class ExitHandler {
     virtual void write_port(uint16_t port, std::span<const std::byte> in) = 0;
     virtual void read_memory(uint64_t address, std::span<std::byte> out) = 0;
     virtual void write_memory(uint64_t address, std::span<const std::byte> in) = 0;
-    virtual void on_triple_fault() = 0;
+    virtual void on_triple_fault(unsigned vcpu) = 0;
     /// KVM cannot go on with this processor.
     virtual void on_vcpu_failure(std::string reason) = 0;
 };

@@ -12,7 +12,6 @@
 #include <fmt/format.h>
 
 #include "vhost-user-backend/base/checked_math.h"
-#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/notifier.h"
 
 #include "vmm-lite/virtio/ring_layout.h"
@@ -506,7 +505,8 @@ void VirtioTransport::ring_doorbells(bool wanted) {
                 queue.has_doorbell = true;
             } else {
                 // notify() takes the kicks then, an exit each.
-                log(LogLevel::kWarning, "kicks are slow: {}", connected.error().message);
+                slow_kicks_.log(
+                    LogLevel::kWarning, "kicks are slow: {}", connected.error().message);
             }
         }
     }

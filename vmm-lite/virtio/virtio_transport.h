@@ -16,6 +16,7 @@
 #include <span>
 #include <vector>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
@@ -126,6 +127,7 @@ class VirtioTransport final : public DeviceProxy::Observer {
     bool activated_ = false;
     bool resetting_ = false;
     std::optional<uint64_t> doorbell_address_;
+    LogLimiter slow_kicks_;
     std::shared_ptr<VirtioTransport*> self_;  // what the end of a reset holds weakly
 };
 

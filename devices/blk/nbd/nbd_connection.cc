@@ -17,8 +17,6 @@
 namespace outrigger::blk {
 namespace {
 
-constexpr std::chrono::milliseconds kPauseMin{100};
-constexpr std::chrono::milliseconds kPauseMax{5000};
 /// An attempt to connect, to the end of the negotiation, takes this long at most.
 constexpr std::chrono::milliseconds kAttemptMax{10'000};
 /// libnbd is called so often for one wake-up; then other work has its turn.
@@ -39,7 +37,7 @@ Result<std::unique_ptr<NbdConnection>> NbdConnection::create(const NbdTarget& ta
     const int fd = events.get();
     auto connection = std::unique_ptr<NbdConnection>(
         new NbdConnection(target, known, account, loop, timeout, std::move(events)));
-    connection->pause_ = kPauseMin;
+    connection->pause_ = kNbdPauseMin;
     connection->watch_ =
         loop.watch_readable(fd, [raw = connection.get()] { raw->on_ready_events(); });
     if (handle) {
@@ -202,7 +200,7 @@ void NbdConnection::lose(const std::string& why) {
     auto pause = std::chrono::milliseconds(0);
     if (failed_addresses_ >= count) {
         failed_addresses_ = 0;
-        pause = std::exchange(pause_, std::min(pause_ * 2, kPauseMax));
+        pause = std::exchange(pause_, std::min(pause_ * 2, kNbdPauseMax));
     }
     attempt_timer_ = loop_.start_timer(EventLoop::Clock::now() + pause, [this] {
         attempt_timer_.reset();
@@ -309,7 +307,7 @@ int NbdConnection::on_answer(void* opaque, int* os_error) {
         command->connection_->lost_command_ = true;
     } else {
         command->connection_->note_done(*command, *os_error);
-        command->connection_->pause_ = kPauseMin;
+        command->connection_->pause_ = kNbdPauseMin;
     }
     return 1;  // libnbd forgets it
 }

@@ -18,6 +18,10 @@ struct nbd_handle;
 
 namespace outrigger::blk {
 
+/// Between attempts to reach a server that is not there, ever longer.
+inline constexpr std::chrono::milliseconds kNbdPauseMin{100};
+inline constexpr std::chrono::milliseconds kNbdPauseMax{5000};
+
 struct NbdAddress {
     sockaddr_storage storage{};
     socklen_t bytes = 0;

@@ -2,6 +2,7 @@
 #include "devices/blk/nbd/nbd_image.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -54,6 +55,30 @@ Result<ImageProperties> properties_of(const NbdExport& known, const NbdImageOpti
     return properties;
 }
 
+struct Connected {
+    NbdTarget target;
+    NbdHandle handle;
+};
+
+Result<Connected> connect(const NbdUri& uri, std::chrono::milliseconds timeout) {
+    Connected connected{.target = OUTRIGGER_TRY(resolve_nbd_target(uri)), .handle = nullptr};
+    connected.handle = OUTRIGGER_TRY(connect_to_nbd(connected.target, timeout));
+    return connected;
+}
+
+/// For ever: a signal ends the process meanwhile.
+Connected wait_for_server(const NbdUri& uri, std::chrono::milliseconds timeout) {
+    auto pause = kNbdPauseMin;
+    while (true) {
+        std::this_thread::sleep_for(pause);
+        if (auto connected = connect(uri, timeout)) {
+            log(LogLevel::kInfo, "blk: {} is back", uri.text);
+            return *std::move(connected);
+        }
+        pause = std::min(pause * 2, kNbdPauseMax);
+    }
+}
+
 }  // namespace
 
 /// A file queue over the engine, and the peer that both need.
@@ -81,8 +106,15 @@ class NbdImage::Queue final : public ImageQueue {
 
 Result<std::unique_ptr<NbdImage>> NbdImage::open(const NbdImageOptions& options) {
     const NbdUri uri = OUTRIGGER_TRY(parse_nbd_uri(options.uri));
-    NbdTarget target = OUTRIGGER_TRY(resolve_nbd_target(uri));
-    NbdHandle handle = OUTRIGGER_TRY(connect_to_nbd(target, options.timeout));
+    auto connected = connect(uri, options.timeout);
+    const bool was_away = !connected && options.waits_for_server;
+    if (was_away) {
+        log(LogLevel::kWarning,
+            "blk: {}: waiting for it, because guests have the disk",
+            connected.error().message);
+        connected = wait_for_server(uri, options.timeout);
+    }
+    auto [target, handle] = OUTRIGGER_TRY(std::move(connected));
     const auto known = examine_nbd_export(handle.get());
     if (!known) {
         return failure(Error{
@@ -95,6 +127,15 @@ Result<std::unique_ptr<NbdImage>> NbdImage::open(const NbdImageOptions& options)
     image->file_.no_zero_range = !known->can_zero;
     image->file_.no_device_discard = !known->can_trim;
     image->first_handle_ = std::move(handle);
+    if (was_away && !options.read_only) {
+        image->ledger_.note_earlier_loss();
+        if (image->ledger_.may_lack_writes()) {
+            log(LogLevel::kError,
+                "blk: {} may have lost what it had answered to the process before, and not "
+                "flushed: every flush fails until the daemon is restarted (--nbd-unflushed)",
+                options.uri);
+        }
+    }
     if (!known->can_flush && !known->read_only) {
         log(LogLevel::kWarning,
             "blk: the server of {} cannot flush: what the guest flushed is as safe as what it "

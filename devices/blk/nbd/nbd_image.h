@@ -25,6 +25,8 @@ struct NbdImageOptions {
     std::optional<uint32_t> block_bytes{};
     /// A server that comes back has all that it answered before, flushed or not.
     bool server_keeps = false;
+    /// Guests have the disk: a server that is not there is waited for, like one that was lost.
+    bool waits_for_server = false;
 };
 
 class NbdImage final : public Image {

@@ -43,6 +43,15 @@ class NbdLedger final {
     /// What was written before `moment` is on stable storage.
     void note_stable(Moment moment);
 
+    /// The server went away before the image was opened, perhaps with writes that it had answered
+    /// to a process that is no more.
+    void note_earlier_loss() {
+        if (!server_keeps_) {
+            // Release: pairs with the acquire in may_lack_writes().
+            may_lack_writes_.store(true, std::memory_order_release);
+        }
+    }
+
     /// Writes may have been lost: from then on no flush can succeed.
     [[nodiscard]] bool may_lack_writes() const {
         // Acquire: pairs with the release in note_lost_connection().

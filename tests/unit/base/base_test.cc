@@ -145,6 +145,20 @@ TEST(Mapping, KeepsTheSlackOfAnUnalignedOffset) {
     EXPECT_EQ(std::memcmp(mapping.data(), text, sizeof text), 0);
 }
 
+TEST(Mapping, MayStandBehindAPageThatTheFileDoesNotHave) {
+    constexpr uint64_t kOffset = 65536;  // a multiple of every page size
+    const UniqueFd fd = create_shared_memory("test", kOffset + 16).value();
+    const Mapping mapping = Mapping::map_file_behind_page(fd.get(), kOffset, 16).value();
+    std::memset(mapping.data() - 16, 0x55, 32);
+    std::array<std::byte, kOffset + 16> file{};
+    ASSERT_EQ(::pread(fd.get(), file.data(), file.size(), 0), static_cast<ssize_t>(file.size()));
+    std::array<std::byte, kOffset + 16> expected{};
+    std::fill(expected.end() - 16, expected.end(), std::byte{0x55});
+    EXPECT_TRUE(file == expected);
+    EXPECT_FALSE(Mapping::map_file_behind_page(fd.get(), 8, 16));
+    EXPECT_FALSE(Mapping::map_file_behind_page(fd.get(), kOffset, 17));
+}
+
 TEST(LogLimiter, LetsOneLineThroughAndCountsTheOthers) {
     LogLimiter limiter;
     uint64_t suppressed = 0;

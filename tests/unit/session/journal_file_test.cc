@@ -5,6 +5,7 @@
 #include <string>
 
 #include <fcntl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -86,6 +87,29 @@ TEST_F(JournalFileTest, ProgressBelongsToOneContent) {
     }
     ASSERT_TRUE(file_.write(bytes_of("two")));
     EXPECT_EQ(read_later(file_)->progress, kWritten);
+}
+
+// Whoever has the file may read and write it at any time: what the kernel is to send must not come
+// from there, and where our memory is must not be seen there.
+TEST_F(JournalFileTest, OfAReplyItHasNothingButHowMuchWasSent) {
+    ASSERT_TRUE(file_.write(bytes_of("one")));
+    platform::NotedMessage& note = file_.begin_reply();
+    EXPECT_EQ(read_later(file_)->sent, 0U);
+    const auto before = image();
+    iovec range{};
+    note.message = {.msg_name = &range,
+                    .msg_namelen = 1,
+                    .msg_iov = &range,
+                    .msg_iovlen = 2,
+                    .msg_control = &range,
+                    .msg_controllen = 3,
+                    .msg_flags = 4};
+    EXPECT_TRUE(image() == before);
+    note.sent = 5;
+    EXPECT_EQ(read_later(file_)->sent, 5U);
+    ASSERT_TRUE(file_.write(bytes_of("two")));
+    file_.set_progress(JournalFile::Progress::kReplying);
+    EXPECT_FALSE(read_later(file_)->sent) << "of another content";
 }
 
 // A writer that dies stops at any byte: whichever it is, one of the two contents is read.

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -16,23 +15,13 @@
 #include "vhost-user-backend/wire/fd_passing.h"
 #include "vhost-user-backend/wire/message_codec.h"
 
+#include "tests/support/fake_keeper.h"
+
 namespace outrigger {
 namespace {
 
+using testing::FakeKeeper;
 using wire::FrontendRequest;
-
-class FakeKeeper final : public DescriptorKeeper {
-  public:
-    std::string keep(const std::string& name, int fd) override {
-        EXPECT_FALSE(kept.contains(name)) << name;
-        kept[name] = UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
-        return name;
-    }
-
-    void forget(const std::string& name) override { EXPECT_EQ(kept.erase(name), 1U) << name; }
-
-    std::map<std::string, UniqueFd> kept;
-};
 
 class SessionJournalTest : public ::testing::Test {
   protected:
@@ -155,7 +144,6 @@ class MessageInHandTest : public SessionJournalTest {
         EXPECT_EQ(stream.try_receive(message), wire::StreamStatus::kMessage);
         journal_->arrive(message);
         journal_->keep_descriptors(message);
-        settle();
     }
 
     void take(size_t bytes) {
@@ -180,21 +168,25 @@ class MessageInHandTest : public SessionJournalTest {
 };
 
 TEST_F(MessageInHandTest, IsTakenWhereNobodyHadBegunTo) {
+    settle();
     EXPECT_EQ(left_behind(), 5U);
 }
 
 TEST_F(MessageInHandTest, IsTakenWhereThatWasNotedAlone) {
+    settle();
     journal_->on_taking();
     EXPECT_EQ(left_behind(), 5U);
 }
 
 TEST_F(MessageInHandTest, IsTakenToItsEnd) {
+    settle();
     journal_->on_taking();
     take(sizeof(wire::Header));
     EXPECT_EQ(left_behind(), 5U);
 }
 
 TEST_F(MessageInHandTest, IsTakenOnce) {
+    settle();
     journal_->on_taking();
     take(sizeof(wire::Header));
     take(8);
@@ -203,16 +195,27 @@ TEST_F(MessageInHandTest, IsTakenOnce) {
 
 // It looks at the connection anew before it is killed, too.
 TEST_F(MessageInHandTest, IsTakenAfterAProcessThatOnlyLooked) {
+    settle();
     EXPECT_TRUE(platform::start_peeking(ours_.get()));
     EXPECT_EQ(left_behind(), 5U);
 }
 
 TEST_F(MessageInHandTest, ThatIsNotThereEndsTheSession) {
+    settle();
     take(sizeof(wire::Header));
     take(8);
     take(5);
     const auto found = next();
     EXPECT_FALSE(found->take_left(ours_.get()));
+}
+
+// It changes nothing, and has no answer either.
+TEST_F(MessageInHandTest, ThatWasRefusedIsTakenToItsEnd) {
+    constexpr bool kCarriedOut = false;
+    settle(kCarriedOut);
+    journal_->on_taking();
+    take(sizeof(wire::Header));
+    EXPECT_EQ(left_behind(), 5U);
 }
 
 TEST_F(SessionJournalTest, ARefusedMessageLeavesNothing) {

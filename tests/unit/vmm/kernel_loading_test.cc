@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Kernels that are none, damaged ones, and what is done with good ones. The good one is made here.
+#include <array>
 #include <cstring>
 #include <fstream>
 #include <span>
@@ -21,6 +22,7 @@
 #include "vmm-lite/boot/loader.h"
 #include "vmm-lite/boot/parameters.h"
 #include "vmm-lite/boot/payload.h"
+#include "vmm-lite/boot/placement.h"
 #include "vmm-lite/boot/relocations.h"
 
 namespace outrigger::vmm {
@@ -177,25 +179,59 @@ TEST_F(KernelLoadingTest, LoadsAPreparedKernelWhereItIsLinked) {
     EXPECT_STREQ(reinterpret_cast<const char*>(line.data()), "a=b nokaslr");
 }
 
-TEST_F(KernelLoadingTest, MovesEveryFieldByTheSameDistance) {
+/// Of a memory, what is neither the kernel nor the initrd nor below 1 MiB: nobody writes there.
+bool is_untouched(const GuestMemory& memory, uint64_t begin, uint64_t end) {
+    constexpr size_t kStep = 4096;
+    static constexpr std::array<std::byte, kStep> kZeroes{};
+    for (uint64_t at = begin; at < end; at += kStep) {
+        if (std::memcmp(memory.view(GuestAddr{at}, kStep).data(), kZeroes.data(), kStep) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/// All places that there are, with an initrd behind the last of them.
+TEST_F(KernelLoadingTest, MovesEveryFieldByTheSameDistanceToEachPlace) {
     const std::string path = write("kernel", bzimage(pack_zstd(elf_), elf_.size()));
-    bool moved = false;
-    for (int attempt = 0; attempt < 20 && !moved; ++attempt) {
+    const Bytes initrd((5U << 20U) + 1, std::byte{0x77});
+    const std::string initrd_path = write("initrd", initrd);
+    constexpr uint64_t kInitrdAt = kMemoryBytesMin - (5U << 20U) - 4096;
+    const uint64_t places = kernel_places(kLinkedAt + kInitBytes, kInitrdAt);
+    ASSERT_EQ(places, 20U);
+    for (uint64_t place = 0; place < places; ++place) {
         const auto memory = *GuestMemory::create({.bytes = kMemoryBytesMin});
-        const auto loaded = load_guest(memory, {.kernel = path});
+        const auto loaded =
+            load_guest(memory, {.kernel = path, .initrd = initrd_path, .kernel_place = place});
         ASSERT_TRUE(loaded) << loaded.error().message;
-        const uint64_t distance = loaded->kernel_address - kLinkedAt;
-        ASSERT_EQ(distance % (2U << 20U), 0U);
-        ASSERT_LE(loaded->kernel_address + kInitBytes, kMemoryBytesMin);
+        const uint64_t distance = place * kKernelAlignment;
+        ASSERT_EQ(loaded->kernel_address, kLinkedAt + distance);
         EXPECT_EQ(loaded->entry.instruction, kEntry + distance);
         const auto image = memory.view(GuestAddr{loaded->kernel_address}, kSegmentBytes);
         EXPECT_EQ(get<uint64_t>(image, 0x100), kKernelMap + kLinkedAt + distance);
         EXPECT_EQ(get<uint32_t>(image, 0x200), static_cast<uint32_t>(0x5000000 - distance));
         EXPECT_EQ(get<uint32_t>(image, 0x300),
                   static_cast<uint32_t>(kKernelMap + kLinkedAt + distance));
-        moved = distance != 0;
+        EXPECT_TRUE(is_untouched(memory, layout::kKernelMin, loaded->kernel_address));
+        EXPECT_TRUE(is_untouched(memory, loaded->kernel_address + kSegmentBytes, kInitrdAt));
+        const auto there = memory.view(GuestAddr{kInitrdAt}, initrd.size());
+        EXPECT_EQ(std::memcmp(there.data(), initrd.data(), initrd.size()), 0);
+    }
+}
+
+TEST_F(KernelLoadingTest, TakesAPlaceAtRandom) {
+    const std::string path = write("kernel", good());
+    bool moved = false;
+    for (int attempt = 0; attempt < 20 && !moved; ++attempt) {
+        const auto memory = *GuestMemory::create({.bytes = kMemoryBytesMin});
+        const auto loaded = load_guest(memory, {.kernel = path});
+        ASSERT_TRUE(loaded) << loaded.error().message;
+        moved = loaded->kernel_address != kLinkedAt;
     }
     EXPECT_TRUE(moved);
+    EXPECT_EQ(load_guest(memory_, {.kernel = path, .kernel_place = UINT64_MAX})->kernel_address,
+              kLinkedAt +
+                  (kernel_places(kLinkedAt + kInitBytes, kMemoryBytesMin) - 1) * kKernelAlignment);
 }
 
 TEST_F(KernelLoadingTest, LoadsABzImageAsItIs) {

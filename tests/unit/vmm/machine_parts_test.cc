@@ -258,6 +258,24 @@ TEST(MachineOptions, TakesWhatABackEndMayLeaveOut) {
               (std::array<uint8_t, 6>{0x52, 0x54, 0x00, 0x12, 0xAB, 0xCD}));
 }
 
+TEST(MachineOptions, StartsDaemonsOfFiveKinds) {
+    const auto options = parse_machine_options(
+        std::array{"--kernel=k", "--vsock=path=/run/v.sock,cid=7", "--console=path=/run/tty"});
+    ASSERT_TRUE(options) << options.error().message;
+    EXPECT_EQ(options->devices[0].path, "/run/v.sock");
+    EXPECT_EQ(options->devices[0].given.cid, 7U);
+    EXPECT_EQ(options->devices[1].path, "/run/tty");
+    EXPECT_NE(complaint({"--kernel=k", "--vsock=path=/run/v.sock"}).find("cid=N"),
+              std::string::npos);
+    EXPECT_NE(complaint({"--kernel=k", "--vsock=path=a,cid=7,readonly"}).find("--vsock cannot use"),
+              std::string::npos);
+    EXPECT_NE(complaint({"--kernel=k", "--console=path=a,socket=b"}).find("or path=SOCKET"),
+              std::string::npos);
+    const std::string without = complaint({"--kernel=k", "--net="});
+    EXPECT_NE(without.find("--net takes socket=PATH"), std::string::npos);
+    EXPECT_EQ(without.find("path="), std::string::npos) << without;
+}
+
 TEST(MachineOptions, RefusesAddressesThatNoGuestCanHave) {
     const auto refused = [](const std::string& option, const char* why) {
         const std::string told = complaint({"--kernel=k", option.c_str()});

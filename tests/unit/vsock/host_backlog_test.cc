@@ -36,27 +36,49 @@ TEST(HostBacklog, MessagesKeepTheirBounds) {
     HostBacklog backlog;
     add(backlog, "one");
     EXPECT_FALSE(backlog.has_message());
-    backlog.end_message();
-    backlog.end_message();
+    EXPECT_TRUE(backlog.end_message(false));
+    EXPECT_TRUE(backlog.end_message(true));
     add(backlog, "th");
     add(backlog, "ree");
-    backlog.end_message();
+    EXPECT_TRUE(backlog.has_part());
+    EXPECT_TRUE(backlog.end_message(true));
+    EXPECT_FALSE(backlog.has_part());
     add(backlog, "rest");
-    EXPECT_EQ(text_of(backlog.message()), "one");
+    EXPECT_EQ(text_of(backlog.message().bytes), "one");
+    EXPECT_FALSE(backlog.message().ends_record);
     backlog.take_message();
-    EXPECT_EQ(text_of(backlog.message()), "");
+    EXPECT_EQ(text_of(backlog.message().bytes), "");
+    EXPECT_TRUE(backlog.message().ends_record);
     backlog.take_message();
-    EXPECT_EQ(text_of(backlog.message()), "three");
+    EXPECT_EQ(text_of(backlog.message().bytes), "three");
+    EXPECT_TRUE(backlog.message().ends_record);
     backlog.take_message();
     EXPECT_FALSE(backlog.has_message());
+    EXPECT_TRUE(backlog.has_part());
     EXPECT_FALSE(backlog.empty());
-    backlog.end_message();
-    EXPECT_EQ(text_of(backlog.message()), "rest");
+    EXPECT_TRUE(backlog.end_message(false));
+    EXPECT_EQ(text_of(backlog.message().bytes), "rest");
     backlog.clear();
     EXPECT_TRUE(backlog.empty());
     add(backlog, "next");
-    backlog.end_message();
-    EXPECT_EQ(text_of(backlog.message()), "next");
+    EXPECT_TRUE(backlog.end_message(false));
+    EXPECT_EQ(text_of(backlog.message().bytes), "next");
+}
+
+TEST(HostBacklog, KeepsSoManyEmptyMessagesAndAnyNumberOfOthers) {
+    HostBacklog backlog;
+    for (size_t i = 0; i < HostBacklog::kEmptyMessagesMax; ++i) {
+        ASSERT_TRUE(backlog.end_message(false));
+        add(backlog, "x");
+        ASSERT_TRUE(backlog.end_message(false));
+    }
+    EXPECT_FALSE(backlog.end_message(false));
+    add(backlog, "x");
+    EXPECT_TRUE(backlog.end_message(false));
+    // The first one that goes makes room.
+    backlog.take_message();
+    EXPECT_TRUE(backlog.end_message(false));
+    EXPECT_FALSE(backlog.end_message(false));
 }
 
 }  // namespace

@@ -14,17 +14,22 @@ vsock_start() {
     process_of[vsock-$name]=$!
 }
 
-vsock_setup() {
+vsock_build_traffic() {
     local source=$guest_source/devices/vsock/traffic.cc
-    if [[ ! -x $vsock_traffic || $source -nt $vsock_traffic ]]; then
-        "${CXX:-g++}" -std=c++20 -O2 -static -pthread -Wall -Wextra -o "$vsock_traffic.new" "$source" &&
-            mv "$vsock_traffic.new" "$vsock_traffic" || return
-    fi
+    [[ ! -x $vsock_traffic || $source -nt $vsock_traffic || ${source%/*}/address.h -nt $vsock_traffic ]] || return 0
+    "${CXX:-g++}" -std=c++20 -O2 -static -pthread -Wall -Wextra -I"$root" -o "$vsock_traffic.new" "$source" &&
+        mv "$vsock_traffic.new" "$vsock_traffic"
+}
+
+vsock_setup() {
+    vsock_build_traffic || return
     install -D -m 755 "$vsock_traffic" "$guest_extra/bin/traffic" || return
     vsock_start echo answer "unix-listen:$work/v_6000"
     vsock_start to_host receive "unix-listen:$work/v_6001" 50
     vsock_start packets_to_host receive "packet-unix-listen:$work/v_6002" 10
     vsock_start reset answer "unix-listen:$work/v_6003"
+    vsock_start full full "unix-listen:$work/v_6004"
+    vsock_start beside_full answer "unix-listen:$work/v_6005"
 }
 
 # Each way; ./test --long makes it 200 MiB.
@@ -57,7 +62,8 @@ vsock_qemu_args() {
 
 vsock_check() {
     local name line
-    for name in echo to_host packets_to_host reset from_host packets_from_host echo_of_host refused_by_guest; do
+    end_process vsock-full 1
+    for name in echo beside_full to_host packets_to_host reset from_host packets_from_host echo_of_host refused_by_guest; do
         end_process "vsock-$name" 1
         line=$(tail -n 1 "$work/vsock-$name.log" 2>/dev/null)
         if [[ $line == ok* ]]; then
@@ -74,4 +80,5 @@ vsock_report() {
     say "host to guest: ${proof[vsock.host.from_host]}, checksums equal"
     say "echo: ${proof[vsock.echo]}; from the host, ${proof[vsock.host.echo_of_host]}"
     say "a refused connection: ${proof[vsock.refused]}"
+    say "beside a full port: ${proof[vsock.beside_full]}"
 }

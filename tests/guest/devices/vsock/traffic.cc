@@ -10,9 +10,13 @@
 //   traffic refused ADDRESS MS               connects, and must be refused, within so long
 //   traffic echo ADDRESS ROUNDS              one byte there and back, and says how long it takes
 //   traffic answer ADDRESS                   the other end of echo, one connection
+//   traffic full ADDRESS                     listens, has room for one connection, and accepts none
+//   traffic beside FULL OTHER MS             connects to FULL, so that calls have to wait, and must
+//                                            connect to OTHER meanwhile, within so long
+//   traffic inetd ADDRESS PROGRAM ARGUMENT.. runs it for each connection, which is its input and
+//                                            output
 //
-// ADDRESS: vsock:CID:PORT, vsock-listen:PORT, unix-listen:PATH, hybrid:PATH:PORT; with a leading
-// "packet-", SOCK_SEQPACKET. What it prints is one line, "ok ..." or "failed ...".
+// ADDRESS: see address.h. What it prints is one line, "ok ..." or "failed ...".
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -27,130 +31,19 @@
 #include <vector>
 
 #include <errno.h>
-#include <linux/vm_sockets.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/guest/devices/vsock/address.h"
+
+namespace outrigger::guest {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-std::atomic<bool> failed = false;
-
-[[noreturn]] void fail(const std::string& what) {
-    if (!failed.exchange(true)) {
-        std::printf("failed %s: %s\n", what.c_str(), std::strerror(errno));
-        std::fflush(stdout);
-        std::_Exit(1);
-    }
-    while (true) {
-        ::pause();
-    }
-}
-
-struct Address {
-    bool packets = false;
-    std::string kind;
-    std::string path;
-    unsigned cid = VMADDR_CID_ANY;
-    unsigned port = 0;
-
-    [[nodiscard]] int type() const { return packets ? SOCK_SEQPACKET : SOCK_STREAM; }
-};
-
-Address parse(std::string text) {
-    Address address;
-    if (text.starts_with("packet-")) {
-        address.packets = true;
-        text.erase(0, 7);
-    }
-    const size_t colon = text.find(':');
-    address.kind = text.substr(0, colon);
-    std::string rest = text.substr(colon + 1);
-    if (address.kind == "unix-listen") {
-        address.path = rest;
-        return address;
-    }
-    if (const size_t last = rest.rfind(':'); last != std::string::npos) {
-        address.path = rest.substr(0, last);
-        rest.erase(0, last + 1);
-    }
-    address.port = static_cast<unsigned>(std::strtoul(rest.c_str(), nullptr, 10));
-    if (address.kind == "vsock") {
-        address.cid = static_cast<unsigned>(std::strtoul(address.path.c_str(), nullptr, 10));
-    }
-    return address;
-}
-
-sockaddr_un unix_address(const std::string& path) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof address.sun_path - 1);
-    return address;
-}
-
-sockaddr_vm vsock_address(const Address& address) {
-    sockaddr_vm made{};
-    made.svm_family = AF_VSOCK;
-    made.svm_cid = address.cid;
-    made.svm_port = address.port;
-    return made;
-}
-
-template <class T>
-const sockaddr* generic(const T& address) {
-    // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
-    // with it.
-    return reinterpret_cast<const sockaddr*>(&address);
-}
-
-int try_connect(const Address& address) {
-    if (address.kind == "vsock") {
-        const int fd = ::socket(AF_VSOCK, address.type(), 0);
-        const sockaddr_vm to = vsock_address(address);
-        return ::connect(fd, generic(to), sizeof to) == 0 ? fd : -1;
-    }
-    const int fd = ::socket(AF_UNIX, address.type(), 0);
-    const sockaddr_un to = unix_address(address.path + (address.packets ? "_seqpacket" : ""));
-    if (::connect(fd, generic(to), sizeof to) != 0) {
-        return -1;
-    }
-    const std::string line = "CONNECT " + std::to_string(address.port) + "\n";
-    if (::send(fd, line.data(), line.size(), MSG_NOSIGNAL) < 0) {
-        return -1;
-    }
-    std::string answer;
-    std::array<char, 32> piece{};
-    while (!answer.ends_with('\n')) {
-        // A byte at a time: what is behind the line belongs to the connection.
-        const ssize_t count = ::recv(fd, piece.data(), address.packets ? piece.size() : 1, 0);
-        if (count <= 0) {
-            errno = ECONNREFUSED;
-            return -1;
-        }
-        answer.append(piece.data(), static_cast<size_t>(count));
-    }
-    return fd;
-}
-
-int listen_at(const Address& address) {
-    int fd = -1;
-    bool bound = false;
-    if (address.kind == "vsock-listen") {
-        fd = ::socket(AF_VSOCK, address.type(), 0);
-        const sockaddr_vm at = vsock_address(address);
-        bound = ::bind(fd, generic(at), sizeof at) == 0;
-    } else {
-        fd = ::socket(AF_UNIX, address.type(), 0);
-        const sockaddr_un at = unix_address(address.path);
-        bound = ::bind(fd, generic(at), sizeof at) == 0;
-    }
-    if (!bound || ::listen(fd, 128) != 0) {
-        fail("listen");
-    }
-    return fd;
+double ms_since(Clock::time_point begun) {
+    return std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
 }
 
 struct Sum {
@@ -282,7 +175,7 @@ void expect_refusal(const Address& address, double ms_max) {
     const auto begun = Clock::now();
     const int fd = try_connect(address);
     const int error = errno;
-    const double ms = std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
+    const double ms = ms_since(begun);
     const bool good = fd < 0 && (error == ECONNREFUSED || error == ECONNRESET) && ms < ms_max;
     std::printf("%s %s after %.1f ms\n",
                 good ? "ok" : "failed",
@@ -321,9 +214,67 @@ void answer(const Address& address) {
     std::printf("ok\n");
 }
 
+void be_full(const Address& address) {
+    (void)listen_at(address, 0);
+    while (true) {
+        ::pause();
+    }
+}
+
+void connect_beside(const Address& full, const Address& other, double ms_max) {
+    // The first finds room.
+    constexpr int kCalls = 5;
+    std::atomic<int> waiting = 0;
+    std::vector<std::thread> callers;
+    for (int i = 0; i < kCalls; ++i) {
+        callers.emplace_back([&] {
+            ++waiting;
+            (void)try_connect(full);
+            --waiting;
+        });
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    const auto begun = Clock::now();
+    const int fd = try_connect(other);
+    const double ms = ms_since(begun);
+    const int waited = waiting;
+    const bool good = fd >= 0 && ms < ms_max && waited > 1;
+    std::printf("%s %s after %.1f ms, while %d calls of the full port waited\n",
+                good ? "ok" : "failed",
+                fd >= 0 ? "connected" : std::strerror(errno),
+                ms,
+                waited);
+    for (std::thread& caller : callers) {
+        caller.join();
+    }
+}
+
+[[noreturn]] void run_for_each(const Address& address, char** command) {
+    const int listener = listen_at(address);
+    ::signal(SIGCHLD, SIG_IGN);
+    while (true) {
+        const int fd = ::accept(listener, nullptr, nullptr);
+        if (fd < 0) {
+            fail("accept");
+        }
+        if (::fork() == 0) {
+            ::signal(SIGCHLD, SIG_DFL);
+            ::dup2(fd, STDIN_FILENO);
+            ::dup2(fd, STDOUT_FILENO);
+            ::close(fd);
+            ::close(listener);
+            ::execv(command[0], command);
+            ::_exit(127);
+        }
+        ::close(fd);
+    }
+}
+
 }  // namespace
+}  // namespace outrigger::guest
 
 int main(int count, char** arguments) {
+    using namespace outrigger::guest;
     ::signal(SIGPIPE, SIG_IGN);
     const std::string what = count > 2 ? arguments[1] : "";
     const auto number = [&](int index) {
@@ -339,6 +290,12 @@ int main(int count, char** arguments) {
         echo(parse(arguments[2]), number(3));
     } else if (what == "answer") {
         answer(parse(arguments[2]));
+    } else if (what == "full") {
+        be_full(parse(arguments[2]));
+    } else if (what == "beside" && number(4) > 0) {
+        connect_beside(parse(arguments[2]), parse(arguments[3]), static_cast<double>(number(4)));
+    } else if (what == "inetd" && count > 3) {
+        run_for_each(parse(arguments[2]), arguments + 3);
     } else {
         std::fprintf(stderr, "traffic: see the head of its source\n");
         return 2;

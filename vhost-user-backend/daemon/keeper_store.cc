@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/keeper_store.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+#include "vhost-user-backend/daemon/descriptor_store.h"
+#include "vhost-user-backend/daemon/socket_file.h"
+
+namespace outrigger {
+namespace {
+
+constexpr size_t kStoredMax = 4096;
+constexpr size_t kNameBytesMax = 64;
+// The names of so many go into one message.
+static_assert(kKeeperFdsMax * (kNameBytesMax + 1) + 16 <= kKeeperTextMax);
+
+}  // namespace
+
+void KeeperStore::store(const KeeperMessage& message, UniqueFd fd) {
+    const std::string name(message.field("FDNAME"));
+    const bool fine = name.starts_with(kStorePrefix) && name.size() <= kNameBytesMax &&
+                      name.find(':') == std::string::npos;
+    if (!fine || closed_ || (stored_.size() >= kStoredMax && !stored_.contains(name))) {
+        return;
+    }
+    stored_.insert_or_assign(name, std::move(fd));
+}
+
+void KeeperStore::remove(std::string_view name) {
+    const auto found = stored_.find(name);
+    if (found != stored_.end()) {
+        stored_.erase(found);
+    }
+}
+
+bool KeeperStore::give_all(int channel, std::string_view go) const {
+    std::string names;
+    std::vector<int> fds;
+    bool sent = true;
+    const auto flush = [&] {
+        sent = sent && send_keeper_message(channel, "FDNAMES=" + names, fds);
+        names.clear();
+        fds.clear();
+    };
+    for (const auto& [name, fd] : stored_) {
+        names += (names.empty() ? "" : ":") + name;
+        fds.push_back(fd.get());
+        if (fds.size() == kKeeperFdsMax) {
+            flush();
+        }
+    }
+    if (!fds.empty()) {
+        flush();
+    }
+    return sent && send_keeper_message(channel, "GO=" + std::string(go));
+}
+
+void KeeperStore::close() {
+    closed_ = true;
+    std::erase_if(stored_, [this](const auto& item) {
+        return std::ranges::none_of(settings_.socket_paths, [&](const auto& socket) {
+            return socket.file_name == item.first;
+        });
+    });
+}
+
+void KeeperStore::remove_socket_files() const {
+    for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
+        const auto kept = stored_.find(socket.file_name);
+        if (kept != stored_.end()) {
+            // Gone as soon as it is ours, if it still is what the program made.
+            (void)SocketFile::adopt_kept(socket.path, kept->second.get());
+        }
+    }
+}
+
+}  // namespace outrigger

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The descriptors that a keeper has for its program, by name. A program may be anything once a
+/// guest has taken it over, so it gets no more of the keeper than is bounded here.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/keeper.h"
+#include "vhost-user-backend/daemon/keeper_message.h"
+
+namespace outrigger {
+
+class KeeperStore final {
+  public:
+    /// `settings` is borrowed.
+    explicit KeeperStore(const KeeperSettings& settings) : settings_(settings) {}
+
+    /// Takes `fd` under the FDNAME of `message`, if that is one of a program of ours and there is
+    /// room.
+    void store(const KeeperMessage& message, UniqueFd fd);
+
+    void remove(std::string_view name);
+
+    /// Tells who is at the other end of `channel` all names, with a descriptor each, and then `go`.
+    /// False: it does not take that.
+    [[nodiscard]] bool give_all(int channel, std::string_view go) const;
+
+    /// The program is told to end, or has ended: closes all but what remove_socket_files() needs,
+    /// so that front ends see their sockets closed as soon as the program closes them. From then on
+    /// nothing is taken.
+    void close();
+
+    /// Removes the socket files that a program made and did not remove, for when no other can any
+    /// more. By now somebody else's may be there.
+    void remove_socket_files() const;
+
+  private:
+    const KeeperSettings& settings_;
+    std::map<std::string, UniqueFd, std::less<>> stored_;
+    bool closed_ = false;
+};
+
+}  // namespace outrigger
