@@ -164,7 +164,7 @@ class Session::Impl final : public Connection::Handler,
 
     // session_survival.cc: what the next process needs, and what the one before left
     void note_device();
-    void note_facts();
+    void note_facts(std::vector<RingPlaceKnown> places);
     void on_transfer_ended(bool loaded);
     void note_now();
 
@@ -172,6 +172,7 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] bool is_noting() const { return !close_reason_ && !is_restoring() && !leaving_; }
 
     [[nodiscard]] RingPlaceKnown place_known(const Vring& ring) const;
+    [[nodiscard]] std::vector<RingPlaceKnown> places_known() const;
     [[nodiscard]] Outcome restore_device(std::span<const std::byte> bytes);
     [[nodiscard]] Outcome restore_facts(std::span<const std::byte> bytes);
 
@@ -389,8 +390,9 @@ class Session::Impl final : public Connection::Handler,
     bool settled_ = false;             // the journal has it, and the socket has it no more
     bool acknowledges_ = false;        // the request in hand is none, but of postcopy
     // What the journal has of SessionFacts, but for the exchange, and that one's version.
-    std::vector<uint8_t> facts_written_;
-    uint64_t exchange_written_ = 0;
+    std::array<bool, 4> facts_noted_{};
+    std::vector<RingPlaceKnown> places_noted_;  // empty: none were
+    uint64_t exchange_noted_ = 0;
     bool device_was_reset_ = false;          // by the request in hand
     std::optional<uint32_t> ring_in_doubt_;  // which it names, if it was a start that may fail
     std::optional<SavedSession> saved_;      // while it is restored

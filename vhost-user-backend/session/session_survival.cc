@@ -141,7 +141,10 @@ void Session::Impl::on_transfer_ended(bool loaded) {
 /// Likewise: a fact that no message tells.
 void Session::Impl::note_now() {
     if (environment_.journal != nullptr && is_noting()) {
-        note_facts();
+        // What a message in hand has done to rings by now the journal must not say before it has
+        // the message, and with it the base of a ring that has stopped.
+        const bool in_hand = (handling_ || waiting_) && !places_noted_.empty();
+        note_facts(in_hand ? places_noted_ : places_known());
         environment_.journal->write_now();
     }
 }
@@ -156,28 +159,30 @@ RingPlaceKnown Session::Impl::place_known(const Vring& ring) const {
     return ring.stopped_here ? RingPlaceKnown::kStopped : RingPlaceKnown::kToBeFound;
 }
 
-void Session::Impl::note_facts() {
-    std::vector<uint8_t> facts;
-    for (const bool fact : {used_, features_refused_, device_is_reset_, log_is_incomplete_}) {
-        facts.push_back(fact ? 1 : 0);
-    }
+std::vector<RingPlaceKnown> Session::Impl::places_known() const {
+    std::vector<RingPlaceKnown> places;
+    places.reserve(rings_.size());
     for (const Vring& ring : rings_) {
-        facts.push_back(std::to_underlying(place_known(ring)));
+        places.push_back(place_known(ring));
     }
-    if (facts == facts_written_ && state_.version() == exchange_written_) {
+    return places;
+}
+
+void Session::Impl::note_facts(std::vector<RingPlaceKnown> places) {
+    const std::array facts{used_, features_refused_, device_is_reset_, log_is_incomplete_};
+    if (facts == facts_noted_ && places == places_noted_ && state_.version() == exchange_noted_) {
         return;
     }
-    SessionFacts all{.used = used_,
-                     .features_refused = features_refused_,
-                     .device_is_reset = device_is_reset_,
-                     .log_is_incomplete = log_is_incomplete_,
-                     .exchange = state_.to_keep()};
-    for (const Vring& ring : rings_) {
-        all.rings.push_back(place_known(ring));
-    }
-    environment_.journal->keep_session(all.encode());
-    facts_written_ = std::move(facts);
-    exchange_written_ = state_.version();
+    facts_noted_ = facts;
+    places_noted_ = places;
+    exchange_noted_ = state_.version();
+    environment_.journal->keep_session(SessionFacts{.used = used_,
+                                                    .features_refused = features_refused_,
+                                                    .device_is_reset = device_is_reset_,
+                                                    .log_is_incomplete = log_is_incomplete_,
+                                                    .rings = std::move(places),
+                                                    .exchange = state_.to_keep()}
+                                           .encode());
 }
 
 Session::Impl::Outcome Session::Impl::restore_device(std::span<const std::byte> bytes) {
@@ -210,6 +215,7 @@ Session::Impl::Outcome Session::Impl::restore_facts(std::span<const std::byte> b
     if (device_is_reset_) {
         environment_.device.reset();
     }
+    places_noted_ = facts->rings;
     for (size_t index = 0; index < rings_.size(); ++index) {
         Vring& ring = rings_[index];
         const RingPlaceKnown known = facts->rings[index];
@@ -232,7 +238,7 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
         journal->set_ring_state(*index, ring.started, ring.enabled);
     }
     note_device();
-    note_facts();
+    note_facts(places_known());
     // Else it is in what the device says of itself.
     const bool is_told = !abilities_.saves_while_running ||
                          request_ != static_cast<uint32_t>(wire::FrontendRequest::kSetConfig);
