@@ -68,6 +68,10 @@ struct DeviceIdentity {
     uint16_t priority_queues = 0;
     /// All queues are on one worker, the first, because they share what is not locked.
     bool one_worker = false;
+    /// process_queue() is called for rings that are started and not enabled, too, and asks
+    /// Virtqueue::is_enabled(): a network device throws away what is sent on such a ring
+    /// (vhost-user "Ring states").
+    bool serves_disabled = false;
 };
 
 /// What else a device can do. The front end is offered the messages that belong to it.

@@ -134,6 +134,7 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extra_calls_, more.system_calls);
     append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
+    extras_.any_tcp |= more.any_tcp;
     append(extras_.readable_paths, more.readable_paths);
     append(extras_.writable_trees, more.writable_trees);
     extras_.kept_capabilities |= more.kept_capabilities;

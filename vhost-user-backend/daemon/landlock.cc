@@ -169,12 +169,15 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
             error_from_errno("there is no Landlock here").message);
         return false;
     }
-    RulesetAttributes all = everything_of(abi);
-    if (extras.opens_by_handle) {
-        all.handled_access_fs &= ~kOfFileContents;
+    RulesetAttributes restricted = everything_of(abi);
+    if (extras.any_tcp) {
+        restricted.handled_access_net = 0;
     }
-    const Ruleset ruleset{.fd = UniqueFd(abi < 1 ? -1 : create_ruleset(all)),
-                          .handled = all.handled_access_fs};
+    if (extras.opens_by_handle) {
+        restricted.handled_access_fs &= ~kOfFileContents;
+    }
+    const Ruleset ruleset{.fd = UniqueFd(abi < 1 ? -1 : create_ruleset(restricted)),
+                          .handled = restricted.handled_access_fs};
     if (!ruleset.fd.valid()) {
         return failure(error_from_errno("cannot create a Landlock ruleset"));
     }
@@ -196,7 +199,7 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
                                        LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
                                            LANDLOCK_ACCESS_FS_REMOVE_FILE));
     }
-    if (abi >= 4) {
+    if (abi >= 4 && !extras.any_tcp) {
         for (const uint16_t port : extras.connect_tcp_ports) {
             OUTRIGGER_TRY(allow_connecting(ruleset, port));
         }

@@ -58,6 +58,8 @@ struct SandboxExtras {
     std::span<const uint8_t> uring_operations{};
     /// Where Landlock lets them connect to, by TCP.
     std::vector<uint16_t> connect_tcp_ports{};
+    /// Landlock leaves TCP alone.
+    bool any_tcp = false;
     /// Files, and directories with all that is below, that Landlock lets them read.
     std::vector<std::string> readable_paths{};
     /// Directories (descriptors, borrowed) below which Landlock lets them do everything.
