@@ -84,6 +84,9 @@ struct DeviceAbilities {
     /// process (docs/keeper.md); of any other device only what was written does, by being written
     /// again.
     bool saves_while_running = false;
+    /// All that load_state() would take up is in memory that DeviceProgram::prepare() has kept:
+    /// when another process goes on, it is not called.
+    bool keeps_itself = false;
     /// Bytes of each shared memory region, multiples of the page size, at most 256; 0: not there.
     /// Fixed for the device's life.
     std::span<const uint64_t> shared_memory{};

@@ -39,7 +39,7 @@ def parse_arguments():
     parser.add_argument("--profile", action="store_true", help="also record where outrigger-blk spends its time (perf)")
     parser.add_argument("--build", type=Path, default=ROOT / "build/release", help="a release build")
     parser.add_argument("--output", type=Path, default=ROOT / "docs", help="where the page and its plots go")
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on a real disk: for image files")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on a real disk: for image files and shares")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs: for the image in memory")
     parser.add_argument("--rounds", type=int, help="rounds of each row; default 10, with --full 40")
     parser.add_argument("--round-ms", type=int, help="milliseconds of a round; default 100, with --full 250")
@@ -198,7 +198,7 @@ class Runner:
         back_end = subprocess.Popen(pinned + record + command, stderr=subprocess.DEVNULL)
         try:
             subprocess.run([str(self.tools.bench), row.workload, f"--a={socket}", *host, f"--cpus={self.driver_cpu}",
-                            "--rounds=4", "--round-ms=500", *row.options], capture_output=True, timeout=120, check=True)
+                            "--rounds=3", "--round-ms=300", *row.options], capture_output=True, timeout=120, check=True)
         finally:
             # perf ends what it has started, and then writes its file.
             end(back_end)
@@ -337,8 +337,8 @@ def main():
         sys.exit("make-performance: --cpus takes two processors, like 0,1")
     tools = find_tools(arguments.build.resolve())
     images = []
-    # Shares lie there, too: in memory, because it is the daemons that are compared.
-    with tempfile.TemporaryDirectory(prefix="outrigger-performance-", dir=arguments.memory) as scratch:
+    # Shares lie there, too: on the disk, in whose page cache reads find what was written.
+    with tempfile.TemporaryDirectory(prefix="outrigger-performance-", dir=arguments.directory) as scratch:
         try:
             for directory in [arguments.directory] * 2 + [arguments.memory] * 2:
                 images.append(make_image(directory))

@@ -63,7 +63,7 @@ Result<void> Daemon::open() {
         std::unique_ptr<Device>& device = served_.emplace_back().device;
         device = OUTRIGGER_TRY(create(settings.values));
         OUTRIGGER_TRY(check_device(*device));
-        OUTRIGGER_TRY(keep_memory_of(served_.size() - 1));
+        OUTRIGGER_TRY(prepare(served_.size() - 1));
         add_extras(settings.values);
     }
     OUTRIGGER_TRY(open_userfaults());
@@ -83,7 +83,7 @@ Result<void> Daemon::open() {
     return {};
 }
 
-Result<void> Daemon::keep_memory_of(size_t index) {
+Result<void> Daemon::prepare(size_t index) {
     class OfDevice final : public KeptMemory {
       public:
         OfDevice(DescriptorStore& store, std::string prefix)
@@ -93,16 +93,30 @@ Result<void> Daemon::keep_memory_of(size_t index) {
             return store_.keep_memory(prefix_ + std::string(name), bytes);
         }
 
+        std::unique_ptr<KeptDescriptors> descriptors() override {
+            return store_.descriptors(prefix_);
+        }
+
+        UniqueFd take(std::string_view name) override {
+            return store_.take(prefix_ + std::string(name));
+        }
+
+        bool can_hand_back() const override { return store_.takes_over(); }
+
       private:
         DescriptorStore& store_;
         std::string prefix_;
     };
 
-    if (store_ == nullptr || program_.keep_memory == nullptr) {
+    Device& device = *served_[index].device;
+    if (program_.prepare == nullptr) {
         return {};
     }
+    if (store_ == nullptr) {
+        return program_.prepare(device, nullptr);
+    }
     OfDevice memory(*store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
-    return program_.keep_memory(*served_[index].device, memory);
+    return program_.prepare(device, &memory);
 }
 
 Daemon::ListenerNames Daemon::listener_names(size_t index) {
@@ -138,6 +152,7 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extras_.readable_paths, more.readable_paths);
     append(extras_.writable_trees, more.writable_trees);
     extras_.kept_capabilities |= more.kept_capabilities;
+    extras_.opens_by_handle = extras_.opens_by_handle || more.opens_by_handle;
     append(extras_.removable_directories, more.removable_directories);
     append(extras_.writable_directories, more.writable_directories);
 }
@@ -347,6 +362,10 @@ Result<void> Daemon::take_kept_sessions() {
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {
+        Device& device = *served_[i].device;
+        if (store_->goes_on() && !served_[i].kept.saved && device.abilities().keeps_itself) {
+            device.reset();  // of a session that nobody goes on with
+        }
         begin_journal(*store_, prefix(i), served_[i].kept);
     }
     return {};

@@ -61,7 +61,7 @@ class Daemon final {
     [[nodiscard]] Result<void> run_stages();
     [[noreturn]] void hand_back(std::string_view reason) const;
     [[nodiscard]] Result<void> open();
-    [[nodiscard]] Result<void> keep_memory_of(size_t index);
+    [[nodiscard]] Result<void> prepare(size_t index);
     [[nodiscard]] Result<void> open_userfaults();
     void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,

@@ -4,6 +4,7 @@
 /// sd_notify(3) says: FDSTORE=1, FDNAME=, FDPOLL=0, FDSTOREREMOVE=1, READY=1.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/session/session_journal.h"
 
 namespace outrigger {
@@ -61,6 +63,13 @@ class DescriptorStore final : public DescriptorKeeper {
     /// KeptMemory::keep(), with a name for all devices. Before release().
     [[nodiscard]] Result<UniqueFd> keep_memory(const std::string& name, size_t bytes);
 
+    /// KeptMemory::descriptors(), whose names all begin with `prefix`. They go before this object
+    /// does; any thread may have them.
+    [[nodiscard]] std::unique_ptr<KeptDescriptors> descriptors(std::string prefix);
+
+    /// KeptMemory::take(), with a name for all devices.
+    [[nodiscard]] UniqueFd take(const std::string& name);
+
     /// Everything that is needed of the process before has been opened and claimed: closes what we
     /// were given, and forgets what nobody has claimed.
     void release();
@@ -94,7 +103,7 @@ class DescriptorStore final : public DescriptorKeeper {
     bool is_parent_;
     bool goes_on_ = false;
     bool takes_over_ = false;
-    bool given_up_ = false;
+    std::atomic<bool> given_up_ = false;  // the main thread writes
     std::map<std::string, UniqueFd, std::less<>> given_;
     std::map<std::string, size_t> uses_;
     // Systemd drops a descriptor of an open file that it has under another name, and does not say

@@ -37,9 +37,10 @@ struct DeviceProgram {
     /// Can another process go on with the device, when this one was killed? Not with a disk whose
     /// contents are in its memory: then nobody starts it again. May be null: it can.
     bool (*can_go_on)(const OptionValues& values) = nullptr;
-    /// Behind create_device(), where there is a keeper: the device asks for memory that another
-    /// process is to find, and takes up what it finds itself. May be null: it has none.
-    Result<void> (*keep_memory)(Device& device, KeptMemory& memory) = nullptr;
+    /// Behind create_device(): the device asks for what another process is to find, takes up what
+    /// it finds itself, and opens what it could not before that. `memory` is null where there is no
+    /// keeper. An error is one of run time. May be null: it has nothing of that kind.
+    Result<void> (*prepare)(Device& device, KeptMemory* memory) = nullptr;
     /// As create_device(), in a process that goes on with what one before it left: guests have the
     /// device, so what may come back is waited for. May be null: create_device().
     Result<std::unique_ptr<Device>> (*recreate_device)(const OptionValues& values) = nullptr;

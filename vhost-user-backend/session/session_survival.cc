@@ -90,7 +90,8 @@ void Session::Impl::note_device() {
                 break;
         }
     }
-    if (changed && (abilities_.saves_while_running || !any_ring_running())) {
+    if (changed && !abilities_.keeps_itself &&
+        (abilities_.saves_while_running || !any_ring_running())) {
         const auto sections = environment_.device.save_state();
         journal.keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
     }
@@ -130,7 +131,7 @@ void Session::Impl::leave(std::move_only_function<void(bool)> left) {
 /// From the loop, between or in messages: what was sent or loaded by now is not to be lost.
 void Session::Impl::on_transfer_ended(bool loaded) {
     SessionJournal* const journal = environment_.journal;
-    if (journal != nullptr && loaded && is_noting()) {
+    if (journal != nullptr && loaded && is_noting() && !abilities_.keeps_itself) {
         // No ring runs yet.
         const auto sections = environment_.device.save_state();
         journal->keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
@@ -186,6 +187,9 @@ void Session::Impl::note_facts(std::vector<RingPlaceKnown> places) {
 }
 
 Session::Impl::Outcome Session::Impl::restore_device(std::span<const std::byte> bytes) {
+    if (abilities_.keeps_itself) {
+        return done();
+    }
     const auto sections = read_sections(bytes);
     if (!sections) {
         return refuse(Refusal::kDeviceState);

@@ -101,6 +101,12 @@ class Virtqueue final {
     /// and, with IN_ORDER, those that wait for an earlier one.
     [[nodiscard]] uint32_t in_flight() const { return slots_.in_flight(); }
 
+    /// DescriptorChain::sequence() of what pop() gives next, if an earlier process had it in hand.
+    /// Right when has_memory(): before that it is not known what was in hand.
+    [[nodiscard]] std::optional<uint64_t> next_resumed() const {
+        return config_.packed ? packed_.next_resumed() : split_.next_resumed();
+    }
+
     // --- For the framework ---------------------------------------------------------------------
 
     void set_enabled(bool enabled) { enabled_ = enabled; }
