@@ -207,6 +207,7 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extras_.readable_paths, more.readable_paths);
     append(extras_.writable_trees, more.writable_trees);
     extras_.kept_capabilities |= more.kept_capabilities;
+    extras_.opens_by_handle = extras_.opens_by_handle || more.opens_by_handle;
     append(extras_.removable_directories, more.removable_directories);
     append(extras_.writable_directories, more.writable_directories);
 }
