@@ -30,6 +30,7 @@
 
 #include "tests/support/child_process.h"
 #include "tests/support/console_guest.h"
+#include "tests/support/process_counts.h"
 #include "tests/support/wait.h"
 
 namespace outrigger::testing {
@@ -239,6 +240,11 @@ class ConsoleKeeperTest : public ::testing::TestWithParam<bool> {
         return file ? pid : -1;
     }
 
+    /// A user at that socket, whom the keeper has.
+    [[nodiscard]] HostUser connect_kept(const std::string& name) const {
+        return make_and_hold(daemon_->pid(), [&] { return HostUser::connect(path(name)); });
+    }
+
     /// Kills the process that serves; the next one is there when this returns.
     [[nodiscard]] bool kill_worker() const {
         const pid_t before = worker();
@@ -293,10 +299,11 @@ TEST_P(ConsoleKeeperTest, FortyKillsLoseAndDoubleNoByteAndDropNoViewer) {
            "name=pty,backend=pty,link=" + path("tty"),
            std::string("name=tcp,backend=tcp,tcp-port=").append(std::to_string(tcp_port))});
     std::vector<std::unique_ptr<Talker>> talkers;
-    talkers.push_back(std::make_unique<Talker>(HostUser::connect(path("unix")), 1));
+    talkers.push_back(std::make_unique<Talker>(connect_kept("unix"), 1));
     talkers.push_back(std::make_unique<Talker>(
         HostUser(UniqueFd(::open(path("tty").c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC))), 2));
-    talkers.push_back(std::make_unique<Talker>(connect_tcp(tcp_port), 3));
+    talkers.push_back(std::make_unique<Talker>(
+        make_and_hold(daemon_->pid(), [&] { return connect_tcp(tcp_port); }), 3));
     // Until they are here: what the guest writes before is nobody's but the log's.
     for (size_t open = 0; open < ports_;) {
         const auto message = guest_->next_message();
@@ -369,7 +376,7 @@ TEST_P(ConsoleKeeperTest, FortyKillsLoseAndDoubleNoByteAndDropNoViewer) {
 
 TEST_P(ConsoleKeeperTest, AConsoleAnswersItsUserThroughFortyKills) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
-    const HostUser user = HostUser::connect(path("a"));
+    const HostUser user = connect_kept("a");
     for (int i = 0; i < 40; ++i) {
         const std::string typed = std::string("command ").append(std::to_string(i)) + "\r";
         user.write(typed);
@@ -393,7 +400,7 @@ TEST_P(ConsoleKeeperTest, WhatNobodyHasReadYetIsThereForTheNextProcess) {
     ASSERT_TRUE(guest_->write(0, "seen long ago"));
     ASSERT_TRUE(guest_->write(1, "seen by nobody"));
     guest_->open(1, false);
-    const HostUser user = HostUser::connect(path("b"));
+    const HostUser user = connect_kept("b");
     ASSERT_TRUE(guest_->wait_message(1, kPortOpen));
     EXPECT_EQ(user.read(14), "seen by nobody");
     user.write("typed before the port is open");
@@ -407,7 +414,7 @@ TEST_P(ConsoleKeeperTest, WhatNobodyHasReadYetIsThereForTheNextProcess) {
 
 TEST_P(ConsoleKeeperTest, TheDriverIsToldNothingTwice) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
-    HostUser user = HostUser::connect(path("a"));
+    HostUser user = connect_kept("a");
     auto message = guest_->wait_message(0, kPortOpen);
     ASSERT_TRUE(message);
     EXPECT_EQ(message->value, 1);
@@ -424,7 +431,7 @@ TEST_P(ConsoleKeeperTest, TheDriverIsToldNothingTwice) {
 
 TEST_P(ConsoleKeeperTest, AnEmergencyWriteIsNotSaidAgain) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
-    const HostUser user = HostUser::connect(path("a"));
+    const HostUser user = connect_kept("a");
     ASSERT_TRUE(guest_->wait_message(0, kPortOpen));
     const std::array<std::byte, 4> letter{std::byte{'E'}};
     ASSERT_EQ(guest_->frontend().set_config(8, letter), driver::Answer::kAccepted);
@@ -513,8 +520,8 @@ TEST_P(ConsoleKeeperTest, ATerminalThatHangsUpInTheMiddleLeavesTheGuestRunning) 
 
 TEST_P(ConsoleKeeperTest, ASizeIsToldByTheSameTellerToTheNextProcess) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
-    const HostUser user = HostUser::connect(path("a"));
-    const HostUser teller = HostUser::connect(path("a.size"));
+    const HostUser user = connect_kept("a");
+    const HostUser teller = connect_kept("a.size");
     teller.write("80x24\n13");
     ASSERT_TRUE(guest_->wait_message(0, kResize));
     ASSERT_TRUE(kill_worker());
@@ -526,7 +533,7 @@ TEST_P(ConsoleKeeperTest, ASizeIsToldByTheSameTellerToTheNextProcess) {
 
 TEST_P(ConsoleKeeperTest, AnotherProcessTakesOverWhileItsUserReads) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
-    const HostUser user = HostUser::connect(path("a"));
+    const HostUser user = connect_kept("a");
     ASSERT_TRUE(guest_->wait_message(0, kPortOpen));
     for (int i = 0; i < 3; ++i) {
         ASSERT_TRUE(guest_->write(0, "before"));
@@ -545,7 +552,7 @@ TEST_P(ConsoleKeeperTest, AGuestThatBootsAfterAKillFindsAFreshConsole) {
     guest_.reset();
     ASSERT_TRUE(kill_worker());
     boot();
-    const HostUser user = HostUser::connect(path("a"));
+    const HostUser user = connect_kept("a");
     user.write("typed");
     EXPECT_EQ(guest_->read(0, 5), "typed");
 }

@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/child_process.h"
+#include "tests/support/process_counts.h"
 #include "tests/support/vsock_guest.h"
 #include "tests/support/wait.h"
 
@@ -164,7 +165,8 @@ TEST_F(VsockDaemonTest, KilledProcessIsReplacedAndNobodyNotices) {
         ASSERT_TRUE(guest_->send_data(9, 5, "before"));
         EXPECT_EQ(accepted.receive(6), "before");
         // It is let in by one process, and says what it wants to the next.
-        const HostSocket client = HostSocket::connect_to(path("v"), SOCK_STREAM);
+        const HostSocket client = make_and_hold(
+            daemon_->pid(), [&] { return HostSocket::connect_to(path("v"), SOCK_STREAM); });
         kill_worker();
         accepted.send("meanwhile");
         EXPECT_EQ(guest_->receive_bytes(9), "meanwhile");
