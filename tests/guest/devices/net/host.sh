@@ -34,9 +34,10 @@ net_command() {
 }
 
 net_qemu_args() {
-    local more= pairs=$queues
+    # On the root bus QEMU would make a transitional device of it, which takes no IOMMU.
+    local more=,disable-legacy=on pairs=$queues
     # QEMU 7.2 crashes with any such device when it emulates the processor and the guest uses MSI-X.
-    [[ $accelerator == tcg && $qemu_version == 7.* ]] && more=,vectors=0
+    [[ $accelerator == tcg && $qemu_version == 7.* ]] && more+=,vectors=0
     if [[ $rings == packed ]]; then
         # QEMU 7.2 aborts (address_space_write_cached) in a control queue of its own that is packed;
         # without one there is one pair, and nothing that drivers must not be offered alone.
