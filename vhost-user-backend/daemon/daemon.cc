@@ -41,6 +41,18 @@ class KeeperOfDevice final : public DeviceKeeper {
         return found;
     }
 
+    UniqueFd take(std::string_view name) override {
+        if (!store_.is_parent()) {
+            return find(name);  // the store compares with what it has
+        }
+        const std::string full_name = full(name);
+        UniqueFd taken = store_.take(full_name);
+        if (taken.valid()) {
+            store_.claim(full_name);
+        }
+        return taken;
+    }
+
     bool keep_open(std::string_view name, int fd) override {
         const std::string wanted = full(name);
         const std::string given = store_.keep(wanted, fd);

@@ -23,6 +23,9 @@ class DeviceKeeper {
     /// invalid when there is none. It is kept on. Main thread, while the device is created.
     [[nodiscard]] virtual UniqueFd find(std::string_view name) = 0;
 
+    /// The same, for once: who has thousands does not need room for two of each meanwhile.
+    [[nodiscard]] virtual UniqueFd take(std::string_view name) { return find(name); }
+
     /// Keeps another descriptor of the same open file under a name that is not in use. False: it
     /// cannot be kept. A keeper that has no room for it tells nobody. Any thread.
     [[nodiscard]] virtual bool keep_open(std::string_view name, int fd) = 0;

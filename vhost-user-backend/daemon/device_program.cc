@@ -49,6 +49,7 @@ KeeperSettings keeper_settings(const DeviceProgram& program,
     KeeperSettings settings{.program = program.name,
                             .restarts_max = line.keeper_restarts,
                             .is_confined = line.sandbox != SandboxMode::kNone,
+                            .needed_calls = program.keeper_calls,
                             .arguments = {arguments.begin(), arguments.end()},
                             .inherited = {},
                             .socket_paths = {}};
@@ -68,9 +69,15 @@ KeeperSettings keeper_settings(const DeviceProgram& program,
 }
 
 /// $FDSTORE is how many descriptors systemd keeps for the service (254 and later say so).
-KeeperKind choose_keeper(KeeperKind kind) {
-    if (kind != KeeperKind::kAuto) {
-        return kind;
+KeeperKind choose_keeper(const DeviceProgram& program, const CommandLine& line) {
+    if (line.keeper != KeeperKind::kAuto) {
+        return line.keeper;
+    }
+    const auto does_without = [&](const DeviceSettings& device) {
+        return program.has_keeper_unasked != nullptr && !program.has_keeper_unasked(device.values);
+    };
+    if (std::ranges::any_of(line.devices, does_without)) {
+        return KeeperKind::kNone;
     }
     const char* const kept = std::getenv("FDSTORE");
     const bool has_store =
@@ -101,7 +108,7 @@ int serve(const DeviceProgram& program, const CommandLine& line, std::span<char*
             (void)fail(program, Error{.message = reason});
             return kExitUsage;
         }
-        switch (reason.empty() ? choose_keeper(line.keeper) : KeeperKind::kNone) {
+        switch (reason.empty() ? choose_keeper(program, line) : KeeperKind::kNone) {
             case KeeperKind::kAuto:
             case KeeperKind::kNone:
                 break;

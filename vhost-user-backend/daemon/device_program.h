@@ -42,6 +42,12 @@ struct DeviceProgram {
     /// Can another process go on with the device, when this one was killed? Not with a disk whose
     /// contents are in its memory: then nobody starts it again. May be null: it can.
     bool (*can_go_on)(const OptionValues& values) = nullptr;
+    /// Where nobody says --keeper, is there to be one? Not where it costs more than most are ready
+    /// to pay. May be null: there is.
+    bool (*has_keeper_unasked)(const OptionValues& values) = nullptr;
+    /// System calls that keepers forbid to what they start (keeper_filter.h), and that the program
+    /// makes before it confines itself, or allows its threads.
+    std::span<const std::string_view> keeper_calls{};
     /// Behind create_device(): the device asks for what another process is to find, takes up what
     /// it finds itself, and opens what it could not before that. `memory` is null where there is no
     /// keeper. An error is one of run time. May be null: it has nothing of that kind.

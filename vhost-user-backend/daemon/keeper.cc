@@ -145,7 +145,7 @@ Result<void> Keeper::prepare() {
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(drop_privileges());
     if (settings_.is_confined && !kSanitized) {
-        OUTRIGGER_TRY(enter_keeper_filter());
+        OUTRIGGER_TRY(enter_keeper_filter(settings_.needed_calls));
     }
     // It has a descriptor of each that its child has.
     if (::getrlimit(RLIMIT_NOFILE, &files_before_) == 0) {

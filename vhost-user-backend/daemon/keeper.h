@@ -14,10 +14,11 @@
 namespace outrigger {
 
 struct KeeperSettings {
-    std::string_view program;            ///< for log lines
-    size_t restarts_max = 5;             ///< in 10 seconds
-    bool is_confined = true;             ///< false: --sandbox=none
-    std::vector<std::string> arguments;  ///< argv of the program that is started
+    std::string_view program;                          ///< for log lines
+    size_t restarts_max = 5;                           ///< in 10 seconds
+    bool is_confined = true;                           ///< false: --sandbox=none
+    std::span<const std::string_view> needed_calls{};  ///< DeviceProgram::keeper_calls
+    std::vector<std::string> arguments;                ///< argv of the program that is started
     /// Inherited sockets that the program takes (--fd): as long as we had them open, too, nobody
     /// would see them closed.
     std::vector<int> inherited;

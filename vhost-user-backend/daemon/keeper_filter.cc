@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/keeper_filter.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <vector>
 
@@ -96,10 +97,12 @@ constexpr uint8_t kFlagsOfClone = 1;
 constexpr uint8_t kFlagsOfClone = 0;
 #endif
 
-std::vector<SystemCallRule> denials() {
+std::vector<SystemCallRule> denials(std::span<const std::string_view> needed) {
     std::vector<SystemCallRule> rules;
     for (const char* const name : kForbidden) {
-        rules.push_back({.name = name, .error = EPERM});
+        if (std::ranges::find(needed, std::string_view(name)) == needed.end()) {
+            rules.push_back({.name = name, .error = EPERM});
+        }
     }
     for (const uint64_t each : kNamespaces) {
         rules.push_back(
@@ -114,8 +117,8 @@ std::vector<SystemCallRule> denials() {
 
 }  // namespace
 
-Result<void> enter_keeper_filter() {
-    const SeccompFilter filter = OUTRIGGER_TRY(SeccompFilter::compile_denials(denials()));
+Result<void> enter_keeper_filter(std::span<const std::string_view> needed) {
+    const SeccompFilter filter = OUTRIGGER_TRY(SeccompFilter::compile_denials(denials(needed)));
     const int error = filter.enter();
     return error == 0 ? Result<void>{}
                       : failure(error_from_code("cannot enter a system call filter", error));

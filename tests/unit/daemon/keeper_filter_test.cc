@@ -24,7 +24,7 @@ namespace {
 int confined(int (*call)()) {
     const pid_t child = ::fork();
     if (child == 0) {
-        const bool entered = forbid_new_privileges() && enter_keeper_filter();
+        const bool entered = forbid_new_privileges() && enter_keeper_filter({});
         errno = 0;
         ::_exit(entered ? (call() == 0 ? 0 : errno) : 255);
     }
