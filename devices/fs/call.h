@@ -8,7 +8,10 @@
 
 #include <sys/uio.h>
 
+#include "vhost-user-backend/virtq/outcome_journal.h"
+
 #include "devices/fs/fuse_request.h"
+#include "devices/fs/intent.h"
 #include "devices/fs/reply_writer.h"
 
 namespace outrigger::fs {
@@ -54,6 +57,12 @@ struct Call {
         /// Many numbers of a BATCH_FORGET, which need not fit any buffer: copies what comes next.
         [[nodiscard]] virtual size_t read_more(std::span<std::byte> out) = 0;
 
+        /// How far an earlier process had come with the request in hand (DescriptorChain).
+        [[nodiscard]] virtual EarlierRun earlier_run() = 0;
+
+        /// What tells another process whether the request in hand was carried out.
+        virtual void note_intent(std::span<const std::byte> intent) = 0;
+
       protected:
         ~Queue() = default;
     };
@@ -63,6 +72,10 @@ struct Call {
     std::span<iovec> payload{};  ///< of a WRITE: as many bytes as it says; ours to consume
     ReplyWriter& reply;
     Queue& queue;
+    /// Its number, where there is a keeper: never 0, and no other request's.
+    uint64_t request = 0;
+    bool again = false;  ///< an earlier process had it, and may have carried it out
+    Intent earlier{};    ///< what that one noted
 };
 
 }  // namespace outrigger::fs

@@ -25,10 +25,23 @@ static_assert(sizeof(Config) == 40);
 
 }  // namespace
 
-FsDevice::FsDevice(const FsSettings& settings, Share share)
+FsDevice::FsDevice(const FsSettings& settings, Share share, std::unique_ptr<FsKeeper> keeper)
     : settings_(settings),
+      keeper_(std::move(keeper)),
       server_(settings, std::move(share)),
-      rings_(size_t{1} + settings.request_queues) {}
+      rings_(size_t{1} + settings.request_queues) {
+    if (keeper_ != nullptr) {
+        server_.go_on(*keeper_);
+        const uint64_t start = keeper_->begin_requests();
+        for (size_t ring = 0; ring < rings_.size(); ++ring) {
+            rings_[ring].next_request = start + ((ring + 1) << 40);
+        }
+    }
+}
+
+DeviceAbilities FsDevice::abilities() const {
+    return {.keeps_itself = keeper_ != nullptr};
+}
 
 DeviceIdentity FsDevice::identity() const {
     // Without a tag the front end has one, and keeps the configuration space itself.
@@ -37,6 +50,7 @@ DeviceIdentity FsDevice::identity() const {
             .queue_count = static_cast<uint16_t>(1 + settings_.request_queues),
             .queue_size_max = kQueueSizeMax,
             .config_bytes = static_cast<uint16_t>(settings_.tag.empty() ? 0 : sizeof(Config)),
+            .outcome_bytes = keeper_ == nullptr ? uint16_t{0} : uint16_t{sizeof(Intent)},
             .priority_queues = 1};
 }
 
@@ -52,13 +66,16 @@ void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 Result<void> FsDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     OUTRIGGER_TRY(server_.adopt_thread());
     OUTRIGGER_TRY(pool_.start(settings_.pool_threads));
+    server_.open_again();
     server_.take_locks();
     Ring& ring = rings_[static_cast<size_t>(index)];
-    ring.queue = std::make_unique<FsQueue>(FsQueue::Environment{.server = server_,
-                                                                .pool = pool_,
-                                                                .queue = queue,
-                                                                .worker = worker,
-                                                                .counters = ring.counters});
+    ring.queue = std::make_unique<FsQueue>(
+        FsQueue::Environment{.server = server_,
+                             .pool = pool_,
+                             .queue = queue,
+                             .worker = worker,
+                             .counters = ring.counters,
+                             .next_request = keeper_ == nullptr ? nullptr : &ring.next_request});
     return {};
 }
 

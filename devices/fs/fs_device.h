@@ -15,9 +15,12 @@ namespace outrigger::fs {
 
 class FsDevice final : public Device {
   public:
-    FsDevice(const FsSettings& settings, Share share);
+    /// With a keeper it goes on with what an earlier process left there.
+    FsDevice(const FsSettings& settings, Share share, std::unique_ptr<FsKeeper> keeper = {});
 
     [[nodiscard]] DeviceIdentity identity() const override;
+
+    [[nodiscard]] DeviceAbilities abilities() const override;
 
     [[nodiscard]] FeatureSet offered_features() const override { return {}; }
 
@@ -43,10 +46,12 @@ class FsDevice final : public Device {
   private:
     struct Ring {
         FsCounters counters;
+        uint64_t next_request = 0;       // Call::request; of the worker that has the queue
         std::unique_ptr<FsQueue> queue;  // while it runs; its worker's
     };
 
     const FsSettings settings_;
+    const std::unique_ptr<FsKeeper> keeper_;  // null: there is none
     FsServer server_;
     std::vector<Ring> rings_;
     BlockingPool pool_;  // goes before what its threads use

@@ -26,10 +26,13 @@ constexpr size_t padding_of(size_t bytes) {
 Verdict FsServer::opendir(Call& call) {
     OUTRIGGER_FS_TRY(parse_fixed<fuse_open_in>(call.body));
     const InodeRef inode = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    if (const OpenFileRef file = made_before(call)) {
+        return answer_again(call, file, false);
+    }
     OUTRIGGER_FS_TRY(reserve_descriptor());
     constexpr int kFlags = O_RDONLY | O_DIRECTORY;
     UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, kFlags));
-    return answer_open(call, std::move(fd), inode.id(), kFlags);
+    return answer_open(call, std::move(fd), inode, kFlags);
 }
 
 /// False: it has no room any more.
@@ -52,6 +55,7 @@ bool FsServer::append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEn
 /// False: it has no room any more. What cannot be looked up is listed all the same, without a node.
 Result<bool, Errno> FsServer::append_entry_plus(ReplyWriter& reply,
                                                 uint64_t room,
+                                                const Asker& asker,
                                                 const Inode& directory,
                                                 const DirectoryEntry& entry) {
     const size_t bytes = FUSE_NAME_OFFSET_DIRENTPLUS + entry.name_bytes;
@@ -60,7 +64,7 @@ Result<bool, Errno> FsServer::append_entry_plus(ReplyWriter& reply,
     }
     fuse_entry_out head{};
     if (const auto name = check_name({entry.name, entry.name_bytes})) {
-        auto found = find_or_pin(directory, *name);
+        auto found = find_or_pin(asker, directory, *name);
         if (found) {
             head = make_entry(directory, *found);
         } else if (found.error() == ENOENT) {
@@ -109,9 +113,9 @@ Verdict FsServer::list_from(
             entry.number = root_number_;  // what is above the share is nobody's business
         }
         const uint64_t room = call.reply.room() - end;
-        const bool fits = plus
-                              ? OUTRIGGER_FS_TRY(append_entry_plus(call.reply, room, *inode, entry))
-                              : append_entry(call.reply, room, entry);
+        const bool fits = plus ? OUTRIGGER_FS_TRY(append_entry_plus(
+                                     call.reply, room, asker_of(call), *inode, entry))
+                               : append_entry(call.reply, room, entry);
         if (!fits) {
             return is_first ? failed(EINVAL) : Verdict::kAnswered;
         }

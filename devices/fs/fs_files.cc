@@ -92,17 +92,16 @@ fuse_open_out FsServer::make_open(const OpenFileRef& file) const {
     return out;
 }
 
-Verdict FsServer::answer_open(Call& call, UniqueFd fd, uint64_t node, int flags) {
-    const OpenFileRef file =
-        files_.add(std::move(fd), node, flags, (flags & O_DIRECTORY) == O_DIRECTORY);
+Verdict FsServer::answer_open(Call& call, UniqueFd fd, const InodeRef& inode, int flags) {
+    if (call.reply.room() < sizeof(fuse_open_out)) {
+        return failed(EINVAL);
+    }
+    const OpenFileRef file = add_file(call, std::move(fd), inode, flags);
     if (!file) {
         return failed(ENFILE);
     }
-    if (call.reply.append_object(make_open(file))) {
-        return Verdict::kAnswered;
-    }
-    (void)files_.remove(file.id());
-    return failed(EINVAL);
+    (void)call.reply.append_object(make_open(file));
+    return Verdict::kAnswered;
 }
 
 Verdict FsServer::open(Call& call) {
@@ -112,6 +111,9 @@ Verdict FsServer::open(Call& call) {
         return failed(EISDIR);
     }
     const int flags = OUTRIGGER_FS_TRY(host_flags(args.flags));
+    if (const OpenFileRef file = made_before(call)) {
+        return answer_again(call, file, false);
+    }
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const ScopedWithoutFsetid as_user(capabilities_,
                                       (args.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
@@ -119,18 +121,24 @@ Verdict FsServer::open(Call& call) {
         drop_mapped_capabilities(inode->fd.get());
     }
     UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, flags));
-    return answer_open(call, std::move(fd), inode.id(), flags & ~O_TRUNC);
+    return answer_open(call, std::move(fd), inode, flags & ~O_TRUNC);
 }
 
 Verdict FsServer::release(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_release_in>(call.body));
     if (const OpenFileRef file = files_.find(args.fh); !file || file->node != call.header.node) {
-        return failed(EBADF);
+        return call.again && !file ? Verdict::kAnswered : failed(EBADF);
     }
     if (settings_.posix_locks) {
         lock_owners_.forget_handle(call.header.node, args.fh);
     }
-    return files_.remove(args.fh) ? Verdict::kAnswered : failed(EBADF);
+    if (!files_.remove(args.fh)) {
+        return failed(EBADF);
+    }
+    if (const InodeRef inode = keeper_ != nullptr ? inodes_.find(call.header.node) : InodeRef()) {
+        inode->opens.fetch_sub(1, std::memory_order_relaxed);
+    }
+    return Verdict::kAnswered;
 }
 
 Verdict FsServer::flush(Call& call) {
@@ -227,19 +235,22 @@ Verdict FsServer::write(Call& call) {
     const std::span<const iovec> all = segments;
     const bool is_slow = waits_for_the_disk(file->flags);
     uint64_t done = 0;
+    if (flags != 0 && keeper_ != nullptr) {
+        done = begin_appending(call, *file, segments);
+    }
     Errno error = EAGAIN;
     const bool tries = !file->writes_wait.load(std::memory_order_relaxed);
     if (tries || !is_slow) {
         const ScopedWithoutFsetid as_user(capabilities_, kills);
         Transfer transfer;
         if (tries) {
-            transfer = write_all(file->fd.get(), segments, args.offset, flags | RWF_NOWAIT);
+            transfer = write_all(file->fd.get(), segments, args.offset + done, flags | RWF_NOWAIT);
             // ext4 calls it EINVAL, as it does a write that is not aligned.
             if (never_can(transfer.error) || transfer.error == EINVAL) {
                 file->writes_wait.store(true, std::memory_order_relaxed);
                 transfer.error = is_slow ? EAGAIN : 0;
             }
-            done = transfer.done;
+            done += transfer.done;
         }
         if (!segments.empty() && transfer.error == 0) {
             // Into the page cache, as fast as memory is.
@@ -292,6 +303,10 @@ Verdict FsServer::fallocate(Call& call) {
     }
     if (!lies_in_a_file(args.offset, args.length)) {
         return failed(EFBIG);
+    }
+    const bool shifts = (args.mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) != 0;
+    if (shifts && keeper_ != nullptr && !begin_shifting(call, file->fd.get())) {
+        return Verdict::kAnswered;
     }
     const bool kills = kills_privileges(call);
     drop_mapped_capabilities(file->fd.get());

@@ -127,6 +127,9 @@ Verdict FsServer::lock(Call& call, bool waits) {
         description = OUTRIGGER_FS_TRY(description_of(call.header.node, args));
     }
     const uint32_t type = args.lk.type;
+    if (is_flock && type != F_UNLCK) {
+        files_.keep(file);  // the lock lives as long as the open file does
+    }
     auto attempt = [file = std::move(file), description = std::move(description), lock, type](
                        ReplyWriter& /*reply*/) mutable {
         const Errno error =
@@ -153,7 +156,11 @@ Verdict FsServer::setlkw(Call& call) {
 Verdict FsServer::interrupt(Call& call) {
     if (const auto args = parse_fixed<fuse_interrupt_in>(call.body)) {
         const std::lock_guard lock(interrupts_mutex_);
-        interrupts_[next_interrupt_++ % interrupts_.size()] = args->unique;
+        const size_t place = next_interrupt_++ % interrupts_.size();
+        interrupts_[place] = args->unique;
+        if (keeper_ != nullptr) {
+            keeper_->note_interrupt(place, args->unique);
+        }
     }
     return Verdict::kSilent;
 }
@@ -165,6 +172,9 @@ bool FsServer::take_interrupt(uint64_t unique) {
         return false;
     }
     *found = 0;
+    if (keeper_ != nullptr) {
+        keeper_->note_interrupt(static_cast<size_t>(found - interrupts_.begin()), 0);
+    }
     return true;
 }
 
@@ -217,6 +227,7 @@ Errno FsServer::take_lock(const SavedLock& lock) {
         return file.error();
     }
     if (lock.is_flock) {
+        files_.keep(*file);
         return try_flock(**file, lock.type);
     }
     fuse_lk_in args{};

@@ -121,6 +121,9 @@ Result<void> FsServer::load(const FsState& state) {
     }
     agreed_.store(state.agreed, std::memory_order_relaxed);
     initialized_.store(state.initialized, std::memory_order_relaxed);
+    if (keeper_ != nullptr) {
+        keeper_->note_session({.initialized = state.initialized, .agreed = state.agreed});
+    }
     return {};
 }
 
@@ -215,8 +218,15 @@ Result<void> FsServer::load_file(const SavedFile& saved) {
     if (!fd && !settings_.forgives_lost_files) {
         return failure(error_from_code("cannot open a file of the guest again", fd.error()));
     }
-    if (!files_.restore(
-            saved.handle, fd ? *std::move(fd) : UniqueFd(), saved.node, flags, is_directory)) {
+    const StatResult status = fd ? stat_fd(fd->get(), STATX_NLINK) : failure(ESTALE);
+    inode->opens.fetch_add(1, std::memory_order_relaxed);
+    if (!files_.restore(saved.handle,
+                        {.fd = fd ? *std::move(fd) : UniqueFd(),
+                         .node = saved.node,
+                         .flags = flags,
+                         .is_directory = is_directory,
+                         .made_by = 0,
+                         .has_no_name = status && status->stx_nlink == 0})) {
         return failure(Error{.message = "a handle is impossible, or there twice"});
     }
     return {};

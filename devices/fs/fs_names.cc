@@ -50,35 +50,41 @@ class ScopedUmask final {
 
 }  // namespace
 
-Result<FsServer::Found, Errno> FsServer::find_or_pin(const Inode& parent, const Name& name) {
+Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
+                                                     const Inode& parent,
+                                                     const Name& name) {
     // A file that the guest knows is not opened again: what its number says is true as long as the
     // table holds it open.
     const auto status = OUTRIGGER_TRY(stat_name(parent.fd.get(), name.c_str(), kStatMask));
-    if (InodeRef inode = inodes_.look_up(key_of(status))) {
+    Asker one = asker;
+    // A listing counts a file for each of its names: who of them an earlier process had counted
+    // nobody knows, and one too many does less harm than one too few.
+    one.again = one.again && (status.stx_nlink == 1 || type_of(status) == S_IFDIR);
+    if (InodeRef inode = inodes_.look_up(key_of(status), one)) {
         return Found{.inode = std::move(inode), .status = status};
     }
     OUTRIGGER_TRY(reserve_descriptor());
-    return add(OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
+    return add(asker, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
 }
 
 /// What a descriptor of ours has open, by a second descriptor: that one keeps no file open for
 /// writing.
-Result<FsServer::Found, Errno> FsServer::pin_opened(const UniqueFd& fd) {
+Result<FsServer::Found, Errno> FsServer::pin_opened(const Asker& asker, const UniqueFd& fd) {
     const int pinned = ::openat(share_.proc_fd(), FdName(fd.get()).c_str(), O_PATH | O_CLOEXEC);
     if (pinned < 0) {
         return failure(int{errno});
     }
-    return add(UniqueFd(pinned));
+    return add(asker, UniqueFd(pinned));
 }
 
-Result<FsServer::Found, Errno> FsServer::add(UniqueFd fd) {
+Result<FsServer::Found, Errno> FsServer::add(const Asker& asker, UniqueFd fd) {
     Found found;
     found.status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
     const InodeKey key = key_of(found.status);
     const uint32_t type = type_of(found.status);
     FileHandle handle = OUTRIGGER_TRY(handles_.make(fd, key, type));
     const bool has_handle = !handle.is_empty();
-    found.inode = inodes_.look_up_or_add(key, fd, type, std::move(handle));
+    found.inode = inodes_.look_up_or_add(key, fd, type, std::move(handle), asker);
     if (!found.inode) {
         return failure(ENFILE);
     }
@@ -128,20 +134,19 @@ Verdict FsServer::answer_entry(Call& call, const Inode& parent, const Found& fou
     if (call.reply.append_object(make_entry(parent, found))) {
         return Verdict::kAnswered;
     }
-    // The guest will not know of it.
-    inodes_.forget(found.inode.id(), 1);
+    inodes_.take_back(found.inode.id());
     return failed(EINVAL);
 }
 
 Verdict FsServer::look_up_and_answer(Call& call, const Inode& parent, const Name& name) {
-    const Found found = OUTRIGGER_FS_TRY(find_or_pin(parent, name));
+    const Found found = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), parent, name));
     return answer_entry(call, parent, found);
 }
 
 Verdict FsServer::look_up(Call& call) {
     const Name name = OUTRIGGER_FS_TRY(parse_name(call.body));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
-    auto found = find_or_pin(*parent, name);
+    auto found = find_or_pin(asker_of(call), *parent, name);
     if (found) {
         return answer_entry(call, *parent, *found);
     }
@@ -156,7 +161,9 @@ Verdict FsServer::look_up(Call& call) {
 }
 
 Verdict FsServer::forget(Call& call) {
-    if (const auto args = parse_fixed<fuse_forget_in>(call.body)) {
+    const auto args = parse_fixed<fuse_forget_in>(call.body);
+    if (args && !earlier_intent(call)) {
+        note_intent(call, {});
         inodes_.forget(call.header.node, args->nlookup);
     }
     return Verdict::kSilent;
@@ -172,13 +179,19 @@ Verdict FsServer::batch_forget(Call& call) {
     constexpr size_t kForgetsMax = kTransferBytesMax / sizeof(fuse_forget_one);
     std::array<fuse_forget_one, kBatch> batch;
     size_t left = std::min<size_t>(args->count, kForgetsMax);
+    // An earlier process forgot so many: at most the last of them it did not.
+    const Intent earlier = earlier_intent(call).value_or(Intent{});
+    Intent progress;
     while (left > 0) {
         const size_t count = std::min(left, kBatch);
         const auto wanted = std::as_writable_bytes(std::span(batch).first(count));
         // Fewer than the driver said: the chain, which has an end, has come to it.
         const size_t whole = call.queue.read_more(wanted) / sizeof(fuse_forget_one);
         for (const fuse_forget_one& one : std::span(batch).first(whole)) {
-            inodes_.forget(one.nodeid, one.nlookup);
+            if (++progress.count > earlier.count) {
+                note_intent(call, progress);
+                inodes_.forget(one.nodeid, one.nlookup);
+            }
         }
         if (whole < count) {
             break;
@@ -208,9 +221,9 @@ Verdict FsServer::finish_creation(Call& call,
                                   const Inode& parent,
                                   const Name& name,
                                   const Extensions& extensions) {
-    const Found found = OUTRIGGER_FS_TRY(find_or_pin(parent, name));
+    const Found found = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), parent, name));
     if (const Errno error = label(*found.inode, extensions); error != 0) {
-        inodes_.forget(found.inode.id(), 1);
+        inodes_.take_back(found.inode.id());
         (void)::unlinkat(
             parent.fd.get(), name.c_str(), found.inode->type == S_IFDIR ? AT_REMOVEDIR : 0);
         return failed(error);
@@ -223,6 +236,8 @@ Verdict FsServer::mkdir(Call& call) {
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    const auto earlier = begin_making(call);
+    Errno error = 0;
     {
         const ScopedUser as(capabilities_, user);
         if (!as.holds()) {
@@ -230,8 +245,11 @@ Verdict FsServer::mkdir(Call& call) {
         }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         if (::mkdirat(parent->fd.get(), wish.name.c_str(), wish.args.mode & 07777) != 0) {
-            return failed(errno);
+            error = errno;
         }
+    }
+    if (error != 0 && (error != EEXIST || !was_made(earlier, *parent, wish.name, S_IFDIR))) {
+        return failed(error);
     }
     return finish_creation(call, *parent, wish.name, wish.extensions);
 }
@@ -241,6 +259,8 @@ Verdict FsServer::mknod(Call& call) {
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    const auto earlier = begin_making(call);
+    Errno error = 0;
     {
         const ScopedUser as(capabilities_, user);
         if (!as.holds()) {
@@ -251,8 +271,12 @@ Verdict FsServer::mknod(Call& call) {
                       wish.name.c_str(),
                       wish.args.mode,
                       decode_device(wish.args.rdev)) != 0) {
-            return failed(errno);
+            error = errno;
         }
+    }
+    const uint32_t type = (wish.args.mode & S_IFMT) != 0 ? wish.args.mode & S_IFMT : S_IFREG;
+    if (error != 0 && (error != EEXIST || !was_made(earlier, *parent, wish.name, type))) {
+        return failed(error);
     }
     return finish_creation(call, *parent, wish.name, wish.extensions);
 }
@@ -262,14 +286,19 @@ Verdict FsServer::symlink(Call& call) {
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    const auto earlier = begin_making(call);
+    Errno error = 0;
     {
         const ScopedUser as(capabilities_, user);
         if (!as.holds()) {
             return failed(EOVERFLOW);
         }
         if (::symlinkat(wish.target, parent->fd.get(), wish.name.c_str()) != 0) {
-            return failed(errno);
+            error = errno;
         }
+    }
+    if (error != 0 && (error != EEXIST || !was_made(earlier, *parent, wish.name, S_IFLNK))) {
+        return failed(error);
     }
     return finish_creation(call, *parent, wish.name, wish.extensions);
 }
@@ -295,12 +324,17 @@ Verdict FsServer::link(Call& call) {
     if (inode->type == S_IFDIR) {
         return failed(EPERM);
     }
+    const auto earlier = begin_making(call);
     if (::linkat(share_.proc_fd(),
                  FdName(inode->fd.get()).c_str(),
                  parent->fd.get(),
                  wish.name.c_str(),
                  AT_SYMLINK_FOLLOW) != 0) {
-        return failed(errno);
+        const Errno error = errno;
+        const auto there = stat_name(parent->fd.get(), wish.name.c_str(), kStatMask);
+        if (error != EEXIST || !earlier || !there || key_of(*there) != inode->key) {
+            return failed(error);
+        }
     }
     return look_up_and_answer(call, *parent, wish.name);
 }
@@ -308,6 +342,9 @@ Verdict FsServer::link(Call& call) {
 Verdict FsServer::remove(Call& call, int flags) {
     const Name name = OUTRIGGER_FS_TRY(parse_name(call.body));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    if (keeper_ != nullptr && !begin_removing(call, *parent, name)) {
+        return Verdict::kAnswered;
+    }
     return ::unlinkat(parent->fd.get(), name.c_str(), flags) == 0 ? Verdict::kAnswered
                                                                   : failed(errno);
 }
@@ -323,6 +360,9 @@ Verdict FsServer::rmdir(Call& call) {
 Verdict FsServer::move(Call& call, const Rename& wish) {
     const InodeRef from = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const InodeRef to = OUTRIGGER_FS_TRY(directory_of(wish.new_parent));
+    if (keeper_ != nullptr && !begin_moving(call, *from, *to, wish)) {
+        return Verdict::kAnswered;
+    }
     // Not by the C library, which makes another call of it where there are no flags.
     return ::syscall(SYS_renameat2,
                      from->fd.get(),
@@ -345,16 +385,15 @@ Verdict FsServer::rename2(Call& call) {
 }
 
 Verdict FsServer::answer_creation(
-    Call& call, const Inode& parent, Found found, UniqueFd fd, int flags) {
-    OpenFileRef file = files_.add(std::move(fd), found.inode.id(), flags, false);
-    if (!file) {
-        inodes_.forget(found.inode.id(), 1);
-        return failed(ENFILE);
-    }
+    Call& call, const Inode& parent, Found found, UniqueFd fd, int flags, bool has_no_name) {
     if (call.reply.room() < sizeof(fuse_entry_out) + sizeof(fuse_open_out)) {
-        inodes_.forget(found.inode.id(), 1);
-        (void)files_.remove(file.id());
+        inodes_.take_back(found.inode.id());
         return failed(EINVAL);
+    }
+    const OpenFileRef file = add_file(call, std::move(fd), found.inode, flags, has_no_name);
+    if (!file) {
+        inodes_.take_back(found.inode.id());
+        return failed(ENFILE);
     }
     (void)call.reply.append_object(make_entry(parent, found));
     (void)call.reply.append_object(make_open(file));
@@ -385,6 +424,10 @@ Verdict FsServer::create(Call& call) {
     const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    if (const OpenFileRef file = made_before(call)) {
+        return answer_again(call, file, true);
+    }
+    const auto earlier = begin_making(call);
     UniqueFd fd;
     int error = 0;
     {
@@ -399,12 +442,19 @@ Verdict FsServer::create(Call& call) {
                                wish.args.mode & 07777));
         error = errno;
     }
+    if (!fd.valid() && error == EEXIST && was_made(earlier, *parent, wish.name, S_IFREG)) {
+        // By this request, whose process was killed: so its user may have it open, as from there.
+        const Found made = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), *parent, wish.name));
+        auto opened = share_.reopen(made.inode->fd.get(), made.inode->type, flags);
+        inodes_.take_back(made.inode.id());
+        fd = OUTRIGGER_FS_TRY(std::move(opened));
+    }
     if (!fd.valid() && error == EEXIST && (wish.args.flags & O_EXCL) == 0) {
         // It was made on the host meanwhile, and may be anything.
-        Found found = OUTRIGGER_FS_TRY(find_or_pin(*parent, wish.name));
+        Found found = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), *parent, wish.name));
         auto opened = open_for(user, found, wish.args);
         if (!opened) {
-            inodes_.forget(found.inode.id(), 1);
+            inodes_.take_back(found.inode.id());
             return failed(opened.error());
         }
         return answer_creation(call, *parent, std::move(found), *std::move(opened), flags);
@@ -412,13 +462,13 @@ Verdict FsServer::create(Call& call) {
     if (!fd.valid()) {
         return failed(error);
     }
-    auto found = pin_opened(fd);
+    auto found = pin_opened(asker_of(call), fd);
     if (found) {
         error = label(*found->inode, wish.extensions);
         if (error == 0) {
             return answer_creation(call, *parent, *std::move(found), std::move(fd), flags);
         }
-        inodes_.forget(found->inode.id(), 1);
+        inodes_.take_back(found->inode.id());
     } else {
         error = found.error();
     }
@@ -432,6 +482,9 @@ Verdict FsServer::tmpfile(Call& call) {
     const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
+    if (const OpenFileRef file = made_before(call)) {
+        return answer_again(call, file, true);
+    }
     UniqueFd fd;
     {
         const ScopedUser as(capabilities_, user);
@@ -449,12 +502,12 @@ Verdict FsServer::tmpfile(Call& call) {
             return failed(errno);
         }
     }
-    Found found = OUTRIGGER_FS_TRY(pin_opened(fd));
+    Found found = OUTRIGGER_FS_TRY(pin_opened(asker_of(call), fd));
     if (const Errno error = label(*found.inode, wish.extensions); error != 0) {
-        inodes_.forget(found.inode.id(), 1);
+        inodes_.take_back(found.inode.id());
         return failed(error);
     }
-    return answer_creation(call, *parent, std::move(found), std::move(fd), flags);
+    return answer_creation(call, *parent, std::move(found), std::move(fd), flags, true);
 }
 
 }  // namespace outrigger::fs

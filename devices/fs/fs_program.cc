@@ -151,6 +151,12 @@ std::vector<bool>& shares_by_handle() {
     return shares;
 }
 
+/// Do queues tell a keeper what they open?
+bool& is_kept() {
+    static bool kept = false;
+    return kept;
+}
+
 /// Raises the limit as far as it can, and returns it.
 Result<uint64_t> raise_descriptor_limit(std::optional<uint64_t> wanted) {
     constexpr uint64_t kDefault = 1'000'000;
@@ -262,17 +268,63 @@ Result<void> check_options(const OptionValues& values) {
     return {};
 }
 
-Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+Result<Share> open_share(const FsSettings& settings, FsKeeper* keeper) {
+    if (keeper == nullptr) {
+        return Share::open(settings);
+    }
+    if (UniqueFd root = keeper->find_root(); root.valid()) {
+        return Share::go_on(settings, std::move(root));
+    }
+    Share share = OUTRIGGER_TRY(Share::open(settings));
+    if (!keeper->keep_root(share.root_fd())) {
+        return failure(Error{.message = "the keeper does not take the shared directory"});
+    }
+    return share;
+}
+
+Result<std::unique_ptr<Device>> create(const OptionValues& values, DeviceKeeper* device_keeper) {
     // A limit on the size of files is an error of the write that goes beyond it, and no more.
     ::signal(SIGXFSZ, SIG_IGN);
     FsSettings settings = OUTRIGGER_TRY(read_settings(values));
-    Share share = OUTRIGGER_TRY(Share::open(settings));
+    std::unique_ptr<FsKeeper> keeper;
+    if (device_keeper != nullptr) {
+        keeper = OUTRIGGER_TRY(FsKeeper::open(*device_keeper));
+    }
+    Share share = OUTRIGGER_TRY(open_share(settings, keeper.get()));
     settings.handles = OUTRIGGER_TRY(InodeHandles::check(
         choice<HandlePolicy>(values, "inode-file-handles", kHandlePolicies), share));
     share_roots().push_back(share.root_fd());
     shares_by_handle().push_back(settings.handles != HandlePolicy::kNever);
-    return std::make_unique<FsDevice>(settings, std::move(share));
+    is_kept() = keeper != nullptr;
+    return std::make_unique<FsDevice>(settings, std::move(share), std::move(keeper));
 }
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return create(values, nullptr);
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    return create(values, &keeper);
+}
+
+/// Without handles each file that the guest knows is a message to the keeper.
+bool has_keeper_unasked(const OptionValues& values) {
+    return values.text("inode-file-handles") != "never";
+}
+
+/// Cloning the share, what isolate_process() and Share::adopt_thread() do, and what threads may.
+constexpr std::string_view kKeeperCalls[] = {"open_tree",
+                                             "mount_setattr",
+                                             "mount",
+                                             "umount2",
+                                             "pivot_root",
+                                             "chroot",
+                                             "unshare",
+                                             "setgroups",
+                                             "setfsuid",
+                                             "setfsgid",
+                                             "open_by_handle_at"};
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
     SandboxExtras extras;
@@ -283,9 +335,7 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
     if (const auto changes = parse_capability_changes(values.text("modcaps").value_or(""))) {
         extras.kept_capabilities = changes->apply(extras.kept_capabilities);
     }
-    if (extras.opens_by_handle) {
-        extras.system_calls = fs_handle_system_calls();
-    }
+    extras.system_calls = fs_extra_system_calls(extras.opens_by_handle, is_kept());
     return extras;
 }
 
@@ -296,11 +346,13 @@ const DeviceProgram kProgram{
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,
+    .create_kept_device = create_kept_device,
     .check_options = check_options,
     .sandbox = fs_sandbox_needs(),
     .sandbox_extras = sandbox_extras,
     .isolate = isolate_process,
-    .can_go_on = [](const OptionValues& /*values*/) { return false; },
+    .has_keeper_unasked = has_keeper_unasked,
+    .keeper_calls = kKeeperCalls,
 };
 
 }  // namespace

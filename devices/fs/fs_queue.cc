@@ -77,6 +77,10 @@ Verdict FsQueue::carry_out(const InHeader& head) {
         return is_silent(head.opcode) ? Verdict::kSilent : failed(header.error());
     }
     Call call{.header = *header, .body = {}, .payload = {}, .reply = reply_, .queue = *this};
+    call.again = chain_->is_replayed();
+    if (environment_.next_request != nullptr) {
+        call.request = (*environment_.next_request)++;
+    }
     size_t body_bytes = header->body_bytes;
     if (header->opcode == FUSE_WRITE) {
         body_bytes = sizeof(fuse_write_in);
@@ -133,6 +137,14 @@ void FsQueue::answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict
 
 size_t FsQueue::read_more(std::span<std::byte> out) {
     return reader_->read(out);
+}
+
+EarlierRun FsQueue::earlier_run() {
+    return chain_->earlier_run();
+}
+
+void FsQueue::note_intent(std::span<const std::byte> intent) {
+    chain_->note_intent(intent);
 }
 
 void FsQueue::on_fault(std::span<const iovec> buffers) {

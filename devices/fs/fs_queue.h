@@ -36,6 +36,7 @@ class FsQueue final : private Call::Queue {
         Virtqueue& queue;
         Worker& worker;
         FsCounters& counters;
+        uint64_t* next_request = nullptr;  ///< Call::request; null: there is no keeper
     };
 
     explicit FsQueue(const Environment& environment);
@@ -57,6 +58,8 @@ class FsQueue final : private Call::Queue {
     void retry(Call& call, Call::Work attempt) override;
     void on_fault(std::span<const iovec> buffers) override;
     [[nodiscard]] size_t read_more(std::span<std::byte> out) override;
+    [[nodiscard]] EarlierRun earlier_run() override;
+    void note_intent(std::span<const std::byte> intent) override;
 
     void serve(DescriptorChain chain);
     [[nodiscard]] Verdict carry_out(const InHeader& head);

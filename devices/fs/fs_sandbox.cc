@@ -77,8 +77,9 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, static_cast<uint32_t>(FS_IOC_FSSETXATTR))}},
 };
 
-/// Without CAP_DAC_READ_SEARCH the second of them opens nothing.
-constexpr SystemCallRule kHandleSystemCalls[] = {
+/// Of a keeper, and then of handles; without CAP_DAC_READ_SEARCH the last one opens nothing.
+constexpr SystemCallRule kExtraSystemCalls[] = {
+    {.name = "sendmsg"},
     {.name = "name_to_handle_at", .tests = {argument_is(4, AT_EMPTY_PATH)}},
     {.name = "open_by_handle_at", .tests = {argument_is(2, O_PATH | O_NOFOLLOW | O_CLOEXEC)}},
 };
@@ -119,8 +120,9 @@ SandboxNeeds fs_sandbox_needs() {
     return {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls};
 }
 
-std::span<const SystemCallRule> fs_handle_system_calls() {
-    return kHandleSystemCalls;
+std::span<const SystemCallRule> fs_extra_system_calls(bool opens_by_handle, bool is_kept) {
+    const std::span all(kExtraSystemCalls);
+    return all.subspan(is_kept ? 0 : 1, (is_kept ? 1 : 0) + (opens_by_handle ? all.size() - 1 : 0));
 }
 
 uint64_t fs_capabilities(bool opens_by_handle) {

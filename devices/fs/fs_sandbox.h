@@ -15,8 +15,10 @@ namespace outrigger::fs {
 /// What serving files takes of root's powers: one bit each.
 [[nodiscard]] uint64_t fs_capabilities(bool opens_by_handle);
 
-/// What queues and helper threads call besides, where they open files by handle.
-[[nodiscard]] std::span<const SystemCallRule> fs_handle_system_calls();
+/// What queues and helper threads call besides: where they open files by handle, and where a keeper
+/// is told what is open.
+[[nodiscard]] std::span<const SystemCallRule> fs_extra_system_calls(bool opens_by_handle,
+                                                                    bool is_kept);
 
 /// An empty root directory, and no network: shares are mounts of their own, which are reached by
 /// descriptors alone. As root; other users have Landlock and their own rights.

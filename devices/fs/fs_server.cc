@@ -16,27 +16,28 @@ constexpr uint64_t kOpenedByHandleMax = 65'536;
 
 constexpr bool kChanges = true;
 constexpr bool kCreates = true;
+constexpr bool kCounts = true;
 
 constexpr std::array<Operation, kOpcodeCount> make_operations() {
     std::array<Operation, kOpcodeCount> table{};
     using S = FsServer;
-    table[FUSE_LOOKUP] = {"LOOKUP", &S::look_up};
+    table[FUSE_LOOKUP] = {"LOOKUP", &S::look_up, false, false, kCounts};
     table[FUSE_FORGET] = {"FORGET", &S::forget};
     table[FUSE_GETATTR] = {"GETATTR", &S::getattr};
     table[FUSE_SETATTR] = {"SETATTR", &S::setattr, kChanges};
     table[FUSE_READLINK] = {"READLINK", &S::readlink};
-    table[FUSE_SYMLINK] = {"SYMLINK", &S::symlink, kChanges, kCreates};
-    table[FUSE_MKNOD] = {"MKNOD", &S::mknod, kChanges, kCreates};
-    table[FUSE_MKDIR] = {"MKDIR", &S::mkdir, kChanges, kCreates};
+    table[FUSE_SYMLINK] = {"SYMLINK", &S::symlink, kChanges, kCreates, kCounts};
+    table[FUSE_MKNOD] = {"MKNOD", &S::mknod, kChanges, kCreates, kCounts};
+    table[FUSE_MKDIR] = {"MKDIR", &S::mkdir, kChanges, kCreates, kCounts};
     table[FUSE_UNLINK] = {"UNLINK", &S::unlink, kChanges};
     table[FUSE_RMDIR] = {"RMDIR", &S::rmdir, kChanges};
     table[FUSE_RENAME] = {"RENAME", &S::rename, kChanges};
-    table[FUSE_LINK] = {"LINK", &S::link, kChanges};
-    table[FUSE_OPEN] = {"OPEN", &S::open};
+    table[FUSE_LINK] = {"LINK", &S::link, kChanges, false, kCounts};
+    table[FUSE_OPEN] = {"OPEN", &S::open, false, false, kCounts};
     table[FUSE_READ] = {"READ", &S::read};
     table[FUSE_WRITE] = {"WRITE", &S::write, kChanges};
     table[FUSE_STATFS] = {"STATFS", &S::statfs};
-    table[FUSE_RELEASE] = {"RELEASE", &S::release};
+    table[FUSE_RELEASE] = {"RELEASE", &S::release, false, false, kCounts};
     table[FUSE_FSYNC] = {"FSYNC", &S::fsync};
     table[FUSE_SETXATTR] = {"SETXATTR", &S::setxattr, kChanges};
     table[FUSE_GETXATTR] = {"GETXATTR", &S::getxattr};
@@ -44,15 +45,15 @@ constexpr std::array<Operation, kOpcodeCount> make_operations() {
     table[FUSE_REMOVEXATTR] = {"REMOVEXATTR", &S::removexattr, kChanges};
     table[FUSE_FLUSH] = {"FLUSH", &S::flush};
     table[FUSE_INIT] = {"INIT", &S::init};
-    table[FUSE_OPENDIR] = {"OPENDIR", &S::opendir};
+    table[FUSE_OPENDIR] = {"OPENDIR", &S::opendir, false, false, kCounts};
     table[FUSE_READDIR] = {"READDIR", &S::readdir};
-    table[FUSE_RELEASEDIR] = {"RELEASEDIR", &S::release};
+    table[FUSE_RELEASEDIR] = {"RELEASEDIR", &S::release, false, false, kCounts};
     table[FUSE_FSYNCDIR] = {"FSYNCDIR", &S::fsync};
     table[FUSE_GETLK] = {"GETLK", &S::getlk};
     table[FUSE_SETLK] = {"SETLK", &S::setlk};
     table[FUSE_SETLKW] = {"SETLKW", &S::setlkw};
     table[FUSE_ACCESS] = {"ACCESS", &S::access};
-    table[FUSE_CREATE] = {"CREATE", &S::create, kChanges, kCreates};
+    table[FUSE_CREATE] = {"CREATE", &S::create, kChanges, kCreates, kCounts};
     table[FUSE_INTERRUPT] = {"INTERRUPT", &S::interrupt};
     table[FUSE_BMAP] = {"BMAP", nullptr};
     table[FUSE_DESTROY] = {"DESTROY", &S::destroy};
@@ -61,14 +62,14 @@ constexpr std::array<Operation, kOpcodeCount> make_operations() {
     table[FUSE_NOTIFY_REPLY] = {"NOTIFY_REPLY", nullptr};
     table[FUSE_BATCH_FORGET] = {"BATCH_FORGET", &S::batch_forget};
     table[FUSE_FALLOCATE] = {"FALLOCATE", &S::fallocate, kChanges};
-    table[FUSE_READDIRPLUS] = {"READDIRPLUS", &S::readdirplus};
+    table[FUSE_READDIRPLUS] = {"READDIRPLUS", &S::readdirplus, false, false, kCounts};
     table[FUSE_RENAME2] = {"RENAME2", &S::rename2, kChanges};
     table[FUSE_LSEEK] = {"LSEEK", &S::lseek};
     table[FUSE_COPY_FILE_RANGE] = {"COPY_FILE_RANGE", &S::copy_file_range, kChanges};
     table[FUSE_SETUPMAPPING] = {"SETUPMAPPING", nullptr};
     table[FUSE_REMOVEMAPPING] = {"REMOVEMAPPING", nullptr};
     table[FUSE_SYNCFS] = {"SYNCFS", &S::syncfs};
-    table[FUSE_TMPFILE] = {"TMPFILE", &S::tmpfile, kChanges, kCreates};
+    table[FUSE_TMPFILE] = {"TMPFILE", &S::tmpfile, kChanges, kCreates, kCounts};
     table[kStatx] = {"STATX", &S::statx};
     table[kCopyFileRange64] = {"COPY_FILE_RANGE_64", &S::copy_file_range_64, kChanges};
     return table;
@@ -126,6 +127,9 @@ RequestForm FsServer::form() const {
 }
 
 void FsServer::reset() {
+    if (keeper_ != nullptr) {
+        keeper_->note_session({});
+    }
     initialized_.store(false, std::memory_order_relaxed);
     agreed_.store(0, std::memory_order_relaxed);
     {
@@ -156,6 +160,9 @@ Verdict FsServer::serve(Call& call) {
     }
     if (operation.changes && settings_.read_only) {
         return failed(EROFS);
+    }
+    if (keeper_ != nullptr) {
+        begin_once(call, operation.counts);
     }
     return (this->*operation.handle)(call);
 }
@@ -229,6 +236,9 @@ Verdict FsServer::init(Call& call) {
     }
     agreed_.store(answer.flags, std::memory_order_relaxed);
     initialized_.store(true, std::memory_order_relaxed);
+    if (keeper_ != nullptr) {
+        keeper_->note_session({.initialized = true, .agreed = answer.flags});
+    }
     return Verdict::kAnswered;
 }
 

@@ -15,6 +15,7 @@
 
 #include "devices/fs/call.h"
 #include "devices/fs/credentials.h"
+#include "devices/fs/fs_keeper.h"
 #include "devices/fs/fs_settings.h"
 #include "devices/fs/fs_state.h"
 #include "devices/fs/inode_handles.h"
@@ -33,6 +34,7 @@ struct Operation {
     Verdict (FsServer::*handle)(Call&) = nullptr;  ///< null: ENOSYS
     bool changes = false;                          ///< refused by a share that is read-only
     bool creates = false;                          ///< extensions may follow its arguments
+    bool counts = false;                           ///< looks files up, opens or closes one
 };
 
 /// By opcode; kOpcodeCount rows.
@@ -65,6 +67,13 @@ class FsServer final {
 
     /// In place of all that is here. All of it or nothing.
     [[nodiscard]] Result<void> load(const FsState& state);
+
+    /// Goes on with what an earlier process wrote down, of which nothing is trusted, and writes
+    /// down from now on what changes. Once, behind the constructor.
+    void go_on(FsKeeper& keeper);
+
+    /// Before a queue starts, on its thread, which is confined: opens what that process had open.
+    void open_again();
 
     /// Was the request with this number interrupted? Says so once.
     [[nodiscard]] bool take_interrupt(uint64_t unique);
@@ -150,6 +159,49 @@ class FsServer final {
                                             uint32_t type,
                                             Result<UniqueFd, Errno> fd,
                                             const std::string& what);
+    // Going on (fs_survival.cc).
+    void restore_inode(const KeptInode& kept);
+    void restore_file(const KeptFile& kept);
+    void restore_lock_owner(const KeptLockOwner& kept);
+    void open_again(OpenFileRef& file);
+
+    [[nodiscard]] static Asker asker_of(const Call& call) {
+        return {.request = call.request, .again = call.again};
+    }
+
+    void begin_once(Call& call, bool notes) const;
+    [[nodiscard]] static std::optional<Intent> earlier_intent(const Call& call);
+    void note_intent(Call& call, Intent facts) const;
+    [[nodiscard]] std::optional<Intent> begin_making(Call& call) const;
+    [[nodiscard]] static bool was_made(const std::optional<Intent>& earlier,
+                                       const Inode& parent,
+                                       const Name& name,
+                                       uint32_t type);
+    [[nodiscard]] bool begin_removing(Call& call, const Inode& parent, const Name& name);
+    [[nodiscard]] bool begin_moving(Call& call,
+                                    const Inode& from,
+                                    const Inode& to,
+                                    const Rename& wish);
+    [[nodiscard]] static Intent intent_of(const struct statx& status);
+    [[nodiscard]] bool begin_shifting(Call& call, int fd) const;
+    [[nodiscard]] uint64_t begin_appending(Call& call,
+                                           const OpenFile& file,
+                                           std::span<iovec>& segments);
+    [[nodiscard]] uint64_t appended_bytes(const OpenFile& file,
+                                          uint64_t from,
+                                          uint64_t end,
+                                          std::span<const iovec> segments);
+    void keep_opened(const struct statx& status);
+
+    /// What an earlier process opened for this request.
+    [[nodiscard]] OpenFileRef made_before(const Call& call) {
+        return call.again ? files_.find_made_by(call.request) : OpenFileRef();
+    }
+
+    [[nodiscard]] Verdict answer_again(Call& call, const OpenFileRef& file, bool with_entry);
+    [[nodiscard]] OpenFileRef add_file(
+        const Call& call, UniqueFd fd, const InodeRef& inode, int flags, bool has_no_name = false);
+
     [[nodiscard]] std::vector<SavedLock> held_locks() const;
     void let_go_of_locks() const;
     [[nodiscard]] Errno take_lock(const SavedLock& lock);
@@ -159,9 +211,11 @@ class FsServer final {
 
     /// ENFILE instead of a descriptor that the process needs for itself.
     [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
-    [[nodiscard]] Result<Found, Errno> find_or_pin(const Inode& parent, const Name& name);
-    [[nodiscard]] Result<Found, Errno> pin_opened(const UniqueFd& fd);
-    [[nodiscard]] Result<Found, Errno> add(UniqueFd fd);
+    [[nodiscard]] Result<Found, Errno> find_or_pin(const Asker& asker,
+                                                   const Inode& parent,
+                                                   const Name& name);
+    [[nodiscard]] Result<Found, Errno> pin_opened(const Asker& asker, const UniqueFd& fd);
+    [[nodiscard]] Result<Found, Errno> add(const Asker& asker, UniqueFd fd);
     [[nodiscard]] Verdict answer_entry(Call& call, const Inode& parent, const Found& found);
     [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;
@@ -182,13 +236,17 @@ class FsServer final {
     [[nodiscard]] Errno change_size(const Inode& inode, const fuse_setattr_in& wish);
     [[nodiscard]] Errno change_times(const Inode& inode, const fuse_setattr_in& wish);
     [[nodiscard]] Result<int, Errno> host_flags(uint32_t flags) const;
-    [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, uint64_t node, int flags);
+    [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, const InodeRef& inode, int flags);
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
     [[nodiscard]] Result<UniqueFd, Errno> open_for(const GuestUser& user,
                                                    const Found& found,
                                                    const fuse_create_in& wish);
-    [[nodiscard]] Verdict answer_creation(
-        Call& call, const Inode& parent, Found found, UniqueFd fd, int flags);
+    [[nodiscard]] Verdict answer_creation(Call& call,
+                                          const Inode& parent,
+                                          Found found,
+                                          UniqueFd fd,
+                                          int flags,
+                                          bool has_no_name = false);
     [[nodiscard]] bool kills_privileges(const Call& call) const;
     [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
     [[nodiscard]] Verdict list(Call& call, bool plus);
@@ -200,12 +258,16 @@ class FsServer final {
     [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
     [[nodiscard]] Result<bool, Errno> append_entry_plus(ReplyWriter& reply,
                                                         uint64_t room,
+                                                        const Asker& asker,
                                                         const Inode& directory,
                                                         const DirectoryEntry& entry);
     [[nodiscard]] Result<std::string, Errno> host_attribute(AttributeName name) const;
     [[nodiscard]] size_t translate_list(size_t bytes) const;
     [[nodiscard]] Verdict answer_attribute(Call& call, size_t bytes, uint32_t wanted);
     void drop_mapped_capabilities(int fd) const;
+    [[nodiscard]] static bool has_attribute(const Inode& inode,
+                                            const std::string& name,
+                                            Bytes value);
     [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
                                                                         const fuse_lk_in& args);
     [[nodiscard]] uint32_t holder_of(const LockOwners::Key& asks, const struct flock& lock);
@@ -215,6 +277,9 @@ class FsServer final {
     const Share share_;
     const uint64_t root_number_;
     const uint64_t opened_by_handle_max_;  ///< of descriptors_max
+    FsKeeper* keeper_ = nullptr;           // null: there is none
+    std::mutex open_again_mutex_;
+    bool is_to_open_again_ = false;  // guarded by it
     OwnCapabilities capabilities_;
     std::once_flag capabilities_read_;
     std::atomic<bool> initialized_{false};

@@ -47,14 +47,31 @@ Verdict FsServer::setxattr(Call& call) {
     const SetAttribute wish = OUTRIGGER_FS_TRY(parse_setxattr(call.body, form()));
     const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
     const std::string name = OUTRIGGER_FS_TRY(host_attribute(wish.name));
+    const bool must_be_new = (wish.flags & XATTR_CREATE) != 0;
+    const bool was_begun = must_be_new && earlier_intent(call).has_value();
+    if (must_be_new) {
+        note_intent(call, {});
+    }
     const ScopedWithoutFsetid as_user(capabilities_, wish.kills_sgid);
-    return ::setxattr(FdName(inode->fd.get()).c_str(),
-                      name.c_str(),
-                      wish.value.data(),
-                      wish.value.size(),
-                      static_cast<int>(wish.flags)) == 0
+    if (::setxattr(FdName(inode->fd.get()).c_str(),
+                   name.c_str(),
+                   wish.value.data(),
+                   wish.value.size(),
+                   static_cast<int>(wish.flags)) == 0) {
+        return Verdict::kAnswered;
+    }
+    const Errno error = errno;
+    return error == EEXIST && was_begun && has_attribute(*inode, name, wish.value)
                ? Verdict::kAnswered
-               : failed(errno);
+               : failed(error);
+}
+
+/// Exactly this one.
+bool FsServer::has_attribute(const Inode& inode, const std::string& name, Bytes value) {
+    const std::span<std::byte> buffer = attribute_buffer();
+    const ssize_t bytes =
+        ::getxattr(FdName(inode.fd.get()).c_str(), name.c_str(), buffer.data(), buffer.size());
+    return bytes >= 0 && std::ranges::equal(buffer.first(static_cast<size_t>(bytes)), value);
 }
 
 Verdict FsServer::removexattr(Call& call) {
@@ -64,8 +81,15 @@ Verdict FsServer::removexattr(Call& call) {
     const AttributeName wish = OUTRIGGER_FS_TRY(parse_removexattr(call.body));
     const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
     const std::string name = OUTRIGGER_FS_TRY(host_attribute(wish));
-    return ::removexattr(FdName(inode->fd.get()).c_str(), name.c_str()) == 0 ? Verdict::kAnswered
-                                                                             : failed(errno);
+    const FdName file(inode->fd.get());
+    const bool was_begun = earlier_intent(call).has_value();
+    if (keeper_ != nullptr && ::getxattr(file.c_str(), name.c_str(), nullptr, 0) >= 0) {
+        note_intent(call, {});
+    }
+    if (::removexattr(file.c_str(), name.c_str()) == 0 || (errno == ENODATA && was_begun)) {
+        return Verdict::kAnswered;
+    }
+    return failed(errno);
 }
 
 /// `bytes`: of attribute_buffer(), for who wants `wanted` of them, 0 being a question for how many

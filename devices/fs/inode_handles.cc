@@ -81,7 +81,11 @@ std::optional<int> InodeHandles::mount_of(int fd,
     }
     UniqueFd opened = open_mount(share_, fd, type, handle);
     const std::lock_guard lock(mounts_mutex_);
-    return mounts_.emplace(key.mount, std::move(opened)).first->second.get();
+    const auto [at, is_new] = mounts_.emplace(key.mount, std::move(opened));
+    if (is_new && keeper_ != nullptr && at->second.valid()) {
+        keeper_->add_mount(key.mount, at->second.get());
+    }
+    return at->second.get();
 }
 
 Result<FileHandle, Errno> InodeHandles::make(const UniqueFd& fd,
@@ -93,7 +97,9 @@ Result<FileHandle, Errno> InodeHandles::make(const UniqueFd& fd,
     auto handle = FileHandle::of(fd.get());
     if (handle) {
         const auto mount = mount_of(fd.get(), key, type, *handle);
-        if (mount && *mount >= 0) {
+        const bool is_short =
+            keeper_ == nullptr || handle->all().size() <= KeptInode::kHandleBytesMax;
+        if (mount && *mount >= 0 && is_short) {
             return handle;
         }
     }
@@ -151,6 +157,16 @@ bool InodeHandles::close_one() {
         }
     }
     return false;
+}
+
+void InodeHandles::keep_in(FsKeeper& keeper) {
+    const std::lock_guard lock(mounts_mutex_);
+    keeper_ = &keeper;
+}
+
+void InodeHandles::restore_mount(uint64_t mount, UniqueFd fd) {
+    const std::lock_guard lock(mounts_mutex_);
+    (void)mounts_.emplace(mount, std::move(fd));
 }
 
 size_t InodeHandles::open_count() const {

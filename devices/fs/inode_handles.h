@@ -62,6 +62,12 @@ class InodeHandles final {
     /// The inode has got a descriptor: closes another one's, if there are too many.
     void note_open(const InodeRef& inode);
 
+    /// From now on mounts are written down there.
+    void keep_in(FsKeeper& keeper);
+
+    /// Something open on a mount, of an earlier process.
+    void restore_mount(uint64_t mount, UniqueFd fd);
+
     /// Kept open, for tests.
     [[nodiscard]] size_t open_count() const;
 
@@ -78,6 +84,7 @@ class InodeHandles final {
     const Share& share_;
     InodeTable& inodes_;
     const size_t open_max_;
+    FsKeeper* keeper_ = nullptr;  // null: nothing is kept
 
     mutable std::mutex mounts_mutex_;
     std::map<uint64_t, UniqueFd> mounts_;  // by mount; none: it has no handles that we can open

@@ -27,7 +27,28 @@ InodeRef InodeTable::find_locked(Shard& shard, uint64_t hash, const InodeKey& ke
     return {};
 }
 
-InodeRef InodeTable::look_up(const InodeKey& key) {
+/// A process that dies between the two stores leaves one look-up too many, and never too few.
+void InodeTable::count_locked(InodeRef& inode, const Asker& asker) {
+    if (asker.again && keeper_ != nullptr && inode.id() != kRootId &&
+        keeper_->counted_by(inode.id()) == asker.request) {
+        return;
+    }
+    // Relaxed, here and below: forget() decides under the shard's lock.
+    const uint64_t before = inode->lookups.fetch_add(1, std::memory_order_relaxed);
+    if (keeper_ != nullptr && inode.id() != kRootId) {
+        keeper_->note_lookups(inode.id(), before + 1);
+        keeper_->note_counted_by(inode.id(), asker.request);
+    }
+}
+
+InodeRef InodeTable::peek(const InodeKey& key) {
+    const uint64_t key_hash = hash(key);
+    Shard& shard = shard_of(key_hash);
+    const std::lock_guard lock(shard.mutex);
+    return find_locked(shard, key_hash, key);
+}
+
+InodeRef InodeTable::look_up(const InodeKey& key, const Asker& asker) {
     const uint64_t key_hash = hash(key);
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
@@ -36,16 +57,13 @@ InodeRef InodeTable::look_up(const InodeKey& key) {
         return {};  // nobody holds it, so its number may be another file's by now
     }
     if (inode) {
-        // Relaxed, here and below: forget() decides under the shard's lock.
-        inode->lookups.fetch_add(1, std::memory_order_relaxed);
+        count_locked(inode, asker);
     }
     return inode;
 }
 
-InodeRef InodeTable::look_up_or_add(const InodeKey& key,
-                                    UniqueFd& fd,
-                                    uint32_t type,
-                                    FileHandle handle) {
+InodeRef InodeTable::look_up_or_add(
+    const InodeKey& key, UniqueFd& fd, uint32_t type, FileHandle handle, const Asker& asker) {
     const uint64_t key_hash = hash(key);
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
@@ -60,12 +78,12 @@ InodeRef InodeTable::look_up_or_add(const InodeKey& key,
         if (!inode->handle.is_empty()) {
             (void)inode->fd.install(fd);
         }
-        inode->lookups.fetch_add(1, std::memory_order_relaxed);
+        count_locked(inode, asker);
         return inode;
     }
     inode = slots_.allocate();
     if (inode) {
-        fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), 1);
+        fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), 1, asker);
     }
     return inode;
 }
@@ -77,7 +95,8 @@ void InodeTable::fill_locked(Shard& shard,
                              UniqueFd& fd,
                              uint32_t type,
                              FileHandle handle,
-                             uint64_t lookups) {
+                             uint64_t lookups,
+                             const Asker& asker) {
     if (fd.valid()) {
         (void)inode->fd.install(fd);
     }
@@ -89,6 +108,17 @@ void InodeTable::fill_locked(Shard& shard,
         handled_.fetch_add(1, std::memory_order_relaxed);
     }
     add_locked(shard, hash, inode);
+    if (keeper_ != nullptr && inode.id() != kRootId) {
+        keeper_->add_inode({.id = inode.id(),
+                            .mount = key.mount,
+                            .device = key.device,
+                            .number = key.number,
+                            .lookups = lookups,
+                            .counted_by = asker.request,
+                            .type = type,
+                            .handle = inode->handle.all()},
+                           inode->fd.get());
+    }
     slots_.publish(inode);
 }
 
@@ -107,7 +137,8 @@ bool InodeTable::restore(uint64_t id,
                          UniqueFd fd,
                          uint32_t type,
                          uint64_t lookups,
-                         FileHandle handle) {
+                         FileHandle handle,
+                         const Asker& asker) {
     const uint64_t key_hash = hash(key);
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
@@ -118,7 +149,7 @@ bool InodeTable::restore(uint64_t id,
     if (!inode) {
         return false;
     }
-    fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), lookups);
+    fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), lookups, asker);
     return true;
 }
 
@@ -169,7 +200,13 @@ void InodeTable::forget(uint64_t id, uint64_t count) {
     const uint64_t lookups = inode->lookups.load(std::memory_order_relaxed);
     const uint64_t left = lookups - std::min(lookups, count);
     inode->lookups.store(left, std::memory_order_relaxed);
+    if (left != 0 && keeper_ != nullptr) {
+        keeper_->note_lookups(id, left);
+    }
     if (left == 0 && slots_.retire(inode)) {
+        if (keeper_ != nullptr) {
+            keeper_->remove_inode(id, inode->handle.is_empty());
+        }
         if (!inode->handle.is_empty()) {
             handled_.fetch_sub(1, std::memory_order_relaxed);
         }
@@ -177,6 +214,13 @@ void InodeTable::forget(uint64_t id, uint64_t count) {
             remove_locked(shard, key_hash, inode);
         }
     }
+}
+
+void InodeTable::take_back(uint64_t id) {
+    if (keeper_ != nullptr && id != kRootId) {
+        keeper_->note_counted_by(id, 0);
+    }
+    forget(id, 1);
 }
 
 void InodeTable::clear() {

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/fs/file_handle.h"
+#include "devices/fs/fs_keeper.h"
 #include "devices/fs/slot_table.h"
 
 namespace outrigger::fs {
@@ -64,20 +65,30 @@ class InodeFd final {
     std::atomic<int> fd_{-1};
 };
 
+/// Who looks a file up. A request that an earlier process began may have been counted by it.
+struct Asker {
+    uint64_t request = 0;  ///< Call::request; 0: nothing is kept
+    bool again = false;
+};
+
 struct Inode {
     InodeFd fd;         ///< open as long as somebody uses the inode, or for ever without a handle
     FileHandle handle;  ///< empty: it has none
     InodeKey key{};
-    uint32_t type = 0;                   ///< S_IFMT of its mode, which never changes
-    uint32_t hash_next = 0;              ///< slot; guarded by the shard
-    std::atomic<uint64_t> lookups{0};    ///< that the guest has not forgotten
-    std::atomic<bool> is_recent{false};  ///< asked for since the last look at who may be closed
-    bool is_hashed = false;              ///< found by its key; guarded by the shard
+    uint32_t type = 0;                    ///< S_IFMT of its mode, which never changes
+    uint32_t hash_next = 0;               ///< slot; guarded by the shard
+    std::atomic<uint64_t> lookups{0};     ///< that the guest has not forgotten
+    std::atomic<uint32_t> opens{0};       ///< of it, that the guest has not released
+    std::atomic<bool> loses_name{false};  ///< its last one is removed, or about to be
+    std::atomic<bool> is_recent{false};   ///< asked for since the last look at who may be closed
+    bool is_hashed = false;               ///< found by its key; guarded by the shard
 
     void clear() {
         fd.close();
         handle = FileHandle();
         lookups.store(0, std::memory_order_relaxed);
+        opens.store(0, std::memory_order_relaxed);
+        loses_name.store(false, std::memory_order_relaxed);
     }
 };
 
@@ -88,6 +99,10 @@ class InodeTable final {
   public:
     static constexpr uint64_t kRootId = 1;  // FUSE_ROOT_ID
 
+    /// From now on what comes and goes is written down there, but for the root: when what another
+    /// process had written was restored.
+    void keep_in(FsKeeper& keeper) { keeper_ = &keeper; }
+
     /// Of a new table: the root, which is never forgotten.
     void set_root(UniqueFd fd, const InodeKey& key, uint32_t type);
 
@@ -96,14 +111,21 @@ class InodeTable final {
 
     /// The file with this key, looked up once more by the guest; or nothing, also where only its
     /// handle can tell whether it is still the same file.
-    [[nodiscard]] InodeRef look_up(const InodeKey& key);
+    [[nodiscard]] InodeRef look_up(const InodeKey& key, const Asker& asker = {});
 
-    /// The same, or a new one, for which `fd` stays open, or can be closed where there is a handle.
-    /// Empty when the table is full. Takes `fd`, unless the inode is open already.
+    /// The same, and nothing is counted.
+    [[nodiscard]] InodeRef peek(const InodeKey& key);
+
+    /// The same as look_up(), or a new one, for which `fd` stays open, or can be closed where there
+    /// is a handle. Empty when the table is full. Takes `fd`, unless the inode is open already.
     [[nodiscard]] InodeRef look_up_or_add(const InodeKey& key,
                                           UniqueFd& fd,
                                           uint32_t type,
-                                          FileHandle handle = {});
+                                          FileHandle handle = {},
+                                          const Asker& asker = {});
+
+    /// The guest will not hear of this look-up.
+    void take_back(uint64_t id);
 
     /// Closes the descriptor of an inode that has a handle, unless somebody uses it, or has since
     /// the last time (which is forgotten). True: none is open.
@@ -119,7 +141,8 @@ class InodeTable final {
                                UniqueFd fd,
                                uint32_t type,
                                uint64_t lookups,
-                               FileHandle handle = {});
+                               FileHandle handle = {},
+                               const Asker& asker = {});
 
     void finish_restoring(uint32_t newest) { slots_.finish_restoring(newest); }
 
@@ -175,8 +198,11 @@ class InodeTable final {
                      UniqueFd& fd,
                      uint32_t type,
                      FileHandle handle,
-                     uint64_t lookups);
+                     uint64_t lookups,
+                     const Asker& asker);
+    void count_locked(InodeRef& inode, const Asker& asker);
 
+    FsKeeper* keeper_ = nullptr;  // null: nothing is kept
     SlotTable<Inode> slots_;
     std::atomic<size_t> handled_ = 0;  // entries with a handle
     uint32_t slots_max_ = SlotTable<Inode>::kSlotsMax;

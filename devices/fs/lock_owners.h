@@ -13,11 +13,17 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "devices/fs/fs_keeper.h"
 #include "devices/fs/held_ranges.h"
 
 namespace outrigger::fs {
@@ -34,9 +40,10 @@ class LockOwners final {
 
     struct OpenDescription {
         UniqueFd fd;
-        uint64_t handle = 0;  ///< by which the owner had it opened
-        uint32_t pid = 0;     ///< in the guest
-        std::mutex mutex{};   ///< held while it is locked, too: so the kernel and `held` agree
+        uint64_t handle = 0;                   ///< by which the owner had it opened
+        uint32_t pid = 0;                      ///< in the guest
+        std::optional<uint32_t> kept_place{};  ///< where the keeper has it, too
+        std::mutex mutex{};  ///< held while it is locked, too: so the kernel and `held` agree
         HeldRanges held{};
     };
 
@@ -65,15 +72,42 @@ class LockOwners final {
         description->fd = *std::move(opened);
         description->handle = handle;
         description->pid = pid;
+        if (keeper_ != nullptr) {
+            description->kept_place = keeper_->add_lock_owner(
+                {.node = key.node, .owner = key.owner, .handle = handle, .pid = pid},
+                description->fd.get());
+        }
         descriptions_.emplace(key, description);
         note_count();
         return description;
     }
 
+    /// From now on those that come and go are written down there: when what another process had
+    /// written was restored.
+    void keep_in(FsKeeper& keeper) { keeper_ = &keeper; }
+
+    /// One of an earlier process. False: it is there twice, or one too many.
+    [[nodiscard]] bool restore(const KeptLockOwner& kept, UniqueFd fd, HeldRanges held) {
+        const std::lock_guard lock(mutex_);
+        auto description = std::make_shared<OpenDescription>();
+        description->fd = std::move(fd);
+        description->handle = kept.handle;
+        description->pid = kept.pid;
+        description->kept_place = kept.place;
+        description->held = std::move(held);
+        const bool is_new =
+            descriptions_.size() < kDescriptionsMax &&
+            descriptions_.emplace(Key{.node = kept.node, .owner = kept.owner}, description).second;
+        note_count();
+        return is_new;
+    }
+
     /// The owner closes the file: its locks there go.
     void forget(const Key& key) {
         const std::lock_guard lock(mutex_);
-        descriptions_.erase(key);
+        if (const auto found = descriptions_.find(key); found != descriptions_.end()) {
+            (void)erase(found);
+        }
         note_count();
     }
 
@@ -83,7 +117,7 @@ class LockOwners final {
         const std::lock_guard lock(mutex_);
         const auto begin = descriptions_.lower_bound({.node = node, .owner = 0});
         for (auto at = begin; at != descriptions_.end() && at->first.node == node;) {
-            at = at->second->handle == handle ? descriptions_.erase(at) : std::next(at);
+            at = at->second->handle == handle ? erase(at) : std::next(at);
         }
         note_count();
     }
@@ -115,7 +149,9 @@ class LockOwners final {
 
     void clear() {
         const std::lock_guard lock(mutex_);
-        descriptions_.clear();
+        for (auto at = descriptions_.begin(); at != descriptions_.end();) {
+            at = erase(at);
+        }
         note_count();
     }
 
@@ -123,11 +159,28 @@ class LockOwners final {
     static constexpr size_t kDescriptionsMax = 65'536;
     static constexpr int kNoLocks = ENOLCK;
 
+    using Descriptions = std::map<Key, Description>;
+
+    /// The keeper's descriptor is closed a moment later, so whoever waits for the locks should not
+    /// wait for that. Who uses the description still has none any more, either.
+    Descriptions::iterator erase(Descriptions::iterator at) {
+        OpenDescription& description = *at->second;
+        if (description.kept_place) {
+            struct flock all = {};
+            all.l_type = F_UNLCK;
+            all.l_whence = SEEK_SET;
+            (void)::fcntl(description.fd.get(), F_OFD_SETLK, &all);
+            keeper_->remove_lock_owner(*description.kept_place);
+        }
+        return descriptions_.erase(at);
+    }
+
     void note_count() { count_.store(descriptions_.size(), std::memory_order_relaxed); }
 
+    FsKeeper* keeper_ = nullptr;  // null: nothing is kept
     std::mutex mutex_;
     std::atomic<size_t> count_ = 0;  // written with the mutex, read without
-    std::map<Key, Description> descriptions_;
+    Descriptions descriptions_;
 };
 
 }  // namespace outrigger::fs

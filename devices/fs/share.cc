@@ -74,13 +74,18 @@ StatResult stat_name(int directory, const char* name, unsigned mask) {
     return status;
 }
 
-Result<Share> Share::open(const FsSettings& settings) {
+Result<Share> Share::begin() {
     Share share;
     share.proc_ = UniqueFd(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!share.proc_.valid()) {
         return failure(error_from_errno("cannot open /proc/self/fd: mount /proc"));
     }
     share.changes_users_ = ::geteuid() == 0;
+    return share;
+}
+
+Result<Share> Share::open(const FsSettings& settings) {
+    Share share = OUTRIGGER_TRY(begin());
     if (share.changes_users_) {
         share.root_ = clone_mount(settings.shared_dir, settings.read_only);
         if (!share.root_.valid()) {
@@ -96,7 +101,29 @@ Result<Share> Share::open(const FsSettings& settings) {
     if (!share.root_.valid()) {
         return failure(error_from_errno("cannot open '" + settings.shared_dir + "'"));
     }
-    const StatResult status = stat_fd(share.root_.get(), STATX_BASIC_STATS | kMountId);
+    OUTRIGGER_TRY(share.check_root(settings));
+    return share;
+}
+
+/// The keeper had `root` from a process whose guest may have taken it over, and what is below it is
+/// what this one will be confined to: so it is believed no more than the command line.
+Result<Share> Share::go_on(const FsSettings& settings, UniqueFd root) {
+    Share share = OUTRIGGER_TRY(begin());
+    share.root_ = std::move(root);
+    OUTRIGGER_TRY(share.check_root(settings));
+    const UniqueFd named(::open(settings.shared_dir.c_str(), O_PATH | O_CLOEXEC));
+    const StatResult wanted = stat_fd(named.get(), STATX_BASIC_STATS | kMountId);
+    const StatResult found = stat_fd(share.root_.get(), STATX_BASIC_STATS | kMountId);
+    if (!wanted || !found || key_of(*wanted).device != key_of(*found).device ||
+        wanted->stx_ino != found->stx_ino) {
+        return failure(Error{.message = "'" + settings.shared_dir +
+                                        "' is not the directory any more that the guest has"});
+    }
+    return share;
+}
+
+Result<void> Share::check_root(const FsSettings& settings) const {
+    const StatResult status = stat_fd(root_.get(), STATX_BASIC_STATS | kMountId);
     if (!status) {
         return failure(
             error_from_code("cannot stat '" + settings.shared_dir + "'", status.error()));
@@ -105,7 +132,7 @@ Result<Share> Share::open(const FsSettings& settings) {
         return failure(
             Error{.message = "'" + settings.shared_dir + "' is neither a directory nor a file"});
     }
-    return share;
+    return {};
 }
 
 UniqueFd Share::duplicate_root() const {

@@ -32,6 +32,13 @@ class Share final {
     /// of the host changes.
     [[nodiscard]] static Result<Share> open(const FsSettings& settings);
 
+    /// The one that an earlier process had opened as `root`. An error: it is not the directory of
+    /// that name, or not any more.
+    [[nodiscard]] static Result<Share> go_on(const FsSettings& settings, UniqueFd root);
+
+    /// The process is root's, and opens files whatever their modes say.
+    [[nodiscard]] bool changes_users() const { return changes_users_; }
+
     [[nodiscard]] int root_fd() const { return root_.get(); }
 
     /// The root as an inode keeps it.
@@ -55,6 +62,9 @@ class Share final {
     [[nodiscard]] Result<UniqueFd, Errno> reopen(int fd, uint32_t type, int flags) const;
 
   private:
+    [[nodiscard]] static Result<Share> begin();
+    [[nodiscard]] Result<void> check_root(const FsSettings& settings) const;
+
     UniqueFd root_;
     UniqueFd proc_;
     bool changes_users_ = false;

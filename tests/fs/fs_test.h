@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -12,6 +13,8 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -32,6 +35,7 @@ class FsTest : public ::testing::Test {
         FuseGuest::Options guest{};
         uint64_t init_flags = kInitFlagsOfLinux;
         bool init = true;
+        bool keeper = false;  ///< its process may be killed: kill()
     };
 
     FsTest() {
@@ -97,8 +101,13 @@ class FsTest : public ::testing::Test {
         std::vector<std::string> arguments = {"--socket-path=" + (home_ / "socket"),
                                               "--shared-dir=" + share()};
         arguments.insert(arguments.end(), options.arguments.begin(), options.arguments.end());
-        // Its descriptors are looked at.
-        arguments.emplace_back("--keeper=none");
+        if (options.keeper) {
+            arguments.emplace_back("--keeper=fork");
+            arguments.emplace_back("--keeper-restarts=1000000");
+        } else {
+            // Its descriptors are looked at.
+            arguments.emplace_back("--keeper=none");
+        }
         daemon_.emplace(program, ChildProcess::Options{.arguments = arguments});
         connect(options);
     }
@@ -116,6 +125,23 @@ class FsTest : public ::testing::Test {
         if (options.init && guest_->init(options.init_flags).error() != 0) {
             throw std::runtime_error("INIT is refused\n" + daemon_->complained());
         }
+    }
+
+    /// Of the process that serves, the keeper's child; 0 while there is none.
+    [[nodiscard]] pid_t serving() const {
+        const std::string pid = std::to_string(daemon_->pid());
+        std::ifstream children("/proc/" + pid + "/task/" + pid + "/children");
+        pid_t child = 0;
+        children >> child;
+        return child;
+    }
+
+    /// What is asked from now on waits for the next process.
+    void kill() {
+        const pid_t pid = serving();
+        ASSERT_GT(pid, 0);
+        ::kill(pid, SIGKILL);
+        EXPECT_TRUE(eventually([&] { return serving() != pid && serving() != 0; }));
     }
 
     [[nodiscard]] FuseGuest& guest() { return *guest_; }

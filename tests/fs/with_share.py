@@ -13,6 +13,8 @@ well, and that it holds no more descriptors than before the first request.
   --queues=N          request queues of the bridge; default 2
   --tap               the command prints TAP
   --seconds=N         for the command; default 240
+  --kills=N           the daemon has a keeper, and its process is killed N times while the command runs,
+                      which must not notice; after that many kills it runs undisturbed
   --needs=OPTION      skips everything when the daemon's --help does not name it
   --keep              leaves the directory there
 
@@ -21,11 +23,13 @@ Where there is no /dev/fuse, or this is not root, everything is skipped with tha
 
 import argparse
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 PATIENCE_S = 20
@@ -134,13 +138,27 @@ class Share:
         self.socket = os.path.join(home, "socket")
         arguments = [options.daemon, f"--socket-path={self.socket}", f"--shared-dir={self.backing}",
                      "--tag=share", *options.daemon_option]
-        if not any(word.startswith("--keeper") for word in options.daemon_option):
+        if options.kills:
+            arguments += ["--keeper=fork", "--keeper-restarts=1000000"]
+        elif not any(word.startswith("--keeper") for word in options.daemon_option):
             arguments.append("--keeper=none")
+        self.has_keeper = options.kills > 0
         self.daemon = Process(arguments, home, "daemon")
         wait_for(lambda: os.path.exists(self.socket) or not self.daemon.runs())
-        self.descriptors = descriptors_of(self.daemon.child.pid)
+        self.descriptors = descriptors_of(self.serving())
         self.bridge = Process([options.bridge, f"--socket={self.socket}", f"--mountpoint={self.mount}",
                                "--tag=share", f"--queues={options.queues}"], home, "bridge")
+
+    def serving(self):
+        """The process that serves: with a keeper its child; 0 while there is none."""
+        pid = self.daemon.child.pid
+        if not self.has_keeper:
+            return pid
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+                return int((children.read().split() or ["0"])[0])
+        except OSError:
+            return 0
 
     def mounted(self):
         return wait_for(lambda: "mounted " in self.bridge.said() or not self.bridge.runs()) and (
@@ -155,9 +173,34 @@ class Share:
         return self.daemon.said() + self.bridge.said()
 
 
+class Killer(threading.Thread):
+    """Kills the process that serves, again and again, each at a moment of its own."""
+
+    def __init__(self, share, kills):
+        super().__init__(daemon=True)
+        self.share, self.wanted, self.done = share, kills, 0
+        self.over = threading.Event()
+
+    def run(self):
+        last = 0
+        while self.done < self.wanted and not self.over.wait(random.uniform(0.01, 0.15)):
+            pid = self.share.serving()
+            # The same one is not killed twice, and one that has not begun to serve is none.
+            if pid in (0, last) or descriptors_of(pid) < 10:
+                continue
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            last = pid
+            self.done += 1
+
+
 def run_command(command, share, options, tap):
     words = [share.place(word) for word in command]
     environment = dict(os.environ, OUTRIGGER_DAEMON_PID=str(share.daemon.child.pid))
+    killer = Killer(share, options.kills)
+    killer.start()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                           errors="replace", stdin=subprocess.DEVNULL, env=environment,
                           cwd=share.home) as child:
@@ -176,6 +219,12 @@ def run_command(command, share, options, tap):
             status = child.wait()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            killer.over.set()
+            killer.join()
+    if options.kills:
+        tap.case(killer.done == options.kills, "share.kills",
+                 f"killed {killer.done} times, and not {options.kills}: the command was too short")
+        print(f"# killed {killer.done} times")
     if time.monotonic() >= deadline:
         tap.case(False, "ends in time", f"killed after {options.seconds} s")
     elif not options.tap:
@@ -190,10 +239,10 @@ def end_share(share, tap):
     alive = share.daemon.runs()
     tap.case(alive, "share.daemon-lives", share.daemon.said())
     if alive:
-        few = wait_for(lambda: descriptors_of(share.daemon.child.pid) <=
+        few = wait_for(lambda: descriptors_of(share.serving()) <=
                        share.descriptors + DESCRIPTORS_KEPT_MAX, 5)
         tap.case(few, "share.descriptors-come-back",
-                 f"{share.descriptors} before, {descriptors_of(share.daemon.child.pid)} now")
+                 f"{share.descriptors} before, {descriptors_of(share.serving())} now")
     status = share.daemon.end()
     tap.case(status == 0, "share.daemon-ends", f"the daemon ended with {status}\n{share.daemon.said()}")
 
@@ -207,6 +256,7 @@ def main():
     parser.add_argument("--queues", type=int, default=2)
     parser.add_argument("--tap", action="store_true")
     parser.add_argument("--seconds", type=int, default=240)
+    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--needs", action="append", default=[])
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// Requests that must not be carried out twice. What tells whether an earlier process did is noted
+// before (Intent) and looked at when the request comes again; the room's README says for each how.
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "devices/fs/fs_server.h"
+
+namespace outrigger::fs {
+namespace {
+
+constexpr unsigned kStatMask = STATX_BASIC_STATS | STATX_MNT_ID | STATX_BTIME;
+
+/// Where the file system does not know when a file was made, its last change stands for that.
+const statx_timestamp& birth_of(const struct statx& status) {
+    return (status.stx_mask & STATX_BTIME) != 0 ? status.stx_btime : status.stx_ctime;
+}
+
+/// Takes so many bytes away from the front.
+void consume(std::span<iovec>& segments, uint64_t bytes) {
+    while (!segments.empty() && bytes > 0) {
+        iovec& first = segments.front();
+        const uint64_t taken = std::min<uint64_t>(bytes, first.iov_len);
+        first.iov_base = static_cast<std::byte*>(first.iov_base) + taken;
+        first.iov_len -= taken;
+        bytes -= taken;
+        if (first.iov_len == 0) {
+            segments = segments.subspan(1);
+        }
+    }
+}
+
+}  // namespace
+
+/// What an earlier process had noted of it. Where that had not begun, it is a request like any.
+void FsServer::begin_once(Call& call, bool notes) const {
+    if (call.again) [[unlikely]] {
+        const EarlierRun run = call.queue.earlier_run();
+        call.again =
+            run.progress == EarlierProgress::kIntent && run.bytes.size() == sizeof call.earlier;
+        if (call.again) {
+            std::memcpy(&call.earlier, run.bytes.data(), sizeof call.earlier);
+            call.request = call.earlier.request;
+            return;
+        }
+    }
+    if (notes) {
+        const Intent begun{.request = call.request};
+        call.queue.note_intent(std::as_bytes(std::span(&begun, 1)));
+    }
+}
+
+std::optional<Intent> FsServer::earlier_intent(const Call& call) {
+    return call.again && call.earlier.has_facts != 0 ? std::optional(call.earlier) : std::nullopt;
+}
+
+void FsServer::note_intent(Call& call, Intent facts) const {
+    if (keeper_ != nullptr) {
+        facts.request = call.request;
+        facts.has_facts = 1;
+        call.queue.note_intent(std::as_bytes(std::span(&facts, 1)));
+    }
+}
+
+Intent FsServer::intent_of(const struct statx& status) {
+    const InodeKey key = key_of(status);
+    Intent intent{.device = key.device, .number = key.number};
+    if ((status.stx_mask & STATX_BTIME) != 0) {
+        intent.seconds = status.stx_btime.tv_sec;
+        intent.nanoseconds = status.stx_btime.tv_nsec;
+    }
+    return intent;
+}
+
+/// A name is about to be made that may be there already: since when it is there tells.
+std::optional<Intent> FsServer::begin_making(Call& call) const {
+    if (keeper_ == nullptr) {
+        return std::nullopt;
+    }
+    const auto earlier = earlier_intent(call);
+    if (!earlier) {
+        timespec now{};
+        // The clock that files get their times from.
+        (void)::clock_gettime(CLOCK_REALTIME_COARSE, &now);
+        note_intent(call,
+                    {.seconds = now.tv_sec, .nanoseconds = static_cast<uint64_t>(now.tv_nsec)});
+    }
+    return earlier;
+}
+
+/// What has the name was made since an earlier process began with the request.
+bool FsServer::was_made(const std::optional<Intent>& earlier,
+                        const Inode& parent,
+                        const Name& name,
+                        uint32_t type) {
+    const StatResult status =
+        earlier ? stat_name(parent.fd.get(), name.c_str(), kStatMask) : failure(ENOENT);
+    if (!status || (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != type) {
+        return false;
+    }
+    const statx_timestamp& birth = birth_of(*status);
+    return std::pair(int64_t{birth.tv_sec}, uint64_t{birth.tv_nsec}) >=
+           std::pair(earlier->seconds, earlier->nanoseconds);
+}
+
+/// False: an earlier process has removed it, whoever has the name now.
+bool FsServer::begin_removing(Call& call, const Inode& parent, const Name& name) {
+    const StatResult status = stat_name(parent.fd.get(), name.c_str(), kStatMask);
+    const auto earlier = earlier_intent(call);
+    if (earlier &&
+        (status ? !intent_of(*status).is_of_same_file(*earlier) : status.error() == ENOENT)) {
+        return false;
+    }
+    if (status) {
+        note_intent(call, intent_of(*status));
+        keep_opened(*status);
+    }
+    return true;
+}
+
+/// False: an earlier process has moved it.
+bool FsServer::begin_moving(Call& call, const Inode& from, const Inode& to, const Rename& wish) {
+    const StatResult source = stat_name(from.fd.get(), wish.from.c_str(), kStatMask);
+    const auto earlier = earlier_intent(call);
+    if (earlier &&
+        (source ? !intent_of(*source).is_of_same_file(*earlier) : source.error() == ENOENT)) {
+        return false;
+    }
+    if (source) {
+        note_intent(call, intent_of(*source));
+    }
+    const StatResult target = stat_name(to.fd.get(), wish.to.c_str(), kStatMask);
+    if (target && (wish.flags & RENAME_EXCHANGE) == 0) {
+        keep_opened(*target);
+    }
+    return true;
+}
+
+/// The last name of a file may go that the guest has open: from then on only the keeper's
+/// descriptor brings it back.
+void FsServer::keep_opened(const struct statx& status) {
+    const InodeRef inode = inodes_.peek(key_of(status));
+    if (!inode || inode->handle.is_empty()) {
+        return;  // the keeper has a descriptor of the inode
+    }
+    if (status.stx_nlink <= 1 || inode->type == S_IFDIR) {
+        // Before the look at who has it open: add_file() has it the other way around.
+        inode->loses_name.store(true, std::memory_order_seq_cst);
+    }
+    if (inode->opens.load(std::memory_order_seq_cst) == 0) {
+        return;
+    }
+    files_.for_each([&](OpenFileRef& file) {
+        if (file->node == inode.id()) {
+            files_.keep(file);
+        }
+    });
+}
+
+OpenFileRef FsServer::add_file(
+    const Call& call, UniqueFd fd, const InodeRef& inode, int flags, bool has_no_name) {
+    OpenFileRef file = files_.add({.fd = std::move(fd),
+                                   .node = inode.id(),
+                                   .flags = flags,
+                                   .is_directory = (flags & O_DIRECTORY) == O_DIRECTORY,
+                                   .made_by = call.request,
+                                   .has_no_name = has_no_name});
+    if (file && keeper_ != nullptr) {
+        // Pairs with keep_opened(): one of the two sees what the other stored.
+        inode->opens.fetch_add(1, std::memory_order_seq_cst);
+        if (inode->loses_name.load(std::memory_order_seq_cst)) {
+            files_.keep(file);
+        }
+    }
+    return file;
+}
+
+Verdict FsServer::answer_again(Call& call, const OpenFileRef& file, bool with_entry) {
+    if (!with_entry) {
+        return call.reply.append_object(make_open(file)) ? Verdict::kAnswered : failed(EINVAL);
+    }
+    Found found;
+    found.inode = OUTRIGGER_FS_TRY(inode_of(file->node));
+    found.status = OUTRIGGER_FS_TRY(stat_fd(found.inode->fd.get(), kStatMask));
+    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    if (call.reply.room() < sizeof(fuse_entry_out) + sizeof(fuse_open_out)) {
+        return failed(EINVAL);
+    }
+    (void)call.reply.append_object(make_entry(*parent, found));
+    (void)call.reply.append_object(make_open(file));
+    return Verdict::kAnswered;
+}
+
+/// A range is about to come or to go, which changes the size. False: an earlier process did it.
+bool FsServer::begin_shifting(Call& call, int fd) const {
+    const StatResult status = stat_fd(fd, STATX_SIZE);
+    if (!status) {
+        return true;
+    }
+    const auto earlier = earlier_intent(call);
+    if (earlier && earlier->size != status->stx_size) {
+        return false;
+    }
+    note_intent(call, {.size = status->stx_size});
+    return true;
+}
+
+/// How many of the bytes an earlier process has appended; takes them away from `segments`.
+uint64_t FsServer::begin_appending(Call& call, const OpenFile& file, std::span<iovec>& segments) {
+    const StatResult status = stat_fd(file.fd.get(), STATX_SIZE);
+    if (!status) {
+        return 0;
+    }
+    const auto earlier = earlier_intent(call);
+    if (!earlier) {
+        note_intent(call, {.size = status->stx_size});
+        return 0;
+    }
+    const uint64_t done = appended_bytes(file, earlier->size, status->stx_size, segments);
+    consume(segments, done);
+    return done;
+}
+
+/// So many bytes of `segments` are what lies between `from` and `end`; 0 where somebody else wrote
+/// there.
+uint64_t FsServer::appended_bytes(const OpenFile& file,
+                                  uint64_t from,
+                                  uint64_t end,
+                                  std::span<const iovec> segments) {
+    const InodeRef inode = inodes_.find(file.node);
+    if (!inode || !handles_.open(inode) || !inode->fd.is_open() || from >= end) {
+        return 0;
+    }
+    const auto readable = share_.reopen(inode->fd.get(), inode->type, O_RDONLY);
+    if (!readable) {
+        return 0;
+    }
+    uint64_t same = 0;
+    std::array<std::byte, 4096> found;
+    for (const iovec& segment : segments) {
+        for (size_t at = 0; at < segment.iov_len && from + same < end;) {
+            const size_t wanted =
+                std::min<uint64_t>({segment.iov_len - at, found.size(), end - from - same});
+            const ssize_t count =
+                ::pread(readable->get(), found.data(), wanted, static_cast<off_t>(from + same));
+            if (count <= 0 || std::memcmp(found.data(),
+                                          static_cast<const std::byte*>(segment.iov_base) + at,
+                                          static_cast<size_t>(count)) != 0) {
+                return 0;
+            }
+            same += static_cast<uint64_t>(count);
+            at += static_cast<size_t>(count);
+        }
+    }
+    return same;
+}
+
+}  // namespace outrigger::fs
