@@ -68,6 +68,10 @@ struct DeviceIdentity {
     uint16_t priority_queues = 0;
     /// All queues are on one worker, the first, because they share what is not locked.
     bool one_worker = false;
+    /// process_queue() is called for rings that are started and not enabled, too, and asks
+    /// Virtqueue::is_enabled(): a network device throws away what is sent on such a ring
+    /// (vhost-user "Ring states").
+    bool serves_disabled = false;
 };
 
 /// What else a device can do. The front end is offered the messages that belong to it.
@@ -80,6 +84,9 @@ struct DeviceAbilities {
     /// process (docs/keeper.md); of any other device only what was written does, by being written
     /// again.
     bool saves_while_running = false;
+    /// All that messages change of it is in memory that outlives this process (DeviceKeeper,
+    /// DeviceProgram::prepare()), so nobody writes it down, nor says it again to another process.
+    bool keeps_itself = false;
     /// Bytes of each shared memory region, multiples of the page size, at most 256; 0: not there.
     /// Fixed for the device's life.
     std::span<const uint64_t> shared_memory{};

@@ -10,6 +10,7 @@
 #include <link.h>
 #include <malloc.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -30,6 +31,11 @@ constexpr uint64_t kHighWindowBytes = 16 * kGibibyte;
 constexpr uint32_t kAddressSizesLeaf = 0x80000008;
 constexpr unsigned kAddressBitsDefault = 36;
 constexpr uint8_t kPhaseInit = 1;
+
+/// How often a page is asked for again that may be one of a file that has become shorter: longer
+/// than it takes until the files are looked at.
+constexpr unsigned kMemoryFaultsMax = 30;
+constexpr std::chrono::milliseconds kMemoryFaultPause{50};
 
 /// A panic ends the machine with a status of its own, and a restart takes the way that ACPI says.
 /// What the operator gives stands behind and wins.
@@ -102,6 +108,16 @@ int give_code_back(dl_phdr_info* object, size_t /*bytes*/, void* /*context*/) {
     return 0;
 }
 
+/// Five for each queue, and one for each piece of shared memory: more than the 1024 that are usual,
+/// which are for programs that use select(). Behind the start of Children, who pass theirs on.
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 /// So that they reach the descriptor and no thread. Before there are threads.
 Result<UniqueFd> take_signals() {
     sigset_t set;
@@ -164,6 +180,7 @@ Machine::Setup<void> Machine::open_host() {
         }
         children_ = *std::move(children);
     }
+    raise_descriptor_limit();
     auto signals = take_signals();
     if (!signals) {
         return fail(MachineEnd::kFailure, signals.error());
@@ -312,10 +329,14 @@ Machine::Setup<void> Machine::create_machine() {
 Result<void> Machine::create_pci() {
     pci_.emplace(AddressWindow{.start = layout::kMmio32, .bytes = layout::kMmio32Bytes}, window_);
     for (size_t i = 0; i < devices_.size(); ++i) {
-        auto function = OUTRIGGER_TRY(VirtioPciFunction::create(
-            *devices_[i], *memory_, *interrupts_, *vm_, *slots_, [this, i] {
-                on_device_needs_reset(i);
-            }));
+        auto function = OUTRIGGER_TRY(
+            VirtioPciFunction::create(*devices_[i],
+                                      *memory_,
+                                      *interrupts_,
+                                      *vm_,
+                                      *slots_,
+                                      {.needs_reset = [this, i] { on_device_needs_reset(i); },
+                                       .memory_lost = [this, i] { on_shared_memory_lost(i); }}));
         OUTRIGGER_TRY(pci_->add(*function));
         functions_.push_back(std::move(function));
     }
@@ -449,6 +470,18 @@ void Machine::on_device_needs_reset(size_t index) {
     }
 }
 
+/// On the thread of the vCPU whose access it was, which can neither go on nor wait for ever.
+void Machine::on_shared_memory_lost(size_t index) {
+    log(LogLevel::kError,
+        "{}: the guest used shared memory that its file no longer has: somebody has shortened a "
+        "file of the host that the guest had mapped",
+        devices_[index]->name());
+    end(MachineEnd::kFailure);
+    for (const auto& vcpu : vcpus_) {
+        vcpu->request_stop();
+    }
+}
+
 void Machine::read_port(uint16_t port, std::span<std::byte> out) {
     ports_.read(port, out);
 }
@@ -471,6 +504,19 @@ void Machine::on_triple_fault(unsigned vcpu) {
         "processor {}: triple fault, as the guest could not handle a fault",
         vcpu);
     end(MachineEnd::kTripleFault);
+}
+
+/// Whether KVM tells us or has the guest wait depends on what the guest was doing. When the file
+/// has been looked at, the page is in no slot any more, and the access comes to the BAR, which
+/// knows what to say.
+bool Machine::on_memory_fault(unsigned attempts) {
+    const bool may_be_shared = std::ranges::any_of(
+        devices_, [](const auto& device) { return !device->shared_memory().empty(); });
+    if (!may_be_shared || attempts > kMemoryFaultsMax) {
+        return false;
+    }
+    std::this_thread::sleep_for(kMemoryFaultPause);
+    return true;
 }
 
 void Machine::on_vcpu_failure(std::string reason) {

@@ -73,6 +73,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     [[nodiscard]] MachineEnd judge_end() const;
     void on_power(PowerRequest request);
     void on_device_needs_reset(size_t index);
+    void on_shared_memory_lost(size_t index);
 
     // What operators ask: machine_control.cc.
     void describe(control::v1::Machine& out) const override;
@@ -88,6 +89,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     void read_memory(uint64_t address, std::span<std::byte> out) override;
     void write_memory(uint64_t address, std::span<const std::byte> in) override;
     void on_triple_fault(unsigned vcpu) override;
+    bool on_memory_fault(unsigned attempts) override;
     void on_vcpu_failure(std::string reason) override;
 
     const MachineOptions options_;

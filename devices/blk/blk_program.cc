@@ -567,8 +567,9 @@ const DeviceProgram kProgram = {
     .sandbox = blk_sandbox_needs(),
     .sandbox_extras = blk_sandbox_extras,
     .can_go_on = [](const OptionValues& values) { return !values.has("blk-memory"); },
-    .keep_memory = [](Device& device, KeptMemory& memory) -> Result<void> {
-        return static_cast<BlkDevice&>(device).image()->keep_memory(memory);
+    .prepare = [](Device& device, KeptMemory* memory) -> Result<void> {
+        return memory == nullptr ? Result<void>()
+                                 : static_cast<BlkDevice&>(device).image()->keep_memory(*memory);
     },
     .recreate_device =
         [](const OptionValues& values) { return open_blk_device(values, Opening::kAgain); },

@@ -11,11 +11,13 @@
 #include <string_view>
 #include <vector>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <unistd.h>
@@ -117,19 +119,16 @@ Result<UniqueFd> take_signals() {
     return fd;
 }
 
-bool write_all(int fd, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-        const ssize_t count = ::write(fd, bytes.data(), bytes.size());
-        if (count > 0) {
-            bytes = bytes.subspan(static_cast<size_t>(count));
-        } else if (count < 0 && errno == EAGAIN) {
-            pollfd waits{.fd = fd, .events = POLLOUT, .revents = 0};
-            (void)::poll(&waits, 1, -1);
-        } else if (count == 0 || errno != EINTR) {
-            return false;
-        }
+/// Another open file for the terminal or pipe that standard output is, so that we do not wait for
+/// it: whoever started us may share ours. Invalid for anything else.
+UniqueFd open_output() {
+    struct stat status {};
+
+    if (::fstat(STDOUT_FILENO, &status) != 0 ||
+        (!S_ISCHR(status.st_mode) && !S_ISFIFO(status.st_mode))) {
+        return {};
     }
-    return true;
+    return UniqueFd(::open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
 }
 
 class Attachment final {
@@ -139,6 +138,8 @@ class Attachment final {
           socket_(std::move(socket)),
           sizes_(std::move(sizes)),
           signals_(std::move(signals)),
+          own_output_(open_output()),
+          output_(own_output_.valid() ? own_output_.get() : STDOUT_FILENO),
           is_terminal_(::isatty(STDIN_FILENO) == 1) {}
 
     /// Until either side ends.
@@ -149,15 +150,19 @@ class Attachment final {
     [[nodiscard]] bool on_input();
     [[nodiscard]] bool on_output();
     [[nodiscard]] bool flush();
+    [[nodiscard]] bool show();
     void tell_size();
 
     const std::optional<std::byte> escape_;
     UniqueFd socket_;
     UniqueFd sizes_;
     UniqueFd signals_;
+    UniqueFd own_output_;
+    const int output_;
     const bool is_terminal_;
     bool input_ended_ = false;
-    std::vector<std::byte> pending_;
+    std::vector<std::byte> pending_;  // for the guest
+    std::vector<std::byte> shown_;    // for our terminal, which does not take it yet
 };
 
 void Attachment::run() {
@@ -165,18 +170,20 @@ void Attachment::run() {
     for (;;) {
         // A terminal is always read: its user must be able to leave.
         const bool reads = !input_ended_ && (is_terminal_ || pending_.size() < kPendingMax);
-        const short socket_events =
-            static_cast<short>(pending_.empty() ? POLLIN : POLLIN | POLLOUT);
-        std::array<pollfd, 3> waits = {{
+        const bool asks = shown_.empty();
+        const bool tells = !pending_.empty();
+        const auto socket_events = static_cast<short>((asks ? POLLIN : 0) | (tells ? POLLOUT : 0));
+        std::array<pollfd, 4> waits = {{
             {.fd = signals_.get(), .events = POLLIN, .revents = 0},
-            {.fd = socket_.get(), .events = socket_events, .revents = 0},
+            {.fd = asks || tells ? socket_.get() : -1, .events = socket_events, .revents = 0},
             {.fd = reads ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0},
+            {.fd = asks ? -1 : output_, .events = POLLOUT, .revents = 0},
         }};
         if (::poll(waits.data(), waits.size(), -1) < 0 && errno != EINTR) {
             return;
         }
         if ((waits[0].revents != 0 && !on_signals()) || (waits[2].revents != 0 && !on_input()) ||
-            ((waits[1].revents & ~POLLOUT) != 0 && !on_output()) || !flush()) {
+            (asks && (waits[1].revents & ~POLLOUT) != 0 && !on_output()) || !flush() || !show()) {
             return;
         }
     }
@@ -209,7 +216,8 @@ bool Attachment::on_input() {
     }
     // What a guest that does not read has not taken is bounded; the terminal is told by a bell.
     if (pending_.size() + typed.size() > kPendingMax + bytes.size()) {
-        (void)write_all(STDOUT_FILENO, std::array{std::byte{'\a'}});
+        constexpr char kBell = '\a';
+        (void)!::write(output_, &kBell, 1);
     } else {
         pending_.insert(pending_.end(), typed.begin(), typed.end());
     }
@@ -237,8 +245,25 @@ bool Attachment::on_output() {
     if (count < 0) {
         return errno == EAGAIN || errno == EINTR;
     }
-    return count > 0 &&
-           write_all(STDOUT_FILENO, std::span(bytes).first(static_cast<size_t>(count)));
+    shown_.assign(bytes.begin(), bytes.begin() + count);
+    return count > 0;
+}
+
+/// A terminal that takes nothing must not keep its user, nor who ends us.
+bool Attachment::show() {
+    size_t done = 0;
+    while (done < shown_.size()) {
+        const ssize_t count = ::write(output_, shown_.data() + done, shown_.size() - done);
+        if (count > 0) {
+            done += static_cast<size_t>(count);
+        } else if (count < 0 && errno == EAGAIN) {
+            break;
+        } else if (count == 0 || errno != EINTR) {
+            return false;
+        }
+    }
+    shown_.erase(shown_.begin(), shown_.begin() + static_cast<ptrdiff_t>(done));
+    return true;
 }
 
 void Attachment::tell_size() {
@@ -271,6 +296,10 @@ Result<void> attach(const AttachSettings& settings) {
     attachment.run();
     if (terminal) {
         terminal.reset();
+        // It may take nothing of this, either.
+        sigset_t all;
+        sigfillset(&all);
+        (void)::sigprocmask(SIG_UNBLOCK, &all, nullptr);
         (void)std::fputs("\r\nno longer attached\n", stderr);
     }
     return {};

@@ -9,18 +9,23 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
 namespace outrigger::console {
 
 class ByteRing final {
   public:
-    /// `capacity` above 0. Memory is touched as bytes come.
-    explicit ByteRing(size_t capacity)
-        : capacity_(capacity), bytes_(std::make_unique_for_overwrite<std::byte[]>(capacity)) {}
+    /// `memory` is borrowed and not empty. It is touched as bytes come.
+    explicit ByteRing(std::span<std::byte> memory)
+        : capacity_(memory.size()), bytes_(memory.data()) {}
 
     [[nodiscard]] size_t capacity() const { return capacity_; }
+
+    /// Goes on with what is in the memory already: at most capacity() bytes.
+    void restore(uint64_t begin, uint64_t end) {
+        begin_ = begin;
+        end_ = end;
+    }
 
     /// Position of the oldest byte that is there, and behind the newest.
     [[nodiscard]] uint64_t begin() const { return begin_; }
@@ -33,12 +38,16 @@ class ByteRing final {
 
     [[nodiscard]] size_t room() const { return capacity_ - size(); }
 
-    /// Where the next `count` bytes (at most capacity()) come to lie, in one or two pieces. The
-    /// oldest bytes make room at once; commit() makes the new ones appear.
-    [[nodiscard]] std::array<std::span<std::byte>, 2> prepare(size_t count) {
+    /// The oldest bytes make room for `count` (at most capacity()).
+    void make_room(size_t count) {
         if (count > room()) {
             begin_ += count - room();
         }
+    }
+
+    /// Where the next `count` bytes, for which there is room, come to lie, in one or two pieces;
+    /// commit() makes them appear.
+    [[nodiscard]] std::array<std::span<std::byte>, 2> prepare(size_t count) {
         return pieces(end_, count);
     }
 
@@ -52,6 +61,7 @@ class ByteRing final {
             begin_ = std::max(begin_, end_);
             bytes = bytes.subspan(passed);
         }
+        make_room(bytes.size());
         size_t done = 0;
         for (const auto& piece : prepare(bytes.size())) {
             std::copy_n(bytes.begin() + static_cast<ptrdiff_t>(done), piece.size(), piece.begin());
@@ -70,8 +80,8 @@ class ByteRing final {
         const auto count = static_cast<size_t>(std::min<uint64_t>(out.size(), end_ - position));
         const auto at = static_cast<size_t>(position % capacity_);
         const size_t first = std::min(count, capacity_ - at);
-        std::copy_n(bytes_.get() + at, first, out.begin());
-        std::copy_n(bytes_.get(), count - first, out.begin() + static_cast<ptrdiff_t>(first));
+        std::copy_n(bytes_ + at, first, out.begin());
+        std::copy_n(bytes_, count - first, out.begin() + static_cast<ptrdiff_t>(first));
         return count;
     }
 
@@ -82,11 +92,11 @@ class ByteRing final {
     [[nodiscard]] std::array<std::span<std::byte>, 2> pieces(uint64_t position, size_t count) {
         const auto at = static_cast<size_t>(position % capacity_);
         const size_t first = std::min(count, capacity_ - at);
-        return {std::span(bytes_.get() + at, first), std::span(bytes_.get(), count - first)};
+        return {std::span(bytes_ + at, first), std::span(bytes_, count - first)};
     }
 
     size_t capacity_;
-    std::unique_ptr<std::byte[]> bytes_;
+    std::byte* bytes_;
     uint64_t begin_ = 0;
     uint64_t end_ = 0;
 };

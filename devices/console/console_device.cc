@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include <linux/virtio_console.h>
@@ -38,29 +39,51 @@ constexpr bool is_control(size_t queue) {
     return queue == kControlReceive || queue == kControlTransmit;
 }
 
+// What is noted of a chain, so that another process does not carry it out twice: a number that
+// counts chains, messages or bytes.
+
+std::span<const std::byte> bytes_of(const uint64_t& number) {
+    return std::as_bytes(std::span(&number, 1));
+}
+
+/// What an earlier process noted of `chain`, if it came as far as `progress`.
+std::optional<uint64_t> noted(const DescriptorChain& chain, EarlierProgress progress) {
+    const EarlierRun earlier = chain.earlier_run();
+    if (earlier.progress != progress || earlier.bytes.size() != sizeof(uint64_t)) {
+        return std::nullopt;
+    }
+    uint64_t number = 0;
+    std::memcpy(&number, earlier.bytes.data(), sizeof number);
+    return number;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<ConsoleDevice>> ConsoleDevice::create(ConsoleSettings settings) {
     // NOLINTNEXTLINE(cppcoreguidelines-owning-memory): the constructor is nobody else's.
-    std::unique_ptr<ConsoleDevice> device(new ConsoleDevice(settings.ports,
-                                                            settings.multiport,
-                                                            settings.resize_order,
-                                                            OUTRIGGER_TRY(HostThread::create())));
+    std::unique_ptr<ConsoleDevice> device(
+        new ConsoleDevice(settings, OUTRIGGER_TRY(HostThread::create())));
     HostEvents& events = *device;
     for (size_t i = 0; i < settings.ports.size(); ++i) {
+        settings.ends[i].conduit = device->conduit_.get();
         device->ports_[i]->host = &device->host_->add_port(std::make_unique<HostPort>(
             i, settings.ports[i], std::move(settings.ends[i]), device->ports_[i]->stream, events));
     }
     return device;
 }
 
-ConsoleDevice::ConsoleDevice(std::vector<PortOptions> options,
-                             bool multiport,
-                             ResizeOrder order,
-                             std::unique_ptr<HostThread> host)
-    : multiport_offered_(multiport), control_(options, order), host_(std::move(host)) {
-    for (PortOptions& each : options) {
-        ports_.push_back(std::make_unique<Port>(each));
+ConsoleDevice::ConsoleDevice(ConsoleSettings& settings, std::unique_ptr<HostThread> host)
+    : kept_(std::move(settings.kept)),
+      conduit_(std::move(settings.conduit)),
+      multiport_offered_(settings.multiport),
+      control_(settings.ports, settings.resize_order),
+      host_(std::move(host)) {
+    for (size_t i = 0; i < settings.ports.size(); ++i) {
+        ports_.push_back(std::make_unique<Port>(settings.ports[i],
+                                                kept_ != nullptr ? kept_->port(i) : KeptPort{}));
+    }
+    if (kept_ != nullptr) {
+        control_.keep(kept_->control());
     }
     queues_.resize(identity().queue_count);
 }
@@ -72,7 +95,12 @@ DeviceIdentity ConsoleDevice::identity() const {
     return {.virtio_id = kVirtioIdConsole,
             .name = "console",
             .queue_count = static_cast<uint16_t>(queues),
-            .config_bytes = sizeof(ConsoleConfig)};
+            .config_bytes = sizeof(ConsoleConfig),
+            .outcome_bytes = static_cast<uint16_t>(kept_ != nullptr ? sizeof(uint64_t) : 0)};
+}
+
+DeviceAbilities ConsoleDevice::abilities() const {
+    return {.keeps_itself = kept_ != nullptr};
 }
 
 FeatureSet ConsoleDevice::offered_features() const {
@@ -165,7 +193,7 @@ QueueProgress ConsoleDevice::give_input(Virtqueue& ring, size_t port) {
     for (int i = 0; i < kBatch && progress == QueueProgress::kMore; ++i) {
         // Buffers that an earlier process had are answered whatever there is.
         const bool has_input = control_.guest_open(port) && each.stream.has_input();
-        if (!has_input && !ring.is_ending()) {
+        if (!has_input && !ring.is_ending() && !ring.has_resumed()) {
             progress = QueueProgress::kWaiting;
             break;
         }
@@ -174,8 +202,18 @@ QueueProgress ConsoleDevice::give_input(Virtqueue& ring, size_t port) {
             progress = QueueProgress::kDrained;
             break;
         }
+        if (const auto taken_to = noted(*chain, EarlierProgress::kOutcome)) {
+            each.stream.note_input_taken(*taken_to);
+            chain->complete(chain->earlier_run().written_bytes);
+            continue;
+        }
         ChainWriter writer = chain->take_writer();
-        const size_t given = has_input ? each.stream.take_input(writer) : 0;
+        size_t given = 0;
+        if (has_input) {
+            given = each.stream.take_input(writer, [&](size_t bytes, uint64_t taken_to) {
+                chain->note_outcome(bytes_of(taken_to), static_cast<uint32_t>(bytes));
+            });
+        }
         (given > 0 ? each.counters.chains_read : each.counters.empty_chains).add();
         chain->complete(static_cast<uint32_t>(given));
     }
@@ -200,11 +238,19 @@ QueueProgress ConsoleDevice::take_output(Virtqueue& ring, size_t port) {
             progress = QueueProgress::kDrained;
             break;
         }
+        any = true;
+        const auto number = noted(*chain, EarlierProgress::kIntent);
+        if (number && each.stream.has_taken(*number)) {
+            chain->complete(0);
+            continue;
+        }
         (chain->readable_bytes() > 0 ? each.counters.chains_written : each.counters.empty_chains)
             .add();
-        each.stream.append_output(chain->take_reader(), [&] { return ring.memory_was_lost(); });
+        each.stream.append_output(
+            chain->take_reader(),
+            [&](uint64_t next) { chain->note_intent(bytes_of(next)); },
+            [&] { return ring.memory_was_lost(); });
         chain->complete(0);
-        any = true;
     }
     if (any) {
         host_->wake();
@@ -215,17 +261,27 @@ QueueProgress ConsoleDevice::take_output(Virtqueue& ring, size_t port) {
 /// A buffer that is too small for a message comes back empty: the next one may do.
 QueueProgress ConsoleDevice::give_messages(Virtqueue& ring) {
     for (int i = 0; i < kBatch; ++i) {
-        if (!control_.has_message() && !ring.is_ending()) {
+        if (!control_.has_message() && !ring.is_ending() && !ring.has_resumed()) {
             return QueueProgress::kWaiting;
         }
         auto chain = ring.pop();
         if (!chain) {
             return QueueProgress::kDrained;
         }
+        if (const auto message = noted(*chain, EarlierProgress::kOutcome)) {
+            control_.note_delivered(*message);
+            chain->complete(chain->earlier_run().written_bytes);
+            continue;
+        }
         ChainWriter writer = chain->take_writer();
-        const std::vector<std::byte> message = control_.take_message(writer.remaining());
-        writer.write(message);
-        chain->complete(static_cast<uint32_t>(message.size()));
+        uint32_t written = 0;
+        control_.take_message(writer.remaining(),
+                              [&](std::span<const std::byte> message, uint64_t number) {
+                                  writer.write(message);
+                                  written = static_cast<uint32_t>(message.size());
+                                  chain->note_outcome(bytes_of(number), written);
+                              });
+        chain->complete(written);
     }
     return QueueProgress::kMore;
 }
@@ -236,14 +292,23 @@ QueueProgress ConsoleDevice::take_messages(Virtqueue& ring) {
         if (!chain) {
             return QueueProgress::kDrained;
         }
+        const auto number = noted(*chain, EarlierProgress::kIntent);
+        if (number && *number < control_.handled()) {
+            chain->complete(0);
+            continue;
+        }
         std::array<std::byte, sizeof(ControlMessage)> bytes{};
         ChainReader reader = chain->take_reader();
         const size_t count = reader.read(bytes);
-        chain->complete(0);
         if (ring.memory_was_lost()) {
+            chain->complete(0);
             continue;
         }
+        // Nobody else handles any.
+        const uint64_t next = control_.handled();
+        chain->note_intent(bytes_of(next));
         const auto handled = control_.handle(std::span(bytes).first(count));
+        chain->complete(0);
         switch (handled.change) {
             case PortControl::Change::kMessages:
                 wake_queue(kControlReceive);

@@ -20,6 +20,7 @@
 #include "devices/console/console_control.h"
 #include "devices/console/host_end.h"
 #include "devices/console/host_thread.h"
+#include "devices/console/kept_console.h"
 #include "devices/console/port_control.h"
 #include "devices/console/port_options.h"
 #include "devices/console/port_stream.h"
@@ -31,6 +32,9 @@ struct ConsoleSettings {
     std::vector<HostEnd> ends{};       ///< of each port
     bool multiport = true;             ///< offer it; without, there is exactly one port
     ResizeOrder resize_order = ResizeOrder::kSpecification;
+    // Where there is a keeper; the ends have what is in it.
+    std::unique_ptr<KeptConsole> kept{};
+    std::unique_ptr<Conduit> conduit{};
 };
 
 /// Written by the worker of the queue.
@@ -49,6 +53,7 @@ class ConsoleDevice final : public Device, private HostEvents {
     ~ConsoleDevice() override;
 
     [[nodiscard]] DeviceIdentity identity() const override;
+    [[nodiscard]] DeviceAbilities abilities() const override;
     [[nodiscard]] FeatureSet offered_features() const override;
     void on_negotiated(FeatureSet agreed) override;
     void on_frontend(std::shared_ptr<Frontend> frontend) override;
@@ -102,8 +107,8 @@ class ConsoleDevice final : public Device, private HostEvents {
     };
 
     struct Port {
-        explicit Port(const PortOptions& from)
-            : options(from), stream(!from.console, from.replay_bytes) {}
+        Port(const PortOptions& from, const KeptPort& kept)
+            : options(from), stream(!from.console, from.replay_bytes, kept.stream) {}
 
         const PortOptions options;
         PortStream stream;
@@ -111,10 +116,7 @@ class ConsoleDevice final : public Device, private HostEvents {
         HostPort* host = nullptr;
     };
 
-    ConsoleDevice(std::vector<PortOptions> options,
-                  bool multiport,
-                  ResizeOrder order,
-                  std::unique_ptr<HostThread> host);
+    ConsoleDevice(ConsoleSettings& settings, std::unique_ptr<HostThread> host);
 
     // HostEvents: host thread.
     void on_input(size_t port) override;
@@ -129,6 +131,8 @@ class ConsoleDevice final : public Device, private HostEvents {
     void wake_queue(size_t index);
     void tell_driver(size_t port);
 
+    std::unique_ptr<KeptConsole> kept_;  // null: there is no keeper
+    std::unique_ptr<Conduit> conduit_;
     const bool multiport_offered_;
     ConsoleControl operator_{*this};
     PortControl control_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/console/console_program.h"
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "devices/console/console_sandbox.h"
 #include "devices/console/host_end.h"
 #include "devices/console/host_thread.h"
+#include "devices/console/kept_console.h"
 #include "devices/console/port_options.h"
 
 namespace outrigger::console {
@@ -62,15 +64,20 @@ Result<void> check_options(const OptionValues& values) {
     return {};
 }
 
-Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
-    ConsoleSettings settings{.ports = OUTRIGGER_TRY(parse_ports(values.texts("port"))),
-                             .multiport = values.flag("multiport"),
-                             .resize_order = values.text("resize-order") == "legacy"
-                                                 ? ResizeOrder::kLegacy
-                                                 : ResizeOrder::kSpecification};
+Result<ConsoleSettings> settings_from(const OptionValues& values) {
+    return ConsoleSettings{.ports = OUTRIGGER_TRY(parse_ports(values.texts("port"))),
+                           .multiport = values.flag("multiport"),
+                           .resize_order = values.text("resize-order") == "legacy"
+                                               ? ResizeOrder::kLegacy
+                                               : ResizeOrder::kSpecification};
+}
+
+Result<std::unique_ptr<Device>> open_and_create(ConsoleSettings settings) {
     bool has_files = false;
-    for (const PortOptions& port : settings.ports) {
-        auto end = open_host_end(port);
+    for (size_t i = 0; i < settings.ports.size(); ++i) {
+        const PortOptions& port = settings.ports[i];
+        auto end = settings.kept != nullptr ? open_host_end(port, settings.kept->port(i))
+                                            : open_host_end(port);
         if (!end) {
             return failure(Error{.message = "port " + port.name + ": " + end.error().message,
                                  .os_error = end.error().os_error});
@@ -83,6 +90,27 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     }
     std::unique_ptr<Device> device = OUTRIGGER_TRY(ConsoleDevice::create(std::move(settings)));
     return device;
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return open_and_create(OUTRIGGER_TRY(settings_from(values)));
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    ConsoleSettings settings = OUTRIGGER_TRY(settings_from(values));
+    settings.kept =
+        std::make_unique<KeptConsole>(OUTRIGGER_TRY(KeptConsole::open(keeper, settings.ports)));
+    settings.conduit = OUTRIGGER_TRY(settings.kept->open_conduit(settings.ports));
+    return open_and_create(std::move(settings));
+}
+
+/// Not with our own terminal: whoever sits at it sees the program end, and has the terminal back.
+bool can_go_on(const OptionValues& values) {
+    const auto ports = parse_ports(values.texts("port"));
+    OUTRIGGER_ASSERT(ports.has_value());  // see check_options()
+    return std::ranges::none_of(
+        *ports, [](const PortOptions& port) { return port.backend == Backend::kStdio; });
 }
 
 /// Where names are made and removed behind the sandbox.
@@ -113,10 +141,11 @@ const DeviceProgram& console_program() {
         .options = kOptions,
         .capabilities = {},
         .create_device = create_device,
+        .create_kept_device = create_kept_device,
         .check_options = check_options,
         .sandbox = kConsoleSandbox,
         .sandbox_extras = sandbox_extras,
-        .can_go_on = [](const OptionValues& /*values*/) { return false; },
+        .can_go_on = can_go_on,
     };
     return kProgram;
 }

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
@@ -23,6 +24,15 @@ inline constexpr SystemCallRule kConsoleCalls[] = {
     {.name = "epoll_pwait"},
     // Viewers.
     {.name = "accept4"},
+    {.name = "recvfrom", .tests = {argument_is(3, MSG_DONTWAIT | MSG_PEEK)}},
+    // A keeper: who comes is in its hands, and bytes go through a pipe that it has. What systemd
+    // has
+    // under one name it does not take under another.
+    {.name = "sendmsg"},
+    {.name = "fcntl", .tests = {argument_is(1, F_DUPFD_CLOEXEC)}},
+    {.name = "kcmp", .tests = {argument_is(2, KCMP_FILE)}},
+    {.name = "splice", .tests = {argument_is(5, SPLICE_F_NONBLOCK)}},
+    {.name = "ioctl", .tests = {argument_is(1, FIONREAD)}},
     {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
     {.name = "setsockopt", .tests = {argument_is(1, IPPROTO_TCP), argument_is(2, TCP_NODELAY)}},
     // Terminals: what they are set to, how large they are, what nobody has read.

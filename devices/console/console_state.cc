@@ -119,38 +119,6 @@ PortControl::PortState read_port(Reader& in) {
             .size = {.columns = columns, .rows = rows}};
 }
 
-Result<PortControl::Saved> read_control(const StateSection& section) {
-    Reader in(section.bytes);
-    PortControl::Saved saved;
-    const auto bits = in.number<uint8_t>();
-    saved.multiport = (bits & kMultiport) != 0;
-    saved.driver_ready = (bits & kDriverReady) != 0;
-    const size_t ports = in.number<uint32_t>();
-    if (ports == 0 || ports > kPortsMax) {
-        return damaged(section);
-    }
-    for (size_t i = 0; i < ports; ++i) {
-        saved.ports.push_back(read_port(in));
-    }
-    const size_t pending = in.number<uint32_t>();
-    if (pending > kPendingMax) {
-        return damaged(section);
-    }
-    for (size_t i = 0; i < pending; ++i) {
-        auto bytes = in.counted(kMessageBytesMax);
-        ControlMessage head;
-        if (bytes.size() < sizeof head) {
-            return damaged(section);
-        }
-        std::memcpy(&head, bytes.data(), sizeof head);
-        if (head.id >= ports) {
-            return damaged(section);
-        }
-        saved.pending.push_back(std::move(bytes));
-    }
-    return in.complete() ? Result<PortControl::Saved>(std::move(saved)) : damaged(section);
-}
-
 Result<std::vector<ConsoleState::Stream>> read_streams(const StateSection& section, size_t ports) {
     Reader in(section.bytes);
     std::vector<ConsoleState::Stream> streams;
@@ -171,18 +139,54 @@ Result<std::vector<ConsoleState::Stream>> read_streams(const StateSection& secti
 
 }  // namespace
 
+std::optional<PortControl::Saved> read_control(std::span<const std::byte> bytes) {
+    Reader in(bytes);
+    PortControl::Saved saved;
+    const auto bits = in.number<uint8_t>();
+    saved.multiport = (bits & kMultiport) != 0;
+    saved.driver_ready = (bits & kDriverReady) != 0;
+    const size_t ports = in.number<uint32_t>();
+    if (ports == 0 || ports > kPortsMax) {
+        return std::nullopt;
+    }
+    for (size_t i = 0; i < ports; ++i) {
+        saved.ports.push_back(read_port(in));
+    }
+    const size_t pending = in.number<uint32_t>();
+    if (pending > kPendingMax) {
+        return std::nullopt;
+    }
+    for (size_t i = 0; i < pending; ++i) {
+        auto message = in.counted(kMessageBytesMax);
+        ControlMessage head;
+        if (message.size() < sizeof head) {
+            return std::nullopt;
+        }
+        std::memcpy(&head, message.data(), sizeof head);
+        if (head.id >= ports) {
+            return std::nullopt;
+        }
+        saved.pending.push_back(std::move(message));
+    }
+    return in.complete() ? std::optional(std::move(saved)) : std::nullopt;
+}
+
+std::vector<std::byte> write_control(const PortControl::Saved& control) {
+    Writer out;
+    out.number(static_cast<uint8_t>((control.multiport ? kMultiport : 0) |
+                                    (control.driver_ready ? kDriverReady : 0)));
+    out.number(static_cast<uint32_t>(control.ports.size()));
+    for (const auto& port : control.ports) {
+        write_port(port, out);
+    }
+    out.number(static_cast<uint32_t>(control.pending.size()));
+    for (const auto& message : control.pending) {
+        out.counted(message);
+    }
+    return {out.bytes().begin(), out.bytes().end()};
+}
+
 std::vector<StateSection> write_console_state(const ConsoleState& state) {
-    Writer control;
-    control.number(static_cast<uint8_t>((state.control.multiport ? kMultiport : 0) |
-                                        (state.control.driver_ready ? kDriverReady : 0)));
-    control.number(static_cast<uint32_t>(state.control.ports.size()));
-    for (const auto& port : state.control.ports) {
-        write_port(port, control);
-    }
-    control.number(static_cast<uint32_t>(state.control.pending.size()));
-    for (const auto& message : state.control.pending) {
-        control.counted(message);
-    }
     Writer streams;
     const size_t output_max = kOutputBytesMax / std::max<size_t>(state.streams.size(), 1);
     for (const auto& stream : state.streams) {
@@ -191,7 +195,7 @@ std::vector<StateSection> write_console_state(const ConsoleState& state) {
         const std::span<const std::byte> output = stream.saved.output;
         streams.counted(output.last(std::min(output.size(), output_max)));
     }
-    return {make_section(kControlSection, control.bytes()),
+    return {make_section(kControlSection, write_control(state.control)),
             make_section(kStreamsSection, streams.bytes())};
 }
 
@@ -202,7 +206,11 @@ Result<ConsoleState> read_console_state(std::span<const StateSection> sections) 
         return failure(Error{.message = "a section of a console is missing"});
     }
     ConsoleState state;
-    state.control = OUTRIGGER_TRY(read_control(*control));
+    auto read = read_control(control->bytes);
+    if (!read) {
+        return damaged(*control);
+    }
+    state.control = *std::move(read);
     state.streams = OUTRIGGER_TRY(read_streams(*streams, state.control.ports.size()));
     return state;
 }

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,6 +34,12 @@ inline constexpr StateSectionKind kControlSection{
 inline constexpr StateSectionKind kStreamsSection{
     .id = 2, .name = "streams", .version = 1, .critical = true};
 inline constexpr std::array kConsoleSections = {kControlSection, kStreamsSection};
+
+/// The first of the sections.
+[[nodiscard]] std::vector<std::byte> write_control(const PortControl::Saved& control);
+
+/// Nothing when these are no such bytes: anybody may have written them.
+[[nodiscard]] std::optional<PortControl::Saved> read_control(std::span<const std::byte> bytes);
 
 /// Of very long replays the end.
 [[nodiscard]] std::vector<StateSection> write_console_state(const ConsoleState& state);

@@ -27,13 +27,44 @@ namespace {
 /// Viewers that may wait while many come at once.
 constexpr int kBacklog = 128;
 
-Result<UniqueFd> listen_unix(const std::string& path, HostEnd& end) {
+/// What the process before had open under that name; invalid when there is none.
+UniqueFd find(const KeptPort& kept, const char* what) {
+    return kept.keeper != nullptr ? kept.keeper->find(kept.name(what)) : UniqueFd();
+}
+
+/// Where there is a keeper, it has `fd` from now on.
+Result<void> keep(const KeptPort& kept, const char* what, int fd) {
+    if (kept.keeper != nullptr && !kept.keeper->keep_open(kept.name(what), fd)) {
+        return failure(Error{.message = "the keeper does not take a descriptor"});
+    }
+    return {};
+}
+
+/// `what` and `what`.file are its names at the keeper.
+Result<UniqueFd> listen_unix(const std::string& path, const char* what, HostEnd& end) {
+    const std::string file_name = std::string(what) + ".file";
+    UniqueFd kept = find(end.kept, what);
+    if (kept.valid()) {
+        ListeningSocket socket =
+            OUTRIGGER_TRY(listen_on(std::move(kept), path, find(end.kept, file_name.c_str())));
+        if (socket.file) {
+            end.sockets.push_back(*std::move(socket.file));
+        }
+        return std::move(socket.fd);
+    }
     ListeningSocket socket = OUTRIGGER_TRY(listen_at(path, {.backlog = kBacklog}));
     end.sockets.push_back(*std::move(socket.file));
+    if (const UniqueFd file = SocketFile::open_file(path); file.valid()) {
+        OUTRIGGER_TRY(keep(end.kept, file_name.c_str(), file.get()));
+    }
+    OUTRIGGER_TRY(keep(end.kept, what, socket.fd.get()));
     return std::move(socket.fd);
 }
 
-Result<UniqueFd> listen_tcp(uint16_t port) {
+Result<UniqueFd> listen_tcp(uint16_t port, HostEnd& end) {
+    if (UniqueFd kept = find(end.kept, "listener"); kept.valid()) {
+        return kept;
+    }
     UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     const int on = 1;
     sockaddr_in address{};
@@ -47,6 +78,7 @@ Result<UniqueFd> listen_tcp(uint16_t port) {
         ::bind(fd.get(), generic, sizeof address) != 0 || ::listen(fd.get(), kBacklog) != 0) {
         return failure(error_from_errno(fmt::format("cannot listen at 127.0.0.1:{}", port)));
     }
+    OUTRIGGER_TRY(keep(end.kept, "listener", fd.get()));
     return fd;
 }
 
@@ -70,7 +102,35 @@ Result<void> make_link(const std::string& target, const std::string& path, HostE
     return {};
 }
 
+/// The link that the process before made, if it is still there.
+bool has_link_to(const std::string& target, const std::string& path) {
+    std::array<char, 128> found{};
+    const ssize_t length = ::readlink(path.c_str(), found.data(), found.size());
+    return length > 0 && target == std::string_view(found.data(), static_cast<size_t>(length));
+}
+
+/// False: there is nothing to go on with.
+Result<bool> find_pty(const PortOptions& port, HostEnd& end) {
+    end.pty_master = find(end.kept, "pty");
+    end.pty_slave = find(end.kept, "terminal");
+    end.pty_events = find(end.kept, "users");
+    std::array<char, 128> name{};
+    if (!end.pty_master.valid() || !end.pty_slave.valid() || !end.pty_events.valid()) {
+        return false;
+    }
+    if (::ptsname_r(end.pty_master.get(), name.data(), name.size()) != 0) {
+        return failure(error_from_errno("what the keeper has is no pseudo-terminal"));
+    }
+    if (!port.path.empty() && has_link_to(name.data(), port.path)) {
+        end.link.emplace(OUTRIGGER_TRY(OwnedName::adopt(port.path)));
+    }
+    return true;
+}
+
 Result<void> open_pty(const PortOptions& port, HostEnd& end) {
+    if (OUTRIGGER_TRY(find_pty(port, end))) {
+        return {};
+    }
     end.pty_master = UniqueFd(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
     std::array<char, 128> name{};
     if (!end.pty_master.valid() || ::grantpt(end.pty_master.get()) != 0 ||
@@ -96,6 +156,9 @@ Result<void> open_pty(const PortOptions& port, HostEnd& end) {
         ::inotify_add_watch(end.pty_events.get(), name.data(), IN_OPEN | IN_CLOSE) < 0) {
         return failure(error_from_errno("cannot watch the pseudo-terminal"));
     }
+    OUTRIGGER_TRY(keep(end.kept, "users", end.pty_events.get()));
+    OUTRIGGER_TRY(keep(end.kept, "terminal", end.pty_slave.get()));
+    OUTRIGGER_TRY(keep(end.kept, "pty", end.pty_master.get()));
     if (!port.path.empty()) {
         OUTRIGGER_TRY(make_link(name.data(), port.path, end));
     } else {
@@ -146,32 +209,66 @@ Result<void> open_stdio(HostEnd& end) {
 
 }  // namespace
 
-Result<HostEnd> open_host_end(const PortOptions& port) {
-    HostEnd end;
+std::string slot_name(const char* what, size_t slot) {
+    return fmt::format("{}{}", what, slot);
+}
+
+namespace {
+
+/// Those of `table` whose descriptors the keeper has under `what` and their slot.
+std::vector<HostEnd::Left> find_all(const KeptPort& kept,
+                                    const char* what,
+                                    KeptViewers table,
+                                    bool have_descriptors) {
+    std::vector<HostEnd::Left> all;
+    for (const KeptViewers::Viewer& known : table.all()) {
+        UniqueFd fd = find(kept, slot_name(what, known.slot).c_str());
+        // A pseudo-terminal has one.
+        if (fd.valid() == have_descriptors && (have_descriptors || all.empty())) {
+            all.push_back({.known = known, .fd = std::move(fd)});
+        } else {
+            table.end(known.slot);
+        }
+    }
+    return all;
+}
+
+}  // namespace
+
+Result<HostEnd> open_host_end(const PortOptions& port, const KeptPort& kept) {
+    HostEnd end{.kept = kept};
     if (!port.log_path.empty()) {
         end.log.emplace(OUTRIGGER_TRY(LogFile::open(
-            {.path = port.log_path, .bytes_max = port.log_bytes_max, .files = port.log_files})));
+            {.path = port.log_path, .bytes_max = port.log_bytes_max, .files = port.log_files},
+            kept.log)));
     }
     switch (port.backend) {
         case Backend::kPty:
             OUTRIGGER_TRY(open_pty(port, end));
             break;
         case Backend::kUnix:
-            end.listener = OUTRIGGER_TRY(listen_unix(port.path, end));
-            end.size_listener = OUTRIGGER_TRY(listen_unix(size_socket_path(port.path), end));
+            end.listener = OUTRIGGER_TRY(listen_unix(port.path, "listener", end));
+            end.size_listener =
+                OUTRIGGER_TRY(listen_unix(size_socket_path(port.path), "sizes", end));
             break;
         case Backend::kTcp:
-            end.listener = OUTRIGGER_TRY(listen_tcp(port.tcp_port));
+            end.listener = OUTRIGGER_TRY(listen_tcp(port.tcp_port, end));
             break;
         case Backend::kStdio:
             OUTRIGGER_TRY(open_stdio(end));
             break;
         case Backend::kFile:
-            end.file.emplace(OUTRIGGER_TRY(LogFile::open({.path = port.path})));
+            end.file.emplace(OUTRIGGER_TRY(LogFile::open({.path = port.path}, kept.file)));
             break;
         case Backend::kNull:
             break;
     }
+    end.viewers = find_all(kept,
+                           kKeptViewer,
+                           KeptViewers(kept.viewers, port.viewers_max),
+                           port.backend != Backend::kPty);
+    end.size_tellers =
+        find_all(kept, kKeptSizeTeller, KeptViewers(kept.size_tellers, port.viewers_max), true);
     return end;
 }
 

@@ -4,12 +4,16 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/socket_file.h"
 
+#include "devices/console/conduit.h"
+#include "devices/console/kept_console.h"
+#include "devices/console/kept_viewers.h"
 #include "devices/console/log_file.h"
 #include "devices/console/owned_name.h"
 #include "devices/console/port_options.h"
@@ -37,9 +41,28 @@ struct HostEnd {
     // Removed when the device goes.
     std::vector<SocketFile> sockets{};
     std::optional<OwnedName> link{};
+
+    /// Somebody who was there when the process before ended.
+    struct Left {
+        KeptViewers::Viewer known{};
+        UniqueFd fd{};  ///< invalid for the user of a pseudo-terminal
+    };
+
+    // Where there is a keeper.
+    KeptPort kept{};
+    Conduit* conduit = nullptr;  ///< borrowed
+    std::vector<Left> viewers{};
+    std::vector<Left> size_tellers{};
 };
 
-/// Opens what `port` says, or says why it cannot be.
-[[nodiscard]] Result<HostEnd> open_host_end(const PortOptions& port);
+/// What viewers and size tellers are called at the keeper, before their slot.
+inline constexpr const char* kKeptViewer = "v";
+inline constexpr const char* kKeptSizeTeller = "z";
+
+[[nodiscard]] std::string slot_name(const char* what, size_t slot);
+
+/// Opens what `port` says, or goes on with what the process before had open, or says why it cannot
+/// be.
+[[nodiscard]] Result<HostEnd> open_host_end(const PortOptions& port, const KeptPort& kept = {});
 
 }  // namespace outrigger::console

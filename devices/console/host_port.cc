@@ -4,19 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
-#include <cstring>
 #include <utility>
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/inotify.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <termios.h>
 #include <unistd.h>
 
 namespace outrigger::console {
@@ -25,18 +18,8 @@ namespace {
 /// Of one viewer, before the others have their turn.
 constexpr int kPiecesAtATime = 4;
 constexpr int kReadsAtATime = 8;
-/// Connections that are accepted before viewers are served again.
-constexpr int kConnectionsAtATime = 64;
-/// How long nobody is let in when the process has no descriptor left.
-constexpr auto kPause = std::chrono::milliseconds(100);
 /// Ctrl-], as telnet has it: the key that no guest gets of our own terminal.
 constexpr std::byte kEscapeKey{0x1d};
-
-pid_t process_behind(int socket) {
-    ucred peer{};
-    socklen_t size = sizeof peer;
-    return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
-}
 
 /// As the operator's SIGTERM does it: the main thread has the number of the process.
 void end_this_process() {
@@ -47,13 +30,30 @@ void end_this_process() {
 
 HostPort::HostPort(
     size_t index, const PortOptions& options, HostEnd end, PortStream& stream, HostEvents& events)
-    : index_(index), options_(options), end_(std::move(end)), stream_(stream), events_(events) {}
+    : index_(index),
+      options_(options),
+      end_(std::move(end)),
+      stream_(stream),
+      events_(events),
+      kept_viewers_(end_.kept.viewers, options.viewers_max),
+      kept_size_tellers_(end_.kept.size_tellers, options.viewers_max),
+      pty_users_(end_.kept.pty) {
+    if (end_.conduit != nullptr) {
+        passage_.emplace(Viewer::Passage{.conduit = *end_.conduit,
+                                         .viewers = kept_viewers_,
+                                         .stream = stream_,
+                                         .port = static_cast<uint32_t>(index)});
+    }
+}
 
 HostPort::~HostPort() = default;
 
 void HostPort::start(HostLoop& loop) {
     loop_ = &loop;
-    file_position_ = log_position_ = stream_.output().begin;
+    const uint64_t begin = stream_.output().begin;
+    file_position_ = end_.file ? end_.file->kept_position().value_or(begin) : begin;
+    log_position_ = end_.log ? end_.log->kept_position().value_or(begin) : begin;
+    delivered_ = stream_.delivered();
     if (end_.listener.valid()) {
         (void)loop.add(end_.listener.get(), EPOLLIN, listener_source_);
     }
@@ -70,216 +70,9 @@ void HostPort::start(HostLoop& loop) {
                     .input_is_socket = end_.input_is_socket,
                     .output_is_socket = end_.output_is_socket});
     }
+    go_on();
     update_open();
-}
-
-// --- Who comes and goes -------------------------------------------------------------------------
-
-UniqueFd HostPort::accept_from(int listener, Source& source) {
-    UniqueFd socket(::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    const bool nobody = errno == EAGAIN || errno == EWOULDBLOCK;
-    const bool gave_up = errno == ECONNABORTED || errno == EINTR;
-    if (!socket.valid() && !nobody && !gave_up) {
-        // Whoever waits goes on waiting, and we do not turn in circles meanwhile.
-        loop_->change(listener, 0, source);
-        pause_end_ = HostLoop::Clock::now() + kPause;
-    }
-    return socket;
-}
-
-void HostPort::end_pause() {
-    pause_end_.reset();
-    if (end_.listener.valid()) {
-        loop_->change(end_.listener.get(), EPOLLIN, listener_source_);
-    }
-    if (end_.size_listener.valid()) {
-        loop_->change(end_.size_listener.get(), EPOLLIN, size_source_);
-    }
-}
-
-void HostPort::on_connection() {
-    const bool tcp = options_.backend == Backend::kTcp;
-    for (int i = 0; i < kConnectionsAtATime; ++i) {
-        UniqueFd socket = accept_from(end_.listener.get(), listener_source_);
-        if (!socket.valid()) {
-            return;
-        }
-        if (viewers_.size() >= options_.viewers_max) {
-            counters_.turned_away.add();
-            turned_away_log_.log(LogLevel::kWarning,
-                                 "console: port {} has {} viewers, one more was turned away",
-                                 options_.name,
-                                 viewers_.size());
-            continue;
-        }
-        if (tcp) {
-            const int on = 1;
-            (void)::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        }
-        const int fd = socket.get();
-        add_viewer({.kind = tcp ? Viewer::Kind::kTcp : Viewer::Kind::kUnix,
-                    .input = fd,
-                    .output = fd,
-                    .owned = std::move(socket),
-                    .process = tcp ? 0 : process_behind(fd)});
-    }
-}
-
-void HostPort::on_size_connection() {
-    for (int i = 0; i < kConnectionsAtATime; ++i) {
-        UniqueFd socket = accept_from(end_.size_listener.get(), size_source_);
-        if (!socket.valid()) {
-            return;
-        }
-        if (tellers_.size() >= options_.viewers_max) {
-            counters_.turned_away.add();
-            continue;
-        }
-        const pid_t process = process_behind(socket.get());
-        tellers_.push_back(std::make_unique<SizeTeller>(
-            std::move(socket), process, *loop_, [this](const SizeTeller& teller) {
-                if (writer_ != nullptr && writer_->process() == teller.process()) {
-                    tell_size(*teller.size());
-                }
-            }));
-    }
-}
-
-/// inotify tells each open and each close but our own, which came before.
-void HostPort::on_pty_event() {
-    alignas(inotify_event) std::array<char, 4096> bytes{};
-    const ssize_t count = ::read(end_.pty_events.get(), bytes.data(), bytes.size());
-    for (ssize_t at = 0; at + static_cast<ssize_t>(sizeof(inotify_event)) <= count;) {
-        inotify_event event;
-        std::memcpy(&event, bytes.data() + at, sizeof event);
-        at += static_cast<ssize_t>(sizeof event + event.len);
-        if ((event.mask & IN_OPEN) != 0) {
-            ++pty_users_;
-        } else if ((event.mask & IN_CLOSE) != 0 && pty_users_ > 0) {
-            --pty_users_;
-            pty_ending_ = pty_ending_ || pty_users_ == 0;
-        }
-    }
-}
-
-/// Not in the midst of a round, because viewers end here.
-void HostPort::serve_pty() {
-    if (pty_ending_ && !input_held_) {
-        end_pty_user();
-    }
-    if (pty_users_ > 0 && viewers_.empty()) {
-        add_pty_viewer();
-    }
-    const bool late = viewers_.empty() && stream_.input_room() > 0;
-    if (late != late_watched_) {
-        late_watched_ = late;
-        if (late) {
-            (void)loop_->add(end_.pty_master.get(), EPOLLIN, pty_late_source_);
-        } else {
-            loop_->remove(end_.pty_master.get());
-        }
-    }
-}
-
-/// The kernel may still have been passing on what a user typed who has closed the terminal.
-void HostPort::on_late_input() {
-    std::array<std::byte, 4096> bytes;
-    const size_t room = std::min(stream_.input_room(), bytes.size());
-    const ssize_t count =
-        late_watched_ && room > 0 ? ::read(end_.pty_master.get(), bytes.data(), room) : 0;
-    if (count > 0) {
-        stream_.append_input(std::span(bytes).first(static_cast<size_t>(count)));
-        events_.on_input(index_);
-    }
-}
-
-/// The last user has gone. What it typed is the guest's, which may take a while to read it; what it
-/// has not read is the next one's, who gets it again by the replay.
-void HostPort::end_pty_user() {
-    if (viewers_.empty()) {
-        add_pty_viewer();  // came and went between two looks
-    }
-    Viewer& viewer = *viewers_.front();
-    on_readable(viewer);
-    if (input_held_) {
-        return;  // again when there is room
-    }
-    pty_ending_ = false;
-    (void)::tcflush(end_.pty_slave.get(), TCIFLUSH);
-    termios raw{};
-    if (::tcgetattr(end_.pty_slave.get(), &raw) == 0) {
-        ::cfmakeraw(&raw);
-        (void)::tcsetattr(end_.pty_slave.get(), TCSANOW, &raw);
-    }
-    viewer.leave();
-    sweep();
-}
-
-void HostPort::add_pty_viewer() {
-    if (std::exchange(late_watched_, false)) {
-        loop_->remove(end_.pty_master.get());
-    }
-    add_viewer({.kind = Viewer::Kind::kPty,
-                .input = end_.pty_master.get(),
-                .output = end_.pty_master.get(),
-                .input_is_socket = false,
-                .output_is_socket = false});
-}
-
-void HostPort::add_viewer(Viewer::Options options) {
-    counters_.viewers.add();
-    options.position = stream_.first_for_new_viewer();
-    viewers_.push_back(std::make_unique<Viewer>(std::move(options), *this));
-    viewers_.back()->start(*loop_);
-    update_writer();
-    update_open();
-    update_hold();
-}
-
-void HostPort::on_gone(Viewer& /*viewer*/) {
-    must_sweep_ = true;
-}
-
-/// At the end of a round, when nobody is in the midst of a viewer.
-void HostPort::sweep() {
-    std::erase_if(tellers_, [](const auto& teller) { return teller->gone(); });
-    if (!std::exchange(must_sweep_, false)) {
-        return;
-    }
-    if (!viewers_.empty() && viewers_.front()->gone()) {
-        delivered_ = viewers_.front()->position;
-    }
-    writer_ = nullptr;
-    std::erase_if(viewers_, [](const auto& viewer) { return viewer->gone(); });
-    update_writer();
-    update_open();
-}
-
-void HostPort::update_writer() {
-    const auto writes = [](const auto& viewer) {
-        return !viewer->gone() && !viewer->input_ended();
-    };
-    const auto first = std::ranges::find_if(viewers_, writes);
-    Viewer* const writer = first != viewers_.end() ? first->get() : nullptr;
-    if (writer == writer_) {
-        return;
-    }
-    writer_ = writer;
-    if (writer_ != nullptr) {
-        input_held_ = false;
-        writer_->want_input(true);
-        tell_size_of_writer();
-    }
-}
-
-void HostPort::update_open() {
-    viewer_count_.store(static_cast<uint32_t>(viewers_.size()), std::memory_order_relaxed);
-    const bool always = options_.backend == Backend::kFile || options_.backend == Backend::kNull;
-    const bool open = always || !viewers_.empty();
-    if (open != host_open_) {
-        host_open_ = open;
-        events_.on_host_open(index_, open);
-    }
+    events_.on_host_open(index_, host_open_);  // the process before may have said otherwise
 }
 
 // --- Input --------------------------------------------------------------------------------------
@@ -305,6 +98,13 @@ void HostPort::take_input(Viewer& viewer) {
             input_held_ = true;
             viewer.want_input(false);
             break;
+        }
+        if (viewer.slot()) {
+            if (viewer.take(room) == 0) {
+                break;
+            }
+            any = true;
+            continue;
         }
         auto read = std::span(bytes).first(
             viewer.read(std::span(bytes).first(std::min(room, bytes.size()))));
@@ -398,8 +198,8 @@ bool HostPort::append_to(LogFile& file, uint64_t& position, std::span<std::byte>
         uint64_t missed = 0;
         const size_t count = stream_.copy_output(position, stage, missed);
         if (count > 0) {
-            position += count;
-            if (const auto appended = file.append(stage.first(count)); !appended) {
+            const uint64_t at = std::exchange(position, position + count);
+            if (const auto appended = file.append(at, stage.first(count)); !appended) {
                 counters_.write_failures.add();
                 missed += count;
                 file_log_.log(LogLevel::kError, "console: {}", appended.error().message);
@@ -453,7 +253,7 @@ void HostPort::tell_size_of_writer() {
 }
 
 bool HostPort::has_sizes_to_look_at() const {
-    return options_.console && (pty_users_ > 0 || end_.terminal);
+    return options_.console && (pty_users_.count() > 0 || end_.terminal);
 }
 
 void HostPort::look_at_sizes() {

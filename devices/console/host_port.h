@@ -24,6 +24,7 @@
 #include "devices/console/host_loop.h"
 #include "devices/console/port_control.h"
 #include "devices/console/port_stream.h"
+#include "devices/console/pty_users.h"
 #include "devices/console/size_teller.h"
 #include "devices/console/viewer.h"
 
@@ -111,8 +112,13 @@ class HostPort final : public ViewerOwner {
     void on_connection();
     void on_size_connection();
     void on_pty_event();
+    void forget_gone();
     [[nodiscard]] UniqueFd accept_from(int listener, Source& source);
+    void go_on();
     void add_viewer(Viewer::Options options);
+    void begin_viewer(Viewer::Options options);
+    void keep(Viewer::Options& options);
+    void add_size_teller(SizeTeller::Options options);
     void add_pty_viewer();
     void serve_pty();
     void end_pty_user();
@@ -134,6 +140,9 @@ class HostPort final : public ViewerOwner {
     HostEnd end_;
     PortStream& stream_;
     HostEvents& events_;
+    KeptViewers kept_viewers_;
+    KeptViewers kept_size_tellers_;
+    std::optional<Viewer::Passage> passage_;  // of viewers that are kept
     HostCounters counters_;
     LogLimiter turned_away_log_;
     LogLimiter file_log_;
@@ -148,9 +157,8 @@ class HostPort final : public ViewerOwner {
     bool must_sweep_ = false;   // some of them have gone
     bool input_held_ = false;   // the writer is not asked, because there is no room
     std::atomic<uint32_t> viewer_count_ = 0;
-    uint32_t pty_users_ = 0;
+    PtyUsers pty_users_;
     bool late_watched_ = false;  // the pseudo-terminal has no user, and its input is taken
-    bool pty_ending_ = false;    // there was none left, and what the last one typed is being taken
     bool host_open_ = false;
     TerminalSize size_{};
     uint64_t delivered_ = 0;  // to the viewer that was there longest, as long as there is one

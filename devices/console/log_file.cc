@@ -16,7 +16,7 @@
 
 namespace outrigger::console {
 
-Result<LogFile> LogFile::open(LogFileOptions options) {
+Result<LogFile> LogFile::open(LogFileOptions options, std::span<std::byte> kept) {
     UniqueFd directory(
         ::open(directory_of(options.path).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!directory.valid()) {
@@ -24,7 +24,24 @@ Result<LogFile> LogFile::open(LogFileOptions options) {
     }
     LogFile file(std::move(options), std::move(directory));
     OUTRIGGER_TRY(file.reopen());
+    if (!kept.empty()) {
+        file.kept_.emplace(kept);
+        if (const auto before = file.kept_->load()) {
+            const bool is_same = before->device == file.place_.device &&
+                                 before->inode == file.place_.inode && before->bytes <= file.bytes_;
+            file.kept_position_ = before->position + (is_same ? file.bytes_ - before->bytes : 0);
+        }
+    }
     return file;
+}
+
+/// Everything before `position` was written, to this file or an earlier one.
+void LogFile::note(uint64_t position) {
+    if (kept_) {
+        place_.position = position;
+        place_.bytes = bytes_;
+        kept_->store(place_);
+    }
 }
 
 Result<void> LogFile::reopen() {
@@ -48,6 +65,8 @@ Result<void> LogFile::reopen() {
     }
     file_ = std::move(fd);
     bytes_ = static_cast<uint64_t>(status.st_size);
+    place_.device = status.st_dev;
+    place_.inode = status.st_ino;
     return {};
 }
 
@@ -69,7 +88,7 @@ Result<void> LogFile::rotate() {
     return reopen();
 }
 
-Result<void> LogFile::append(std::span<const std::byte> bytes) {
+Result<void> LogFile::append(uint64_t position, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
         size_t count = bytes.size();
         if (options_.bytes_max > 0) {
@@ -83,6 +102,7 @@ Result<void> LogFile::append(std::span<const std::byte> bytes) {
                 count = static_cast<size_t>(std::min<uint64_t>(count, options_.bytes_max - bytes_));
             }
         }
+        note(position);
         const ssize_t written = ::write(file_.get(), bytes.data(), count);
         if (written < 0 && errno == EINTR) {
             continue;
@@ -91,6 +111,8 @@ Result<void> LogFile::append(std::span<const std::byte> bytes) {
             return failure(error_from_errno("cannot write to " + options_.path));
         }
         bytes_ += static_cast<uint64_t>(written);
+        position += static_cast<uint64_t>(written);
+        note(position);  // the next write may be to another file
         bytes = bytes.subspan(static_cast<size_t>(written));
     }
     return {};

@@ -7,6 +7,8 @@
 
 #include <linux/virtio_console.h>
 
+#include "devices/console/console_state.h"
+
 namespace outrigger::console {
 namespace {
 
@@ -41,6 +43,7 @@ void PortControl::negotiated(bool multiport) {
     }
     multiport_ = multiport;
     ports_.front().state.guest_open = !multiport;
+    store();
 }
 
 void PortControl::reset() {
@@ -54,10 +57,23 @@ void PortControl::reset() {
         port.state.guest_open = false;
     }
     ports_.front().state.guest_open = true;
+    store();
 }
 
 PortControl::Handled PortControl::handle(std::span<const std::byte> bytes) {
     const std::lock_guard lock(mutex_);
+    const Handled handled = handle_locked(bytes);
+    ++handled_;
+    store();
+    return handled;
+}
+
+uint64_t PortControl::handled() const {
+    const std::lock_guard lock(mutex_);
+    return handled_;
+}
+
+PortControl::Handled PortControl::handle_locked(std::span<const std::byte> bytes) {
     counters_.messages.add();
     ControlMessage message;
     if (bytes.size() < sizeof message) {
@@ -142,7 +158,8 @@ void PortControl::push(size_t port,
     pending_.push_back({.port = static_cast<uint32_t>(port),
                         .event = event,
                         .value = value,
-                        .bytes = encode(port, event, value, more)});
+                        .bytes = encode(port, event, value, more),
+                        .number = next_number_++});
 }
 
 /// Of what waits the last one counts, but a driver that has yet to hear of a close hears it, even
@@ -174,6 +191,7 @@ void PortControl::push_size(size_t port) {
     });
     if (waits != pending_.end()) {
         waits->bytes = encode(port, VIRTIO_CONSOLE_RESIZE, 0, std::as_bytes(std::span(numbers)));
+        waits->number = next_number_++;  // it is another one
         return;
     }
     push(port, VIRTIO_CONSOLE_RESIZE, 0, std::as_bytes(std::span(numbers)));
@@ -191,14 +209,10 @@ bool PortControl::has_message() const {
     return !pending_.empty();
 }
 
-std::vector<std::byte> PortControl::take_message(uint64_t bytes_max) {
+void PortControl::note_delivered(uint64_t message) {
     const std::lock_guard lock(mutex_);
-    if (pending_.empty() || pending_.front().bytes.size() > bytes_max) {
-        return {};
-    }
-    std::vector<std::byte> bytes = std::move(pending_.front().bytes);
-    pending_.pop_front();
-    return bytes;
+    std::erase_if(pending_, [&](const Pending& each) { return each.number == message; });
+    store();
 }
 
 bool PortControl::guest_open(size_t port) const {
@@ -213,11 +227,11 @@ bool PortControl::set_host_open(size_t port, bool open) {
         return false;
     }
     state.host_open = open;
-    if (!state.ready) {
-        return false;
+    if (state.ready) {
+        push_open(port);
     }
-    push_open(port);
-    return true;
+    store();
+    return state.ready;
 }
 
 bool PortControl::set_size(size_t port, TerminalSize size) {
@@ -227,14 +241,12 @@ bool PortControl::set_size(size_t port, TerminalSize size) {
         return false;
     }
     each.state.size = size;
-    if (!multiport_) {
-        return port == 0;
+    const bool is_told = multiport_ && each.state.ready && each.console;
+    if (is_told) {
+        push_size(port);
     }
-    if (!each.state.ready || !each.console) {
-        return false;
-    }
-    push_size(port);
-    return true;
+    store();
+    return is_told || (!multiport_ && port == 0);
 }
 
 Result<void> PortControl::set_plugged(size_t port, bool plugged) {
@@ -245,16 +257,22 @@ Result<void> PortControl::set_plugged(size_t port, bool plugged) {
                                         (plugged ? " is there already" : " is not there")});
     }
     state.plugged = plugged;
-    if (!multiport_ || !driver_ready_) {
-        return {};  // it is told when it asks
+    if (multiport_ && driver_ready_) {  // else it is told when it asks
+        tell_plugged(port);
     }
+    store();
+    return {};
+}
+
+void PortControl::tell_plugged(size_t port) {
+    PortState& state = ports_[port].state;
     const auto adds = [&](const Pending& each) {
         return each.port == port && each.event == VIRTIO_CONSOLE_PORT_ADD;
     };
     const bool has_heard = state.told && std::ranges::none_of(pending_, adds);
-    if (plugged) {
+    if (state.plugged) {
         begin_port(port);
-        return {};
+        return;
     }
     forget_pending(port);
     state.told = false;
@@ -263,7 +281,6 @@ Result<void> PortControl::set_plugged(size_t port, bool plugged) {
     if (has_heard) {
         push(port, VIRTIO_CONSOLE_PORT_REMOVE, 1);
     }
-    return {};
 }
 
 PortControl::PortState PortControl::state(size_t port) const {
@@ -287,6 +304,10 @@ ConsoleConfig PortControl::config() const {
 
 PortControl::Saved PortControl::save() const {
     const std::lock_guard lock(mutex_);
+    return save_locked();
+}
+
+PortControl::Saved PortControl::save_locked() const {
     Saved saved{.multiport = multiport_, .driver_ready = driver_ready_};
     for (const Port& port : ports_) {
         saved.ports.push_back(port.state);
@@ -297,17 +318,25 @@ PortControl::Saved PortControl::save() const {
     return saved;
 }
 
-void PortControl::load(const Saved& saved) {
-    const std::lock_guard lock(mutex_);
+/// Everything but the ports.
+void PortControl::load_locked(const Saved& saved) {
     multiport_ = saved.multiport;
     driver_ready_ = saved.driver_ready;
     pending_.clear();
     for (const auto& bytes : saved.pending) {
         ControlMessage head;
         std::memcpy(&head, bytes.data(), sizeof head);
-        pending_.push_back(
-            {.port = head.id, .event = head.event, .value = head.value, .bytes = bytes});
+        pending_.push_back({.port = head.id,
+                            .event = head.event,
+                            .value = head.value,
+                            .bytes = bytes,
+                            .number = next_number_++});
     }
+}
+
+void PortControl::load(const Saved& saved) {
+    const std::lock_guard lock(mutex_);
+    load_locked(saved);
     for (size_t i = 0; i < ports_.size(); ++i) {
         PortState& state = ports_[i].state;
         const PortState& before = saved.ports[i];
@@ -326,6 +355,66 @@ void PortControl::load(const Saved& saved) {
             }
         }
     }
+    store();
+}
+
+// --- Another process ----------------------------------------------------------------------------
+
+namespace {
+
+/// Before the numbers of the messages that wait, and what PortControl::Saved is written as.
+struct KeptHead {
+    uint64_t handled = 0;
+    uint64_t next_number = 0;
+    uint64_t pending = 0;
+};
+
+}  // namespace
+
+void PortControl::keep(std::span<std::byte> kept) {
+    const std::lock_guard lock(mutex_);
+    kept_.emplace(kept);
+    std::span<const std::byte> bytes = kept_->load();
+    KeptHead head;
+    if (bytes.size() < sizeof head) {
+        return;
+    }
+    std::memcpy(&head, bytes.data(), sizeof head);
+    bytes = bytes.subspan(sizeof head);
+    if (head.pending > bytes.size() / sizeof(uint64_t)) {
+        return;
+    }
+    const auto numbers = bytes.first(head.pending * sizeof(uint64_t));
+    const auto saved = read_control(bytes.subspan(numbers.size()));
+    if (!saved || saved->ports.size() != ports_.size() || saved->pending.size() != head.pending) {
+        return;
+    }
+    load_locked(*saved);
+    for (size_t i = 0; i < ports_.size(); ++i) {
+        ports_[i].state = saved->ports[i];
+    }
+    handled_ = head.handled;
+    next_number_ = head.next_number;
+    for (size_t i = 0; i < pending_.size(); ++i) {
+        std::memcpy(&pending_[i].number, &numbers[i * sizeof(uint64_t)], sizeof(uint64_t));
+    }
+}
+
+void PortControl::store() {
+    if (!kept_) {
+        return;
+    }
+    const KeptHead head{
+        .handled = handled_, .next_number = next_number_, .pending = pending_.size()};
+    std::vector<std::byte> bytes(sizeof head + pending_.size() * sizeof(uint64_t));
+    std::memcpy(bytes.data(), &head, sizeof head);
+    for (size_t i = 0; i < pending_.size(); ++i) {
+        std::memcpy(
+            &bytes[sizeof head + i * sizeof(uint64_t)], &pending_[i].number, sizeof(uint64_t));
+    }
+    const std::vector<std::byte> all = write_control(save_locked());
+    bytes.insert(bytes.end(), all.begin(), all.end());
+    kept_->store(bytes);
 }
 
 }  // namespace outrigger::console

@@ -6,6 +6,9 @@
 /// meanwhile, each port has a handful of them: a message that says again what waits already is left
 /// out, and of several sizes the last one counts.
 ///
+/// Each change is stored in memory that outlives this process, where there is such: whoever goes on
+/// has told the driver each message once, and taken each of its messages once.
+///
 /// Any thread.
 #pragma once
 
@@ -22,6 +25,7 @@
 #include "vhost-user-backend/base/little_endian.h"
 #include "vhost-user-backend/base/result.h"
 
+#include "devices/console/kept_record.h"
 #include "devices/console/port_options.h"
 
 namespace outrigger::console {
@@ -71,6 +75,13 @@ class PortControl final {
 
     PortControl(const std::vector<PortOptions>& ports, ResizeOrder order);
 
+    /// Of memory for it, however many ports there are.
+    static constexpr size_t kKeptBytes = KeptRecord::bytes(size_t{64} << 10);
+
+    /// `kept` is of kKeptBytes, zeroed or as another process left it: what that says is taken up.
+    /// Before any other call.
+    void keep(std::span<std::byte> kept);
+
     // --- The driver ------------------------------------------------------------------------------
 
     /// What was agreed on: without MULTIPORT there is one port, which is always open.
@@ -94,11 +105,18 @@ class PortControl final {
 
     [[nodiscard]] Handled handle(std::span<const std::byte> bytes);
 
+    /// How many were handled, by earlier processes, too.
+    [[nodiscard]] uint64_t handled() const;
+
     [[nodiscard]] bool has_message() const;
 
-    /// The next message for the driver, if it has `bytes_max` bytes at most; else it stays, and
-    /// this is empty.
-    [[nodiscard]] std::vector<std::byte> take_message(uint64_t bytes_max);
+    /// Gives `deliver` the next message for the driver, with a number for note_delivered(), if it
+    /// has `bytes_max` bytes at most; else it stays. It goes when `deliver` returns.
+    template <class Deliver>
+    void take_message(uint64_t bytes_max, Deliver deliver);
+
+    /// An earlier process delivered it.
+    void note_delivered(uint64_t message);
 
     /// Does the driver take input of this port?
     [[nodiscard]] bool guest_open(size_t port) const;
@@ -152,14 +170,20 @@ class PortControl final {
         uint16_t event = 0;
         uint16_t value = 0;
         std::vector<std::byte> bytes{};
+        uint64_t number = 0;  ///< of all messages
     };
 
+    [[nodiscard]] Saved save_locked() const;
+    void load_locked(const Saved& saved);
+    void store();
     void push(size_t port, uint16_t event, uint16_t value, std::span<const std::byte> more = {});
     void push_open(size_t port);
     void push_size(size_t port);
     void begin_port(size_t port);
     void set_up_port(size_t port);
     void forget_pending(size_t port);
+    [[nodiscard]] Handled handle_locked(std::span<const std::byte> bytes);
+    void tell_plugged(size_t port);
     [[nodiscard]] Handled handle_known(uint16_t event, size_t port, uint16_t value);
 
     const ResizeOrder order_;
@@ -169,6 +193,19 @@ class PortControl final {
     std::deque<Pending> pending_;
     bool multiport_ = false;
     bool driver_ready_ = false;
+    uint64_t handled_ = 0;
+    uint64_t next_number_ = 1;
+    std::optional<KeptRecord> kept_;  // nothing: nobody goes on with it
 };
+
+template <class Deliver>
+void PortControl::take_message(uint64_t bytes_max, Deliver deliver) {
+    const std::lock_guard lock(mutex_);
+    if (!pending_.empty() && pending_.front().bytes.size() <= bytes_max) {
+        deliver(std::span<const std::byte>(pending_.front().bytes), pending_.front().number);
+        pending_.pop_front();
+        store();
+    }
+}
 
 }  // namespace outrigger::console

@@ -5,11 +5,17 @@
 /// A console never makes the guest wait: the oldest bytes make room, and a reader that has not had
 /// them misses them. Any other port holds the guest back while somebody has yet to take what it
 /// wrote (hold_from()).
+///
+/// All of it may lie in memory that outlives this process. Then whoever goes on finds each byte
+/// that was here, once: the head, which says where they are, is stored as a whole, before bytes are
+/// overwritten and behind those that are new.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -19,6 +25,7 @@
 #include "vhost-user-backend/virtq/chain_writer.h"
 
 #include "devices/console/byte_ring.h"
+#include "devices/console/kept_record.h"
 
 namespace outrigger::console {
 
@@ -32,8 +39,12 @@ class PortStream final {
     /// What the host may be ahead of the guest.
     static constexpr size_t kInputBytes = size_t{64} << 10;
 
-    /// `replay_bytes`: how much of the past a new viewer gets.
-    PortStream(bool waits, size_t replay_bytes);
+    /// Of memory for it.
+    [[nodiscard]] static size_t bytes(bool waits, size_t replay_bytes);
+
+    /// `replay_bytes`: how much of the past a new viewer gets. `kept`: bytes() of memory, zeroed or
+    /// as another process left it; empty: this process alone has it.
+    PortStream(bool waits, size_t replay_bytes, std::span<std::byte> kept = {});
 
     // --- The guest's end: queue workers, and for emergencies the control thread ------------------
 
@@ -41,13 +52,24 @@ class PortStream final {
     [[nodiscard]] bool has_room();
 
     /// Takes all that `reader` has, unless `was_lost` then says that the guest's memory was gone.
-    template <class WasLost>
-    void append_output(ChainReader reader, WasLost was_lost);
+    /// Before that `note` is told which chain this is, for has_taken().
+    template <class Note, class WasLost>
+    void append_output(ChainReader reader, Note note, WasLost was_lost);
     void append_output(std::span<const std::byte> bytes);
 
+    /// Was the chain of that number taken, by an earlier process perhaps?
+    [[nodiscard]] bool has_taken(uint64_t chain) const;
+
     [[nodiscard]] bool has_input();
-    /// Moves input into `writer`; returns how many bytes.
-    size_t take_input(ChainWriter& writer);
+
+    /// Moves input into `writer`; returns how many bytes. `note` is told that, and where the input
+    /// begins behind them, for note_input_taken(), when the writer has them and nobody has lost
+    /// them yet.
+    template <class Note>
+    size_t take_input(ChainWriter& writer, Note note);
+
+    /// An earlier process gave the guest the input before `position`.
+    void note_input_taken(uint64_t position);
 
     // --- The host's end: the host thread ---------------------------------------------------------
 
@@ -70,12 +92,31 @@ class PortStream final {
     /// nobody. `delivered`: from where on nobody has had it.
     void hold_from(std::optional<uint64_t> position, uint64_t delivered);
 
+    /// As hold_from() was told last.
+    [[nodiscard]] uint64_t delivered() const;
+
     /// Did has_room() say no, and would it say yes now? Once for each no.
     [[nodiscard]] bool take_room_wish();
 
     [[nodiscard]] size_t input_room();
     /// At most input_room() bytes.
     void append_input(std::span<const std::byte> bytes);
+
+    // The same in steps, for bytes that come straight into the memory. lock_input() is held from
+    // the first to the last: nobody else puts anything there.
+
+    [[nodiscard]] std::unique_lock<std::mutex> lock_input() {
+        return std::unique_lock(input_mutex_);
+    }
+
+    [[nodiscard]] uint64_t input_end() const;
+
+    /// Where `count` bytes from `position` on come to lie; nothing when that is not the input's
+    /// end, or there is no room.
+    [[nodiscard]] std::optional<std::array<std::span<std::byte>, 2>> input_space(uint64_t position,
+                                                                                 size_t count);
+    /// They are there.
+    void commit_input(uint64_t position, size_t count);
 
     /// Is the host to be told when input has been taken? Set by input_room() of 0.
     [[nodiscard]] bool take_input_wish() { return input_wished_.exchange(false); }
@@ -97,33 +138,71 @@ class PortStream final {
     [[nodiscard]] uint64_t input_bytes() const;
 
   private:
+    /// Where everything is.
+    struct Head {
+        uint64_t output_begin = 0;
+        uint64_t output_end = 0;
+        uint64_t input_begin = 0;
+        uint64_t input_end = 0;
+        uint64_t chains = 0;
+        uint64_t is_held = 0;
+        uint64_t held_from = 0;
+        uint64_t delivered = 0;
+    };
+
     [[nodiscard]] bool has_room_locked() const;
     [[nodiscard]] uint64_t first_for_new_viewer_locked() const;
+    void take_up(const Head& head);
+    void store_head();
 
     const bool waits_;
     const size_t replay_bytes_;
-    mutable std::mutex mutex_;  // what follows
+    std::unique_ptr<std::byte[]> own_;     // null: the memory is somebody else's
+    std::mutex input_mutex_;               // before mutex_; only one at a time appends input
+    mutable std::mutex mutex_;             // what follows
+    std::optional<KeptValue<Head>> head_;  // nothing: nobody goes on with it
     ByteRing output_;
     ByteRing input_;
+    uint64_t chains_ = 0;  // of the guest's that were taken
     std::optional<uint64_t> held_from_;
     uint64_t delivered_ = 0;
     bool room_wished_ = false;
     std::atomic<bool> input_wished_ = false;
 };
 
-template <class WasLost>
-void PortStream::append_output(ChainReader reader, WasLost was_lost) {
+template <class Note, class WasLost>
+void PortStream::append_output(ChainReader reader, Note note, WasLost was_lost) {
     const std::lock_guard lock(mutex_);
+    note(chains_);
     if (reader.remaining() > output_.capacity()) {
         reader.skip(reader.remaining() - output_.capacity());
     }
     const auto count = static_cast<size_t>(reader.remaining());
+    if (count > output_.room()) {
+        output_.make_room(count);
+        store_head();
+    }
     for (const auto& piece : output_.prepare(count)) {
         reader.read(piece);
     }
     if (!was_lost()) {
         output_.commit(count);
     }
+    ++chains_;
+    store_head();
+}
+
+template <class Note>
+size_t PortStream::take_input(ChainWriter& writer, Note note) {
+    const std::lock_guard lock(mutex_);
+    size_t done = 0;
+    for (const auto& piece : input_.view(input_.begin(), input_.size())) {
+        done += writer.write(piece);
+    }
+    note(done, input_.begin() + done);
+    input_.drop(done);
+    store_head();
+    return done;
 }
 
 }  // namespace outrigger::console

@@ -3,10 +3,12 @@
 /// whenever the terminal of its process has another size. So what goes over the port's own socket
 /// is the guest's, byte for byte.
 ///
+/// A line stays in the socket until it counts: who goes on when this process was killed reads it
+/// once more, and half a line is not lost.
+///
 /// Thread-bound: host thread.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <functional>
 #include <optional>
@@ -28,12 +30,21 @@ class SizeTeller final : public HostLoop::Watch {
   public:
     using OnSize = std::function<void(const SizeTeller&)>;
 
-    SizeTeller(UniqueFd socket, pid_t process, HostLoop& loop, OnSize on_size);
+    struct Options {
+        UniqueFd socket{};
+        pid_t process = 0;
+        std::optional<TerminalSize> size{};  ///< that it told an earlier process
+        std::optional<size_t> slot{};        ///< in KeptViewers
+    };
+
+    SizeTeller(Options options, HostLoop& loop, OnSize on_size);
     SizeTeller(const SizeTeller&) = delete;
     SizeTeller& operator=(const SizeTeller&) = delete;
     ~SizeTeller();
 
     [[nodiscard]] pid_t process() const { return process_; }
+
+    [[nodiscard]] std::optional<size_t> slot() const { return slot_; }
 
     /// What it said last.
     [[nodiscard]] std::optional<TerminalSize> size() const { return size_; }
@@ -44,14 +55,13 @@ class SizeTeller final : public HostLoop::Watch {
     void on_events(uint32_t events) override;
 
   private:
-    [[nodiscard]] bool take(char each);
+    [[nodiscard]] size_t take_lines(std::string_view text);
 
     UniqueFd socket_;
     const pid_t process_;
     HostLoop& loop_;
     OnSize on_size_;
-    std::array<char, 16> line_{};
-    size_t line_bytes_ = 0;
+    const std::optional<size_t> slot_;
     std::optional<TerminalSize> size_;
     bool gone_ = false;
 };

@@ -118,6 +118,23 @@ size_t Viewer::read(std::span<std::byte> out) {
                     ? ::recv(options_.input, out.data(), out.size(), MSG_DONTWAIT)
                     : ::read(options_.input, out.data(), out.size());
     } while (count < 0 && errno == EINTR);
+    return note_read(count);
+}
+
+size_t Viewer::take(size_t bytes_max) {
+    if (gone_ || input_ended_) {
+        return 0;
+    }
+    const Passage& by = *options_.passage;
+    ssize_t count = 0;
+    do {
+        count = by.conduit.take(options_.input, by.port, by.stream, bytes_max);
+    } while (count < 0 && errno == EINTR);
+    return note_read(count);
+}
+
+/// What read() or the like has returned.
+size_t Viewer::note_read(ssize_t count) {
     if (count > 0) {
         return static_cast<size_t>(count);
     }
@@ -131,14 +148,20 @@ size_t Viewer::read(std::span<std::byte> out) {
     return 0;
 }
 
+ssize_t Viewer::write_some(uint64_t at, std::span<const std::byte> bytes) const {
+    if (options_.slot) {
+        const Passage& by = *options_.passage;
+        return by.conduit.give(options_.output, by.port, by.viewers, *options_.slot, at, bytes);
+    }
+    return options_.output_is_socket
+               ? ::send(options_.output, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
+               : ::write(options_.output, bytes.data(), bytes.size());
+}
+
 size_t Viewer::write(std::span<const std::byte> bytes) {
     size_t done = 0;
     while (done < bytes.size() && !gone_) {
-        const auto rest = bytes.subspan(done);
-        const ssize_t count =
-            options_.output_is_socket
-                ? ::send(options_.output, rest.data(), rest.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
-                : ::write(options_.output, rest.data(), rest.size());
+        const ssize_t count = write_some(position + done, bytes.subspan(done));
         if (count > 0) {
             done += static_cast<size_t>(count);
             continue;

@@ -14,7 +14,9 @@
 
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "devices/console/conduit.h"
 #include "devices/console/host_loop.h"
+#include "devices/console/kept_viewers.h"
 
 namespace outrigger::console {
 
@@ -40,6 +42,14 @@ class Viewer final {
         kStdio,
     };
 
+    /// How its bytes pass, where another process goes on with it.
+    struct Passage {
+        Conduit& conduit;
+        KeptViewers& viewers;
+        PortStream& stream;
+        uint32_t port = 0;
+    };
+
     struct Options {
         Kind kind = Kind::kUnix;
         int input = -1;  ///< borrowed, unless `owned` is it
@@ -49,6 +59,9 @@ class Viewer final {
         bool output_is_socket = true;
         pid_t process = 0;      ///< of a Unix socket's other end; 0: not known
         uint64_t position = 0;  ///< of the output, from where it gets it
+        /// Its place there, and the rest of what it takes to keep it; nothing: it is not kept.
+        std::optional<size_t> slot{};
+        const Passage* passage = nullptr;  ///< borrowed
     };
 
     Viewer(Options options, ViewerOwner& owner)
@@ -68,6 +81,8 @@ class Viewer final {
 
     [[nodiscard]] pid_t process() const { return options_.process; }
 
+    [[nodiscard]] std::optional<size_t> slot() const { return options_.slot; }
+
     /// Input has ended; output may still be wanted.
     [[nodiscard]] bool input_ended() const { return input_ended_; }
 
@@ -83,7 +98,11 @@ class Viewer final {
     /// What came: bytes, 0 when there are none now or no more of them (input_ended(), gone()).
     [[nodiscard]] size_t read(std::span<std::byte> out);
 
-    /// How much of `bytes` was written. Less than all: is_writable() is false, or it has gone.
+    /// The same of one that is kept (slot()): it goes to the end of the port's input.
+    [[nodiscard]] size_t take(size_t bytes_max);
+
+    /// How much of `bytes`, which are at `position`, was written. Less than all: is_writable() is
+    /// false, or it has gone.
     [[nodiscard]] size_t write(std::span<const std::byte> bytes);
 
     /// Is it to be told of input? Not while there is no room for it.
@@ -104,6 +123,8 @@ class Viewer final {
     };
 
     void on_events(bool at_input, uint32_t events);
+    [[nodiscard]] size_t note_read(ssize_t count);
+    [[nodiscard]] ssize_t write_some(uint64_t at, std::span<const std::byte> bytes) const;
     void end_input();
     void update();
 

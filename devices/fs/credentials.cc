@@ -49,20 +49,33 @@ void OwnCapabilities::set_effective_without(uint64_t dropped) const {
     set_effective(permitted_ & ~dropped);
 }
 
+namespace {
+
+/// These calls return what was before, and never an error: a second one tells what came of it.
+constexpr auto kAskOnly = static_cast<uint32_t>(-1);
+
+bool change_id(long number, uint32_t id) {
+    (void)::syscall(number, id);
+    return static_cast<uint32_t>(::syscall(number, kAskOnly)) == id;
+}
+
+}  // namespace
+
 ScopedUser::ScopedUser(const OwnCapabilities& own, const GuestUser& user) {
     if (!own.has(CAP_SETUID) || !own.has(CAP_SETGID) || (user.uid == 0 && user.gid == 0)) {
         return;
     }
     if (user.group) {
         const gid_t group = *user.group;
+        // Where it fails the host refuses more, not less.
         groups_ = ::syscall(SYS_setgroups, 1, &group) == 0;
     }
     if (user.gid != 0) {
-        (void)::syscall(SYS_setfsgid, user.gid);
+        holds_ = change_id(SYS_setfsgid, user.gid) && holds_;
         gid_ = true;
     }
     if (user.uid != 0) {
-        (void)::syscall(SYS_setfsuid, user.uid);
+        holds_ = change_id(SYS_setfsuid, user.uid) && holds_;
         uid_ = true;
         if (!user.checks_access) {
             own.set_effective((own.permitted() & ~kOfFileSystems) | bit(CAP_DAC_OVERRIDE));

@@ -47,7 +47,12 @@ class ScopedUser final {
     ScopedUser& operator=(const ScopedUser&) = delete;
     ~ScopedUser();
 
+    /// False: the kernel knows no such user or group here (the process is in a user namespace that
+    /// has no such number), so what is made now would belong to another one.
+    [[nodiscard]] bool holds() const { return holds_; }
+
   private:
+    bool holds_ = true;
     bool uid_ = false;
     bool gid_ = false;
     bool groups_ = false;

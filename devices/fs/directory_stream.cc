@@ -31,6 +31,7 @@ constexpr uint64_t kScanMax = 10'000'000;
 Result<bool, int> DirectoryStream::fill(int fd) {
     if (buffer_ == nullptr) {
         buffer_ = std::make_unique_for_overwrite<std::byte[]>(kBufferBytes);
+        buffer_count_.fetch_add(1, std::memory_order_relaxed);
     }
     const long count = ::syscall(SYS_getdents64, fd, buffer_.get(), kBufferBytes);
     begin_ = 0;
@@ -43,12 +44,13 @@ Result<bool, int> DirectoryStream::fill(int fd) {
 }
 
 Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
-    if (offset == cursor_ && offset != 0) {
+    if (offset == cursor_ && offset != 0 && !is_behind_) {
         return {};
     }
     begin_ = 0;
     end_ = 0;
     record_bytes_ = 0;
+    is_behind_ = true;
     // Some file systems hand out offsets that no lseek() takes.
     if (offset > INT64_MAX) {
         return scan(fd, offset);
@@ -57,6 +59,7 @@ Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
         return failure(int{errno});
     }
     cursor_ = offset;
+    is_behind_ = false;
     return {};
 }
 
@@ -65,6 +68,7 @@ Result<void, int> DirectoryStream::scan(int fd, uint64_t offset) {
         return failure(int{errno});
     }
     cursor_ = 0;
+    is_behind_ = false;
     for (uint64_t looked_at = 0; looked_at < kScanMax; ++looked_at) {
         const DirectoryEntry* const entry = OUTRIGGER_TRY(current(fd));
         if (entry == nullptr) {
@@ -105,6 +109,24 @@ void DirectoryStream::advance() {
     begin_ += record_bytes_;
     record_bytes_ = 0;
     cursor_ = entry_.next;
+}
+
+void DirectoryStream::drop_buffer() {
+    if (buffer_ != nullptr) {
+        buffer_.reset();
+        buffer_count_.fetch_sub(1, std::memory_order_relaxed);
+    }
+}
+
+void DirectoryStream::rest() {
+    const bool is_read = begin_ == end_;
+    if (is_read || buffer_count() > kBuffersMax) {
+        is_behind_ = !is_read || is_behind_;
+        begin_ = 0;
+        end_ = 0;
+        record_bytes_ = 0;
+        drop_buffer();
+    }
 }
 
 }  // namespace outrigger::fs

@@ -3,6 +3,7 @@
 /// entry before it carried. What was read ahead is kept for the piece that follows.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -28,7 +29,16 @@ struct DirectoryEntry {
 /// Locked by whoever uses it: `mutex`.
 class DirectoryStream final {
   public:
+    /// So many streams keep what was read ahead while nobody asks: 64 MiB, whatever a guest opens.
+    static constexpr size_t kBuffersMax = 4096;
+
     std::mutex mutex;
+
+    DirectoryStream() = default;
+    DirectoryStream(const DirectoryStream&) = delete;
+    DirectoryStream& operator=(const DirectoryStream&) = delete;
+
+    ~DirectoryStream() { drop_buffer(); }
 
     /// The next entry is the one at `offset`, 0 or one that an entry carried. An errno value.
     [[nodiscard]] Result<void, int> seek(int fd, uint64_t offset);
@@ -39,13 +49,26 @@ class DirectoryStream final {
     /// To the one behind it.
     void advance();
 
+    /// Nobody asks for now: lets go of memory that it does not need, or that too many keep.
+    void rest();
+
+    /// That keep what was read ahead, in this process. Any thread.
+    [[nodiscard]] static size_t buffer_count() {
+        return buffer_count_.load(std::memory_order_relaxed);
+    }
+
   private:
     static constexpr size_t kBufferBytes = 16 * 1024;
+
+    void drop_buffer();
 
     [[nodiscard]] Result<void, int> scan(int fd, uint64_t offset);
     [[nodiscard]] Result<bool, int> fill(int fd);
 
+    static inline std::atomic<size_t> buffer_count_ = 0;
+
     std::unique_ptr<std::byte[]> buffer_;
+    bool is_behind_ = false;  // the kernel's position is not what the guest was given last
     size_t begin_ = 0;
     size_t end_ = 0;
     uint64_t cursor_ = 0;      // the guest's offset of the entry at begin_

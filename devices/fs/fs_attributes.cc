@@ -1,27 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attributes: of files, of the file system, and extended ones.
+// Attributes of files, and of the file system.
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <memory>
-#include <span>
-#include <utility>
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "devices/fs/fs_server.h"
 
 namespace outrigger::fs {
 namespace {
-
-/// XATTR_SIZE_MAX and XATTR_LIST_MAX of Linux.
-constexpr size_t kAttributeBytesMax = 65'536;
 
 StatxTime sx_time(const statx_timestamp& time) {
     return {.seconds = time.tv_sec, .nanoseconds = time.tv_nsec, .reserved = 0};
@@ -33,8 +25,6 @@ StatxAttributes sx_attributes(const struct statx& status) {
     out.blksize = status.stx_blksize;
     out.attributes = status.stx_attributes;
     out.nlink = status.stx_nlink;
-    out.uid = status.stx_uid;
-    out.gid = status.stx_gid;
     out.mode = status.stx_mode;
     out.ino = status.stx_ino;
     out.size = status.stx_size;
@@ -65,13 +55,6 @@ timespec wished_time(const fuse_setattr_in& wish,
     return {.tv_sec = 0, .tv_nsec = UTIME_OMIT};
 }
 
-/// A buffer for one extended attribute, or a list of names: 64 KiB a thread that asks for one.
-std::span<std::byte> attribute_buffer() {
-    static thread_local const auto buffer =
-        std::make_unique_for_overwrite<std::array<std::byte, kAttributeBytesMax>>();
-    return *buffer;
-}
-
 }  // namespace
 
 Verdict FsServer::answer_attributes(Call& call, const struct statx& status) {
@@ -100,6 +83,8 @@ Verdict FsServer::statx(Call& call) {
     out.attr_valid = static_cast<uint64_t>(seconds.count());
     out.attr_valid_nsec = static_cast<uint32_t>((settings_.timeout - seconds).count());
     out.stat = sx_attributes(status);
+    out.stat.uid = settings_.uids.to_guest(status.stx_uid);
+    out.stat.gid = settings_.gids.to_guest(status.stx_gid);
     return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
 }
 
@@ -120,11 +105,16 @@ Errno FsServer::change_owner(const Inode& inode, const fuse_setattr_in& wish) {
         return 0;
     }
     constexpr uint32_t kUnchanged = UINT32_MAX;
-    const uint32_t uid = (wish.valid & FATTR_UID) != 0 ? wish.uid : kUnchanged;
-    const uint32_t gid = (wish.valid & FATTR_GID) != 0 ? wish.gid : kUnchanged;
-    return ::fchownat(inode.fd.get(), "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0
-               ? 0
-               : errno;
+    const auto uid = settings_.uids.to_host((wish.valid & FATTR_UID) != 0 ? wish.uid : kUnchanged);
+    const auto gid = settings_.gids.to_host((wish.valid & FATTR_GID) != 0 ? wish.gid : kUnchanged);
+    if (!uid || !gid) {
+        return EPERM;
+    }
+    if (::fchownat(inode.fd.get(), "", *uid, *gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) {
+        return errno;
+    }
+    drop_mapped_capabilities(inode.fd.get());
+    return 0;
 }
 
 Errno FsServer::change_size(const Inode& inode, const fuse_setattr_in& wish) {
@@ -138,6 +128,7 @@ Errno FsServer::change_size(const Inode& inode, const fuse_setattr_in& wish) {
         return EFBIG;
     }
     const ScopedWithoutFsetid as_user(capabilities_, (wish.valid & FATTR_KILL_SUIDGID) != 0);
+    drop_mapped_capabilities(inode.fd.get());
     const auto size = static_cast<off_t>(wish.size);
     if ((wish.valid & FATTR_FH) != 0) {
         const OpenFileRef file = files_.find(wish.fh);
@@ -167,6 +158,9 @@ Errno FsServer::change_times(const Inode& inode, const fuse_setattr_in& wish) {
 Verdict FsServer::setattr(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_fixed<fuse_setattr_in>(call.body));
     const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    if ((wish.valid & FATTR_FH) != 0) {
+        OUTRIGGER_FS_TRY(file_of(wish.fh, call.header.node));
+    }
     // Size comes before times, because it changes them; owner before size, because a new owner's
     // file loses set-user-id.
     for (const auto change : {&FsServer::change_mode,
@@ -188,6 +182,9 @@ Verdict FsServer::access(Call& call) {
     const ScopedUser as(
         capabilities_,
         GuestUser{.uid = user.uid, .gid = user.gid, .group = {}, .checks_access = true});
+    if (!as.holds()) {
+        return failed(EOVERFLOW);
+    }
     if ((args.mask & ~uint32_t{R_OK | W_OK | X_OK}) != 0) {
         return failed(EINVAL);
     }
@@ -219,75 +216,6 @@ Verdict FsServer::statfs(Call& call) {
     out.st.namelen = static_cast<uint32_t>(status.f_namelen);
     out.st.frsize = static_cast<uint32_t>(status.f_frsize);
     return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
-}
-
-// The calls on extended attributes are relative to the thread's working directory, which is
-// /proc/self/fd: they refuse O_PATH descriptors, but not what these lead to.
-
-Verdict FsServer::setxattr(Call& call) {
-    if (!settings_.xattr) {
-        return failed(ENOSYS);
-    }
-    const SetAttribute wish = OUTRIGGER_FS_TRY(parse_setxattr(call.body, form()));
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    const ScopedWithoutFsetid as_user(capabilities_, wish.kills_sgid);
-    return ::setxattr(FdName(inode->fd.get()).c_str(),
-                      wish.name,
-                      wish.value.data(),
-                      wish.value.size(),
-                      static_cast<int>(wish.flags)) == 0
-               ? Verdict::kAnswered
-               : failed(errno);
-}
-
-Verdict FsServer::removexattr(Call& call) {
-    if (!settings_.xattr) {
-        return failed(ENOSYS);
-    }
-    const AttributeName name = OUTRIGGER_FS_TRY(parse_removexattr(call.body));
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    return ::removexattr(FdName(inode->fd.get()).c_str(), name) == 0 ? Verdict::kAnswered
-                                                                     : failed(errno);
-}
-
-/// `bytes`: what the kernel said of `wanted` bytes, 0 being a question for how many there are.
-Verdict FsServer::answer_attribute(Call& call, ssize_t bytes, uint32_t wanted) {
-    if (bytes < 0) {
-        return failed(errno);
-    }
-    if (wanted == 0) {
-        const fuse_getxattr_out out{.size = static_cast<uint32_t>(bytes), .padding = 0};
-        return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
-    }
-    return call.reply.append(attribute_buffer().first(static_cast<size_t>(bytes)))
-               ? Verdict::kAnswered
-               : failed(EINVAL);
-}
-
-Verdict FsServer::getxattr(Call& call) {
-    if (!settings_.xattr) {
-        return failed(ENOSYS);
-    }
-    const GetAttribute wish = OUTRIGGER_FS_TRY(parse_getxattr(call.body));
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    const ssize_t bytes = ::getxattr(FdName(inode->fd.get()).c_str(),
-                                     wish.name,
-                                     attribute_buffer().data(),
-                                     std::min<size_t>(wish.size, kAttributeBytesMax));
-    return answer_attribute(call, bytes, wish.size);
-}
-
-Verdict FsServer::listxattr(Call& call) {
-    if (!settings_.xattr) {
-        return failed(ENOSYS);
-    }
-    const auto wish = OUTRIGGER_FS_TRY(parse_fixed<fuse_getxattr_in>(call.body));
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    // SAFETY: char may alias anything; the buffer is ours.
-    const ssize_t bytes = ::listxattr(FdName(inode->fd.get()).c_str(),
-                                      reinterpret_cast<char*>(attribute_buffer().data()),
-                                      std::min<size_t>(wish.size, kAttributeBytesMax));
-    return answer_attribute(call, bytes, wish.size);
 }
 
 }  // namespace outrigger::fs

@@ -52,6 +52,7 @@ void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 Result<void> FsDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     OUTRIGGER_TRY(server_.adopt_thread());
     OUTRIGGER_TRY(pool_.start(settings_.pool_threads));
+    server_.take_locks();
     Ring& ring = rings_[static_cast<size_t>(index)];
     ring.queue = std::make_unique<FsQueue>(FsQueue::Environment{.server = server_,
                                                                 .pool = pool_,
@@ -91,7 +92,8 @@ Result<void> FsDevice::load_state(std::span<const StateSection> sections) {
 }
 
 std::span<const StateSectionKind> FsDevice::state_sections() const {
-    static constexpr std::array kKinds = {kSessionSection, kNodesSection, kFilesSection};
+    static constexpr std::array kKinds = {
+        kSessionSection, kNodesSection, kFilesSection, kRemovedSection, kLocksSection};
     return kKinds;
 }
 

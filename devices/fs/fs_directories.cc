@@ -79,16 +79,24 @@ Verdict FsServer::list(Call& call, bool plus) {
     if (!file->is_directory()) {
         return failed(ENOTDIR);
     }
-    if (args.size > call.reply.room()) {
+    if (args.size > call.reply.room() || args.size > kTransferBytesMax) {
         return failed(EINVAL);
     }
     DirectoryStream& stream = *file->directory;
     const std::lock_guard lock(stream.mutex);
-    OUTRIGGER_FS_TRY(stream.seek(file->fd.get(), args.offset));
+    const Verdict verdict = list_from(call, args, *file, inode, plus);
+    stream.rest();
+    return verdict;
+}
+
+Verdict FsServer::list_from(
+    Call& call, const fuse_read_in& args, const OpenFile& file, const InodeRef& inode, bool plus) {
+    DirectoryStream& stream = *file.directory;
+    OUTRIGGER_FS_TRY(stream.seek(file.fd.get(), args.offset));
     const uint64_t end = call.reply.room() - args.size;  // what the driver does not ask for
     bool is_first = true;
     while (true) {
-        const auto current = stream.current(file->fd.get());
+        const auto current = stream.current(file.fd.get());
         if (!current) {
             // What is there already is not lost: the error comes with the next request.
             return is_first ? failed(current.error()) : Verdict::kAnswered;

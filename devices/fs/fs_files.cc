@@ -13,84 +13,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/guest/sigbus_guard.h"
+
+#include "devices/fs/file_transfer.h"
 #include "devices/fs/fs_server.h"
 
 namespace outrigger::fs {
 namespace {
-
-/// IOV_MAX of Linux.
-constexpr size_t kSegmentsMax = 1024;
-
-/// Takes `bytes` off the front of `segments`; the rest, of which the first may begin later.
-std::span<iovec> behind(std::span<iovec> segments, size_t bytes) {
-    while (bytes > 0) {
-        iovec& front = segments.front();
-        const size_t taken = std::min(bytes, front.iov_len);
-        front.iov_base = static_cast<std::byte*>(front.iov_base) + taken;
-        front.iov_len -= taken;
-        bytes -= taken;
-        if (front.iov_len == 0) {
-            segments = segments.subspan(1);
-        }
-    }
-    return segments;
-}
-
-struct Transfer {
-    uint64_t done = 0;
-    Errno error = 0;  ///< why it ended early; 0 at the end of the file
-};
-
-int segment_count(std::span<const iovec> segments) {
-    return static_cast<int>(std::min(segments.size(), kSegmentsMax));
-}
-
-/// Reads until `segments` are full, the file ends, or an error, which may be EAGAIN with
-/// RWF_NOWAIT. Consumes what it fills.
-Transfer read_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
-    Transfer transfer;
-    while (!segments.empty()) {
-        const ssize_t count = ::preadv2(fd,
-                                        segments.data(),
-                                        segment_count(segments),
-                                        static_cast<off_t>(offset + transfer.done),
-                                        flags);
-        if (count < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            transfer.error = errno;
-            break;
-        }
-        if (count == 0) {
-            break;
-        }
-        transfer.done += static_cast<size_t>(count);
-        segments = behind(segments, static_cast<size_t>(count));
-    }
-    return transfer;
-}
-
-Transfer write_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
-    Transfer transfer;
-    while (!segments.empty()) {
-        const ssize_t count = ::pwritev2(fd,
-                                         segments.data(),
-                                         segment_count(segments),
-                                         static_cast<off_t>(offset + transfer.done),
-                                         flags);
-        if (count <= 0) {
-            if (count < 0 && errno == EINTR) {
-                continue;
-            }
-            transfer.error = count < 0 ? errno : EIO;
-            break;
-        }
-        transfer.done += static_cast<size_t>(count);
-        segments = behind(segments, static_cast<size_t>(count));
-    }
-    return transfer;
-}
 
 bool cannot_now(Errno error) {
     return error == EAGAIN;
@@ -186,21 +115,30 @@ Verdict FsServer::open(Call& call) {
     OUTRIGGER_FS_TRY(reserve_descriptor());
     const ScopedWithoutFsetid as_user(capabilities_,
                                       (args.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
+    if ((flags & O_TRUNC) != 0) {
+        drop_mapped_capabilities(inode->fd.get());
+    }
     UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, flags));
     return answer_open(call, std::move(fd), inode.id(), flags & ~O_TRUNC);
 }
 
 Verdict FsServer::release(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_release_in>(call.body));
-    OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
-    lock_owners_.forget_handle(call.header.node, args.fh);
+    if (const OpenFileRef file = files_.find(args.fh); !file || file->node != call.header.node) {
+        return failed(EBADF);
+    }
+    if (settings_.posix_locks) {
+        lock_owners_.forget_handle(call.header.node, args.fh);
+    }
     return files_.remove(args.fh) ? Verdict::kAnswered : failed(EBADF);
 }
 
 Verdict FsServer::flush(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_flush_in>(call.body));
     OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
-    lock_owners_.forget({.node = call.header.node, .owner = args.lock_owner});
+    if (settings_.posix_locks) {
+        lock_owners_.forget({.node = call.header.node, .owner = args.lock_owner});
+    }
     // A close() of the guest's is one of the host's, whose error (of a network file system) it is
     // told. Where descriptors have run out that is not worth failing for.
     const int copy = ::fcntl(file->fd.get(), F_DUPFD_CLOEXEC, 0);
@@ -223,10 +161,10 @@ Verdict FsServer::fsync(Call& call) {
 
 Verdict FsServer::syncfs(Call& call) {
     OUTRIGGER_FS_TRY(parse_fixed<fuse_syncfs_in>(call.body));
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    // syncfs() refuses O_PATH descriptors.
-    UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, O_RDONLY));
-    call.queue.defer(call, [fd = std::move(fd)](ReplyWriter& /*reply*/) {
+    InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    call.queue.defer(call, [this, inode = std::move(inode)](ReplyWriter& /*reply*/) {
+        // syncfs() refuses O_PATH descriptors. Opened here, so that requests which wait hold none.
+        const UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, O_RDONLY));
         return ::syncfs(fd.get()) == 0 ? Verdict::kAnswered : failed(errno);
     });
     return Verdict::kLater;
@@ -238,7 +176,8 @@ Verdict FsServer::read(Call& call) {
     if (file->is_directory()) {
         return failed(EISDIR);
     }
-    if (!lies_in_a_file(args.offset, args.size) || args.size > call.reply.room()) {
+    if (!lies_in_a_file(args.offset, args.size) || args.size > call.reply.room() ||
+        args.size > kTransferBytesMax) {
         return failed(EINVAL);
     }
     std::span<iovec> segments = call.reply.iovecs(args.size);
@@ -260,7 +199,9 @@ Verdict FsServer::read(Call& call) {
     call.queue.defer(
         call,
         [file = std::move(file), segments, done, offset = args.offset](ReplyWriter& reply) mutable {
-            const Transfer transfer = read_all(file->fd.get(), segments, offset + done, 0);
+            const bool copies = (file->flags & O_DIRECT) != 0 && !are_sectors(segments);
+            const Transfer transfer = copies ? read_by_copy(file->fd.get(), segments, offset + done)
+                                             : read_all(file->fd.get(), segments, offset + done, 0);
             reply.note_written(transfer.done);
             return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
                                                                    : failed(transfer.error);
@@ -274,9 +215,11 @@ Verdict FsServer::write(Call& call) {
     if (file->is_directory()) {
         return failed(EISDIR);
     }
-    if (!lies_in_a_file(args.offset, args.size) || call.reply.room() < sizeof(fuse_write_out)) {
+    if (!lies_in_a_file(args.offset, args.size) || args.size > kTransferBytesMax ||
+        call.reply.room() < sizeof(fuse_write_out)) {
         return failed(EINVAL);
     }
+    drop_mapped_capabilities(file->fd.get());
     const bool is_cached = (args.write_flags & FUSE_WRITE_CACHE) != 0;
     const int flags = (args.flags & O_APPEND) != 0 && !is_cached ? RWF_APPEND : 0;
     const bool kills = (args.write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
@@ -313,10 +256,19 @@ Verdict FsServer::write(Call& call) {
     }
     call.queue.defer(
         call,
-        [this, file = std::move(file), segments, done, flags, kills, offset = args.offset](
-            ReplyWriter& reply) mutable {
+        [this,
+         file = std::move(file),
+         segments,
+         done,
+         flags,
+         kills,
+         offset = args.offset,
+         lost_before = sigbus_guard::lost_count()](ReplyWriter& reply) mutable {
             const ScopedWithoutFsetid as_user(capabilities_, kills);
-            const Transfer transfer = write_all(file->fd.get(), segments, offset + done, flags);
+            const bool copies = (file->flags & O_DIRECT) != 0 && !are_sectors(segments);
+            const Transfer transfer =
+                copies ? write_by_copy(file->fd.get(), segments, offset + done, flags, lost_before)
+                       : write_all(file->fd.get(), segments, offset + done, flags);
             done += transfer.done;
             return transfer.error == 0 || done > 0 ? answer_write(reply, done)
                                                    : failed(transfer.error);
@@ -342,6 +294,7 @@ Verdict FsServer::fallocate(Call& call) {
         return failed(EFBIG);
     }
     const bool kills = kills_privileges(call);
+    drop_mapped_capabilities(file->fd.get());
     call.queue.defer(call, [this, file = std::move(file), args, kills](ReplyWriter& /*reply*/) {
         const ScopedWithoutFsetid as_user(capabilities_, kills);
         int result = 0;
@@ -383,10 +336,12 @@ Verdict FsServer::copy(Call& call, bool has_long_reply) {
         !lies_in_a_file(args.off_in, args.len) || !lies_in_a_file(args.off_out, args.len)) {
         return failed(EINVAL);
     }
-    // The short reply counts in 32 bits, and one request should not keep a thread for hours.
-    constexpr uint64_t kBytesMax = uint64_t{1} << 30;
+    // The short reply counts in 32 bits, and one request should not keep a thread for long:
+    // a ring that stops waits for all of them.
+    constexpr uint64_t kBytesMax = uint64_t{64} << 20;
     const size_t bytes = std::min(args.len, kBytesMax);
     const bool kills = kills_privileges(call);
+    drop_mapped_capabilities(to->fd.get());
     call.queue.defer(
         call,
         [this, from = std::move(from), to = std::move(to), args, bytes, kills, has_long_reply](

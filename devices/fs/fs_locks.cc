@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/file.h>
+
+#include "vhost-user-backend/base/log.h"
 
 #include "devices/fs/fs_server.h"
 
@@ -28,9 +31,29 @@ Result<struct flock, Errno> host_lock(const fuse_file_lock& wish) {
     return lock;
 }
 
-Errno try_flock(int fd, uint32_t type) {
+Errno try_flock(OpenFile& file, uint32_t type) {
     const int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
-    return ::flock(fd, operation | LOCK_NB) == 0 ? 0 : errno;
+    if (::flock(file.fd.get(), operation | LOCK_NB) != 0) {
+        return errno;
+    }
+    file.flock.store(type, std::memory_order_relaxed);
+    return 0;
+}
+
+Errno try_lock(LockOwners::OpenDescription& description, struct flock& lock) {
+    const std::lock_guard guard(description.mutex);
+    if (description.held.is_full()) {
+        return ENOLCK;
+    }
+    if (::fcntl(description.fd.get(), F_OFD_SETLK, &lock) != 0) {
+        // The C library of the guest knows both numbers for "somebody has it".
+        return errno == EACCES ? EAGAIN : errno;
+    }
+    const auto start = static_cast<uint64_t>(lock.l_start);
+    const uint64_t end =
+        lock.l_len == 0 ? kOffsetMax : start + static_cast<uint64_t>(lock.l_len) - 1;
+    description.held.set({.start = start, .end = end, .type = static_cast<uint32_t>(lock.l_type)});
+    return 0;
 }
 
 }  // namespace
@@ -44,7 +67,9 @@ Result<LockOwners::Description, Errno> FsServer::description_of(uint64_t node,
         args.fh,
         args.lk.pid,
         [&]() -> Result<UniqueFd, Errno> {
-            auto fd = share_.reopen(inode->fd.get(), inode->type, O_RDWR);
+            OUTRIGGER_TRY(reserve_descriptor());
+            auto fd = share_.reopen(
+                inode->fd.get(), inode->type, settings_.read_only ? O_RDONLY : O_RDWR);
             if (!fd) {
                 fd = share_.reopen(inode->fd.get(), inode->type, O_RDONLY);
             }
@@ -104,15 +129,9 @@ Verdict FsServer::lock(Call& call, bool waits) {
     const uint32_t type = args.lk.type;
     auto attempt = [file = std::move(file), description = std::move(description), lock, type](
                        ReplyWriter& /*reply*/) mutable {
-        if (description == nullptr) {
-            const Errno error = try_flock(file->fd.get(), type);
-            return error == 0 ? Verdict::kAnswered : failed(error);
-        }
-        // The C library of the guest knows both numbers for "somebody has it".
-        if (::fcntl(description->fd.get(), F_OFD_SETLK, &lock) == 0) {
-            return Verdict::kAnswered;
-        }
-        return failed(errno == EACCES ? EAGAIN : errno);
+        const Errno error =
+            description == nullptr ? try_flock(*file, type) : try_lock(*description, lock);
+        return error == 0 ? Verdict::kAnswered : failed(error);
     };
     if (!waits || type == F_UNLCK) {
         return attempt(call.reply);
@@ -147,6 +166,80 @@ bool FsServer::take_interrupt(uint64_t unique) {
     }
     *found = 0;
     return true;
+}
+
+/// All that this guest has locked on the host. No request runs.
+std::vector<SavedLock> FsServer::held_locks() const {
+    {
+        const std::lock_guard lock(wanted_locks_mutex_);
+        if (!wanted_locks_.empty()) {
+            return wanted_locks_;  // no queue has started since
+        }
+    }
+    std::vector<SavedLock> locks;
+    lock_owners_.for_each([&](const LockOwners::Key& key, LockOwners::OpenDescription& owner) {
+        for (const HeldRanges::Range& range : owner.held.all()) {
+            locks.push_back({.node = key.node,
+                             .owner = key.owner,
+                             .handle = owner.handle,
+                             .start = range.start,
+                             .end = range.end,
+                             .pid = owner.pid,
+                             .type = range.type});
+        }
+    });
+    files_.for_each([&](OpenFileRef& file) {
+        const uint32_t type = file->flock.load(std::memory_order_relaxed);
+        if (type != F_UNLCK) {
+            locks.push_back({.node = file->node,
+                             .handle = file.id(),
+                             .end = kOffsetMax,
+                             .type = type,
+                             .is_flock = true});
+        }
+    });
+    return locks;
+}
+
+/// The other process may be of the same host, and needs them. No request runs.
+void FsServer::let_go_of_locks() const {
+    lock_owners_.clear();
+    files_.for_each([](OpenFileRef& file) {
+        if (file->flock.load(std::memory_order_relaxed) != F_UNLCK) {
+            (void)try_flock(*file, F_UNLCK);
+        }
+    });
+}
+
+Errno FsServer::take_lock(const SavedLock& lock) {
+    const auto file = file_of(lock.handle, lock.node);
+    if (!file) {
+        return file.error();
+    }
+    if (lock.is_flock) {
+        return try_flock(**file, lock.type);
+    }
+    fuse_lk_in args{};
+    args.fh = lock.handle;
+    args.owner = lock.owner;
+    args.lk = {.start = lock.start, .end = lock.end, .type = lock.type, .pid = lock.pid};
+    const auto description = description_of(lock.node, args);
+    auto wish = host_lock(args.lk);
+    if (!description || !wish) {
+        return description ? wish.error() : description.error();
+    }
+    return try_lock(**description, *wish);
+}
+
+void FsServer::take_locks() {
+    const std::lock_guard lock(wanted_locks_mutex_);
+    for (const SavedLock& one : std::exchange(wanted_locks_, {})) {
+        if (const Errno error = take_lock(one); error != 0) {
+            log(LogLevel::kError,
+                "fs: a lock that the guest had cannot be had again: {}",
+                error_from_code("", error).message);
+        }
+    }
 }
 
 }  // namespace outrigger::fs

@@ -51,9 +51,6 @@ std::optional<std::string> FsServer::path_of(const Inode& inode, const std::stri
 }
 
 Result<FsState> FsServer::save() const {
-    if (settings_.flock || !lock_owners_.empty()) {
-        return failure(Error{.message = "locks on the host's files cannot move with the guest"});
-    }
     std::string root = name_of(share_.proc_fd(), share_.root_fd()).value_or("/");
     if (root == "/") {
         root.clear();
@@ -62,38 +59,52 @@ Result<FsState> FsServer::save() const {
                   .agreed = agreed_.load(std::memory_order_relaxed),
                   .node_generation = inodes_.newest_generation(),
                   .file_generation = files_.newest_generation()};
-    size_t removed_count = 0;
+    size_t left_count = 0;
     inodes_.for_each([&](InodeRef& inode) {
         if (inode.id() == InodeTable::kRootId) {
             return;
         }
-        if (auto path = path_of(*inode, root)) {
+        const uint64_t lookups = inode->lookups.load(std::memory_order_relaxed);
+        if (auto path = handles_.open(inode) ? path_of(*inode, root) : std::nullopt) {
             state.nodes.push_back({.id = inode.id(),
-                                   .lookups = inode->lookups.load(std::memory_order_relaxed),
+                                   .lookups = lookups,
                                    .type = inode->type,
                                    .path = *std::move(path)});
+        } else if (!inode->handle.is_empty() && inode->fd.is_open()) {
+            const auto handle = inode->handle.all();
+            state.removed.push_back({.id = inode.id(),
+                                     .lookups = lookups,
+                                     .type = inode->type,
+                                     .handle = {handle.begin(), handle.end()}});
         } else {
-            ++removed_count;
+            ++left_count;
         }
     });
     std::ranges::sort(state.nodes, {}, &SavedNode::id);
+    std::ranges::sort(state.removed, {}, &SavedRemoved::id);
     Result<void> outcome;
     files_.for_each([&](OpenFileRef& file) {
         const bool is_found =
             file->node == InodeTable::kRootId ||
-            std::ranges::binary_search(state.nodes, file->node, {}, &SavedNode::id);
+            std::ranges::binary_search(state.nodes, file->node, {}, &SavedNode::id) ||
+            std::ranges::binary_search(state.removed, file->node, {}, &SavedRemoved::id);
         if (!is_found) {
-            outcome = failure(Error{.message = "the guest has a file open that was removed"});
+            outcome = failure(Error{.message = "the guest has a file open that was removed, which "
+                                               "moves by --inode-file-handles alone"});
         }
         state.files.push_back(
             {.handle = file.id(), .node = file->node, .flags = static_cast<uint32_t>(file->flags)});
     });
     OUTRIGGER_TRY(std::move(outcome));
-    if (removed_count > 0) {
+    if (left_count > 0) {
         log(LogLevel::kInfo,
             "fs: {} files that were removed, and that the guest has not forgotten, do not move",
-            removed_count);
+            left_count);
     }
+    state.locks = held_locks();
+    let_go_of_locks();
+    const std::lock_guard lock(wanted_locks_mutex_);
+    wanted_locks_ = state.locks;
     return state;
 }
 
@@ -114,43 +125,114 @@ Result<void> FsServer::load(const FsState& state) {
 }
 
 Result<void> FsServer::load_all(const FsState& state) {
-    if (state.nodes.size() + state.files.size() >= settings_.descriptors_max) {
+    const size_t held = state.files.size() + (handles_.are_used() ? 0 : state.nodes.size());
+    if (held >= settings_.descriptors_max - opened_by_handle_max_) {
         return failure(Error{.message = "the guest has more files than there are descriptors for"});
     }
     for (const SavedNode& node : state.nodes) {
-        const auto lost = [&node](Errno error) {
-            return failure(error_from_code(
-                fmt::format("what the guest knows as '{}' is not here", node.path), error));
-        };
-        auto fd = share_.pin_path(node.path);
-        if (!fd) {
-            return lost(fd.error());
-        }
+        OUTRIGGER_TRY(load_node(node));
+    }
+    for (const SavedRemoved& node : state.removed) {
+        OUTRIGGER_TRY(load_removed(node));
+    }
+    for (const SavedFile& file : state.files) {
+        OUTRIGGER_TRY(load_file(file));
+    }
+    OUTRIGGER_TRY(check_locks(state.locks));
+    const std::lock_guard lock(wanted_locks_mutex_);
+    wanted_locks_ = state.locks;
+    return {};
+}
+
+Result<void> FsServer::load_node(const SavedNode& node) {
+    return add_restored(node.id,
+                        node.lookups,
+                        node.type,
+                        share_.pin_path(node.path),
+                        "what the guest knows as '" + node.path + "'");
+}
+
+Result<void> FsServer::load_removed(const SavedRemoved& node) {
+    const auto handle = FileHandle::from_bytes(node.handle);
+    return add_restored(node.id,
+                        node.lookups,
+                        node.type,
+                        handle ? handles_.pin_removed(*handle) : failure(EINVAL),
+                        "a file that was removed while the guest had it open");
+}
+
+/// One inode, or why it is not there; which the guest finds out by itself, if the operator says so.
+Result<void> FsServer::add_restored(uint64_t id,
+                                    uint64_t lookups,
+                                    uint32_t type,
+                                    Result<UniqueFd, Errno> fd,
+                                    const std::string& what) {
+    InodeKey key{.mount = UINT64_MAX, .device = UINT64_MAX, .number = id};  // of a lost one
+    Result<FileHandle, Errno> handle = FileHandle();
+    Errno error = fd ? 0 : fd.error();
+    if (error == 0) {
         const StatResult status = stat_fd(fd->get(), STATX_BASIC_STATS | STATX_MNT_ID);
-        if (!status) {
-            return lost(status.error());
+        error = status ? 0 : status.error();
+        if (status && (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != type) {
+            error = ESTALE;
         }
-        if ((uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != node.type) {
-            return lost(ESTALE);
-        }
-        if (!inodes_.restore(node.id, key_of(*status), *std::move(fd), node.type, node.lookups)) {
-            return failure(Error{.message = fmt::format(
-                                     "the node id {:#x} is impossible, or there twice", node.id)});
+        if (error == 0) {
+            key = key_of(*status);
+            handle = handles_.make(*fd, key, type);
+            error = handle ? 0 : handle.error();
         }
     }
-    for (const SavedFile& saved : state.files) {
-        const InodeRef inode = inodes_.find(saved.node);
-        const auto flags = static_cast<int>(saved.flags);
-        const bool is_directory = (flags & O_DIRECTORY) != 0;
-        if (!inode || is_directory != (inode->type == S_IFDIR)) {
-            return failure(Error{.message = "a file is open whose node is not there"});
+    if (error != 0) {
+        Error lost = error_from_code(what + " is not here", error);
+        if (!settings_.forgives_lost_files) {
+            return failure(std::move(lost));
         }
-        auto fd = share_.reopen(inode->fd.get(), inode->type, flags);
-        if (!fd) {
-            return failure(error_from_code("cannot open a file of the guest again", fd.error()));
+        log(LogLevel::kWarning, "fs: {}", lost.message);
+        fd = UniqueFd();
+    }
+    if (!inodes_.restore(
+            id, key, *std::move(fd), type, lookups, handle ? *std::move(handle) : FileHandle())) {
+        return failure(
+            Error{.message = fmt::format("the node id {:#x} is impossible, or there twice", id)});
+    }
+    if (const InodeRef inode = inodes_.find(id); !inode->handle.is_empty()) {
+        handles_.note_open(inode);
+    }
+    return {};
+}
+
+Result<void> FsServer::load_file(const SavedFile& saved) {
+    const InodeRef inode = inodes_.find(saved.node);
+    const auto flags = static_cast<int>(saved.flags);
+    const bool is_directory = (flags & O_DIRECTORY) != 0;
+    if (!inode || is_directory != (inode->type == S_IFDIR)) {
+        return failure(Error{.message = "a file is open whose node is not there"});
+    }
+    Result<UniqueFd, Errno> fd = failure(ESTALE);
+    if (const auto opened = handles_.open(inode); opened && inode->fd.is_open()) {
+        fd = share_.reopen(inode->fd.get(), inode->type, flags);
+    }
+    if (!fd && !settings_.forgives_lost_files) {
+        return failure(error_from_code("cannot open a file of the guest again", fd.error()));
+    }
+    if (!files_.restore(
+            saved.handle, fd ? *std::move(fd) : UniqueFd(), saved.node, flags, is_directory)) {
+        return failure(Error{.message = "a handle is impossible, or there twice"});
+    }
+    return {};
+}
+
+/// They are taken when the first queue starts: until then the other process may have them.
+Result<void> FsServer::check_locks(std::span<const SavedLock> locks) {
+    for (const SavedLock& lock : locks) {
+        const OpenFileRef file = files_.find(lock.handle);
+        if (!file || file->node != lock.node || file->is_directory()) {
+            return failure(Error{.message = "a lock of a file that is not open"});
         }
-        if (!files_.restore(saved.handle, *std::move(fd), saved.node, flags, is_directory)) {
-            return failure(Error{.message = "a handle is impossible, or there twice"});
+        if (lock.is_flock ? !settings_.flock : !settings_.posix_locks) {
+            return failure(Error{.message = lock.is_flock
+                                                ? "locks move where --flock is given"
+                                                : "locks move where --posix-lock is given"});
         }
     }
     return {};

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "devices/fs/fs_server.h"
@@ -75,10 +74,16 @@ Result<FsServer::Found, Errno> FsServer::pin_opened(const UniqueFd& fd) {
 Result<FsServer::Found, Errno> FsServer::add(UniqueFd fd) {
     Found found;
     found.status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
-    found.inode =
-        inodes_.look_up_or_add(key_of(found.status), std::move(fd), type_of(found.status));
+    const InodeKey key = key_of(found.status);
+    const uint32_t type = type_of(found.status);
+    FileHandle handle = OUTRIGGER_TRY(handles_.make(fd, key, type));
+    const bool has_handle = !handle.is_empty();
+    found.inode = inodes_.look_up_or_add(key, fd, type, std::move(handle));
     if (!found.inode) {
         return failure(ENFILE);
+    }
+    if (has_handle && !fd.valid()) {
+        handles_.note_open(found.inode);  // which has taken it
     }
     return found;
 }
@@ -96,8 +101,8 @@ fuse_attr FsServer::make_attr(const struct statx& status) const {
     attr.ctimensec = status.stx_ctime.tv_nsec;
     attr.mode = status.stx_mode;
     attr.nlink = status.stx_nlink;
-    attr.uid = status.stx_uid;
-    attr.gid = status.stx_gid;
+    attr.uid = settings_.uids.to_guest(status.stx_uid);
+    attr.gid = settings_.gids.to_guest(status.stx_gid);
     attr.rdev = encode_device(status.stx_rdev_major, status.stx_rdev_minor);
     attr.blksize = status.stx_blksize;
     return attr;
@@ -163,8 +168,10 @@ Verdict FsServer::batch_forget(Call& call) {
         return Verdict::kSilent;
     }
     constexpr size_t kBatch = 64;
+    // As many as fit the longest request; whoever says more is not believed, and holds up nobody.
+    constexpr size_t kForgetsMax = kTransferBytesMax / sizeof(fuse_forget_one);
     std::array<fuse_forget_one, kBatch> batch;
-    size_t left = args->count;
+    size_t left = std::min<size_t>(args->count, kForgetsMax);
     while (left > 0) {
         const size_t count = std::min(left, kBatch);
         const auto wanted = std::as_writable_bytes(std::span(batch).first(count));
@@ -187,25 +194,14 @@ Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& e
         extensions.group == UINT32_MAX) {
         return failure(EINVAL);
     }
-    return GuestUser{.uid = call.header.uid,
-                     .gid = call.header.gid,
-                     .group = extensions.group,
-                     .checks_access = agreed(kInitCreateSuppGroup)};
-}
-
-/// Gives what was just made its security label. An errno value, or 0.
-Errno FsServer::label(const Inode& inode, const Extensions& extensions) {
-    if (!extensions.security) {
-        return 0;
+    GuestUser user{.uid = OUTRIGGER_TRY(settings_.uids.to_host(call.header.uid)),
+                   .gid = OUTRIGGER_TRY(settings_.gids.to_host(call.header.gid)),
+                   .group = {},
+                   .checks_access = agreed(kInitCreateSuppGroup)};
+    if (extensions.group) {
+        user.group = OUTRIGGER_TRY(settings_.gids.to_host(*extensions.group));
     }
-    const SecurityContext& context = *extensions.security;
-    // Relative to the thread's working directory, which is /proc/self/fd.
-    const int result = ::setxattr(FdName(inode.fd.get()).c_str(),
-                                  context.name,
-                                  context.value.data(),
-                                  context.value.size(),
-                                  0);
-    return result == 0 ? 0 : errno;
+    return user;
 }
 
 Verdict FsServer::finish_creation(Call& call,
@@ -225,9 +221,13 @@ Verdict FsServer::finish_creation(Call& call,
 Verdict FsServer::mkdir(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_mkdir(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         if (::mkdirat(parent->fd.get(), wish.name.c_str(), wish.args.mode & 07777) != 0) {
             return failed(errno);
@@ -239,9 +239,13 @@ Verdict FsServer::mkdir(Call& call) {
 Verdict FsServer::mknod(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_mknod(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         if (::mknodat(parent->fd.get(),
                       wish.name.c_str(),
@@ -256,9 +260,13 @@ Verdict FsServer::mknod(Call& call) {
 Verdict FsServer::symlink(Call& call) {
     const Symlink wish = OUTRIGGER_FS_TRY(parse_symlink(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    OUTRIGGER_FS_TRY(reserve_descriptor());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         if (::symlinkat(wish.target, parent->fd.get(), wish.name.c_str()) != 0) {
             return failed(errno);
         }
@@ -353,6 +361,24 @@ Verdict FsServer::answer_creation(
     return Verdict::kAnswered;
 }
 
+/// Opens what CREATE has found in the place of what it was to make. The guest has not looked
+/// whether its user may, and takes our word for it.
+Result<UniqueFd, Errno> FsServer::open_for(const GuestUser& user,
+                                           const Found& found,
+                                           const fuse_create_in& wish) {
+    const int flags = OUTRIGGER_TRY(host_flags(wish.flags));
+    const ScopedUser as(
+        capabilities_,
+        GuestUser{.uid = user.uid, .gid = user.gid, .group = user.group, .checks_access = true});
+    if (!as.holds()) {
+        return failure(EOVERFLOW);
+    }
+    // Anybody else has lost CAP_FSETID already.
+    const ScopedWithoutFsetid killing(
+        capabilities_, user.uid == 0 && (wish.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
+    return share_.reopen(found.inode->fd.get(), found.inode->type, flags);
+}
+
 Verdict FsServer::create(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_create(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
@@ -363,6 +389,9 @@ Verdict FsServer::create(Call& call) {
     int error = 0;
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         fd = UniqueFd(::openat(parent->fd.get(),
                                wish.name.c_str(),
@@ -373,9 +402,7 @@ Verdict FsServer::create(Call& call) {
     if (!fd.valid() && error == EEXIST && (wish.args.flags & O_EXCL) == 0) {
         // It was made on the host meanwhile, and may be anything.
         Found found = OUTRIGGER_FS_TRY(find_or_pin(*parent, wish.name));
-        const ScopedWithoutFsetid as_user(capabilities_,
-                                          (wish.args.open_flags & FUSE_OPEN_KILL_SUIDGID) != 0);
-        auto opened = share_.reopen(found.inode->fd.get(), found.inode->type, flags);
+        auto opened = open_for(user, found, wish.args);
         if (!opened) {
             inodes_.forget(found.inode.id(), 1);
             return failed(opened.error());
@@ -408,6 +435,9 @@ Verdict FsServer::tmpfile(Call& call) {
     UniqueFd fd;
     {
         const ScopedUser as(capabilities_, user);
+        if (!as.holds()) {
+            return failed(EOVERFLOW);
+        }
         const ScopedUmask mask(agreed(FUSE_DONT_MASK), wish.args.umask);
         // With O_EXCL nobody could link it into the share later.
         const int excluding = static_cast<int>(wish.args.flags) & O_EXCL;

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include "devices/fs/capability_list.h"
 #include "devices/fs/fs_device.h"
 #include "devices/fs/fs_sandbox.h"
 
@@ -18,12 +19,18 @@ namespace outrigger::fs {
 namespace {
 
 constexpr std::array<std::string_view, 4> kCachePolicies = {"never", "metadata", "auto", "always"};
+constexpr std::array<std::string_view, 3> kHandlePolicies = {"never", "prefer", "mandatory"};
+constexpr std::array<std::string_view, 2> kLosses = {"abort", "guest-error"};
 constexpr std::array<std::string_view, 3> kDemands = {"never", "auto", "always"};
 
 constexpr size_t kTagBytesMax = 36;
 
 /// Descriptors of the process's own: sockets, rings, memory, requests under way.
 constexpr uint64_t kOwnDescriptors = 1024;
+
+constexpr OptionSpec flag(std::string_view name, std::string_view help) {
+    return {.name = name, .kind = OptionKind::kFlag, .help = help};
+}
 
 constexpr std::array kOptions = {
     OptionSpec{.name = "shared-dir",
@@ -50,30 +57,22 @@ constexpr std::array kOptions = {
                        "change the files)",
                .default_value = "auto",
                .choices = kCachePolicies},
-    OptionSpec{.name = "writeback",
-               .kind = OptionKind::kFlag,
-               .help = "Let the guest keep writes in its page cache until it likes to send them"},
-    OptionSpec{.name = "allow-direct-io",
-               .kind = OptionKind::kFlag,
-               .help = "Pass O_DIRECT of the guest's programs on to the host's files"},
-    OptionSpec{.name = "allow-mmap",
-               .kind = OptionKind::kFlag,
-               .help = "Let the guest map files shared although it keeps no pages of them "
-                       "(--cache=never and metadata)"},
-    OptionSpec{.name = "no-readdirplus",
-               .kind = OptionKind::kFlag,
-               .help = "List directories without the attributes of what is in them"},
-    OptionSpec{.name = "preserve-noatime",
-               .kind = OptionKind::kFlag,
-               .help = "Pass O_NOATIME on, which the host refuses for files of other users"},
-    OptionSpec{.name = "readonly", .kind = OptionKind::kFlag, .help = "Refuse all changes"},
-    OptionSpec{.name = "no-announce-submounts",
-               .kind = OptionKind::kFlag,
-               .help = "Do not tell the guest where another file system is mounted in the share, "
-                       "whose inode numbers may then appear twice"},
-    OptionSpec{.name = "xattr",
-               .kind = OptionKind::kFlag,
-               .help = "Serve extended attributes, under the names that they have on the host"},
+    flag("writeback", "Let the guest keep writes in its page cache until it likes to send them"),
+    flag("allow-direct-io", "Pass O_DIRECT of the guest's programs on to the host's files"),
+    flag("allow-mmap",
+         "Let the guest map files shared although it keeps no pages of them "
+         "(--cache=never and metadata)"),
+    flag("no-readdirplus", "List directories without the attributes of what is in them"),
+    flag("preserve-noatime", "Pass O_NOATIME on, which the host refuses for files of other users"),
+    flag("readonly", "Refuse all changes"),
+    flag("no-announce-submounts",
+         "Do not tell the guest where another file system is mounted in the share, "
+         "whose inode numbers may then appear twice"),
+    flag("xattr", "Serve extended attributes, under the names that they have on the host"),
+    OptionSpec{.name = "xattrmap",
+               .value_name = "RULES",
+               .help = "Keep extended attributes under other names on the host: rules of the form "
+                       ":type:scope:key:prepend: (see the README); implies --xattr"},
     OptionSpec{.name = "posix-acl",
                .kind = OptionKind::kChoice,
                .value_name = "WHEN",
@@ -88,16 +87,11 @@ constexpr std::array kOptions = {
                        "or always, as above; implies --xattr",
                .default_value = "never",
                .choices = kDemands},
-    OptionSpec{.name = "killpriv-v2",
-               .kind = OptionKind::kFlag,
-               .help = "Take set-user-id, set-group-id and capabilities from files that are "
-                       "written here, so that the guest need not look for them"},
-    OptionSpec{.name = "posix-lock",
-               .kind = OptionKind::kFlag,
-               .help = "Let fcntl() locks of the guest hold on the host, too"},
-    OptionSpec{.name = "flock",
-               .kind = OptionKind::kFlag,
-               .help = "Let flock() locks of the guest hold on the host, too"},
+    flag("killpriv-v2",
+         "Take set-user-id, set-group-id and capabilities from files that are "
+         "written here, so that the guest need not look for them"),
+    flag("posix-lock", "Let fcntl() locks of the guest hold on the host, too"),
+    flag("flock", "Let flock() locks of the guest hold on the host, too"),
     OptionSpec{.name = "thread-pool-size",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -106,6 +100,36 @@ constexpr std::array kOptions = {
                .default_value = "4",
                .number_min = 1,
                .number_max = 256},
+    OptionSpec{.name = "translate-uid",
+               .value_name = "RULE",
+               .help = "Let users of the guest be others on the host: map:GUEST:HOST:COUNT (both "
+                       "ways), guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, "
+                       "squash-guest:GUEST:HOST:COUNT, squash-host:HOST:GUEST:COUNT, or "
+                       "forbid-guest:GUEST:COUNT",
+               .repeatable = true},
+    OptionSpec{.name = "translate-gid",
+               .value_name = "RULE",
+               .help = "The same for groups",
+               .repeatable = true},
+    OptionSpec{.name = "inode-file-handles",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHEN",
+               .help = "Find files again by their file system's handles, instead of a descriptor "
+                       "for each that the guest knows: never; prefer, where there are handles; or "
+                       "mandatory, where files without are not shown",
+               .default_value = "never",
+               .choices = kHandlePolicies},
+    OptionSpec{.name = "modcaps",
+               .value_name = "LIST",
+               .help = "Keep more or fewer of root's capabilities than serving files takes: "
+                       "+sys_admin:-mknod, say; trusted.* attributes need sys_admin"},
+    OptionSpec{.name = "migration-on-error",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHAT",
+               .help = "When a file of a guest that moves here is not found: abort, so that the "
+                       "guest goes on where it was; or guest-error, so that the guest finds out",
+               .default_value = "abort",
+               .choices = kLosses},
     OptionSpec{.name = "rlimit-nofile",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -119,6 +143,12 @@ constexpr std::array kOptions = {
 std::vector<int>& share_roots() {
     static std::vector<int> roots;
     return roots;
+}
+
+/// Whether each of them is served by handles.
+std::vector<bool>& shares_by_handle() {
+    static std::vector<bool> shares;
+    return shares;
 }
 
 /// Raises the limit as far as it can, and returns it.
@@ -165,6 +195,19 @@ std::chrono::nanoseconds timeout_of(CachePolicy policy) {
     return std::chrono::hours(24);
 }
 
+/// Where the host is to keep capabilities of files, if not under the name that it knows.
+Result<std::string> find_capabilities(const FsSettings& settings) {
+    constexpr std::string_view kAccessList = "system.posix_acl_access";
+    const auto list = settings.attributes.to_host(kAccessList);
+    if (settings.posix_acl != Demand::kNever && (!list || *list != kAccessList)) {
+        return failure(Error{.message = "--posix-acl needs access control lists under their own "
+                                        "name: --xattrmap takes it from them"});
+    }
+    constexpr std::string_view kCapabilities = "security.capability";
+    const auto name = settings.attributes.to_host(kCapabilities);
+    return name && *name != kCapabilities ? *name : std::string();
+}
+
 Result<FsSettings> read_settings(const OptionValues& values) {
     FsSettings settings;
     settings.shared_dir = values.text("shared-dir").value_or("");
@@ -182,12 +225,25 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.xattr = values.flag("xattr");
     settings.posix_acl = choice<Demand>(values, "posix-acl", kDemands);
     settings.security_label = choice<Demand>(values, "security-label", kDemands);
+    const std::string rules = values.text("xattrmap").value_or("");
     settings.xattr = settings.xattr || settings.posix_acl != Demand::kNever ||
-                     settings.security_label != Demand::kNever;
+                     settings.security_label != Demand::kNever || !rules.empty();
+    if (!rules.empty()) {
+        settings.attributes = OUTRIGGER_TRY(AttributeMap::parse(rules));
+        settings.capabilities_name = OUTRIGGER_TRY(find_capabilities(settings));
+    }
+    settings.uids = OUTRIGGER_TRY(IdMap::parse("translate-uid", values.texts("translate-uid")));
+    settings.gids = OUTRIGGER_TRY(IdMap::parse("translate-gid", values.texts("translate-gid")));
+    if (settings.posix_acl != Demand::kNever &&
+        !(settings.uids.is_empty() && settings.gids.is_empty())) {
+        return failure(Error{.message = "--posix-acl names users of the host: --translate-uid and "
+                                        "--translate-gid do not go with it"});
+    }
     settings.pool_threads = values.number("thread-pool-size").value_or(4);
     settings.killpriv_v2 = values.flag("killpriv-v2");
     settings.posix_locks = values.flag("posix-lock");
     settings.flock = values.flag("flock");
+    settings.forgives_lost_files = values.text("migration-on-error") == "guest-error";
     const uint64_t limit = OUTRIGGER_TRY(raise_descriptor_limit(values.number("rlimit-nofile")));
     settings.descriptors_max = limit > 2 * kOwnDescriptors ? limit - kOwnDescriptors : limit / 2;
     return settings;
@@ -200,23 +256,36 @@ Result<void> check_options(const OptionValues& values) {
     if (values.text("tag").value_or("").size() > kTagBytesMax) {
         return failure(Error{.message = "--tag takes at most 36 bytes"});
     }
+    if (const auto list = values.text("modcaps")) {
+        OUTRIGGER_TRY(parse_capability_changes(*list));
+    }
     return {};
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     // A limit on the size of files is an error of the write that goes beyond it, and no more.
     ::signal(SIGXFSZ, SIG_IGN);
-    const FsSettings settings = OUTRIGGER_TRY(read_settings(values));
+    FsSettings settings = OUTRIGGER_TRY(read_settings(values));
     Share share = OUTRIGGER_TRY(Share::open(settings));
+    settings.handles = OUTRIGGER_TRY(InodeHandles::check(
+        choice<HandlePolicy>(values, "inode-file-handles", kHandlePolicies), share));
     share_roots().push_back(share.root_fd());
+    shares_by_handle().push_back(settings.handles != HandlePolicy::kNever);
     return std::make_unique<FsDevice>(settings, std::move(share));
 }
 
-SandboxExtras sandbox_extras(const OptionValues& /*values*/) {
+SandboxExtras sandbox_extras(const OptionValues& values) {
     SandboxExtras extras;
     // Asked for behind create_device() of the same device.
     extras.writable_trees = {share_roots().back()};
-    extras.kept_capabilities = fs_capabilities();
+    extras.opens_by_handle = shares_by_handle().back();
+    extras.kept_capabilities = fs_capabilities(extras.opens_by_handle);
+    if (const auto changes = parse_capability_changes(values.text("modcaps").value_or(""))) {
+        extras.kept_capabilities = changes->apply(extras.kept_capabilities);
+    }
+    if (extras.opens_by_handle) {
+        extras.system_calls = fs_handle_system_calls();
+    }
     return extras;
 }
 

@@ -77,11 +77,20 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, static_cast<uint32_t>(FS_IOC_FSSETXATTR))}},
 };
 
+/// Without CAP_DAC_READ_SEARCH the second of them opens nothing.
+constexpr SystemCallRule kHandleSystemCalls[] = {
+    {.name = "name_to_handle_at", .tests = {argument_is(4, AT_EMPTY_PATH)}},
+    {.name = "open_by_handle_at", .tests = {argument_is(2, O_PATH | O_NOFOLLOW | O_CLOEXEC)}},
+};
+
 /// Saving and loading what the guest knows (fs_migration.cc); Landlock holds these, too.
 constexpr SystemCallRule kControlSystemCalls[] = {
+    {.name = "name_to_handle_at", .tests = {argument_is(4, AT_EMPTY_PATH)}},
+    {.name = "open_by_handle_at", .tests = {argument_is(2, O_PATH | O_NOFOLLOW | O_CLOEXEC)}},
     {.name = "readlinkat"},
     {.name = "openat2"},
     {.name = "openat"},
+    {.name = "flock"},
 };
 
 constexpr uint64_t bit(int capability) {
@@ -110,9 +119,14 @@ SandboxNeeds fs_sandbox_needs() {
     return {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls};
 }
 
-uint64_t fs_capabilities() {
-    return bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER) | bit(CAP_FSETID) |
-           bit(CAP_SETGID) | bit(CAP_SETUID) | bit(CAP_MKNOD) | bit(CAP_SETFCAP);
+std::span<const SystemCallRule> fs_handle_system_calls() {
+    return kHandleSystemCalls;
+}
+
+uint64_t fs_capabilities(bool opens_by_handle) {
+    return (opens_by_handle ? bit(CAP_DAC_READ_SEARCH) : 0) | bit(CAP_CHOWN) |
+           bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER) | bit(CAP_FSETID) | bit(CAP_SETGID) |
+           bit(CAP_SETUID) | bit(CAP_MKNOD) | bit(CAP_SETFCAP);
 }
 
 Result<void> isolate_process() {

@@ -11,6 +11,9 @@
 namespace outrigger::fs {
 namespace {
 
+/// Inodes with a handle that are open at a time: each costs the kernel some 2 KiB.
+constexpr uint64_t kOpenedByHandleMax = 65'536;
+
 constexpr bool kChanges = true;
 constexpr bool kCreates = true;
 
@@ -93,13 +96,19 @@ dev_t decode_device(uint32_t encoded) {
 }
 
 FsServer::FsServer(const FsSettings& settings, Share share)
-    : settings_(settings), share_(std::move(share)), root_number_(number_of(share_.root_fd())) {
+    : settings_(settings),
+      share_(std::move(share)),
+      root_number_(number_of(share_.root_fd())),
+      opened_by_handle_max_(settings.handles == HandlePolicy::kNever
+                                ? 0
+                                : std::min(settings.descriptors_max / 2, kOpenedByHandleMax)),
+      handles_(settings.handles, share_, inodes_, opened_by_handle_max_) {
     const StatResult status = stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
     const auto slots_max = static_cast<uint32_t>(
         std::min<uint64_t>(settings.descriptors_max, SlotTable<Inode>::kSlotsMax));
-    inodes_.set_slots_max(slots_max);
+    inodes_.set_slots_max(handles_.are_used() ? SlotTable<Inode>::kSlotsMax : slots_max);
     files_.set_slots_max(slots_max);
     inodes_.set_root(
         share_.duplicate_root(), key_of(*status), uint32_t{status->stx_mode} & uint32_t{S_IFMT});
@@ -119,6 +128,10 @@ RequestForm FsServer::form() const {
 void FsServer::reset() {
     initialized_.store(false, std::memory_order_relaxed);
     agreed_.store(0, std::memory_order_relaxed);
+    {
+        const std::lock_guard lock(wanted_locks_mutex_);
+        wanted_locks_.clear();
+    }
     lock_owners_.clear();
     files_.clear();
     inodes_.clear();
@@ -152,6 +165,10 @@ Result<InodeRef, Errno> FsServer::inode_of(uint64_t node) {
     if (!inode) {
         return failure(ESTALE);
     }
+    OUTRIGGER_TRY(handles_.open(inode));
+    if (!inode->fd.is_open()) [[unlikely]] {
+        return failure(ESTALE);  // it was not found when the guest moved here
+    }
     return inode;
 }
 
@@ -168,11 +185,15 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
     if (!file || file->node != node) {
         return failure(EBADF);
     }
+    if (!file->fd.valid()) [[unlikely]] {
+        return failure(EIO);  // it was not found when the guest moved here
+    }
     return file;
 }
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
-    if (inodes_.size() + files_.size() >= settings_.descriptors_max) [[unlikely]] {
+    const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size();
+    if (held >= settings_.descriptors_max - opened_by_handle_max_) [[unlikely]] {
         return failure(ENFILE);
     }
     return {};
@@ -200,9 +221,8 @@ Verdict FsServer::init(Call& call) {
     out.flags2 = static_cast<uint32_t>(answer.flags >> 32);
     out.max_background = UINT16_MAX;
     out.congestion_threshold = UINT16_MAX / 4 * 3;
-    constexpr uint32_t kTransferMax = 1 << 20;
-    out.max_write = kTransferMax;
-    out.max_pages = kTransferMax / 4096;
+    out.max_write = kTransferBytesMax;
+    out.max_pages = kTransferBytesMax / 4096;
     out.time_gran = 1;
     if (!call.reply.append_object(out)) {
         return failed(EINVAL);
@@ -228,6 +248,11 @@ Result<InitAnswer, Errno> negotiate(const FsSettings& settings, const Init& offe
             flags |= more;
         }
     };
+    if (settings.killpriv_v2) {
+        // With it the driver does not say any more whose requests are, but for those that make
+        // files; then nobody knows whether FALLOCATE comes from root, who keeps set-user-id.
+        flags &= ~kInitAllowIdmap;
+    }
     add_if(settings.readdirplus, FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO);
     add_if(settings.writeback, FUSE_WRITEBACK_CACHE);
     add_if(settings.announce_submounts, FUSE_SUBMOUNTS);

@@ -11,11 +11,13 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "devices/fs/call.h"
 #include "devices/fs/credentials.h"
 #include "devices/fs/fs_settings.h"
 #include "devices/fs/fs_state.h"
+#include "devices/fs/inode_handles.h"
 #include "devices/fs/inode_table.h"
 #include "devices/fs/lock_owners.h"
 #include "devices/fs/open_files.h"
@@ -54,8 +56,12 @@ class FsServer final {
     void reset();
 
     /// What another process needs to go on with this guest. No request runs. An error is for the
-    /// operator: what cannot move.
+    /// operator: what cannot move. Locks on the host's files are let go of, so that the other one
+    /// can have them.
     [[nodiscard]] Result<FsState> save() const;
+
+    /// Before a queue starts: takes the locks that save() has let go of, or that load() brought.
+    void take_locks();
 
     /// In place of all that is here. All of it or nothing.
     [[nodiscard]] Result<void> load(const FsState& state);
@@ -66,6 +72,8 @@ class FsServer final {
     [[nodiscard]] const InodeTable& inodes() const { return inodes_; }
 
     [[nodiscard]] const OpenFiles& files() const { return files_; }
+
+    [[nodiscard]] const InodeHandles& handles() const { return handles_; }
 
     // The handlers.
     [[nodiscard]] Verdict init(Call& call);
@@ -133,6 +141,18 @@ class FsServer final {
     [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
                                                      const std::string& root) const;
     [[nodiscard]] Result<void> load_all(const FsState& state);
+    [[nodiscard]] Result<void> load_node(const SavedNode& node);
+    [[nodiscard]] Result<void> load_removed(const SavedRemoved& node);
+    [[nodiscard]] Result<void> load_file(const SavedFile& saved);
+    [[nodiscard]] Result<void> check_locks(std::span<const SavedLock> locks);
+    [[nodiscard]] Result<void> add_restored(uint64_t id,
+                                            uint64_t lookups,
+                                            uint32_t type,
+                                            Result<UniqueFd, Errno> fd,
+                                            const std::string& what);
+    [[nodiscard]] std::vector<SavedLock> held_locks() const;
+    void let_go_of_locks() const;
+    [[nodiscard]] Errno take_lock(const SavedLock& lock);
     [[nodiscard]] Result<InodeRef, Errno> inode_of(uint64_t node);
     [[nodiscard]] Result<InodeRef, Errno> directory_of(uint64_t node);
     [[nodiscard]] Result<OpenFileRef, Errno> file_of(uint64_t handle, uint64_t node);
@@ -164,17 +184,28 @@ class FsServer final {
     [[nodiscard]] Result<int, Errno> host_flags(uint32_t flags) const;
     [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, uint64_t node, int flags);
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
+    [[nodiscard]] Result<UniqueFd, Errno> open_for(const GuestUser& user,
+                                                   const Found& found,
+                                                   const fuse_create_in& wish);
     [[nodiscard]] Verdict answer_creation(
         Call& call, const Inode& parent, Found found, UniqueFd fd, int flags);
     [[nodiscard]] bool kills_privileges(const Call& call) const;
     [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
     [[nodiscard]] Verdict list(Call& call, bool plus);
+    [[nodiscard]] Verdict list_from(Call& call,
+                                    const fuse_read_in& args,
+                                    const OpenFile& file,
+                                    const InodeRef& inode,
+                                    bool plus);
     [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
     [[nodiscard]] Result<bool, Errno> append_entry_plus(ReplyWriter& reply,
                                                         uint64_t room,
                                                         const Inode& directory,
                                                         const DirectoryEntry& entry);
-    [[nodiscard]] Verdict answer_attribute(Call& call, ssize_t bytes, uint32_t wanted);
+    [[nodiscard]] Result<std::string, Errno> host_attribute(AttributeName name) const;
+    [[nodiscard]] size_t translate_list(size_t bytes) const;
+    [[nodiscard]] Verdict answer_attribute(Call& call, size_t bytes, uint32_t wanted);
+    void drop_mapped_capabilities(int fd) const;
     [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
                                                                         const fuse_lk_in& args);
     [[nodiscard]] uint32_t holder_of(const LockOwners::Key& asks, const struct flock& lock);
@@ -183,13 +214,17 @@ class FsServer final {
     const FsSettings settings_;
     const Share share_;
     const uint64_t root_number_;
+    const uint64_t opened_by_handle_max_;  ///< of descriptors_max
     OwnCapabilities capabilities_;
     std::once_flag capabilities_read_;
     std::atomic<bool> initialized_{false};
     std::atomic<uint64_t> agreed_{0};  // flags of INIT
     mutable InodeTable inodes_;        // save() pins what it looks at
+    mutable InodeHandles handles_;
     mutable OpenFiles files_;
-    LockOwners lock_owners_;
+    mutable LockOwners lock_owners_;
+    mutable std::mutex wanted_locks_mutex_;
+    mutable std::vector<SavedLock> wanted_locks_;  // guarded by it: to be had before a queue starts
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it

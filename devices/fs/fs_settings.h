@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <string>
 
+#include "devices/fs/attribute_map.h"
+#include "devices/fs/id_map.h"
+
 namespace outrigger::fs {
 
 /// What the guest may keep, and for how long.
@@ -13,6 +16,9 @@ enum class CachePolicy : uint8_t { kNever, kMetadata, kAuto, kAlways };
 
 /// Something that is off, on where the driver can do it, or on or not at all.
 enum class Demand : uint8_t { kNever, kAuto, kAlways };
+
+/// Are inodes kept by file handle, or by a descriptor each?
+enum class HandlePolicy : uint8_t { kNever, kPrefer, kMandatory };
 
 struct FsSettings {
     std::string shared_dir;
@@ -22,6 +28,8 @@ struct FsSettings {
     std::chrono::nanoseconds timeout{std::chrono::seconds(1)};  ///< of names and attributes
     uint64_t pool_threads = 4;
     uint64_t descriptors_max = 1024;  ///< that the guest may make us hold
+    HandlePolicy handles = HandlePolicy::kNever;
+    bool forgives_lost_files = false;  ///< --migration-on-error=guest-error
     bool writeback = false;
     bool allow_direct_io = false;
     bool allow_mmap = false;
@@ -33,6 +41,11 @@ struct FsSettings {
     bool killpriv_v2 = false;
     bool posix_locks = false;
     bool flock = false;
+    IdMap uids{};
+    IdMap gids{};
+    AttributeMap attributes{};
+    /// What "security.capability" of the guest is called on the host, when that is something else.
+    std::string capabilities_name{};
     Demand posix_acl = Demand::kNever;
     Demand security_label = Demand::kNever;
 };

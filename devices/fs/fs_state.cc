@@ -43,6 +43,27 @@ struct FileRecord {
     Le32 reserved;
 };
 
+/// The handle follows.
+struct RemovedRecord {
+    Le64 id;
+    Le64 lookups;
+    Le32 type;
+    Le32 handle_bytes;
+};
+
+struct LockRecord {
+    Le64 node;
+    Le64 owner;
+    Le64 handle;
+    Le64 start;
+    Le64 end;
+    Le32 pid;
+    Le32 type;
+    Le32 is_flock;
+    Le32 reserved;
+};
+
+static_assert(sizeof(RemovedRecord) == 24 && sizeof(LockRecord) == 56);
 static_assert(sizeof(SessionRecord) == 24 && sizeof(NodeRecord) == 24 && sizeof(FileRecord) == 24);
 
 template <class T>
@@ -110,6 +131,75 @@ Result<void> read_files(const StateSection& section, FsState& state) {
     return {};
 }
 
+Result<void> read_removed(const StateSection& section, FsState& state) {
+    BodyReader reader(section.bytes);
+    while (!reader.at_end()) {
+        const auto record = reader.take<RemovedRecord>();
+        const auto handle = record ? reader.take_bytes(record->handle_bytes) : std::nullopt;
+        if (!handle || !is_type(record->type)) {
+            return failure(damaged(section));
+        }
+        state.removed.push_back({.id = record->id,
+                                 .lookups = record->lookups,
+                                 .type = record->type,
+                                 .handle = {handle->begin(), handle->end()}});
+    }
+    return {};
+}
+
+Result<void> read_locks(const StateSection& section, FsState& state) {
+    BodyReader reader(section.bytes);
+    while (!reader.at_end()) {
+        const auto record = reader.take<LockRecord>();
+        if (!record || record->is_flock > 1 || record->reserved != 0 ||
+            record->start > record->end || record->end > INT64_MAX ||
+            (record->type != F_RDLCK && record->type != F_WRLCK)) {
+            return failure(damaged(section));
+        }
+        state.locks.push_back({.node = record->node,
+                               .owner = record->owner,
+                               .handle = record->handle,
+                               .start = record->start,
+                               .end = record->end,
+                               .pid = record->pid,
+                               .type = record->type,
+                               .is_flock = record->is_flock == 1});
+    }
+    return {};
+}
+
+/// Both sections are there only when they have something to say: builds without them read the rest.
+void write_rest(const FsState& state, std::vector<StateSection>& sections) {
+    std::vector<std::byte> removed;
+    for (const SavedRemoved& one : state.removed) {
+        append(removed,
+               RemovedRecord{.id = one.id,
+                             .lookups = one.lookups,
+                             .type = one.type,
+                             .handle_bytes = static_cast<uint32_t>(one.handle.size())});
+        removed.insert(removed.end(), one.handle.begin(), one.handle.end());
+    }
+    if (!removed.empty()) {
+        sections.push_back(make_section(kRemovedSection, removed));
+    }
+    std::vector<std::byte> locks;
+    for (const SavedLock& lock : state.locks) {
+        append(locks,
+               LockRecord{.node = lock.node,
+                          .owner = lock.owner,
+                          .handle = lock.handle,
+                          .start = lock.start,
+                          .end = lock.end,
+                          .pid = lock.pid,
+                          .type = lock.type,
+                          .is_flock = lock.is_flock ? 1U : 0U,
+                          .reserved = 0U});
+    }
+    if (!locks.empty()) {
+        sections.push_back(make_section(kLocksSection, locks));
+    }
+}
+
 }  // namespace
 
 std::vector<StateSection> write_fs_state(const FsState& state) {
@@ -136,9 +226,11 @@ std::vector<StateSection> write_fs_state(const FsState& state) {
                FileRecord{
                    .handle = file.handle, .node = file.node, .flags = file.flags, .reserved = 0U});
     }
-    return {make_section(kSessionSection, session),
-            make_section(kNodesSection, nodes),
-            make_section(kFilesSection, files)};
+    std::vector<StateSection> sections = {make_section(kSessionSection, session),
+                                          make_section(kNodesSection, nodes),
+                                          make_section(kFilesSection, files)};
+    write_rest(state, sections);
+    return sections;
 }
 
 Result<FsState> read_fs_state(std::span<const StateSection> sections) {
@@ -159,6 +251,12 @@ Result<FsState> read_fs_state(std::span<const StateSection> sections) {
     state.file_generation = record->file_generation;
     OUTRIGGER_TRY(read_nodes(*nodes, state));
     OUTRIGGER_TRY(read_files(*files, state));
+    if (const StateSection* const removed = find_section(sections, kRemovedSection.id)) {
+        OUTRIGGER_TRY(read_removed(*removed, state));
+    }
+    if (const StateSection* const locks = find_section(sections, kLocksSection.id)) {
+        OUTRIGGER_TRY(read_locks(*locks, state));
+    }
     return state;
 }
 

@@ -16,6 +16,8 @@ namespace outrigger::fs {
 inline constexpr StateSectionKind kSessionSection{.id = 1, .name = "session"};
 inline constexpr StateSectionKind kNodesSection{.id = 2, .name = "nodes"};
 inline constexpr StateSectionKind kFilesSection{.id = 3, .name = "files"};
+inline constexpr StateSectionKind kRemovedSection{.id = 4, .name = "removed"};
+inline constexpr StateSectionKind kLocksSection{.id = 5, .name = "locks"};
 
 struct SavedNode {
     uint64_t id = 0;
@@ -35,6 +37,30 @@ struct SavedFile {
     friend bool operator==(const SavedFile&, const SavedFile&) = default;
 };
 
+/// A file without a name any more, which its file system finds by its handle.
+struct SavedRemoved {
+    uint64_t id = 0;
+    uint64_t lookups = 0;
+    uint32_t type = 0;
+    std::vector<std::byte> handle{};
+
+    friend bool operator==(const SavedRemoved&, const SavedRemoved&) = default;
+};
+
+/// Bytes that an owner has locked, or a whole file by flock().
+struct SavedLock {
+    uint64_t node = 0;
+    uint64_t owner = 0;   ///< 0 for flock()
+    uint64_t handle = 0;  ///< by which the file is open
+    uint64_t start = 0;
+    uint64_t end = 0;
+    uint32_t pid = 0;   ///< in the guest
+    uint32_t type = 0;  ///< F_RDLCK or F_WRLCK
+    bool is_flock = false;
+
+    friend bool operator==(const SavedLock&, const SavedLock&) = default;
+};
+
 struct FsState {
     bool initialized = false;
     uint64_t agreed = 0;           ///< flags of INIT
@@ -42,6 +68,8 @@ struct FsState {
     uint32_t file_generation = 0;
     std::vector<SavedNode> nodes{};  ///< without the root
     std::vector<SavedFile> files{};
+    std::vector<SavedRemoved> removed{};
+    std::vector<SavedLock> locks{};
 
     friend bool operator==(const FsState&, const FsState&) = default;
 };

@@ -23,6 +23,9 @@ inline constexpr uint64_t kInitCreateSuppGroup = 1ULL << 34;    // 7.38
 inline constexpr uint64_t kInitDirectIoAllowMmap = 1ULL << 36;  // 7.39
 inline constexpr uint64_t kInitAllowIdmap = 1ULL << 40;         // 7.41
 
+/// The longest READ, WRITE and listing: what INIT says.
+inline constexpr uint32_t kTransferBytesMax = 1 << 20;
+
 /// fuse_in_header as of 7.38, whose total_extlen older kernels leave 0.
 struct InHeader {
     uint32_t len;

@@ -14,7 +14,7 @@ uint64_t InodeTable::hash(const InodeKey& key) {
 }
 
 void InodeTable::set_root(UniqueFd fd, const InodeKey& key, uint32_t type) {
-    InodeRef root = look_up_or_add(key, std::move(fd), type);
+    const InodeRef root = look_up_or_add(key, fd, type);
     OUTRIGGER_ASSERT(root && root.id() == kRootId);
 }
 
@@ -32,6 +32,9 @@ InodeRef InodeTable::look_up(const InodeKey& key) {
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
     InodeRef inode = find_locked(shard, key_hash, key);
+    if (inode && !inode->handle.is_empty() && !inode->fd.is_open()) {
+        return {};  // nobody holds it, so its number may be another file's by now
+    }
     if (inode) {
         // Relaxed, here and below: forget() decides under the shard's lock.
         inode->lookups.fetch_add(1, std::memory_order_relaxed);
@@ -39,28 +42,72 @@ InodeRef InodeTable::look_up(const InodeKey& key) {
     return inode;
 }
 
-InodeRef InodeTable::look_up_or_add(const InodeKey& key, UniqueFd fd, uint32_t type) {
+InodeRef InodeTable::look_up_or_add(const InodeKey& key,
+                                    UniqueFd& fd,
+                                    uint32_t type,
+                                    FileHandle handle) {
     const uint64_t key_hash = hash(key);
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
     InodeRef inode = find_locked(shard, key_hash, key);
-    if (!inode) {
-        inode = slots_.allocate();
-        if (!inode) {
-            return inode;
-        }
-        inode->fd = std::move(fd);
-        inode->key = key;
-        inode->type = type;
-        add_locked(shard, key_hash, inode);
-        slots_.publish(inode);
+    if (inode && !inode->handle.is_empty() && !inode->fd.is_open() &&
+        !inode->handle.is_same(handle)) {
+        // Another file has got its number. The guest finds out when it asks for the old one.
+        remove_locked(shard, key_hash, inode);
+        inode = {};
     }
-    inode->lookups.fetch_add(1, std::memory_order_relaxed);
+    if (inode) {
+        if (!inode->handle.is_empty()) {
+            (void)inode->fd.install(fd);
+        }
+        inode->lookups.fetch_add(1, std::memory_order_relaxed);
+        return inode;
+    }
+    inode = slots_.allocate();
+    if (inode) {
+        fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), 1);
+    }
     return inode;
 }
 
-bool InodeTable::restore(
-    uint64_t id, const InodeKey& key, UniqueFd fd, uint32_t type, uint64_t lookups) {
+void InodeTable::fill_locked(Shard& shard,
+                             uint64_t hash,
+                             InodeRef& inode,
+                             const InodeKey& key,
+                             UniqueFd& fd,
+                             uint32_t type,
+                             FileHandle handle,
+                             uint64_t lookups) {
+    if (fd.valid()) {
+        (void)inode->fd.install(fd);
+    }
+    inode->handle = std::move(handle);
+    inode->key = key;
+    inode->type = type;
+    inode->lookups.store(lookups, std::memory_order_relaxed);
+    if (!inode->handle.is_empty()) {
+        handled_.fetch_add(1, std::memory_order_relaxed);
+    }
+    add_locked(shard, hash, inode);
+    slots_.publish(inode);
+}
+
+bool InodeTable::close_unused(uint64_t id) {
+    return slots_.while_unused(id, [](Inode& inode) {
+        if (inode.is_recent.exchange(false, std::memory_order_relaxed)) {
+            return false;
+        }
+        inode.fd.close();
+        return true;
+    });
+}
+
+bool InodeTable::restore(uint64_t id,
+                         const InodeKey& key,
+                         UniqueFd fd,
+                         uint32_t type,
+                         uint64_t lookups,
+                         FileHandle handle) {
     const uint64_t key_hash = hash(key);
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
@@ -71,12 +118,7 @@ bool InodeTable::restore(
     if (!inode) {
         return false;
     }
-    inode->fd = std::move(fd);
-    inode->key = key;
-    inode->type = type;
-    inode->lookups.store(lookups, std::memory_order_relaxed);
-    add_locked(shard, key_hash, inode);
-    slots_.publish(inode);
+    fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), lookups);
     return true;
 }
 
@@ -87,6 +129,7 @@ void InodeTable::add_locked(Shard& shard, uint64_t hash, InodeRef& inode) {
     uint32_t& bucket = bucket_of(shard, hash);
     inode->hash_next = bucket;
     bucket = SlotTable<Inode>::index_of(inode.id());
+    inode->is_hashed = true;
     ++shard.count;
 }
 
@@ -111,6 +154,7 @@ void InodeTable::remove_locked(Shard& shard, uint64_t hash, const InodeRef& inod
         link = &inode_at(*link).hash_next;
     }
     *link = inode->hash_next;
+    inode->is_hashed = false;
     --shard.count;
 }
 
@@ -126,7 +170,12 @@ void InodeTable::forget(uint64_t id, uint64_t count) {
     const uint64_t left = lookups - std::min(lookups, count);
     inode->lookups.store(left, std::memory_order_relaxed);
     if (left == 0 && slots_.retire(inode)) {
-        remove_locked(shard, key_hash, inode);
+        if (!inode->handle.is_empty()) {
+            handled_.fetch_sub(1, std::memory_order_relaxed);
+        }
+        if (inode->is_hashed) {
+            remove_locked(shard, key_hash, inode);
+        }
     }
 }
 

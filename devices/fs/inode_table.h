@@ -14,6 +14,7 @@
 
 #include "vhost-user-backend/base/unique_fd.h"
 
+#include "devices/fs/file_handle.h"
 #include "devices/fs/slot_table.h"
 
 namespace outrigger::fs {
@@ -28,15 +29,54 @@ struct InodeKey {
     friend bool operator==(const InodeKey&, const InodeKey&) = default;
 };
 
+/// The descriptor of an inode (O_PATH), which several threads may want to be the first to open.
+class InodeFd final {
+  public:
+    InodeFd() = default;
+    InodeFd(const InodeFd&) = delete;
+    InodeFd& operator=(const InodeFd&) = delete;
+
+    ~InodeFd() { close(); }
+
+    [[nodiscard]] bool is_open() const { return get() >= 0; }
+
+    /// Stays what it is as long as somebody uses the inode.
+    [[nodiscard]] int get() const {
+        // Acquire: pairs with the release in install().
+        return fd_.load(std::memory_order_acquire);
+    }
+
+    /// Takes `fd`, unless there is one already.
+    bool install(UniqueFd& fd) {
+        int expected = -1;
+        // Release: pairs with the acquire in get().
+        if (!fd_.compare_exchange_strong(expected, fd.get(), std::memory_order_release)) {
+            return false;
+        }
+        (void)fd.release();
+        return true;
+    }
+
+    /// Nobody uses the inode.
+    void close() { UniqueFd(fd_.exchange(-1, std::memory_order_relaxed)).reset(); }
+
+  private:
+    std::atomic<int> fd_{-1};
+};
+
 struct Inode {
-    UniqueFd fd;  ///< O_PATH
+    InodeFd fd;         ///< open as long as somebody uses the inode, or for ever without a handle
+    FileHandle handle;  ///< empty: it has none
     InodeKey key{};
-    uint32_t type = 0;                 ///< S_IFMT of its mode, which never changes
-    uint32_t hash_next = 0;            ///< slot; guarded by the shard
-    std::atomic<uint64_t> lookups{0};  ///< that the guest has not forgotten
+    uint32_t type = 0;                   ///< S_IFMT of its mode, which never changes
+    uint32_t hash_next = 0;              ///< slot; guarded by the shard
+    std::atomic<uint64_t> lookups{0};    ///< that the guest has not forgotten
+    std::atomic<bool> is_recent{false};  ///< asked for since the last look at who may be closed
+    bool is_hashed = false;              ///< found by its key; guarded by the shard
 
     void clear() {
-        fd.reset();
+        fd.close();
+        handle = FileHandle();
         lookups.store(0, std::memory_order_relaxed);
     }
 };
@@ -54,19 +94,32 @@ class InodeTable final {
     /// The file with this node id.
     [[nodiscard]] InodeRef find(uint64_t id) { return slots_.find(id); }
 
-    /// The file with this key, looked up once more by the guest; or nothing.
+    /// The file with this key, looked up once more by the guest; or nothing, also where only its
+    /// handle can tell whether it is still the same file.
     [[nodiscard]] InodeRef look_up(const InodeKey& key);
 
-    /// The same, or a new one, for which `fd` stays open. Empty when the table is full.
-    [[nodiscard]] InodeRef look_up_or_add(const InodeKey& key, UniqueFd fd, uint32_t type);
+    /// The same, or a new one, for which `fd` stays open, or can be closed where there is a handle.
+    /// Empty when the table is full. Takes `fd`, unless the inode is open already.
+    [[nodiscard]] InodeRef look_up_or_add(const InodeKey& key,
+                                          UniqueFd& fd,
+                                          uint32_t type,
+                                          FileHandle handle = {});
+
+    /// Closes the descriptor of an inode that has a handle, unless somebody uses it, or has since
+    /// the last time (which is forgotten). True: none is open.
+    [[nodiscard]] bool close_unused(uint64_t id);
 
     /// The guest forgets `count` lookups, or as many as it has.
     void forget(uint64_t id, uint64_t count);
 
     /// A file under the node id that it has elsewhere; see SlotTable::restore(). False: the id is
     /// impossible or taken, or the file is there under another one.
-    [[nodiscard]] bool restore(
-        uint64_t id, const InodeKey& key, UniqueFd fd, uint32_t type, uint64_t lookups);
+    [[nodiscard]] bool restore(uint64_t id,
+                               const InodeKey& key,
+                               UniqueFd fd,
+                               uint32_t type,
+                               uint64_t lookups,
+                               FileHandle handle = {});
 
     void finish_restoring(uint32_t newest) { slots_.finish_restoring(newest); }
 
@@ -80,6 +133,11 @@ class InodeTable final {
 
     /// With the root.
     [[nodiscard]] size_t size() const { return slots_.size(); }
+
+    /// Those that hold their descriptor for ever.
+    [[nodiscard]] size_t held_count() const {
+        return slots_.size() - handled_.load(std::memory_order_relaxed);
+    }
 
     template <class Each>
     void for_each(Each each) {
@@ -110,7 +168,17 @@ class InodeTable final {
 
     [[nodiscard]] Inode& inode_at(uint32_t slot) { return slots_.value_at(slot); }
 
+    void fill_locked(Shard& shard,
+                     uint64_t hash,
+                     InodeRef& inode,
+                     const InodeKey& key,
+                     UniqueFd& fd,
+                     uint32_t type,
+                     FileHandle handle,
+                     uint64_t lookups);
+
     SlotTable<Inode> slots_;
+    std::atomic<size_t> handled_ = 0;  // entries with a handle
     uint32_t slots_max_ = SlotTable<Inode>::kSlotsMax;
     std::array<Shard, kShards> shards_;
 };

@@ -4,6 +4,7 @@
 /// loses.
 #pragma once
 
+#include <atomic>
 #include <cerrno>
 #include <compare>
 #include <cstdint>
@@ -16,6 +17,8 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/fs/held_ranges.h"
 
 namespace outrigger::fs {
 
@@ -33,10 +36,12 @@ class LockOwners final {
         UniqueFd fd;
         uint64_t handle = 0;  ///< by which the owner had it opened
         uint32_t pid = 0;     ///< in the guest
+        std::mutex mutex{};   ///< held while it is locked, too: so the kernel and `held` agree
+        HeldRanges held{};
     };
 
     /// Shared: a request that locks keeps it open, whoever forgets it meanwhile.
-    using Description = std::shared_ptr<const OpenDescription>;
+    using Description = std::shared_ptr<OpenDescription>;
 
     /// The owner's description of the file, opened by `open` when it has none. An errno value;
     /// ENOLCK when there are too many.
@@ -56,9 +61,12 @@ class LockOwners final {
         if (!opened) {
             return failure(int{opened.error()});
         }
-        auto description = std::make_shared<const OpenDescription>(
-            OpenDescription{.fd = *std::move(opened), .handle = handle, .pid = pid});
+        auto description = std::make_shared<OpenDescription>();
+        description->fd = *std::move(opened);
+        description->handle = handle;
+        description->pid = pid;
         descriptions_.emplace(key, description);
+        note_count();
         return description;
     }
 
@@ -66,6 +74,7 @@ class LockOwners final {
     void forget(const Key& key) {
         const std::lock_guard lock(mutex_);
         descriptions_.erase(key);
+        note_count();
     }
 
     /// The last descriptor by which the guest had this handle is closed: locks of open file
@@ -76,6 +85,7 @@ class LockOwners final {
         for (auto at = begin; at != descriptions_.end() && at->first.node == node;) {
             at = at->second->handle == handle ? descriptions_.erase(at) : std::next(at);
         }
+        note_count();
     }
 
     /// Those of others who have, or had, locks on the same file.
@@ -91,22 +101,32 @@ class LockOwners final {
         return found;
     }
 
-    /// Has nobody locked anything?
-    [[nodiscard]] bool empty() const {
+    /// Calls `each(const Key&, OpenDescription&)` for all of them.
+    template <class Each>
+    void for_each(Each each) {
         const std::lock_guard lock(mutex_);
-        return descriptions_.empty();
+        for (const auto& [key, description] : descriptions_) {
+            each(key, *description);
+        }
     }
+
+    /// Descriptions that are kept: each holds a descriptor. Waits for nobody.
+    [[nodiscard]] size_t size() const { return count_.load(std::memory_order_relaxed); }
 
     void clear() {
         const std::lock_guard lock(mutex_);
         descriptions_.clear();
+        note_count();
     }
 
   private:
     static constexpr size_t kDescriptionsMax = 65'536;
     static constexpr int kNoLocks = ENOLCK;
 
-    mutable std::mutex mutex_;
+    void note_count() { count_.store(descriptions_.size(), std::memory_order_relaxed); }
+
+    std::mutex mutex_;
+    std::atomic<size_t> count_ = 0;  // written with the mutex, read without
     std::map<Key, Description> descriptions_;
 };
 

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
+
+#include <fcntl.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
 
@@ -21,6 +24,7 @@ struct OpenFile {
     /// A write that must not wait is refused by this kind of file: then one that waits is made.
     std::atomic<bool> writes_wait{false};
     std::atomic<bool> reads_wait{false};
+    std::atomic<uint32_t> flock{F_UNLCK};        ///< what of flock() it has on the host
     std::unique_ptr<DirectoryStream> directory;  ///< of a directory, else null
 
     [[nodiscard]] bool is_directory() const { return directory != nullptr; }
@@ -28,6 +32,7 @@ struct OpenFile {
     void clear() {
         directory.reset();
         fd.reset();
+        flock.store(F_UNLCK, std::memory_order_relaxed);
         writes_wait.store(false, std::memory_order_relaxed);
         reads_wait.store(false, std::memory_order_relaxed);
     }
@@ -89,6 +94,10 @@ class OpenFiles final {
         file->fd = std::move(fd);
         file->node = node;
         file->flags = flags;
+        // Direct I/O waits for the disk, whatever is asked of it.
+        const bool is_direct = (flags & O_DIRECT) != 0;
+        file->writes_wait.store(is_direct, std::memory_order_relaxed);
+        file->reads_wait.store(is_direct, std::memory_order_relaxed);
         if (is_directory) {
             file->directory = std::make_unique<DirectoryStream>();
         }

@@ -22,14 +22,15 @@ constexpr unsigned kMountId = STATX_MNT_ID;
 
 /// A mount of our own of what `path` is, with everything that is mounted below it. Invalid where
 /// the process may not.
-UniqueFd clone_mount(const std::string& path) {
+UniqueFd clone_mount(const std::string& path, bool read_only) {
     UniqueFd tree(
         ::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
     if (!tree.valid()) {
         return tree;
     }
     mount_attr attributes{};
-    attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+    attributes.attr_set =
+        MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
     attributes.propagation = MS_PRIVATE;
     if (::mount_setattr(
             tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) != 0) {
@@ -81,7 +82,7 @@ Result<Share> Share::open(const FsSettings& settings) {
     }
     share.changes_users_ = ::geteuid() == 0;
     if (share.changes_users_) {
-        share.root_ = clone_mount(settings.shared_dir);
+        share.root_ = clone_mount(settings.shared_dir, settings.read_only);
         if (!share.root_.valid()) {
             log(LogLevel::kWarning,
                 "{}: the share is no mount of its own, so set-user-id files in it stay what they "
@@ -118,6 +119,11 @@ Result<void> Share::adopt_thread() const {
     }
     if (::unshare(CLONE_FS) != 0 || ::fchdir(proc_.get()) != 0) {
         return failure(error_from_errno("cannot give a thread its own working directory"));
+    }
+    // The groups that the process was started with are of no user of the guest's. Not by the C
+    // library, which would change every thread. Who may not do this changes no users, either.
+    if (changes_users_ && ::syscall(SYS_setgroups, 0, nullptr) != 0 && errno != EPERM) {
+        return failure(error_from_errno("cannot leave the supplementary groups"));
     }
     ::umask(0);
     adopted_by = this;

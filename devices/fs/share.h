@@ -40,13 +40,10 @@ class Share final {
     /// /proc/self/fd: "12" below it leads to what descriptor 12 has open.
     [[nodiscard]] int proc_fd() const { return proc_.get(); }
 
-    /// Makes the calling thread one that serves requests: its umask is its own and 0, and its
-    /// working directory is proc_fd(), for the calls that take no directory (getxattr() and
-    /// friends). Once a thread; an error says that the kernel refused.
+    /// Makes the calling thread one that serves requests: its umask is its own and 0, it is in no
+    /// supplementary group, and its working directory is proc_fd(), for the calls that take no
+    /// directory (getxattr() and friends). Once a thread; an error says that the kernel refused.
     [[nodiscard]] Result<void> adopt_thread() const;
-
-    /// May files be made for other users than our own?
-    [[nodiscard]] bool changes_users() const { return changes_users_; }
 
     /// Pins what `name` is in `directory`, whatever it is, without opening it.
     [[nodiscard]] Result<UniqueFd, Errno> pin(int directory, const Name& name) const;

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,7 +26,7 @@ namespace outrigger::fs {
 template <class Value>
 class SlotTable final {
     struct Slot {
-        std::atomic<uint64_t> word = 0;  // generation in the upper half, then alive, then pins
+        std::atomic<uint64_t> word = 0;  // generation in the upper half, then alive, busy, pins
         Value value;
     };
 
@@ -99,6 +100,10 @@ class SlotTable final {
         }
         uint64_t word = slot->word.load(std::memory_order_relaxed);
         do {
+            while ((word & kBusy) != 0) {
+                std::this_thread::yield();
+                word = slot->word.load(std::memory_order_relaxed);
+            }
             if (!is_alive(word) || (word >> 32) != (id >> 32)) {
                 return {};
             }
@@ -224,6 +229,25 @@ class SlotTable final {
         }
     }
 
+    /// Calls `work(Value&)` while nobody uses the entry with this number, and nobody can begin to:
+    /// whoever looks for it waits, so let it be short. Returns what that returns; false when the
+    /// entry is in use, and true when there is none.
+    template <class Work>
+    [[nodiscard]] bool while_unused(uint64_t id, Work work) {
+        Slot* const slot = slot_at(index_of(id));
+        uint64_t idle = (id >> 32 << 32) | kAlive;
+        // Acquire: pairs with the release in unpin(): what users did is done.
+        if (slot == nullptr ||
+            !slot->word.compare_exchange_strong(idle, idle | kBusy, std::memory_order_acquire)) {
+            // Nobody has the number any more, or somebody uses it.
+            return slot == nullptr || !is_alive(idle) || (idle >> 32) != (id >> 32);
+        }
+        const bool outcome = work(slot->value);
+        // Release: pairs with the acquire in find().
+        slot->word.fetch_and(~kBusy, std::memory_order_release);
+        return outcome;
+    }
+
     /// Of an entry that is known to exist, and not to go meanwhile.
     [[nodiscard]] Value& value_at(uint32_t index) { return slot_at(index)->value; }
 
@@ -237,7 +261,8 @@ class SlotTable final {
 
   private:
     static constexpr uint64_t kAlive = uint64_t{1} << 31;
-    static constexpr uint64_t kPins = kAlive - 1;
+    static constexpr uint64_t kBusy = uint64_t{1} << 30;  // while_unused() runs
+    static constexpr uint64_t kPins = kBusy - 1;
     static constexpr uint32_t kChunkSlots = 1024;
 
     struct Chunk {

@@ -18,7 +18,8 @@ constexpr Translation kTranslations[] = {
     {"--seccomp=kill", ""},
     {"--seccomp=log", "--sandbox=log"},
     {"--announce-submounts", ""},
-    {"--inode-file-handles=never", ""},
+    {"--migration-mode=find-paths", ""},
+    {"--migration-confirm-paths", ""},
     {"--posix-acl", "--posix-acl=always"},
     {"--security-label", "--security-label=always"},
     {"--log-level=warn", "--log-level=warning"},
@@ -28,7 +29,7 @@ constexpr Translation kTranslations[] = {
 
 /// Options of the table whose value may be the next argument.
 constexpr std::string_view kWithValue[] = {
-    "--sandbox", "--seccomp", "--inode-file-handles", "--log-level"};
+    "--sandbox", "--seccomp", "--migration-mode", "--log-level"};
 
 }  // namespace
 

@@ -8,7 +8,6 @@
 #include <functional>
 #include <map>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "vhost-user-backend/base/unique_fd.h"
@@ -66,8 +65,8 @@ using Deadlines = std::multimap<std::chrono::steady_clock::time_point, Connectio
 
 /// Thread-bound: the queues' worker.
 struct Connection {
-    Connection(ConnectionId its_id, uint32_t window_bytes, uint32_t window_bytes_max)
-        : id(its_id), from_guest(window_bytes, window_bytes_max) {}
+    Connection(ConnectionId its_id, ReceiveWindow window, HostBacklog its_backlog)
+        : id(its_id), from_guest(window), backlog(its_backlog) {}
 
     const ConnectionId id;
     Phase phase = Phase::kGreeting;
@@ -91,16 +90,18 @@ struct Connection {
     bool guest_deaf = false;      ///< the guest will receive no more
     bool send_ended = false;      ///< and the host's socket has been told so
     bool waits_to_write = false;  ///< EPOLLOUT is on
+    bool called = false;          ///< kCalling: the call is in the other guest's mailbox
+    bool is_kept = false;         ///< the keeper has the socket, too
 
-    HostBacklog backlog{};
+    HostBacklog backlog;
 
-    // A message of the host on its way to the guest.
+    // A message of the host on its way to the guest. It stays in the socket until all of it went.
     std::vector<std::byte> message{};
     size_t message_sent = 0;
-    bool has_message = false;
+    bool has_message = false;  ///< `message` is it
     bool message_ends_record = false;
+    bool message_over = false;  ///< it has gone, and is to be dropped from the socket
 
-    std::string greeting{};  ///< the first line, as far as it has come
     std::chrono::steady_clock::time_point dial_until{};
 
     std::optional<Deadlines::iterator> deadline{};

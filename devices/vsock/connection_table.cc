@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/connection_table.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "vhost-user-backend/base/error.h"
 
 namespace outrigger::vsock {
 namespace {
 
 constexpr uint64_t kGenerationShift = 32;
+
+}  // namespace
+
+ConnectionId make_id(uint32_t slot, uint32_t generation) {
+    return ConnectionId{uint64_t{generation} << kGenerationShift | slot};
+}
 
 uint32_t slot_of(ConnectionId id) {
     return static_cast<uint32_t>(id);
@@ -16,21 +25,42 @@ uint32_t generation_of(ConnectionId id) {
     return static_cast<uint32_t>(static_cast<uint64_t>(id) >> kGenerationShift);
 }
 
-}  // namespace
-
-Connection& ConnectionTable::create(uint32_t window_bytes, uint32_t window_bytes_max) {
-    OUTRIGGER_ASSERT(!is_full());
-    if (free_.empty()) {
-        free_.push_back(static_cast<uint32_t>(slots_.size()));
-        slots_.emplace_back();
+ConnectionTable::ConnectionTable(size_t connections_max) : slots_(connections_max) {
+    free_.reserve(connections_max);
+    for (size_t slot = connections_max; slot > 0; --slot) {
+        free_.push_back(static_cast<uint32_t>(slot - 1));
     }
-    const uint32_t number = free_.back();
+}
+
+ConnectionId ConnectionTable::next_id() const {
+    OUTRIGGER_ASSERT(!is_full());
+    const uint32_t slot = free_.back();
+    return make_id(slot, slots_[slot].generation + 1);
+}
+
+Connection& ConnectionTable::add(std::unique_ptr<Connection> connection) {
+    OUTRIGGER_ASSERT(connection->id == next_id());
+    Slot& slot = slots_[free_.back()];
     free_.pop_back();
-    Slot& slot = slots_[number];
     ++slot.generation;
-    const ConnectionId id{uint64_t{slot.generation} << kGenerationShift | number};
-    slot.connection = std::make_unique<Connection>(id, window_bytes, window_bytes_max);
-    ++count_;
+    slot.connection = std::move(connection);
+    return *slot.connection;
+}
+
+void ConnectionTable::set_generation(uint32_t slot, uint32_t generation) {
+    slots_[slot].generation = generation;
+}
+
+ConnectionId ConnectionTable::id_in(uint32_t slot) const {
+    return make_id(slot, slots_[slot].generation);
+}
+
+Connection& ConnectionTable::restore(std::unique_ptr<Connection> connection) {
+    const uint32_t number = slot_of(connection->id);
+    Slot& slot = slots_[number];
+    OUTRIGGER_ASSERT(connection->id == id_in(number) && slot.connection == nullptr);
+    std::erase(free_, number);
+    slot.connection = std::move(connection);
     return *slot.connection;
 }
 
@@ -38,7 +68,6 @@ void ConnectionTable::destroy(Connection& connection) {
     drop_key(connection);
     const uint32_t number = slot_of(connection.id);
     free_.push_back(number);
-    --count_;
     slots_[number].connection.reset();
 }
 
@@ -55,6 +84,10 @@ Connection* ConnectionTable::find(const ConnectionKey& key) const {
     return found == by_key_.end() ? nullptr : found->second;
 }
 
+Connection* ConnectionTable::find_in(uint32_t slot) const {
+    return slot < slots_.size() ? slots_[slot].connection.get() : nullptr;
+}
+
 bool ConnectionTable::set_key(Connection& connection, const ConnectionKey& key) {
     OUTRIGGER_ASSERT(!connection.has_key);
     if (!by_key_.try_emplace(key, &connection).second) {
@@ -62,18 +95,12 @@ bool ConnectionTable::set_key(Connection& connection, const ConnectionKey& key) 
     }
     connection.key = key;
     connection.has_key = true;
-    if (kept_) {
-        kept_->note(slot_of(connection.id), key);
-    }
     return true;
 }
 
 void ConnectionTable::drop_key(Connection& connection) {
     if (connection.has_key) {
         by_key_.erase(connection.key);
-        if (kept_) {
-            kept_->forget(slot_of(connection.id));
-        }
         connection.has_key = false;
     }
 }

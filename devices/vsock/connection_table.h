@@ -5,27 +5,39 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "devices/vsock/connection.h"
-#include "devices/vsock/kept_connections.h"
 
 namespace outrigger::vsock {
+
+[[nodiscard]] ConnectionId make_id(uint32_t slot, uint32_t generation);
+/// Where a connection lies in the table, and in the Ledger.
+[[nodiscard]] uint32_t slot_of(ConnectionId id);
+/// How many connections that slot has had.
+[[nodiscard]] uint32_t generation_of(ConnectionId id);
 
 /// Thread-bound: the queues' worker.
 class ConnectionTable final {
   public:
-    explicit ConnectionTable(size_t connections_max) : connections_max_(connections_max) {}
+    explicit ConnectionTable(size_t connections_max);
 
-    [[nodiscard]] bool is_full() const { return count_ >= connections_max_; }
+    [[nodiscard]] bool is_full() const { return free_.empty(); }
 
-    [[nodiscard]] size_t count() const { return count_; }
+    /// The slot and generation of the next one. Not when is_full().
+    [[nodiscard]] ConnectionId next_id() const;
 
-    /// Not when is_full().
-    [[nodiscard]] Connection& create(uint32_t window_bytes, uint32_t window_bytes_max);
+    /// Takes `connection` in, whose id is next_id().
+    [[nodiscard]] Connection& add(std::unique_ptr<Connection> connection);
+
+    // Before there is any connection: what another process left.
+
+    /// The slot has had so many.
+    void set_generation(uint32_t slot, uint32_t generation);
+    [[nodiscard]] ConnectionId id_in(uint32_t slot) const;
+    /// Takes it in, with its id of id_in().
+    Connection& restore(std::unique_ptr<Connection> connection);
 
     /// The connection is in no list any more, and has no deadline.
     void destroy(Connection& connection);
@@ -33,13 +45,11 @@ class ConnectionTable final {
     /// Null when it is gone.
     [[nodiscard]] Connection* find(ConnectionId id) const;
     [[nodiscard]] Connection* find(const ConnectionKey& key) const;
+    [[nodiscard]] Connection* find_in(uint32_t slot) const;
 
     /// False when another connection has that key.
     [[nodiscard]] bool set_key(Connection& connection, const ConnectionKey& key);
     void drop_key(Connection& connection);
-
-    /// Notes there from now on which keys there are. None is yet.
-    void set_kept(KeptConnections kept) { kept_ = std::move(kept); }
 
     /// In no order. Connections may be destroyed meanwhile, but none created.
     template <class Visitor>
@@ -57,11 +67,8 @@ class ConnectionTable final {
         std::unique_ptr<Connection> connection;
     };
 
-    size_t connections_max_;
-    size_t count_ = 0;
     std::vector<Slot> slots_;
     std::vector<uint32_t> free_;
-    std::optional<KeptConnections> kept_;
     std::unordered_map<ConnectionKey, Connection*, ConnectionKeyHash> by_key_;
 };
 

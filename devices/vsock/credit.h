@@ -29,6 +29,16 @@ class SendCredit final {
     /// All that the guest's buffer can ever hold at once.
     [[nodiscard]] uint32_t buffer_bytes() const { return buffer_bytes_; }
 
+    [[nodiscard]] uint32_t forwarded() const { return forwarded_; }
+
+    [[nodiscard]] uint32_t sent() const { return sent_; }
+
+    /// As another process left it.
+    void restore(uint32_t buffer_bytes, uint32_t forwarded, uint32_t sent) {
+        update(buffer_bytes, forwarded);
+        sent_ = sent;
+    }
+
   private:
     uint32_t buffer_bytes_ = 0;
     uint32_t forwarded_ = 0;
@@ -45,6 +55,11 @@ class ReceiveWindow final {
     [[nodiscard]] uint32_t bytes() const { return bytes_; }
 
     [[nodiscard]] uint32_t forwarded() const { return forwarded_; }
+
+    [[nodiscard]] uint32_t received() const { return received_; }
+
+    /// What the guest knows of forwarded().
+    [[nodiscard]] uint32_t told() const { return told_; }
 
     /// Takes `bytes` of the guest's in. False, and nothing taken: it has sent more than it may.
     [[nodiscard]] bool admit(uint32_t bytes) {
@@ -75,6 +90,24 @@ class ReceiveWindow final {
     /// The host takes all as fast as it comes: twice the window from now on, up to the limit.
     void grow() {
         bytes_ = std::min(bytes_max_, bytes_ > bytes_max_ / 2 ? bytes_max_ : bytes_ * 2);
+    }
+
+    struct Counts {
+        uint32_t received = 0;
+        uint32_t forwarded = 0;
+        uint32_t told = 0;
+    };
+
+    /// As another process left it. False, and nothing changes: it cannot be.
+    [[nodiscard]] bool restore(uint32_t bytes, const Counts& counts) {
+        if (bytes > bytes_max_ || counts.received - counts.forwarded > bytes) {
+            return false;
+        }
+        bytes_ = bytes;
+        received_ = counts.received;
+        forwarded_ = counts.forwarded;
+        told_ = counts.told;
+        return true;
     }
 
   private:

@@ -48,7 +48,9 @@ void VsockEngine::update_listeners() {
         watch_listener(epoll_.get(), listeners_.seqpacket.fd.get(), listens, kSeqpacketListener);
         watch_listener(epoll_.get(), self_->mailbox_fd(), listens, kMailbox);
     }
-    self_->set_up(receive_ != nullptr && transmit_ != nullptr);
+    const bool runs = receive_ != nullptr && transmit_ != nullptr;
+    is_returning_ = is_returning_ && !runs;
+    self_->set_up(runs || is_returning_);
 }
 
 void VsockEngine::accept_clients(SocketType type) {
@@ -72,53 +74,51 @@ void VsockEngine::accept_clients(SocketType type) {
             return;
         }
         prepare_connection(socket.get(), type);
-        Connection& connection = table_.create(options_.window_bytes, options_.window_bytes_max);
-        counters_.connections.add();
+        Connection& connection = begin_connection();
+        const ConnectionId id = connection.id;
         connection.key.type = type;
-        connection.socket = std::move(socket);
+        adopt(connection, std::move(socket));
         ++greetings_;
         set_deadline(connection, options_.greeting_timeout);
         update_listeners();
         watch_socket(connection);
+        commit_if_there(id);
     }
 }
 
-/// Takes the first line and not a byte behind it.
+/// Takes the first line and not a byte behind it, and nothing before it is whole.
 void VsockEngine::read_greeting(Connection& connection) {
     std::array<std::byte, kHybridLineBytesMax> bytes{};
-    // Each turn takes a byte at least, so this ends.
-    while (true) {
-        const auto room = std::span(bytes).first(kHybridLineBytesMax - connection.greeting.size());
-        const ssize_t seen = receive_bytes(connection.socket.get(), room, true);
-        if (seen < 0 && (errno == EAGAIN || errno == EINTR)) {
-            return;
-        }
-        if (seen <= 0) {
-            drop_client(connection, EndReason::kHostLeft);
-            return;
-        }
-        const auto fresh = room.first(static_cast<size_t>(seen));
-        const auto newline = std::ranges::find(fresh, std::byte{'\n'});
-        const bool is_whole = newline != fresh.end();
-        const auto line = fresh.first(static_cast<size_t>(newline - fresh.begin()));
-        // In a message there is nothing behind the line.
-        const size_t taken = line.size() + (is_whole ? 1 : 0);
-        (void)receive_bytes(connection.socket.get(), room.first(taken), false);
-        for (const std::byte byte : line) {
-            connection.greeting.push_back(static_cast<char>(byte));
-        }
-        if (is_whole || !connection.is_stream()) {
-            ask_guest(connection, connection.greeting);
-            return;
-        }
-        if (connection.greeting.size() >= kHybridLineBytesMax) {
-            drop_client(connection, EndReason::kBadGreeting);
-            return;
-        }
+    constexpr bool kPeek = true;
+    const ssize_t seen = receive_bytes(connection.socket.get(), bytes, kPeek);
+    if (seen < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return;
     }
+    if (seen <= 0) {
+        drop_client(connection, EndReason::kHostLeft);
+        return;
+    }
+    const auto there = std::span(bytes).first(static_cast<size_t>(seen));
+    const auto newline = std::ranges::find(there, std::byte{'\n'});
+    const bool is_whole = newline != there.end();
+    if (!is_whole && connection.is_stream()) {
+        if (there.size() == bytes.size()) {
+            drop_client(connection, EndReason::kBadGreeting);
+        } else if (connection.end_seen) {
+            drop_client(connection, EndReason::kHostLeft);
+        }
+        return;
+    }
+    // In a message there is nothing behind the line.
+    std::string line;
+    for (const std::byte byte : there.first(static_cast<size_t>(newline - there.begin()))) {
+        line.push_back(static_cast<char>(byte));
+    }
+    ask_guest(connection, line, line.size() + (is_whole ? 1 : 0));
 }
 
-void VsockEngine::ask_guest(Connection& connection, std::string_view line) {
+/// `taken`: bytes of the socket that were its line.
+void VsockEngine::ask_guest(Connection& connection, std::string_view line, size_t taken) {
     const std::optional<uint32_t> port = parse_connect_line(line);
     if (!port) {
         drop_client(connection, EndReason::kBadGreeting);
@@ -133,38 +133,75 @@ void VsockEngine::ask_guest(Connection& connection, std::string_view line) {
     // One after the other, so that a pair of ports is not used again soon: packets of its last
     // connection may still be under way in the guest.
     for (int attempt = 0; attempt < kPortAttemptsMax && !connection.has_key; ++attempt) {
-        key.peer_port = next_port_;
-        set_next_port(next_port_ + 1);
+        key.peer_port = next_port();
+        set_next_port(key.peer_port + 1);
         (void)table_.set_key(connection, key);
     }
     OUTRIGGER_ASSERT(connection.has_key);  // there are fewer connections than attempts
     --greetings_;
-    connection.greeting.clear();
     connection.phase = Phase::kAskingGuest;
     set_deadline(connection, kGuestAnswerMax);
     owe(connection, kPendingRequest);
     update_listeners();
+    if (!take_whole(connection, taken)) {
+        end(connection, EndReason::kHostLeft);
+    }
+}
+
+/// Takes so many bytes off the socket, with what has become of the connection by that: either
+/// both are done for another process, or none. They are there.
+bool VsockEngine::take_whole(Connection& connection, size_t bytes) {
+    std::array<std::byte, kHybridLineBytesMax> taken{};
+    iovec piece{.iov_base = taken.data(), .iov_len = std::min(bytes, taken.size())};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    expect(connection);
+    // A reset is told once, and then what came before it is there.
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        if (ledger_.receive(TransferKind::kWhole,
+                            slot_of(connection.id),
+                            connection.socket.get(),
+                            message,
+                            MSG_TRUNC) >= 0) {
+            return true;
+        }
+        if (errno != ECONNRESET) {
+            break;
+        }
+        connection.host_was_reset = true;
+    }
+    return false;
 }
 
 /// Of a program that the guest knows nothing of.
 void VsockEngine::drop_client(Connection& connection, EndReason reason) {
     note_end(reason, "a program that connected to " + options_.uds_path);
+    // So that it sees the end, and no error because of what it said.
+    std::array<std::byte, kHybridLineBytesMax> said{};
+    constexpr bool kPeek = false;
+    (void)receive_bytes(connection.socket.get(), said, kPeek);
     destroy(connection);
 }
 
 void VsockEngine::confirm_to_client(Connection& connection) {
     // Another guest's device waits for one byte, whatever it is.
-    const std::string line =
-        connection.is_of_sibling() ? "+" : make_ok_line(connection.key.peer_port);
+    std::string line = connection.is_of_sibling() ? "+" : make_ok_line(connection.key.peer_port);
+    clear_deadline(connection);
+    connection.phase = Phase::kOpen;
+    iovec piece{.iov_base = line.data(), .iov_len = line.size()};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    expect(connection);
     // Nothing was written to the socket before, so there is room.
-    if (send_bytes(connection.socket.get(), std::as_bytes(std::span(line))) !=
+    if (ledger_.send(
+            TransferKind::kWhole, slot_of(connection.id), connection.socket.get(), message) !=
         static_cast<ssize_t>(line.size())) {
         end(connection, EndReason::kHostLeft);
         return;
     }
-    clear_deadline(connection);
     counters_.opened_by_host.add();
-    connection.phase = Phase::kOpen;
     log(LogLevel::kDebug, "vsock cid {}: open: {}", options_.guest_cid, name_of(connection));
     // What it sent behind its first line.
     mark_readable(connection);
@@ -184,7 +221,7 @@ void VsockEngine::dial_host(Connection& connection) {
     Dialled dialled = dial(path, connection.key.type);
     switch (dialled.outcome) {
         case DialOutcome::kConnected:
-            connection.socket = std::move(dialled.socket);
+            adopt(connection, std::move(dialled.socket));
             open_to_socket(connection);
             watch_socket(connection);
             return;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "devices/vsock/engine_times.h"
@@ -38,6 +39,21 @@ void write_front(std::span<const iovec> segments, std::span<const std::byte> byt
     }
 }
 
+void read_front(std::span<const iovec> segments, std::span<std::byte> out) {
+    for (const iovec& segment : segments) {
+        const size_t count = std::min(segment.iov_len, out.size());
+        if (count > 0) {
+            std::memcpy(out.data(), segment.iov_base, count);
+        }
+        out = out.subspan(count);
+    }
+}
+
+/// Those that the driver is to hear the end of come first.
+bool owes_reset(const Connection* connection) {
+    return connection != nullptr && (connection->pending & kPendingReset) != 0;
+}
+
 std::span<const std::byte> bytes_of(const PacketHeader& header) {
     return std::as_bytes(std::span(&header, 1));
 }
@@ -45,23 +61,20 @@ std::span<const std::byte> bytes_of(const PacketHeader& header) {
 }  // namespace
 
 QueueProgress VsockEngine::fill_receive_queue() {
-    if (receive_->is_ending()) [[unlikely]] {
-        // An earlier process took them, and nothing is there to put in.
-        while (std::optional<DescriptorChain> chain = receive_->pop()) {
-            chain->complete(0);
-        }
+    find_place(*receive_, receive_found_, ledger_.numbers().receive_next);
+    if (!finish_resumed() || !finish_landed()) {
         return QueueProgress::kDrained;
     }
+    if (receive_->is_ending()) [[unlikely]] {
+        return end_receive_queue();
+    }
     for (int step = 0; step < kBatch; ++step) {
-        if (!resets_.empty()) {
-            if (!put_header(resets_.front())) {
+        if (resets_waiting() > 0) {
+            if (!send_reset()) {
                 return QueueProgress::kDrained;
             }
-            resets_.pop_front();
-            if (transmit_waits_ && resets_.size() <= kResetsMax / 2 && transmit_ != nullptr) {
-                transmit_waits_ = false;
-                transmit_->request_processing();
-            }
+        } else if (news_are_held_ && !owes_reset(owing_.front())) [[unlikely]] {
+            return QueueProgress::kWaiting;
         } else if (Connection* const owing = owing_.front()) {
             if (!send_control(*owing)) {
                 return QueueProgress::kDrained;
@@ -75,6 +88,61 @@ QueueProgress VsockEngine::fill_receive_queue() {
         }
     }
     return QueueProgress::kMore;
+}
+
+/// An earlier process took them, and nothing is there to put in.
+QueueProgress VsockEngine::end_receive_queue() {
+    while (std::optional<DescriptorChain> chain = receive_->pop()) {
+        chain->complete(0);
+    }
+    return QueueProgress::kDrained;
+}
+
+/// Buffers that an earlier process filled, and of which the driver has not heard. False: there are
+/// some that cannot be had yet.
+bool VsockEngine::finish_resumed() {
+    // Ends with the buffers of that process.
+    while (true) {
+        const std::optional<uint64_t> next = receive_->next_resumed();
+        if (!next || *next >= ledger_.numbers().receive_next) {
+            return true;
+        }
+        std::optional<DescriptorChain> chain = pop_receive_chain();
+        if (!chain) {
+            return false;
+        }
+        // What it wrote is still there: the buffer is not the driver's yet. One that is changed
+        // all the same is the driver's own loss.
+        PacketHeader header{};
+        read_front(chain->take_writer().take_iovecs(),
+                   std::as_writable_bytes(std::span(&header, 1)));
+        const auto room = static_cast<uint32_t>(chain->writable_bytes() - kHeaderBytes);
+        chain->complete(static_cast<uint32_t>(kHeaderBytes) +
+                        std::min(header.length.value(), room));
+    }
+}
+
+/// Buffers that bytes of a socket were read into, and no more. False: some of them cannot be had
+/// yet.
+bool VsockEngine::finish_landed() {
+    Numbers& numbers = ledger_.numbers();
+    if (numbers.landed_slot == kNoSlot) [[likely]] {
+        return true;
+    }
+    Connection* const connection = table_.find_in(numbers.landed_slot);
+    if (connection == nullptr || connection->phase != Phase::kOpen || !connection->is_stream()) {
+        numbers.landed_slot = kNoSlot;
+        drop_landings();
+        return true;
+    }
+    if (landing_room_ < numbers.landed_bytes) {
+        (void)collect_landings(numbers.landed_bytes - landing_room_);
+    }
+    if (landing_room_ < numbers.landed_bytes && receive_->next_resumed()) {
+        return false;
+    }
+    finish_landings(*connection, numbers.landed_bytes);
+    return true;
 }
 
 std::optional<DescriptorChain> VsockEngine::pop_receive_chain() {
@@ -93,14 +161,33 @@ std::optional<DescriptorChain> VsockEngine::pop_receive_chain() {
 
 // --- Control packets ---------------------------------------------------------------------------
 
-bool VsockEngine::put_header(const PacketHeader& header) {
+/// A buffer that holds `header`, to be completed when that is committed.
+std::optional<DescriptorChain> VsockEngine::put_header(const PacketHeader& header) {
     std::optional<DescriptorChain> chain = pop_receive_chain();
+    if (chain) {
+        (void)chain->take_writer().write(bytes_of(header));
+        ledger_.numbers().receive_next = chain->sequence() + 1;
+        counters_.packets_to_guest.add();
+    }
+    return chain;
+}
+
+/// The first of those that belong to no connection. False: there is no buffer.
+bool VsockEngine::send_reset() {
+    Numbers& numbers = ledger_.numbers();
+    PacketAddresses answered = ledger_.reset(numbers.resets_begin);
+    answered.source_cid = options_.guest_cid;
+    std::optional<DescriptorChain> chain = put_header(make_reset_for(answered));
     if (!chain) {
         return false;
     }
-    (void)chain->take_writer().write(bytes_of(header));
+    ++numbers.resets_begin;
+    commit_numbers();
     chain->complete(kHeaderBytes);
-    counters_.packets_to_guest.add();
+    if (transmit_waits_ && resets_waiting() <= kResetsMax / 2 && transmit_ != nullptr) {
+        transmit_waits_ = false;
+        transmit_->request_processing();
+    }
     return true;
 }
 
@@ -143,18 +230,24 @@ bool VsockEngine::send_control(Connection& connection) {
                                    ? 0
                                    : (connection.host_ended ? kShutdownSend : 0) |
                                          (connection.host_deaf ? kShutdownReceive : 0);
-        if (!put_header(header_for(connection, kind->operation, 0, flags))) {
+        std::optional<DescriptorChain> chain =
+            put_header(header_for(connection, kind->operation, 0, flags));
+        if (!chain) {
             return false;
         }
         connection.pending &= ~(kind->pending | kPendingCreditUpdate);
         if (kind->operation == Operation::kReset) {
             destroy(connection);
-            return true;
+        } else {
+            if (connection.pending == 0) {
+                owing_.remove(connection);
+            }
+            commit(connection);
         }
+        chain->complete(kHeaderBytes);
+        return true;
     }
-    if (connection.pending == 0) {
-        owing_.remove(connection);
-    }
+    owing_.remove(connection);
     return true;
 }
 
@@ -173,6 +266,7 @@ bool VsockEngine::has_credit(Connection& connection) {
     connection.wants_credit = true;
     readable_.remove(connection);
     owe(connection, kPendingCreditRequest);
+    commit(connection);
     return false;
 }
 
@@ -191,16 +285,22 @@ VsockEngine::Filled VsockEngine::fill_stream(Connection& connection) {
     if (!collect_landings(wanted)) {
         return Filled::kNoBuffer;
     }
-    const ssize_t count =
-        ::readv(connection.socket.get(), pieces_.data(), static_cast<int>(pieces_.size()));
+    msghdr message{};
+    message.msg_iov = pieces_.data();
+    message.msg_iovlen = pieces_.size();
+    const ssize_t count = ledger_.receive(
+        TransferKind::kLand, slot_of(connection.id), connection.socket.get(), message);
     const int os_error = count < 0 ? errno : 0;
     if (os_error == EFAULT && receive_->buffers_were_lost(pieces_)) {
-        landings_.clear();
-        pieces_.clear();
+        drop_landings();
         return Filled::kNoBuffer;
     }
+    if (os_error == ECONNRESET) {
+        // Told once, and before the bytes that came before: these come next.
+        connection.host_was_reset = true;
+    }
     finish_landings(connection, count > 0 ? static_cast<size_t>(count) : 0);
-    if (os_error != 0 && os_error != EAGAIN && os_error != EINTR) {
+    if (os_error != 0 && os_error != EAGAIN && os_error != EINTR && os_error != ECONNRESET) {
         end(connection, EndReason::kHostError);
         return Filled::kNothing;
     }
@@ -216,10 +316,8 @@ VsockEngine::Filled VsockEngine::fill_stream(Connection& connection) {
     return Filled::kYes;
 }
 
-/// Takes buffers with room for `bytes` in all, or as much as there are. False: there is none.
+/// Takes buffers with room for `bytes` more, or as much as there are. False: there is none.
 bool VsockEngine::collect_landings(size_t bytes) {
-    landings_.clear();
-    pieces_.clear();
     while (bytes > 0 && landings_.size() < kLandingsMax && pieces_.size() < kPiecesMax / 2) {
         std::optional<DescriptorChain> chain = pop_receive_chain();
         if (!chain) {
@@ -241,6 +339,7 @@ bool VsockEngine::collect_landings(size_t bytes) {
             }
         }
         bytes -= used;
+        landing_room_ += used;
         landings_.push_back({.chain = *std::move(chain),
                              .segments = segments,
                              .room = static_cast<uint32_t>(used)});
@@ -248,21 +347,39 @@ bool VsockEngine::collect_landings(size_t bytes) {
     return !landings_.empty();
 }
 
-/// `bytes` have been read into them.
-void VsockEngine::finish_landings(Connection& connection, size_t bytes) {
-    connection.to_guest.note_sent(static_cast<uint32_t>(bytes));
-    counters_.bytes_to_guest.add(bytes);
+/// They go back as they are.
+void VsockEngine::drop_landings() {
     for (Landing& landing : landings_) {
-        const auto count = static_cast<uint32_t>(std::min<size_t>(bytes, landing.room));
-        bytes -= count;
-        // A buffer without room for payload, or one too many, goes back with news that never hurts.
-        const Operation operation = count > 0 ? Operation::kData : Operation::kCreditUpdate;
-        write_front(landing.segments, bytes_of(header_for(connection, operation, count)));
-        landing.chain.complete(static_cast<uint32_t>(kHeaderBytes) + count);
-        counters_.packets_to_guest.add();
+        landing.chain.complete(0);
     }
     landings_.clear();
     pieces_.clear();
+    landing_room_ = 0;
+}
+
+/// `bytes` have been read into them.
+void VsockEngine::finish_landings(Connection& connection, size_t bytes) {
+    Numbers& numbers = ledger_.numbers();
+    bytes = std::min(bytes, landing_room_);
+    connection.to_guest.note_sent(static_cast<uint32_t>(bytes));
+    counters_.bytes_to_guest.add(bytes);
+    for (Landing& landing : landings_) {
+        landing.bytes = static_cast<uint32_t>(std::min<size_t>(bytes, landing.room));
+        bytes -= landing.bytes;
+        // A buffer without room for payload, or one too many, goes back with news that never hurts.
+        const Operation operation = landing.bytes > 0 ? Operation::kData : Operation::kCreditUpdate;
+        write_front(landing.segments, bytes_of(header_for(connection, operation, landing.bytes)));
+        numbers.receive_next = landing.chain.sequence() + 1;
+        counters_.packets_to_guest.add();
+    }
+    numbers.landed_slot = kNoSlot;
+    commit(connection);
+    for (Landing& landing : landings_) {
+        landing.chain.complete(static_cast<uint32_t>(kHeaderBytes) + landing.bytes);
+    }
+    landings_.clear();
+    pieces_.clear();
+    landing_room_ = 0;
 }
 
 /// An event said that there is something: the end, or bytes that were read already.
@@ -279,7 +396,9 @@ void VsockEngine::on_nothing_readable(Connection& connection) {
     connection.readable = false;
     readable_.remove(connection);
     if (seen == 0) {
+        const ConnectionId id = connection.id;
         on_host_ended(connection);
+        commit_if_there(id);
     }
 }
 
@@ -314,7 +433,9 @@ bool VsockEngine::fetch_message(Connection& connection) {
     if (next->is_end) {
         connection.readable = false;
         readable_.remove(connection);
+        const ConnectionId id = connection.id;
         on_host_ended(connection);
+        commit_if_there(id);
         return false;
     }
     const size_t prefix = connection.is_of_sibling() ? sizeof(SiblingMessageFlags) : 0;
@@ -322,22 +443,36 @@ bool VsockEngine::fetch_message(Connection& connection) {
         end(connection, EndReason::kHostError);  // our own device does not send that
         return false;
     }
-    if (next->bytes - prefix > connection.to_guest.buffer_bytes()) {
+    if (next->bytes - prefix > connection.to_guest.buffer_bytes() && connection.message_sent == 0) {
         // The guest takes none of it until it has all of it.
         end(connection, EndReason::kMessageTooLong);
         return false;
     }
     connection.message.resize(next->bytes);
-    const ssize_t count = receive_bytes(connection.socket.get(), connection.message, false);
-    if (count != static_cast<ssize_t>(next->bytes)) {
+    constexpr bool kPeek = true;
+    const ssize_t count = receive_bytes(connection.socket.get(), connection.message, kPeek);
+    // An earlier process may have sent some of it.
+    if (count != static_cast<ssize_t>(next->bytes) || connection.message_sent > next->bytes) {
         end(connection, EndReason::kHostError);
         return false;
     }
-    connection.message_sent = prefix;
+    connection.message_sent = std::max(connection.message_sent, prefix);
     connection.message_ends_record =
         prefix > 0 && connection.message.front() == std::byte{kSiblingEndOfRecord};
     connection.has_message = true;
     return true;
+}
+
+/// The message at the front of the socket is with the guest.
+void VsockEngine::drop_from_socket(Connection& connection) {
+    connection.message_over = false;
+    connection.message_sent = 0;
+    constexpr size_t kItsStart = 1;
+    if (take_whole(connection, kItsStart)) {
+        commit(connection);
+    } else {
+        end(connection, EndReason::kHostError);
+    }
 }
 
 /// One packet of the message that is on its way, or of the next.
@@ -368,14 +503,18 @@ VsockEngine::Filled VsockEngine::fill_message(Connection& connection) {
                                            flags);
     (void)writer.write(bytes_of(header));
     (void)writer.write(std::span(connection.message).subspan(connection.message_sent, count));
-    chain->complete(static_cast<uint32_t>(kHeaderBytes + count));
+    ledger_.numbers().receive_next = chain->sequence() + 1;
     counters_.packets_to_guest.add();
     counters_.bytes_to_guest.add(count);
     connection.to_guest.note_sent(static_cast<uint32_t>(count));
     connection.message_sent += count;
+    connection.message_over = is_last;
+    commit(connection);
+    chain->complete(static_cast<uint32_t>(kHeaderBytes + count));
     if (is_last) {
         connection.drop_message();
         readable_.move_to_back(connection);
+        drop_from_socket(connection);
     }
     return Filled::kYes;
 }

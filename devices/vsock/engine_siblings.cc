@@ -28,23 +28,36 @@ void VsockEngine::call_sibling(Connection& connection) {
         end(connection, EndReason::kNotAllowed);
         return;
     }
-    connection.socket = called->call(options_.guest_cid,
-                                     connection.key.guest_port,
-                                     connection.key.peer_port,
-                                     connection.key.type);
-    if (!connection.socket.valid()) {
+    auto ends = Sibling::make_ends(connection.key.type);
+    if (!ends) {
         end(connection, EndReason::kSiblingDown);
         return;
     }
+    adopt(connection, std::move(ends->caller));
     connection.phase = Phase::kCalling;
+    commit(connection);
+    const bool is_left = called->call(
+        {.from_cid = options_.guest_cid,
+         .from_port = connection.key.guest_port,
+         .to_port = connection.key.peer_port,
+         .type = connection.key.type,
+         .socket = std::move(ends->called)},
+        [&](int mailbox, const msghdr& message) {
+            connection.called = true;
+            expect(connection);
+            return ledger_.send(TransferKind::kWhole, slot_of(connection.id), mailbox, message);
+        });
+    if (!is_left) {
+        end(connection, EndReason::kSiblingDown);
+        return;
+    }
     set_deadline(connection, kGuestAnswerMax);
     watch_socket(connection);
 }
 
 /// One byte: the other guest has accepted. The end: it has not.
 void VsockEngine::on_sibling_answer(Connection& connection) {
-    std::byte answer{};
-    const ssize_t count = receive_bytes(connection.socket.get(), std::span(&answer, 1), false);
+    const ssize_t count = look_for_byte(connection.socket.get());
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) {
         return;
     }
@@ -53,6 +66,10 @@ void VsockEngine::on_sibling_answer(Connection& connection) {
         return;
     }
     open_to_socket(connection);
+    if (!take_whole(connection, 1)) {
+        end(connection, EndReason::kGuestRefused);
+        return;
+    }
     // What it sent right behind that.
     mark_readable(connection);
 }
@@ -60,7 +77,7 @@ void VsockEngine::on_sibling_answer(Connection& connection) {
 /// Other guests call this one.
 void VsockEngine::take_calls() {
     for (int i = 0; i < kCallsMax && listening_; ++i) {
-        std::optional<SiblingCall> call = self_->take_call();
+        std::optional<SiblingCall> call = self_->next_call();
         if (!call) {
             return;
         }
@@ -69,26 +86,28 @@ void VsockEngine::take_calls() {
             (call->type == SocketType::kStream ? types_.stream : types_.seqpacket)) {
             take_call(*std::move(call));
         }
+        self_->drop_call();
     }
 }
 
 void VsockEngine::take_call(SiblingCall call) {
-    Connection& connection = table_.create(options_.window_bytes, options_.window_bytes_max);
-    counters_.connections.add();
-    connection.phase = Phase::kAskingGuest;
-    if (!table_.set_key(connection,
-                        {.peer_cid = call.from_cid,
-                         .peer_port = call.from_port,
-                         .guest_port = call.to_port,
-                         .type = call.type})) {
-        destroy(connection);  // the last connection of that pair is not over here
-        return;
+    const ConnectionKey key{.peer_cid = call.from_cid,
+                            .peer_port = call.from_port,
+                            .guest_port = call.to_port,
+                            .type = call.type};
+    if (table_.find(key) != nullptr) {
+        return;  // the last connection of that pair is not over here
     }
-    connection.socket = std::move(call.socket);
+    Connection& connection = begin_connection();
+    const ConnectionId id = connection.id;
+    (void)table_.set_key(connection, key);
+    connection.phase = Phase::kAskingGuest;
+    adopt(connection, std::move(call.socket));
     set_deadline(connection, kGuestAnswerMax);
     update_listeners();
     owe(connection, kPendingRequest);
     watch_socket(connection);
+    commit_if_there(id);
 }
 
 }  // namespace outrigger::vsock

@@ -11,21 +11,18 @@
 
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/device_program.h"
 
-#include "devices/vsock/host_socket.h"
 #include "devices/vsock/hybrid_request.h"
 #include "devices/vsock/vsock_device.h"
 
 namespace outrigger::vsock {
 namespace {
-
-/// Programs of the host that may wait for the guest's driver, or for room.
-constexpr int kBacklog = 128;
 
 constexpr std::array kOptions = {
     OptionSpec{.name = "guest-cid",
@@ -85,11 +82,20 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "accept4"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
+    {.name = "recvmmsg"},
+    {.name = "sendmmsg"},
     {.name = "shutdown"},
+    {.name = "madvise", .tests = {argument_is(2, MADV_REMOVE)}},
     {.name = "socketpair", .tests = {argument_is(0, AF_UNIX)}},
     {.name = "ioctl", .tests = {argument_is(1, FIONREAD)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PASSCRED)}},
+};
+
+/// Of the control thread, which ends connections when a guest goes.
+constexpr SystemCallRule kControlSystemCalls[] = {
+    {.name = "shutdown"},
+    {.name = "madvise", .tests = {argument_is(2, MADV_REMOVE)}},
 };
 
 Result<void> check_options(const OptionValues& values) {
@@ -150,18 +156,12 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     }
     OUTRIGGER_TRY(claim_cid(options.guest_cid));
     make_room_for_descriptors(options.connections_max);
-    HostListeners listeners;
-    listeners.stream =
-        OUTRIGGER_TRY(listen_at(options.uds_path, {.type = SOCK_STREAM, .backlog = kBacklog}));
-    listeners.seqpacket = OUTRIGGER_TRY(
-        listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET, .backlog = kBacklog}));
-    auto engine = OUTRIGGER_TRY(VsockEngine::create(options, std::move(listeners)));
-    return std::make_unique<VsockDevice>(options, std::move(engine));
+    return std::make_unique<VsockDevice>(std::move(options));
 }
 
-Result<void> keep_memory(Device& device, KeptMemory& memory) {
+Result<void> prepare(Device& device, KeptMemory* memory) {
     // SAFETY: create_device() makes devices of no other kind.
-    return static_cast<VsockDevice&>(device).keep_memory(memory);
+    return static_cast<VsockDevice&>(device).open(memory);
 }
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
@@ -184,9 +184,9 @@ constexpr DeviceProgram kProgram{
     .capabilities = {},
     .create_device = create_device,
     .check_options = check_options,
-    .sandbox = {.system_calls = kSystemCalls},
+    .sandbox = {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls},
     .sandbox_extras = sandbox_extras,
-    .keep_memory = keep_memory,
+    .prepare = prepare,
 };
 
 }  // namespace

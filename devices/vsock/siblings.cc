@@ -68,13 +68,21 @@ std::optional<CallerRule> parse_caller_rule(std::string_view text) {
     return rule;
 }
 
-Result<std::shared_ptr<Sibling>> Sibling::create(uint64_t cid, const SiblingRules& rules) {
-    auto mailbox = make_pair_of_sockets(SOCK_SEQPACKET);
-    if (!mailbox) {
+Result<Mailbox> Mailbox::create() {
+    auto ends = make_pair_of_sockets(SOCK_SEQPACKET);
+    if (!ends) {
         return failure(error_from_errno("cannot create the mailbox of a guest"));
     }
-    std::shared_ptr<Sibling> made(
-        new Sibling(cid, rules, std::move(mailbox->first), std::move(mailbox->second)));
+    return Mailbox{.inbox = std::move(ends->first), .outbox = std::move(ends->second)};
+}
+
+Result<std::shared_ptr<Sibling>> Sibling::create(uint64_t cid,
+                                                 const SiblingRules& rules,
+                                                 Mailbox mailbox) {
+    if (!mailbox.inbox.valid() || !mailbox.outbox.valid()) {
+        mailbox = OUTRIGGER_TRY(Mailbox::create());
+    }
+    std::shared_ptr<Sibling> made(new Sibling(cid, rules, std::move(mailbox)));
     const std::lock_guard lock(directory().mutex);
     directory().siblings[cid] = made;
     return made;
@@ -104,22 +112,23 @@ bool Sibling::lets_in(const Sibling& caller, uint32_t port) const {
            });
 }
 
-UniqueFd Sibling::call(uint64_t from_cid,
-                       uint32_t from_port,
-                       uint32_t to_port,
-                       SocketType type) const {
+std::optional<SiblingEnds> Sibling::make_ends(SocketType type) {
     auto ends = make_pair_of_sockets(socket_kind(type));
     if (!ends) {
-        return {};
+        return std::nullopt;
     }
     prepare_connection(ends->first.get(), type);
     prepare_connection(ends->second.get(), type);
-    CallMessage call{.from_cid = from_cid,
-                     .from_port = from_port,
-                     .to_port = to_port,
-                     .type = static_cast<uint32_t>(type),
+    return SiblingEnds{.caller = std::move(ends->first), .called = std::move(ends->second)};
+}
+
+bool Sibling::call(const SiblingCall& call, const SendCall& send) const {
+    CallMessage text{.from_cid = call.from_cid,
+                     .from_port = call.from_port,
+                     .to_port = call.to_port,
+                     .type = static_cast<uint32_t>(call.type),
                      .reserved = 0};
-    iovec piece{.iov_base = &call, .iov_len = sizeof call};
+    iovec piece{.iov_base = &text, .iov_len = sizeof text};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
     msghdr message{};
     message.msg_iov = &piece;
@@ -130,15 +139,12 @@ UniqueFd Sibling::call(uint64_t from_cid,
     rights->cmsg_level = SOL_SOCKET;
     rights->cmsg_type = SCM_RIGHTS;
     rights->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = ends->second.get();
+    const int fd = call.socket.get();
     std::memcpy(CMSG_DATA(rights), &fd, sizeof fd);
-    if (::sendmsg(outbox_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-        return {};
-    }
-    return std::move(ends->first);
+    return send(mailbox_.outbox.get(), message) >= 0;
 }
 
-std::optional<SiblingCall> Sibling::take_call() const {
+std::optional<SiblingCall> Sibling::next_call() const {
     CallMessage call{};
     iovec piece{.iov_base = &call, .iov_len = sizeof call};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
@@ -147,13 +153,16 @@ std::optional<SiblingCall> Sibling::take_call() const {
     message.msg_iovlen = 1;
     message.msg_control = control.data();
     message.msg_controllen = control.size();
-    if (::recvmsg(inbox_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0) {
+    constexpr int kFlags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_PEEK;
+    if (::recvmsg(mailbox_.inbox.get(), &message, kFlags) < 0) {
         return std::nullopt;
     }
     SiblingCall taken{.from_cid = call.from_cid,
                       .from_port = call.from_port,
                       .to_port = call.to_port,
-                      .type = SocketType{static_cast<uint16_t>(call.type)}};
+                      .type = call.type == static_cast<uint32_t>(SocketType::kSeqpacket)
+                                  ? SocketType::kSeqpacket
+                                  : SocketType::kStream};
     // Without a descriptor, when the process has none left, the caller finds that its end is alone.
     const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
     if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {
@@ -162,6 +171,15 @@ std::optional<SiblingCall> Sibling::take_call() const {
         taken.socket = UniqueFd(fd);
     }
     return taken;
+}
+
+void Sibling::drop_call() const {
+    std::byte byte{};
+    iovec piece{.iov_base = &byte, .iov_len = sizeof byte};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    (void)::recvmsg(mailbox_.inbox.get(), &message, MSG_DONTWAIT);
 }
 
 }  // namespace outrigger::vsock

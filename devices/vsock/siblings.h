@@ -10,11 +10,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <sys/socket.h>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
@@ -46,6 +49,20 @@ struct SiblingCall {
     UniqueFd socket{};
 };
 
+/// A pair of sockets that calls are left in. Invalid: there is none yet.
+struct Mailbox {
+    UniqueFd inbox{};
+    UniqueFd outbox{};
+
+    [[nodiscard]] static Result<Mailbox> create();
+};
+
+/// A new connection between two guests.
+struct SiblingEnds {
+    UniqueFd caller;
+    UniqueFd called;
+};
+
 /// What goes before the bytes of each message between two guests, because a Unix socket has no room
 /// for it.
 using SiblingMessageFlags = uint8_t;
@@ -56,7 +73,8 @@ class Sibling final {
   public:
     /// Known to all from now on, until the last owner lets it go.
     [[nodiscard]] static Result<std::shared_ptr<Sibling>> create(uint64_t cid,
-                                                                 const SiblingRules& rules);
+                                                                 const SiblingRules& rules,
+                                                                 Mailbox mailbox = {});
 
     Sibling(const Sibling&) = delete;
     Sibling& operator=(const Sibling&) = delete;
@@ -73,30 +91,30 @@ class Sibling final {
 
     [[nodiscard]] bool is_up() const { return up_.load(std::memory_order_relaxed); }
 
-    /// Makes a pair of sockets, leaves one in the mailbox, and returns the other. An invalid one:
-    /// the mailbox is full, or the process has no descriptors left.
-    [[nodiscard]] UniqueFd call(uint64_t from_cid,
-                                uint32_t from_port,
-                                uint32_t to_port,
-                                SocketType type) const;
+    /// Nothing: the process has no descriptors left.
+    [[nodiscard]] static std::optional<SiblingEnds> make_ends(SocketType type);
+
+    /// sendmsg() that does not wait.
+    using SendCall = std::function<ssize_t(int mailbox, const msghdr& message)>;
+
+    /// Leaves the call in the mailbox, by `send`. False: it is full.
+    [[nodiscard]] bool call(const SiblingCall& call, const SendCall& send) const;
 
     /// Of its device alone: readable when there are calls.
-    [[nodiscard]] int mailbox_fd() const { return inbox_.get(); }
+    [[nodiscard]] int mailbox_fd() const { return mailbox_.inbox.get(); }
 
-    /// The next call, if there is one.
-    [[nodiscard]] std::optional<SiblingCall> take_call() const;
+    /// The next call, if there is one. It stays there until drop_call(), so that another process
+    /// finds it.
+    [[nodiscard]] std::optional<SiblingCall> next_call() const;
+    void drop_call() const;
 
   private:
-    Sibling(uint64_t cid, SiblingRules rules, UniqueFd inbox, UniqueFd outbox)
-        : cid_(cid),
-          rules_(std::move(rules)),
-          inbox_(std::move(inbox)),
-          outbox_(std::move(outbox)) {}
+    Sibling(uint64_t cid, SiblingRules rules, Mailbox mailbox)
+        : cid_(cid), rules_(std::move(rules)), mailbox_(std::move(mailbox)) {}
 
     const uint64_t cid_;
     const SiblingRules rules_;
-    const UniqueFd inbox_;
-    const UniqueFd outbox_;
+    const Mailbox mailbox_;
     // Orders nothing: a call that is left for one that goes down meanwhile is not answered in time.
     std::atomic<bool> up_ = false;
 };

@@ -2,9 +2,11 @@
 #include "devices/vsock/vsock_device.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
+#include "devices/vsock/keeping.h"
 #include "devices/vsock/vsock_state.h"
 
 namespace outrigger::vsock {
@@ -25,10 +27,25 @@ constexpr Le32 kTransportReset = 0;
 constexpr uint32_t kFreshSplit = 0;
 constexpr uint32_t kFreshPacked = 0x8000'8000;
 
+/// How long packets of new connections wait for the event queue to start, where the driver is to be
+/// told by it that the old ones are gone: front ends start queues one after the other.
+constexpr auto kEventQueueGrace = std::chrono::milliseconds(100);
+
+constexpr uint32_t has_run(uint16_t queue) {
+    return kNumberHasRun << queue;
+}
+
 }  // namespace
 
-VsockDevice::VsockDevice(const VsockOptions& options, std::unique_ptr<VsockEngine> engine)
-    : guest_cid_(options.guest_cid), engine_(std::move(engine)) {}
+Result<void> VsockDevice::open(KeptMemory* memory) {
+    Keeping keeping = OUTRIGGER_TRY(open_keeping(options_, memory));
+    HostListeners listeners =
+        OUTRIGGER_TRY(open_listeners(options_, memory, keeping.sockets.get()));
+    engine_ =
+        OUTRIGGER_TRY(VsockEngine::create(options_, std::move(listeners), std::move(keeping)));
+    goes_on_.fill(engine_->goes_on());
+    return {};
+}
 
 DeviceIdentity VsockDevice::identity() const {
     return {.virtio_id = kVirtioIdVsock,
@@ -36,6 +53,10 @@ DeviceIdentity VsockDevice::identity() const {
             .queue_count = kQueueCount,
             .config_bytes = sizeof(Le64),
             .one_worker = true};
+}
+
+DeviceAbilities VsockDevice::abilities() const {
+    return {.keeps_itself = true};
 }
 
 FeatureSet VsockDevice::offered_features() const {
@@ -50,7 +71,7 @@ void VsockDevice::on_negotiated(FeatureSet agreed) {
 }
 
 void VsockDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
-    const Le64 cid = guest_cid_;
+    const Le64 cid = options_.guest_cid;
     const auto bytes = std::as_bytes(std::span(&cid, 1));
     std::ranges::copy(bytes.subspan(static_cast<size_t>(at), out.size()), out.begin());
 }
@@ -60,25 +81,41 @@ void VsockDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 /// one had run.
 bool VsockDevice::is_of_new_driver(QueueIndex index, const Virtqueue& queue) const {
     const uint32_t fresh = queue.config().packed ? kFreshPacked : kFreshSplit;
-    return has_run_[to_number(index)] && queue.base().raw == fresh;
+    return engine_->has_flag(has_run(to_number(index))) && queue.base().raw == fresh;
+}
+
+/// Is the first queue that starts another driver's, or has the driver connections that are gone?
+void VsockDevice::look_for_new_driver(QueueIndex index, const Virtqueue& queue) {
+    if (std::exchange(goes_on_[to_number(index)], false) &&
+        engine_->has_flag(has_run(to_number(index)))) {
+        return;
+    }
+    if (is_of_new_driver(index, queue)) {
+        forget_connections();
+        forget_runs();
+    } else if (!engine_->has_flag(has_run(to_number(index))) && queue.base().raw != kFreshSplit &&
+               queue.base().raw != kFreshPacked) {
+        // Another process served this driver before, and its connections are gone.
+        engine_->set_flag(kNumberResetIsDue, true);
+    }
+}
+
+void VsockDevice::forget_runs() {
+    for (uint16_t number = 0; number < kQueueCount; ++number) {
+        engine_->set_flag(has_run(number), false);
+    }
 }
 
 Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     const uint16_t number = to_number(index);
     if (running_ == 0) {
-        if (is_of_new_driver(index, queue)) {
-            forget_connections();
-            has_run_ = {};
-        } else if (!has_run_[number] && queue.base().raw != kFreshSplit &&
-                   queue.base().raw != kFreshPacked) {
-            // Another process served this driver before, and its connections are gone.
-            reset_is_due_ = true;
-        }
+        look_for_new_driver(index, queue);
         engine_->attach(worker.loop());
     }
+    goes_on_[number] = false;
     ++running_;
     queues_[number] = &queue;
-    has_run_[number] = true;
+    engine_->set_flag(has_run(number), true);
     engine_->set_types({.stream = stream_, .seqpacket = seqpacket_});
     switch (number) {
         case kReceive:
@@ -89,6 +126,11 @@ Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker
             break;
         default:
             break;
+    }
+    if (engine_->has_flag(kNumberResetIsDue)) {
+        // Not every front end has us run the event queue: then the guest finds out by itself.
+        const bool has_events = queues_[kEvent] != nullptr;
+        engine_->hold_news(has_events ? std::nullopt : std::optional(kEventQueueGrace));
     }
     return {};
 }
@@ -114,7 +156,7 @@ QueueProgress VsockDevice::send_events() {
         }
         return QueueProgress::kDrained;
     }
-    if (!reset_is_due_) {
+    if (!engine_->has_flag(kNumberResetIsDue)) {
         return QueueProgress::kWaiting;
     }
     std::optional<DescriptorChain> chain = queue.pop();
@@ -124,7 +166,9 @@ QueueProgress VsockDevice::send_events() {
     ChainWriter writer = chain->take_writer();
     const size_t written = writer.write(std::as_bytes(std::span(&kTransportReset, 1)));
     chain->complete(static_cast<uint32_t>(written));
-    reset_is_due_ = false;
+    engine_->set_flag(kNumberResetIsDue, false);
+    // The worker publishes the event before it looks at another queue.
+    engine_->release_news();
     engine_->note_transport_reset();
     return QueueProgress::kWaiting;
 }
@@ -139,6 +183,7 @@ void VsockDevice::stop_queue(QueueIndex index, std::move_only_function<void()> d
             engine_->set_transmit_queue(nullptr);
             break;
         default:
+            engine_->release_news();
             break;
     }
     queues_[number] = nullptr;
@@ -166,15 +211,11 @@ void VsockDevice::forget_connections() {
 
 void VsockDevice::reset() {
     forget_connections();
-    has_run_ = {};
-    reset_is_due_ = false;
+    forget_runs();
+    engine_->set_flag(kNumberResetIsDue, false);
+    goes_on_ = {};
     stream_ = true;
     seqpacket_ = false;
-}
-
-Result<void> VsockDevice::keep_memory(KeptMemory& memory) {
-    const UniqueFd fd = OUTRIGGER_TRY(memory.keep("connections", engine_->kept_bytes()));
-    return engine_->keep_connections(fd.get());
 }
 
 std::span<const StateSectionKind> VsockDevice::state_sections() const {
@@ -182,21 +223,22 @@ std::span<const StateSectionKind> VsockDevice::state_sections() const {
 }
 
 Result<std::vector<StateSection>> VsockDevice::save_state() const {
-    return write_vsock_state({.guest_cid = guest_cid_,
+    return write_vsock_state({.guest_cid = options_.guest_cid,
                               .next_port = engine_->next_port(),
                               .connections = engine_->open_keys()});
 }
 
 Result<void> VsockDevice::load_state(std::span<const StateSection> sections) {
     const VsockState state = OUTRIGGER_TRY(read_vsock_state(sections));
-    if (state.guest_cid != guest_cid_) {
+    if (state.guest_cid != options_.guest_cid) {
         return failure(Error{.message = "the guest's CID was " + std::to_string(state.guest_cid) +
-                                        ", and is " + std::to_string(guest_cid_) + " here"});
+                                        ", and is " + std::to_string(options_.guest_cid) +
+                                        " here"});
     }
     engine_->forget_guest();
     engine_->set_next_port(state.next_port);
     engine_->reset_later(state.connections);
-    reset_is_due_ = true;
+    engine_->set_flag(kNumberResetIsDue, true);
     return {};
 }
 

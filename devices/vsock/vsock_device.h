@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "vhost-user-backend/daemon/kept_memory.h"
@@ -20,9 +21,19 @@ namespace outrigger::vsock {
 
 class VsockDevice final : public Device {
   public:
-    explicit VsockDevice(const VsockOptions& options, std::unique_ptr<VsockEngine> engine);
+    /// Is whole behind open().
+    explicit VsockDevice(VsockOptions options) : options_(std::move(options)) {}
+
+    /// For those that open it themselves.
+    VsockDevice(VsockOptions options, std::unique_ptr<VsockEngine> engine)
+        : options_(std::move(options)), engine_(std::move(engine)) {}
+
+    /// Before anything else: begins to listen for the host, and takes up what another process left
+    /// in `memory`, which is null where there is no keeper.
+    [[nodiscard]] Result<void> open(KeptMemory* memory);
 
     [[nodiscard]] DeviceIdentity identity() const override;
+    [[nodiscard]] DeviceAbilities abilities() const override;
     [[nodiscard]] FeatureSet offered_features() const override;
     void on_negotiated(FeatureSet agreed) override;
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
@@ -40,10 +51,6 @@ class VsockDevice final : public Device {
     void on_frontend(std::shared_ptr<Frontend> frontend) override;
     void reset() override;
 
-    /// Where there is a keeper, before anything runs: what the guest has to be told when another
-    /// process goes on.
-    [[nodiscard]] Result<void> keep_memory(KeptMemory& memory);
-
     /// Any thread.
     [[nodiscard]] const VsockCounters& counters() const { return engine_->counters(); }
 
@@ -54,10 +61,12 @@ class VsockDevice final : public Device {
 
     [[nodiscard]] QueueProgress send_events();
     [[nodiscard]] bool is_of_new_driver(QueueIndex index, const Virtqueue& queue) const;
+    void look_for_new_driver(QueueIndex index, const Virtqueue& queue);
+    void forget_runs();
     void forget_connections();
 
-    const uint64_t guest_cid_;
-    const std::unique_ptr<VsockEngine> engine_;
+    const VsockOptions options_;
+    std::unique_ptr<VsockEngine> engine_;
     std::atomic<bool> stream_ = true;  // control thread to worker
     std::atomic<bool> seqpacket_ = false;
 
@@ -65,9 +74,9 @@ class VsockDevice final : public Device {
 
     // The worker's while queues run, and the control thread's otherwise.
     std::array<Virtqueue*, kQueueCount> queues_{};
-    std::array<bool, kQueueCount> has_run_{};  // since the last reset
     size_t running_ = 0;
-    bool reset_is_due_ = false;  // the driver is to be told by an event
+    // The queue goes on where the process before was killed.
+    std::array<bool, kQueueCount> goes_on_{};
 };
 
 }  // namespace outrigger::vsock

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/vsock_engine.h"
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include <sys/epoll.h>
@@ -13,9 +15,8 @@
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/platform.h"
 
+#include "devices/vsock/connection_record.h"
 #include "devices/vsock/engine_times.h"
-#include "devices/vsock/host_socket.h"
-#include "devices/vsock/hybrid_request.h"
 
 namespace outrigger::vsock {
 namespace {
@@ -30,6 +31,9 @@ constexpr uint32_t kWatched = uint32_t{EPOLLIN} | uint32_t{EPOLLRDHUP} | uint32_
 /// program of the guest would listen at or call.
 constexpr uint32_t kHostPortMin = uint32_t{1} << 30;
 constexpr uint32_t kHostPortMask = kHostPortMin - 1;
+
+/// Whole pages, on every system.
+constexpr uint32_t kBacklogBytesMin = 64 * 1024;
 
 uint32_t random_port() {
     uint32_t number = 0;
@@ -50,19 +54,34 @@ int control_epoll(int epoll, int operation, int fd, uint32_t events, uint64_t wh
 VsockEngine::VsockEngine(const VsockOptions& options,
                          HostListeners listeners,
                          std::shared_ptr<Sibling> self,
+                         Ledger ledger,
+                         std::unique_ptr<KeptDescriptors> kept_sockets,
                          UniqueFd epoll)
     : options_(options),
       listeners_(std::move(listeners)),
       self_(std::move(self)),
       epoll_(std::move(epoll)),
+      ledger_(std::move(ledger)),
+      kept_sockets_(std::move(kept_sockets)),
       table_(options.connections_max) {
-    set_next_port(random_port());
+    if (!ledger_.goes_on()) {
+        set_next_port(random_port());
+    }
+}
+
+Ledger::Shape VsockEngine::ledger_shape(const VsockOptions& options) {
+    return {.connections_max = static_cast<uint32_t>(options.connections_max),
+            .backlog_bytes = std::max(std::bit_ceil(options.window_bytes_max), kBacklogBytesMin)};
 }
 
 Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& options,
-                                                         HostListeners listeners) {
-    std::shared_ptr<Sibling> self =
-        OUTRIGGER_TRY(Sibling::create(options.guest_cid, options.siblings));
+                                                         HostListeners listeners,
+                                                         Keeping keeping) {
+    std::shared_ptr<Sibling> self = OUTRIGGER_TRY(
+        Sibling::create(options.guest_cid, options.siblings, std::move(keeping.mailbox)));
+    if (!keeping.ledger) {
+        keeping.ledger = OUTRIGGER_TRY(Ledger::create(ledger_shape(options)));
+    }
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
     if (!epoll.valid() ||
         control_epoll(epoll.get(), EPOLL_CTL_ADD, listeners.stream.fd.get(), 0, kStreamListener) !=
@@ -72,14 +91,20 @@ Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& opt
         control_epoll(epoll.get(), EPOLL_CTL_ADD, self->mailbox_fd(), 0, kMailbox) != 0) {
         return failure(error_from_errno("cannot watch the sockets of " + options.uds_path));
     }
-    return std::unique_ptr<VsockEngine>(
-        new VsockEngine(options, std::move(listeners), std::move(self), std::move(epoll)));
+    std::unique_ptr<VsockEngine> engine(new VsockEngine(options,
+                                                        std::move(listeners),
+                                                        std::move(self),
+                                                        *std::move(keeping.ledger),
+                                                        std::move(keeping.sockets),
+                                                        std::move(epoll)));
+    engine->resume(std::move(keeping.found));
+    return engine;
 }
 
 VsockEngine::~VsockEngine() = default;
 
 void VsockEngine::set_next_port(uint32_t port) {
-    next_port_ = kHostPortMin | (port & kHostPortMask);
+    ledger_.numbers().next_port = kHostPortMin | (port & kHostPortMask);
 }
 
 void VsockEngine::attach(EventLoop& loop) {
@@ -95,16 +120,20 @@ void VsockEngine::detach() {
     if (timer_) {
         loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
     }
+    release_news();
     loop_ = nullptr;
 }
 
 void VsockEngine::set_receive_queue(Virtqueue* queue) {
+    drop_landings();  // of an earlier process, if there are any
     receive_ = queue;
+    receive_found_ = false;
     update_listeners();
 }
 
 void VsockEngine::set_transmit_queue(Virtqueue* queue) {
     transmit_ = queue;
+    transmit_found_ = false;
     transmit_waits_ = false;
     update_listeners();
 }
@@ -113,6 +142,25 @@ void VsockEngine::wake_receive() {
     if (receive_ != nullptr) {
         receive_->request_processing();
     }
+}
+
+void VsockEngine::hold_news(std::optional<std::chrono::milliseconds> at_most) {
+    release_news();
+    news_are_held_ = true;
+    if (at_most) {
+        news_timer_ = loop_->start_timer(EventLoop::Clock::now() + *at_most, [this] {
+            news_timer_.reset();
+            release_news();
+        });
+    }
+}
+
+void VsockEngine::release_news() {
+    news_are_held_ = false;
+    if (news_timer_) {
+        loop_->cancel_timer(*std::exchange(news_timer_, std::nullopt));
+    }
+    wake_receive();
 }
 
 // --- Sockets -----------------------------------------------------------------------------------
@@ -132,6 +180,7 @@ void VsockEngine::on_sockets_ready() {
                 take_calls();
             } else if (Connection* const found = table_.find(ConnectionId{event.data.u64})) {
                 on_socket_event(*found, event.events);
+                commit_if_there(ConnectionId{event.data.u64});
             }
         }
         if (count < static_cast<int>(events.size())) {
@@ -206,11 +255,15 @@ void VsockEngine::set_waits_to_write(Connection& connection, bool waits) {
 }
 
 void VsockEngine::close_socket(Connection& connection) {
-    // Leaves the epoll instance by itself: no other descriptor of it is open.
-    connection.socket.reset();
     connection.readable = false;
     connection.waits_to_write = false;
     readable_.remove(connection);
+    if (connection.socket.valid()) {
+        // Of this process no other descriptor is open, but the keeper may have one.
+        (void)control_epoll(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), 0, 0);
+        let_go(
+            connection.id, std::move(connection.socket), std::exchange(connection.is_kept, false));
+    }
 }
 
 void VsockEngine::mark_readable(Connection& connection) {
@@ -258,8 +311,10 @@ void VsockEngine::on_deadline() {
     const auto now = std::chrono::steady_clock::now();
     while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
         Connection& connection = *deadlines_.begin()->second;
+        const ConnectionId id = connection.id;
         clear_deadline(connection);
         expire(connection);
+        commit_if_there(id);
     }
     if (accept_pauses_) {
         accept_pauses_ = false;
@@ -278,7 +333,11 @@ void VsockEngine::expire(Connection& connection) {
             end(connection, EndReason::kGuestSilent);
             return;
         case Phase::kDialing:
-            dial_host(connection);
+            if (connection.key.peer_cid == kHostCid) {
+                dial_host(connection);
+            } else {
+                call_sibling(connection);
+            }
             return;
         case Phase::kOpen:
             // Both ends are done, and what is left would hold the guest up.
@@ -343,11 +402,13 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
 /// The guest is to be told by RST, as soon as it has a buffer, and nothing else is left.
 void VsockEngine::begin_reset(Connection& connection) {
     clear_deadline(connection);
-    close_socket(connection);
     connection.backlog.clear();
     connection.phase = Phase::kResetting;
     connection.pending = 0;
     owe(connection, kPendingReset);
+    commit(connection);
+    release_backlog(connection, 0);
+    close_socket(connection);
 }
 
 /// Both sides have closed it, and all has arrived: RST is how the guest learns that.
@@ -357,10 +418,11 @@ void VsockEngine::finish(Connection& connection) {
 
 /// The guest need not wait for what a slow program of the host has not read yet.
 void VsockEngine::linger(Connection& connection) {
-    if (resets_.size() < kResetsMax + options_.connections_max) {
-        resets_.push_back(header_for(connection, Operation::kReset));
-        wake_receive();
-    }
+    add_reset({.source_cid = options_.guest_cid,
+               .destination_cid = connection.key.peer_cid,
+               .source_port = connection.key.guest_port,
+               .destination_port = connection.key.peer_port,
+               .type = static_cast<uint16_t>(connection.key.type)});
     linger_untold(connection);
 }
 
@@ -374,6 +436,7 @@ void VsockEngine::linger_untold(Connection& connection) {
 }
 
 void VsockEngine::destroy(Connection& connection) {
+    const ConnectionId id = connection.id;
     if (gathered_.connection == &connection) {
         gathered_.connection = nullptr;
     }
@@ -383,14 +446,43 @@ void VsockEngine::destroy(Connection& connection) {
     if (connection.phase == Phase::kGreeting) {
         --greetings_;
     }
+    Numbers& numbers = ledger_.numbers();
+    if (numbers.skip_slot == slot_of(id)) {
+        numbers.skip_slot = kNoSlot;
+    }
+    if (numbers.landed_slot == slot_of(id)) {
+        numbers.landed_slot = kNoSlot;
+    }
+    ledger_.commit(slot_of(id), record_of_none(id));
+    connection.backlog.clear();
+    release_backlog(connection, 0);
+    close_socket(connection);
     counters_.connections_gone.add();
     table_.destroy(connection);
     update_listeners();
 }
 
+// --- Resets of nothing -------------------------------------------------------------------------
+
+size_t VsockEngine::resets_waiting() const {
+    const Numbers& numbers = ledger_.numbers();
+    return numbers.resets_end - numbers.resets_begin;
+}
+
+/// One that answers a packet with these addresses.
+void VsockEngine::add_reset(const PacketAddresses& answered) {
+    if (resets_waiting() < kResetSlots / 2) {
+        ledger_.put_reset(ledger_.numbers().resets_end++, answered);
+        wake_receive();
+    }
+}
+
 void VsockEngine::forget_guest() {
     table_.for_each([this](Connection& connection) { destroy(connection); });
-    resets_.clear();
+    Numbers& numbers = ledger_.numbers();
+    numbers = {.next_port = numbers.next_port, .flags = numbers.flags};
+    commit_numbers();
+    is_returning_ = false;
 }
 
 void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
@@ -398,26 +490,27 @@ void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
         if (table_.is_full()) {
             return;
         }
-        Connection& connection = table_.create(options_.window_bytes, options_.window_bytes_max);
-        counters_.connections.add();
+        Connection& connection = begin_connection();
         connection.phase = Phase::kResetting;
         if (table_.set_key(connection, key)) {
             owe(connection, kPendingReset);
+            commit(connection);
         } else {
             destroy(connection);  // named twice
         }
     }
 }
 
-Result<void> VsockEngine::keep_connections(int fd) {
-    KeptConnections kept = OUTRIGGER_TRY(KeptConnections::open(fd, options_.connections_max));
-    const std::vector<ConnectionKey> left = kept.keys();
-    for (size_t slot = 0; slot < options_.connections_max; ++slot) {
-        kept.forget(slot);
-    }
-    table_.set_kept(std::move(kept));
-    reset_later(left);
-    return {};
+std::unique_ptr<Connection> VsockEngine::make_connection(ConnectionId id) const {
+    return std::make_unique<Connection>(
+        id,
+        ReceiveWindow(options_.window_bytes, options_.window_bytes_max),
+        HostBacklog(ledger_.backlog(slot_of(id)), ledger_.message_ends(slot_of(id))));
+}
+
+Connection& VsockEngine::begin_connection() {
+    counters_.connections.add();
+    return table_.add(make_connection(table_.next_id()));
 }
 
 std::vector<ConnectionKey> VsockEngine::open_keys() {

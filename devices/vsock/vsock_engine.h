@@ -17,7 +17,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,12 +29,14 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "devices/vsock/connection_table.h"
+#include "devices/vsock/ledger.h"
 #include "devices/vsock/packet.h"
 #include "devices/vsock/siblings.h"
 #include "devices/vsock/vsock_counters.h"
@@ -64,6 +65,18 @@ struct HostListeners {
     ListeningSocket seqpacket;
 };
 
+/// What another process of the daemon is to find. By default there is none.
+struct Keeping {
+    std::optional<Ledger> ledger{};              ///< none: the engine has one of its own
+    std::unique_ptr<KeptDescriptors> sockets{};  ///< null: nobody keeps them
+    /// Of the connections in the ledger, by slot.
+    std::vector<UniqueFd> found{};
+    Mailbox mailbox{};
+};
+
+/// Of a connection's socket, for the keeper.
+[[nodiscard]] std::string kept_name(ConnectionId id);
+
 /// Thread-bound to one worker from attach() to detach(), and to the control thread otherwise.
 class VsockEngine final {
   public:
@@ -72,8 +85,12 @@ class VsockEngine final {
     /// Programs of the host that have not said which port they want.
     static constexpr size_t kGreetingsMax = 128;
 
+    /// Takes up what `keeping` has of another process.
     [[nodiscard]] static Result<std::unique_ptr<VsockEngine>> create(const VsockOptions& options,
-                                                                     HostListeners listeners);
+                                                                     HostListeners listeners,
+                                                                     Keeping keeping = {});
+
+    [[nodiscard]] static Ledger::Shape ledger_shape(const VsockOptions& options);
 
     VsockEngine(const VsockEngine&) = delete;
     VsockEngine& operator=(const VsockEngine&) = delete;
@@ -97,24 +114,31 @@ class VsockEngine final {
     /// they are gone. Nothing runs.
     void reset_later(std::span<const ConnectionKey> keys);
 
-    /// Before anything runs: notes the guest's connections there, and resets those of another
-    /// process that it finds. `fd` is borrowed, of kept_bytes().
-    [[nodiscard]] Result<void> keep_connections(int fd);
+    /// Does it go on with what another process had?
+    [[nodiscard]] bool goes_on() const { return ledger_.goes_on(); }
 
-    [[nodiscard]] size_t kept_bytes() const {
-        return KeptConnections::bytes_for(options_.connections_max);
+    /// What the device has to remember with the connections: kNumber...
+    [[nodiscard]] bool has_flag(uint32_t flag) const {
+        return (ledger_.numbers().flags & flag) != 0;
     }
+
+    void set_flag(uint32_t flag, bool on);
 
     /// Those that the guest has now, as far as it has not been told otherwise. Nothing runs.
     [[nodiscard]] std::vector<ConnectionKey> open_keys();
 
-    [[nodiscard]] uint32_t next_port() const { return next_port_; }
+    [[nodiscard]] uint32_t next_port() const { return ledger_.numbers().next_port; }
 
     void set_next_port(uint32_t port);
 
     void set_types(NegotiatedTypes types) { types_ = types; }
 
     void note_transport_reset() { counters_.transport_resets.add(); }
+
+    /// The driver has yet to be told that all its connections are gone: nothing of new ones goes to
+    /// it before release_news(), or for `at_most` so long. While the receive queue runs.
+    void hold_news(std::optional<std::chrono::milliseconds> at_most);
+    void release_news();
 
     /// Any thread.
     [[nodiscard]] const VsockCounters& counters() const { return counters_; }
@@ -132,10 +156,14 @@ class VsockEngine final {
     struct Landing {
         DescriptorChain chain;
         std::span<const iovec> segments;
-        uint32_t room = 0;  // for payload
+        uint32_t room = 0;   // for payload
+        uint32_t bytes = 0;  // of payload
     };
 
     enum class Filled : uint8_t { kYes, kNothing, kNoBuffer };
+
+    /// What became of a data packet, and whether the backlog is to be written once that is true.
+    enum class Taken : uint8_t { kGathered, kDone, kDoneAndWrite };
 
     /// What epoll says of the listening sockets. Ids of connections never are that: slots are below
     /// 2^32 - 3.
@@ -146,9 +174,28 @@ class VsockEngine final {
     VsockEngine(const VsockOptions& options,
                 HostListeners listeners,
                 std::shared_ptr<Sibling> self,
+                Ledger ledger,
+                std::unique_ptr<KeptDescriptors> kept_sockets,
                 UniqueFd epoll);
 
+    // --- engine_survival.cc: what another process finds
+    void resume(std::vector<UniqueFd> sockets);
+    void resume_connection(uint32_t slot, UniqueFd socket);
+    void resume_phase(Connection& connection);
+    void commit(const Connection& connection);
+    void commit_if_there(ConnectionId id);
+
+    void commit_numbers() { ledger_.commit(); }
+
+    void expect(const Connection& connection);
+    void adopt(Connection& connection, UniqueFd socket);
+    void let_go(ConnectionId id, UniqueFd socket, bool is_kept);
+    void release_backlog(Connection& connection, size_t kept);
+    void find_place(Virtqueue& queue, bool& is_found, uint64_t& next);
+
     // --- vsock_engine.cc: life of connections
+    [[nodiscard]] Connection& begin_connection();
+    [[nodiscard]] std::unique_ptr<Connection> make_connection(ConnectionId id) const;
     void on_sockets_ready();
     void on_socket_event(Connection& connection, uint32_t events);
     void watch_socket(Connection& connection);
@@ -170,12 +217,15 @@ class VsockEngine final {
     void note_end(EndReason reason, std::string_view what);
     [[nodiscard]] std::string name_of(const Connection& connection) const;
     void wake_receive();
+    [[nodiscard]] size_t resets_waiting() const;
+    void add_reset(const PacketAddresses& answered);
 
     // --- engine_host.cc: programs of the host
     void update_listeners();
     void accept_clients(SocketType type);
     void read_greeting(Connection& connection);
-    void ask_guest(Connection& connection, std::string_view line);
+    void ask_guest(Connection& connection, std::string_view line, size_t taken);
+    [[nodiscard]] bool take_whole(Connection& connection, size_t bytes);
     void drop_client(Connection& connection, EndReason reason);
     void dial_host(Connection& connection);
     void confirm_to_client(Connection& connection);
@@ -192,30 +242,43 @@ class VsockEngine final {
     // --- engine_transmit.cc: from the guest
     void take_packet(DescriptorChain chain);
     void take_packet_of(const ParsedPacket& parsed, DescriptorChain& chain, ChainReader& reader);
+    void take_stray(const ParsedPacket& parsed, const ConnectionKey& key);
+    void take_control(Connection& connection, const Packet& packet);
     void answer_with_reset(const ParsedPacket& parsed, EndReason reason);
     void begin_from_guest(const ConnectionKey& key, const Packet& packet);
     void take_response(Connection& connection);
     void take_shutdown(Connection& connection, uint32_t flags);
     void take_reset(Connection& connection);
-    void take_data(Connection& connection,
-                   const Packet& packet,
-                   DescriptorChain& chain,
-                   ChainReader& reader);
-    void gather(Connection& connection,
-                const Packet& packet,
-                DescriptorChain& chain,
-                ChainReader& reader);
+
+    void note_taken() { ledger_.numbers().transmit_next = sequence_ + 1; }
+
+    [[nodiscard]] Taken take_data(Connection& connection,
+                                  const Packet& packet,
+                                  DescriptorChain& chain,
+                                  ChainReader& reader);
+    [[nodiscard]] Taken take_bytes(Connection& connection, uint32_t bytes, ChainReader& reader);
+    [[nodiscard]] Taken take_part(Connection& connection,
+                                  const Packet& packet,
+                                  ChainReader& reader);
+    [[nodiscard]] Taken gather(Connection& connection,
+                               const Packet& packet,
+                               DescriptorChain& chain,
+                               ChainReader& reader);
     void keep_for_later(Connection& connection, uint32_t bytes, ChainReader& reader);
     void flush_gathered();
     void keep_rest(Connection& connection, size_t written);
     void write_backlog(Connection& connection);
-    [[nodiscard]] static ssize_t write_message(const Connection& connection);
+    [[nodiscard]] ssize_t send_front(Connection& connection);
     [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
     void on_forwarded(Connection& connection, uint32_t bytes);
     void after_backlog(Connection& connection);
 
     // --- engine_receive.cc: to the guest
-    [[nodiscard]] bool put_header(const PacketHeader& header);
+    [[nodiscard]] bool finish_resumed();
+    [[nodiscard]] bool finish_landed();
+    [[nodiscard]] QueueProgress end_receive_queue();
+    [[nodiscard]] std::optional<DescriptorChain> put_header(const PacketHeader& header);
+    [[nodiscard]] bool send_reset();
     [[nodiscard]] bool send_control(Connection& connection);
     [[nodiscard]] PacketHeader header_for(Connection& connection,
                                           Operation operation,
@@ -227,6 +290,8 @@ class VsockEngine final {
     [[nodiscard]] bool fetch_message(Connection& connection);
     [[nodiscard]] bool has_credit(Connection& connection);
     [[nodiscard]] bool collect_landings(size_t bytes);
+    void drop_landings();
+    void drop_from_socket(Connection& connection);
     void finish_landings(Connection& connection, size_t bytes);
     void on_host_ended(Connection& connection);
     void on_nothing_readable(Connection& connection);
@@ -236,6 +301,8 @@ class VsockEngine final {
     HostListeners listeners_;
     const std::shared_ptr<Sibling> self_;
     UniqueFd epoll_;
+    Ledger ledger_;
+    const std::unique_ptr<KeptDescriptors> kept_sockets_;
     ConnectionTable table_;
     NegotiatedTypes types_{};
     VsockCounters counters_;
@@ -250,18 +317,24 @@ class VsockEngine final {
 
     Virtqueue* receive_ = nullptr;
     Virtqueue* transmit_ = nullptr;
-    bool transmit_waits_ = false;  // for room among resets_
+    bool transmit_waits_ = false;  // for room among the resets
+    bool receive_found_ = false;   // where the queue stands in the ledger
+    bool transmit_found_ = false;
+    uint64_t sequence_ = 0;  // of the chain in hand
+    bool news_are_held_ = false;
+    std::optional<TimerId> news_timer_;
+    bool is_returning_ = false;  // the queues of the process before are about to run again
 
-    std::deque<PacketHeader> resets_;
     IntrusiveList<Connection, &Connection::control_hook> owing_;
     IntrusiveList<Connection, &Connection::data_hook> readable_;
     Gathered gathered_;
     std::vector<Landing> landings_;
+    size_t landing_room_ = 0;
     std::vector<iovec> pieces_;
     size_t greetings_ = 0;
     bool listening_ = false;
     bool accept_pauses_ = false;  // the process has no descriptors left
-    uint32_t next_port_;
+    LogLimiter keeping_limiter_;
 };
 
 }  // namespace outrigger::vsock

@@ -9,8 +9,9 @@ QUEUES = 4
 
 @dataclass
 class Row:
-    """One comparison. `a` and `b` make a shell command from (tools, socket path)."""
-    section: str  # "null", "copy", "memory", "file", "direct", "queues"
+    """One comparison. `a` and `b` make a shell command from (tools, socket path); beside the socket are the host's
+    side of streams (.host) and the directory that is shared (.share)."""
+    section: str  # "null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console"
     label: str
     a: object
     b: object
@@ -20,6 +21,11 @@ class Row:
     ratio_goal: float = 0  # of the median rates; 0: none
     depth: int = 0
     engine: str = ""
+    workload: str = "blk"
+    hosts: str = ""       # the sides whose host's side is given: "ab", "a"
+    block_bytes: int = 4096
+    cpu_goal_us: float = 0  # processor time of A for a request, or for each of `parts` of it; 0: none
+    parts: int = 1
 
 
 def ours(*options):
@@ -118,3 +124,100 @@ def queue_rows():
     disk = f"--null-size={NULL_BYTES}"
     return [Row("queues", "null, 2 queues, depth 32: 2 threads against 1", ours(disk, "--queue-threads=2"),
                 ours(disk, "--queue-threads=1"), "outrigger-blk on one thread", options, ">= 1.6x", 1.6, 32)]
+
+
+def our_vsock(tools, socket):
+    return f"'{tools.vsock}' --socket-path={socket} --guest-cid=3 --uds-path={socket}.host --log-level=warning"
+
+
+def their_vsock(tools, socket):
+    return f"{tools.peer_vsock} --socket={socket} --guest-cid=4 --uds-path={socket}.host"
+
+
+def vsock_rows(full):
+    """Against vhost-device-vsock; with a full ring of packets."""
+    rows = []
+    for access, way in (("to-guest", "host to guest"), ("to-host", "guest to host")):
+        for size, label in ((64, "64 B"), (4096, "4 KiB"), (65536, "64 KiB")):
+            for connections, streams in ((1, "1 connection"), (16, "16 connections")):
+                for completion in (("spin", "eventfd") if full else ("eventfd",)):
+                    rows.append(Row("vsock", f"{way}, {label}, {streams}, {completion}", our_vsock,
+                                    their_vsock, "vhost-device-vsock",
+                                    [f"--rw={access}", f"--bs={size}", f"--connections={connections}",
+                                     f"--completion={completion}"],
+                                    ">= 2x", 2.0, workload="vsock", hosts="ab", block_bytes=size))
+    for completion in ("spin", "eventfd"):
+        rows.append(Row("vsock", f"round trip, 1 B, {completion}", our_vsock, their_vsock, "vhost-device-vsock",
+                        ["--rw=round-trip", "--bs=1", f"--completion={completion}"], ">= 1x", 1.0,
+                        workload="vsock", hosts="ab", block_bytes=1))
+    return rows
+
+
+FILES = 1000
+
+
+def our_fs(*options):
+    return lambda tools, socket: " ".join(
+        [f"'{tools.fs}'", f"--socket-path={socket}", f"--shared-dir={socket}.share", "--log-level=warning", *options])
+
+
+def their_fs(*options):
+    return lambda tools, socket: " ".join(
+        [tools.peer_fs, f"--socket-path={socket}", f"--shared-dir={socket}.share", "--log-level=error", *options])
+
+
+# Its namespaces are in a process of their own, whose processor time nobody would count.
+def _fs_row(label, options, depth, completion, goal="", cpu_goal_us=0.0, parts=1, block_bytes=4096):
+    return Row("fs", f"{label}, depth {depth}, {completion}", our_fs(), their_fs("--sandbox=chroot"), "virtiofsd",
+               [*options, f"--bs={block_bytes}", f"--depth={depth}", f"--completion={completion}", f"--files={FILES}"],
+               goal, 0, depth, workload="fs", block_bytes=block_bytes, cpu_goal_us=cpu_goal_us, parts=parts)
+
+
+def fs_rows(full):
+    """Against virtiofsd, by the processor time of a request. Depth 32 spins, so that the polling of a daemon that waits
+    is not in it."""
+    rows = []
+    for depth, completion in ((32, "spin"), (1, "eventfd")):
+        bound = depth == 32
+
+        def row(label, options, goal="", limit=0.0, parts=1, block_bytes=4096, depth=depth, completion=completion,
+                bound=bound):
+            rows.append(_fs_row(label, options, depth, completion, goal if bound else "", limit if bound else 0.0, parts,
+                                block_bytes))
+
+        row("GETATTR", ["--rw=getattr"], "<= 0.35 us CPU", 0.35)
+        row("LOOKUP", ["--rw=lookup"], "<= 0.7 us CPU", 0.7)
+        row("READ 4 KiB", ["--rw=randread"], "<= 0.5 us CPU", 0.5)
+        if full or bound:
+            row("READ 64 KiB", ["--rw=read"], block_bytes=64 << 10)
+            row("WRITE 4 KiB", ["--rw=randwrite"])
+            row("WRITE 1 MiB", ["--rw=write"], block_bytes=1 << 20)
+        row("READ 1 MiB", ["--rw=read"], "the copy + 5 % CPU", -1, block_bytes=1 << 20)
+        row(f"READDIRPLUS, {FILES} entries", ["--rw=readdirplus"], "<= 0.9 us CPU an entry", 0.9, FILES + 2, 64 << 10)
+        row("create, write, flush, release, unlink, forget", ["--rw=create"], "<= 12 us CPU", 12.0)
+    if full:
+        rows.append(_fs_row("GETATTR, 2 queues", ["--rw=getattr", "--queues=2"], 32, "spin"))
+    return rows
+
+
+def our_console(console):
+    """One port, and what it is."""
+    return lambda tools, socket: (f"'{tools.console}' --socket-path={socket} --log-level=warning --multiport=off "
+                                  f"--port=name=port,backend=unix,path={socket}.host,console={console}")
+
+
+def console_rows(full):
+    """There is no other console with a Unix socket to compare with."""
+    rows = []
+    for access, way in (("to-host", "guest to host"), ("to-guest", "host to guest")):
+        for size, label in ((64, "64 B"), (4096, "4 KiB"), (32768, "32 KiB")):
+            for completion in (("spin", "eventfd") if full else ("eventfd",)):
+                rows.append(Row("console", f"plain port, {way}, {label}, {completion}", our_console("off"), None, "",
+                                [f"--rw={access}", f"--bs={size}", f"--completion={completion}"],
+                                workload="console", hosts="a", block_bytes=size))
+    for rate, goal in ((100_000_000, ">= 0.97x: nothing"), (0, "")):
+        said = "100 MB/s" if rate else "as much as it can"
+        rows.append(Row("console", f"console, {said}, a viewer that does not read", our_console("on"), our_console("on"),
+                        "no viewer", ["--rw=stalled", "--bs=4096", "--completion=eventfd", f"--rate={rate}"],
+                        goal, 0.97 if goal else 0, workload="console", hosts="a", block_bytes=4096))
+    return rows

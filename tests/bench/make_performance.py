@@ -2,7 +2,8 @@
 """Measures what the goals ask for and writes docs/performance.md and its plots.
 
 Each row is a run of outrigger-bench, which starts both back ends on one processor and drives them from
-another, in turn for many short rounds. What this machine cannot measure is left out, and said.
+another, in turn for many short rounds. What this machine cannot measure is left out, and said. Two of the
+peers are taken out of Debian's archive first, by tests/bench/fetch-peers.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 import bench_rows
 from performance_page import fio_seconds, turns, write_page
 
+SECTIONS = ["null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console"]
 ROOT = Path(__file__).resolve().parents[2]
 _IMAGE_BYTES = 256 << 20
 # How one row fails, and no other: ValueError and LookupError are of output that is not what it should be.
@@ -37,19 +39,35 @@ def parse_arguments():
     parser.add_argument("--profile", action="store_true", help="also record where outrigger-blk spends its time (perf)")
     parser.add_argument("--build", type=Path, default=ROOT / "build/release", help="a release build")
     parser.add_argument("--output", type=Path, default=ROOT / "docs", help="where the page and its plots go")
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on a real disk: for image files")
+    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="on a real disk: for image files and shares")
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a tmpfs: for the image in memory")
     parser.add_argument("--rounds", type=int, help="rounds of each row; default 10, with --full 40")
     parser.add_argument("--round-ms", type=int, help="milliseconds of a round; default 100, with --full 250")
-    parser.add_argument("--only", default="", help="sections with commas between: null,copy,memory,file,direct,queues")
+    parser.add_argument("--only", default="", help="sections with commas between: " + ",".join(SECTIONS))
     parser.add_argument("--cpus", default="0,1", help="processor of the back ends, and of the driver")
     return parser.parse_args()
 
 
+def peer(name, program):
+    """The command that runs a daemon of build/peers with the C library beside it; None: it is not there."""
+    root = ROOT / "build/peers" / name
+    loaders = sorted((root / "usr/lib").glob("*-linux-gnu*/ld-linux*.so.*"))
+    path = root / program
+    if not loaders or not path.exists():
+        return None
+    return shlex.join([str(loaders[0]), "--library-path", str(loaders[0].parent), str(path)])
+
+
 def find_tools(build):
-    tools = SimpleNamespace(bench=build / "tools/outrigger-bench/outrigger-bench", blk=build / "devices/blk/outrigger-blk",
-                            qemu=shutil.which("qemu-storage-daemon"), fio=shutil.which("fio"), perf=shutil.which("perf"))
-    missing = [str(path) for path in (tools.bench, tools.blk) if not path.exists()]
+    def daemon(name):
+        return build / f"devices/{name}/outrigger-{name}"
+    tools = SimpleNamespace(bench=build / "tools/outrigger-bench/outrigger-bench", blk=daemon("blk"),
+                            vsock=daemon("vsock"), fs=daemon("fs"), console=daemon("console"),
+                            qemu=shutil.which("qemu-storage-daemon"), fio=shutil.which("fio"), perf=shutil.which("perf"),
+                            peer_vsock=peer("vsock", "usr/bin/vhost-device-vsock"),
+                            peer_fs=peer("fs", "usr/libexec/virtiofsd"))
+    ours = (tools.bench, tools.blk, tools.vsock, tools.fs, tools.console)
+    missing = [str(path) for path in ours if not path.exists()]
     if missing:
         sys.exit("make-performance: not built: " + ", ".join(missing))
     return tools
@@ -66,7 +84,7 @@ class Runner:
 
     def bench(self, row, sides, rounds, extra=()):
         """The JSON of one run; `sides` is "a" or "ab"."""
-        command = [str(self.tools.bench), "blk", "--json", f"--rounds={rounds}", f"--round-ms={self.round_ms}",
+        command = [str(self.tools.bench), row.workload, "--json", f"--rounds={rounds}", f"--round-ms={self.round_ms}",
                    *row.options, *extra]
         if row.section != "queues":
             command.append(f"--cpus={self.driver_cpu}")
@@ -74,6 +92,10 @@ class Runner:
             socket = self.scratch / f"{side}.sock"
             back_end = getattr(row, side)(self.tools, socket)
             command += [f"--{side}={socket}", f"--{side}-command={back_end}"]
+            if side in row.hosts:
+                command.append(f"--{side}-host={socket}.host")
+            if row.workload == "fs":
+                Path(f"{socket}.share").mkdir(exist_ok=True)
             if row.section != "queues":
                 command.append(f"--{side}-cpu={self.back_end_cpu}")
         return self.run_bench(command)
@@ -90,7 +112,7 @@ class Runner:
         return self.calibrate(row)["floor"]["rate"]
 
     def calibrate(self, row):
-        command = [str(self.tools.bench), "blk", "--json", "--calibrate", f"--device-cpu={self.back_end_cpu}",
+        command = [str(self.tools.bench), row.workload, "--json", "--calibrate", f"--device-cpu={self.back_end_cpu}",
                    f"--cpus={self.driver_cpu}", *row.options]
         run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return json.loads(run.stdout)
@@ -132,6 +154,13 @@ class Runner:
         """Blocks a second that the back ends' processor copies: random ones, to as many buffers as the depth."""
         return self.calibrate(row)["copy"]["rate"]
 
+    def copy_of(self, block_bytes):
+        """Microseconds for copying a block of that size out of the page cache's like, 64 MiB of it."""
+        command = [str(self.tools.bench), "blk", "--json", "--calibrate", f"--device-cpu={self.back_end_cpu}",
+                   f"--cpus={self.driver_cpu}", f"--bs={block_bytes}", "--depth=32", "--size=64M"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return 1e6 / json.loads(run.stdout)["copy"]["rate"]
+
     def against_copy(self, row):
         """A and bare copies in turn. What a disk in memory never held is not copied from memory: it is filled first."""
         socket = self.scratch / "m.sock"
@@ -162,11 +191,14 @@ class Runner:
         socket, data = self.scratch / "p.sock", self.scratch / "perf.data"
         pinned = ["taskset", "-c", self.back_end_cpu]
         command = shlex.split(row.a(self.tools, socket))
+        if row.workload == "fs":
+            Path(f"{socket}.share").mkdir(exist_ok=True)
+        host = [f"--a-host={socket}.host"] if "a" in row.hosts else []
         record = [self.tools.perf, "record", "-q", "-e", "cpu-clock", "-F", "5000", "-o", str(data), "--"]
         back_end = subprocess.Popen(pinned + record + command, stderr=subprocess.DEVNULL)
         try:
-            subprocess.run([str(self.tools.bench), "blk", f"--a={socket}", f"--cpus={self.driver_cpu}", "--rounds=4",
-                            "--round-ms=500", *row.options], capture_output=True, timeout=120, check=True)
+            subprocess.run([str(self.tools.bench), row.workload, f"--a={socket}", *host, f"--cpus={self.driver_cpu}",
+                            "--rounds=3", "--round-ms=300", *row.options], capture_output=True, timeout=120, check=True)
         finally:
             # perf ends what it has started, and then writes its file.
             end(back_end)
@@ -211,7 +243,7 @@ def wait_for(socket):
 def collect_rows(arguments, tools, images, memory_images):
     """The rows that this machine can measure, and why the others are left out."""
     rows, left_out = [], []
-    wanted = set(filter(None, arguments.only.split(","))) or {"null", "copy", "memory", "file", "direct", "queues"}
+    wanted = set(filter(None, arguments.only.split(","))) or set(SECTIONS)
     rows += bench_rows.copy_rows(arguments.full)
     if tools.qemu is None:
         left_out.append("there is no qemu-storage-daemon: nothing is compared with it")
@@ -228,6 +260,16 @@ def collect_rows(arguments, tools, images, memory_images):
                         f"{os.cpu_count()}: two for the disk and two for the driver")
     else:
         rows += bench_rows.queue_rows()
+    for name, command, peer_rows in (("vhost-device-vsock", tools.peer_vsock, bench_rows.vsock_rows),
+                                     ("virtiofsd", tools.peer_fs, bench_rows.fs_rows)):
+        rows += peer_rows(arguments.full)
+        if command is None:
+            left_out.append(f"there is no {name} (tests/bench/fetch-peers): nothing is compared with it")
+            for row in rows:
+                row.b = None if row.peer == name else row.b
+    rows += bench_rows.console_rows(arguments.full)
+    left_out.append("no other vhost-user console has ports with Unix sockets: A stands alone there")
+    left_out = [reason for reason in left_out if "console" not in reason or "console" in wanted]
     return [row for row in rows if row.section in wanted], left_out
 
 
@@ -241,6 +283,12 @@ def profile_of(runner, row, left_out):
         return []
 
 
+def last_words(error):
+    """What a program said last, without the paths of this machine."""
+    lines = str(error).strip().splitlines() or ["nothing was said"]
+    return re.sub(r"\S*/(\S+)", r"\1", lines[-1])
+
+
 def measure_rows(runner, rows, image, left_out):
     results = []
     for number, row in enumerate(rows, 1):
@@ -251,15 +299,18 @@ def measure_rows(runner, rows, image, left_out):
             elif row.section == "direct":
                 outcome = runner.against_fio(row, image)
             else:
-                outcome = runner.bench(row, "ab", runner.rounds, ["--system-calls"])
+                outcome = runner.bench(row, "ab" if row.b else "a", runner.rounds, ["--system-calls"])
             if row.section == "null":
                 outcome["floor"] = runner.floor(row)
+            if row.cpu_goal_us < 0:
+                outcome["copy_us"] = runner.copy_of(row.block_bytes)
         except FAILURES as error:
             print(error, file=sys.stderr)
-            left_out.append(f"{row.label}, {row.peer}: it failed")
+            left_out.append(f"{row.label}, {row.peer}: it failed: {last_words(error)}")
             continue
         profile = profile_of(runner, row, left_out) if runner.arguments.profile and runner.tools.perf else []
-        print(f"      ratio {outcome['ratio_median']:.2f}, others used {100 * (outcome['others_load'] or 0):.0f} %")
+        ratio = f"ratio {outcome['ratio_median']:.2f}, " if "ratio_median" in outcome else ""
+        print(f"      {ratio}others used {100 * (outcome['others_load'] or 0):.0f} %", flush=True)
         results.append(SimpleNamespace(row=row, outcome=outcome, profile=profile))
     return results
 
@@ -274,6 +325,8 @@ def describe_machine(tools):
                   if line.startswith("model name")), platform.machine())
     peers = [version_of(tools.qemu, "--version")] if tools.qemu else []
     peers += [version_of(tools.fio, "--version")] if tools.fio else []
+    peers += [version_of(*shlex.split(tools.peer_vsock), "--version")] if tools.peer_vsock else []
+    peers += [version_of(*shlex.split(tools.peer_fs), "--version")] if tools.peer_fs else []
     return {"processor": f"{os.cpu_count()} of {model}", "kernel": platform.release(), "peers": peers,
             "date": time.strftime("%Y-%m-%d"), "version": version_of(str(tools.bench), "--version")}
 
@@ -284,7 +337,8 @@ def main():
         sys.exit("make-performance: --cpus takes two processors, like 0,1")
     tools = find_tools(arguments.build.resolve())
     images = []
-    with tempfile.TemporaryDirectory(prefix="outrigger-performance-") as scratch:
+    # Shares lie there, too: on the disk, in whose page cache reads find what was written.
+    with tempfile.TemporaryDirectory(prefix="outrigger-performance-", dir=arguments.directory) as scratch:
         try:
             for directory in [arguments.directory] * 2 + [arguments.memory] * 2:
                 images.append(make_image(directory))

@@ -10,7 +10,14 @@ _SECTIONS = {
     "file": "Raw file in the page cache",
     "direct": "Raw file past the page cache (O_DIRECT)",
     "queues": "One disk on two threads",
+    "vsock": "Sockets between guest and host (outrigger-vsock)",
+    "fs": "Shared directory (outrigger-fs)",
+    "console": "Port of a console (outrigger-console)",
 }
+# Those whose requests are of a disk; the others have tables and plots of their own.
+_DISK_SECTIONS = ("null", "copy", "memory", "file", "direct", "queues")
+_STREAM_SECTIONS = ("vsock", "console")
+_MIB = 1 << 20
 
 
 def _label(result, with_peer):
@@ -23,6 +30,104 @@ def _rate_plot(name, results):
     peer = "fio" if name == "direct" else "the copy alone" if name == "copy" else "outrigger-blk on one thread" if name == "queues" else "qemu-storage-daemon"
     return bar_chart(f"{_SECTIONS[name]}: million requests a second, median (best)", "M/s", ["outrigger-blk", peer],
                      groups)
+
+
+def _mib(side, row, name="rate_median"):
+    return side[name] * row.block_bytes / _MIB
+
+
+def _stream_plot(name, results):
+    """Round trips and what is paced are in the table only."""
+    rows = [r for r in results if "round trip" not in r.row.label and "/s" not in r.row.label]
+    groups = [(r.row.label, [(_mib(r.outcome[side], r.row), _mib(r.outcome[side], r.row, "rate_best"))
+                             if side in r.outcome else None for side in "ab"]) for r in rows]
+    series = ["outrigger-vsock", "vhost-device-vsock"] if name == "vsock" else ["outrigger-console", "without a viewer"]
+    return bar_chart(f"{_SECTIONS[name]}: MiB/s, median (best)", "MiB/s", series, groups)
+
+
+def _request_us(side, row):
+    """Processor microseconds of a request, or of each of its parts; None: not known."""
+    cost = side.get("cpu_seconds_per_million")
+    return None if cost is None else cost / row.parts
+
+
+def _share_plot(results):
+    """By processor time, relative to the peer: the requests differ by a thousand times."""
+    groups = []
+    for result in results:
+        a, b = (_request_us(result.outcome[side], result.row) if side in result.outcome else None for side in "ab")
+        if a is not None and b:
+            groups.append((result.row.label, [(a / b, None), (1.0, None)]))
+    return bar_chart(f"{_SECTIONS['fs']}: processor time of a request, virtiofsd's is 1 (less is better)", "",
+                     ["outrigger-fs", "virtiofsd"], groups)
+
+
+def _pair(outcome, text):
+    """`text` of A and of B, where there is one."""
+    return " / ".join(text(outcome[side]) if side in outcome else "-" for side in "ab")
+
+
+def _ratio(outcome, name="ratio_median"):
+    return f"{outcome[name]:.2f}" if outcome.get(name) is not None else "-"
+
+
+def _others(outcome):
+    return f"{100 * outcome['others_load']:.0f} %" if outcome.get("others_load") is not None else "-"
+
+
+def _tail_cells(result):
+    """What the tables of streams and shares end with."""
+    outcome = result.outcome
+    return [_pair(outcome, lambda side: _microseconds(side, "p50")), _pair(outcome, lambda side: _microseconds(side, "p99")),
+            _pair(outcome, lambda side: f"{side['kicks_per_request']:.3f}"),
+            _pair(outcome, lambda side: f"{side['calls_per_request']:.3f}"), _pair(outcome, _calls), _others(outcome)]
+
+
+_TAIL_HEADS = ["p50 us A / B", "p99 us A / B", "kicks A / B", "calls A / B", "system calls A / B", "others"]
+
+
+def _cells(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def _stream_table(results):
+    heads = ["work", "against", "MiB/s A", "MiB/s B", "thousand/s A / B", "ratio", "CPU s a GiB A / B", "CPU ratio", *_TAIL_HEADS]
+    lines = [_cells(heads), "|" + "---|" * len(heads)]
+    for result in results:
+        row, outcome = result.row, result.outcome
+
+        def rate(side, row=row, outcome=outcome):
+            if side not in outcome:
+                return "-"
+            return f"{_mib(outcome[side], row):.4g} ({_mib(outcome[side], row, 'rate_best'):.4g})"
+
+        def cost(side, row=row):
+            known = side.get("cpu_seconds_per_million")
+            return "-" if known is None else f"{known / 1e6 * (1 << 30) / row.block_bytes:.3g}"
+
+        lines.append(_cells([row.label, row.peer or "-", rate("a"), rate("b"),
+                             _pair(outcome, lambda side: f"{side['rate_median'] / 1e3:.4g}"), _ratio(outcome),
+                             _pair(outcome, cost), _ratio(outcome, "ratio_cpu"), *_tail_cells(result)]))
+    return lines
+
+
+def _share_table(results):
+    heads = ["work", "against", "thousand/s A", "thousand/s B", "ratio", "CPU us A / B", "CPU ratio", *_TAIL_HEADS]
+    lines = [_cells(heads), "|" + "---|" * len(heads)]
+    for result in results:
+        row, outcome = result.row, result.outcome
+
+        def rate(side, outcome=outcome):
+            if side not in outcome:
+                return "-"
+            return f"{outcome[side]['rate_median'] / 1e3:.4g} ({outcome[side]['rate_best'] / 1e3:.4g})"
+
+        def cost(side):
+            return "-" if side.get("cpu_seconds_per_million") is None else f"{side['cpu_seconds_per_million']:.3g}"
+
+        lines.append(_cells([row.label, row.peer, rate("a"), rate("b"), _ratio(outcome), _pair(outcome, cost),
+                             _ratio(outcome, "ratio_cpu"), *_tail_cells(result)]))
+    return lines
 
 
 def _cpu_plot(results):
@@ -70,12 +175,30 @@ def _table(results):
     return lines
 
 
+def _share_goal(result):
+    row, outcome = result.row, result.outcome
+    cost = _request_us(outcome["a"], row)
+    limit, measured = row.cpu_goal_us, "unknown" if cost is None else f"{cost:.3g} us"
+    if "copy_us" in outcome:
+        limit = 1.05 * outcome["copy_us"]
+        measured += f", the copy {outcome['copy_us']:.3g} us"
+    peer = _request_us(outcome["b"], row) if "b" in outcome else None
+    if peer is not None:
+        measured += f", {row.peer} {peer:.3g} us"
+    return f"{row.label}, {row.peer}", row.goal, measured, cost is not None and cost <= limit
+
+
 def _goal_rows(results):
     """(work, goal, measured, whether it is met) for each row that has a goal."""
     for result in results:
         row, outcome = result.row, result.outcome
         if not row.goal:
             continue
+        if row.cpu_goal_us != 0:
+            yield _share_goal(result)
+            continue
+        if "ratio_median" not in outcome:
+            continue  # said above: there is no peer
         measured, met = f"{outcome['ratio_median']:.2f}x", outcome["ratio_median"] >= row.ratio_goal
         if row.section == "null" and row.depth > 1:
             best = outcome["a"]["rate_best"] / 1e6
@@ -113,7 +236,7 @@ def _profiles(results):
             lines += [f"| {part} | `{name.replace('|', ' ')}` |" for part, name in result.profile]
             lines.append("")
     if lines:
-        lines = ["## Where outrigger-blk spends the time", "",
+        lines = ["## Where the daemons spend the time", "",
                  "Samples of the processor's clock in the daemon (perf), its waiting left out.", ""] + lines
     return lines
 
@@ -129,14 +252,15 @@ def fio_seconds(round_ms):
 
 
 def _head(machine, run, results):
-    own = min(result.outcome["own"]["ns_per_request"] for result in results if result.outcome.get("own"))
+    costs = [result.outcome["own"]["ns_per_request"] for result in results if result.outcome.get("own")]
+    own = f"The driver itself costs {min(costs):.0f} ns a request at best, against a device in the same thread." if costs else ""
     return [
         "# Performance", "",
         f"Made by `{run['command']}` on {machine['date']}: {machine['version']} on {machine['processor']}, "
         f"Linux {machine['kernel']}; against {', '.join(machine['peers'])}. Run it again to have the figures of "
         "another machine: nothing here is written by hand.", "",
         "Each row is a run of outrigger-bench. Both back ends have one processor, the driver has another, and the two "
-        f"take turns: {run['rounds']} rounds of {run['round_ms']} ms each. A is outrigger-blk, B the peer. Rates are "
+        f"take turns: {run['rounds']} rounds of {run['round_ms']} ms each. A is ours, B the peer. Rates are "
         "the median of the rounds, with the best in parentheses; the ratio is the median of the rounds' own ratios. "
         "Where the peer is fio or the copy alone, runs of 4 such rounds take turns with runs of the peer, "
         f"{turns(run['rounds'])} of each: of fio for {fio_seconds(run['round_ms'])} s, of the copy for 0.5 s. Their "
@@ -146,7 +270,10 @@ def _head(machine, run, results):
         "answer is: the driver's own work on all that is found together is in it. System calls are "
         "counted in a round of their own. The last column is the part of the machine that neither of the two nor the "
         "driver used: where it is not near zero, the figures say little.", "",
-        f"The driver itself costs {own:.0f} ns a request at best, against a device in the same thread.", ""]
+        "For sockets and consoles the driver has both ends, guest and host, on its processor: a request is a block that "
+        "has arrived. The processor time of a daemon that polls while it waits is in the figures of depth 1 and of what "
+        "the driver cannot keep busy.", "",
+        own, ""]
 
 
 def write_page(output, results, left_out, machine, run):
@@ -161,10 +288,18 @@ def write_page(output, results, left_out, machine, run):
         if not of_section:
             continue
         plot = f"performance-{section}.svg"
-        (output / plot).write_text(_rate_plot(section, of_section), encoding="utf-8")
-        lines += [f"## {title}", "", f"![{title}]({plot})", ""] + _table(of_section) + [""]
-    (output / "performance-cpu.svg").write_text(_cpu_plot(results), encoding="utf-8")
-    lines += ["## Processor time", "", "![Processor time](performance-cpu.svg)", ""]
+        if section in _STREAM_SECTIONS:
+            drawing, table = _stream_plot(section, of_section), _stream_table(of_section)
+        elif section == "fs":
+            drawing, table = _share_plot(of_section), _share_table(of_section)
+        else:
+            drawing, table = _rate_plot(section, of_section), _table(of_section)
+        (output / plot).write_text(drawing, encoding="utf-8")
+        lines += [f"## {title}", "", f"![{title}]({plot})", ""] + table + [""]
+    disks = [result for result in results if result.row.section in _DISK_SECTIONS]
+    if disks:
+        (output / "performance-cpu.svg").write_text(_cpu_plot(disks), encoding="utf-8")
+        lines += ["## Processor time of disks", "", "![Processor time](performance-cpu.svg)", ""]
     lines += _profiles(results)
     (output / "performance.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"written: {output / 'performance.md'}")

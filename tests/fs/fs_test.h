@@ -11,6 +11,9 @@
 #include <string_view>
 #include <vector>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <gtest/gtest.h>
 
 #include "tests/fs/fuse_asks.h"
@@ -70,6 +73,19 @@ class FsTest : public ::testing::Test {
         ChildProcess help(program, ChildProcess::Options{.arguments = {"--help"}});
         EXPECT_TRUE(help.wait().has_value());
         return help.printed().find(option) != std::string::npos;
+    }
+
+    /// Can files of the share be opened by handle, by somebody who is root?
+    [[nodiscard]] bool has_handles() const {
+        union {
+            struct file_handle head;
+            char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+        } handle{};
+
+        handle.head.handle_bytes = MAX_HANDLE_SZ;
+        int mount = 0;
+        return ::getuid() == 0 &&
+               ::name_to_handle_at(AT_FDCWD, share().c_str(), &handle.head, &mount, 0) == 0;
     }
 
     /// Starts the daemon, connects the guest, and says INIT.

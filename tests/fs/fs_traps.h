@@ -32,6 +32,8 @@
 /// 27  What is written into the guest's memory is missing from the dirty log.
 /// 28  A ring stops, or memory changes, while requests are in flight.
 /// 29  Closing what a guest leaves behind takes for ever.
+///
+/// What is lost when a guest moves has tests of its own: moves_test.cc.
 #pragma once
 
 #include <string_view>

@@ -45,7 +45,7 @@ Bytes bytes_of(const FuseRequest& request, uint64_t unique) {
     return FuseArguments().add(header).raw(request.arguments);
 }
 
-FuseGuest::FuseGuest(const std::string& socket_path, const Options& options) {
+FuseGuest::FuseGuest(const std::string& socket_path, const Options& options) : options_(options) {
     auto memory = driver::GuestMemory::create(memory_bytes(options));
     if (!memory) {
         trouble_ = "no memory for the guest: " + memory.error().message;
@@ -59,13 +59,7 @@ FuseGuest::FuseGuest(const std::string& socket_path, const Options& options) {
     }
     frontend_.emplace(*std::move(connected));
     frontend_->set_time_limit(kPatience);
-    auto running =
-        driver::bring_up(*frontend_,
-                         memory_,
-                         {.packed = options.packed,
-                          .indirect_segments_max = FuseQueue::kSegmentsMax,
-                          .queue_count = static_cast<uint16_t>(options.request_queues + 1),
-                          .queue_size = kRingSize});
+    auto running = driver::bring_up(*frontend_, memory_, bring_up_options());
     if (!running) {
         trouble_ = std::string(running.error().step) + ": " +
                    std::string(describe(running.error().answer));
@@ -76,6 +70,15 @@ FuseGuest::FuseGuest(const std::string& socket_path, const Options& options) {
         queues_.push_back(std::make_unique<FuseQueue>(memory_, queue, options.slot_count));
         room_.emplace_back(options.slot_count);
     }
+}
+
+driver::BringUpOptions FuseGuest::bring_up_options() const {
+    return {.protocol_features =
+                driver::kUsualProtocolFeatures.with(bit(wire::ProtocolFeature::kDeviceState)),
+            .packed = options_.packed,
+            .indirect_segments_max = FuseQueue::kSegmentsMax,
+            .queue_count = static_cast<uint16_t>(options_.request_queues + 1),
+            .queue_size = kRingSize};
 }
 
 std::optional<size_t> FuseGuest::submit(const FuseRequest& request, size_t queue) {

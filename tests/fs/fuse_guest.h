@@ -148,6 +148,16 @@ class FuseGuest final {
                         std::span<const uint32_t> writable_parts,
                         size_t queue = kFirst);
 
+    // In fuse_guest_moves.cc, which not every program has:
+
+    /// The machine stops, to go on elsewhere: the device's state; nothing where that is refused.
+    std::optional<std::string> leave();
+
+    /// It goes on with the daemon at this socket, with its memory and its rings as they were. False
+    /// when that does not take the state. With the same daemon, and nothing to load: stay().
+    bool arrive(const std::string& socket_path, std::string_view state);
+    bool stay();
+
     /// INIT as Linux says it; its answer is init().
     FuseAnswer init(uint64_t flags = kInitFlagsOfLinux);
 
@@ -174,6 +184,10 @@ class FuseGuest final {
     FuseAnswer take_answer(size_t queue, const FuseQueue::Done& done);
     std::optional<FuseAnswer> take_kept(size_t queue, size_t slot);
 
+    [[nodiscard]] driver::BringUpOptions bring_up_options() const;
+    [[nodiscard]] bool start_queues();
+
+    const Options options_;
     std::string trouble_;
     driver::GuestMemory memory_;
     std::optional<driver::Frontend> frontend_;

@@ -416,8 +416,9 @@ FuseRequest init_request(uint32_t major, uint32_t minor, size_t bytes, uint32_t 
 
 TEST_F(FsTraps, FsTrap24RequestsBeforeInit) {
     serve({.init = false});
-    EXPECT_NE(error_of(ask::getattr(FUSE_ROOT_ID)), -1);
-    EXPECT_NE(error_of(ask::mkdir(FUSE_ROOT_ID, "d")), -1);
+    expect_refused(call(ask::getattr(FUSE_ROOT_ID)), "GETATTR before INIT");
+    expect_refused(call(ask::mkdir(FUSE_ROOT_ID, "d")), "MKDIR before INIT");
+    EXPECT_FALSE(home_.has("share/d"));
     EXPECT_EQ(guest().init().error(), 0);
     expect_alive();
 }

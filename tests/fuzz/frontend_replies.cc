@@ -121,7 +121,7 @@ class ReplyScript final {
         if (!sizes || sizes->size() > 4) {
             return;
         }
-        auto windows = vmm::SharedWindows::reserve(*sizes);
+        auto windows = vmm::SharedWindows::reserve(*sizes, 64);
         if (!windows) {
             return;
         }
@@ -133,11 +133,13 @@ class ReplyScript final {
                                          .length = script_.u64(),
                                          .flags = script_.u8()};
             const auto kind = script_.pick_enum<FdKind>(static_cast<size_t>(FdKind::kCount));
-            const bool mapped = windows->map(request, fds_.get(kind)).has_value();
+            UniqueFd file(::fcntl(fds_.get(kind), F_DUPFD_CLOEXEC, 0));
+            const bool mapped = windows->map(request, std::move(file)).has_value();
             OUTRIGGER_ASSERT(!mapped ||
                              range_fits<uint64_t>(request.shm_offset,
                                                   request.length,
                                                   windows->region(request.shmid).size()));
+            windows->look_at_files();
             if (i % 2 != 0) {
                 windows->expect_anew();
             }

@@ -17,6 +17,7 @@ void add_ring_seeds(Seeds& seeds);
 void add_blk_seeds(Seeds& seeds);
 void add_qcow2_seeds(Seeds& seeds);
 void add_overlay_seeds(Seeds& seeds);
+void add_console_seeds(Seeds& seeds);
 void add_fs_seeds(Seeds& seeds);
 void add_reply_seeds(Seeds& seeds);
 void add_session_seeds(Seeds& seeds);

@@ -23,6 +23,8 @@ boot_timeout_s=180
 sandbox=on                 # of our daemons: on, log, none
 daemon_wrapper=()          # runs the daemons, for example: setarch -R
 reference=                 # yes: QEMU's daemons in place of ours
+shell_console=             # yes: the shell's terminal is outrigger-console's; find_shell_console
+console_program=devices/console/outrigger-console  # below the build directory
 
 # What a boot leaves behind.
 declare -A value=()  # figures: value[blk.write_rate]
@@ -89,6 +91,21 @@ choose_accelerator() {
         accelerator=kvm
         accelerator_reason="/dev/kvm runs a short loop at $speed million instructions a second"
     fi
+}
+
+# find_shell_console: sets shell_console where QEMU has a device for a console of ours (10.2 and later).
+# The QEMU of sid counts, if tests/guest/console has left it here.
+find_shell_console() {
+    local sid=$guest_dir/sid libraries
+    shell_console=
+    if [[ -x $sid/usr/bin/qemu-system-x86_64 ]]; then
+        libraries=$(compgen -G "$sid/usr/lib/*-linux-gnu") || return
+        qemu_command=("$libraries/ld-linux-x86-64.so.2" --library-path "$libraries"
+            "$sid/usr/bin/qemu-system-x86_64" -L "$sid/usr/share/qemu" -L "$sid/usr/share/seabios")
+        export QEMU_MODULE_DIR=$libraries/qemu
+    fi
+    "${qemu_command[@]}" -machine none -device vhost-user-test-device-pci,help 2>&1 |
+        grep -q '^vhost-user-test-device-pci options' && shell_console=yes
 }
 
 # Every process started here, to end them whatever happens.
@@ -187,7 +204,11 @@ make_qemu_args() {
         declare -F "${device}_kernel_arguments" >/dev/null && append+=$("${device}_kernel_arguments")
     done
     # A single processor would not do: QEMU 7.2 translates cmpxchg16b wrongly for one.
-    if [[ $mode == shell ]]; then
+    if [[ $mode == shell && $shell_console ]]; then
+        qemu_args+=(-append "$append quiet outrigger.shell=hvc0" -serial "file:$work/console.log"
+            -serial null -chardev "socket,id=console,path=$work/console.sock"
+            -device vhost-user-test-device-pci,chardev=console,virtio-id=3,num_vqs=4,config_size=12,vq_size=128)
+    elif [[ $mode == shell ]]; then
         qemu_args+=(-append "$append quiet outrigger.shell" -serial mon:stdio -serial null)
     else
         qemu_args+=(-append "$append loglevel=5" -serial "file:$work/console.log"
@@ -272,6 +293,31 @@ follow_results() {
 # on_tick: called while waiting; the caller may replace it to show that time passes.
 on_tick() { :; }
 
+# attach_to_guest: this terminal is the guest's, until its user or the guest ends.
+attach_to_guest() {
+    local tries watcher
+    "$build/$console_program" --socket-path="$work/console.sock" \
+        --port="name=hvc0,backend=unix,path=$work/terminal" >"$work/console-daemon.log" 2>&1 </dev/null &
+    process_of[console]=$!
+    for ((tries = 0; tries < 1000; tries++)); do
+        [[ -S $work/console.sock ]] && break
+        sleep 0.01
+    done
+    "${qemu_command[@]}" "${qemu_args[@]}" >"$work/qemu.log" 2>&1 </dev/null &
+    process_of[qemu]=$!
+    # A guest that has ended ends its console.
+    {
+        tail --pid="${process_of[qemu]}" -f /dev/null
+        kill "${process_of[console]}"
+    } 2>/dev/null &
+    watcher=$!
+    "$build/$console_program" --attach="$work/terminal"
+    kill "$watcher" 2>/dev/null
+    [[ ! -s $work/qemu.log ]] || cat "$work/qemu.log"
+    end_process qemu 2
+    end_process console 2
+}
+
 # boot_guest [shell]: one whole round. Fails when anything did not hold; $work is kept until
 # clean_up_guest or the next boot.
 boot_guest() {
@@ -290,7 +336,9 @@ boot_guest() {
         start_daemon "$device" || return
     done
     make_qemu_args "$mode"
-    if [[ $mode == shell ]]; then
+    if [[ $mode == shell && $shell_console ]]; then
+        attach_to_guest
+    elif [[ $mode == shell ]]; then
         "${qemu_command[@]}" "${qemu_args[@]}"
     else
         "${qemu_command[@]}" "${qemu_args[@]}" >"$work/qemu.log" 2>&1 </dev/null &

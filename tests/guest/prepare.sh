@@ -81,6 +81,7 @@ copy_module() {
 modules_of_guest() {
     local file
     echo virtio_pci
+    echo virtio_console  # of the prompt, see boot.sh
     for file in "$guest_source"/devices/*/modules; do
         sed 's/ *#.*//; /^$/d' "$file"
     done

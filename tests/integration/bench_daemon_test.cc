@@ -7,7 +7,6 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -23,7 +22,7 @@
 
 #include "vhost-user-backend/base/unique_fd.h"
 
-#include "tests/support/child_process.h"
+#include "tests/integration/bench_test.h"
 #include "tests/support/temporary_image.h"
 #include "tests/support/wait.h"
 
@@ -35,48 +34,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t kImageBytes = uint64_t{16} << 20;
 constexpr std::string_view kQemuStorageDaemon = "/usr/bin/qemu-storage-daemon";
 
-std::string program(const char* variable) {
-    const char* const path = std::getenv(variable);
-    return path != nullptr ? path : "";
-}
-
-/// What the load generator said.
-struct Outcome {
-    int status = -1;
-    std::string printed;
-    std::string complained;
-
-    [[nodiscard]] bool prints(std::string_view text) const {
-        return printed.find(text) != std::string::npos;
-    }
-
-    [[nodiscard]] bool complains(std::string_view text) const {
-        return complained.find(text) != std::string::npos;
-    }
-};
-
-class BenchTest : public ::testing::Test {
+class DiskBenchTest : public BenchTest {
   protected:
-    BenchTest() {
-        std::string pattern = ::testing::TempDir() + "bench-XXXXXX";
-        directory_ = ::mkdtemp(pattern.data());
-    }
-
-    ~BenchTest() override {
-        daemons_.clear();
-        fs::remove_all(directory_);
-    }
-
-    [[nodiscard]] std::string path(const std::string& name) const {
-        return directory_ + "/" + name;
-    }
-
-    ChildProcess& start(const std::string& executable, std::vector<std::string> arguments) {
-        daemons_.push_back(std::make_unique<ChildProcess>(
-            executable, ChildProcess::Options{.arguments = std::move(arguments)}));
-        return *daemons_.back();
-    }
-
     ChildProcess& start_blk(const std::string& socket, const std::string& image) {
         return start(program("OUTRIGGER_BLK_PROGRAM"),
                      {"--socket-path=" + path(socket),
@@ -102,40 +61,12 @@ class BenchTest : public ::testing::Test {
                "addr.path=" +
                    path(socket)});
     }
-
-    /// Short rounds: it is not speed that is tested.
-    static std::vector<std::string> with_rounds(std::vector<std::string> arguments) {
-        arguments.insert(arguments.begin() + 1, {"--rounds=2", "--round-ms=20"});
-        return arguments;
-    }
-
-    static Outcome bench(std::vector<std::string> arguments) {
-        ChildProcess process(program("OUTRIGGER_BENCH_PROGRAM"),
-                             {.arguments = with_rounds(std::move(arguments))});
-        return outcome_of(process);
-    }
-
-    static Outcome outcome_of(ChildProcess& process) {
-        const auto ended = process.wait();
-        EXPECT_TRUE(ended) << "outrigger-bench hangs";
-        return {.status = ended ? ended->status : -1,
-                .printed = process.printed(),
-                .complained = process.complained()};
-    }
-
-    [[nodiscard]] std::string a() const { return "--a=" + path("a"); }
-
-    [[nodiscard]] std::string b() const { return "--b=" + path("b"); }
-
-  private:
-    std::string directory_;
-    std::vector<std::unique_ptr<ChildProcess>> daemons_;
 };
 
 /// Ring format, way of completion, indirect tables.
 using Kind = std::array<const char*, 3>;
 
-class BenchKinds : public BenchTest, public ::testing::WithParamInterface<Kind> {
+class BenchKinds : public DiskBenchTest, public ::testing::WithParamInterface<Kind> {
   protected:
     std::vector<std::string> of_kind(std::vector<std::string> arguments) {
         for (const char* const option : GetParam()) {
@@ -198,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Kind{"--ring=packed", "--completion=spin", ""},
                       Kind{"--ring=packed", "--completion=eventfd", "--indirect"}));
 
-TEST_F(BenchTest, EveryAccessWorks) {
+TEST_F(DiskBenchTest, EveryAccessWorks) {
     const TemporaryImage image(kImageBytes);
     start_blk("a", "--blk-file=" + image.path());
     for (const char* const access : {"read", "write", "randread", "randwrite", "randrw", "flush"}) {
@@ -208,7 +139,7 @@ TEST_F(BenchTest, EveryAccessWorks) {
     }
 }
 
-TEST_F(BenchTest, QemuStorageDaemonIsTheOtherSide) {
+TEST_F(DiskBenchTest, QemuStorageDaemonIsTheOtherSide) {
     if (!fs::exists(kQemuStorageDaemon)) {
         GTEST_SKIP() << "no qemu-storage-daemon";
     }
@@ -232,7 +163,7 @@ TEST_F(BenchTest, QemuStorageDaemonIsTheOtherSide) {
     EXPECT_TRUE(outcome.prints("system calls"));
 }
 
-TEST_F(BenchTest, StartsAndEndsBackEndsItself) {
+TEST_F(DiskBenchTest, StartsAndEndsBackEndsItself) {
     const std::string blk = program("OUTRIGGER_BLK_PROGRAM") + " --sandbox=none --null-size=1G";
 
     const Outcome outcome = bench({"blk",
@@ -250,21 +181,21 @@ TEST_F(BenchTest, StartsAndEndsBackEndsItself) {
 
 // --- Bad neighbours ---------------------------------------------------------------------------
 
-TEST_F(BenchTest, BackEndThatDoesNotStartIsTold) {
+TEST_F(DiskBenchTest, BackEndThatDoesNotStartIsTold) {
     const Outcome outcome = bench({"blk", a(), "--a-command=exit 3"});
 
     EXPECT_EQ(outcome.status, 1);
     EXPECT_TRUE(outcome.complains("did not stay")) << outcome.complained;
 }
 
-TEST_F(BenchTest, NobodyAtTheSocketIsTold) {
+TEST_F(DiskBenchTest, NobodyAtTheSocketIsTold) {
     const Outcome outcome = bench({"blk", a(), "--timeout=200"});
 
     EXPECT_EQ(outcome.status, 1);
     EXPECT_TRUE(outcome.complains("A (" + path("a") + "): ")) << outcome.complained;
 }
 
-TEST_F(BenchTest, SilentSocketIsGivenUp) {
+TEST_F(DiskBenchTest, SilentSocketIsGivenUp) {
     const UniqueFd listening(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
     path("a").copy(address.sun_path, sizeof address.sun_path - 1);
@@ -279,7 +210,7 @@ TEST_F(BenchTest, SilentSocketIsGivenUp) {
     EXPECT_TRUE(outcome.complains("GET_FEATURES went wrong")) << outcome.complained;
 }
 
-TEST_F(BenchTest, DiskThatForgetsIsFoundOut) {
+TEST_F(DiskBenchTest, DiskThatForgetsIsFoundOut) {
     start_blk("a", "--null-size=16M");
 
     const Outcome outcome = bench({"blk", a(), "--verify"});
@@ -288,7 +219,7 @@ TEST_F(BenchTest, DiskThatForgetsIsFoundOut) {
     EXPECT_TRUE(outcome.complains("holds nothing that was written to it")) << outcome.complained;
 }
 
-TEST_F(BenchTest, FailedRequestsFailTheRun) {
+TEST_F(DiskBenchTest, FailedRequestsFailTheRun) {
     const TemporaryImage image(kImageBytes);
     // The daemon may write to the first 4 KiB of files only.
     const std::string command =
@@ -302,7 +233,7 @@ TEST_F(BenchTest, FailedRequestsFailTheRun) {
     EXPECT_TRUE(outcome.prints("FAILED: "));
 }
 
-TEST_F(BenchTest, ReadOnlyDiskIsNotWritten) {
+TEST_F(DiskBenchTest, ReadOnlyDiskIsNotWritten) {
     const TemporaryImage image(kImageBytes);
     start(program("OUTRIGGER_BLK_PROGRAM"),
           {"--socket-path=" + path("a"),
@@ -316,7 +247,7 @@ TEST_F(BenchTest, ReadOnlyDiskIsNotWritten) {
     EXPECT_TRUE(outcome.complains("the disk is read-only")) << outcome.complained;
 }
 
-TEST_F(BenchTest, AreaBeyondTheDiskIsRefused) {
+TEST_F(DiskBenchTest, AreaBeyondTheDiskIsRefused) {
     start_blk("a", "--null-size=16M");
 
     const Outcome outcome = bench({"blk", a(), "--size=17M"});
@@ -325,7 +256,7 @@ TEST_F(BenchTest, AreaBeyondTheDiskIsRefused) {
     EXPECT_TRUE(outcome.complains("--size")) << outcome.complained;
 }
 
-TEST_F(BenchTest, ProcessThatIsNotThereIsTold) {
+TEST_F(DiskBenchTest, ProcessThatIsNotThereIsTold) {
     start_blk("a", "--null-size=16M");
 
     const Outcome outcome = bench({"blk", a(), "--a-pid=4194304"});
@@ -334,7 +265,7 @@ TEST_F(BenchTest, ProcessThatIsNotThereIsTold) {
     EXPECT_TRUE(outcome.complains("process 4194304")) << outcome.complained;
 }
 
-TEST_F(BenchTest, MoreQueuesThanThereAreAreRefused) {
+TEST_F(DiskBenchTest, MoreQueuesThanThereAreAreRefused) {
     start_blk("a", "--null-size=16M");
 
     const Outcome outcome = bench({"blk", a(), "--queues=5"});
@@ -343,7 +274,7 @@ TEST_F(BenchTest, MoreQueuesThanThereAreAreRefused) {
     EXPECT_TRUE(outcome.complains("it has only 4 queues")) << outcome.complained;
 }
 
-TEST_F(BenchTest, WrongOptionIsAnErrorOfUsage) {
+TEST_F(DiskBenchTest, WrongOptionIsAnErrorOfUsage) {
     const Outcome outcome = bench({"blk", a(), "--depth=none"});
 
     EXPECT_EQ(outcome.status, 2);
@@ -351,7 +282,7 @@ TEST_F(BenchTest, WrongOptionIsAnErrorOfUsage) {
 }
 
 /// Runs for as long as it takes until the test has ended the back end.
-class LostBackEnd : public BenchTest {
+class LostBackEnd : public DiskBenchTest {
   protected:
     static std::unique_ptr<ChildProcess> bench_for_long(std::vector<std::string> arguments) {
         arguments.insert(arguments.begin() + 1, "--round-ms=60000");

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // outrigger-console as its users meet it: the daemon in its sandbox, and --attach at a terminal.
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -265,6 +267,19 @@ TEST_F(AttachTest, TheTerminalIsAsBeforeHoweverItIsKilled) {
         viewer_->send_signal(signal_number);
         EXPECT_TRUE(viewer_->wait());
         EXPECT_TRUE(eventually([&] { return !terminal_.is_raw(); })) << signal_number;
+    }
+}
+
+TEST_F(AttachTest, ATerminalThatTakesNothingDoesNotKeepItFromEnding) {
+    for (const int signal_number : {SIGTERM, SIGHUP}) {
+        attach();
+        guest_->write_all(0, std::string(200'000, 'x'));
+        // Until it is stuck, if it ever is: its terminal holds some of this, and nobody reads it.
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        viewer_->send_signal(signal_number);
+        ASSERT_EQ(viewer_->wait(), kClean) << signal_number;
+        EXPECT_FALSE(terminal_.is_raw());
+        ::tcflush(terminal_.programs.get(), TCIOFLUSH);
     }
 }
 

@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/child_process.h"
+#include "tests/support/process_counts.h"
 #include "tests/support/vsock_guest.h"
 #include "tests/support/wait.h"
 
@@ -70,6 +71,14 @@ class VsockDaemonTest : public ::testing::Test {
             driver::Frontend::connect(path("s"), driver::after(kPatience)).value(),
             VsockGuestOptions{});
         ASSERT_TRUE(guest_->is_up());
+    }
+
+    void kill_worker() const {
+        const std::string keeper = std::to_string(daemon_->pid());
+        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
+        pid_t worker = -1;
+        ASSERT_TRUE(children >> worker);
+        ASSERT_EQ(::kill(worker, SIGKILL), 0);
     }
 
     /// It ends with that status, and says so in one line.
@@ -142,35 +151,54 @@ TEST_F(VsockDaemonTest, Trap18GuestCannotFillTheLog) {
     EXPECT_LT(std::ranges::count(daemon_->complained(), '\n'), 200);
 }
 
-TEST_F(VsockDaemonTest, KilledProcessIsReplacedAndTheGuestIsToldOfItsConnections) {
+TEST_F(VsockDaemonTest, KilledProcessIsReplacedAndNobodyNotices) {
+    auto arguments = usual();
+    arguments.insert(arguments.end(), {"--keeper=fork", "--keeper-restarts=100"});
+    start(arguments);
+    ASSERT_TRUE(daemon_->wait_complained("listening"));
+    start_guest();
+    const HostSocket listener = HostSocket::listen_at(path("v_5"), SOCK_STREAM);
+    ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_REQUEST, 9, 5));
+    ASSERT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_RESPONSE);
+    const HostSocket accepted = listener.accept();
+    for (int round = 0; round < 3; ++round) {
+        ASSERT_TRUE(guest_->send_data(9, 5, "before"));
+        EXPECT_EQ(accepted.receive(6), "before");
+        // It is let in by one process, and says what it wants to the next.
+        const HostSocket client = make_and_hold(
+            daemon_->pid(), [&] { return HostSocket::connect_to(path("v"), SOCK_STREAM); });
+        kill_worker();
+        accepted.send("meanwhile");
+        EXPECT_EQ(guest_->receive_bytes(9), "meanwhile");
+        client.send("CONNECT 5\n");
+        const auto request = guest_->receive_event();
+        ASSERT_TRUE(request);
+        EXPECT_EQ(request->op(), VIRTIO_VSOCK_OP_REQUEST);
+        kill_worker();
+        ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_RESPONSE, 5, request->header.src_port));
+        EXPECT_TRUE(client.receive(3).starts_with("OK "));
+        ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_RST, 5, request->header.src_port));
+        EXPECT_NE(client.receive(30), "");
+        EXPECT_TRUE(client.ends());
+    }
+}
+
+TEST_F(VsockDaemonTest, FrontEndThatIsGoneWithItsProcessEndsConnections) {
     auto arguments = usual();
     arguments.emplace_back("--keeper=fork");
     start(arguments);
     ASSERT_TRUE(daemon_->wait_complained("listening"));
     start_guest();
     const HostSocket listener = HostSocket::listen_at(path("v_5"), SOCK_STREAM);
-    for (int round = 0; round < 3; ++round) {
-        ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_REQUEST, 9, 5));
-        ASSERT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_RESPONSE);
-        const HostSocket accepted = listener.accept();
-        ASSERT_TRUE(guest_->send_data(9, 5, "before"));
-        EXPECT_EQ(accepted.receive(6), "before");
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t worker = -1;
-        ASSERT_TRUE(children >> worker);
-        ASSERT_EQ(::kill(worker, SIGKILL), 0);
-        EXPECT_TRUE(accepted.ends());
-        // Without a word of the guest, which may only wait for bytes.
-        const auto told = guest_->receive_event();
-        ASSERT_TRUE(told);
-        EXPECT_EQ(told->op(), VIRTIO_VSOCK_OP_RST);
-        EXPECT_EQ(told->header.src_port, 5U);
-        EXPECT_EQ(told->header.dst_port, 9U);
-    }
-    const HostSocket client = HostSocket::connect_to(path("v"), SOCK_STREAM);
-    client.send("CONNECT 5\n");
-    EXPECT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_REQUEST, 9, 5));
+    const HostSocket accepted = listener.accept();
+    ASSERT_TRUE(accepted.valid());
+    guest_.reset();
+    kill_worker();
+    EXPECT_TRUE(accepted.ends());
+    start_guest();
+    ASSERT_TRUE(guest_->send_op(VIRTIO_VSOCK_OP_REQUEST, 9, 5));
+    EXPECT_EQ(guest_->receive_op(), VIRTIO_VSOCK_OP_RESPONSE);
 }
 
 TEST_F(VsockDaemonTest, GuestsOfOneGroupReachOneAnotherInTheSandbox) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // In the guest: reads and writes the shared memory of tests/nested/window_daemon.cc through its
-// BAR. usage: look-into-window /sys/bus/pci/devices/.../resource2
+// BAR. usage: look-into-window /sys/bus/pci/devices/.../resource2 [lost]
+// With "lost" it ends with an access that the machine cannot serve.
 #include <cstdio>
 #include <ctime>
 
@@ -30,7 +31,7 @@ void expect(const volatile unsigned char* at, unsigned wanted, const char* what)
 
 int main(int argc, char** argv) {
     (void)std::setvbuf(stdout, nullptr, _IONBF, 0);
-    const int fd = argc == 2 ? ::open(argv[1], O_RDWR | O_CLOEXEC) : -1;
+    const int fd = argc >= 2 ? ::open(argv[1], O_RDWR | O_CLOEXEC) : -1;
     void* const base =
         fd < 0 ? MAP_FAILED : ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) {
@@ -54,6 +55,12 @@ int main(int argc, char** argv) {
     bytes[kNothing] = 0x5A;
     expect(bytes + kNothing, 0xFF, "nothing, written");
     expect(bytes + kBytes - 1, 0xFF, "the end of the region");
+    expect(bytes + kGrowing, 1, "the first page of a file that has become longer");
+    expect(bytes + kGrowing + kPage, 2, "its second page");
+    expect(bytes + kShortened, 1, "the first page of a file that has become shorter");
+    if (argc == 3) {
+        expect(bytes + kShortened + kPage, 2, "its second page");
+    }
     std::puts(failures == 0 ? "OUTRIGGER-TEST window ok" : "OUTRIGGER-TEST window failed");
     return failures == 0 ? 0 : 1;
 }

@@ -4,6 +4,9 @@
 #include <filesystem>
 #include <fstream>
 
+#ifdef OUTRIGGER_HAS_CONSOLE
+#include "tests/states/console_samples.h"
+#endif
 #include "tests/states/state_samples.h"
 
 int main(int argument_count, char** arguments) {
@@ -12,7 +15,11 @@ int main(int argument_count, char** arguments) {
         (void)std::fprintf(stderr, "usage: %s FOLDER\n", arguments[0]);
         return 2;
     }
-    for (const auto& [name, bytes] : outrigger::testing::sample_states()) {
+    auto states = outrigger::testing::sample_states();
+#ifdef OUTRIGGER_HAS_CONSOLE
+    states.merge(outrigger::testing::sample_console_states());
+#endif
+    for (const auto& [name, bytes] : states) {
         const fs::path path = fs::path(arguments[1]) / name;
         fs::create_directories(path.parent_path());
         std::ofstream file(path, std::ios::binary);

@@ -28,11 +28,13 @@ std::string make_file() {
 
 /// Tests mean the process that they start: its descriptors, its memory, the signal that ends it.
 bool is_daemon_without_choice(const std::string& program, const std::vector<std::string>& words) {
-    const bool is_daemon =
-        program.ends_with("/outrigger-blk") || program.ends_with("/outrigger-rng");
+    const bool is_daemon = program.ends_with("/outrigger-blk") ||
+                           program.ends_with("/outrigger-rng") ||
+                           program.ends_with("/outrigger-console");
     const bool is_command = !words.empty() && !words.front().starts_with("-");  // overlay info
     return is_daemon && !is_command && std::ranges::none_of(words, [](const std::string& word) {
-               return word.starts_with("--keeper") || word.starts_with("--take-over");
+               return word.starts_with("--keeper") || word.starts_with("--take-over") ||
+                      word.starts_with("--attach");
            });
 }
 

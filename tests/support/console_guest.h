@@ -201,6 +201,15 @@ class ConsoleGuest final {
         return all;
     }
 
+    /// What has come by now.
+    std::string read_available(size_t port) {
+        std::string all = std::exchange(unread_[port], {});
+        while (const auto bytes = next_buffer(receive_queue(port), std::chrono::milliseconds(0))) {
+            all += *bytes;
+        }
+        return all;
+    }
+
     /// Does something come within `patience`?
     bool has_input(size_t port, std::chrono::milliseconds patience) {
         const auto bytes = next_buffer(receive_queue(port), patience);

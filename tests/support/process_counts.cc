@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/process_counts.h"
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
+#include <thread>
 
 #include <unistd.h>
-
-#include "tests/support/wait.h"
 
 namespace outrigger::testing {
 namespace {
@@ -87,6 +87,17 @@ ProcessCounts ProcessCounts::of(pid_t process) {
 size_t mappings_of(pid_t process) {
     size_t count = 0;
     for_each_line(folder_of(process) + "maps", [&](const std::string&) { ++count; });
+    return count;
+}
+
+size_t settled_descriptors_of(pid_t process) {
+    size_t count = ProcessCounts::of(process).descriptors;
+    (void)eventually([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        const size_t before = count;
+        count = ProcessCounts::of(process).descriptors;
+        return count == before;
+    });
     return count;
 }
 

@@ -10,6 +10,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/wait.h"
+
 namespace outrigger::testing {
 
 struct ProcessCounts {
@@ -49,5 +51,22 @@ inline constexpr bool kMemoryIsOurs = true;
 
 /// Memory of its own that a process has in use (RssAnon): heap and stacks, not the guest's memory.
 [[nodiscard]] size_t own_memory_bytes_of(pid_t process);
+
+/// Descriptors of another process when it has opened and closed none for 50 ms, or at the end of
+/// kPatience. 0 where we may not look, as above.
+[[nodiscard]] size_t settled_descriptors_of(pid_t process);
+
+/// What `make` returns, when `process` has more descriptors than before for it: a keeper has what
+/// was accepted then, and who is killed earlier takes it along. Where we may not look, 50 ms later.
+template <class Make>
+[[nodiscard]] auto make_and_hold(pid_t process, Make make) {
+    const size_t before = settled_descriptors_of(process);
+    auto made = make();
+    EXPECT_TRUE(eventually([&] {
+        const size_t now = settled_descriptors_of(process);
+        return now > before || before == 0;
+    }));
+    return made;
+}
 
 }  // namespace outrigger::testing

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -133,6 +134,27 @@ TEST_F(VmmSandboxTest, WhatIsNotNeededEndsTheProcess) {
     const auto kill_others = [] { (void)::kill(::getpid(), 0); };
     EXPECT_EQ(ended_by(vcpu, kill_others), SIGSYS);
     EXPECT_EQ(ended_by(loop, kill_others), SIGSYS);
+}
+
+/// A page of memory whose file was shortened, read by a system call; of no other process.
+TEST_F(VmmSandboxTest, OnlyItsOwnMemoryIsCopied) {
+    const auto vcpu = vmm::ThreadFilter::for_vcpu();
+    ASSERT_TRUE(vcpu) << vcpu.error().message;
+    // The filter is made here, and bound in a child: the number of this process is the one that
+    // counts.
+    static const pid_t own = ::getpid();
+    const auto copy_own = [] {
+        char byte = 0;
+        const iovec one{.iov_base = &byte, .iov_len = 1};
+        (void)::process_vm_readv(own, &one, 1, &one, 1, 0);
+    };
+    EXPECT_EQ(ended_by(vcpu, copy_own), 0);
+    const auto copy_others = [] {
+        char byte = 0;
+        const iovec one{.iov_base = &byte, .iov_len = 1};
+        (void)::process_vm_readv(own + 1, &one, 1, &one, 1, 0);
+    };
+    EXPECT_EQ(ended_by(vcpu, copy_others), SIGSYS);
 }
 
 TEST_F(VmmSandboxTest, FilesCannotBeOpened) {

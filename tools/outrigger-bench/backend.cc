@@ -10,9 +10,8 @@
 
 #include <fmt/core.h>
 
-#include "tools/outrigger-bench/blk_workload.h"
 #include "tools/outrigger-bench/process_usage.h"
-#include "tools/outrigger-bench/rng_workload.h"
+#include "tools/outrigger-bench/workload.h"
 
 namespace outrigger::bench {
 namespace {
@@ -36,33 +35,24 @@ bool may_come(const Error& error) {
     return error.os_error == ENOENT || error.os_error == ECONNREFUSED || error.os_error == EAGAIN;
 }
 
-driver::BringUpOptions bring_up_options(const BenchPlan& plan) {
-    return {.packed = plan.packed,
+driver::BringUpOptions bring_up_options(const BenchPlan& plan, const DeviceNeeds& needs) {
+    return {.features = needs.features,
+            .packed = plan.packed,
             .event_idx = plan.event_idx,
             .indirect = plan.indirect,
             .indirect_segments_max = kSegmentsMax,
-            .queue_count = plan.queues,
+            .queue_count = needs.rings,
             .queue_size = plan.ring_size,
             .enable = true};
 }
 
 }  // namespace
 
-std::unique_ptr<Workload> create_workload(const BenchPlan& plan, uint16_t queue) {
-    switch (plan.workload) {
-        case WorkloadKind::kBlk:
-            return std::make_unique<BlkWorkload>(plan, queue);
-        case WorkloadKind::kRng:
-            break;
-    }
-    return std::make_unique<RngWorkload>(plan);
-}
-
-Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan, uint64_t slot_bytes) {
+Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan, const DeviceNeeds& needs) {
     // A ring's areas, and a table for each descriptor.
     const uint64_t ring_bytes =
         uint64_t{plan.ring_size} * (kSegmentsMax + 3) * driver::kDescriptorBytes + 4096;
-    const uint64_t bytes = plan.queues * (ring_bytes + plan.depth * slot_bytes);
+    const uint64_t bytes = needs.rings * ring_bytes + needs.buffer_bytes;
     OUTRIGGER_TRY(check_memory(bytes, "so many requests of that size need"));
     constexpr uint64_t kHugePage = 2 << 20;
     return driver::GuestMemory::create((bytes / kHugePage + 1) * kHugePage, GuestAddr{kHugePage});
@@ -154,52 +144,34 @@ Result<void> Backend::connect_socket() {
 }
 
 Result<void> Backend::bring_up() {
-    for (uint16_t queue = 0; queue < plan_.queues; ++queue) {
-        workloads_.push_back(create_workload(plan_, queue));
-    }
-    memory_ = OUTRIGGER_TRY(create_guest_memory(plan_, workloads_.front()->slot_bytes()));
-    auto running = driver::bring_up(*frontend_, memory_, bring_up_options(plan_));
+    const DeviceNeeds needs = device_needs(plan_);
+    memory_ = OUTRIGGER_TRY(create_guest_memory(plan_, needs));
+    auto running = driver::bring_up(*frontend_, memory_, bring_up_options(plan_, needs));
     if (!running) {
-        return explain(running.error());
+        return explain(running.error(), needs.rings);
     }
     running_ = *std::move(running);
-    return create_loads();
+    loads_ = OUTRIGGER_TRY(create_loads(plan_, target_, *frontend_, running_, memory_));
+    return {};
 }
 
 /// Why the queues could not be brought up.
-std::unexpected<Error> Backend::explain(const driver::BringUpFailure& why) {
-    if (why.answer == driver::Answer::kRefused && plan_.queues > 1 &&
+std::unexpected<Error> Backend::explain(const driver::BringUpFailure& why, uint16_t rings) {
+    if (why.answer == driver::Answer::kRefused && rings > 1 &&
         frontend_->protocol_features().has(bit(wire::ProtocolFeature::kMq))) {
         const auto queues = frontend_->get_queue_num();
-        if (queues && *queues < plan_.queues) {
-            return refuse(fmt::format("it has only {} queues", *queues));
+        if (queues && *queues < rings) {
+            return refuse(fmt::format("it has only {} queues, of {}", *queues, rings));
         }
     }
     return refuse(fmt::format("{} went wrong: {}", why.step, driver::describe(why.answer)));
-}
-
-Result<void> Backend::create_loads() {
-    const bool indirect = running_.agreement.features.has(driver::kIndirectDescBit);
-    const LoadOptions options{
-        .depth = plan_.depth,
-        .layout = indirect ? driver::ChainLayout::kIndirect : driver::ChainLayout::kDirect,
-        .spin = plan_.spin,
-        .patience = plan_.patience,
-        .socket = frontend_->socket()};
-    for (uint16_t queue = 0; queue < plan_.queues; ++queue) {
-        Workload& workload = *workloads_[queue];
-        OUTRIGGER_TRY(workload.learn(*frontend_, running_.agreement));
-        OUTRIGGER_TRY(workload.allocate(memory_, plan_.depth));
-        loads_.push_back(std::make_unique<QueueLoad>(running_.queues[queue], workload, options));
-    }
-    return {};
 }
 
 Result<void> Backend::run_loads(Phase phase, driver::Deadline end) {
     std::vector<Result<void>> outcomes(loads_.size());
     {
         std::vector<std::jthread> threads;
-        for (uint16_t queue = 1; queue < plan_.queues; ++queue) {
+        for (uint16_t queue = 1; queue < loads_.size(); ++queue) {
             threads.emplace_back([&, queue] {
                 outcomes[queue] = place_thread(plan_, queue);
                 if (outcomes[queue]) {
@@ -233,17 +205,17 @@ Result<RoundResult> Backend::run(Phase phase, std::chrono::milliseconds duration
 
 Result<void> Backend::close() {
     Result<void> outcome;
-    for (const auto& workload : workloads_) {
-        const auto closed = workload->close();
+    for (const auto& load : loads_) {
+        const auto closed = load->close();
         outcome = outcome && !closed ? closed : outcome;
     }
     return outcome;
 }
 
 std::string Backend::complaint() const {
-    for (const auto& workload : workloads_) {
-        if (!workload->complaint().empty()) {
-            return of_this_side(Error{.message = workload->complaint()}).message;
+    for (const auto& load : loads_) {
+        if (!load->complaint().empty()) {
+            return of_this_side(Error{.message = load->complaint()}).message;
         }
     }
     return {};
@@ -251,8 +223,8 @@ std::string Backend::complaint() const {
 
 uint64_t Backend::compared() const {
     uint64_t sum = 0;
-    for (const auto& workload : workloads_) {
-        sum += workload->compared();
+    for (const auto& load : loads_) {
+        sum += load->compared();
     }
     return sum;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// One back end under load: its connection, its queues, and a thread for each of them.
+/// One back end under load: its connection, its queues, and a thread for each load on them.
 ///
 /// Bound to the main thread; run() uses others and has none left when it returns.
 #pragma once
@@ -19,16 +19,15 @@
 
 #include "tools/driver/bring_up.h"
 #include "tools/outrigger-bench/bench_options.h"
-#include "tools/outrigger-bench/queue_load.h"
+#include "tools/outrigger-bench/load.h"
 #include "tools/outrigger-bench/started_backend.h"
-#include "tools/outrigger-bench/workload.h"
 
 namespace outrigger::bench {
 
-/// What all queues did in one run.
+/// What all loads did in one run.
 struct RoundResult {
     LoadCounts counts;
-    double rate = 0;         ///< requests a second, of all queues together
+    double rate = 0;         ///< requests a second, of all loads together
     double cpu_seconds = 0;  ///< of the back end; 0 when nobody knows its process
 };
 
@@ -42,7 +41,7 @@ class Backend final {
         const std::string& side,
         const std::optional<cpu_set_t>& elsewhere);
 
-    /// Runs one phase in all queues; Phase::kLoad for so long. Errors name the back end, which is
+    /// Runs one phase in all loads; Phase::kLoad for so long. Errors name the back end, which is
     /// then of no more use.
     [[nodiscard]] Result<RoundResult> run(Phase phase, std::chrono::milliseconds duration);
 
@@ -72,8 +71,7 @@ class Backend final {
     [[nodiscard]] Result<void> start(const std::optional<cpu_set_t>& elsewhere);
     [[nodiscard]] Result<void> connect_socket();
     [[nodiscard]] Result<void> bring_up();
-    [[nodiscard]] std::unexpected<Error> explain(const driver::BringUpFailure& why);
-    [[nodiscard]] Result<void> create_loads();
+    [[nodiscard]] std::unexpected<Error> explain(const driver::BringUpFailure& why, uint16_t rings);
     [[nodiscard]] Result<void> run_loads(Phase phase, driver::Deadline end);
     [[nodiscard]] Error of_this_side(Error error) const;
 
@@ -85,13 +83,12 @@ class Backend final {
     driver::GuestMemory memory_;
     std::optional<driver::Frontend> frontend_;
     driver::RunningDevice running_;
-    std::vector<std::unique_ptr<Workload>> workloads_;  // by queue
-    std::vector<std::unique_ptr<QueueLoad>> loads_;     // by queue
+    std::vector<std::unique_ptr<Load>> loads_;
 };
 
-/// Guest memory for rings and slots of all queues. Errors: more than the machine should give.
+/// Guest memory for all rings and buffers. Errors: more than the machine should give.
 [[nodiscard]] Result<driver::GuestMemory> create_guest_memory(const BenchPlan& plan,
-                                                              uint64_t slot_bytes);
+                                                              const DeviceNeeds& needs);
 
 /// Errors: so many bytes are more than a quarter of the machine's memory. `what` begins the words.
 [[nodiscard]] Result<void> check_memory(uint64_t bytes, std::string_view what);

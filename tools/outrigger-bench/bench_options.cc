@@ -17,195 +17,6 @@
 namespace outrigger::bench {
 namespace {
 
-constexpr std::array<std::string_view, 2> kWorkloadNames = {"blk", "rng"};
-constexpr std::array<std::string_view, 6> kAccessNames = {
-    "read", "write", "randread", "randwrite", "randrw", "flush"};
-constexpr std::array<std::string_view, 2> kRingNames = {"split", "packed"};
-constexpr std::array<std::string_view, 2> kCompletionNames = {"spin", "eventfd"};
-constexpr std::array<std::string_view, 3> kWriteCacheNames = {"as-is", "writeback", "writethrough"};
-
-// Linux has no more processes.
-constexpr uint64_t kProcessMax = 1 << 22;
-constexpr uint64_t kCpuMax = CPU_SETSIZE - 1;
-// A split ring holds 32768 descriptors, and a request takes up to four of them.
-constexpr uint64_t kDepthMax = 8192;
-
-constexpr std::array kOptions = std::to_array<OptionSpec>({
-    {.name = "a", .value_name = "SOCKET", .help = "Unix socket of the back end A"},
-    {.name = "b",
-     .value_name = "SOCKET",
-     .help = "Unix socket of the back end B, which takes turns with A; without it only A is "
-             "measured"},
-    {.name = "a-pid",
-     .kind = OptionKind::kNumber,
-     .value_name = "PID",
-     .help = "Process of A, whose processor time is measured; without it the one that listens on "
-             "its socket",
-     .number_min = 1,
-     .number_max = kProcessMax},
-    {.name = "a-command",
-     .value_name = "COMMAND",
-     .help = "Start A with this command, one program and its arguments as a shell reads them, "
-             "and end it when all is measured"},
-    {.name = "a-cpu",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Processor on which what --a-command starts runs",
-     .number_max = kCpuMax},
-    {.name = "b-pid",
-     .kind = OptionKind::kNumber,
-     .value_name = "PID",
-     .help = "Process of B, whose processor time is measured; without it the one that listens on "
-             "its socket",
-     .number_min = 1,
-     .number_max = kProcessMax},
-    {.name = "b-command",
-     .value_name = "COMMAND",
-     .help = "Start B with this command, one program and its arguments as a shell reads them, "
-             "and end it when all is measured"},
-    {.name = "b-cpu",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Processor on which what --b-command starts runs",
-     .number_max = kCpuMax},
-    {.name = "rw",
-     .kind = OptionKind::kChoice,
-     .value_name = "ACCESS",
-     .help = "What a disk is asked for: read, write, randread, randwrite, randrw or flush",
-     .default_value = "randread",
-     .choices = kAccessNames},
-    {.name = "rwmixread",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Percentage of reads of randrw",
-     .default_value = "50",
-     .number_max = 100},
-    {.name = "flush-every",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Ask a disk for a flush in place of each Nth request; 0: never",
-     .default_value = "0",
-     .number_max = UINT32_MAX},
-    {.name = "bs",
-     .kind = OptionKind::kSize,
-     .value_name = "BYTES",
-     .help = "Bytes of one request: of a disk a multiple of 512",
-     .default_value = "4096",
-     .number_min = 1,
-     .number_max = 64 << 20},
-    {.name = "size",
-     .kind = OptionKind::kSize,
-     .value_name = "BYTES",
-     .help = "Use only so much of a disk, from its beginning; 0: all of it, but with --verify 64M",
-     .default_value = "0"},
-    {.name = "write-cache",
-     .kind = OptionKind::kChoice,
-     .value_name = "HOW",
-     .help = "Tell a disk that lets its driver choose: writeback, writethrough, or nothing (as-is)",
-     .default_value = "as-is",
-     .choices = kWriteCacheNames},
-    {.name = "depth",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Requests in flight in each queue",
-     .default_value = "32",
-     .number_min = 1,
-     .number_max = kDepthMax},
-    {.name = "queues",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Queues, each driven by a thread of its own",
-     .default_value = "1",
-     .number_min = 1,
-     .number_max = 128},
-    {.name = "cpus",
-     .value_name = "LIST",
-     .help =
-         "Processors of the driver's threads, one for each queue and then from the first again: "
-         "1,3,5. Without it they run where this program may"},
-    {.name = "ring-size",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Descriptors of a ring, a power of two; 0: 256, or as many as --depth needs",
-     .default_value = "0",
-     .number_max = driver::kRingSizeMax},
-    {.name = "ring",
-     .kind = OptionKind::kChoice,
-     .value_name = "FORMAT",
-     .help = "Rings: split, or packed where the back end has them",
-     .default_value = "split",
-     .choices = kRingNames},
-    {.name = "indirect",
-     .kind = OptionKind::kFlag,
-     .help = "Describe each request by an indirect table where the back end takes them"},
-    {.name = "no-event-idx",
-     .kind = OptionKind::kFlag,
-     .help = "Do without EVENT_IDX: kicks and calls are switched on and off by flags"},
-    {.name = "completion",
-     .kind = OptionKind::kChoice,
-     .value_name = "HOW",
-     .help = "How completions are found: spin looks at the rings all the time, eventfd sleeps "
-             "until the back end calls",
-     .default_value = "spin",
-     .choices = kCompletionNames},
-    {.name = "rounds",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help = "Rounds for each back end, after one that does not count",
-     .default_value = "20",
-     .number_min = 1,
-     .number_max = 100'000},
-    {.name = "round-ms",
-     .kind = OptionKind::kNumber,
-     .value_name = "MS",
-     .help = "Milliseconds of one round",
-     .default_value = "250",
-     .number_min = 1,
-     .number_max = 3'600'000},
-    {.name = "timeout",
-     .kind = OptionKind::kNumber,
-     .value_name = "MS",
-     .help = "Milliseconds without any answer after which a back end is given up, also when it is "
-             "connected to",
-     .default_value = "10000",
-     .number_min = 100,
-     .number_max = 3'600'000},
-    {.name = "system-calls",
-     .kind = OptionKind::kFlag,
-     .help = "Count the system calls of the back ends, in a round of its own for each: counting "
-             "them takes time. It needs the kernel's trace points, and with them mostly root; "
-             "without, only reads and writes are counted"},
-    {.name = "calibrate",
-     .kind = OptionKind::kFlag,
-     .help = "Measure only what this program itself costs, with a device that answers at once in "
-             "the same thread; no back end is needed"},
-    {.name = "device-cpu",
-     .kind = OptionKind::kNumber,
-     .value_name = "N",
-     .help =
-         "With --calibrate: the device has a thread of its own on this processor, and waits as "
-         "--completion says: what two processors can do at most, the floor under every back end",
-     .number_max = kCpuMax},
-    {.name = "verify",
-     .kind = OptionKind::kFlag,
-     .help = "Check what a disk reads: fill it first (what it held is lost), know what each block "
-             "holds, and read all of it at the end"},
-    {.name = "verify-state",
-     .value_name = "FILE",
-     .help =
-         "With --verify: keep what each block must hold in a file, also when the back end is "
-         "lost. When the file exists, the disk is not filled but must hold what was flushed, "
-         "or something newer; then the file is removed until the end. With more queues than one "
-         "each has its own, FILE.0 and so on"},
-    {.name = "json", .kind = OptionKind::kFlag, .help = "Print one JSON object"},
-    {.name = "help", .kind = OptionKind::kFlag, .help = "Print this and exit"},
-    {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
-    {.name = "print-man-page",
-     .value_name = "TEMPLATE",
-     .help = "Print the man page",
-     .hidden = true},
-});
-
 /// The value of an option that has a default, as the narrower type that its range fits.
 template <class T>
 T number(const OptionValues& values, std::string_view name) {
@@ -221,16 +32,78 @@ Target target(const OptionValues& values, char side) {
     return {.socket = values.text(name).value_or(""),
             .pid = integer("-pid"),
             .command = values.text(name + "-command").value_or(""),
-            .cpu = integer("-cpu")};
-}
-
-template <size_t N>
-size_t position(const std::array<std::string_view, N>& names, std::string_view name) {
-    return static_cast<size_t>(std::ranges::find(names, name) - names.begin());
+            .cpu = integer("-cpu"),
+            .host_path = values.text(name + "-host").value_or("")};
 }
 
 std::unexpected<Error> refuse(std::string message) {
     return failure(Error{.message = std::move(message)});
+}
+
+constexpr std::array kDiskAccesses = {Access::kRandRead,
+                                      Access::kRead,
+                                      Access::kWrite,
+                                      Access::kRandWrite,
+                                      Access::kRandRw,
+                                      Access::kFlush};
+// What is asked for of a device that has nothing to choose.
+constexpr std::array kOneAccess = {Access::kRead};
+constexpr std::array kSocketAccesses = {Access::kToHost, Access::kToGuest, Access::kRoundTrip};
+constexpr std::array kShareAccesses = {Access::kRandRead,
+                                       Access::kRead,
+                                       Access::kWrite,
+                                       Access::kRandWrite,
+                                       Access::kRandRw,
+                                       Access::kGetattr,
+                                       Access::kLookup,
+                                       Access::kStat,
+                                       Access::kCreate,
+                                       Access::kReadDirectory};
+constexpr std::array kConsoleAccesses = {
+    Access::kToHost, Access::kToGuest, Access::kRoundTrip, Access::kStalled};
+
+constexpr std::array<std::string_view, 8> kDiskOptions = {
+    "rw", "rwmixread", "flush-every", "size", "write-cache", "verify", "verify-state", "calibrate"};
+constexpr std::array<std::string_view, 1> kEntropyOptions = {"calibrate"};
+constexpr std::array<std::string_view, 5> kSocketOptions = {
+    "rw", "verify", "connections", "a-host", "b-host"};
+
+constexpr std::array<std::string_view, 7> kShareOptions = {
+    "rw", "rwmixread", "size", "verify", "files", "direct", "calibrate"};
+constexpr std::array<std::string_view, 6> kConsoleOptions = {
+    "rw", "verify", "port", "rate", "a-host", "b-host"};
+
+/// What is particular to devices of one type.
+struct Kinds {
+    std::span<const Access> accesses;           ///< the first is the default
+    std::span<const std::string_view> options;  ///< of those that are not for all devices
+};
+
+Kinds kinds_of(WorkloadKind workload) {
+    switch (workload) {
+        case WorkloadKind::kBlk:
+            return {.accesses = kDiskAccesses, .options = kDiskOptions};
+        case WorkloadKind::kVsock:
+            return {.accesses = kSocketAccesses, .options = kSocketOptions};
+        case WorkloadKind::kFs:
+            return {.accesses = kShareAccesses, .options = kShareOptions};
+        case WorkloadKind::kConsole:
+            return {.accesses = kConsoleAccesses, .options = kConsoleOptions};
+        case WorkloadKind::kRng:
+            break;
+    }
+    return {.accesses = kOneAccess, .options = kEntropyOptions};
+}
+
+/// "blk, rng or vsock".
+std::string all_workloads() {
+    const auto names = workload_names();
+    std::string text(names.front());
+    for (size_t i = 1; i < names.size(); ++i) {
+        text += i + 1 < names.size() ? ", " : " or ";
+        text += names[i];
+    }
+    return text;
 }
 
 BenchPlan plan_of(const OptionValues& values, WorkloadKind workload) {
@@ -240,15 +113,23 @@ BenchPlan plan_of(const OptionValues& values, WorkloadKind workload) {
     if (values.has("b")) {
         plan.b = target(values, 'b');
     }
-    plan.access = static_cast<Access>(position(kAccessNames, values.text("rw").value_or("")));
+    plan.access =
+        access_named(values.text("rw").value_or("")).value_or(kinds_of(workload).accesses.front());
+    plan.connections = number<uint32_t>(values, "connections");
+    if (const auto port = values.number("port")) {
+        plan.port = static_cast<uint32_t>(*port);
+    }
+    plan.bytes_per_second = number<uint64_t>(values, "rate");
+    plan.files = number<uint32_t>(values, "files");
+    plan.direct = values.flag("direct");
     plan.read_percent = number<uint32_t>(values, "rwmixread");
     plan.flush_every = number<uint32_t>(values, "flush-every");
     plan.area_bytes = number<uint64_t>(values, "size");
     plan.block_bytes = number<uint32_t>(values, "bs");
     plan.depth = number<uint32_t>(values, "depth");
     plan.queues = number<uint16_t>(values, "queues");
-    plan.write_cache = static_cast<WriteCache>(
-        position(kWriteCacheNames, values.text("write-cache").value_or("")));
+    plan.write_cache =
+        write_cache_named(values.text("write-cache").value_or("")).value_or(WriteCache::kAsItIs);
     plan.ring_size = number<uint16_t>(values, "ring-size");
     plan.event_idx = !values.flag("no-event-idx");
     plan.patience = std::chrono::milliseconds(number<uint32_t>(values, "timeout"));
@@ -275,7 +156,7 @@ Result<std::vector<int>> parse_cpus(std::string_view text) {
     while (true) {
         int cpu = -1;
         const auto [rest, error] = std::from_chars(at, end, cpu);
-        if (error != std::errc() || cpu < 0 || static_cast<uint64_t>(cpu) > kCpuMax ||
+        if (error != std::errc() || cpu < 0 || cpu >= CPU_SETSIZE ||
             (rest != end && *rest != ',')) {
             return refuse("--cpus takes numbers of processors with commas between them, not '" +
                           std::string(text) + "'");
@@ -291,7 +172,8 @@ Result<std::vector<int>> parse_cpus(std::string_view text) {
 /// The ring, when it is not given: with room for all requests at once.
 Result<void> choose_ring_size(BenchPlan& plan) {
     constexpr uint32_t kUsualSize = 256;
-    const uint32_t needed = plan.depth * descriptors_per_request(plan);
+    const uint32_t needed = plan.depth * descriptors_per_request(plan) +
+                            (plan.workload == WorkloadKind::kVsock ? kControlPacketsMax : 0);
     if (plan.ring_size == 0) {
         plan.ring_size = static_cast<uint16_t>(std::max(kUsualSize, std::bit_ceil(needed)));
         return {};
@@ -300,9 +182,10 @@ Result<void> choose_ring_size(BenchPlan& plan) {
         return refuse("--ring-size is a power of two");
     }
     if (plan.ring_size < needed) {
-        return refuse("--ring-size must be at least " + std::to_string(needed) +
-                      ": a request takes up to " + std::to_string(descriptors_per_request(plan)) +
-                      " descriptors");
+        return refuse(
+            "--ring-size must be at least " + std::to_string(needed) + ": a request takes up to " +
+            std::to_string(descriptors_per_request(plan)) + " descriptors" +
+            (plan.workload == WorkloadKind::kVsock ? ", and there are other packets" : ""));
     }
     return {};
 }
@@ -311,7 +194,7 @@ Result<void> check_targets(const BenchPlan& plan, const OptionValues& given) {
     if (plan.a.socket.empty() && plan.action == BenchAction::kMeasure) {
         return refuse("--a is missing: the socket of the back end");
     }
-    for (const std::string_view name : {"b-pid", "b-command", "b-cpu"}) {
+    for (const std::string_view name : {"b-pid", "b-command", "b-cpu", "b-host"}) {
         if (given.has(name) && !plan.b) {
             return refuse("--" + std::string(name) + " needs --b");
         }
@@ -335,9 +218,10 @@ Result<void> check_targets(const BenchPlan& plan, const OptionValues& given) {
     return {};
 }
 
-Result<void> check_disk(const BenchPlan& plan) {
+/// Of a disk and a share.
+Result<void> check_blocks(const BenchPlan& plan) {
     if (plan.block_bytes % 512 != 0) {
-        return refuse("--bs of a disk is a multiple of 512");
+        return refuse("--bs of a disk or a share is a multiple of 512");
     }
     if (plan.area_bytes != 0 && plan.area_bytes < plan.block_bytes) {
         return refuse("--size has no room for one block of --bs");
@@ -345,52 +229,80 @@ Result<void> check_disk(const BenchPlan& plan) {
     return {};
 }
 
+Result<void> check_streams(const BenchPlan& plan) {
+    const uint32_t bytes_max = plan.access == Access::kRoundTrip ? 64 << 10 : 1 << 20;
+    if (plan.block_bytes > bytes_max) {
+        return refuse("--bs of " + std::string(name_of(plan.workload)) + " " +
+                      std::string(name_of(plan.access)) + " is at most " +
+                      std::to_string(bytes_max));
+    }
+    if (plan.access != Access::kStalled &&
+        (plan.a.host_path.empty() || (plan.b && plan.b->host_path.empty()))) {
+        return refuse("the host's side is missing: --a-host, and --b-host with --b");
+    }
+    return {};
+}
+
+/// Options and values that another type of device has.
+Result<void> check_kind(const BenchPlan& plan, const OptionValues& given) {
+    const Kinds own = kinds_of(plan.workload);
+    for (const std::string_view name : workload_names()) {
+        for (const std::string_view option : kinds_of(*workload_named(name)).options) {
+            if (given.has(option) && std::ranges::find(own.options, option) == own.options.end()) {
+                return refuse("--" + std::string(option) + " is not of " +
+                              std::string(name_of(plan.workload)));
+            }
+        }
+    }
+    if (std::ranges::find(own.accesses, plan.access) == own.accesses.end()) {
+        return refuse("--rw=" + std::string(name_of(plan.access)) + " is not of " +
+                      std::string(name_of(plan.workload)));
+    }
+    if (plan.queues != 1 && plan.workload != WorkloadKind::kBlk &&
+        plan.workload != WorkloadKind::kFs) {
+        return refuse("--queues above 1 is not of " + std::string(name_of(plan.workload)));
+    }
+    return {};
+}
+
 /// What no option says alone.
 Result<void> check_plan(BenchPlan& plan, const OptionValues& given) {
+    OUTRIGGER_TRY(check_kind(plan, given));
     OUTRIGGER_TRY(check_targets(plan, given));
     OUTRIGGER_TRY(choose_ring_size(plan));
     if (const auto cpus = given.text("cpus")) {
         plan.cpus = OUTRIGGER_TRY(parse_cpus(*cpus));
     }
-    if (plan.workload == WorkloadKind::kBlk) {
-        return check_disk(plan);
+    if (plan.workload == WorkloadKind::kBlk || plan.workload == WorkloadKind::kFs) {
+        return check_blocks(plan);
     }
-    for (const std::string_view name :
-         {"rw", "rwmixread", "flush-every", "size", "write-cache", "verify", "verify-state"}) {
-        if (given.has(name)) {
-            return refuse("--" + std::string(name) + " is of blk only");
-        }
-    }
-    if (plan.queues != 1) {
-        return refuse("an entropy device has one queue");
-    }
-    return {};
-}
-
-std::optional<WorkloadKind> workload_named(std::string_view name) {
-    const size_t index = position(kWorkloadNames, name);
-    return index < kWorkloadNames.size() ? std::optional(static_cast<WorkloadKind>(index))
-                                         : std::nullopt;
+    return has_streams(plan.workload) ? check_streams(plan) : Result<void>();
 }
 
 }  // namespace
 
-std::span<const OptionSpec> bench_options() {
-    return kOptions;
+bool has_streams(WorkloadKind workload) {
+    return workload == WorkloadKind::kVsock || workload == WorkloadKind::kConsole;
 }
 
-std::string_view name_of(WorkloadKind workload) {
-    return kWorkloadNames[static_cast<size_t>(workload)];
-}
-
-std::string_view name_of(Access access) {
-    return kAccessNames[static_cast<size_t>(access)];
+bool asks_for_names(Access access) {
+    return access >= Access::kGetattr;
 }
 
 uint32_t descriptors_per_request(const BenchPlan& plan) {
-    // Of a disk: header, data, status. A back end may have no indirect tables, so they do not
-    // count.
-    return plan.workload == WorkloadKind::kBlk ? 3 : 1;
+    // A back end may have no indirect tables, so they do not count.
+    switch (plan.workload) {
+        case WorkloadKind::kBlk:
+            return 3;  // header, data, status
+        case WorkloadKind::kVsock:
+            return 2;  // header, data
+        case WorkloadKind::kFs:
+            return 6;  // header, two arguments, and the same of the answer
+        case WorkloadKind::kRng:
+        case WorkloadKind::kConsole:
+            break;
+    }
+    return 1;
 }
 
 Result<BenchPlan> parse_bench_options(std::span<const char* const> arguments) {
@@ -398,13 +310,13 @@ Result<BenchPlan> parse_bench_options(std::span<const char* const> arguments) {
     if (!arguments.empty() && arguments.front()[0] != '-') {
         workload = workload_named(arguments.front());
         if (!workload) {
-            return refuse("there is no workload '" + std::string(arguments.front()) +
-                          "': it is blk or rng");
+            return refuse("there is no workload '" + std::string(arguments.front()) + "': it is " +
+                          all_workloads());
         }
         arguments = arguments.subspan(1);
     }
     std::vector<const OptionSpec*> table;
-    for (const OptionSpec& spec : kOptions) {
+    for (const OptionSpec& spec : bench_options()) {
         table.push_back(&spec);
     }
     OptionValues given;
@@ -418,10 +330,10 @@ Result<BenchPlan> parse_bench_options(std::span<const char* const> arguments) {
         return BenchPlan{.action = BenchAction::kManPage, .man_page_template = *page};
     }
     if (!workload) {
-        return refuse("the workload is missing: blk or rng, before all options");
+        return refuse("the workload is missing: " + all_workloads() + ", before all options");
     }
     OptionValues values = given;
-    values.set_defaults(kOptions);
+    values.set_defaults(bench_options());
     BenchPlan plan = plan_of(values, *workload);
     plan.action = given.flag("calibrate") ? BenchAction::kCalibrate : BenchAction::kMeasure;
     OUTRIGGER_TRY(check_plan(plan, given));

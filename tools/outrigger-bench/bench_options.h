@@ -17,10 +17,26 @@
 
 namespace outrigger::bench {
 
-enum class WorkloadKind : uint8_t { kBlk, kRng };
+enum class WorkloadKind : uint8_t { kBlk, kRng, kVsock, kFs, kConsole };
 
-/// What a disk is asked for.
-enum class Access : uint8_t { kRead, kWrite, kRandRead, kRandWrite, kRandRw, kFlush };
+/// What is asked for.
+enum class Access : uint8_t {
+    kRead,
+    kWrite,
+    kRandRead,
+    kRandWrite,
+    kRandRw,
+    kFlush,
+    kToHost,     ///< bytes from the guest to the host
+    kToGuest,    ///< and the other way
+    kRoundTrip,  ///< from the guest to the host and back, one at a time
+    kStalled,    ///< bytes from the guest that nobody reads
+    kGetattr,
+    kLookup,
+    kStat,    ///< LOOKUP and GETATTR
+    kCreate,  ///< CREATE, WRITE, FLUSH, RELEASE, UNLINK and FORGET
+    kReadDirectory,
+};
 
 /// What the driver says of a disk's write cache, where it may.
 enum class WriteCache : uint8_t { kAsItIs, kWriteback, kWritethrough };
@@ -33,6 +49,7 @@ struct Target {
     std::optional<pid_t> pid{};
     std::string command{};     ///< starts it; empty: it runs
     std::optional<int> cpu{};  ///< where what is started runs
+    std::string host_path{};   ///< where the host's programs find it
 };
 
 struct BenchPlan {
@@ -42,9 +59,14 @@ struct BenchPlan {
     std::optional<Target> b{};
 
     Access access = Access::kRandRead;
-    uint32_t read_percent = 50;  ///< of kRandRw
-    uint32_t flush_every = 0;    ///< a flush in place of each so-manieth request; 0: none
-    uint64_t area_bytes = 0;     ///< how much of the disk is used; 0: as much as there is
+    uint32_t connections = 1;
+    std::optional<uint32_t> port{};  ///< of a console; nullopt: it has no numbers
+    uint64_t bytes_per_second = 0;   ///< that the guest sends; 0: as many as it can
+    uint32_t files = 1000;           ///< of a share
+    bool direct = false;             ///< O_DIRECT, of a share's files
+    uint32_t read_percent = 50;      ///< of kRandRw
+    uint32_t flush_every = 0;        ///< a flush in place of each so-manieth request; 0: none
+    uint64_t area_bytes = 0;         ///< how much of the disk is used; 0: as much as there is
     uint32_t block_bytes = 4096;
     WriteCache write_cache = WriteCache::kAsItIs;
 
@@ -73,8 +95,24 @@ struct BenchPlan {
 
 [[nodiscard]] std::string_view name_of(WorkloadKind workload);
 [[nodiscard]] std::string_view name_of(Access access);
+/// Nullopt: nothing has that name.
+[[nodiscard]] std::optional<WorkloadKind> workload_named(std::string_view name);
+[[nodiscard]] std::optional<Access> access_named(std::string_view name);
+[[nodiscard]] std::optional<WriteCache> write_cache_named(std::string_view name);
 
-/// Ring descriptors that a request takes at most.
+/// By WorkloadKind.
+[[nodiscard]] std::span<const std::string_view> workload_names();
+
+/// Streams of bytes between guest and host, not requests and answers.
+[[nodiscard]] bool has_streams(WorkloadKind workload);
+
+/// Packets of sockets that carry no data and may be in flight beside those of --depth.
+inline constexpr uint32_t kControlPacketsMax = 32;
+
+/// Names and attributes of a share, not the data of files.
+[[nodiscard]] bool asks_for_names(Access access);
+
+/// Ring descriptors that a request takes at most, of the ring that needs the most.
 [[nodiscard]] uint32_t descriptors_per_request(const BenchPlan& plan);
 
 /// `arguments` is argv without the program. Every error is one of usage: exit status 2.

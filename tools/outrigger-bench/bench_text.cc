@@ -10,9 +10,23 @@
 #include "tools/outrigger-bench/bench_options.h"
 
 namespace outrigger::bench {
+namespace {
+
+/// The names of all workloads, with that between them.
+std::string join_workloads(std::string_view between) {
+    std::string text;
+    for (const std::string_view name : workload_names()) {
+        text += text.empty() ? "" : between;
+        text += name;
+    }
+    return text;
+}
+
+}  // namespace
 
 std::string bench_help_text() {
-    std::string out = "Usage: outrigger-bench blk|rng --a=SOCKET [--b=SOCKET] [OPTION]...\n";
+    std::string out = fmt::format("Usage: outrigger-bench {} --a=SOCKET [--b=SOCKET] [OPTION]...\n",
+                                  join_workloads("|"));
     append_wrapped(
         out, "Measures one vhost-user back end, or two in turn, with a driver of its own.", 0);
     out += "\nOptions:\n";
@@ -29,9 +43,10 @@ Result<std::string> bench_man_page(std::string_view page) {
                      ".SH NAME\noutrigger\\-bench \\- measures vhost\\-user back ends\n"
                      ".SH SYNOPSIS\n"
                      ".B outrigger\\-bench\n"
-                     "\\fBblk\\fR|\\fBrng\\fR \\fB\\-\\-a\\fR=\\fISOCKET\\fR "
+                     "\\fB{}\\fR \\fB\\-\\-a\\fR=\\fISOCKET\\fR "
                      "[\\fB\\-\\-b\\fR=\\fISOCKET\\fR] [\\fIOPTION\\fR]...\n",
-                     OUTRIGGER_VERSION)},
+                     OUTRIGGER_VERSION,
+                     join_workloads("\\fR|\\fB"))},
         {"@OPTIONS@", options},
         {"@TAIL@",
          ".SH SIGNALS\n"

@@ -226,19 +226,14 @@ BlkWorkload::Operation BlkWorkload::next_operation() {
         since_flush_ = 0;
         return Operation::kFlush;
     }
-    switch (plan_.access) {
-        case Access::kRead:
-        case Access::kRandRead:
-            return Operation::kRead;
-        case Access::kWrite:
-        case Access::kRandWrite:
-            return Operation::kWrite;
-        case Access::kRandRw:
-            return random() % 100 < plan_.read_percent ? Operation::kRead : Operation::kWrite;
-        case Access::kFlush:
-            break;
+    const Access access = plan_.access;
+    if (access == Access::kRandRw) {
+        return random() % 100 < plan_.read_percent ? Operation::kRead : Operation::kWrite;
     }
-    return Operation::kFlush;
+    if (access == Access::kWrite || access == Access::kRandWrite) {
+        return Operation::kWrite;
+    }
+    return access == Access::kFlush ? Operation::kFlush : Operation::kRead;
 }
 
 uint32_t BlkWorkload::next_block() {

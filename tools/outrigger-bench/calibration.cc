@@ -34,7 +34,7 @@ Result<OwnCost> best_slice(QueueLoad& load, std::chrono::milliseconds duration) 
 Result<OwnCost> calibrate(const BenchPlan& plan, std::chrono::milliseconds duration) {
     OUTRIGGER_ASSERT(!plan.verify);
     const auto workload = create_workload(plan, 0);
-    driver::GuestMemory memory = OUTRIGGER_TRY(create_guest_memory(plan, workload->slot_bytes()));
+    driver::GuestMemory memory = OUTRIGGER_TRY(create_guest_memory(plan, device_needs(plan)));
     const uint16_t table_segments = plan.indirect ? kSegmentsMax : uint16_t{0};
     // A device of its own thread does not know events of packed rings.
     const bool event_idx = plan.event_idx && !(plan.packed && plan.device_cpu);

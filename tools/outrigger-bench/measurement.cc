@@ -131,7 +131,7 @@ Result<RunReport> measure(const BenchPlan& plan) {
     // What is started must not inherit the processor on which this thread spins.
     const auto elsewhere = processors_of_this_thread();
     OUTRIGGER_TRY(place_thread(plan, 0));
-    if (!plan.verify) {
+    if (!plan.verify && !has_streams(plan.workload)) {
         report.own = OUTRIGGER_TRY(calibrate(plan, kCalibrationTime));
     }
     Side a = OUTRIGGER_TRY(connect(plan, plan.a, "A", elsewhere));

@@ -32,7 +32,7 @@ struct SideReport {
 };
 
 struct RunReport {
-    std::optional<OwnCost> own;  ///< not with --verify
+    std::optional<OwnCost> own;  ///< not with --verify, and not of streams
     SideReport a{};
     std::optional<SideReport> b{};
     /// Part of the machine's processors that neither this program nor the back ends used while the

@@ -71,6 +71,7 @@ Result<void> QueueLoad::run(Phase phase, driver::Deadline end) {
 
 void QueueLoad::fill() {
     for (uint32_t slot = 0; slot < options_.depth && submit(slot); ++slot) {
+        begun_[slot] = now_;
         ++in_flight_;
     }
     counts_.kicks += queue_.publish_and_kick() ? 1U : 0U;
@@ -81,7 +82,6 @@ bool QueueLoad::submit(uint32_t slot) {
     if (segments.empty()) {
         return false;
     }
-    begun_[slot] = now_;
     // The ring was made with room for all slots.
     OUTRIGGER_ASSERT(queue_.try_add(segments, slot, options_.layout));
     return true;
@@ -99,21 +99,7 @@ bool QueueLoad::take_completions() {
     open_ = open_ && now_ < end_;
     bool added = false;
     for (uint32_t taken = 1; completion; ++taken) {
-        const auto slot = static_cast<uint32_t>(completion->token);
-        const auto took = std::chrono::nanoseconds(now_ - begun_[slot]).count();
-        counts_.latency.record(static_cast<uint64_t>(std::max<int64_t>(took, 0)));
-        const Verdict verdict = workload_.finish(slot, *completion);
-        ++counts_.completed;
-        --in_flight_;
-        if (verdict != Verdict::kGood) [[unlikely]] {
-            ++counts_.failed;
-            wrong_ = wrong_ || verdict == Verdict::kWrong;
-            open_ = open_ && !wrong_;
-        }
-        if (open_ && submit(slot)) {
-            ++in_flight_;
-            added = true;
-        }
+        added = take_completion(*completion) || added;
         completion = taken < options_.depth ? queue_.poll_used() : std::nullopt;
     }
     if (added) {
@@ -121,6 +107,31 @@ bool QueueLoad::take_completions() {
     }
     empty_looks_ = 0;
     return !wrong_;
+}
+
+/// True when a chain was added for it.
+bool QueueLoad::take_completion(const driver::Completion& completion) {
+    const auto slot = static_cast<uint32_t>(completion.token);
+    const Verdict verdict = workload_.finish(slot, completion);
+    if (verdict == Verdict::kMore) {
+        OUTRIGGER_ASSERT(submit(slot));
+        return true;
+    }
+    const auto took = std::chrono::nanoseconds(now_ - begun_[slot]).count();
+    counts_.latency.record(static_cast<uint64_t>(std::max<int64_t>(took, 0)));
+    ++counts_.completed;
+    --in_flight_;
+    if (verdict != Verdict::kGood) [[unlikely]] {
+        ++counts_.failed;
+        wrong_ = wrong_ || verdict == Verdict::kWrong;
+        open_ = open_ && !wrong_;
+    }
+    if (!open_ || !submit(slot)) {
+        return false;
+    }
+    begun_[slot] = now_;
+    ++in_flight_;
+    return true;
 }
 
 Result<void> QueueLoad::idle() {

@@ -13,7 +13,7 @@
 
 #include "tools/driver/driver_queue.h"
 #include "tools/outrigger-bench/instant_device.h"
-#include "tools/outrigger-bench/latency_histogram.h"
+#include "tools/outrigger-bench/load.h"
 #include "tools/outrigger-bench/workload.h"
 
 namespace outrigger::bench {
@@ -27,18 +27,6 @@ struct LoadOptions {
     int socket = -1;  ///< the connection, whose end ends the run (borrowed); -1: there is none
 };
 
-/// What happened since this was asked last.
-struct LoadCounts {
-    uint64_t completed = 0;
-    uint64_t failed = 0;  ///< of those completed
-    uint64_t kicks = 0;
-    uint64_t calls = 0;
-    double seconds = 0;  ///< from the first request of a run to its last answer, of all runs
-    LatencyHistogram latency;
-
-    void merge(const LoadCounts& other);
-};
-
 class QueueLoad final {
   public:
     /// All of them are borrowed. `device` serves the queue in this thread; null: a back end does.
@@ -47,9 +35,7 @@ class QueueLoad final {
               const LoadOptions& options,
               InstantDevice* device = nullptr);
 
-    /// Requests of that phase, until it has no more or, in Phase::kLoad, `end` has passed. All of
-    /// them are answered when it returns. Errors: the back end is lost, or answers what is wrong;
-    /// then requests are in flight for ever.
+    /// As Load::run() says.
     [[nodiscard]] Result<void> run(Phase phase, driver::Deadline end);
 
     [[nodiscard]] LoadCounts take_counts();
@@ -58,6 +44,7 @@ class QueueLoad final {
     void fill();
     [[nodiscard]] bool submit(uint32_t slot);
     [[nodiscard]] bool take_completions();
+    [[nodiscard]] bool take_completion(const driver::Completion& completion);
     [[nodiscard]] Result<void> idle();
     [[nodiscard]] Result<void> look_around();
     void sleep();

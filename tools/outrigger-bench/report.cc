@@ -41,8 +41,9 @@ double cpu_ratio(const RunReport& report) {
 
 std::string load_text(const BenchPlan& plan) {
     std::string text = std::string(name_of(plan.workload));
-    if (plan.workload == WorkloadKind::kBlk) {
+    if (plan.workload != WorkloadKind::kRng) {
         text += fmt::format(" {}", name_of(plan.access));
+        text += plan.connections > 1 ? fmt::format(", {} connections", plan.connections) : "";
         text +=
             plan.access == Access::kRandRw ? fmt::format(" ({} % reads)", plan.read_percent) : "";
         text += plan.flush_every != 0 ? fmt::format(", each {}th a flush", plan.flush_every) : "";
@@ -70,20 +71,22 @@ void append_side(std::string& out,
     const auto microseconds = [&](double part) {
         return static_cast<double>(side.counts.latency.quantile(part)) / 1e3;
     };
-    out += fmt::format("{}  best {:.4f} M/s  median {:.4f} M/s ({:.1f} MiB/s)",
-                       name,
-                       best(side.rates) / 1e6,
-                       middle / 1e6,
-                       middle * plan.block_bytes / (1 << 20));
+    out += fmt::format(
+        "{}  best {:.4f} M/s  median {:.4f} M/s", name, best(side.rates) / 1e6, middle / 1e6);
+    out += asks_for_names(plan.access)
+               ? ""
+               : fmt::format(" ({:.1f} MiB/s)", middle * plan.block_bytes / (1 << 20));
     out += side.pid ? fmt::format("  cpu {:.3f} s a million", cpu_per_million(side)) : "";
     out += fmt::format("  ({} ring, {})\n", side.packed ? "packed" : "split", side.socket);
-    out += fmt::format(
-        "   latency us: mean {:.2f}  p50 {:.2f}  p99 {:.2f}  p99.9 {:.2f}  max {:.1f}\n",
-        side.counts.latency.mean() / 1e3,
-        microseconds(0.5),
-        microseconds(0.99),
-        microseconds(0.999),
-        static_cast<double>(side.counts.latency.max()) / 1e3);
+    if (side.counts.latency.count() > 0) {
+        out += fmt::format(
+            "   latency us: mean {:.2f}  p50 {:.2f}  p99 {:.2f}  p99.9 {:.2f}  max {:.1f}\n",
+            side.counts.latency.mean() / 1e3,
+            microseconds(0.5),
+            microseconds(0.99),
+            microseconds(0.999),
+            static_cast<double>(side.counts.latency.max()) / 1e3);
+    }
     out += fmt::format("   for each request: kicks {:.4f}  calls {:.4f}",
                        per_request(side, side.counts.kicks),
                        per_request(side, side.counts.calls));
@@ -97,7 +100,9 @@ void append_side(std::string& out,
     }
     out += "\n";
     if (plan.verify) {
-        out += fmt::format("   verified: {} blocks as they must be\n", side.compared);
+        out += fmt::format("   verified: {} {} as they must be\n",
+                           side.compared,
+                           plan.workload == WorkloadKind::kBlk ? "blocks" : "answers");
     }
     if (side.counts.failed > 0) {
         out += fmt::format(
@@ -107,11 +112,30 @@ void append_side(std::string& out,
 
 void append_plan(JsonWriter& json, const BenchPlan& plan) {
     json.begin_object("options");
-    if (plan.workload == WorkloadKind::kBlk) {
+    if (plan.workload != WorkloadKind::kRng) {
         json.text("rw", name_of(plan.access));
-        json.integer("rwmixread", plan.read_percent);
-        json.integer("flush_every", plan.flush_every);
-        json.integer("size", plan.area_bytes);
+    }
+    switch (plan.workload) {
+        case WorkloadKind::kBlk:
+            json.integer("rwmixread", plan.read_percent);
+            json.integer("flush_every", plan.flush_every);
+            json.integer("size", plan.area_bytes);
+            break;
+        case WorkloadKind::kRng:
+            break;
+        case WorkloadKind::kVsock:
+            json.integer("connections", plan.connections);
+            break;
+        case WorkloadKind::kFs:
+            json.integer("rwmixread", plan.read_percent);
+            json.integer("size", plan.area_bytes);
+            json.integer("files", plan.files);
+            json.boolean("direct", plan.direct);
+            break;
+        case WorkloadKind::kConsole:
+            plan.port ? json.integer("port", *plan.port) : json.null("port");
+            json.integer("rate", plan.bytes_per_second);
+            break;
     }
     json.integer("bs", plan.block_bytes);
     json.integer("depth", plan.depth);
@@ -151,7 +175,12 @@ void append_head(JsonWriter& json, const BenchPlan& plan) {
     append_machine(json);
 }
 
+/// What the guest receives unasked took no time that it knows of.
 void append_latency(JsonWriter& json, const LatencyHistogram& latency) {
+    if (latency.count() == 0) {
+        json.null("latency_ns");
+        return;
+    }
     json.begin_object("latency_ns");
     json.number("mean", latency.mean());
     for (const Quantile& quantile : kQuantiles) {
@@ -186,7 +215,11 @@ void append_side(JsonWriter& json,
     json.boolean("indirect", side.indirect);
     json.number("rate_best", best(side.rates));
     json.number("rate_median", median(side.rates));
-    json.number("bytes_per_second_median", median(side.rates) * plan.block_bytes);
+    if (asks_for_names(plan.access)) {
+        json.null("bytes_per_second_median");
+    } else {
+        json.number("bytes_per_second_median", median(side.rates) * plan.block_bytes);
+    }
     json.begin_array("rates");
     for (const double rate : side.rates) {
         json.number({}, rate);

@@ -17,24 +17,19 @@
 #include "tools/driver/guest_memory.h"
 #include "tools/driver/ring_types.h"
 #include "tools/outrigger-bench/bench_options.h"
+#include "tools/outrigger-bench/load.h"
 
 namespace outrigger::bench {
 
-/// What the requests of a run are for.
-enum class Phase : uint8_t {
-    kPrepare,  ///< before all rounds, until the workload has no more requests
-    kLoad,     ///< a round: there is always one more request
-    kCheck,    ///< behind all rounds, until the workload has no more requests
-};
-
 enum class Verdict : uint8_t {
     kGood,
+    kMore,    ///< good, and the slot's request goes on with another chain: begin() has it
     kFailed,  ///< the device said so; counted
     kWrong,   ///< the device lied: the run is over
 };
 
 /// Segments of one request at most.
-inline constexpr uint16_t kSegmentsMax = 4;
+inline constexpr uint16_t kSegmentsMax = 6;
 
 class Workload {
   public:

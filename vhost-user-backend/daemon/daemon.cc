@@ -20,6 +20,49 @@
 #include "vhost-user-backend/session/session.h"
 
 namespace outrigger {
+namespace {
+
+/// The store, with the names of one device.
+class KeeperOfDevice final : public DeviceKeeper {
+  public:
+    KeeperOfDevice(DescriptorStore& store, std::string prefix)
+        : store_(store), prefix_(std::move(prefix)) {}
+
+    Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
+        return store_.keep_memory(full(name), bytes);
+    }
+
+    UniqueFd find(std::string_view name) override {
+        const std::string full_name = full(name);
+        UniqueFd found = store_.open(full_name);
+        if (found.valid()) {
+            store_.claim(full_name);
+        }
+        return found;
+    }
+
+    bool keep_open(std::string_view name, int fd) override {
+        const std::string wanted = full(name);
+        const std::string given = store_.keep(wanted, fd);
+        if (!given.empty() && given != wanted) {
+            store_.forget(given);
+        }
+        return given == wanted;
+    }
+
+    void forget(std::string_view name) override { store_.forget(full(name)); }
+
+  private:
+    [[nodiscard]] std::string full(std::string_view name) const {
+        return prefix_ + std::string(name);
+    }
+
+    DescriptorStore& store_;
+    const std::string prefix_;
+};
+
+}  // namespace
+
 Result<void> Daemon::run() {
     set_log_level(settings_.log_level);
     auto ended = run_stages();
@@ -56,14 +99,9 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
-    const bool again =
-        store_ != nullptr && store_->goes_on() && program_.recreate_device != nullptr;
-    const auto create = again ? program_.recreate_device : program_.create_device;
     for (const DeviceSettings& settings : settings_.devices) {
-        std::unique_ptr<Device>& device = served_.emplace_back().device;
-        device = OUTRIGGER_TRY(create(settings.values));
-        OUTRIGGER_TRY(check_device(*device));
-        OUTRIGGER_TRY(keep_memory_of(served_.size() - 1));
+        served_.emplace_back();
+        OUTRIGGER_TRY(create_device(served_.size() - 1));
         add_extras(settings.values);
     }
     OUTRIGGER_TRY(open_userfaults());
@@ -83,7 +121,24 @@ Result<void> Daemon::open() {
     return {};
 }
 
-Result<void> Daemon::keep_memory_of(size_t index) {
+Result<void> Daemon::create_device(size_t index) {
+    Served& served = served_[index];
+    const OptionValues& values = settings_.devices[index].values;
+    if (store_ != nullptr) {
+        served.keeper = std::make_unique<KeeperOfDevice>(
+            *store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
+    }
+    const bool is_kept = served.keeper != nullptr && program_.create_kept_device != nullptr;
+    const bool again =
+        store_ != nullptr && store_->goes_on() && program_.recreate_device != nullptr;
+    const auto create = again ? program_.recreate_device : program_.create_device;
+    served.device = OUTRIGGER_TRY(is_kept ? program_.create_kept_device(values, *served.keeper)
+                                          : create(values));
+    OUTRIGGER_TRY(check_device(*served.device));
+    return prepare(index);
+}
+
+Result<void> Daemon::prepare(size_t index) {
     class OfDevice final : public KeptMemory {
       public:
         OfDevice(DescriptorStore& store, std::string prefix)
@@ -93,16 +148,30 @@ Result<void> Daemon::keep_memory_of(size_t index) {
             return store_.keep_memory(prefix_ + std::string(name), bytes);
         }
 
+        std::unique_ptr<KeptDescriptors> descriptors() override {
+            return store_.descriptors(prefix_);
+        }
+
+        UniqueFd take(std::string_view name) override {
+            return store_.take(prefix_ + std::string(name));
+        }
+
+        bool can_hand_back() const override { return store_.takes_over(); }
+
       private:
         DescriptorStore& store_;
         std::string prefix_;
     };
 
-    if (store_ == nullptr || program_.keep_memory == nullptr) {
+    Device& device = *served_[index].device;
+    if (program_.prepare == nullptr) {
         return {};
     }
+    if (store_ == nullptr) {
+        return program_.prepare(device, nullptr);
+    }
     OfDevice memory(*store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
-    return program_.keep_memory(*served_[index].device, memory);
+    return program_.prepare(device, &memory);
 }
 
 Daemon::ListenerNames Daemon::listener_names(size_t index) {
@@ -134,9 +203,11 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extra_calls_, more.system_calls);
     append(extra_operations_, more.uring_operations);
     append(extras_.connect_tcp_ports, more.connect_tcp_ports);
+    extras_.any_tcp |= more.any_tcp;
     append(extras_.readable_paths, more.readable_paths);
     append(extras_.writable_trees, more.writable_trees);
     extras_.kept_capabilities |= more.kept_capabilities;
+    extras_.opens_by_handle = extras_.opens_by_handle || more.opens_by_handle;
     append(extras_.removable_directories, more.removable_directories);
     append(extras_.writable_directories, more.writable_directories);
 }
@@ -343,9 +414,16 @@ Result<void> Daemon::take_kept_sessions() {
             return failure(std::move(error));
         }
         log(LogLevel::kError, "{}", error.message);
+        if (program_.create_kept_device != nullptr) {
+            served_[i].device->reset();  // as at the end of any session
+        }
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {
+        Device& device = *served_[i].device;
+        if (store_->goes_on() && !served_[i].kept.saved && device.abilities().keeps_itself) {
+            device.reset();  // of a session that nobody goes on with
+        }
         begin_journal(*store_, prefix(i), served_[i].kept);
     }
     return {};

@@ -50,6 +50,7 @@ class Daemon final {
   private:
     /// Destroyed in the reverse order: server, workers, device.
     struct Served {
+        std::unique_ptr<DeviceKeeper> keeper;  // null: there is none
         std::unique_ptr<Device> device;
         Endpoint endpoint;
         KeptSession kept;
@@ -61,7 +62,8 @@ class Daemon final {
     [[nodiscard]] Result<void> run_stages();
     [[noreturn]] void hand_back(std::string_view reason) const;
     [[nodiscard]] Result<void> open();
-    [[nodiscard]] Result<void> keep_memory_of(size_t index);
+    [[nodiscard]] Result<void> create_device(size_t index);
+    [[nodiscard]] Result<void> prepare(size_t index);
     [[nodiscard]] Result<void> open_userfaults();
     void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -54,6 +55,12 @@ Result<std::unique_ptr<DescriptorStore>> DescriptorStore::from_parent() {
 }
 
 Result<void> DescriptorStore::wait_for_parent() {
+    // What comes may be more than the limit that we begin with: the process before had raised it.
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)::setrlimit(RLIMIT_NOFILE, &limit);
+    }
     if (!send("HELLO=1")) {
         return failure(error_from_errno("the keeper is gone"));
     }
@@ -140,7 +147,13 @@ std::string DescriptorStore::known_name(int fd) const {
     return found != kept_.end() ? found->first : std::string();
 }
 
+void DescriptorStore::claim(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    ++uses_[name];
+}
+
 std::string DescriptorStore::keep(const std::string& name, int fd) {
+    const std::lock_guard lock(mutex_);
     if (given_up_) {
         return name;
     }
@@ -168,6 +181,7 @@ std::string DescriptorStore::keep(const std::string& name, int fd) {
 }
 
 void DescriptorStore::forget(const std::string& name) {
+    const std::lock_guard lock(mutex_);
     if (given_up_ && !is_parent_) {
         return;
     }
@@ -222,18 +236,57 @@ Result<UniqueFd> DescriptorStore::keep_memory(const std::string& name, size_t by
     return fd;
 }
 
-void DescriptorStore::release() {
-    for (auto& [name, fd] : std::exchange(given_, {})) {
-        if (!uses_.contains(name)) {
-            forget(name);
-        } else if (!is_parent_) {
-            kept_.insert_or_assign(name, std::move(fd));
+UniqueFd DescriptorStore::take(const std::string& name) {
+    const auto found = given_.extract(name);
+    return found.empty() ? UniqueFd() : std::move(found.mapped());
+}
+
+std::unique_ptr<KeptDescriptors> DescriptorStore::descriptors(std::string prefix) {
+    // Each open file comes once and under one name, so nothing is counted, or compared with what
+    // systemd has.
+    class OfDevice final : public KeptDescriptors {
+      public:
+        OfDevice(const DescriptorStore& store, std::string prefix)
+            : store_(store), prefix_(std::move(prefix)) {}
+
+        bool keep(std::string_view name, int fd) override {
+            return !store_.given_up_ &&
+                   store_.send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + prefix_ + std::string(name), fd);
         }
+
+        void forget(std::string_view name) override {
+            // If the keeper does not hear of it, it has gone, and with it what it had.
+            (void)store_.send("FDSTOREREMOVE=1\nFDNAME=" + prefix_ + std::string(name));
+        }
+
+      private:
+        const DescriptorStore& store_;
+        const std::string prefix_;
+    };
+
+    return std::make_unique<OfDevice>(*this, std::move(prefix));
+}
+
+void DescriptorStore::release() {
+    std::vector<std::string> unclaimed;
+    {
+        const std::lock_guard lock(mutex_);
+        for (auto& [name, fd] : std::exchange(given_, {})) {
+            if (!uses_.contains(name)) {
+                unclaimed.push_back(name);
+            } else if (!is_parent_) {
+                kept_.insert_or_assign(name, std::move(fd));
+            }
+        }
+    }
+    for (const std::string& name : unclaimed) {
+        forget(name);
     }
 }
 
 void DescriptorStore::give_up(std::string_view reason) {
-    if (std::exchange(given_up_, true)) {
+    const std::lock_guard lock(mutex_);
+    if (given_up_.exchange(true)) {
         return;
     }
     log(LogLevel::kWarning, "a process that is killed is not replaced any more: {}", reason);

@@ -4,14 +4,17 @@
 /// sd_notify(3) says: FDSTORE=1, FDNAME=, FDPOLL=0, FDSTOREREMOVE=1, READY=1.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/session/session_journal.h"
 
 namespace outrigger {
@@ -19,7 +22,7 @@ namespace outrigger {
 /// All names begin with it, so that a service manager's own sockets are left alone.
 inline constexpr std::string_view kStorePrefix = "outrigger.";
 
-/// Thread-bound: the main thread, which becomes the control thread.
+/// Thread-bound: the main thread, which becomes the control thread, but for keep() and forget().
 class DescriptorStore final : public DescriptorKeeper {
   public:
     /// The environment's OUTRIGGER_KEEPER names the channel to our parent, which is our keeper.
@@ -36,6 +39,7 @@ class DescriptorStore final : public DescriptorKeeper {
     DescriptorStore& operator=(const DescriptorStore&) = delete;
     ~DescriptorStore() = default;
 
+    // Any thread.
     [[nodiscard]] std::string keep(const std::string& name, int fd) override;
     void forget(const std::string& name) override;
 
@@ -56,10 +60,17 @@ class DescriptorStore final : public DescriptorKeeper {
     [[nodiscard]] std::vector<std::string> names(std::string_view prefix) const;
 
     /// The name is in use once more than by the keep() of its process.
-    void claim(const std::string& name) { ++uses_[name]; }
+    void claim(const std::string& name);
 
     /// KeptMemory::keep(), with a name for all devices. Before release().
     [[nodiscard]] Result<UniqueFd> keep_memory(const std::string& name, size_t bytes);
+
+    /// KeptMemory::descriptors(), whose names all begin with `prefix`. They go before this object
+    /// does; any thread may have them.
+    [[nodiscard]] std::unique_ptr<KeptDescriptors> descriptors(std::string prefix);
+
+    /// KeptMemory::take(), with a name for all devices.
+    [[nodiscard]] UniqueFd take(const std::string& name);
 
     /// Everything that is needed of the process before has been opened and claimed: closes what we
     /// were given, and forgets what nobody has claimed.
@@ -94,8 +105,9 @@ class DescriptorStore final : public DescriptorKeeper {
     bool is_parent_;
     bool goes_on_ = false;
     bool takes_over_ = false;
-    bool given_up_ = false;
+    std::atomic<bool> given_up_ = false;  // the main thread writes
     std::map<std::string, UniqueFd, std::less<>> given_;
+    std::mutex mutex_;  // what follows
     std::map<std::string, size_t> uses_;
     // Systemd drops a descriptor of an open file that it has under another name, and does not say
     // so: what it has, to compare with. Empty where the keeper is our parent.

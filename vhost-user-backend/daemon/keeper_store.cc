@@ -12,7 +12,7 @@
 namespace outrigger {
 namespace {
 
-constexpr size_t kStoredMax = 4096;
+constexpr size_t kStoredMax = 65'536;
 constexpr size_t kNameBytesMax = 64;
 // The names of so many go into one message.
 static_assert(kKeeperFdsMax * (kNameBytesMax + 1) + 16 <= kKeeperTextMax);

@@ -51,6 +51,9 @@ int create_ruleset(const RulesetAttributes& attributes) {
         ::syscall(SYS_landlock_create_ruleset, &attributes, sizeof attributes, 0));
 }
 
+constexpr uint64_t kOfFileContents =
+    LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | kFsTruncate;
+
 RulesetAttributes everything_of(int abi) {
     constexpr uint64_t kAbi1 = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
     RulesetAttributes all{};
@@ -61,18 +64,28 @@ RulesetAttributes everything_of(int abi) {
     return all;
 }
 
-Result<void> allow_below(int ruleset, int directory, uint64_t access) {
+/// A ruleset, and what it is about: no rule may speak of anything else.
+struct Ruleset {
+    UniqueFd fd;
+    uint64_t handled = 0;
+};
+
+Result<void> allow_below(const Ruleset& ruleset, int directory, uint64_t access) {
     landlock_path_beneath_attr rule{};
-    rule.allowed_access = access;
+    rule.allowed_access = access & ruleset.handled;
     rule.parent_fd = directory;
-    if (::syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0) {
+    if (rule.allowed_access == 0) {
+        return {};
+    }
+    if (::syscall(SYS_landlock_add_rule, ruleset.fd.get(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0) !=
+        0) {
         return failure(error_from_errno("cannot except a directory from Landlock"));
     }
     return {};
 }
 
 /// But for running programs. `place` may be a file: then what one can do to it.
-Result<void> allow_everything_below(int ruleset, int place, int abi) {
+Result<void> allow_everything_below(const Ruleset& ruleset, int place, int abi) {
     struct stat status = {};
     if (::fstat(place, &status) != 0) {
         return failure(error_from_errno("cannot except a directory from Landlock"));
@@ -90,17 +103,17 @@ struct NetPortAttributes {
     uint64_t port;
 };
 
-Result<void> allow_connecting(int ruleset, uint16_t port) {
+Result<void> allow_connecting(const Ruleset& ruleset, uint16_t port) {
     constexpr int kRuleNetPort = 2;
     constexpr uint64_t kConnectTcp = 0b10;
     const NetPortAttributes rule{.allowed_access = kConnectTcp, .port = port};
-    if (::syscall(SYS_landlock_add_rule, ruleset, kRuleNetPort, &rule, 0) != 0) {
+    if (::syscall(SYS_landlock_add_rule, ruleset.fd.get(), kRuleNetPort, &rule, 0) != 0) {
         return failure(error_from_errno("cannot except a TCP port from Landlock"));
     }
     return {};
 }
 
-Result<void> allow_reading_path(int ruleset, const std::string& path) {
+Result<void> allow_reading_path(const Ruleset& ruleset, const std::string& path) {
     const UniqueFd place(::open(path.c_str(), O_PATH | O_CLOEXEC));
     struct stat status = {};
     if (!place.valid() || ::fstat(place.get(), &status) != 0) {
@@ -112,7 +125,7 @@ Result<void> allow_reading_path(int ruleset, const std::string& path) {
         LANDLOCK_ACCESS_FS_READ_FILE | (S_ISDIR(status.st_mode) ? LANDLOCK_ACCESS_FS_READ_DIR : 0));
 }
 
-Result<void> allow_below_path(int ruleset, const std::string& path, uint64_t access) {
+Result<void> allow_below_path(const Ruleset& ruleset, const std::string& path, uint64_t access) {
     const UniqueFd directory(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!directory.valid()) {
         return failure(error_from_errno("cannot open " + path));
@@ -121,7 +134,7 @@ Result<void> allow_below_path(int ruleset, const std::string& path, uint64_t acc
 }
 
 /// Shared memory that is made by a name, and loses it at once: see seccomp_policy.cc.
-Result<void> allow_named_memory(int ruleset, int abi) {
+Result<void> allow_named_memory(const Ruleset& ruleset, int abi) {
     const UniqueFd directory(::open("/dev/shm", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!directory.valid()) {
         return failure(error_from_errno("cannot open /dev/shm"));
@@ -135,7 +148,7 @@ Result<void> allow_named_memory(int ruleset, int abi) {
 
 /// Sanitizers read the process's own state, and programs for the names of functions, when they have
 /// something to report.
-Result<void> allow_reading(int ruleset) {
+Result<void> allow_reading(const Ruleset& ruleset) {
     const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!root.valid()) {
         return failure(error_from_errno("cannot open /"));
@@ -156,40 +169,48 @@ Result<bool> restrict_by_landlock(std::span<const int> removable_below,
             error_from_errno("there is no Landlock here").message);
         return false;
     }
-    const UniqueFd ruleset(abi < 1 ? -1 : create_ruleset(everything_of(abi)));
-    if (!ruleset.valid()) {
+    RulesetAttributes restricted = everything_of(abi);
+    if (extras.any_tcp) {
+        restricted.handled_access_net = 0;
+    }
+    if (extras.opens_by_handle) {
+        restricted.handled_access_fs &= ~kOfFileContents;
+    }
+    const Ruleset ruleset{.fd = UniqueFd(abi < 1 ? -1 : create_ruleset(restricted)),
+                          .handled = restricted.handled_access_fs};
+    if (!ruleset.fd.valid()) {
         return failure(error_from_errno("cannot create a Landlock ruleset"));
     }
     for (const int directory : removable_below) {
-        OUTRIGGER_TRY(allow_below(ruleset.get(), directory, LANDLOCK_ACCESS_FS_REMOVE_FILE));
+        OUTRIGGER_TRY(allow_below(ruleset, directory, LANDLOCK_ACCESS_FS_REMOVE_FILE));
     }
     for (const std::string& path : extras.readable_paths) {
-        OUTRIGGER_TRY(allow_reading_path(ruleset.get(), path));
+        OUTRIGGER_TRY(allow_reading_path(ruleset, path));
     }
     for (const int tree : extras.writable_trees) {
-        OUTRIGGER_TRY(allow_everything_below(ruleset.get(), tree, abi));
+        OUTRIGGER_TRY(allow_everything_below(ruleset, tree, abi));
     }
     for (const std::string& path : extras.removable_directories) {
-        OUTRIGGER_TRY(allow_below_path(ruleset.get(), path, LANDLOCK_ACCESS_FS_REMOVE_FILE));
+        OUTRIGGER_TRY(allow_below_path(ruleset, path, LANDLOCK_ACCESS_FS_REMOVE_FILE));
     }
     for (const std::string& path : extras.writable_directories) {
-        OUTRIGGER_TRY(allow_below_path(ruleset.get(),
+        OUTRIGGER_TRY(allow_below_path(ruleset,
                                        path,
                                        LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
                                            LANDLOCK_ACCESS_FS_REMOVE_FILE));
     }
-    if (abi >= 4) {
+    if (abi >= 4 && !extras.any_tcp) {
         for (const uint16_t port : extras.connect_tcp_ports) {
-            OUTRIGGER_TRY(allow_connecting(ruleset.get(), port));
+            OUTRIGGER_TRY(allow_connecting(ruleset, port));
         }
     }
     if (kPortableBuild) {
-        OUTRIGGER_TRY(allow_named_memory(ruleset.get(), abi));
+        OUTRIGGER_TRY(allow_named_memory(ruleset, abi));
     }
     if (kSanitized) {
-        OUTRIGGER_TRY(allow_reading(ruleset.get()));
+        OUTRIGGER_TRY(allow_reading(ruleset));
     }
-    if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0) {
+    if (::syscall(SYS_landlock_restrict_self, ruleset.fd.get(), 0) != 0) {
         return failure(error_from_errno("cannot enter the Landlock ruleset"));
     }
     log(LogLevel::kDebug, "sandbox: Landlock ABI {}", abi);

@@ -134,7 +134,8 @@ Result<ListeningSocket> listen_at(const std::string& path, const ListeningKind& 
         return failure(error_from_errno("cannot create the socket " + path));
     }
     socket.file = OUTRIGGER_TRY(SocketFile::adopt(path));
-    if (::listen(socket.fd.get(), kind.backlog) != 0) {
+    // Datagrams come to a name without that.
+    if (kind.type != SOCK_DGRAM && ::listen(socket.fd.get(), kind.backlog) != 0) {
         return failure(error_from_errno("cannot listen at " + path));
     }
     return socket;

@@ -21,8 +21,8 @@ struct ListeningSocket {
 
 /// What listens. The defaults are for front ends: one at a time, and a second one may wait.
 struct ListeningKind {
-    int type = SOCK_STREAM;
-    int backlog = 1;  ///< connections that wait to be accepted
+    int type = SOCK_STREAM;  ///< SOCK_DGRAM: it only has the name
+    int backlog = 1;         ///< connections that wait to be accepted
 };
 
 /// Listens at `path`, for our own user alone. A stale socket (nobody has it open) is replaced. A

@@ -58,10 +58,16 @@ struct SandboxExtras {
     std::span<const uint8_t> uring_operations{};
     /// Where Landlock lets them connect to, by TCP.
     std::vector<uint16_t> connect_tcp_ports{};
+    /// Landlock leaves TCP alone.
+    bool any_tcp = false;
     /// Files, and directories with all that is below, that Landlock lets them read.
     std::vector<std::string> readable_paths{};
     /// Directories (descriptors, borrowed) below which Landlock lets them do everything.
     std::vector<int> writable_trees{};
+    /// They open files by handle (open_by_handle_at()). The kernel may not know then where a file
+    /// lies, and Landlock would refuse it: it leaves reading, writing and truncating files alone,
+    /// and goes on to hold everything that changes names.
+    bool opens_by_handle = false;
     /// What threads keep of the capabilities that the process has, one bit each (CAP_CHOWN is 0).
     uint64_t kept_capabilities = 0;
     /// Directories below which Landlock lets them remove names.

@@ -34,7 +34,10 @@ QueueRunner::QueueRunner(const Environment& environment,
       descriptors_(std::move(descriptors)),
       events_(std::move(events)),
       memory_losses_(environment.memory_losses.load(std::memory_order_relaxed)),
-      enabled_(enabled) {}
+      enabled_(enabled),
+      serves_disabled_(environment.device.identity().serves_disabled) {
+    queue_->set_enabled(enabled);
+}
 
 Result<void> QueueRunner::start() {
     return join_worker();
@@ -87,7 +90,11 @@ void QueueRunner::set_enabled(bool enabled) {
         // The session forgot what it was told before.
         queue_->tell_misses_again();
     }
+    if (serves_disabled_ && enabled != enabled_) {
+        queue_->request_processing();
+    }
     enabled_ = enabled;
+    queue_->set_enabled(enabled);
 }
 
 void QueueRunner::set_kick(SharedFd kick) {
@@ -166,7 +173,7 @@ bool QueueRunner::may_process() const {
     if (serving_resumed_) [[unlikely]] {
         return !waiting_;  // like requests in flight, for which it does not matter what is enabled
     }
-    return enabled_ && !stopping_ && !waiting_ && motion_ == Motion::kNone;
+    return (enabled_ || serves_disabled_) && !stopping_ && !waiting_ && motion_ == Motion::kNone;
 }
 
 bool QueueRunner::poll() {

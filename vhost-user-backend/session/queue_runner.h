@@ -111,7 +111,8 @@ class QueueRunner final : public WorkSource {
     /// Any thread: the session's count when the ring was made.
     [[nodiscard]] uint32_t memory_losses_at_start() const { return memory_losses_; }
 
-    /// A ring that is not enabled keeps its requests, and asks for nothing.
+    /// A ring that is not enabled keeps its requests, and asks for nothing, unless the device
+    /// serves such rings (DeviceIdentity::serves_disabled).
     void set_enabled(bool enabled);
 
     void set_kick(SharedFd kick);
@@ -216,6 +217,7 @@ class QueueRunner final : public WorkSource {
     uint32_t empty_kicks_ = 0;
     uint32_t rounds_ = 0;  // that did something
     bool enabled_;
+    const bool serves_disabled_;
     bool lent_ = false;  // the device has the queue
     bool kicks_enabled_ =
         false;              // the first sleep arms them, whatever an earlier run left in the ring

@@ -211,7 +211,11 @@ std::optional<Refusal> Session::Impl::not_now(const wire::RequestDescription& re
             }
             break;
         case wire::Gate::Kind::kVirtio:
-            if (!features_.has(request.gate.bit)) {
+            // QEMU enables the rings of a network device long before SET_FEATURES: whoever has set
+            // protocol features knows that they are offered.
+            if (!features_.has(request.gate.bit) &&
+                !(request.gate.bit == wire::kProtocolFeaturesBit && !features_known_ &&
+                  protocol_features_ != FeatureSet())) {
                 return Refusal::kNotNegotiated;
             }
             break;

@@ -77,6 +77,9 @@ std::optional<uint32_t> Session::Impl::ring_in_doubt(const wire::Message& messag
 /// What the device is by now, where messages cannot tell: behind a reset, and a state that was
 /// loaded; of a device that can say so at any time also when it is asked for its configuration.
 void Session::Impl::note_device() {
+    if (abilities_.keeps_itself) {
+        return;
+    }
     SessionJournal& journal = *environment_.journal;
     bool changed = std::exchange(device_was_reset_, false) && journal.knows_of_device();
     if (abilities_.saves_while_running) {
@@ -90,7 +93,8 @@ void Session::Impl::note_device() {
                 break;
         }
     }
-    if (changed && (abilities_.saves_while_running || !any_ring_running())) {
+    if (changed && !abilities_.keeps_itself &&
+        (abilities_.saves_while_running || !any_ring_running())) {
         const auto sections = environment_.device.save_state();
         journal.keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
     }
@@ -130,7 +134,7 @@ void Session::Impl::leave(std::move_only_function<void(bool)> left) {
 /// From the loop, between or in messages: what was sent or loaded by now is not to be lost.
 void Session::Impl::on_transfer_ended(bool loaded) {
     SessionJournal* const journal = environment_.journal;
-    if (journal != nullptr && loaded && is_noting()) {
+    if (journal != nullptr && loaded && is_noting() && !abilities_.keeps_itself) {
         // No ring runs yet.
         const auto sections = environment_.device.save_state();
         journal->keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
@@ -186,6 +190,9 @@ void Session::Impl::note_facts(std::vector<RingPlaceKnown> places) {
 }
 
 Session::Impl::Outcome Session::Impl::restore_device(std::span<const std::byte> bytes) {
+    if (abilities_.keeps_itself) {
+        return done();
+    }
     const auto sections = read_sections(bytes);
     if (!sections) {
         return refuse(Refusal::kDeviceState);
@@ -239,9 +246,10 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
     }
     note_device();
     note_facts(places_known());
-    // Else it is in what the device says of itself.
-    const bool is_told = !abilities_.saves_while_running ||
-                         request_ != static_cast<uint32_t>(wire::FrontendRequest::kSetConfig);
+    // Else it is in what the device says of itself, or keeps.
+    const bool says_itself = abilities_.saves_while_running || abilities_.keeps_itself;
+    const bool is_told =
+        !says_itself || request_ != static_cast<uint32_t>(wire::FrontendRequest::kSetConfig);
     const HeldMemory* const held = postcopy_.held();
     journal->settle({.carried_out = carried_out_ && is_told,
                      .waits_for_acknowledgement = held != nullptr && held->request == request_,

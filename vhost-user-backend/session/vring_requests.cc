@@ -30,6 +30,7 @@ VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
             .event_idx = features_.has(kFeatureEventIdx),
             .indirect = features_.has(kFeatureIndirectDesc),
             .in_order = features_.has(kFeatureInOrder),
+            .version_1 = features_.has(kFeatureVersion1),
             .may_log = log_may_come(),
             .descriptor_area = FrontendAddr{ring.address->descriptor},
             .driver_area = FrontendAddr{ring.address->available},

@@ -106,6 +106,10 @@ class DescriptorChain final {
     /// whole or in part; the driver has not heard.
     [[nodiscard]] bool is_replayed() const { return slot_->is_replayed; }
 
+    /// Of chains of one ring with an in-flight log: higher than those of all chains that were
+    /// popped before, by whomever, as long as any of them is in flight. 0 where there is no log.
+    [[nodiscard]] uint64_t sequence() const { return slot_->inflight_counter; }
+
     // For requests that must not be carried out twice (a rename, a zone append), of devices whose
     // DeviceIdentity::outcome_bytes says so. A device asks for earlier_run() first, notes what it
     // is about to do, does it, notes what it is going to answer, and only then writes the answer

@@ -58,6 +58,11 @@ class SplitVirtqueue final {
     /// Chains of the log that were not fetched yet.
     [[nodiscard]] size_t resumed_count() const { return again_.size(); }
 
+    /// The counter of the first of them.
+    [[nodiscard]] std::optional<uint64_t> next_resumed() const {
+        return again_.empty() ? std::nullopt : std::optional(again_.back().counter);
+    }
+
     /// Reads the next chain into `builder`: true when there was one, false when the ring is empty.
     /// The position moves only on true.
     [[nodiscard]] Result<bool, RingError> fetch(ChainBuilder& builder, const ChainSlots& slots);

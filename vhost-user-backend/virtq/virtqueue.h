@@ -89,6 +89,14 @@ class Virtqueue final {
     /// is told that it was taken, so it must be answered, whatever else holds requests back.
     [[nodiscard]] bool is_ending() const { return ending_; }
 
+    /// Does pop() give what an earlier process had in hand? That one may have answered it in part
+    /// (DescriptorChain::earlier_run()), whatever there is to answer it with now.
+    [[nodiscard]] bool has_resumed() const { return may_pop_ && resumed_count() > 0; }
+
+    /// Has the front end enabled it (SET_VRING_ENABLE)? Others than those that have
+    /// DeviceIdentity::serves_disabled see enabled rings only.
+    [[nodiscard]] bool is_enabled() const { return enabled_; }
+
     /// Ends a QueueProgress::kWaiting: the worker calls process_queue() again on its next turn.
     /// The ring calls this itself when it holds back no longer.
     void request_processing() { processing_requested_ = true; }
@@ -97,7 +105,15 @@ class Virtqueue final {
     /// and, with IN_ORDER, those that wait for an earlier one.
     [[nodiscard]] uint32_t in_flight() const { return slots_.in_flight(); }
 
+    /// DescriptorChain::sequence() of what pop() gives next, if an earlier process had it in hand.
+    /// Right when has_memory(): before that it is not known what was in hand.
+    [[nodiscard]] std::optional<uint64_t> next_resumed() const {
+        return config_.packed ? packed_.next_resumed() : split_.next_resumed();
+    }
+
     // --- For the framework ---------------------------------------------------------------------
+
+    void set_enabled(bool enabled) { enabled_ = enabled; }
 
     /// Was request_processing() called since this was asked last?
     [[nodiscard]] bool take_processing_request() {
@@ -109,9 +125,6 @@ class Virtqueue final {
     [[nodiscard]] size_t resumed_count() const {
         return config_.packed ? packed_.resumed_count() : split_.resumed_count();
     }
-
-    /// Can they be popped, as far as the ring knows?
-    [[nodiscard]] bool has_resumed() const { return may_pop_ && resumed_count() > 0; }
 
     /// From now on pop() gives no others.
     void end_with_resumed() { ending_ = true; }
@@ -255,6 +268,7 @@ class Virtqueue final {
     bool resumed_ = false;  // has read what the device before left in the ring
     bool misses_are_new_ = false;
     bool processing_requested_ = false;
+    bool enabled_ = true;
     bool kicks_armed_ = false;  // what the caller asked for last
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
     bool set_aside_ = false;    // IN_ORDER: some chain was, so none behind it is used

@@ -44,11 +44,12 @@ BackendRequests::BackendRequests(EventLoop& loop,
 
 void BackendRequests::violate(std::string what) {
     watch_ = {};
+    violated_ = true;
     handler_.on_violation(Error{.message = std::move(what)});
 }
 
 void BackendRequests::on_readable() {
-    for (int count = 0; count < kRequestsATurnMax; ++count) {
+    for (int count = 0; count < kRequestsATurnMax && !violated_; ++count) {
         wire::Message message;
         switch (
             stream_.try_receive(message, agreed_.has(wire::bit(wire::ProtocolFeature::kShmem)))) {
@@ -72,7 +73,7 @@ void BackendRequests::on_readable() {
     }
 }
 
-void BackendRequests::serve(const wire::Message& message) {
+void BackendRequests::serve(wire::Message& message) {
     const auto result = carry_out(message);
     if (!result) {
         const auto* row = wire::find_backend_request(message.header.request);
@@ -98,7 +99,22 @@ void BackendRequests::serve(const wire::Message& message) {
     }
 }
 
-Result<void> BackendRequests::carry_out(const wire::Message& message) {
+Result<void> BackendRequests::map(wire::Message& message) {
+    wire::ShmemMap mapping{};
+    std::memcpy(&mapping, message.payload.data(), sizeof mapping);
+    UniqueFd file = std::move(message.fds[0]);
+    OUTRIGGER_TRY(windows_->map(mapping, std::move(file)));
+    handler_.on_mapped();
+    return {};
+}
+
+Result<void> BackendRequests::unmap(const wire::Message& message) {
+    wire::ShmemMap mapping{};
+    std::memcpy(&mapping, message.payload.data(), sizeof mapping);
+    return windows_->unmap(mapping);
+}
+
+Result<void> BackendRequests::carry_out(wire::Message& message) {
     const auto refuse = [](const char* why) { return failure(Error{.message = why}); };
     const auto* row = wire::find_backend_request(message.header.request);
     if (row == nullptr || row->gate.kind != wire::Gate::Kind::kProtocol ||
@@ -112,19 +128,14 @@ Result<void> BackendRequests::carry_out(const wire::Message& message) {
     if (message.fds.size() < fds.least || message.fds.size() > fds.most) {
         return refuse("it has descriptors too many, or too few");
     }
-    wire::ShmemMap mapping{};
     switch (wire::BackendRequest{row->number}) {
         case wire::BackendRequest::kConfigChangeMsg:
             handler_.on_config_change();
             return {};
         case wire::BackendRequest::kShmemMap:
+            return windows_ != nullptr ? map(message) : refuse("there is no shared memory");
         case wire::BackendRequest::kShmemUnmap:
-            std::memcpy(&mapping, message.payload.data(), sizeof mapping);
-            if (windows_ == nullptr) {
-                return refuse("there is no shared memory");
-            }
-            return message.fds.empty() ? windows_->unmap(mapping)
-                                       : windows_->map(mapping, message.fds[0].get());
+            return windows_ != nullptr ? unmap(message) : refuse("there is no shared memory");
         case wire::BackendRequest::kIotlbMsg:
         case wire::BackendRequest::kVringHostNotifierMsg:
         case wire::BackendRequest::kVringCall:

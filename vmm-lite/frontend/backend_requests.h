@@ -24,6 +24,8 @@ class BackendRequests final {
     struct Handler {
         /// The configuration space has changed.
         std::function<void()> on_config_change;
+        /// A piece of shared memory was mapped.
+        std::function<void()> on_mapped;
         /// The back end broke the rules of this channel. The object may be destroyed from a posted
         /// task.
         std::function<void(const Error&)> on_violation;
@@ -43,8 +45,10 @@ class BackendRequests final {
 
   private:
     void on_readable();
-    void serve(const wire::Message& message);
-    [[nodiscard]] Result<void> carry_out(const wire::Message& message);
+    void serve(wire::Message& message);
+    [[nodiscard]] Result<void> carry_out(wire::Message& message);
+    [[nodiscard]] Result<void> map(wire::Message& message);
+    [[nodiscard]] Result<void> unmap(const wire::Message& message);
     void violate(std::string what);
 
     UniqueFd socket_;
@@ -53,6 +57,7 @@ class BackendRequests final {
     FeatureSet agreed_{};
     wire::MessageStream stream_;
     LogLimiter refusals_;
+    bool violated_ = false;
     EventLoop::Watch watch_;
 };
 

@@ -45,6 +45,7 @@ Link::Link(EventLoop& loop, UniqueFd socket, const Options& options, Handler han
         options_.windows,
         BackendRequests::Handler{
             .on_config_change = [this] { handler_.on_config_change(); },
+            .on_mapped = [this] { handler_.on_mapped(); },
             .on_violation = [this](const Error& what) { channel_.fail(what); }});
     negotiation_.emplace(
         channel_, options_.negotiation, share(std::move(ends->second)), [this](Offer offer) {

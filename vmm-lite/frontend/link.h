@@ -76,6 +76,8 @@ class Link final {
         /// Called once, from a posted task; the link may be destroyed by then.
         std::function<void(const Error&)> on_lost;
         std::function<void()> on_config_change;
+        /// The back end has mapped a piece of shared memory.
+        std::function<void()> on_mapped;
     };
 
     struct Options {

@@ -175,6 +175,7 @@ class RemoteDevice final : public DeviceProxy {
     void try_first_connection();
     void end_connect(Result<void> result);
     void attach(UniqueFd socket);
+    void watch_files();
     void drop_link();
     void on_offer(Offer offer);
     [[nodiscard]] Result<void> accept_first(Offer& offer);
@@ -221,6 +222,7 @@ class RemoteDevice final : public DeviceProxy {
     // Constant from the end of connect() on.
     Offer first_offer_{};
     SharedWindows windows_;
+    const size_t pieces_max_ = SharedWindows::pieces_max();
 
     // The loop's thread alone.
     Phase phase_ = Phase::kConnecting;
@@ -240,6 +242,8 @@ class RemoteDevice final : public DeviceProxy {
     bool config_asked_ = false;
     bool config_stale_ = false;
     std::optional<ConfigCache::Write> telling_{};
+    EventLoop::Timer files_;
+    bool files_watched_ = false;
 
     // About the loss of a back end.
     uint64_t losses_ = 0;

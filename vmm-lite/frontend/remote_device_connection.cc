@@ -22,6 +22,9 @@ constexpr std::chrono::milliseconds kFirstLookPause{20};
 constexpr std::chrono::milliseconds kObituaryPause{2};
 constexpr int kObituaryLooksMax = 250;
 
+/// Between two looks at the files behind shared memory.
+constexpr std::chrono::milliseconds kFilesPause{500};
+
 using Clock = EventLoop::Clock;
 
 std::chrono::milliseconds in_ms(Clock::duration duration) {
@@ -126,7 +129,23 @@ void RemoteDevice::attach(UniqueFd socket) {
                       .windows = &windows_},
         Link::Handler{.on_offer = [this](Offer offer) { on_offer(std::move(offer)); },
                       .on_lost = [this](const Error& reason) { on_lost(reason); },
-                      .on_config_change = [this] { refresh_config(); }});
+                      .on_config_change = [this] { refresh_config(); },
+                      .on_mapped = [this] { watch_files(); }});
+}
+
+/// Nobody tells of a file that it has become shorter. Only as long as there is something to look
+/// at; what was not seen yet costs the guest that wait.
+void RemoteDevice::watch_files() {
+    if (std::exchange(files_watched_, true)) {
+        return;
+    }
+    files_ = loop_.start_timer(kFilesPause, [this] {
+        files_watched_ = false;
+        windows_.look_at_files();
+        if (windows_.pieces() != 0) {
+            watch_files();
+        }
+    });
 }
 
 void RemoteDevice::drop_link() {
@@ -188,7 +207,7 @@ void RemoteDevice::on_offer(Offer offer) {
 
 /// What the driver is going to see.
 Result<void> RemoteDevice::accept_first(Offer& offer) {
-    windows_ = OUTRIGGER_TRY(SharedWindows::reserve(offer.shared_memory));
+    windows_ = OUTRIGGER_TRY(SharedWindows::reserve(offer.shared_memory, pieces_max_));
     config_.reset(offer.config);
     first_offer_ = offer;
     first_offer_known_ = true;

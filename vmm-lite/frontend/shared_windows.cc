@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/frontend/shared_windows.h"
 
+#include <algorithm>
+#include <atomic>
+
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,11 +19,63 @@ namespace outrigger::vmm {
 namespace {
 
 constexpr uint64_t kMapWritable = 1;
+constexpr size_t kPiecesMax = 4096;
+
+std::atomic<size_t> places_taken = 0;
+
+uint64_t page_bytes() {
+    return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+/// What the kernel knows of a regular file's size, without asking the server of a network or FUSE
+/// file system, which may be the back end's own. Nothing for other files.
+std::optional<uint64_t> known_size(int fd) {
+    struct statx status {};
+
+    if (::statx(fd,
+                "",
+                AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+                STATX_TYPE | STATX_SIZE,
+                &status) != 0 ||
+        !S_ISREG(status.stx_mode)) {
+        return std::nullopt;
+    }
+    return status.stx_size;
+}
 
 }  // namespace
 
-Result<SharedWindows> SharedWindows::reserve(std::span<const uint64_t> sizes) {
+SharedWindows::Place::Place() {
+    ++places_taken;
+}
+
+SharedWindows::Place::Place(Place&& other) noexcept : mine_(std::exchange(other.mine_, false)) {}
+
+SharedWindows::Place& SharedWindows::Place::operator=(Place&& other) noexcept {
+    std::swap(mine_, other.mine_);
+    return *this;
+}
+
+SharedWindows::Place::~Place() {
+    if (mine_) {
+        --places_taken;
+    }
+}
+
+size_t SharedWindows::Place::taken() {
+    return places_taken;
+}
+
+size_t SharedWindows::pieces_max() {
+    rlimit limit{};
+    return ::getrlimit(RLIMIT_NOFILE, &limit) == 0
+               ? std::min<size_t>(kPiecesMax, limit.rlim_cur / 2)
+               : kPiecesMax;
+}
+
+Result<SharedWindows> SharedWindows::reserve(std::span<const uint64_t> sizes, size_t pieces_max) {
     SharedWindows windows;
+    windows.pieces_max_ = pieces_max;
     windows.sizes_.assign(sizes.begin(), sizes.end());
     for (const uint64_t size : sizes) {
         if (size == 0) {
@@ -39,6 +96,7 @@ Result<SharedWindows> SharedWindows::reserve(std::span<const uint64_t> sizes) {
 SharedWindows::SharedWindows(SharedWindows&& other) noexcept
     : regions_(std::exchange(other.regions_, {})),
       sizes_(std::exchange(other.sizes_, {})),
+      pieces_max_(other.pieces_max_),
       observer_(std::exchange(other.observer_, nullptr)),
       pieces_(std::exchange(other.pieces_, {})) {}
 
@@ -47,6 +105,7 @@ SharedWindows& SharedWindows::operator=(SharedWindows&& other) noexcept {
         release();
         regions_ = std::exchange(other.regions_, {});
         sizes_ = std::exchange(other.sizes_, {});
+        pieces_max_ = other.pieces_max_;
         observer_ = std::exchange(other.observer_, nullptr);
         pieces_ = std::exchange(other.pieces_, {});
     }
@@ -64,6 +123,7 @@ Result<void> SharedWindows::tell_mapped(uint8_t id, uint64_t offset, const Piece
     return observer_->on_mapped({.region = id,
                                  .offset = offset,
                                  .memory = region(id).subspan(offset, piece.length),
+                                 .bytes_there = piece.bytes_there,
                                  .writable = piece.writable});
 }
 
@@ -91,9 +151,9 @@ std::span<std::byte> SharedWindows::region(size_t id) const {
 }
 
 bool SharedWindows::lies_inside(const wire::ShmemMap& request) const {
-    const auto page_bytes = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
-    return request.length > 0 && request.length % page_bytes == 0 &&
-           request.shm_offset % page_bytes == 0 && request.fd_offset % page_bytes == 0 &&
+    const uint64_t page = page_bytes();
+    return request.length > 0 && request.length % page == 0 && request.shm_offset % page == 0 &&
+           request.fd_offset % page == 0 && request.fd_offset <= INT64_MAX &&
            range_fits<uint64_t>(request.shm_offset, request.length, region(request.shmid).size());
 }
 
@@ -122,37 +182,52 @@ bool SharedWindows::make_room(const wire::ShmemMap& request) {
     return true;
 }
 
-Result<void> SharedWindows::map(const wire::ShmemMap& request, int fd) {
+/// Whole pages of a piece that its file has; nothing when the file is none that can be mapped.
+std::optional<uint64_t> SharedWindows::bytes_there(const Piece& piece) {
+    const auto size = known_size(piece.file.get());
+    if (!size) {
+        return std::nullopt;
+    }
+    const uint64_t behind = *size > piece.file_offset ? *size - piece.file_offset : 0;
+    return std::min(piece.length, align_up(behind, page_bytes()).value_or(piece.length));
+}
+
+Result<void> SharedWindows::map(const wire::ShmemMap& request, UniqueFd file) {
     if (!lies_inside(request)) {
         return failure(Error{.message = fmt::format("{} bytes at {} do not lie in region {}",
                                                     request.length,
                                                     request.shm_offset,
                                                     request.shmid)});
     }
-
-    struct stat file {};
-
-    if (::fstat(fd, &file) != 0 || !S_ISREG(file.st_mode) ||
-        !range_fits<uint64_t>(
-            request.fd_offset, request.length, static_cast<uint64_t>(file.st_size))) {
+    if ((request.flags & ~kMapWritable) != 0) {
+        return failure(Error{
+            .message = fmt::format("flags {:#x} say more than the specification", request.flags)});
+    }
+    Piece piece{.length = request.length,
+                .writable = (request.flags & kMapWritable) != 0,
+                .file_offset = request.fd_offset,
+                .file = std::move(file)};
+    // Less than all is usual: a driver maps pages of 2 MiB, of files of any length.
+    piece.bytes_there = bytes_there(piece).value_or(0);
+    if (piece.bytes_there == 0) {
         return failure(
-            Error{.message = fmt::format(
-                      "{} bytes at {} do not lie in the file", request.length, request.fd_offset)});
+            Error{.message = fmt::format("nothing lies in the file from {} on, or it is none",
+                                         request.fd_offset)});
     }
     if (!make_room(request)) {
         return failure(Error{.message = "something is mapped there"});
     }
-    if (pieces_.size() >= kPiecesMax) {
+    // With this one.
+    if (Place::taken() > pieces_max_) {
         return failure(Error{.message = "too many pieces are mapped"});
     }
     std::byte* const at = region(request.shmid).data() + request.shm_offset;
-    const Piece piece{.length = request.length, .writable = (request.flags & kMapWritable) != 0};
     const int access = PROT_READ | (piece.writable ? PROT_WRITE : 0);
     if (::mmap(at,
                request.length,
                access,
                MAP_SHARED | MAP_FIXED,
-               fd,
+               piece.file.get(),
                static_cast<off_t>(request.fd_offset)) == MAP_FAILED) {
         const Error error = error_from_errno("cannot map");
         // A failed MAP_FIXED may have taken away what was there.
@@ -163,8 +238,20 @@ Result<void> SharedWindows::map(const wire::ShmemMap& request, int fd) {
         (void)take_away(request.shmid, request.shm_offset, request.length);
         return told;
     }
-    pieces_[{request.shmid, request.shm_offset}] = piece;
+    pieces_[{request.shmid, request.shm_offset}] = std::move(piece);
     return {};
+}
+
+void SharedWindows::look_at_files() {
+    for (auto& [place, piece] : pieces_) {
+        const uint64_t there = bytes_there(piece).value_or(0);
+        if (there != piece.bytes_there) {
+            piece.bytes_there = there;
+            if (observer_ != nullptr) {
+                observer_->on_resized(place.first, place.second, there);
+            }
+        }
+    }
 }
 
 bool SharedWindows::take_away(uint8_t id, uint64_t offset, uint64_t length) {

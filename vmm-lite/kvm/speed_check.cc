@@ -37,6 +37,8 @@ class LoopEnd final : public ExitHandler {
 
     void write_memory(uint64_t /*address*/, std::span<const std::byte> /*in*/) override {}
 
+    bool on_memory_fault(unsigned /*attempts*/) override { return false; }
+
     void on_triple_fault(unsigned /*vcpu*/) override { end("the loop ends in a triple fault"); }
 
     void on_vcpu_failure(std::string reason) override { end(std::move(reason)); }

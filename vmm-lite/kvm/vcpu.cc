@@ -174,6 +174,7 @@ bool Vcpu::stand_still() {
 
 void Vcpu::run_once() {
     if (::ioctl(fd_.get(), KVM_RUN, 0) == 0) {
+        memory_faults_ = 0;
         handle_exit();
         return;
     }
@@ -183,6 +184,9 @@ void Vcpu::run_once() {
         return;
     }
     if (errno == EFAULT) {
+        if (handler_.on_memory_fault(++memory_faults_)) {
+            return;
+        }
         fail("KVM cannot reach the guest's memory: the host is out of memory or huge pages");
         return;
     }

@@ -53,6 +53,9 @@ class ExitHandler {
     virtual void read_memory(uint64_t address, std::span<std::byte> out) = 0;
     virtual void write_memory(uint64_t address, std::span<const std::byte> in) = 0;
     virtual void on_triple_fault(unsigned vcpu) = 0;
+    /// KVM could not get a page behind the guest's addresses, `attempts` times in a row. True: try
+    /// again.
+    virtual bool on_memory_fault(unsigned attempts) = 0;
     /// KVM cannot go on with this processor.
     virtual void on_vcpu_failure(std::string reason) = 0;
 };
@@ -111,6 +114,7 @@ class Vcpu final {
     const unsigned index_;
     ExitHandler& handler_;
     ExitCounts exit_counts_{};
+    unsigned memory_faults_ = 0;  // in a row
 
     std::mutex mutex_;
     std::condition_variable changed_;

@@ -133,6 +133,7 @@ constexpr Rule kLoop[] = {
     {.name = "pipe2"},
     {.name = "fstat"},
     {.name = "newfstatat"},  // how the C library does it; it shows no contents
+    {.name = "statx"},       // of files behind shared memory
     {.name = "pread64"},
     {.name = "fcntl", .test = is(1, F_GET_SEALS)},
     // Operators.
@@ -182,14 +183,19 @@ Result<void> add(scmp_filter_ctx context, const Rule& rule) {
                              : check(result, std::string("add a rule for ") + rule.name);
 }
 
-/// Signals to threads of this process, and to no other.
-Result<void> add_tgkill(scmp_filter_ctx context) {
+/// What names a process may name this one alone: signals to threads, and copies from and to memory
+/// whose file may end.
+Result<void> add_own_process(scmp_filter_ctx context) {
     const scmp_arg_cmp own{.arg = 0,
                            .op = SCMP_CMP_MASKED_EQ,
                            .datum_a = 0xffff'ffff,
                            .datum_b = static_cast<uint64_t>(::getpid())};
-    return check(::seccomp_rule_add_array(context, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, &own),
-                 "add a rule for tgkill");
+    for (const int number :
+         {SCMP_SYS(tgkill), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev)}) {
+        OUTRIGGER_TRY(check(::seccomp_rule_add_array(context, SCMP_ACT_ALLOW, number, 1, &own),
+                            "add a rule for this process"));
+    }
+    return {};
 }
 
 Result<std::vector<sock_filter>> compile(std::span<const Rule> own_rules) {
@@ -207,7 +213,7 @@ Result<std::vector<sock_filter>> compile(std::span<const Rule> own_rules) {
             OUTRIGGER_TRY(add(context.get(), rule));
         }
     }
-    OUTRIGGER_TRY(add_tgkill(context.get()));
+    OUTRIGGER_TRY(add_own_process(context.get()));
     const UniqueFd file(::memfd_create("seccomp", MFD_CLOEXEC));
     if (!file.valid()) {
         return failure(error_from_errno("cannot create a file for a system call filter"));

@@ -44,6 +44,8 @@ class DeviceProxy {
         uint8_t region = 0;   ///< its id
         uint64_t offset = 0;  ///< of its first byte, in the region
         std::span<std::byte> memory{};
+        /// As many bytes of it, whole pages, as the file behind it has: access to others faults.
+        uint64_t bytes_there = 0;
         bool writable = false;
     };
 
@@ -54,6 +56,9 @@ class DeviceProxy {
         virtual ~SharedMemoryObserver() = default;
         /// From now on the guest may use it. Error: it cannot, and the piece is not there.
         [[nodiscard]] virtual Result<void> on_mapped(const SharedPiece& piece) = 0;
+        /// Its file has become longer or shorter; it may have done so some time ago. One that is
+        /// not known is no error.
+        virtual void on_resized(uint8_t region, uint64_t offset, uint64_t bytes_there) = 0;
         /// Its memory goes as soon as this returns. One that is not known is no error.
         virtual void on_unmapping(uint8_t region, uint64_t offset) = 0;
     };

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/virtio/shared_bar.h"
 
+#include <algorithm>
 #include <bit>
+#include <iterator>
+#include <utility>
+
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "vhost-user-backend/base/checked_math.h"
-#include "vhost-user-backend/base/log.h"
 
 namespace outrigger::vmm {
 namespace {
@@ -14,6 +19,18 @@ namespace {
 /// What a region takes in the BAR.
 uint64_t room_for(uint64_t bytes) {
     return (bytes + SharedBar::kAlignment - 1) & ~(SharedBar::kAlignment - 1);
+}
+
+/// Copies between our memory and a piece without a fault: the file behind the piece may end at any
+/// moment. False when it has.
+bool copy(std::byte* to, const std::byte* from, size_t bytes, bool to_piece) {
+    const iovec destination{.iov_base = to, .iov_len = bytes};
+    // The system call writes to one side only; the interface has no const.
+    const iovec source{.iov_base = const_cast<std::byte*>(from), .iov_len = bytes};
+    const ssize_t copied = to_piece
+                               ? ::process_vm_writev(::getpid(), &source, 1, &destination, 1, 0)
+                               : ::process_vm_readv(::getpid(), &destination, 1, &source, 1, 0);
+    return copied == static_cast<ssize_t>(bytes);
 }
 
 }  // namespace
@@ -26,8 +43,10 @@ uint64_t SharedBar::bytes_for(std::span<const uint64_t> sizes) {
     return bytes == 0 ? 0 : std::bit_ceil(bytes);
 }
 
-Result<std::unique_ptr<SharedBar>> SharedBar::create(DeviceProxy& device, MemorySlots& slots) {
-    auto bar = std::unique_ptr<SharedBar>(new SharedBar(device, slots));
+Result<std::unique_ptr<SharedBar>> SharedBar::create(DeviceProxy& device,
+                                                     MemorySlots& slots,
+                                                     std::function<void()> memory_lost) {
+    auto bar = std::unique_ptr<SharedBar>(new SharedBar(device, slots, std::move(memory_lost)));
     if (bar->regions_.empty()) {
         return std::unique_ptr<SharedBar>();
     }
@@ -41,8 +60,11 @@ Result<std::unique_ptr<SharedBar>> SharedBar::create(DeviceProxy& device, Memory
     return bar;
 }
 
-SharedBar::SharedBar(DeviceProxy& device, MemorySlots& slots)
-    : device_(device), slots_(slots), bytes_(bytes_for(device.shared_memory())) {
+SharedBar::SharedBar(DeviceProxy& device, MemorySlots& slots, std::function<void()> memory_lost)
+    : device_(device),
+      slots_(slots),
+      memory_lost_(std::move(memory_lost)),
+      bytes_(bytes_for(device.shared_memory())) {
     uint64_t offset = 0;
     const auto sizes = device.shared_memory();
     for (size_t id = 0; id < sizes.size(); ++id) {
@@ -71,8 +93,9 @@ std::optional<uint64_t> SharedBar::offset_of(uint8_t region) const {
 }
 
 Result<void> SharedBar::show(uint64_t offset, Piece& piece) {
-    if (address_) {
-        piece.slot = OUTRIGGER_TRY(slots_.show(*address_ + offset, piece.memory, piece.writable));
+    if (address_ && piece.bytes_there != 0) {
+        piece.slot = OUTRIGGER_TRY(
+            slots_.show(*address_ + offset, piece.memory.first(piece.bytes_there), piece.writable));
     }
     return {};
 }
@@ -92,9 +115,47 @@ void SharedBar::place(std::optional<uint64_t> address) {
     address_ = address;
     for (auto& [offset, piece] : pieces_) {
         if (const auto shown = show(offset, piece); !shown) {
-            log(LogLevel::kWarning, "shared memory: {}", shown.error().message);
-            return;
+            // read() and write() take its accesses then, an exit each.
+            slow_.log(LogLevel::kWarning, "shared memory is slow: {}", shown.error().message);
         }
+    }
+}
+
+std::optional<SharedBar::Target> SharedBar::find(uint64_t offset, size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto behind = pieces_.upper_bound(offset);
+    if (behind == pieces_.begin()) {
+        return std::nullopt;
+    }
+    const auto& [start, piece] = *std::prev(behind);
+    if (!range_fits<uint64_t>(offset - start, bytes, piece.memory.size())) {
+        return std::nullopt;
+    }
+    return Target{.memory = piece.memory.data() + (offset - start), .writable = piece.writable};
+}
+
+/// Without the lock, while a file is read that may be slow: the loop wants it. The addresses stay
+/// reserved, and what is mapped there meanwhile is the guest's as well.
+void SharedBar::read(uint64_t offset, std::span<std::byte> out) {
+    std::ranges::fill(out, std::byte{0xFF});
+    const auto target = find(offset, out.size());
+    if (target && !copy(out.data(), target->memory, out.size(), false)) {
+        std::ranges::fill(out, std::byte{0xFF});
+        tell_lost(offset, out.size());
+    }
+}
+
+void SharedBar::write(uint64_t offset, std::span<const std::byte> in) {
+    const auto target = find(offset, in.size());
+    if (target && target->writable && !copy(target->memory, in.data(), in.size(), true)) {
+        tell_lost(offset, in.size());
+    }
+}
+
+void SharedBar::tell_lost(uint64_t offset, size_t bytes) {
+    // Not when the piece was unmapped while it was used.
+    if (find(offset, bytes) && memory_lost_) {
+        memory_lost_();
     }
 }
 
@@ -104,10 +165,25 @@ Result<void> SharedBar::on_mapped(const DeviceProxy::SharedPiece& piece) {
     if (!start) {
         return failure(Error{.message = "the guest does not see this region"});
     }
-    Piece shown{.memory = piece.memory, .writable = piece.writable};
+    Piece shown{
+        .memory = piece.memory, .bytes_there = piece.bytes_there, .writable = piece.writable};
     OUTRIGGER_TRY(show(*start + piece.offset, shown));
     pieces_[*start + piece.offset] = shown;
     return {};
+}
+
+void SharedBar::on_resized(uint8_t region, uint64_t offset, uint64_t bytes_there) {
+    const std::lock_guard lock(mutex_);
+    const auto start = offset_of(region);
+    const auto piece = start ? pieces_.find(*start + offset) : pieces_.end();
+    if (piece == pieces_.end() || piece->second.bytes_there == bytes_there) {
+        return;
+    }
+    hide(piece->second);
+    piece->second.bytes_there = bytes_there;
+    if (const auto shown = show(piece->first, piece->second); !shown) {
+        slow_.log(LogLevel::kWarning, "shared memory is slow: {}", shown.error().message);
+    }
 }
 
 void SharedBar::on_unmapping(uint8_t region, uint64_t offset) {

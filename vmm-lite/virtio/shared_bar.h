@@ -3,13 +3,17 @@
 /// them, and shows it to the guest where the BAR is. VIRTIO 1.3, 2.10 and 4.1.4.7.
 ///
 /// Each piece has a memory slot of its own. So what is not mapped reads as ones and takes no
-/// writes, and so does what is read-only when it is written: the guest cannot fault on it. What it
-/// can do is reach for a page that the file behind it has lost: KVM has it wait, and nobody else.
+/// writes, and so does what is read-only when it is written: the guest cannot fault on it.
 ///
-/// Thread: it locks. Pieces come from the loop, the BAR's place from vCPUs.
+/// A page that the file of a piece does not have, or has lost, is in no slot: KVM would have the
+/// guest wait for it for ever. Access to it is tried here, because the file may have become longer
+/// since, and fails with an alarm.
+///
+/// Thread: it locks. Pieces come from the loop, the BAR's place and accesses from vCPUs.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -18,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 
 #include "vmm-lite/kvm/connections.h"
@@ -39,8 +44,10 @@ class SharedBar final : public DeviceProxy::SharedMemoryObserver {
     };
 
     /// Both outlive this. Null for a device without shared memory. Error: too many regions.
-    [[nodiscard]] static Result<std::unique_ptr<SharedBar>> create(DeviceProxy& device,
-                                                                   MemorySlots& slots);
+    /// `memory_lost` is called when the guest has used a page that its file does not have, on the
+    /// thread of its vCPU.
+    [[nodiscard]] static Result<std::unique_ptr<SharedBar>> create(
+        DeviceProxy& device, MemorySlots& slots, std::function<void()> memory_lost = {});
     SharedBar(const SharedBar&) = delete;
     SharedBar& operator=(const SharedBar&) = delete;
     ~SharedBar() override;
@@ -56,32 +63,48 @@ class SharedBar final : public DeviceProxy::SharedMemoryObserver {
     /// Where the BAR is now; nothing: nowhere.
     void place(std::optional<uint64_t> address);
 
+    /// What is in no slot. All ones where nothing is mapped; writes there go nowhere.
+    void read(uint64_t offset, std::span<std::byte> out);
+    void write(uint64_t offset, std::span<const std::byte> in);
+
     [[nodiscard]] Result<void> on_mapped(const DeviceProxy::SharedPiece& piece) override;
+    void on_resized(uint8_t region, uint64_t offset, uint64_t bytes_there) override;
     void on_unmapping(uint8_t region, uint64_t offset) override;
 
   private:
     struct Piece {
         std::span<std::byte> memory;
+        uint64_t bytes_there = 0;
         bool writable = false;
         std::optional<uint32_t> slot{};
     };
 
     using Pieces = std::map<uint64_t, Piece>;  // by their offset in the BAR
 
-    SharedBar(DeviceProxy& device, MemorySlots& slots);
+    /// Where an access of the guest goes.
+    struct Target {
+        std::byte* memory = nullptr;
+        bool writable = false;
+    };
+
+    SharedBar(DeviceProxy& device, MemorySlots& slots, std::function<void()> memory_lost);
 
     [[nodiscard]] std::optional<uint64_t> offset_of(uint8_t region) const;
+    [[nodiscard]] std::optional<Target> find(uint64_t offset, size_t bytes);
+    void tell_lost(uint64_t offset, size_t bytes);
     [[nodiscard]] Result<void> show(uint64_t offset, Piece& piece);
     void hide(Piece& piece);
 
     DeviceProxy& device_;
     MemorySlots& slots_;
+    const std::function<void()> memory_lost_;
     std::vector<Region> regions_;
     uint64_t bytes_ = 0;
 
     std::mutex mutex_;  // what follows
     std::optional<uint64_t> address_;
     Pieces pieces_;
+    LogLimiter slow_;
 };
 
 }  // namespace outrigger::vmm

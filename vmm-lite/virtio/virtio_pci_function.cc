@@ -77,16 +77,15 @@ std::optional<uint64_t> offset_in(uint64_t offset, size_t size, uint64_t start, 
 
 }  // namespace
 
-Result<std::unique_ptr<VirtioPciFunction>> VirtioPciFunction::create(
-    DeviceProxy& device,
-    const GuestMemory& memory,
-    MessageInterrupts& interrupts,
-    Doorbells& doorbells,
-    MemorySlots& slots,
-    std::function<void()> needs_reset) {
-    auto transport = OUTRIGGER_TRY(
-        VirtioTransport::create(device, memory, interrupts, doorbells, std::move(needs_reset)));
-    auto shared = OUTRIGGER_TRY(SharedBar::create(device, slots));
+Result<std::unique_ptr<VirtioPciFunction>> VirtioPciFunction::create(DeviceProxy& device,
+                                                                     const GuestMemory& memory,
+                                                                     MessageInterrupts& interrupts,
+                                                                     Doorbells& doorbells,
+                                                                     MemorySlots& slots,
+                                                                     Alarms alarms) {
+    auto transport = OUTRIGGER_TRY(VirtioTransport::create(
+        device, memory, interrupts, doorbells, std::move(alarms.needs_reset)));
+    auto shared = OUTRIGGER_TRY(SharedBar::create(device, slots, std::move(alarms.memory_lost)));
     return std::unique_ptr<VirtioPciFunction>(
         new VirtioPciFunction(device, std::move(transport), std::move(shared)));
 }
@@ -199,7 +198,7 @@ void VirtioPciFunction::write_config(uint16_t at, std::span<const std::byte> in)
 
 void VirtioPciFunction::read_bar(unsigned bar, uint64_t offset, std::span<std::byte> out) {
     if (bar == kSharedBar) {
-        std::ranges::fill(out, std::byte{0xFF});  // nothing is mapped there
+        shared_->read(offset, out);
         return;
     }
     std::ranges::fill(out, std::byte{0});
@@ -220,7 +219,8 @@ void VirtioPciFunction::read_bar(unsigned bar, uint64_t offset, std::span<std::b
 
 void VirtioPciFunction::write_bar(unsigned bar, uint64_t offset, std::span<const std::byte> in) {
     if (bar == kSharedBar) {
-        return;  // nothing is mapped there, or it is read-only
+        shared_->write(offset, in);
+        return;
     }
     if (const auto at = offset_in(offset, in.size(), kCommon, VirtioTransport::kCommonBytes)) {
         transport_->write_common(*at, in);

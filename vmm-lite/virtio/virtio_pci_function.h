@@ -34,6 +34,12 @@ class VirtioPciFunction final : public PciFunction {
     static constexpr uint64_t kBarBytes = 0x20000;
     static constexpr unsigned kSharedBar = 2;
 
+    /// What the machine is told of.
+    struct Alarms {
+        std::function<void()> needs_reset{};  ///< as VirtioTransport::create() has it
+        std::function<void()> memory_lost{};  ///< as SharedBar::create() has it
+    };
+
     /// As VirtioTransport::create() and SharedBar::create().
     [[nodiscard]] static Result<std::unique_ptr<VirtioPciFunction>> create(
         DeviceProxy& device,
@@ -41,7 +47,7 @@ class VirtioPciFunction final : public PciFunction {
         MessageInterrupts& interrupts,
         Doorbells& doorbells,
         MemorySlots& slots,
-        std::function<void()> needs_reset = {});
+        Alarms alarms);
 
     void read_config(uint16_t at, std::span<std::byte> out) override;
     void write_config(uint16_t at, std::span<const std::byte> in) override;

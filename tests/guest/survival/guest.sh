@@ -4,7 +4,7 @@
 # shellcheck shell=sh
 
 prove_survival() {
-    disk=- source=''
+    disk=- source='' streams=''
     for word in $(cat /proc/cmdline); do
         case $word in
             survival.threads=*) threads=${word#*=} ;;
@@ -12,6 +12,7 @@ prove_survival() {
             survival.stuck=*) stuck=${word#*=} ;;
             survival.disk) disk=/dev/vda ;;
             survival.rng) source=hwrng ;;
+            survival.streams=*) streams=$(echo "${word#*=}" | tr , ' ') ;;
         esac
     done
     if [ "$disk" != - ]; then
@@ -26,6 +27,16 @@ prove_survival() {
         prove_negotiated rng virtio_rng
     fi
     stty -F /dev/ttyS1 raw -echo
+    if [ "$streams" ]; then
+        prove_negotiated vsock vmw_vsock_virtio_transport
+        # shellcheck disable=SC2086
+        if /bin/streams lead "$stuck" $streams </dev/ttyS1 >/dev/ttyS1 2>&1; then
+            pass survival.streams "all came as it was sent"
+        else
+            fail survival.streams "status $?"
+        fi
+        return
+    fi
     # shellcheck disable=SC2086
     if /bin/verifier "$disk" "$threads" "$blocks" "$stuck" $source </dev/ttyS1 >/dev/ttyS1 2>&1; then
         pass survival.verifier "all was as acknowledged"

@@ -172,8 +172,10 @@ class Qmp:
 class Machine:
     """One QEMU process. `setup` has what all of a test have in common (survive.py)."""
 
-    def __init__(self, setup, name, disk=None, rng=None, incoming=False, extra=()):
+    def __init__(self, setup, name, disk=None, rng=None, sockets=None, socket_connections=0, socket_addresses=(),
+                 incoming=False, extra=()):
         self.setup = setup
+        self.streams = f"{socket_connections}," + ",".join(socket_addresses)
         self.name = name
         self.work = setup.work
         self.ticks = []  # of the verifier: dictionaries of its numbers, with host_time
@@ -184,7 +186,7 @@ class Machine:
         self._stop_reading = threading.Event()
         self._reader = None
         self.console_path = self._path("console.log")
-        command = [*setup.qemu, *self._arguments(disk, rng, incoming), *extra]
+        command = [*setup.qemu, *self._arguments(disk, rng, sockets, incoming), *extra]
         with open(self._path("qemu.log"), "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until("QEMU does not start: " + self.qemu_log(), self._has_monitor, 60)
@@ -205,7 +207,7 @@ class Machine:
         with open(self._path("qemu.log"), encoding="utf-8", errors="replace") as log:
             return " ".join(log.read().split())[-400:]
 
-    def _arguments(self, disk, rng, incoming):
+    def _arguments(self, disk, rng, sockets, incoming):
         setup = self.setup
         append = (f"panic=-1 no_timer_check console=ttyS0 loglevel=5 outrigger.rings={setup.rings} "
                   f"outrigger.iommu=off outrigger.devices=survival survival.threads={setup.threads} "
@@ -217,6 +219,8 @@ class Machine:
             # Since 9.0 QEMU hands this device every feature bit that the daemon offers.
             if setup.qemu_version >= (9, 0):
                 append += " outrigger.rings.rng=packed"
+        if sockets:
+            append += f" survival.streams={self.streams}"
         arguments = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                      "-machine", "q35,memory-backend=ram", "-accel", setup.accelerator,
                      "-cpu", "host" if setup.accelerator == "kvm" else "max",
@@ -233,6 +237,9 @@ class Machine:
         if rng:
             arguments += ["-chardev", f"socket,id=rng,path={rng.socket_path}",
                           "-device", f"vhost-user-rng-pci,chardev=rng,packed={packed}"]
+        if sockets:
+            arguments += ["-chardev", f"socket,id=vsock,path={sockets.socket_path}",
+                          "-device", f"vhost-user-vsock-pci,chardev=vsock,packed={packed}"]
         if incoming:
             arguments += ["-incoming", "defer"]
         return arguments

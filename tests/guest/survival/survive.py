@@ -15,6 +15,7 @@ import keeper
 import kill
 import migrate
 import postcopy
+import sockets
 from machine import Failure
 
 
@@ -25,6 +26,7 @@ class Setup:
     initramfs: str
     accelerator: str
     build: str
+    streams: str
     sandbox: str
     wrap: list
     verbose: bool
@@ -69,6 +71,7 @@ ROWS = {
     "corrupt": kill.run_corrupt,
     "keeper": keeper.run,
     "upgrade": keeper.run_upgrade,
+    "sockets": sockets.run,
     "migrate": migrate.run,
     "migrate-failed": migrate.run_failed,
     "migrate-refused": migrate.run_refused,
@@ -103,7 +106,7 @@ def run_row(options, row, qemu, rings):
     """(passed, seconds, name, detail)"""
     label, version, command = qemu
     setup = Setup(kernel=options.kernel, initramfs=options.initramfs, accelerator=options.accelerator,
-                  build=options.build, sandbox=options.sandbox, wrap=options.wrap.split(),
+                  build=options.build, streams=options.streams, sandbox=options.sandbox, wrap=options.wrap.split(),
                   verbose=options.verbose, long=options.long, kills=options.kills, qemu=command,
                   qemu_version=version, rings=rings)
     setup.work = tempfile.mkdtemp(prefix="outrigger-survive.")
@@ -137,7 +140,7 @@ def report_row(options, setup, name, started):
 def main():
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("rows", nargs="*")
-    for name in ("kernel", "initramfs", "accelerator", "build", "sandbox", "qemus", "logs"):
+    for name in ("kernel", "initramfs", "accelerator", "build", "streams", "sandbox", "qemus", "logs"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rings", default="")
     parser.add_argument("--wrap", default="")

@@ -78,6 +78,22 @@ TEST(BenchOptions, EachAccessHasItsName) {
         ASSERT_TRUE(plan);
         EXPECT_EQ(plan->access, access);
     }
+    for (const Access access :
+         {Access::kToHost, Access::kToGuest, Access::kRoundTrip, Access::kStalled}) {
+        const auto plan =
+            parse({"console", "--a=s", "--a-host=h", "--rw", std::string(name_of(access)).c_str()});
+        ASSERT_TRUE(plan);
+        EXPECT_EQ(plan->access, access);
+    }
+    for (const Access access : {Access::kGetattr,
+                                Access::kLookup,
+                                Access::kStat,
+                                Access::kCreate,
+                                Access::kReadDirectory}) {
+        const auto plan = parse({"fs", "--a=s", "--rw", std::string(name_of(access)).c_str()});
+        ASSERT_TRUE(plan);
+        EXPECT_EQ(plan->access, access);
+    }
 }
 
 TEST(BenchOptions, RingHasRoomForTheDepth) {
@@ -86,6 +102,10 @@ TEST(BenchOptions, RingHasRoomForTheDepth) {
     EXPECT_EQ(parse({"blk", "--a=s", "--depth=86"})->ring_size, 512);
     EXPECT_EQ(parse({"blk", "--a=s", "--depth=8192"})->ring_size, 32768);
     EXPECT_EQ(parse({"rng", "--a=s", "--depth=257"})->ring_size, 512);
+    EXPECT_EQ(parse({"fs", "--a=s", "--depth=43"})->ring_size, 512);
+    // And 32 packets without data.
+    EXPECT_EQ(parse({"vsock", "--a=s", "--a-host=h", "--depth=112"})->ring_size, 256);
+    EXPECT_EQ(parse({"vsock", "--a=s", "--a-host=h", "--depth=113"})->ring_size, 512);
 }
 
 TEST(BenchOptions, RingThatIsTooSmallIsRefused) {
@@ -124,10 +144,68 @@ TEST(BenchOptions, ValuesOutOfRangeAreRefused) {
     EXPECT_NE(refusal({"blk", "--a=s", "--rounds=0"}), "");
 }
 
-TEST(BenchOptions, WhatIsOfADiskIsRefusedForAnotherDevice) {
-    EXPECT_EQ(refusal({"rng", "--a=s", "--verify"}), "--verify is of blk only");
-    EXPECT_EQ(refusal({"rng", "--a=s", "--rw=read"}), "--rw is of blk only");
-    EXPECT_EQ(refusal({"rng", "--a=s", "--queues=2"}), "an entropy device has one queue");
+TEST(BenchOptions, WhatIsOfOneDeviceIsRefusedForAnother) {
+    EXPECT_EQ(refusal({"rng", "--a=s", "--verify"}), "--verify is not of rng");
+    EXPECT_EQ(refusal({"rng", "--a=s", "--rw=read"}), "--rw is not of rng");
+    EXPECT_EQ(refusal({"rng", "--a=s", "--queues=2"}), "--queues above 1 is not of rng");
+    EXPECT_EQ(refusal({"blk", "--a=s", "--connections=2"}), "--connections is not of blk");
+    EXPECT_EQ(refusal({"blk", "--a=s", "--port=1"}), "--port is not of blk");
+    EXPECT_EQ(refusal({"blk", "--a=s", "--files=2"}), "--files is not of blk");
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--calibrate"}),
+              "--calibrate is not of vsock");
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--size=1M"}), "--size is not of vsock");
+    EXPECT_EQ(refusal({"fs", "--a=s", "--flush-every=2"}), "--flush-every is not of fs");
+    EXPECT_EQ(refusal({"fs", "--a=s", "--a-host=h"}), "--a-host is not of fs");
+    EXPECT_EQ(refusal({"console", "--a=s", "--a-host=h", "--connections=2"}),
+              "--connections is not of console");
+}
+
+TEST(BenchOptions, EachDeviceHasItsAccesses) {
+    EXPECT_EQ(refusal({"blk", "--a=s", "--rw=to-host"}), "--rw=to-host is not of blk");
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--rw=read"}), "--rw=read is not of vsock");
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--rw=stalled"}),
+              "--rw=stalled is not of vsock");
+    EXPECT_EQ(refusal({"fs", "--a=s", "--rw=flush"}), "--rw=flush is not of fs");
+    EXPECT_EQ(parse({"vsock", "--a=s", "--a-host=h"})->access, Access::kToHost);
+    EXPECT_EQ(parse({"console", "--a=s", "--a-host=h"})->access, Access::kToHost);
+    EXPECT_EQ(parse({"fs", "--a=s"})->access, Access::kRandRead);
+    EXPECT_EQ(parse({"fs", "--a=s", "--rw=readdirplus"})->access, Access::kReadDirectory);
+}
+
+TEST(BenchOptions, StreamsHaveTwoSides) {
+    const auto plan = parse(
+        {"vsock", "--a=s", "--b=t", "--a-host=h", "--b-host=i", "--connections=16", "--bs=1"});
+
+    ASSERT_TRUE(plan) << plan.error().message;
+    EXPECT_EQ(plan->a.host_path, "h");
+    EXPECT_EQ(plan->b->host_path, "i");
+    EXPECT_EQ(plan->connections, 16U);
+    const std::string missing = "the host's side is missing: --a-host, and --b-host with --b";
+    EXPECT_EQ(refusal({"vsock", "--a=s"}), missing);
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--b=t", "--a-host=h"}), missing);
+    EXPECT_EQ(refusal({"console", "--a=s"}), missing);
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--b-host=i"}), "--b-host needs --b");
+    // Nobody looks.
+    EXPECT_TRUE(parse({"console", "--a=s", "--rw=stalled"}));
+}
+
+TEST(BenchOptions, BlocksOfStreamsAreBounded) {
+    EXPECT_TRUE(parse({"vsock", "--a=s", "--a-host=h", "--bs=1M"}));
+    EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--bs=1025K"}),
+              "--bs of vsock to-host is at most 1048576");
+    EXPECT_TRUE(parse({"console", "--a=s", "--a-host=h", "--bs=64K", "--rw=round-trip"}));
+    EXPECT_EQ(refusal({"console", "--a=s", "--a-host=h", "--bs=65K", "--rw=round-trip"}),
+              "--bs of console round-trip is at most 65536");
+}
+
+TEST(BenchOptions, ConsoleWithoutANumberHasOnePort) {
+    const auto numbered = parse({"console", "--a=s", "--a-host=h", "--port=0", "--rate=100M"});
+
+    ASSERT_TRUE(numbered) << numbered.error().message;
+    EXPECT_EQ(numbered->port, 0U);
+    EXPECT_EQ(numbered->bytes_per_second, uint64_t{100} << 20);
+    EXPECT_FALSE(parse({"console", "--a=s", "--a-host=h"})->port);
+    EXPECT_NE(refusal({"console", "--a=s", "--a-host=h", "--port=31"}), "");
 }
 
 TEST(BenchOptions, OptionsOfBNeedB) {

@@ -42,7 +42,7 @@ class VerifyingWorkload : public ::testing::Test {
     /// A workload as a new run of the program has it.
     void begin_run() {
         workload_.emplace(plan_, 0);
-        memory_ = create_guest_memory(plan_, workload_->slot_bytes()).value();
+        memory_ = create_guest_memory(plan_, device_needs(plan_)).value();
         workload_->assume();
         ASSERT_TRUE(workload_->allocate(memory_, kSlots));
     }

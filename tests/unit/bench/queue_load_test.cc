@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include <sched.h>
 #include <sys/socket.h>
@@ -35,7 +36,7 @@ struct LoadedQueue {
     explicit LoadedQueue(const BenchPlan& wanted, bool with_device, int socket = -1)
         : plan(wanted),
           workload(create_workload(plan, 0)),
-          memory(create_guest_memory(plan, workload->slot_bytes()).value()),
+          memory(create_guest_memory(plan, device_needs(plan)).value()),
           queue(driver::DriverQueue::create(
                     memory,
                     {.packed = plan.packed,
@@ -213,15 +214,19 @@ class MoodyWorkload final : public Workload {
     }
 
     std::span<const driver::Segment> begin(uint32_t) override {
-        if (left_ == 0) {
-            return {};
+        if (!std::exchange(goes_on_, false)) {
+            if (left_ == 0) {
+                return {};
+            }
+            --left_;
         }
-        --left_;
         return std::span(&buffer_, 1);
     }
 
     Verdict finish(uint32_t, const driver::Completion&) override {
-        return ++finished_ % 2 == 0 ? bad_ : Verdict::kGood;
+        const Verdict verdict = ++finished_ % 2 == 0 ? bad_ : Verdict::kGood;
+        goes_on_ = verdict == Verdict::kMore;
+        return verdict;
     }
 
     [[nodiscard]] const std::string& complaint() const override { return complaint_; }
@@ -231,6 +236,7 @@ class MoodyWorkload final : public Workload {
     driver::Segment buffer_;
     uint32_t left_ = 0;
     uint32_t finished_ = 0;
+    bool goes_on_ = false;
     std::string complaint_ = "a lie";
 };
 
@@ -309,6 +315,12 @@ TEST(QueueLoad, DeviceThatRunsAheadDoesNotKeepItFromTheClock) {
     EXPECT_FALSE(hasty.gave_up());
 }
 
+/// Every second chain is followed by another of the same request.
+class LongRequests : public MoodyLoad {
+  protected:
+    LongRequests() : MoodyLoad(Verdict::kMore) {}
+};
+
 class FailedRequests : public MoodyLoad {
   protected:
     FailedRequests() : MoodyLoad(Verdict::kFailed) {}
@@ -318,6 +330,15 @@ class WrongRequests : public MoodyLoad {
   protected:
     WrongRequests() : MoodyLoad(Verdict::kWrong) {}
 };
+
+TEST_F(LongRequests, CountOnce) {
+    ASSERT_TRUE(load_->run(Phase::kPrepare, {}));
+    const LoadCounts counts = load_->take_counts();
+
+    EXPECT_EQ(counts.completed, 10U);
+    EXPECT_EQ(counts.latency.count(), 10U);
+    EXPECT_EQ(counts.failed, 0U);
+}
 
 TEST_F(FailedRequests, AreCounted) {
     // A phase ends by itself when the workload has no more requests.

@@ -49,6 +49,25 @@ TEST(Report, JsonHoldsBothSidesAndTheirRatios) {
     EXPECT_TRUE(contains(json, "\"others_load\": 0.25"));
 }
 
+TEST(Report, WhatTookNoTimeHasNoLatency) {
+    RunReport report = two_sides();
+    report.b.reset();
+    report.a.counts.latency = {};
+
+    EXPECT_TRUE(contains(report_json(BenchPlan{}, report), "\"latency_ns\": null"));
+    EXPECT_FALSE(contains(report_text(BenchPlan{}, report), "latency"));
+}
+
+TEST(Report, NamesHaveNoBytes) {
+    const BenchPlan plan{.workload = WorkloadKind::kFs, .access = Access::kGetattr};
+
+    const std::string json = report_json(plan, two_sides());
+
+    EXPECT_TRUE(contains(json, "\"rw\": \"getattr\""));
+    EXPECT_TRUE(contains(json, "\"bytes_per_second_median\": null"));
+    EXPECT_FALSE(contains(report_text(plan, two_sides()), "MiB/s"));
+}
+
 TEST(Report, OneSideHasNoRatio) {
     RunReport report = two_sides();
     report.b.reset();

@@ -356,6 +356,16 @@ TEST_F(SandboxFolderTest, OnlyThePortsOfTheExtrasCanBeConnectedTo) {
     EXPECT_EQ(ended.status, kFine);
 }
 
+TEST_F(SandboxFolderTest, TcpIsLeftAloneWhereTheExtrasSaySo) {
+    const Ended ended = run_forked([] {
+        if (!forbid_new_privileges() || !drop_access({}, {.any_tcp = true})) {
+            return kNoSandbox;
+        }
+        return try_to_connect(2) == ECONNREFUSED && try_to_connect(3) == ECONNREFUSED ? kFine : 1;
+    });
+    EXPECT_EQ(ended.status, kFine);
+}
+
 TEST_F(SandboxFolderTest, OurSocketIsRemovedFromWithin) {
     const std::string path = folder_ / "s";
     const Ended ended = run_forked([&] {

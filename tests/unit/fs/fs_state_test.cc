@@ -24,7 +24,15 @@ FsState example() {
             .file_generation = 2,
             .nodes = {{.id = 2, .lookups = 3, .type = S_IFDIR, .path = "d"},
                       {.id = 3, .lookups = 1, .type = S_IFREG, .path = "d/\xff name"}},
-            .files = {{.handle = 1, .node = 3, .flags = O_RDWR}}};
+            .files = {{.handle = 1, .node = 3, .flags = O_RDWR}},
+            .removed = {{.id = 9, .lookups = 2, .type = S_IFREG, .handle = {std::byte{1}}}},
+            .locks = {{.node = 3,
+                       .owner = 5,
+                       .handle = 1,
+                       .start = 10,
+                       .end = 20,
+                       .pid = 4,
+                       .type = F_WRLCK}}};
 }
 
 TEST(FsState, ComesBackAsItWas) {
@@ -35,7 +43,7 @@ TEST(FsState, ComesBackAsItWas) {
 
 TEST(FsState, RefusesAMissingSection) {
     auto sections = write_fs_state(example());
-    sections.pop_back();
+    std::erase_if(sections, [](const StateSection& each) { return each.id == kFilesSection.id; });
     EXPECT_FALSE(read_fs_state(sections));
 }
 
@@ -71,6 +79,33 @@ TEST(FsState, RefusesATypeThatIsNone) {
 TEST(FsState, RefusesFlagsThatMakeFiles) {
     FsState state = example();
     state.files[0].flags = O_RDWR | O_CREAT;
+    EXPECT_FALSE(read_fs_state(write_fs_state(state)));
+}
+
+TEST(FsState, TakesWhatBuildsWithoutLocksAndRemovedFilesWrote) {
+    FsState state = example();
+    state.removed.clear();
+    state.locks.clear();
+    const auto sections = write_fs_state(state);
+    EXPECT_EQ(sections.size(), 3U);
+    EXPECT_EQ(read_fs_state(sections).value(), state);
+}
+
+TEST(FsState, RefusesARemovedFileWhoseHandleIsCutOff) {
+    auto sections = write_fs_state(example());
+    sections[3].bytes.pop_back();
+    EXPECT_FALSE(read_fs_state(sections));
+}
+
+TEST(FsState, RefusesALockThatEndsBeforeItBegins) {
+    FsState state = example();
+    state.locks[0].end = 9;
+    EXPECT_FALSE(read_fs_state(write_fs_state(state)));
+}
+
+TEST(FsState, RefusesALockOfNoType) {
+    FsState state = example();
+    state.locks[0].type = F_UNLCK;
     EXPECT_FALSE(read_fs_state(write_fs_state(state)));
 }
 
@@ -210,6 +245,46 @@ TEST_F(FsMoveTest, AnOpenFileWithoutItsNodeIsRefused) {
     FsServer server = make_server();
     FsState one = state();
     one.files[1].node = 9;
+    EXPECT_FALSE(server.load(one));
+}
+
+TEST_F(FsMoveTest, ALockOfAFileThatIsNotOpenIsRefused) {
+    settings_.posix_locks = true;
+    FsServer server = make_server();
+    FsState one = state();
+    one.locks = {{.node = 7, .owner = 1, .handle = 9, .end = 5, .type = F_RDLCK}};
+    EXPECT_FALSE(server.load(one));
+    one.locks[0].handle = 4;
+    EXPECT_TRUE(server.load(one));
+}
+
+TEST_F(FsMoveTest, AHandleOfAFileThatHasANameIsRefused) {
+    // It may lie anywhere on the file system: whoever made the state up would get out by it.
+    auto share = Share::open(settings_);
+    const auto policy = InodeHandles::check(HandlePolicy::kPrefer, *share);
+    if (*policy == HandlePolicy::kNever) {
+        GTEST_SKIP() << "no handles here, or not root";
+    }
+    settings_.handles = *policy;
+    const UniqueFd secret(::open("/etc/passwd", O_PATH | O_CLOEXEC));
+    const UniqueFd inside(::open((directory_ / "d/f").c_str(), O_PATH | O_CLOEXEC));
+    FsServer server = make_server();
+    for (const int fd : {secret.get(), inside.get()}) {
+        const auto handle = FileHandle::of(fd);
+        ASSERT_TRUE(handle.has_value());
+        FsState one = state();
+        one.removed = {{.id = 9,
+                        .lookups = 1,
+                        .type = S_IFREG,
+                        .handle = {handle->all().begin(), handle->all().end()}}};
+        EXPECT_FALSE(server.load(one));
+    }
+}
+
+TEST_F(FsMoveTest, AHandleThatIsNoneIsRefused) {
+    FsServer server = make_server();
+    FsState one = state();
+    one.removed = {{.id = 9, .lookups = 1, .type = S_IFREG, .handle = {std::byte{1}}}};
     EXPECT_FALSE(server.load(one));
 }
 

@@ -16,8 +16,11 @@ class InodeTableTest : public ::testing::Test {
   protected:
     InodeTableTest() { table_.set_root(UniqueFd(), key(1), S_IFDIR); }
 
-    uint64_t look_up(uint64_t number) {
-        return table_.look_up_or_add(key(number), UniqueFd(), S_IFREG).id();
+    uint64_t look_up(uint64_t number) { return add(key(number)).id(); }
+
+    InodeRef add(const InodeKey& key) {
+        UniqueFd none;
+        return table_.look_up_or_add(key, none, S_IFREG);
     }
 
     InodeTable table_;
@@ -33,8 +36,7 @@ TEST_F(InodeTableTest, HardLinksAreOneNode) {
 
 TEST_F(InodeTableTest, TheSameNumberOnAnotherMountIsAnotherNode) {
     const uint64_t one = look_up(7);
-    const InodeRef other =
-        table_.look_up_or_add({.mount = 9, .device = 2, .number = 7}, UniqueFd(), S_IFREG);
+    const InodeRef other = add({.mount = 9, .device = 2, .number = 7});
     EXPECT_NE(other.id(), one);
 }
 

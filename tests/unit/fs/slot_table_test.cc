@@ -111,6 +111,46 @@ TEST(SlotTable, KeepsARetiredEntryForWhoUsesIt) {
     EXPECT_EQ(table.size(), 0U);
 }
 
+TEST(SlotTable, WorksOnAnEntryThatNobodyUses) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    int seen = 0;
+    EXPECT_FALSE(table.while_unused(id, [&](Thing& thing) {
+        seen = thing.value;
+        return false;
+    }));
+    EXPECT_EQ(seen, 7);
+    EXPECT_TRUE(table.find(id));
+}
+
+TEST(SlotTable, DoesNotWorkOnAnEntryThatIsUsed) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    const Things::Ref user = table.find(id);
+    EXPECT_FALSE(table.while_unused(id, [](Thing&) {
+        ADD_FAILURE() << "somebody uses it";
+        return true;
+    }));
+}
+
+TEST(SlotTable, SaysOfAnEntryThatIsGoneThatAllIsDone) {
+    Things table;
+    const uint64_t id = add(table, 7);
+    {
+        Things::Ref entry = table.find(id);
+        EXPECT_TRUE(table.retire(entry));
+    }
+    const auto fail = [](Thing&) {
+        ADD_FAILURE() << "there is none";
+        return false;
+    };
+    EXPECT_TRUE(table.while_unused(id, fail));
+    EXPECT_TRUE(table.while_unused(uint64_t{1} << 33 | 1, fail));
+    EXPECT_TRUE(table.while_unused(12'345, fail));
+    (void)add(table, 8);
+    EXPECT_TRUE(table.while_unused(id, fail));
+}
+
 TEST(SlotTable, TellsAllThatCanBeFound) {
     Things table;
     for (int i = 0; i < 2000; ++i) {

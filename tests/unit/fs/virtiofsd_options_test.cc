@@ -24,8 +24,7 @@ TEST(VirtiofsdOptions, TurnsSandboxesIntoOurs) {
 }
 
 TEST(VirtiofsdOptions, LeavesOutWhatIsDoneAnyway) {
-    EXPECT_EQ(translate({"p", "-f", "--announce-submounts", "--inode-file-handles", "never"}),
-              (Texts{"p"}));
+    EXPECT_EQ(translate({"p", "-f", "--announce-submounts", "--seccomp", "kill"}), (Texts{"p"}));
 }
 
 TEST(VirtiofsdOptions, KeepsWhatHasNoCounterpart) {

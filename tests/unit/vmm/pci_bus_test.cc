@@ -18,8 +18,8 @@ class PciBusTest : public testing::Test {
   protected:
     PciBusTest() {
         for (size_t i = 0; i < 2; ++i) {
-            functions_.push_back(
-                *VirtioPciFunction::create(devices_[i], memory_, interrupts_, doorbells_, slots_));
+            functions_.push_back(*VirtioPciFunction::create(
+                devices_[i], memory_, interrupts_, doorbells_, slots_, {}));
             EXPECT_TRUE(bus_.add(*functions_.back()));
         }
     }

@@ -1,7 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/virtio/shared_bar.h"
 
+#include <array>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/unique_fd.h"
 
 #include "tests/unit/vmm/fake_machine.h"
 #include "vmm-lite/pci/pci_bus.h"
@@ -27,6 +37,7 @@ class SharedBarTest : public testing::Test {
         return {.region = region,
                 .offset = offset,
                 .memory = std::span(memory_).first(bytes),
+                .bytes_there = bytes,
                 .writable = true};
     }
 
@@ -115,6 +126,100 @@ TEST_F(SharedBarTest, TakesItsSlotsAlongAtItsEnd) {
     EXPECT_EQ(device_.shared_observer, nullptr);
 }
 
+// --- Files that are shorter than what is mapped of them ------------------------------------------
+
+/// A piece of two pages whose file has one.
+class ShortFileTest : public SharedBarTest {
+  protected:
+    static constexpr uint64_t kAt = kPage;  // in region 1, which is the first of the BAR
+
+    void SetUp() override {
+        ASSERT_EQ(::ftruncate(file_.get(), kPage), 0);
+        void* const base =
+            ::mmap(nullptr, 2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
+        ASSERT_NE(base, MAP_FAILED);
+        mapped_ = {static_cast<std::byte*>(base), 2 * kPage};
+        mapped_[0] = std::byte{1};
+        bar_ = *SharedBar::create(device_, slots_, [this] { ++alarms_; });
+        bar_->place(kBar);
+    }
+
+    void TearDown() override { ::munmap(mapped_.data(), mapped_.size()); }
+
+    [[nodiscard]] DeviceProxy::SharedPiece short_piece(bool writable = true) const {
+        return {.region = 1,
+                .offset = kAt,
+                .memory = mapped_,
+                .bytes_there = kPage,
+                .writable = writable};
+    }
+
+    [[nodiscard]] std::byte read(uint64_t offset) {
+        std::array<std::byte, 4> out{};
+        bar_->read(offset, out);
+        return out[0];
+    }
+
+    void write(uint64_t offset, std::byte value) { bar_->write(offset, std::span(&value, 1)); }
+
+    // Not sealed, like a file of a disk.
+    const UniqueFd file_{::memfd_create("short", MFD_CLOEXEC)};
+    std::span<std::byte> mapped_;
+    std::unique_ptr<SharedBar> bar_;
+    int alarms_ = 0;
+};
+
+TEST_F(ShortFileTest, OnlyWhatTheFileHasIsInASlot) {
+    ASSERT_TRUE(bar_->on_mapped(short_piece()));
+    ASSERT_NE(slots_.at(kBar + kAt), nullptr);
+    EXPECT_EQ(slots_.at(kBar + kAt)->memory.size(), kPage);
+    bar_->on_resized(1, kAt, 2 * kPage);
+    EXPECT_EQ(slots_.at(kBar + kAt)->memory.size(), 2 * kPage);
+    bar_->on_resized(1, kAt, 0);
+    EXPECT_TRUE(slots_.shown.empty());
+    bar_->place(2 * kBar);
+    EXPECT_TRUE(slots_.shown.empty());
+    bar_->on_resized(1, kAt, kPage);
+    EXPECT_NE(slots_.at(2 * kBar + kAt), nullptr);
+    bar_->on_resized(1, 0, kPage);  // not known
+    bar_->on_resized(0, 0, kPage);  // no region
+    EXPECT_EQ(slots_.shown.size(), 1U);
+}
+
+TEST_F(ShortFileTest, AnAccessOfAPageThatIsNotThereIsAnAlarm) {
+    ASSERT_TRUE(bar_->on_mapped(short_piece()));
+    EXPECT_EQ(read(kAt + kPage), std::byte{0xFF});
+    EXPECT_EQ(alarms_, 1);
+    write(kAt + kPage, std::byte{7});
+    EXPECT_EQ(alarms_, 2);
+}
+
+/// Before it was looked at again, and while a slot is made anew.
+TEST_F(ShortFileTest, AnAccessOfAPageThatHasComeIsServed) {
+    ASSERT_TRUE(bar_->on_mapped(short_piece()));
+    ASSERT_EQ(::ftruncate(file_.get(), 2 * kPage), 0);
+    EXPECT_EQ(read(kAt), std::byte{1});
+    EXPECT_EQ(read(kAt + kPage), std::byte{0});
+    write(kAt + kPage, std::byte{7});
+    EXPECT_EQ(mapped_[kPage], std::byte{7});
+    EXPECT_EQ(alarms_, 0);
+}
+
+TEST_F(ShortFileTest, WhereNothingIsMappedThereIsNoAlarm) {
+    ASSERT_TRUE(bar_->on_mapped(short_piece(false)));
+    EXPECT_EQ(read(0), std::byte{0xFF});
+    EXPECT_EQ(read(kAt - 2), std::byte{0xFF}) << "half of it";
+    EXPECT_EQ(read(kAt + 2 * kPage), std::byte{0xFF});
+    EXPECT_EQ(read(kAt + 2 * kPage - 2), std::byte{0xFF}) << "half of it";
+    EXPECT_EQ(read(SharedBar::kAlignment), std::byte{0xFF}) << "another region";
+    write(kAt, std::byte{9});  // read-only
+    write(kAt + kPage, std::byte{9});
+    EXPECT_EQ(mapped_[0], std::byte{1});
+    bar_->on_unmapping(1, kAt);
+    EXPECT_EQ(read(kAt + kPage), std::byte{0xFF});
+    EXPECT_EQ(alarms_, 0);
+}
+
 /// VIRTIO 1.3, 4.1.4.7: the capability has the BAR, the region's id, and 64 bits of each.
 TEST_F(SharedBarTest, IsDescribedByACapability) {
     FakeInterrupts interrupts;
@@ -123,7 +228,7 @@ TEST_F(SharedBarTest, IsDescribedByACapability) {
     device_.shared_sizes = {6ULL << 30U};
     PciBus bus({.start = 0xC0000000, .bytes = 0x20000000}, {.start = kBar, .bytes = 32ULL << 30U});
     const auto function =
-        *VirtioPciFunction::create(device_, memory, interrupts, doorbells, slots_);
+        *VirtioPciFunction::create(device_, memory, interrupts, doorbells, slots_, {});
     ASSERT_TRUE(bus.add(*function));
     ASSERT_EQ(function->bars().size(), 2U);
     EXPECT_EQ(function->bars()[1].bytes, 8ULL << 30U);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/host_backlog.h"
 
+#include <array>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -10,75 +11,145 @@
 namespace outrigger::vsock {
 namespace {
 
-void add(HostBacklog& backlog, std::string_view text) {
-    std::memcpy(backlog.extend(text.size()).data(), text.data(), text.size());
-}
+constexpr size_t kBytes = 16;
+constexpr size_t kMessages = 8192;
 
-std::string text_of(std::span<const std::byte> bytes) {
-    std::string text(bytes.size(), '\0');
-    std::memcpy(text.data(), bytes.data(), bytes.size());
+std::string text_of(const HostBacklog::Ranges& ranges) {
+    std::string text;
+    for (const iovec& range : ranges) {
+        text.append(static_cast<const char*>(range.iov_base), range.iov_len);
+    }
     return text;
 }
 
-TEST(HostBacklog, StreamComesOutInOrder) {
-    HostBacklog backlog;
-    EXPECT_TRUE(backlog.empty());
-    add(backlog, "abc");
-    backlog.take_bytes(2);
-    add(backlog, "def");
-    EXPECT_EQ(text_of(backlog.stream()), "cdef");
-    EXPECT_EQ(backlog.bytes(), 4U);
-    backlog.take_bytes(4);
-    EXPECT_TRUE(backlog.empty());
-}
-
-TEST(HostBacklog, MessagesKeepTheirBounds) {
-    HostBacklog backlog;
-    add(backlog, "one");
-    EXPECT_FALSE(backlog.has_message());
-    EXPECT_TRUE(backlog.end_message(false));
-    EXPECT_TRUE(backlog.end_message(true));
-    add(backlog, "th");
-    add(backlog, "ree");
-    EXPECT_TRUE(backlog.has_part());
-    EXPECT_TRUE(backlog.end_message(true));
-    EXPECT_FALSE(backlog.has_part());
-    add(backlog, "rest");
-    EXPECT_EQ(text_of(backlog.message().bytes), "one");
-    EXPECT_FALSE(backlog.message().ends_record);
-    backlog.take_message();
-    EXPECT_EQ(text_of(backlog.message().bytes), "");
-    EXPECT_TRUE(backlog.message().ends_record);
-    backlog.take_message();
-    EXPECT_EQ(text_of(backlog.message().bytes), "three");
-    EXPECT_TRUE(backlog.message().ends_record);
-    backlog.take_message();
-    EXPECT_FALSE(backlog.has_message());
-    EXPECT_TRUE(backlog.has_part());
-    EXPECT_FALSE(backlog.empty());
-    EXPECT_TRUE(backlog.end_message(false));
-    EXPECT_EQ(text_of(backlog.message().bytes), "rest");
-    backlog.clear();
-    EXPECT_TRUE(backlog.empty());
-    add(backlog, "next");
-    EXPECT_TRUE(backlog.end_message(false));
-    EXPECT_EQ(text_of(backlog.message().bytes), "next");
-}
-
-TEST(HostBacklog, KeepsSoManyEmptyMessagesAndAnyNumberOfOthers) {
-    HostBacklog backlog;
-    for (size_t i = 0; i < HostBacklog::kEmptyMessagesMax; ++i) {
-        ASSERT_TRUE(backlog.end_message(false));
-        add(backlog, "x");
-        ASSERT_TRUE(backlog.end_message(false));
+class HostBacklogTest : public ::testing::Test {
+  protected:
+    void add(std::string_view text) {
+        for (const iovec& range : backlog_.extend(text.size())) {
+            if (range.iov_len > 0) {
+                std::memcpy(range.iov_base, text.data(), range.iov_len);
+            }
+            text.remove_prefix(range.iov_len);
+        }
+        EXPECT_TRUE(text.empty());
     }
-    EXPECT_FALSE(backlog.end_message(false));
-    add(backlog, "x");
-    EXPECT_TRUE(backlog.end_message(false));
+
+    std::array<std::byte, kBytes> bytes_{};
+    std::array<uint32_t, kMessages> ends_{};
+    HostBacklog backlog_{bytes_, ends_};
+};
+
+TEST_F(HostBacklogTest, StreamComesOutInOrder) {
+    EXPECT_TRUE(backlog_.empty());
+    add("abc");
+    backlog_.take_bytes(2);
+    add("def");
+    EXPECT_EQ(text_of(backlog_.stream()), "cdef");
+    EXPECT_EQ(backlog_.bytes(), 4U);
+    backlog_.take_bytes(4);
+    EXPECT_TRUE(backlog_.empty());
+}
+
+TEST_F(HostBacklogTest, StreamGoesRoundItsMemory) {
+    add("0123456789");
+    backlog_.take_bytes(8);
+    add("abcdefghijklmn");
+    EXPECT_EQ(backlog_.bytes(), kBytes);
+    EXPECT_EQ(text_of(backlog_.stream()), "89abcdefghijklmn");
+    EXPECT_GT(backlog_.stream()[1].iov_len, 0U);
+}
+
+TEST_F(HostBacklogTest, MessagesKeepTheirBounds) {
+    add("one");
+    EXPECT_FALSE(backlog_.has_message());
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_TRUE(backlog_.end_message(true));
+    add("th");
+    add("ree");
+    EXPECT_TRUE(backlog_.has_part());
+    EXPECT_TRUE(backlog_.end_message(true));
+    EXPECT_FALSE(backlog_.has_part());
+    add("rest");
+    EXPECT_EQ(text_of(backlog_.message().bytes), "one");
+    EXPECT_FALSE(backlog_.message().ends_record);
+    backlog_.take_message();
+    EXPECT_EQ(text_of(backlog_.message().bytes), "");
+    EXPECT_TRUE(backlog_.message().ends_record);
+    backlog_.take_message();
+    EXPECT_EQ(text_of(backlog_.message().bytes), "three");
+    EXPECT_TRUE(backlog_.message().ends_record);
+    backlog_.take_message();
+    EXPECT_FALSE(backlog_.has_message());
+    EXPECT_TRUE(backlog_.has_part());
+    EXPECT_FALSE(backlog_.empty());
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_EQ(text_of(backlog_.message().bytes), "rest");
+    backlog_.clear();
+    EXPECT_TRUE(backlog_.empty());
+    add("next");
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_EQ(text_of(backlog_.message().bytes), "next");
+}
+
+TEST_F(HostBacklogTest, KeepsSoManyEmptyMessagesAndAnyNumberOfOthers) {
+    for (size_t i = 0; i < HostBacklog::kEmptyMessagesMax; ++i) {
+        ASSERT_TRUE(backlog_.end_message(false));
+    }
+    EXPECT_FALSE(backlog_.end_message(false));
+    for (size_t i = 0; i < kBytes; ++i) {
+        add("x");
+        ASSERT_TRUE(backlog_.end_message(false));
+    }
+    EXPECT_FALSE(backlog_.end_message(false));
     // The first one that goes makes room.
-    backlog.take_message();
-    EXPECT_TRUE(backlog.end_message(false));
-    EXPECT_FALSE(backlog.end_message(false));
+    backlog_.take_message();
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_FALSE(backlog_.end_message(false));
+}
+
+TEST_F(HostBacklogTest, AnotherGoesOnFromItsPosition) {
+    add("0123456789");
+    EXPECT_TRUE(backlog_.end_message(false));
+    EXPECT_TRUE(backlog_.end_message(true));
+    add("abc");
+    backlog_.take_message();
+    HostBacklog other(bytes_, ends_);
+    ASSERT_TRUE(other.restore(backlog_.position()));
+    EXPECT_EQ(text_of(other.message().bytes), "");
+    EXPECT_TRUE(other.message().ends_record);
+    EXPECT_TRUE(other.has_part());
+    other.take_message();
+    EXPECT_EQ(text_of(other.stream()), "abc");
+}
+
+TEST_F(HostBacklogTest, PositionThatCannotBeIsRefused) {
+    add("0123");
+    EXPECT_TRUE(backlog_.end_message(false));
+    const HostBacklog::Position good = backlog_.position();
+    HostBacklog other(bytes_, ends_);
+    HostBacklog::Position bad = good;
+    bad.end = bad.begin + kBytes + 1;
+    EXPECT_FALSE(other.restore(bad));
+    bad = good;
+    bad.messages_end += kMessages;
+    EXPECT_FALSE(other.restore(bad));
+    bad = good;
+    bad.end -= 1;  // the message would end behind it
+    EXPECT_FALSE(other.restore(bad));
+    EXPECT_TRUE(other.empty());
+    EXPECT_TRUE(other.restore(good));
+}
+
+TEST_F(HostBacklogTest, GivesBackMemoryThatItDoesNotNeed) {
+    add("0123456789");
+    EXPECT_TRUE(backlog_.take_unused(2)[0].empty());
+    backlog_.take_bytes(10);
+    EXPECT_TRUE(backlog_.take_unused(10)[0].empty());
+    const auto unused = backlog_.take_unused(2);
+    EXPECT_EQ(unused[0].data(), bytes_.data() + 2);
+    EXPECT_EQ(unused[0].size(), 8U);
+    EXPECT_TRUE(unused[1].empty());
+    EXPECT_TRUE(backlog_.take_unused(2)[0].empty());
 }
 
 }  // namespace

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/fs/file_transfer.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "vhost-user-backend/guest/sigbus_guard.h"
+
+namespace outrigger::fs {
+namespace {
+
+/// IOV_MAX of Linux.
+constexpr size_t kSegmentsMax = 1024;
+
+constexpr size_t kSectorBytes = 512;
+constexpr size_t kPageBytes = 4096;
+
+/// Takes `bytes` off the front of `segments`; the rest, of which the first may begin later.
+std::span<iovec> behind(std::span<iovec> segments, size_t bytes) {
+    while (bytes > 0) {
+        iovec& front = segments.front();
+        const size_t taken = std::min(bytes, front.iov_len);
+        front.iov_base = static_cast<std::byte*>(front.iov_base) + taken;
+        front.iov_len -= taken;
+        bytes -= taken;
+        if (front.iov_len == 0) {
+            segments = segments.subspan(1);
+        }
+    }
+    return segments;
+}
+
+int segment_count(std::span<const iovec> segments) {
+    return static_cast<int>(std::min(segments.size(), kSegmentsMax));
+}
+
+struct Free {
+    void operator()(std::byte* memory) const { std::free(memory); }
+};
+
+using Pages = std::unique_ptr<std::byte, Free>;
+
+/// Of at most kTransferBytesMax bytes.
+Pages allocate_pages(size_t bytes) {
+    const size_t whole = (bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+    return Pages(static_cast<std::byte*>(std::aligned_alloc(kPageBytes, whole)));
+}
+
+size_t bytes_of(std::span<const iovec> segments) {
+    size_t bytes = 0;
+    for (const iovec& segment : segments) {
+        bytes += segment.iov_len;
+    }
+    return bytes;
+}
+
+}  // namespace
+
+Transfer read_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
+    Transfer transfer;
+    while (!segments.empty()) {
+        const ssize_t count = ::preadv2(fd,
+                                        segments.data(),
+                                        segment_count(segments),
+                                        static_cast<off_t>(offset + transfer.done),
+                                        flags);
+        if (count < 0) {
+            if (errno == EINTR) {
+                continue;
+            }
+            transfer.error = errno;
+            break;
+        }
+        if (count == 0) {
+            break;
+        }
+        transfer.done += static_cast<size_t>(count);
+        segments = behind(segments, static_cast<size_t>(count));
+    }
+    return transfer;
+}
+
+Transfer write_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
+    Transfer transfer;
+    while (!segments.empty()) {
+        const ssize_t count = ::pwritev2(fd,
+                                         segments.data(),
+                                         segment_count(segments),
+                                         static_cast<off_t>(offset + transfer.done),
+                                         flags);
+        if (count <= 0) {
+            if (count < 0 && errno == EINTR) {
+                continue;
+            }
+            transfer.error = count < 0 ? errno : EIO;
+            break;
+        }
+        transfer.done += static_cast<size_t>(count);
+        segments = behind(segments, static_cast<size_t>(count));
+    }
+    return transfer;
+}
+
+bool are_sectors(std::span<const iovec> segments) {
+    return std::ranges::all_of(segments, [](const iovec& segment) {
+        // SAFETY: the address is only looked at, not used.
+        const auto address = reinterpret_cast<uintptr_t>(segment.iov_base);
+        return address % kSectorBytes == 0 && segment.iov_len % kSectorBytes == 0;
+    });
+}
+
+Transfer read_by_copy(int fd, std::span<iovec> segments, uint64_t offset) {
+    const size_t bytes = bytes_of(segments);
+    const Pages pages = allocate_pages(bytes);
+    if (pages == nullptr) {
+        return {.done = 0, .error = ENOMEM};
+    }
+    std::array<iovec, 1> whole = {{{.iov_base = pages.get(), .iov_len = bytes}}};
+    std::span<iovec> rest = whole;
+    const Transfer transfer = read_all(fd, rest, offset, 0);
+    size_t copied = 0;
+    for (const iovec& segment : segments) {
+        const size_t count = std::min(segment.iov_len, transfer.done - copied);
+        std::memcpy(segment.iov_base, pages.get() + copied, count);
+        copied += count;
+    }
+    return transfer;
+}
+
+Transfer write_by_copy(
+    int fd, std::span<const iovec> segments, uint64_t offset, int flags, uint32_t lost_before) {
+    const size_t bytes = bytes_of(segments);
+    const Pages pages = allocate_pages(bytes);
+    if (pages == nullptr) {
+        return {.done = 0, .error = ENOMEM};
+    }
+    size_t copied = 0;
+    for (const iovec& segment : segments) {
+        std::memcpy(pages.get() + copied, segment.iov_base, segment.iov_len);
+        copied += segment.iov_len;
+    }
+    if (sigbus_guard::lost_count() != lost_before) {
+        return {.done = 0, .error = EFAULT};  // some of it may be zeroes of our own
+    }
+    std::array<iovec, 1> whole = {{{.iov_base = pages.get(), .iov_len = bytes}}};
+    std::span<iovec> rest = whole;
+    return write_all(fd, rest, offset, flags);
+}
+
+}  // namespace outrigger::fs

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+/// An Ethernet frame on its way between a guest and a port of the host, and what is left to be done
+/// to it: a checksum that is not finished, or a payload that is to be cut into segments.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include <sys/uio.h>
+
+namespace outrigger::net {
+
+inline constexpr size_t kEthernetHeaderBytes = 14;
+inline constexpr size_t kVlanTagBytes = 4;
+
+/// An IP packet of any length, behind an Ethernet header with a VLAN tag.
+inline constexpr size_t kFrameBytesMax = 65536 + kEthernetHeaderBytes + kVlanTagBytes;
+
+/// How a frame is to be cut. VIRTIO 1.3, 5.1.6.
+enum class Segmentation : uint8_t { kNone, kTcp4, kTcp6, kUdp };
+
+/// What is left to do.
+struct FrameOffload {
+    bool needs_checksum = false;  ///< from checksum_start to the end; the field has what to add
+    bool checksum_valid = false;  ///< it was checked, or made, by somebody trusted
+    bool ecn = false;             ///< the first segment of TCP has CWR, and no other
+    Segmentation segmentation = Segmentation::kNone;
+    uint16_t segment_bytes = 0;    ///< payload of each segment but the last; above 0 with kTcp...
+    uint16_t checksum_start = 0;   ///< from the start of the frame
+    uint16_t checksum_offset = 0;  ///< of the field, from checksum_start
+};
+
+/// What somebody can leave unfinished, or leaves to others.
+struct Offloads {
+    bool checksum = false;
+    bool tcp4 = false;
+    bool tcp6 = false;
+    bool ecn = false;
+    bool udp4 = false;
+    bool udp6 = false;
+    /// Takes TCP over IPv4 in packets of any length: nothing is cut, but checksums are finished.
+    bool giants = false;
+
+    friend bool operator==(const Offloads&, const Offloads&) = default;
+};
+
+/// Borrowed bytes, in as many pieces as they came in.
+struct Frame {
+    std::span<const iovec> pieces{};
+    size_t bytes = 0;
+    FrameOffload offload{};
+};
+
+/// Why a frame was thrown away. None of them harms the ring that it came from or would go to.
+enum class DropReason : uint8_t {
+    kNoHeader,        ///< shorter than the header before every frame
+    kRunt,            ///< shorter than an Ethernet header
+    kGiant,           ///< longer than kFrameBytesMax
+    kChecksumRange,   ///< its checksum would lie in the Ethernet header or beyond the end
+    kNotNegotiated,   ///< leaves something to us that the driver did not agree on
+    kSegmentType,     ///< a kind of segmentation that there is not
+    kSegmentSize,     ///< segments of no bytes, or too many of them
+    kSegmentHeaders,  ///< headers that are not those of the kind of segmentation
+    kOverMtu,         ///< longer than the guest's link allows
+    kBufferTooSmall,  ///< the guest's buffers are
+    kRingDisabled,    ///< sent on a ring that is not enabled
+    kRingStopped,     ///< it waited for the host when its ring stopped
+    kNoPeer,          ///< nobody is at the other end
+    kPeerRefused,     ///< the host does not take it: too long for a socket, say
+    kQueueFull,       ///< too many wait for the guest
+};
+
+inline constexpr size_t kDropReasonCount = 15;
+
+/// A word for metrics: "checksum-range".
+[[nodiscard]] std::string_view name_of(DropReason reason);
+/// A clause for logs: "its checksum would lie beyond its end".
+[[nodiscard]] std::string_view describe(DropReason reason);
+
+/// Copies min(frame.bytes, out.size()) bytes; how many.
+size_t copy_front(const Frame& frame, std::span<std::byte> out);
+
+}  // namespace outrigger::net

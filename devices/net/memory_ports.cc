@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/memory_ports.h"
+
+#include <utility>
+
+namespace outrigger::net {
+namespace {
+
+constexpr size_t kLoopBytesMax = 4 << 20;
+
+constexpr Offloads kEverything = {
+    .checksum = true, .tcp4 = true, .tcp6 = true, .ecn = true, .udp4 = true, .udp6 = true};
+
+}  // namespace
+
+Offloads NullPort::takes() const {
+    return kEverything;
+}
+
+size_t NullPort::send(std::span<const Frame> frames) {
+    for (const Frame& frame : frames) {
+        counters_.frames_sent.add();
+        counters_.bytes_sent.add(frame.bytes);
+    }
+    return frames.size();
+}
+
+LoopPort::LoopPort() : queue_(kLoopBytesMax) {}
+
+Offloads LoopPort::takes() const {
+    return kEverything;
+}
+
+void LoopPort::attach(EventLoop& loop, PortEvents& events) {
+    loop_ = &loop;
+    events_ = &events;
+}
+
+void LoopPort::detach() {
+    if (telling_) {
+        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
+    }
+    queue_.clear();
+    awaited_ = false;
+    loop_ = nullptr;
+    events_ = nullptr;
+}
+
+size_t LoopPort::send(std::span<const Frame> frames) {
+    for (const Frame& frame : frames) {
+        if (!queue_.push(frame)) {
+            counters_.dropped.add(DropReason::kQueueFull);
+            continue;
+        }
+        counters_.frames_sent.add();
+        counters_.bytes_sent.add(frame.bytes);
+        counters_.frames_received.add();
+        counters_.bytes_received.add(frame.bytes);
+    }
+    if (awaited_ && !queue_.empty() && !telling_) {
+        // Not from within this call.
+        telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] { tell(); });
+    }
+    return frames.size();
+}
+
+void LoopPort::tell() {
+    telling_.reset();
+    if (awaited_) {
+        awaited_ = false;
+        events_->on_frames();
+    }
+}
+
+}  // namespace outrigger::net

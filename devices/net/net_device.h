@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The network device: pairs of rings for frames, and a port of the host. VIRTIO 1.3, 5.1.
+///
+/// All queues are on one worker, because they share the port.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/device.h"
+
+#include "devices/net/flow_table.h"
+#include "devices/net/offload.h"
+#include "devices/net/port.h"
+#include "devices/net/receive_queue.h"
+#include "devices/net/transmit_batch.h"
+
+namespace outrigger::net {
+
+inline constexpr uint16_t kMtuMin = 68;  // RFC 791
+inline constexpr uint16_t kMtuDefault = 1500;
+inline constexpr uint16_t kQueuePairsMax = 64;
+
+struct NetOptions {
+    std::optional<MacAddress> mac{};  ///< the guest's; nothing: the front end chooses
+    uint16_t mtu = kMtuDefault;
+    uint16_t queue_pairs = 1;
+};
+
+/// Written by the queues' worker.
+struct NetCounters {
+    Counter frames_from_guest;
+    Counter bytes_from_guest;
+    Counter frames_to_guest;
+    Counter bytes_to_guest;
+    Counter announcements;
+    Counter finished_to_guest;  ///< frames whose checksum or segments were made for the guest
+    CounterTable<DropReason, kDropReasonCount> dropped_from_guest;
+    CounterTable<DropReason, kDropReasonCount> dropped_to_guest;
+};
+
+class NetDevice final : public Device, private PortEvents {
+  public:
+    NetDevice(const NetOptions& options, std::unique_ptr<Port> port);
+
+    [[nodiscard]] DeviceIdentity identity() const override;
+    [[nodiscard]] DeviceAbilities abilities() const override;
+    [[nodiscard]] FeatureSet offered_features() const override;
+    void on_negotiated(FeatureSet agreed) override;
+    void read_config(ConfigOffset at, std::span<std::byte> out) const override;
+
+    [[nodiscard]] Result<void> start_queue(QueueIndex index,
+                                           Virtqueue& queue,
+                                           Worker& worker) override;
+    [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
+    void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void suspend_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void hurry_queue(QueueIndex index) override;
+
+    [[nodiscard]] bool set_mtu(uint16_t mtu) override;
+    [[nodiscard]] bool announce(const MacAddress& address) override;
+    void reset() override;
+
+    /// Any thread.
+    [[nodiscard]] const NetCounters& counters() const { return counters_; }
+
+    [[nodiscard]] const Port& port() const { return *port_; }
+
+  private:
+    struct Transmit {
+        Virtqueue* ring = nullptr;
+        size_t header_bytes = 0;
+    };
+
+    // PortEvents.
+    void on_frames() override;
+    void on_room() override;
+
+    [[nodiscard]] QueueProgress transmit(uint16_t pair);
+    void take_chain(uint16_t pair, DescriptorChain chain);
+    void drop_from_guest(DropReason reason);
+    [[nodiscard]] QueueProgress discard(Transmit& queue);
+    void leave_transmit(uint16_t pair, bool set_aside);
+
+    [[nodiscard]] QueueProgress receive(uint16_t pair);
+    [[nodiscard]] std::optional<Frame> next_frame();
+    void drop_frame();
+    [[nodiscard]] std::optional<Frame> finish(const Frame& frame);
+    void drop_to_guest(DropReason reason);
+    [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
+    [[nodiscard]] ReceiveQueue& choose_queue(const Frame& frame, ReceiveQueue& called);
+    void leave_receive(uint16_t pair);
+
+    void note_started(Worker& worker);
+    void note_stopped();
+    void send_announcement();
+
+    const NetOptions options_;
+    const std::unique_ptr<Port> port_;
+    NetCounters counters_;
+    LogLimiter limiter_;
+
+    // Written by the control thread, read by the worker.
+    std::atomic<uint64_t> agreed_ = 0;
+    std::atomic<uint16_t> mtu_;
+    std::atomic<uint64_t> announced_ = 0;  // a MAC address and bit 48: to be announced
+
+    std::mutex worker_mutex_;
+    Worker* worker_ = nullptr;  // guarded by worker_mutex_: where queues run or ran
+
+    // The worker's while queues run, and the control thread's otherwise.
+    std::vector<Transmit> transmit_;
+    std::vector<ReceiveQueue> receive_;
+    size_t running_ = 0;
+    TransmitBatch batch_;
+    FlowTable flows_;
+    // A frame of the port that the guest cannot take as it is.
+    std::unique_ptr<std::byte[]> whole_;
+    std::unique_ptr<std::byte[]> segment_;
+    Segmenter segmenter_;
+    iovec finished_{};
+    bool has_finished_ = false;
+};
+
+}  // namespace outrigger::net

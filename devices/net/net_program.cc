@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/net_program.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <sys/socket.h>
+
+#include "devices/net/datagram_port.h"
+#include "devices/net/memory_ports.h"
+#include "devices/net/net_device.h"
+#include "devices/net/peer_socket.h"
+#include "devices/net/stream_port.h"
+#ifdef OUTRIGGER_SLIRP
+#include "devices/net/user_options.h"
+#include "devices/net/user_port.h"
+#include "devices/net/user_sandbox.h"
+#endif
+
+namespace outrigger::net {
+namespace {
+
+constexpr std::string_view kBackends[] = {
+#ifdef OUTRIGGER_SLIRP
+    "user",
+#endif
+    "stream",
+    "dgram",
+    "null",
+    "loop"};
+
+#ifdef OUTRIGGER_SLIRP
+constexpr std::string_view kBackendDefault = "user";
+#else
+constexpr std::string_view kBackendDefault = "null";
+#endif
+
+constexpr std::string_view kOnOff[] = {"on", "off"};
+
+constexpr std::array kOptions = {
+    OptionSpec{.name = "backend",
+               .kind = OptionKind::kChoice,
+               .value_name = "KIND",
+               .help =
+                   "What the guest's frames go to: user, a network of its own behind a NAT "
+                   "(where the build has it); stream, a program at a Unix stream socket "
+                   "(passt, QEMU, gvproxy); dgram, one at a Unix datagram socket (vfkit, QEMU); "
+                   "null, nothing; loop, back to the guest",
+               .default_value = kBackendDefault,
+               .choices = kBackends},
+#ifdef OUTRIGGER_SLIRP
+    OptionSpec{.name = "forward",
+               .value_name = "RULE",
+               .help = "Of user: lead a port of the host to one of the guest, "
+                       "tcp|udp:[ADDRESS:]PORT-[GUEST:]PORT, as in tcp:2222-22. Without ADDRESS "
+                       "only programs of this host reach it; without GUEST it is the first address "
+                       "that DHCP gives; IPv6 addresses are in brackets, and name both. May be "
+                       "given several times",
+               .repeatable = true},
+    OptionSpec{.name = "dns",
+               .value_name = "ADDRESS[:PORT]",
+               .help = "Of user: the server that answers for the guest's name server; may be given "
+                       "once for IPv4 and once for IPv6. Without it they are the first of "
+                       "/etc/resolv.conf",
+               .repeatable = true},
+    OptionSpec{.name = "search",
+               .value_name = "DOMAIN",
+               .help =
+                   "Of user: tell the guest to look for names in this domain, too; may be given "
+                   "several times",
+               .repeatable = true},
+    OptionSpec{.name = "host-name",
+               .value_name = "NAME",
+               .help = "Of user: the name that DHCP tells the guest"},
+    OptionSpec{.name = "ipv4",
+               .value_name = "NETWORK",
+               .help = "Of user: the guest's network; station 2 is the router, 3 the name server, "
+                       "and 15 the first guest. none: no IPv4",
+               .default_value = "10.0.2.0/24"},
+    OptionSpec{.name = "ipv6",
+               .value_name = "NETWORK",
+               .help = "Of user: the guest's network, with the same stations. none: no IPv6",
+               .default_value = "fec0::/64"},
+    OptionSpec{.name = "host-loopback",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHEN",
+               .help = "Of user: let the guest reach servers of this host that listen on its "
+                       "loopback address, by the address of the router",
+               .default_value = "off",
+               .choices = kOnOff},
+    OptionSpec{
+        .name = "restricted",
+        .kind = OptionKind::kFlag,
+        .help = "Of user: the guest reaches nothing, and is reached at forwarded ports only"},
+#endif
+    OptionSpec{.name = "peer",
+               .value_name = "PATH",
+               .help = "Of stream and dgram: connect to the program that has this socket, and try "
+                       "again when it is not there or has gone"},
+    OptionSpec{.name = "listen",
+               .value_name = "PATH",
+               .help = "Of stream: let a program connect here, one at a time. Of dgram: take "
+                       "frames at this socket, and without --peer answer to whoever sends first"},
+    OptionSpec{.name = "reconnect-ms",
+               .kind = OptionKind::kNumber,
+               .value_name = "MS",
+               .help = "Try to connect to --peer again after so many milliseconds",
+               .default_value = "1000",
+               .number_min = 10,
+               .number_max = 600'000},
+    OptionSpec{.name = "vfkit",
+               .kind = OptionKind::kFlag,
+               .help =
+                   "Of dgram: say VFKT to the program at --peer first, as gvproxy wants to hear "
+                   "it"},
+    OptionSpec{.name = "mac",
+               .value_name = "MAC",
+               .help = "The guest's address, for front ends that ask for it. QEMU does not: there "
+                       "it is the property of the device"},
+    OptionSpec{.name = "mtu",
+               .kind = OptionKind::kNumber,
+               .value_name = "BYTES",
+               .help = "Largest packet of the guest's link, for front ends that ask for it (QEMU: "
+                       "host_mtu)",
+               .default_value = "1500",
+               .number_min = kMtuMin,
+               .number_max = 65535},
+    OptionSpec{.name = "queue-pairs",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help =
+                   "Pairs of receive and transmit rings. More than one needs a front end with a "
+                   "control queue of its own, such as QEMU",
+               .default_value = "1",
+               .number_min = 1,
+               .number_max = kQueuePairsMax},
+};
+
+/// Of the worker, for sockets to peers.
+constexpr SystemCallRule kSystemCalls[] = {
+    {.name = "socket", .tests = {argument_is(0, AF_UNIX)}},
+    {.name = "connect"},
+    {.name = "accept4"},
+    {.name = "sendmsg"},
+    {.name = "sendmmsg"},
+    {.name = "recvmmsg", .tests = {argument_is(3, MSG_DONTWAIT)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
+    {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
+    {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_RCVBUF)}},
+};
+
+#ifdef OUTRIGGER_SLIRP
+/// The largest packet of the user network.
+constexpr uint16_t kUserMtuMax = 65520;
+
+constexpr size_t kResolvConfBytesMax = 64 * 1024;
+
+Error no_such(std::string_view option, const std::string& value, std::string_view example) {
+    return {.message = "--" + std::string(option) + "=" + value + " is not of the form " +
+                       std::string(example)};
+}
+
+Result<UserOptions> parse_user_options(const OptionValues& values) {
+    UserOptions options;
+    const std::string ip4 = *values.text("ipv4");
+    const std::string ip6 = *values.text("ipv6");
+    options.ip4 = parse_ip4_network(ip4);
+    if (!options.ip4 && ip4 != "none") {
+        return failure(no_such("ipv4", ip4, "10.0.2.0/24"));
+    }
+    options.ip6 = parse_ip6_network(ip6);
+    if (!options.ip6 && ip6 != "none") {
+        return failure(no_such("ipv6", ip6, "fd00::/64"));
+    }
+    if (!options.ip4 && !options.ip6) {
+        return failure(Error{.message = "--ipv4=none and --ipv6=none leave no network"});
+    }
+    for (const std::string& text : values.texts("forward")) {
+        const auto forward = parse_forward(text);
+        if (!forward) {
+            return failure(no_such("forward", text, "tcp:127.0.0.1:2222-10.0.2.15:22"));
+        }
+        if (forward->guest.is_ip6 ? !options.ip6 : !options.ip4) {
+            return failure(Error{.message = "--forward=" + text +
+                                            " leads to a family of addresses that is not there"});
+        }
+        options.forwards.push_back(*forward);
+    }
+    for (const std::string& text : values.texts("dns")) {
+        const auto server = parse_endpoint(text, kDnsPort);
+        if (!server) {
+            return failure(no_such("dns", text, "192.0.2.1:53"));
+        }
+        (server->is_ip6 ? options.dns6 : options.dns4) = server;
+    }
+    options.search = values.texts("search");
+    options.host_name = values.text("host-name").value_or("");
+    options.host_loopback = values.text("host-loopback") == "on";
+    options.restricted = values.flag("restricted");
+    options.mtu = static_cast<uint16_t>(*values.number("mtu"));
+    if (options.mtu > kUserMtuMax) {
+        return failure(Error{.message = "--mtu is at most 65520 with --backend=user"});
+    }
+    return options;
+}
+
+Result<void> check_user_options(std::string_view backend, const OptionValues& values) {
+    const bool is_user = backend == "user";
+    for (const std::string_view name : {"forward", "dns", "search", "host-name", "restricted"}) {
+        if (!is_user && values.has(name)) {
+            return failure(Error{.message = "--" + std::string(name) + " is of --backend=user"});
+        }
+    }
+    if (is_user) {
+        (void)OUTRIGGER_TRY(parse_user_options(values));
+    }
+    return {};
+}
+#endif
+
+Result<void> check_socket_options(std::string_view backend, const OptionValues& values) {
+    const bool has_peer = values.has("peer");
+    const bool has_listen = values.has("listen");
+    if (backend == "stream" && has_peer == has_listen) {
+        return failure(Error{.message = "--backend=stream needs either --peer or --listen: give "
+                                        "the path of the other program's socket, or of ours"});
+    }
+    if (backend == "dgram" && !has_peer && !has_listen) {
+        return failure(Error{.message = "--backend=dgram needs --peer or --listen: give the path "
+                                        "of the other program's socket, or of ours"});
+    }
+    if (backend != "stream" && backend != "dgram" && (has_peer || has_listen)) {
+        return failure(Error{.message = "--peer and --listen are of --backend=stream and dgram"});
+    }
+    if (values.flag("vfkit") && (backend != "dgram" || !has_peer)) {
+        return failure(Error{.message = "--vfkit is of --backend=dgram with --peer"});
+    }
+    for (const std::string_view name : {"peer", "listen"}) {
+        if (const auto path = values.text(name)) {
+            OUTRIGGER_TRY(check_peer_path(*path));
+        }
+    }
+    return {};
+}
+
+Result<void> check_options(const OptionValues& values) {
+    const auto backend = values.text("backend");
+    if (const auto mac = values.text("mac"); mac && !parse_mac(*mac)) {
+        return failure(Error{.message = "--mac=" + *mac +
+                                        " is no address of a station, like 52:54:00:12:34:56"});
+    }
+#ifdef OUTRIGGER_SLIRP
+    OUTRIGGER_TRY(check_user_options(*backend, values));
+#endif
+    return check_socket_options(*backend, values);
+}
+
+#ifdef OUTRIGGER_SLIRP
+/// What is not given is the host's.
+Result<UserOptions> read_user_options(const OptionValues& values) {
+    UserOptions options = OUTRIGGER_TRY(parse_user_options(values));
+    if (values.has("dns")) {
+        return options;
+    }
+    std::ifstream file("/etc/resolv.conf");
+    std::string text(kResolvConfBytesMax, '\0');
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<size_t>(file.gcount()));
+    const NameServers servers = parse_resolv_conf(text);
+    options.dns4 = servers.dns4;
+    options.dns6 = servers.dns6;
+    return options;
+}
+#endif
+
+Result<PeerOptions> open_peer(const OptionValues& values, int type) {
+    PeerOptions options;
+    options.peer_path = values.text("peer").value_or("");
+    options.retry = std::chrono::milliseconds(*values.number("reconnect-ms"));
+    options.vfkit = values.flag("vfkit");
+    if (const auto path = values.text("listen")) {
+        options.listener = OUTRIGGER_TRY(listen_at(*path, {.type = type}));
+    }
+    return options;
+}
+
+Result<std::unique_ptr<Port>> open_port(const OptionValues& values) {
+    const std::string backend = *values.text("backend");
+    if (backend == "stream") {
+        PeerOptions peer = OUTRIGGER_TRY(open_peer(values, SOCK_STREAM));
+        return OUTRIGGER_TRY(StreamPort::create(std::move(peer)));
+    }
+    if (backend == "dgram") {
+        PeerOptions peer = OUTRIGGER_TRY(open_peer(values, SOCK_DGRAM));
+        return OUTRIGGER_TRY(DatagramPort::create(std::move(peer)));
+    }
+#ifdef OUTRIGGER_SLIRP
+    if (backend == "user") {
+        const UserOptions options = OUTRIGGER_TRY(read_user_options(values));
+        return OUTRIGGER_TRY(UserPort::create(options));
+    }
+#endif
+    if (backend == "loop") {
+        return std::make_unique<LoopPort>();
+    }
+    return std::make_unique<NullPort>();
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    NetOptions options;
+    if (const auto mac = values.text("mac")) {
+        options.mac = parse_mac(*mac);
+    }
+    options.mtu = static_cast<uint16_t>(*values.number("mtu"));
+    options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
+    std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values));
+    return std::make_unique<NetDevice>(options, std::move(port));
+}
+
+SandboxExtras sandbox_extras(const OptionValues& values) {
+    SandboxExtras extras;
+#ifdef OUTRIGGER_SLIRP
+    if (values.text("backend") == "user") {
+        extras.system_calls = kUserCalls;
+        extras.any_tcp = true;
+    }
+#endif
+    if (const auto path = values.text("listen")) {
+        std::filesystem::path folder = std::filesystem::path(*path).parent_path();
+        extras.removable_directories.push_back(folder.empty() ? "." : folder);
+    }
+    return extras;
+}
+
+}  // namespace
+
+std::optional<MacAddress> parse_mac(std::string_view text) {
+    constexpr size_t kTextBytes = 17;
+    MacAddress mac{};
+    if (text.size() != kTextBytes) {
+        return std::nullopt;
+    }
+    for (size_t i = 0; i < mac.size(); ++i) {
+        const std::string_view digits = text.substr(3 * i, 2);
+        uint8_t value = 0;
+        const auto [end, error] =
+            std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
+        const bool is_separated = i + 1 == mac.size() || text[3 * i + 2] == ':';
+        if (error != std::errc() || end != digits.data() + digits.size() || !is_separated) {
+            return std::nullopt;
+        }
+        mac[i] = static_cast<std::byte>(value);
+    }
+    constexpr std::byte kMulticast{1};
+    const bool is_zero = std::ranges::all_of(mac, [](std::byte b) { return b == std::byte{0}; });
+    if (is_zero || (mac[0] & kMulticast) != std::byte{0}) {
+        return std::nullopt;
+    }
+    return mac;
+}
+
+const DeviceProgram kNetProgram{
+    .name = "outrigger-net",
+    .type = "net",
+    .summary =
+        "A vhost-user back end that serves a virtio network device, and gives the guest a network",
+    .options = kOptions,
+    .capabilities = {},
+    .create_device = create_device,
+    .check_options = check_options,
+    .sandbox = {.system_calls = kSystemCalls},
+    .sandbox_extras = sandbox_extras,
+};
+
+}  // namespace outrigger::net

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The host's side of a network device: whatever takes frames from the guest and has frames for it.
+///
+/// Thread-bound to the worker of the device's queues, but for what says otherwise. Nothing waits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/io/event_loop.h"
+
+#include "devices/net/frame.h"
+
+namespace outrigger::net {
+
+/// Whom a port tells. On the worker's thread, never from within a call of the port.
+class PortEvents {
+  public:
+    /// next_frame() may have something, and the port does not tell again until await_frames().
+    virtual void on_frames() = 0;
+    /// send() may take more.
+    virtual void on_room() = 0;
+
+  protected:
+    ~PortEvents() = default;
+};
+
+struct PortCounters {
+    Counter frames_sent;  ///< to the host
+    Counter bytes_sent;
+    Counter frames_received;  ///< of the host
+    Counter bytes_received;
+    Counter system_calls;  ///< made to send and to receive
+    Counter send_waits;    ///< times frames of the guest had to wait for the host
+    Counter peers;         ///< that were connected to
+    Counter peers_lost;
+    CounterTable<DropReason, kDropReasonCount> dropped;
+};
+
+class Port {
+  public:
+    Port() = default;
+    Port(const Port&) = delete;
+    Port& operator=(const Port&) = delete;
+    virtual ~Port() = default;
+
+    /// What frames that are sent may leave unfinished. Fixed for the port's life. Any thread.
+    [[nodiscard]] virtual Offloads takes() const { return {}; }
+
+    /// A queue runs, the first: what the port waits for is watched on `loop`, and told to `events`.
+    virtual void attach(EventLoop& loop, PortEvents& events) = 0;
+    /// The last queue stops. Connections stay.
+    virtual void detach() = 0;
+
+    /// Sends frames in their order; how many were taken care of, sent or dropped. When these are
+    /// not all, on_room() comes when it is worth another attempt. Borrows `frames` for the call;
+    /// guests may write what they point to meanwhile.
+    [[nodiscard]] virtual size_t send(std::span<const Frame> frames) = 0;
+
+    /// The oldest frame for the guest. It stays the same, and its bytes valid, until
+    /// drop_frame() or detach(), or until on_frames() says otherwise.
+    [[nodiscard]] virtual std::optional<Frame> next_frame() = 0;
+    virtual void drop_frame() = 0;
+
+    /// on_frames() shall come when next_frame() has something, which it did not when asked last.
+    virtual void await_frames() = 0;
+
+    /// Any thread.
+    [[nodiscard]] const PortCounters& counters() const { return counters_; }
+
+  protected:
+    PortCounters counters_;
+};
+
+}  // namespace outrigger::net

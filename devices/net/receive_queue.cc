@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/receive_queue.h"
+
+#include <algorithm>
+
+#include "devices/net/packet_layout.h"
+#include "devices/net/vnet_header.h"
+
+namespace outrigger::net {
+namespace {
+
+/// Hands out the bytes of a frame from its start.
+class FrameReader final {
+  public:
+    explicit FrameReader(const Frame& frame) : pieces_(frame.pieces) {}
+
+    void write_to(ChainWriter& writer, size_t bytes) {
+        while (bytes > 0) {
+            const iovec& piece = pieces_.front();
+            const size_t count = std::min(bytes, piece.iov_len - at_);
+            // SAFETY: `count` bytes are left of the piece, which the port keeps as it is.
+            (void)writer.write({static_cast<const std::byte*>(piece.iov_base) + at_, count});
+            bytes -= count;
+            at_ += count;
+            if (at_ == piece.iov_len) {
+                pieces_ = pieces_.subspan(1);
+                at_ = 0;
+            }
+        }
+    }
+
+  private:
+    std::span<const iovec> pieces_;
+    size_t at_ = 0;
+};
+
+size_t header_bytes_of(const Frame& frame) {
+    if (frame.offload.segmentation == Segmentation::kNone) {
+        return 0;
+    }
+    std::byte front[kHeadersBytesMax];
+    const auto layout = find_layout(std::span(front).first(copy_front(frame, front)));
+    return layout ? layout->payload_start : 0;
+}
+
+}  // namespace
+
+void ReceiveQueue::start(Virtqueue& ring, const BufferFormat& format) {
+    ring_ = &ring;
+    format_ = format;
+}
+
+void ReceiveQueue::stop() {
+    return_gathered();
+    ring_ = nullptr;
+}
+
+void ReceiveQueue::return_gathered() {
+    for (DescriptorChain& chain : gathered_) {
+        chain.complete(0);
+    }
+    gathered_.clear();
+    room_ = 0;
+}
+
+ReceiveQueue::Outcome ReceiveQueue::write(const Frame& frame) {
+    const Outcome outcome = gather(format_.header_bytes + frame.bytes);
+    if (outcome == Outcome::kWritten) {
+        fill(frame);
+    }
+    return outcome;
+}
+
+ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
+    while (room_ < bytes) {
+        // A ring full of buffers that are not enough will never have more.
+        const size_t count_max = format_.merges ? ring_->size() : 1;
+        if (gathered_.size() >= count_max) {
+            return_gathered();
+            return Outcome::kBufferTooSmall;
+        }
+        std::optional<DescriptorChain> chain = ring_->pop();
+        if (!chain) {
+            return Outcome::kNoBuffer;
+        }
+        if (gathered_.empty() && chain->writable_bytes() < format_.header_bytes) {
+            chain->complete(0);
+            return Outcome::kBufferTooSmall;
+        }
+        room_ += chain->writable_bytes();
+        gathered_.push_back(*std::move(chain));
+    }
+    return Outcome::kWritten;
+}
+
+/// VIRTIO 1.3, 5.1.6.4: every buffer but the last is filled, and num_buffers is there always.
+void ReceiveQueue::fill(const Frame& frame) {
+    // What was gathered for another frame may be more than this one needs.
+    size_t count = 0;
+    for (size_t left = format_.header_bytes + frame.bytes; left > 0; ++count) {
+        left -= std::min<uint64_t>(left, gathered_[count].writable_bytes());
+    }
+    FrameOffload offload = frame.offload;
+    offload.checksum_valid &= format_.checksums;
+    const VnetHeader header =
+        make_vnet_header(offload, header_bytes_of(frame), static_cast<uint16_t>(count));
+    FrameReader reader(frame);
+    size_t left = frame.bytes;
+    for (size_t i = 0; i < count; ++i) {
+        DescriptorChain& chain = gathered_[i];
+        ChainWriter writer = chain.take_writer();
+        size_t written = 0;
+        if (i == 0) {
+            written =
+                writer.write(std::as_bytes(std::span(&header, 1)).first(format_.header_bytes));
+        }
+        const size_t bytes = std::min<uint64_t>(left, writer.remaining());
+        reader.write_to(writer, bytes);
+        left -= bytes;
+        room_ -= chain.writable_bytes();
+        chain.complete(static_cast<uint32_t>(written + bytes));
+    }
+    gathered_.erase(gathered_.begin(), gathered_.begin() + static_cast<ptrdiff_t>(count));
+    return_gathered();
+}
+
+}  // namespace outrigger::net

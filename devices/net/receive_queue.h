@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One ring of buffers for frames that go to the guest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "vhost-user-backend/virtq/virtqueue.h"
+
+#include "devices/net/frame.h"
+
+namespace outrigger::net {
+
+/// How frames lie in the guest's buffers.
+struct BufferFormat {
+    bool merges = false;  ///< a frame may go over several buffers
+    size_t header_bytes = 12;
+    bool checksums = false;  ///< the driver wants to hear of those that are right
+};
+
+/// Buffers that were popped for a frame for which they are not enough yet stay popped until more
+/// come: nothing can be given back to a ring. Thread-bound to the worker of the queue.
+class ReceiveQueue final {
+  public:
+    enum class Outcome : uint8_t {
+        kWritten,
+        kNoBuffer,        ///< the ring has not enough, for now
+        kBufferTooSmall,  ///< the frame was dropped: what there is will never be enough
+    };
+
+    void start(Virtqueue& ring, const BufferFormat& format);
+
+    /// All buffers go back; nothing is used until start().
+    void stop();
+
+    [[nodiscard]] bool is_running() const { return ring_ != nullptr; }
+
+    [[nodiscard]] Virtqueue& ring() { return *ring_; }
+
+    /// Can it be tried with a frame now?
+    [[nodiscard]] bool is_ready() const {
+        return ring_ != nullptr && ring_->is_enabled() && !ring_->is_ending() &&
+               ring_->has_available();
+    }
+
+    [[nodiscard]] bool has_gathered() const { return !gathered_.empty(); }
+
+    /// Gives buffers back that wait for more: empty, which drivers take for a bad frame.
+    void return_gathered();
+
+    [[nodiscard]] Outcome write(const Frame& frame);
+
+  private:
+    [[nodiscard]] Outcome gather(size_t bytes);
+    void fill(const Frame& frame);
+
+    Virtqueue* ring_ = nullptr;
+    BufferFormat format_;
+    std::vector<DescriptorChain> gathered_;
+    uint64_t room_ = 0;  // in gathered_
+};
+
+}  // namespace outrigger::net

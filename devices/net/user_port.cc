@@ -1,0 +1,489 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/user_port.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include <dlfcn.h>
+#include <sys/epoll.h>
+
+#include <slirp/libslirp.h>
+
+#include "vhost-user-backend/base/error.h"
+
+#include "devices/net/packet_layout.h"
+
+namespace outrigger::net {
+namespace {
+
+constexpr size_t kQueueBytesMax = 4 << 20;
+constexpr int64_t kNanosecondsPerMillisecond = 1'000'000;
+
+/// Descriptors that one look takes up; others stay ready.
+constexpr int kEventsMax = 256;
+
+uint32_t to_epoll(int events) {
+    return ((events & SLIRP_POLL_IN) != 0 ? uint32_t{EPOLLIN} : 0) |
+           ((events & SLIRP_POLL_OUT) != 0 ? uint32_t{EPOLLOUT} : 0) |
+           ((events & SLIRP_POLL_PRI) != 0 ? uint32_t{EPOLLPRI} : 0);
+}
+
+int from_epoll(uint32_t events) {
+    return ((events & EPOLLIN) != 0 ? SLIRP_POLL_IN : 0) |
+           ((events & EPOLLOUT) != 0 ? SLIRP_POLL_OUT : 0) |
+           ((events & EPOLLPRI) != 0 ? SLIRP_POLL_PRI : 0) |
+           ((events & EPOLLERR) != 0 ? SLIRP_POLL_ERR : 0) |
+           ((events & EPOLLHUP) != 0 ? SLIRP_POLL_HUP : 0);
+}
+
+/// GLib's own way of writing its messages asks the system for more than the sandbox allows. Guests
+/// can cause some.
+void on_library_message(const char* /*domain*/, int /*level*/, const char* text, void* /*data*/) {
+    static LogLimiter limiter;
+    limiter.log(LogLevel::kWarning, "net: the user network: {}", text != nullptr ? text : "");
+}
+
+/// By name, because nothing else of GLib is needed to build this: libslirp brings it along.
+void take_library_messages() {
+    using Handler = void (*)(const char*, int, const char*, void*);
+    using SetHandler = Handler (*)(Handler, void*);
+    // SAFETY: GLib's documentation has this signature, and its interface is stable.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    auto* const set =
+        reinterpret_cast<SetHandler>(::dlsym(RTLD_DEFAULT, "g_log_set_default_handler"));
+    if (set != nullptr) {
+        set(on_library_message, nullptr);
+    }
+}
+
+Endpoint endpoint_of(const in_addr& address) {
+    return {.address4 = address, .port = kDnsPort};
+}
+
+Endpoint endpoint_of(const in6_addr& address) {
+    return {.is_ip6 = true, .address6 = address, .port = kDnsPort};
+}
+
+/// An address as the sockets API takes it.
+struct SocketAddress {
+    sockaddr_storage storage{};
+    socklen_t bytes = 0;
+
+    [[nodiscard]] const sockaddr* generic() const {
+        // SAFETY: the sockets API takes every address family by this one pointer type; the length
+        // goes with it.
+        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+        return reinterpret_cast<const sockaddr*>(&storage);
+    }
+};
+
+SocketAddress to_socket_address(const Endpoint& endpoint) {
+    SocketAddress made;
+    if (endpoint.is_ip6) {
+        sockaddr_in6 address{};
+        address.sin6_family = AF_INET6;
+        address.sin6_addr = endpoint.address6;
+        address.sin6_port = htons(endpoint.port);
+        std::memcpy(&made.storage, &address, sizeof address);
+        made.bytes = sizeof address;
+    } else {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr = endpoint.address4;
+        address.sin_port = htons(endpoint.port);
+        std::memcpy(&made.storage, &address, sizeof address);
+        made.bytes = sizeof address;
+    }
+    return made;
+}
+
+}  // namespace
+
+const char* user_network_version() {
+    return ::slirp_version_string();
+}
+
+struct UserPort::Callbacks {
+    static UserPort& of(void* opaque) { return *static_cast<UserPort*>(opaque); }
+
+    /// Never an error: the library would only log it.
+    static ssize_t send_packet(const void* bytes, size_t count, void* opaque) {
+        of(opaque).take_packet({static_cast<const std::byte*>(bytes), count});
+        return static_cast<ssize_t>(count);
+    }
+
+    static void guest_error(const char* text, void* opaque) {
+        of(opaque).limiter_.log(LogLevel::kWarning, "net: a packet of the guest: {}", text);
+    }
+
+    static int64_t clock_get_ns(void* /*opaque*/) { return now_ns(); }
+
+    static void* timer_new(SlirpTimerId id, void* timer_opaque, void* opaque) {
+        auto& timers = of(opaque).timers_;
+        return timers.emplace_back(std::make_unique<Timer>(Timer{.id = id, .opaque = timer_opaque}))
+            .get();
+    }
+
+    static void timer_free(void* timer, void* opaque) {
+        std::erase_if(of(opaque).timers_, [&](const auto& each) { return each.get() == timer; });
+    }
+
+    static void timer_mod(void* timer, int64_t expires_ms, void* /*opaque*/) {
+        static_cast<Timer*>(timer)->expires_ms = expires_ms;
+    }
+
+    static void register_poll_fd(int /*fd*/, void* /*opaque*/) {}
+
+    /// It is about to be closed, and its number to be used again.
+    static void unregister_poll_fd(int fd, void* opaque) {
+        UserPort& port = of(opaque);
+        if (port.watched_.erase(fd) > 0) {
+            (void)::epoll_ctl(port.epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+        }
+        port.ready_.erase(fd);
+    }
+
+    static void notify(void* /*opaque*/) {}
+
+    static int add_poll(int fd, int events, void* opaque) {
+        UserPort& port = of(opaque);
+        port.watched_[fd].wanted |= to_epoll(events);
+        port.asked_.push_back(fd);
+        return static_cast<int>(port.asked_.size()) - 1;
+    }
+
+    static int get_revents(int index, void* opaque) {
+        const UserPort& port = of(opaque);
+        if (index < 0 || static_cast<size_t>(index) >= port.asked_.size()) {
+            return 0;
+        }
+        const auto found = port.ready_.find(port.asked_[static_cast<size_t>(index)]);
+        return found != port.ready_.end() ? from_epoll(found->second) : 0;
+    }
+
+    static constexpr SlirpCb kTable = {.send_packet = send_packet,
+                                       .guest_error = guest_error,
+                                       .clock_get_ns = clock_get_ns,
+                                       .timer_new = nullptr,
+                                       .timer_free = timer_free,
+                                       .timer_mod = timer_mod,
+                                       .register_poll_fd = register_poll_fd,
+                                       .unregister_poll_fd = unregister_poll_fd,
+                                       .notify = notify,
+                                       .init_completed = nullptr,
+                                       .timer_new_opaque = timer_new};
+};
+
+Result<std::unique_ptr<UserPort>> UserPort::create(const UserOptions& options) {
+    std::unique_ptr<UserPort> port(new UserPort(options));
+    OUTRIGGER_TRY(port->open(options));
+    return port;
+}
+
+UserPort::UserPort(const UserOptions& options)
+    : epoll_(::epoll_create1(EPOLL_CLOEXEC)), queue_(kQueueBytesMax), frame_(kFrameBytesMax) {
+    if (options.ip4 && options.dns4) {
+        dns4_.emplace(endpoint_of(options.ip4->host(kNameServerNumber)), *options.dns4);
+    }
+    if (options.ip6 && options.dns6) {
+        dns6_.emplace(endpoint_of(options.ip6->host(kNameServerNumber)), *options.dns6);
+    }
+}
+
+Result<void> UserPort::open(const UserOptions& options) {
+    if (!epoll_.valid()) {
+        return failure(error_from_errno("cannot create an epoll instance"));
+    }
+    take_library_messages();
+    SlirpConfig config{};
+    config.version = SLIRP_CONFIG_VERSION_MAX;
+    config.restricted = options.restricted ? 1 : 0;
+    config.in_enabled = options.ip4.has_value();
+    if (options.ip4) {
+        config.vnetwork = options.ip4->network;
+        config.vnetmask = options.ip4->mask;
+        config.vhost = options.ip4->host(kRouterNumber);
+        config.vnameserver = options.ip4->host(kNameServerNumber);
+        config.vdhcp_start = options.ip4->host(kFirstGuestNumber);
+    }
+    config.in6_enabled = options.ip6.has_value();
+    if (options.ip6) {
+        config.vprefix_addr6 = options.ip6->prefix;
+        config.vprefix_len = options.ip6->prefix_bits;
+        config.vhost6 = options.ip6->host(kRouterNumber);
+        config.vnameserver6 = options.ip6->host(kNameServerNumber);
+    }
+    config.vhostname = options.host_name.empty() ? nullptr : options.host_name.c_str();
+    std::vector<const char*> search;
+    for (const std::string& domain : options.search) {
+        search.push_back(domain.c_str());
+    }
+    search.push_back(nullptr);
+    config.vdnssearch = options.search.empty() ? nullptr : search.data();
+    config.if_mtu = options.mtu;
+    config.if_mru = options.mtu;
+    config.disable_host_loopback = !options.host_loopback;
+    slirp_ = ::slirp_new(&config, &Callbacks::kTable, this);
+    if (slirp_ == nullptr) {
+        return failure(Error{.message = "libslirp cannot make the user network"});
+    }
+    for (const Forward& forward : options.forwards) {
+        OUTRIGGER_TRY(add_forward(forward));
+    }
+    return {};
+}
+
+Result<void> UserPort::add_forward(const Forward& forward) {
+    const SocketAddress host = to_socket_address(forward.host);
+    const SocketAddress guest = to_socket_address(forward.guest);
+    const int flags =
+        (forward.udp ? SLIRP_HOSTFWD_UDP : 0) | (forward.host.is_ip6 ? SLIRP_HOSTFWD_V6ONLY : 0);
+    if (::slirp_add_hostxfwd(
+            slirp_, host.generic(), host.bytes, guest.generic(), guest.bytes, flags) != 0) {
+        return failure(error_from_errno("cannot forward port " + std::to_string(forward.host.port) +
+                                        " of the host"));
+    }
+    return {};
+}
+
+UserPort::~UserPort() {
+    if (slirp_ != nullptr) {
+        ::slirp_cleanup(slirp_);
+    }
+}
+
+int64_t UserPort::now_ns() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               EventLoop::Clock::now().time_since_epoch())
+        .count();
+}
+
+void UserPort::attach(EventLoop& loop, PortEvents& events) {
+    loop_ = &loop;
+    events_ = &events;
+    watch_descriptors();
+}
+
+void UserPort::detach() {
+    if (watch_) {
+        loop_->unwatch(*std::exchange(watch_, std::nullopt));
+    }
+    if (timer_) {
+        loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
+    }
+    if (telling_) {
+        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
+    }
+    awaited_ = false;
+    loop_ = nullptr;
+    events_ = nullptr;
+}
+
+// --- From the guest ----------------------------------------------------------------------------
+
+/// RFC 1122, 3.2.1.3: no packet on a wire has a loopback address, by which the library would reach
+/// the host's own.
+bool UserPort::is_refused(std::span<const std::byte> frame) const {
+    constexpr size_t kDestinationAt = kEthernetHeaderBytes + 16;
+    constexpr uint8_t kLoopbackNetwork = 127;
+    constexpr size_t kIp6DestinationAt = kEthernetHeaderBytes + 24;
+    if (frame.size() >= kDestinationAt + 4 && read_be16(frame, 12) == 0x0800) {
+        const auto first = std::to_integer<uint8_t>(frame[kDestinationAt]);
+        return first == kLoopbackNetwork || first == 0;
+    }
+    if (frame.size() >= kIp6DestinationAt + 16 && read_be16(frame, 12) == 0x86dd) {
+        const auto to = frame.subspan(kIp6DestinationAt, 16);
+        // ::1, ::, and IPv4 in IPv6.
+        const auto zeroes =
+            std::ranges::find_if(to.first(10), [](std::byte byte) { return byte != std::byte{0}; });
+        return zeroes == to.first(10).end();
+    }
+    return false;
+}
+
+size_t UserPort::send(std::span<const Frame> frames) {
+    for (const Frame& frame : frames) {
+        // A copy, because the guest may write the frame while it is looked at.
+        const auto bytes = std::span(frame_).first(copy_front(frame, frame_));
+        if (is_refused(bytes)) {
+            counters_.dropped.add(DropReason::kPeerRefused);
+            continue;
+        }
+        if (dns4_) {
+            dns4_->rewrite_from_guest(bytes);
+        }
+        if (dns6_) {
+            dns6_->rewrite_from_guest(bytes);
+        }
+        // SAFETY: bytes are bytes.
+        // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+        const auto* const data = reinterpret_cast<const uint8_t*>(bytes.data());
+        ::slirp_input(slirp_, data, static_cast<int>(bytes.size()));
+        counters_.frames_sent.add();
+        counters_.bytes_sent.add(bytes.size());
+    }
+    // Nothing of the host's: what waited for an address of the guest goes on now.
+    ::slirp_pollfds_poll(slirp_, 1, Callbacks::get_revents, this);
+    if (loop_ != nullptr) {
+        watch_descriptors();
+        tell_later();
+    }
+    return frames.size();
+}
+
+// --- To the guest ------------------------------------------------------------------------------
+
+void UserPort::take_packet(std::span<const std::byte> packet) {
+    if (packet.size() > frame_.size()) {
+        counters_.dropped.add(DropReason::kGiant);
+        return;
+    }
+    // The library keeps what it sends for when it has to send it again.
+    std::array<std::byte, kFrameBytesMax> copy;
+    const auto bytes = std::span(copy).first(packet.size());
+    std::ranges::copy(packet, bytes.begin());
+    if (dns4_) {
+        dns4_->rewrite_to_guest(bytes);
+    }
+    if (dns6_) {
+        dns6_->rewrite_to_guest(bytes);
+    }
+    const iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
+    const Frame frame{
+        .pieces = std::span(&piece, 1), .bytes = bytes.size(), .offload = {.checksum_valid = true}};
+    if (!queue_.push(frame)) {
+        counters_.dropped.add(DropReason::kQueueFull);
+    }
+}
+
+std::optional<Frame> UserPort::next_frame() {
+    return queue_.front();
+}
+
+void UserPort::drop_frame() {
+    counters_.frames_received.add();
+    counters_.bytes_received.add(queue_.front()->bytes);
+    queue_.pop();
+}
+
+/// The host's sockets are read as long as the guest takes what comes of it.
+void UserPort::await_frames() {
+    awaited_ = true;
+    if (!watch_) {
+        watch_ = loop_->watch_readable(epoll_.get(), [this] { look(); });
+    }
+}
+
+/// Not from within a call of the device.
+void UserPort::tell_later() {
+    if (!awaited_ || queue_.empty() || telling_) {
+        return;
+    }
+    telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] {
+        telling_.reset();
+        if (std::exchange(awaited_, false)) {
+            events_->on_frames();
+        }
+    });
+}
+
+// --- The host's sockets ------------------------------------------------------------------------
+
+void UserPort::look() {
+    std::array<epoll_event, kEventsMax> events;
+    counters_.system_calls.add();
+    const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsMax, 0);
+    for (int i = 0; i < count; ++i) {
+        ready_[events[static_cast<size_t>(i)].data.fd] = events[static_cast<size_t>(i)].events;
+    }
+    serve();
+    if (queue_.empty() || !std::exchange(awaited_, false)) {
+        return;
+    }
+    // What is on its way to the guest comes first.
+    loop_->unwatch(*std::exchange(watch_, std::nullopt));
+    events_->on_frames();
+}
+
+void UserPort::serve() {
+    ::slirp_pollfds_poll(slirp_, 0, Callbacks::get_revents, this);
+    ready_.clear();
+    watch_descriptors();
+}
+
+/// Asks the library what it waits for, and tells the kernel what has changed of it.
+void UserPort::watch_descriptors() {
+    for (auto& [fd, watched] : watched_) {
+        watched.wanted = 0;
+    }
+    asked_.clear();
+    uint32_t timeout_ms = UINT32_MAX;
+    ::slirp_pollfds_fill(slirp_, &timeout_ms, Callbacks::add_poll, this);
+    for (auto each = watched_.begin(); each != watched_.end();) {
+        auto& [fd, watched] = *each;
+        if (watched.wanted == watched.watched && watched.wanted != 0) {
+            ++each;
+            continue;
+        }
+        epoll_event event{};
+        event.events = watched.wanted;
+        event.data.fd = fd;
+        counters_.system_calls.add();
+        if (watched.wanted == 0) {
+            (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+            each = watched_.erase(each);
+            continue;
+        }
+        const int change = watched.watched == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+        if (::epoll_ctl(epoll_.get(), change, fd, &event) != 0 &&
+            (errno == ENOENT || errno == EEXIST)) {
+            // It was closed and opened again without a word.
+            (void)::epoll_ctl(
+                epoll_.get(), errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event);
+        }
+        watched.watched = watched.wanted;
+        ++each;
+    }
+    update_timer(timeout_ms);
+}
+
+void UserPort::update_timer(uint32_t timeout_ms) {
+    const int64_t now_ms = now_ns() / kNanosecondsPerMillisecond;
+    int64_t wait_ms = timeout_ms == UINT32_MAX ? INT64_MAX : int64_t{timeout_ms};
+    for (const auto& timer : timers_) {
+        if (timer->expires_ms) {
+            wait_ms = std::min(wait_ms, std::max<int64_t>(0, *timer->expires_ms - now_ms));
+        }
+    }
+    if (timer_) {
+        loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
+    }
+    if (wait_ms == INT64_MAX) {
+        return;
+    }
+    timer_ =
+        loop_->start_timer(EventLoop::Clock::now() + std::chrono::milliseconds(wait_ms), [this] {
+            timer_.reset();
+            run_timers();
+        });
+}
+
+/// Also the library's own, which it looks at whenever it is asked.
+void UserPort::run_timers() {
+    const int64_t now_ms = now_ns() / kNanosecondsPerMillisecond;
+    for (size_t i = 0; i < timers_.size(); ++i) {
+        if (timers_[i]->expires_ms && *timers_[i]->expires_ms <= now_ms) {
+            timers_[i]->expires_ms.reset();
+            ::slirp_handle_timer(
+                slirp_, static_cast<SlirpTimerId>(timers_[i]->id), timers_[i]->opaque);
+        }
+    }
+    serve();
+    tell_later();
+}
+
+}  // namespace outrigger::net

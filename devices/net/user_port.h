@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A network of the guest's own behind a NAT of our own, by libslirp: DHCP, a name server, IPv4 and
+/// IPv6, ports that are forwarded. Needs no privileges and no device of the host.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/net/address_rewriter.h"
+#include "devices/net/frame_queue.h"
+#include "devices/net/port.h"
+#include "devices/net/user_options.h"
+
+struct Slirp;
+
+namespace outrigger::net {
+
+class UserPort final : public Port {
+  public:
+    /// Opens the ports that are forwarded.
+    [[nodiscard]] static Result<std::unique_ptr<UserPort>> create(const UserOptions& options);
+
+    ~UserPort() override;
+
+    /// The library refuses IPv6 packets beyond the MTU, and no others.
+    [[nodiscard]] Offloads takes() const override { return {.giants = true}; }
+
+    void attach(EventLoop& loop, PortEvents& events) override;
+    void detach() override;
+    [[nodiscard]] size_t send(std::span<const Frame> frames) override;
+    [[nodiscard]] std::optional<Frame> next_frame() override;
+    void drop_frame() override;
+    void await_frames() override;
+
+  private:
+    /// What the library calls; a class of its own so that this header needs none of its types.
+    struct Callbacks;
+    friend struct Callbacks;
+
+    /// A descriptor that the library waits for, as the kernel was told of it.
+    struct Watched {
+        uint32_t wanted = 0;   // of the round that is going on
+        uint32_t watched = 0;  // of EPOLL...
+    };
+
+    /// One of the library's timers.
+    struct Timer {
+        int id = 0;
+        void* opaque = nullptr;
+        std::optional<int64_t> expires_ms{};
+    };
+
+    explicit UserPort(const UserOptions& options);
+
+    [[nodiscard]] Result<void> open(const UserOptions& options);
+    [[nodiscard]] Result<void> add_forward(const Forward& forward);
+
+    [[nodiscard]] bool is_refused(std::span<const std::byte> frame) const;
+    void look();
+    void serve();
+    void watch_descriptors();
+    void update_timer(uint32_t timeout_ms);
+    void run_timers();
+    void take_packet(std::span<const std::byte> packet);
+    void tell_later();
+    [[nodiscard]] static int64_t now_ns();
+
+    Slirp* slirp_ = nullptr;
+    UniqueFd epoll_;
+    EventLoop* loop_ = nullptr;
+    PortEvents* events_ = nullptr;
+    std::optional<WatchId> watch_;
+    std::optional<TimerId> timer_;
+    std::optional<TimerId> telling_;
+    bool awaited_ = false;
+    LogLimiter limiter_;
+
+    FrameQueue queue_;  // to the guest
+    std::vector<std::byte> frame_;
+    std::optional<AddressRewriter> dns4_;
+    std::optional<AddressRewriter> dns6_;
+    std::vector<std::unique_ptr<Timer>> timers_;
+    std::unordered_map<int, Watched> watched_;
+    // Of one round: what the library asks about, and what is true of it.
+    std::vector<int> asked_;
+    std::unordered_map<int, uint32_t> ready_;
+};
+
+/// "4.7.0".
+[[nodiscard]] const char* user_network_version();
+
+}  // namespace outrigger::net

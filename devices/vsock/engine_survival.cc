@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the engine leaves to another process, and takes up of one: see ledger.h.
+#include <cerrno>
+#include <utility>
+
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include <fmt/core.h>
+
+#include "devices/vsock/connection_record.h"
+#include "devices/vsock/engine_times.h"
+#include "devices/vsock/host_socket.h"
+#include "devices/vsock/vsock_engine.h"
+
+namespace outrigger::vsock {
+
+std::string kept_name(ConnectionId id) {
+    return fmt::format("c{}-{}", slot_of(id), generation_of(id));
+}
+
+// --- Writing -----------------------------------------------------------------------------------
+
+void VsockEngine::commit(const Connection& connection) {
+    ledger_.commit(slot_of(connection.id), record_of(connection));
+}
+
+/// The end of a step in which the connection may have gone, which was committed then.
+void VsockEngine::commit_if_there(ConnectionId id) {
+    if (const Connection* const connection = table_.find(id)) {
+        commit(*connection);
+    } else {
+        commit_numbers();
+    }
+}
+
+void VsockEngine::expect(const Connection& connection) {
+    ledger_.expect(slot_of(connection.id), record_of(connection));
+}
+
+void VsockEngine::set_flag(uint32_t flag, bool on) {
+    uint32_t& flags = ledger_.numbers().flags;
+    flags = on ? flags | flag : flags & ~flag;
+    commit_numbers();
+}
+
+// --- Sockets -----------------------------------------------------------------------------------
+
+/// Before the ledger says that the connection has it.
+void VsockEngine::adopt(Connection& connection, UniqueFd socket) {
+    connection.socket = std::move(socket);
+    connection.is_kept = kept_sockets_ != nullptr &&
+                         kept_sockets_->keep(kept_name(connection.id), connection.socket.get());
+    if (kept_sockets_ != nullptr && !connection.is_kept) {
+        keeping_limiter_.log(LogLevel::kWarning,
+                             "vsock cid {}: the keeper does not take a connection's socket: it "
+                             "ends with this process",
+                             options_.guest_cid);
+    }
+}
+
+/// Behind the step in which it was let go.
+void VsockEngine::let_go(ConnectionId id, UniqueFd socket, bool is_kept) {
+    if (is_kept) {
+        // The keeper closes its descriptor a moment later, and the program of the host should not
+        // have to wait for that.
+        (void)::shutdown(socket.get(), SHUT_RDWR);
+        kept_sockets_->forget(kept_name(id));
+    }
+}
+
+/// A connection that was slow once does not keep the memory for ever. Behind the commit that says
+/// that it is not needed.
+void VsockEngine::release_backlog(Connection& connection, size_t kept) {
+    for (const std::span<std::byte> unused : connection.backlog.take_unused(kept)) {
+        if (!unused.empty()) {
+            (void)::madvise(unused.data(), unused.size(), MADV_REMOVE);
+        }
+    }
+}
+
+// --- Reading -----------------------------------------------------------------------------------
+
+/// Where nothing of an earlier process is in hand, sequences begin anew. Before the first chain of
+/// this run is popped.
+void VsockEngine::find_place(Virtqueue& queue, bool& is_found, uint64_t& next) {
+    if (!is_found && queue.has_memory()) {
+        is_found = true;
+        if (!queue.next_resumed()) {
+            next = 0;
+            commit_numbers();
+        }
+    }
+}
+
+void VsockEngine::resume(std::vector<UniqueFd> sockets) {
+    sockets.resize(options_.connections_max);
+    is_returning_ = ledger_.goes_on();
+    for (uint32_t slot = 0; slot < options_.connections_max; ++slot) {
+        resume_connection(slot, std::move(sockets[slot]));
+    }
+    commit_numbers();
+}
+
+void VsockEngine::resume_connection(uint32_t slot, UniqueFd socket) {
+    const ConnectionRecord record = ledger_.record(slot);
+    table_.set_generation(slot, record.generation);
+    if (record.phase == 0) {
+        return;
+    }
+    auto made = make_connection(table_.id_in(slot));
+    const bool is_sound = restore(*made, record);
+    const auto key = key_of(record);
+    if (!is_sound && !key) {
+        ledger_.commit(slot, record_of_none(made->id));
+        return;
+    }
+    Connection& connection = table_.restore(std::move(made));
+    counters_.connections.add();
+    connection.socket = std::move(socket);
+    connection.is_kept = connection.socket.valid();
+    if (key && !table_.set_key(connection, *key)) {
+        destroy(connection);  // named twice
+        return;
+    }
+    if (!is_sound) {
+        connection.backlog.clear();
+        begin_reset(connection);
+        return;
+    }
+    resume_phase(connection);
+    if (table_.find_in(slot) != nullptr) {
+        commit(connection);
+    }
+}
+
+/// As on_socket_event() and expire() find it.
+void VsockEngine::resume_phase(Connection& connection) {
+    const bool needs_socket =
+        connection.phase != Phase::kDialing && connection.phase != Phase::kResetting;
+    const bool needs_key =
+        connection.phase != Phase::kGreeting && connection.phase != Phase::kLingering;
+    if (!needs_socket) {
+        close_socket(connection);  // it was got, and not committed
+    }
+    if (needs_socket != connection.socket.valid() || needs_key != connection.has_key) {
+        // The keeper had no room for it.
+        connection.phase = Phase::kResetting;
+        if (connection.has_key) {
+            note_end(EndReason::kHostError, name_of(connection));
+            begin_reset(connection);
+        } else {
+            destroy(connection);
+        }
+        return;
+    }
+    switch (connection.phase) {
+        case Phase::kGreeting:
+            ++greetings_;
+            set_deadline(connection, options_.greeting_timeout);
+            break;
+        case Phase::kAskingGuest:
+            set_deadline(connection, kGuestAnswerMax);
+            break;
+        case Phase::kDialing:
+            connection.dial_until = std::chrono::steady_clock::now() + kDialMax;
+            set_deadline(connection, kDialRetry);
+            return;
+        case Phase::kCalling:
+            if (!connection.called) {
+                // The end that was to be left in the mailbox went with the process before.
+                close_socket(connection);
+                connection.phase = Phase::kDialing;
+                set_deadline(connection, kDialRetry);
+                return;
+            }
+            set_deadline(connection, kGuestAnswerMax);
+            break;
+        case Phase::kOpen:
+            if (connection.guest_ended && connection.guest_deaf) {
+                set_deadline(connection, kGuestCloseMax);
+            } else if (connection.host_ended && connection.host_deaf) {
+                set_deadline(connection, kHostCloseMax);
+            }
+            if (connection.from_guest.should_tell(connection.to_guest.buffer_bytes())) {
+                connection.pending |= kPendingCreditUpdate;
+            }
+            break;
+        case Phase::kResetting:
+            connection.pending = kPendingReset;
+            break;
+        case Phase::kLingering:
+            set_deadline(connection, kLingerMax);
+            break;
+    }
+    if (connection.pending != 0) {
+        owe(connection, 0);
+    }
+    if (!connection.socket.valid()) {
+        return;
+    }
+    const ConnectionId id = connection.id;
+    if (connection.message_over) {
+        drop_from_socket(connection);
+    }
+    watch_socket(connection);
+    if (connection.phase == Phase::kOpen || connection.phase == Phase::kLingering) {
+        write_backlog(connection);
+    }
+    if (table_.find(id) != nullptr && connection.phase == Phase::kOpen) {
+        mark_readable(connection);
+    }
+}
+
+}  // namespace outrigger::vsock

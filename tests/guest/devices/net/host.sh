@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+# Runs on the host: the network, whose servers are those of servers.py.
+# shellcheck shell=bash
+
+net_title="network"
+net_program=devices/net/outrigger-net
+net_servers=$guest_source/devices/net/servers.py
+
+# Downloaded over each of IPv4 and IPv6, and fetched by the host over each.
+net_bytes=${OUTRIGGER_NET_BYTES:-16777216}
+
+# net_ports: those of the servers, and two that the daemon is to listen at.
+net_setup() {
+    local tries
+    python3 "$net_servers" serve "$work/net-ports" "$net_bytes" >"$work/net-servers.log" 2>&1 </dev/null &
+    process_of[net-servers]=$!
+    for ((tries = 0; tries < 200; tries++)); do
+        [[ -s $work/net-ports ]] && break
+        kill -0 "${process_of[net-servers]}" 2>/dev/null || break
+        sleep 0.05
+    done
+    # http dns forward forward6 sha256
+    read -r -a net_ports <"$work/net-ports"
+}
+
+net_kernel_arguments() {
+    echo " outrigger.net.http=${net_ports[0]} outrigger.net.sha256=${net_ports[4]}"
+}
+
+net_command() {
+    daemon_command=("$build/$net_program" --socket-path="$1" --backend=user --queue-pairs="$queues"
+        --host-loopback=on --dns="127.0.0.1:${net_ports[1]}" --search=outrigger.test
+        --forward="tcp:${net_ports[2]}-8080" --forward="tcp:[::1]:${net_ports[3]}-[fec0::20]:8080")
+}
+
+net_qemu_args() {
+    # On the root bus QEMU would make a transitional device of it, which takes no IOMMU.
+    local more=,disable-legacy=on pairs=$queues
+    # QEMU 7.2 crashes with any such device when it emulates the processor and the guest uses MSI-X.
+    [[ $accelerator == tcg && $qemu_version == 7.* ]] && more+=,vectors=0
+    if [[ $rings == packed ]]; then
+        # QEMU 7.2 aborts (address_space_write_cached) in a control queue of its own that is packed;
+        # without one there is one pair, and nothing that drivers must not be offered alone.
+        pairs=1
+        more+=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off
+        more+=,ctrl_guest_offloads=off,guest_announce=off
+    fi
+    # QEMU 7.2 adds each region of memory once for each pair, which is refused the second time, and
+    # then serves the rings itself.
+    [[ $qemu_version == 7.* ]] && pairs=1
+    ((pairs == 1)) || more+=,mq=on
+    qemu_args+=(-chardev "socket,id=net,path=$1" -netdev "vhost-user,id=net,chardev=net,queues=$pairs"
+        -device "virtio-net-pci,netdev=net,mac=52:54:00:00:00:20,romfile=,$virtio_options$more")
+}
+
+# The guest serves.
+net_asked() {
+    local port=${net_ports[2]}
+    [[ $1 == fetch ]] || port=${net_ports[3]}
+    python3 "$net_servers" "$1" "$port" "${net_ports[4]}" "$work/net-fetched${1#fetch}" \
+        >"$work/net-$1.log" 2>&1 </dev/null &
+    process_of[net-$1]=$!
+}
+
+net_check() {
+    local name line
+    for name in fetch fetch6; do
+        end_process "net-$name" 1
+        line=$(tail -n 1 "$work/net-$name.log" 2>/dev/null)
+        if [[ $line == ok* ]]; then
+            host_result "net.host.$name" ok "${line#ok }"
+        else
+            host_result "net.host.$name" failed "${line:-no answer}"
+        fi
+    done
+    end_process net-servers 1
+}
+
+# What ./demo says about the proof.
+net_report() {
+    say "address: ${proof[net.dhcp]}; name: ${proof[net.name]}"
+    say "download: ${proof[net.download]}; over IPv6 ${proof[net.download6]}; checksums equal"
+    say "the guest's server at a forwarded port: ${proof[net.host.fetch]}"
+}

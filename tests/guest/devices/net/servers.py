@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The host's side of the network's proof.
+
+  servers.py serve PORTS BYTES                     serves a file by HTTP on 127.0.0.1 and ::1 at one port,
+                                                   and names by DNS; writes what there is to PORTS:
+                                                   http dns forward forward6 sha256
+  servers.py fetch|fetch6 PORT SHA256 DONE         downloads from the guest, prints ok or failed, and
+                                                   makes DONE, beside PORTS, whose name the server asks for
+"""
+
+import hashlib
+import http.client
+import http.server
+import os
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+
+ROUTER = "10.0.2.2"
+# What there must be before the server says that the host has fetched.
+DONE = ("net-fetched", "net-fetched6")
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, family, address, file, folder):
+        self.address_family = family
+        self.file = file
+        self.folder = folder
+        super().__init__(address, Handler)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/fetched" and not all(os.path.exists(os.path.join(self.server.folder, name)) for name in DONE):
+            self.send_error(404)
+            return
+        body = self.server.file if self.path == "/file" else b"hello\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def open_http(file, folder):
+    """One port for both families."""
+    for _ in range(50):
+        server4 = Server(socket.AF_INET, ("127.0.0.1", 0), file, folder)
+        port = server4.server_address[1]
+        try:
+            return port, (server4, Server(socket.AF_INET6, ("::1", port), file, folder))
+        except OSError:
+            server4.server_close()
+    raise SystemExit("no port is free on ::1 and 127.0.0.1")
+
+
+def answer_names(names):
+    """Every name has the router's address, in answer to a question for one."""
+    while True:
+        query, sender = names.recvfrom(4096)
+        if len(query) < 17:
+            continue
+        end = 12
+        while end < len(query) and query[end]:
+            end += query[end] + 1
+        question = query[12:end + 5]
+        is_address = question[-4:-2] == b"\0\1"
+        header = query[:2] + struct.pack(">HHHHH", 0x8180, 1, int(is_address), 0, 0)
+        answer = struct.pack(">HHHIH", 0xc00c, 1, 1, 60, 4) + socket.inet_aton(ROUTER)
+        names.sendto(header + question + (answer if is_address else b""), sender)
+
+
+def free_port(family, address):
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+def serve(ports_path, size):
+    file = random.Random(size).randbytes(size)
+    port, servers = open_http(file, os.path.dirname(os.path.abspath(ports_path)))
+    names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    names.bind(("127.0.0.1", 0))
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    words = [port, names.getsockname()[1], free_port(socket.AF_INET, "127.0.0.1"),
+             free_port(socket.AF_INET6, "::1"), hashlib.sha256(file).hexdigest()]
+    with open(ports_path + ".new", "w", encoding="ascii") as out:
+        print(*words, file=out)
+    os.rename(ports_path + ".new", ports_path)
+    answer_names(names)
+
+
+def fetch(host, port, expected, done):
+    last = None
+    for _ in range(20):
+        try:
+            connection = http.client.HTTPConnection(host, port, timeout=60)
+            began = time.monotonic()
+            connection.request("GET", "/file")
+            body = connection.getresponse().read()
+            seconds = time.monotonic() - began
+            break
+        except (OSError, http.client.HTTPException) as problem:
+            last = problem
+            time.sleep(0.25)
+    else:
+        print(f"failed {last}")
+        return
+    if hashlib.sha256(body).hexdigest() != expected:
+        print(f"failed {len(body)} bytes with another checksum")
+        return
+    open(done, "wb").close()
+    print(f"ok {len(body) // 1048576} MiB at {len(body) / 1048576 / seconds:.1f} MiB/s")
+
+
+def main():
+    if sys.argv[1:2] == ["serve"] and len(sys.argv) == 4:
+        serve(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1:2] in (["fetch"], ["fetch6"]) and len(sys.argv) == 5:
+        six = sys.argv[1] == "fetch6"
+        fetch("::1" if six else "127.0.0.1", int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    else:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

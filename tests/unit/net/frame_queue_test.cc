@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/frame_queue.h"
+
+#include <deque>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/net_frames.h"
+
+namespace outrigger::net {
+namespace {
+
+bool push(FrameQueue& queue, std::string text) {
+    const iovec pieces[] = {
+        {.iov_base = text.data(), .iov_len = text.size() / 2},
+        {.iov_base = text.data() + text.size() / 2, .iov_len = text.size() - text.size() / 2}};
+    return queue.push({.pieces = pieces, .bytes = text.size()});
+}
+
+std::string front(FrameQueue& queue) {
+    const auto frame = queue.front();
+    if (!frame) {
+        return "";
+    }
+    std::string text(frame->bytes, '\0');
+    EXPECT_EQ(copy_front(*frame, std::as_writable_bytes(std::span(text))), frame->bytes);
+    return text;
+}
+
+TEST(FrameQueue, GivesBackWhatCameInItsOrder) {
+    FrameQueue queue(1000);
+    EXPECT_FALSE(queue.front());
+    ASSERT_TRUE(push(queue, "first"));
+    ASSERT_TRUE(push(queue, "second"));
+    EXPECT_EQ(front(queue), "first");
+    queue.pop();
+    EXPECT_EQ(front(queue), "second");
+    queue.pop();
+    EXPECT_TRUE(queue.empty());
+}
+
+TEST(FrameQueue, RefusesWhatDoesNotFit) {
+    FrameQueue queue(100);
+    EXPECT_FALSE(push(queue, std::string(101, 'a')));
+    EXPECT_TRUE(push(queue, std::string(100, 'a')));
+    EXPECT_FALSE(push(queue, "b"));
+    queue.pop();
+    EXPECT_TRUE(push(queue, "b"));
+}
+
+TEST(FrameQueue, NoFrameIsOverwrittenByAnyOrderOfSizes) {
+    FrameQueue queue(1000);
+    std::deque<std::string> model;
+    uint32_t random = 1;
+    for (int step = 0; step < 20'000; ++step) {
+        random = random * 1664525 + 1013904223;
+        if ((random >> 28) % 3 != 0) {
+            const std::string text = testing::make_payload(1 + (random >> 16) % 400, random);
+            if (push(queue, text)) {
+                model.push_back(text);
+            } else {
+                EXPECT_FALSE(model.empty());
+            }
+        } else if (!model.empty()) {
+            ASSERT_EQ(front(queue), model.front()) << step;
+            queue.pop();
+            model.pop_front();
+        }
+        ASSERT_EQ(queue.size(), model.size());
+    }
+}
+
+}  // namespace
+}  // namespace outrigger::net

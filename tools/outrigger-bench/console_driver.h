@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A guest with a console, and who looks at one of its ports at the host: a stream of bytes each
+/// way between the port's rings and a Unix socket. VIRTIO 1.3, 5.3.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tools/driver/bring_up.h"
+#include "tools/driver/guest_memory.h"
+#include "tools/outrigger-bench/bench_options.h"
+#include "tools/outrigger-bench/stream_driver.h"
+
+namespace outrigger::bench {
+
+class ConsoleDriver final : public StreamDriver {
+  public:
+    /// Without a number of a port there is one port and no messages.
+    [[nodiscard]] static uint16_t rings(const BenchPlan& plan);
+
+    /// MULTIPORT is agreed on where the plan names a port.
+    [[nodiscard]] static FeatureSet features(const BenchPlan& plan);
+
+    /// Guest memory for all buffers.
+    [[nodiscard]] static uint64_t buffer_bytes(const BenchPlan& plan);
+
+    /// Sets the port up, opens it, and connects at the host. All but the plan and the target are
+    /// borrowed.
+    [[nodiscard]] static Result<std::unique_ptr<StreamDriver>> create(const BenchPlan& plan,
+                                                                      const Target& target,
+                                                                      driver::RunningDevice& device,
+                                                                      driver::GuestMemory& memory);
+
+    std::vector<UniqueFd> take_host_ends() override;
+    uint32_t try_send(uint32_t stream,
+                      std::span<const std::byte> bytes,
+                      bool copy,
+                      driver::Deadline now) override;
+    bool take(StreamSink& sink) override;
+    uint32_t publish() override;
+
+    [[nodiscard]] uint32_t in_flight() const override { return in_flight_; }
+
+    std::span<driver::DriverQueue* const> queues() override { return queues_; }
+
+    [[nodiscard]] const std::string& complaint() const override { return complaint_; }
+
+  private:
+    struct Message {
+        uint32_t port = 0;
+        uint16_t event = 0;
+        uint16_t value = 0;
+    };
+
+    struct Slot {
+        driver::Segment segment{};
+        std::byte* data = nullptr;
+        driver::Deadline sent{};
+    };
+
+    ConsoleDriver(const BenchPlan& plan, driver::RunningDevice& device);
+
+    [[nodiscard]] Result<void> allocate(driver::GuestMemory& memory);
+    [[nodiscard]] Result<void> set_up(driver::RunningDevice& device,
+                                      driver::GuestMemory& memory,
+                                      const std::string& host_path);
+    [[nodiscard]] Result<void> send(driver::DriverQueue& queue, const Message& message);
+    [[nodiscard]] Result<Message> next_message(driver::DriverQueue& queue,
+                                               driver::Deadline deadline);
+    [[nodiscard]] Result<void> await_open(driver::DriverQueue& queue);
+
+    const BenchPlan plan_;
+    const std::array<driver::DriverQueue*, 2> queues_;  // of the port: receive, transmit
+    UniqueFd host_;
+    std::vector<driver::Segment> receive_buffers_;
+    std::vector<const std::byte*> receive_data_;
+    std::vector<Slot> slots_;
+    std::vector<uint32_t> free_slots_;
+    std::vector<driver::Segment> message_buffers_;  // of what the device says
+    std::vector<const std::byte*> message_data_;
+    driver::Segment own_message_{};
+    std::byte* own_message_data_ = nullptr;
+    bool open_at_host_ = false;
+    uint32_t in_flight_ = 0;
+    bool any_taken_ = false;  // of the ring of input since publish()
+    bool any_sent_ = false;
+    std::string complaint_;
+};
+
+}  // namespace outrigger::bench
