@@ -30,9 +30,14 @@ size_t Conduit::Pipe::bytes() const {
 }
 
 void Conduit::Pipe::empty() const {
-    std::array<std::byte, 4096> bytes;
-    // Bounded: by what a pipe holds.
-    while (::read(read_end.get(), bytes.data(), bytes.size()) > 0) {
+    std::array<std::byte, 4096> unused;
+    size_t left = bytes();
+    while (left > 0) {
+        const ssize_t got = ::read(read_end.get(), unused.data(), std::min(left, unused.size()));
+        if (got <= 0) {
+            return;
+        }
+        left -= static_cast<size_t>(got);
     }
 }
 
@@ -106,10 +111,10 @@ bool Conduit::pass_on(PortStream& stream, uint64_t position, size_t count) {
                           .iov_len = (*pieces)[i].size() - passed};
         }
         const ssize_t got = ::readv(in_.read_end.get(), vectors.data(), vectors.size());
-        if (got <= 0 && errno != EINTR) {
-            return false;  // it has them, so this cannot be
+        if (got <= 0) {
+            return false;  // it has them and does not wait, so this cannot be
         }
-        left = in_.bytes();
+        left -= static_cast<size_t>(got);
     }
     stream.commit_input(position, count);
     return true;

@@ -268,7 +268,8 @@ class VsockEngine final {
     void flush_gathered();
     void keep_rest(Connection& connection, size_t written);
     void write_backlog(Connection& connection);
-    [[nodiscard]] ssize_t send_front(Connection& connection);
+    [[nodiscard]] ssize_t send_stream(Connection& connection);
+    [[nodiscard]] ssize_t send_message(Connection& connection, const HostBacklog::Message& front);
     [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
     void on_forwarded(Connection& connection, uint32_t bytes);
     void after_backlog(Connection& connection);
