@@ -44,7 +44,7 @@ void Conduit::Pipe::empty() const {
 Result<Conduit::Pipe> Conduit::open_pipe(DeviceKeeper& keeper, const char* name) {
     const std::string read_name = std::string(name) + ".r";
     const std::string write_name = std::string(name) + ".w";
-    Pipe pipe{.read_end = keeper.find(read_name), .write_end = keeper.find(write_name)};
+    Pipe pipe{.read_end = keeper.take(read_name), .write_end = keeper.take(write_name)};
     if (pipe.read_end.valid() && pipe.write_end.valid() &&
         is_pipe_end(pipe.read_end.get(), O_RDONLY) && is_pipe_end(pipe.write_end.get(), O_WRONLY)) {
         return pipe;

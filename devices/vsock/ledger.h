@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// What a device knows of its connections, in memory that outlives the process where there is a
-/// keeper (KeptMemory), so that the next one goes on with them: no connection is lost, and no byte
-/// is lost or doubled. The room's README has the table of what is found at each point at which a
-/// process may be killed.
+/// keeper (DeviceKeeper), so that the next one goes on with them: no connection is lost, and no
+/// byte is lost or doubled. The room's README has the table of what is found at each point at which
+/// a process may be killed.
 ///
 /// Everything is done in steps: one packet, one read of a socket, one event. A step changes one
 /// connection and the numbers of the whole device; commit() makes all of that true at once, before

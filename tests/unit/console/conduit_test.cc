@@ -37,7 +37,11 @@ class OurKeeper final : public DeviceKeeper {
         return create_shared_memory("kept", bytes);
     }
 
-    UniqueFd find(std::string_view name) override {
+    bool goes_on() const override { return false; }
+
+    bool can_hand_back() const override { return false; }
+
+    UniqueFd take(std::string_view name) override {
         const auto found = fds_.find(name);
         return found != fds_.end() ? UniqueFd(::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0))
                                    : UniqueFd();
@@ -90,7 +94,7 @@ class Bench {
     };
 
     /// A descriptor that the keeper has.
-    [[nodiscard]] UniqueFd kept(std::string_view name) { return keeper_.find(name); }
+    [[nodiscard]] UniqueFd kept(std::string_view name) { return keeper_.take(name); }
 
     UniqueFd viewer;  ///< our end of it
     UniqueFd user;
