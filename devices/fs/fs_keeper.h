@@ -116,7 +116,7 @@ class FsKeeper final {
 
     // --- What another process left: before any of the above, on the main thread ----------------
 
-    [[nodiscard]] UniqueFd find_root() { return keeper_.find("root"); }
+    [[nodiscard]] UniqueFd find_root() { return keeper_.take("root"); }
 
     /// Each is whole, and its id is of its place; all else is as found.
     template <class Each>
@@ -173,7 +173,7 @@ class FsKeeper final {
     void for_each_mount(Each each) {
         for (uint32_t place = 0; place < kMountsMax; ++place) {
             const uint64_t mount = mount_at(place);
-            UniqueFd fd = mount != 0 ? keeper_.find(mount_name(place)) : UniqueFd();
+            UniqueFd fd = mount != 0 ? keeper_.take(mount_name(place)) : UniqueFd();
             if (fd.valid()) {
                 each(mount, std::move(fd));
             }
@@ -186,7 +186,7 @@ class FsKeeper final {
     [[nodiscard]] UniqueFd find_file(uint64_t handle) { return keeper_.take(name("f", handle)); }
 
     [[nodiscard]] UniqueFd find_lock_owner(uint32_t place) {
-        return keeper_.find(name("k", place));
+        return keeper_.take(name("k", place));
     }
 
     /// What was found makes no sense, or leads nowhere: the record goes.

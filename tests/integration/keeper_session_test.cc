@@ -97,6 +97,27 @@ TEST_F(KeptRingTest, ThatHasStoppedNeedsNoMemory) {
     expect_draws();
 }
 
+// As QEMU before 8.0 does with several pairs of queues.
+TEST_F(KeptRingTest, WhoseMemoryWasAddedTwiceMayLoseItTwice) {
+    bring_up();
+    const driver::RegionId other = guest_->memory.regions()[1];
+    give_memory_back();
+    ASSERT_EQ(frontend().add_mem_reg(guest_->memory, other), Answer::kAccepted);
+    kill_worker();
+    expect_draws();
+    ASSERT_EQ(frontend().rem_mem_reg(guest_->memory, other), Answer::kAccepted);
+    // It begins where the region did that is gone.
+    auto changed = guest_->memory.description(other);
+    changed.user_address += changed.size;
+    ASSERT_EQ(frontend().add_mem_reg(changed, guest_->memory.fd(other)), Answer::kAccepted);
+    kill_worker();
+    ASSERT_EQ(frontend().rem_mem_reg(guest_->memory, other), Answer::kAccepted);
+    kill_worker();
+    expect_draws();
+    ASSERT_EQ(frontend().rem_mem_reg(changed), Answer::kAccepted) << daemon_->complained();
+    expect_draws();
+}
+
 TEST_F(KeptRingTest, ThatRunsWaitsForItsMemory) {
     bring_up();
     take_memory_away();

@@ -114,8 +114,11 @@ class PostcopyOrder : public SessionTest {
 
     /// kAccepted: answered with addresses.
     [[nodiscard]] Answer add_region(driver::RegionId id) {
-        const wire::SingleMemoryRegion region = {.padding = 0, .region = memory_.description(id)};
-        const int fd = memory_.fd(id);
+        return add_region(memory_.description(id), memory_.fd(id));
+    }
+
+    [[nodiscard]] Answer add_region(const wire::MemoryRegion& description, int fd) {
+        const wire::SingleMemoryRegion region = {.padding = 0, .region = description};
         const auto reply =
             frontend().query(number(FrontendRequest::kAddMemReg), bytes_of(region), {&fd, 1});
         if (!reply) {
@@ -180,6 +183,19 @@ TEST_F(PostcopyOrder, SecondListenIsRefused) {
     listen_well();
     expect_refusal(Refusal::kState, [&] { return listen(); });
     EXPECT_EQ(add_region(), Answer::kAccepted);
+}
+
+TEST_F(PostcopyOrder, ARegionThatIsAddedAgainIsArmedOnceAndAnsweredWithItsAddress) {
+    listen_well();
+    EXPECT_EQ(add_region(), Answer::kAccepted);
+    EXPECT_EQ(add_region(), Answer::kAccepted);
+    EXPECT_EQ(userfaults_->counts().armed, 1);
+    EXPECT_EQ(acknowledge(FrontendRequest::kAddMemReg), Answer::kAccepted);
+    // The second pair's, after what the first one had acknowledged.
+    EXPECT_EQ(add_region(), Answer::kAccepted);
+    EXPECT_EQ(acknowledge(FrontendRequest::kAddMemReg), Answer::kAccepted);
+    EXPECT_EQ(userfaults_->counts().armed, 1);
+    EXPECT_EQ(end(), 0U);
 }
 
 TEST_F(PostcopyOrder, SecondAdviceEndsTheSession) {
@@ -278,10 +294,12 @@ TEST_F(PostcopyOrder, RemovalWhileAnAcknowledgementIsOwedIsRefused) {
                    [&] { return frontend().rem_mem_reg(memory_, memory_.regions()[0]); });
 }
 
-TEST_F(PostcopyOrder, RegionTwiceEndsTheSession) {
+TEST_F(PostcopyOrder, RegionOverAnotherEndsTheSession) {
     listen_well();
     ASSERT_EQ(add_region(), Answer::kAccepted);
-    EXPECT_EQ(add_region(), Answer::kClosed);
+    auto smaller = memory_.description(memory_.regions()[0]);
+    smaller.size -= 0x1000;
+    EXPECT_EQ(add_region(smaller, memory_.fd(memory_.regions()[0])), Answer::kClosed);
     expect_closed_for(Refusal::kMemoryTable);
 }
 

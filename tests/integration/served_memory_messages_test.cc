@@ -168,6 +168,70 @@ TEST_F(MemoryMessages, ASessionThatWaitsForMemoryCanBeClosed) {
     EXPECT_EQ(device_.held(), 0U);
 }
 
+// QEMU before 8.0 does it, once for each pair of a network device's queues.
+TEST_F(MemoryMessages, ARegionMayBeAddedAgain) {
+    run();
+    const RegionId second = add_second_region();
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_EQ(frontend().add_mem_reg(memory_, second), Answer::kAccepted);
+    }
+    EXPECT_EQ(frontend().add_mem_reg(memory_, memory_.regions()[0]), Answer::kAccepted);
+    EchoBuffers in_second(memory_, second);
+    EXPECT_EQ(echo_problem(queue(), in_second), "");
+}
+
+TEST_F(MemoryMessages, WhatLiesThereInAnotherFileIsNotTheSameRegion) {
+    run();
+    const RegionId second = add_second_region();
+    const RegionId other =
+        memory_.add_region({.guest_address = GuestAddr{0x2000'0000}, .size = kRegionBytes}).value();
+    ASSERT_EQ(frontend().add_mem_reg(memory_, second), Answer::kAccepted);
+    expect_refusal(Refusal::kMemoryTable, [&] {
+        return frontend().add_mem_reg(memory_.description(second), memory_.fd(other));
+    });
+    // Nothing was repeated, so this removal is not either.
+    ASSERT_EQ(frontend().rem_mem_reg(memory_, second), Answer::kAccepted);
+    expect_refusal(Refusal::kMemoryTable, [&] { return frontend().rem_mem_reg(memory_, second); });
+    expect_echo();
+}
+
+TEST_F(MemoryMessages, WhatLiesElsewhereInItsFileIsNotTheSameRegion) {
+    run();
+    auto region = memory_.description(memory_.regions()[0]);
+    region.size -= 0x1000;
+    const RegionId second = add_second_region();
+    auto shifted = memory_.description(second);
+    shifted.size -= 0x1000;
+    ASSERT_EQ(frontend().add_mem_reg(shifted, memory_.fd(second)), Answer::kAccepted);
+    shifted.mmap_offset += 0x1000;
+    expect_refusal(Refusal::kMemoryTable,
+                   [&] { return frontend().add_mem_reg(shifted, memory_.fd(second)); });
+    expect_refusal(Refusal::kMemoryTable, [&] {
+        return frontend().add_mem_reg(region, memory_.fd(memory_.regions()[0]));
+    });
+    expect_echo();
+}
+
+TEST_F(MemoryMessages, TheFirstRemovalOfARepeatedRegionTakesItAwayAndTheOthersAreTaken) {
+    run();
+    const RegionId second = add_second_region();
+    ASSERT_EQ(frontend().add_mem_reg(memory_, second), Answer::kAccepted);
+    ASSERT_EQ(frontend().add_mem_reg(memory_, second), Answer::kAccepted);
+    EXPECT_EQ(frontend().rem_mem_reg(memory_, second), Answer::kAccepted);
+    // What the first pair has in its place, half of which was its own.
+    auto half = memory_.description(second);
+    half.size /= 2;
+    EXPECT_EQ(frontend().add_mem_reg(half, memory_.fd(second)), Answer::kAccepted);
+    EXPECT_EQ(frontend().rem_mem_reg(memory_, second), Answer::kAccepted);
+    EXPECT_EQ(frontend().add_mem_reg(half, memory_.fd(second)), Answer::kAccepted);
+    EchoBuffers in_half(memory_, second);
+    EXPECT_EQ(echo_problem(queue(), in_half), "");
+    EXPECT_EQ(frontend().rem_mem_reg(half), Answer::kAccepted);
+    ASSERT_TRUE(queue().try_add(in_half.chain(), 1));
+    queue().publish_and_kick();
+    EXPECT_TRUE(queue().wait_error(driver::after(kPatience)));
+}
+
 class FewMemorySlots : public SessionTest {
   protected:
     FewMemorySlots()
@@ -189,6 +253,16 @@ TEST_F(FewMemorySlots, AddMemRegRefusesOneRegionMoreThanThereAreSlots) {
                            [&] { return frontend().add_mem_reg(memory_, id); });
         }
     }
+    expect_echo();
+}
+
+TEST_F(FewMemorySlots, ARegionThatIsAddedAgainTakesNoSlot) {
+    run();
+    for (int i = 0; i < 4; ++i) {
+        EXPECT_EQ(frontend().add_mem_reg(memory_, memory_.regions()[0]), Answer::kAccepted);
+    }
+    const auto id = memory_.add_region({.guest_address = kSecondRegion, .size = 0x1000}).value();
+    EXPECT_EQ(frontend().add_mem_reg(memory_, id), Answer::kAccepted);
     expect_echo();
 }
 

@@ -8,7 +8,6 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/system_call_rule.h"
 #include "vhost-user-backend/device.h"
@@ -23,8 +22,8 @@ struct DeviceProgram {
     std::span<const std::string_view> capabilities{};  ///< "features" of --print-capabilities
     /// Opens what the device needs, before privileges are dropped. An error is one of run time.
     Result<std::unique_ptr<Device>> (*create_device)(const OptionValues& values);
-    /// In place of create_device() where there is a keeper, for a device that keeps what it opens,
-    /// and goes on with what the process before had open. May be null: it opens everything anew.
+    /// In place of create_device() where there is a keeper, for a device that has something kept
+    /// and goes on with what the process before left. May be null: it opens everything anew.
     Result<std::unique_ptr<Device>> (*create_kept_device)(const OptionValues& values,
                                                           DeviceKeeper& keeper) = nullptr;
     /// What the table cannot say: required options, and options that exclude each other. An error
@@ -48,13 +47,6 @@ struct DeviceProgram {
     /// System calls that keepers forbid to what they start (keeper_filter.h), and that the program
     /// makes before it confines itself, or allows its threads.
     std::span<const std::string_view> keeper_calls{};
-    /// Behind create_device(): the device asks for what another process is to find, takes up what
-    /// it finds itself, and opens what it could not before that. `memory` is null where there is no
-    /// keeper. An error is one of run time. May be null: it has nothing of that kind.
-    Result<void> (*prepare)(Device& device, KeptMemory* memory) = nullptr;
-    /// As create_device(), in a process that goes on with what one before it left: guests have the
-    /// device, so what may come back is waited for. May be null: create_device().
-    Result<std::unique_ptr<Device>> (*recreate_device)(const OptionValues& values) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

@@ -4,12 +4,26 @@
 #include <limits>
 #include <utility>
 
+#include <sys/stat.h>
+
 #include "vhost-user-backend/base/checked_math.h"
 
 namespace outrigger {
 
-MemoryRegion::MemoryRegion(const MemoryRegionLayout& layout, Mapping mapping)
+std::optional<FileIdentity> FileIdentity::of(int fd) {
+    struct stat status {};
+
+    if (::fstat(fd, &status) != 0) {
+        return std::nullopt;
+    }
+    return FileIdentity{.device = status.st_dev, .inode = status.st_ino};
+}
+
+MemoryRegion::MemoryRegion(const MemoryRegionLayout& layout,
+                           const FileIdentity& file,
+                           Mapping mapping)
     : layout_(layout),
+      file_(file),
       mapping_(std::move(mapping)),
       guard_(mapping_.whole().data(), mapping_.whole().size()) {}
 
@@ -24,9 +38,13 @@ Result<MemoryRegion> MemoryRegion::map(const MemoryRegionLayout& layout, int fd)
     if (layout.size > std::numeric_limits<size_t>::max()) {
         return failure(Error{.message = "a memory region does not fit the address space"});
     }
+    const auto file = FileIdentity::of(fd);
+    if (!file) {
+        return failure(error_from_errno("cannot examine the memory file"));
+    }
     Mapping mapping =
         OUTRIGGER_TRY(Mapping::map_file(fd, layout.mmap_offset, static_cast<size_t>(layout.size)));
-    return MemoryRegion(layout, std::move(mapping));
+    return MemoryRegion(layout, *file, std::move(mapping));
 }
 
 }  // namespace outrigger

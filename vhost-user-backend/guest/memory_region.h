@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "vhost-user-backend/base/mapping.h"
@@ -24,6 +25,17 @@ struct MemoryRegionLayout {
     friend bool operator==(const MemoryRegionLayout&, const MemoryRegionLayout&) = default;
 };
 
+/// Which file a descriptor leads to: the same for all descriptors of one file.
+struct FileIdentity {
+    uint64_t device = 0;
+    uint64_t inode = 0;
+
+    /// Nothing when the kernel does not say.
+    [[nodiscard]] static std::optional<FileIdentity> of(int fd);
+
+    friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+
 /// Immutable. Unmaps when the last snapshot that holds it is gone.
 class MemoryRegion final {
   public:
@@ -31,6 +43,8 @@ class MemoryRegion final {
     [[nodiscard]] static Result<MemoryRegion> map(const MemoryRegionLayout& layout, int fd);
 
     [[nodiscard]] const MemoryRegionLayout& layout() const { return layout_; }
+
+    [[nodiscard]] const FileIdentity& file() const { return file_; }
 
     /// First byte of the region here.
     [[nodiscard]] std::byte* data() const { return mapping_.data(); }
@@ -42,9 +56,10 @@ class MemoryRegion final {
     [[nodiscard]] bool lost() const { return guard_.lost(); }
 
   private:
-    MemoryRegion(const MemoryRegionLayout& layout, Mapping mapping);
+    MemoryRegion(const MemoryRegionLayout& layout, const FileIdentity& file, Mapping mapping);
 
     MemoryRegionLayout layout_;
+    FileIdentity file_;
     Mapping mapping_;
     GuardedRange guard_;  // behind the mapping: it goes first
 };

@@ -101,6 +101,14 @@ Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::
         std::move(regions), mode_, {.own = epochs_.own + 1, .keeps_from = epochs_.keeps_from});
 }
 
+MemorySnapshot::RegionPointer MemorySnapshot::find_same(const MemoryRegionLayout& layout,
+                                                        const FileIdentity& file) const {
+    const auto found = std::ranges::find_if(regions_, [&](const RegionPointer& region) {
+        return region->layout() == layout && region->file() == file;
+    });
+    return found != regions_.end() ? *found : nullptr;
+}
+
 Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> MemorySnapshot::without_region(
     const MemoryRegionLayout& layout) const {
     // The mmap offset plays no part: QEMU and libblkio send different values on removal.

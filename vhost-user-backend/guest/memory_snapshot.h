@@ -69,6 +69,10 @@ class MemorySnapshot final {
     [[nodiscard]] Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> with_region(
         RegionPointer region, size_t regions_max) const;
 
+    /// The region that is the same memory at the same addresses; nothing when there is none.
+    [[nodiscard]] RegionPointer find_same(const MemoryRegionLayout& layout,
+                                          const FileIdentity& file) const;
+
     /// This snapshot without the region of that guest address, front-end address (where it means
     /// something) and size.
     [[nodiscard]] Result<std::shared_ptr<const MemorySnapshot>, MemoryTableError> without_region(

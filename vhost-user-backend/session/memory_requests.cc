@@ -154,16 +154,22 @@ Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& me
     if (held != nullptr && held->request != request_) {
         return refuse(Refusal::kState);
     }
+    const auto description = payload_as<wire::SingleMemoryRegion>(message).region;
+    // Those that wait for one acknowledgement together come together.
+    const MemorySnapshot& before = held != nullptr ? *held->memory : *memory_;
+    if (const auto file = FileIdentity::of(message.fds[0].get())) {
+        if (const auto same = before.find_same(to_layout(description), *file)) {
+            return repeat_region(message, *same);
+        }
+    }
     auto region = map_region({.device = identity_.name, .require_sealed = options_.require_sealed},
-                             payload_as<wire::SingleMemoryRegion>(message).region,
+                             description,
                              message.fds[0]);
     if (!region) {
         return refuse(region.error());
     }
     Payload bases = message.payload;
     put_base(bases, offsetof(wire::SingleMemoryRegion, region), **region);
-    // Those that wait for one acknowledgement together come together.
-    const MemorySnapshot& before = held != nullptr ? *held->memory : *memory_;
     auto memory = before.with_region(*region, options_.memory_slots);
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
@@ -175,6 +181,25 @@ Session::Impl::Outcome Session::Impl::handle_add_mem_reg(const wire::Message& me
                          {.regions = std::span(&*region, 1), .bases = std::move(bases)});
 }
 
+/// QEMU before 8.0 says everything about memory once for each pair of a network device's queues,
+/// and one refusal ends the device. The first removal takes the region away, because what comes in
+/// its place may come before the second.
+Session::Impl::Outcome Session::Impl::repeat_region(const wire::Message& message,
+                                                    const MemoryRegion& region) {
+    regions_repeated_ = true;
+    said_before_ = true;
+    if (!postcopy_.is_listening()) {
+        return done();
+    }
+    Payload bases = message.payload;
+    put_base(bases, offsetof(wire::SingleMemoryRegion, region), region);
+    const HeldMemory* const held = postcopy_.held();
+    constexpr bool kDrain = false;
+    return change_memory(held != nullptr ? held->memory : memory_,
+                         kDrain,
+                         {.regions = {}, .bases = std::move(bases)});
+}
+
 Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& message) {
     if (postcopy_.held() != nullptr) {
         return refuse(Refusal::kState);
@@ -182,6 +207,10 @@ Session::Impl::Outcome Session::Impl::handle_rem_mem_reg(const wire::Message& me
     // A descriptor that comes along (libblkio sends one) is closed with the message.
     auto memory =
         memory_->without_region(to_layout(payload_as<wire::SingleMemoryRegion>(message).region));
+    if (!memory && regions_repeated_) {
+        said_before_ = true;
+        return done();
+    }
     if (!memory) {
         return refuse(Refusal::kMemoryTable);
     }

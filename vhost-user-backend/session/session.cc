@@ -147,6 +147,7 @@ bool Session::Impl::on_message(wire::Message message) {
         environment_.journal->arrive(message);
     }
     device_was_reset_ = false;
+    said_before_ = false;
 
     Outcome outcome;
     if (request == nullptr) {

@@ -22,7 +22,8 @@ struct Head {
     uint8_t loaded;  // is there
     uint8_t saved;   // is there
     uint8_t log_is_incomplete;
-    uint8_t unused[2];
+    uint8_t regions_repeated;
+    uint8_t unused;
     uint32_t ring_count;
     uint32_t loaded_bytes;
     uint32_t saved_bytes;
@@ -94,7 +95,8 @@ std::optional<std::vector<std::byte>> SessionFacts::encode() const {
                     .loaded = to_byte(exchange.loaded.has_value()),
                     .saved = to_byte(exchange.saved.has_value()),
                     .log_is_incomplete = to_byte(log_is_incomplete),
-                    .unused = {},
+                    .regions_repeated = to_byte(regions_repeated),
+                    .unused = 0,
                     .ring_count = static_cast<uint32_t>(rings.size()),
                     .loaded_bytes = static_cast<uint32_t>(loaded->size()),
                     .saved_bytes = static_cast<uint32_t>(saved->size())};
@@ -124,7 +126,8 @@ std::optional<SessionFacts> SessionFacts::decode(std::span<const std::byte> byte
     SessionFacts facts{.used = head.used != 0,
                        .features_refused = head.features_refused != 0,
                        .device_is_reset = head.device_is_reset != 0,
-                       .log_is_incomplete = head.log_is_incomplete != 0};
+                       .log_is_incomplete = head.log_is_incomplete != 0,
+                       .regions_repeated = head.regions_repeated != 0};
     for (const std::byte ring : bytes.first(head.ring_count)) {
         const auto place = std::to_integer<uint8_t>(ring);
         if (place > std::to_underlying(RingPlaceKnown::kWithoutMemory)) {

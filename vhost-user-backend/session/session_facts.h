@@ -28,6 +28,7 @@ struct SessionFacts {
     /// Guest memory was written that the dirty log has no bit for: no state is good
     /// (CHECK_DEVICE_STATE).
     bool log_is_incomplete = false;
+    bool regions_repeated = false;  ///< one was added that was there
     std::vector<RingPlaceKnown> rings{};
     DeviceStateExchange::Kept exchange{};
 

@@ -252,6 +252,7 @@ class Session::Impl final : public Connection::Handler,
     // memory_requests.cc
     Outcome handle_set_mem_table(const wire::Message& message);
     Outcome handle_add_mem_reg(const wire::Message& message);
+    Outcome repeat_region(const wire::Message& message, const MemoryRegion& region);
     Outcome handle_rem_mem_reg(const wire::Message& message);
     /// Where there is an IOMMU: the same memory with what is known of its translations.
     [[nodiscard]] std::shared_ptr<const MemorySnapshot> translated(
@@ -365,6 +366,7 @@ class Session::Impl final : public Connection::Handler,
     std::shared_ptr<const DirtyLog> log_in_use_;  // by the rings: log_, or none
     SharedFd log_call_;                           // SET_LOG_FD
     bool log_is_incomplete_ = false;              // a ring broke on it since logging began
+    bool regions_repeated_ = false;               // ADD_MEM_REG of one that was there
     Postcopy postcopy_;
     // Of the rings that start from now on: the front end's, and ours for those that it has none
     // for.
@@ -387,10 +389,11 @@ class Session::Impl final : public Connection::Handler,
     bool waiting_ = false;             // for finish()
     bool draining_ = false;            // for rings that adopt memory, each still there
     bool carried_out_ = false;         // the request in hand, else it was refused
+    bool said_before_ = false;         // it changes nothing, because another did
     bool settled_ = false;             // the journal has it, and the socket has it no more
     bool acknowledges_ = false;        // the request in hand is none, but of postcopy
     // What the journal has of SessionFacts, but for the exchange, and that one's version.
-    std::array<bool, 4> facts_noted_{};
+    std::array<bool, 5> facts_noted_{};
     std::vector<RingPlaceKnown> places_noted_;  // empty: none were
     uint64_t exchange_noted_ = 0;
     bool device_was_reset_ = false;          // by the request in hand

@@ -93,8 +93,7 @@ void Session::Impl::note_device() {
                 break;
         }
     }
-    if (changed && !abilities_.keeps_itself &&
-        (abilities_.saves_while_running || !any_ring_running())) {
+    if (changed && (abilities_.saves_while_running || !any_ring_running())) {
         const auto sections = environment_.device.save_state();
         journal.keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
     }
@@ -173,7 +172,8 @@ std::vector<RingPlaceKnown> Session::Impl::places_known() const {
 }
 
 void Session::Impl::note_facts(std::vector<RingPlaceKnown> places) {
-    const std::array facts{used_, features_refused_, device_is_reset_, log_is_incomplete_};
+    const std::array facts{
+        used_, features_refused_, device_is_reset_, log_is_incomplete_, regions_repeated_};
     if (facts == facts_noted_ && places == places_noted_ && state_.version() == exchange_noted_) {
         return;
     }
@@ -184,6 +184,7 @@ void Session::Impl::note_facts(std::vector<RingPlaceKnown> places) {
                                                     .features_refused = features_refused_,
                                                     .device_is_reset = device_is_reset_,
                                                     .log_is_incomplete = log_is_incomplete_,
+                                                    .regions_repeated = regions_repeated_,
                                                     .rings = std::move(places),
                                                     .exchange = state_.to_keep()}
                                            .encode());
@@ -219,6 +220,7 @@ Session::Impl::Outcome Session::Impl::restore_facts(std::span<const std::byte> b
     features_refused_ = facts->features_refused;
     device_is_reset_ = facts->device_is_reset;
     log_is_incomplete_ = facts->log_is_incomplete;
+    regions_repeated_ = facts->regions_repeated;
     if (device_is_reset_) {
         environment_.device.reset();
     }
@@ -251,7 +253,7 @@ void Session::Impl::settle(std::span<const std::byte> reply, int reply_fd, bool 
     const bool is_told =
         !says_itself || request_ != static_cast<uint32_t>(wire::FrontendRequest::kSetConfig);
     const HeldMemory* const held = postcopy_.held();
-    journal->settle({.carried_out = carried_out_ && is_told,
+    journal->settle({.carried_out = carried_out_ && is_told && !said_before_,
                      .waits_for_acknowledgement = held != nullptr && held->request == request_,
                      .acknowledged = acknowledges_ ? std::optional(carried_out_) : std::nullopt,
                      .has_reply = has_reply,

@@ -34,7 +34,11 @@ class Store final : public DeviceKeeper {
         return copy(memory_.get());
     }
 
-    UniqueFd find(std::string_view name) override {
+    [[nodiscard]] bool goes_on() const override { return false; }
+
+    [[nodiscard]] bool can_hand_back() const override { return false; }
+
+    UniqueFd take(std::string_view name) override {
         const auto found = open_.find(name);
         return found == open_.end() ? UniqueFd() : copy(found->second.get());
     }

@@ -45,9 +45,6 @@ net_qemu_args() {
         more+=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off
         more+=,ctrl_guest_offloads=off,guest_announce=off
     fi
-    # QEMU 7.2 adds each region of memory once for each pair, which is refused the second time, and
-    # then serves the rings itself.
-    [[ $qemu_version == 7.* ]] && pairs=1
     ((pairs == 1)) || more+=,mq=on
     qemu_args+=(-chardev "socket,id=net,path=$1" -netdev "vhost-user,id=net,chardev=net,queues=$pairs"
         -device "virtio-net-pci,netdev=net,mac=52:54:00:00:00:20,romfile=,$virtio_options$more")
