@@ -173,7 +173,8 @@ void FsKeeper::add_inode(const KeptInode& inode, int fd) {
                        .lookups = inode.lookups,
                        .counted_by = inode.counted_by,
                        .type = inode.type,
-                       .handle_bytes = static_cast<uint32_t>(inode.handle.size()),
+                       .handle_bytes = static_cast<uint16_t>(inode.handle.size()),
+                       .has_descriptor = inode.handle.empty() ? uint16_t{1} : uint16_t{0},
                        .handle = {}};
     std::ranges::copy(inode.handle, record.handle.begin());
     write_record(inode_at(slot), record);
@@ -195,6 +196,16 @@ uint64_t FsKeeper::counted_by(uint64_t id) const {
     return word_at<uint64_t>(inode_at(static_cast<uint32_t>(id)) +
                              offsetof(InodeRecord, counted_by))
         .load(std::memory_order_relaxed);
+}
+
+bool FsKeeper::keep_inode(uint64_t id, int fd) {
+    if (!keeper_.keep_open(name("n", id), fd)) {
+        return false;
+    }
+    word_at<uint16_t>(inode_at(static_cast<uint32_t>(id)) + offsetof(InodeRecord, has_descriptor))
+        .store(1, std::memory_order_relaxed);
+    in_this_order();
+    return true;
 }
 
 void FsKeeper::remove_inode(uint64_t id, bool has_descriptor) {

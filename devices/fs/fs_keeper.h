@@ -36,8 +36,9 @@ struct KeptInode {
     uint64_t device = 0;
     uint64_t number = 0;
     uint64_t lookups = 0;
-    uint64_t counted_by = 0;  ///< the request that looked it up last: Call::request
-    uint32_t type = 0;        ///< S_IFMT of its mode
+    uint64_t counted_by = 0;      ///< the request that looked it up last: Call::request
+    uint32_t type = 0;            ///< S_IFMT of its mode
+    bool has_descriptor = false;  ///< the keeper has one, also where there is a handle
     std::span<const std::byte> handle{};
 };
 
@@ -97,6 +98,8 @@ class FsKeeper final {
     void note_lookups(uint64_t id, uint64_t lookups);
     void note_counted_by(uint64_t id, uint64_t request);
     [[nodiscard]] uint64_t counted_by(uint64_t id) const;
+    /// The keeper has its descriptor from now on. False: it does not take it.
+    [[nodiscard]] bool keep_inode(uint64_t id, int fd);
     void remove_inode(uint64_t id, bool has_descriptor);
 
     void add_file(const KeptFile& file);
@@ -133,6 +136,7 @@ class FsKeeper final {
                                    .lookups = copy.lookups,
                                    .counted_by = copy.counted_by,
                                    .type = copy.type,
+                                   .has_descriptor = copy.has_descriptor != 0,
                                    .handle = std::span(copy.handle).first(bytes)});
                 }
             }
@@ -213,7 +217,8 @@ class FsKeeper final {
         uint64_t lookups;
         uint64_t counted_by;
         uint32_t type;
-        uint32_t handle_bytes;
+        uint16_t handle_bytes;
+        uint16_t has_descriptor;
         std::array<std::byte, KeptInode::kHandleBytesMax> handle;
     };
 

@@ -155,6 +155,10 @@ void FsServer::keep_opened(const struct statx& status) {
         // Before the look at who has it open: add_file() has it the other way around.
         inode->loses_name.store(true, std::memory_order_seq_cst);
     }
+    // What is no regular file the guest may have open, or as its working directory, without a word.
+    if (inode->type != S_IFREG && status.stx_nlink <= 2 && handles_.open(inode)) {
+        inodes_.keep(inode);
+    }
     if (inode->opens.load(std::memory_order_seq_cst) == 0) {
         return;
     }

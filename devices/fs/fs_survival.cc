@@ -81,18 +81,20 @@ void FsServer::restore_inode(const KeptInode& kept) {
     InodeKey key{.mount = kept.mount, .device = kept.device, .number = kept.number};
     UniqueFd fd;
     FileHandle handle;
-    if (kept.handle.empty()) {
+    if (kept.has_descriptor) {
         fd = keeper_->find_inode(kept.id);
         if (!fd.valid() || !pins(fd.get(), key, kept.type)) {
             fd.reset();
         }
-    } else if (auto bytes = FileHandle::from_bytes(kept.handle); bytes && handles_.are_used()) {
+    }
+    if (auto bytes = FileHandle::from_bytes(kept.handle); bytes && handles_.are_used()) {
         handle = *std::move(bytes);
     }
     if (!fd.valid() && handle.is_empty()) {
         // Nobody finds it by its key, and whoever asks for its number gets ESTALE.
         key = {.mount = UINT64_MAX, .device = UINT64_MAX, .number = kept.id};
     }
+    const bool is_kept = fd.valid() && !handle.is_empty();
     if (!is_type(kept.type) || kept.id == InodeTable::kRootId ||
         !inodes_.restore(kept.id,
                          key,
@@ -102,6 +104,8 @@ void FsServer::restore_inode(const KeptInode& kept) {
                          std::move(handle),
                          {.request = kept.counted_by, .again = false})) {
         keeper_->drop_inode(kept.id);
+    } else if (is_kept) {
+        inodes_.find(kept.id)->is_kept.store(true);
     }
 }
 

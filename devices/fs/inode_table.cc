@@ -205,7 +205,8 @@ void InodeTable::forget(uint64_t id, uint64_t count) {
     }
     if (left == 0 && slots_.retire(inode)) {
         if (keeper_ != nullptr) {
-            keeper_->remove_inode(id, inode->handle.is_empty());
+            keeper_->remove_inode(
+                id, inode->handle.is_empty() || inode->is_kept.load(std::memory_order_relaxed));
         }
         if (!inode->handle.is_empty()) {
             handled_.fetch_sub(1, std::memory_order_relaxed);
@@ -213,6 +214,18 @@ void InodeTable::forget(uint64_t id, uint64_t count) {
         if (inode->is_hashed) {
             remove_locked(shard, key_hash, inode);
         }
+    }
+}
+
+void InodeTable::keep(const InodeRef& inode) {
+    if (keeper_ == nullptr || inode.id() == kRootId || inode->is_kept.load()) {
+        return;
+    }
+    // With the lock, because forget() looks at is_kept with it, behind the last look-up.
+    const std::lock_guard lock(shard_of(hash(inode->key)).mutex);
+    if (slots_.find(inode.id()) && !inode->is_kept.load() &&
+        keeper_->keep_inode(inode.id(), inode->fd.get())) {
+        inode->is_kept.store(true);
     }
 }
 

@@ -80,8 +80,9 @@ struct Inode {
     std::atomic<uint64_t> lookups{0};     ///< that the guest has not forgotten
     std::atomic<uint32_t> opens{0};       ///< of it, that the guest has not released
     std::atomic<bool> loses_name{false};  ///< its last one is removed, or about to be
-    std::atomic<bool> is_recent{false};   ///< asked for since the last look at who may be closed
-    bool is_hashed = false;               ///< found by its key; guarded by the shard
+    std::atomic<bool> is_kept{false};  ///< the keeper has its descriptor, although it has a handle
+    std::atomic<bool> is_recent{false};  ///< asked for since the last look at who may be closed
+    bool is_hashed = false;              ///< found by its key; guarded by the shard
 
     void clear() {
         fd.close();
@@ -89,6 +90,7 @@ struct Inode {
         lookups.store(0, std::memory_order_relaxed);
         opens.store(0, std::memory_order_relaxed);
         loses_name.store(false, std::memory_order_relaxed);
+        is_kept.store(false, std::memory_order_relaxed);
     }
 };
 
@@ -123,6 +125,10 @@ class InodeTable final {
                                           uint32_t type,
                                           FileHandle handle = {},
                                           const Asker& asker = {});
+
+    /// Where there is a keeper, it has the open inode's descriptor from now on, because its handle
+    /// will not bring it back.
+    void keep(const InodeRef& inode);
 
     /// The guest will not hear of this look-up.
     void take_back(uint64_t id);

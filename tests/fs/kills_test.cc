@@ -104,6 +104,21 @@ TEST_P(FsKills, AFileThatWasRemovedWhileItIsOpenGoesOn) {
     EXPECT_EQ(error_of(ask::getattr(file.node)), 0);
 }
 
+// A FIFO is open in the guest alone, and a directory may be where a process works.
+TEST_P(FsKills, WhatIsNoRegularFileGoesOnWhenItWasRemoved) {
+    ASSERT_EQ(error_of(ask::mknod(FUSE_ROOT_ID, "fifo", S_IFIFO | 0600)), 0);
+    ASSERT_EQ(error_of(ask::mkdir(FUSE_ROOT_ID, "d")), 0);
+    const uint64_t fifo = node_of("fifo");
+    const uint64_t directory = node_of("d");
+    ASSERT_EQ(error_of(ask::unlink(FUSE_ROOT_ID, "fifo")), 0);
+    ASSERT_EQ(error_of(ask::rmdir(FUSE_ROOT_ID, "d")), 0);
+    kill();
+    EXPECT_EQ(error_of(ask::getattr(fifo)), 0);
+    EXPECT_EQ(error_of(ask::getattr(directory)), 0);
+    kill();
+    EXPECT_EQ(error_of(ask::getattr(fifo)), 0);
+}
+
 TEST_P(FsKills, AFileWithoutANameGoesOnAndGetsOne) {
     const FuseAnswer made = call(ask::tmpfile(FUSE_ROOT_ID, O_RDWR));
     if (made.error() == EOPNOTSUPP) {
@@ -138,6 +153,7 @@ TEST_P(FsKills, LocksStay) {
     EXPECT_EQ(lock(file, 1, part), 0);
     EXPECT_EQ(lock(file, 2, kWholeFile), 0);
     // Closed by whoever has it, and free for the host.
+    probe.l_pid = 0;  // which the kernel wrote
     EXPECT_EQ(error_of(ask::flush(file.node, file.fh, 2)), 0);
     probe.l_type = F_WRLCK;
     ASSERT_EQ(::fcntl(host.get(), F_OFD_GETLK, &probe), 0);
