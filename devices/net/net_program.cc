@@ -13,6 +13,9 @@
 
 #include <sys/socket.h>
 
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/descriptor_room.h"
+
 #include "devices/net/datagram_port.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
@@ -95,6 +98,14 @@ constexpr std::array kOptions = {
                        "loopback address, by the address of the router",
                .default_value = "off",
                .choices = kOnOff},
+    OptionSpec{.name = "max-connections",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of user: have at most N sockets of the host open for the guest's "
+                       "connections, datagrams and pings; forwarded ports do not count",
+               .default_value = "1023",
+               .number_min = 1,
+               .number_max = 16384},
     OptionSpec{
         .name = "restricted",
         .kind = OptionKind::kFlag,
@@ -204,6 +215,7 @@ Result<UserOptions> parse_user_options(const OptionValues& values) {
     options.host_name = values.text("host-name").value_or("");
     options.host_loopback = values.text("host-loopback") == "on";
     options.restricted = values.flag("restricted");
+    options.sockets_max = *values.number("max-connections");
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     if (options.mtu > kUserMtuMax) {
         return failure(Error{.message = "--mtu is at most 65520 with --backend=user"});
@@ -266,6 +278,18 @@ Result<void> check_options(const OptionValues& values) {
 /// What is not given is the host's.
 Result<UserOptions> read_user_options(const OptionValues& values) {
     UserOptions options = OUTRIGGER_TRY(parse_user_options(values));
+    const size_t room = make_room_for_descriptors(options.sockets_max + options.forwards.size());
+    if (room <= options.forwards.size()) {
+        return failure(Error{.message = "the process may have too few descriptors for the guest's "
+                                        "connections: raise LimitNOFILE"});
+    }
+    if (room - options.forwards.size() < options.sockets_max) {
+        options.sockets_max = room - options.forwards.size();
+        log(LogLevel::kWarning,
+            "net: the process may have so few descriptors that the guest gets {} connections: "
+            "raise LimitNOFILE or lower --max-connections",
+            options.sockets_max);
+    }
     if (values.has("dns")) {
         return options;
     }
