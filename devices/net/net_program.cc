@@ -11,16 +11,21 @@
 #include <string>
 #include <utility>
 
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/descriptor_room.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
 
 #include "devices/net/datagram_port.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
 #include "devices/net/peer_socket.h"
 #include "devices/net/stream_port.h"
+#include "devices/net/tap_device.h"
+#include "devices/net/tap_port.h"
 #ifdef OUTRIGGER_SLIRP
 #include "devices/net/user_options.h"
 #include "devices/net/user_port.h"
@@ -34,6 +39,7 @@ constexpr std::string_view kBackends[] = {
 #ifdef OUTRIGGER_SLIRP
     "user",
 #endif
+    "tap",
     "stream",
     "dgram",
     "null",
@@ -53,7 +59,8 @@ constexpr std::array kOptions = {
                .value_name = "KIND",
                .help =
                    "What the guest's frames go to: user, a network of its own behind a NAT "
-                   "(where the build has it); stream, a program at a Unix stream socket "
+                   "(where the build has it); tap, an interface of the host; stream, a program at "
+                   "a Unix stream socket "
                    "(passt, QEMU, gvproxy); dgram, one at a Unix datagram socket (vfkit, QEMU); "
                    "null, nothing; loop, back to the guest",
                .default_value = kBackendDefault,
@@ -111,6 +118,16 @@ constexpr std::array kOptions = {
         .kind = OptionKind::kFlag,
         .help = "Of user: the guest reaches nothing, and is reached at forwarded ports only"},
 #endif
+    OptionSpec{.name = "tap",
+               .value_name = "NAME",
+               .help = "Of tap: the interface. One that is not there is made, if we may, and goes "
+                       "with us"},
+    OptionSpec{.name = "tap-fd",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of tap: take the interface from inherited descriptor N",
+               .number_min = 3,
+               .number_max = 1 << 20},
     OptionSpec{.name = "peer",
                .value_name = "PATH",
                .help = "Of stream and dgram: connect to the program that has this socket, and try "
@@ -154,7 +171,7 @@ constexpr std::array kOptions = {
                .number_max = kQueuePairsMax},
 };
 
-/// Of the worker, for sockets to peers.
+/// Of the worker, for sockets to peers and for taps.
 constexpr SystemCallRule kSystemCalls[] = {
     {.name = "socket", .tests = {argument_is(0, AF_UNIX)}},
     {.name = "connect"},
@@ -163,6 +180,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "sendmmsg"},
     {.name = "recvmmsg", .tests = {argument_is(3, MSG_DONTWAIT)}},
     {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
+    {.name = "ioctl", .tests = {argument_is(1, TUNSETOFFLOAD)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_RCVBUF)}},
 };
@@ -262,6 +280,23 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
     return {};
 }
 
+Result<void> check_tap_options(std::string_view backend, const OptionValues& values) {
+    const bool is_tap = backend == "tap";
+    if (is_tap && values.has("tap") == values.has("tap-fd")) {
+        return failure(Error{.message = "--backend=tap needs either --tap or --tap-fd: give the "
+                                        "name of the interface, or a descriptor"});
+    }
+    if (!is_tap && (values.has("tap") || values.has("tap-fd"))) {
+        return failure(Error{.message = "--tap and --tap-fd are of --backend=tap"});
+    }
+    if (const auto name = values.text("tap"); name && !is_interface_name(*name)) {
+        return failure(Error{.message = "--tap=" + *name +
+                                        " is no name of an interface: it has 1 to 15 characters, "
+                                        "and none of / : %"});
+    }
+    return {};
+}
+
 Result<void> check_options(const OptionValues& values) {
     const auto backend = values.text("backend");
     if (const auto mac = values.text("mac"); mac && !parse_mac(*mac)) {
@@ -271,6 +306,7 @@ Result<void> check_options(const OptionValues& values) {
 #ifdef OUTRIGGER_SLIRP
     OUTRIGGER_TRY(check_user_options(*backend, values));
 #endif
+    OUTRIGGER_TRY(check_tap_options(*backend, values));
     return check_socket_options(*backend, values);
 }
 
@@ -315,8 +351,30 @@ Result<PeerOptions> open_peer(const OptionValues& values, int type) {
     return options;
 }
 
-Result<std::unique_ptr<Port>> open_port(const OptionValues& values) {
+/// `keeper`, where there is one, has the tap open for the next process: it would be gone otherwise,
+/// with its addresses and routes, or its descriptor would.
+Result<Tap> open_tap_of(const OptionValues& values, DeviceKeeper* keeper) {
+    constexpr std::string_view kKeptName = "tap";
+    if (keeper != nullptr) {
+        if (UniqueFd kept = keeper->find(kKeptName); kept.valid()) {
+            return take_tap(std::move(kept));
+        }
+    }
+    const auto fd = values.number("tap-fd");
+    Tap tap = OUTRIGGER_TRY(fd ? take_tap(UniqueFd(static_cast<int>(*fd)))
+                               : open_tap(*values.text("tap")));
+    if (keeper != nullptr && !keeper->keep_open(kKeptName, tap.fd.get())) {
+        log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
+    }
+    return tap;
+}
+
+Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper* keeper) {
     const std::string backend = *values.text("backend");
+    if (backend == "tap") {
+        Tap tap = OUTRIGGER_TRY(open_tap_of(values, keeper));
+        return OUTRIGGER_TRY(TapPort::create(std::move(tap)));
+    }
     if (backend == "stream") {
         PeerOptions peer = OUTRIGGER_TRY(open_peer(values, SOCK_STREAM));
         return OUTRIGGER_TRY(StreamPort::create(std::move(peer)));
@@ -337,15 +395,24 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values) {
     return std::make_unique<NullPort>();
 }
 
-Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
     NetOptions options;
     if (const auto mac = values.text("mac")) {
         options.mac = parse_mac(*mac);
     }
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
-    std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values));
+    std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
     return std::make_unique<NetDevice>(options, std::move(port));
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return create_with(values, nullptr);
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    return create_with(values, &keeper);
 }
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
@@ -398,6 +465,7 @@ const DeviceProgram kNetProgram{
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,
+    .create_kept_device = create_kept_device,
     .check_options = check_options,
     .sandbox = {.system_calls = kSystemCalls},
     .sandbox_extras = sandbox_extras,
