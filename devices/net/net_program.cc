@@ -24,6 +24,7 @@
 #include "devices/net/net_device.h"
 #include "devices/net/peer_socket.h"
 #include "devices/net/stream_port.h"
+#include "devices/net/switch_port.h"
 #include "devices/net/tap_device.h"
 #include "devices/net/tap_port.h"
 #ifdef OUTRIGGER_SLIRP
@@ -40,6 +41,7 @@ constexpr std::string_view kBackends[] = {
     "user",
 #endif
     "tap",
+    "switch",
     "stream",
     "dgram",
     "null",
@@ -59,7 +61,8 @@ constexpr std::array kOptions = {
                .value_name = "KIND",
                .help =
                    "What the guest's frames go to: user, a network of its own behind a NAT "
-                   "(where the build has it); tap, an interface of the host; stream, a program at "
+                   "(where the build has it); tap, an interface of the host; switch, those of "
+                   "other devices of this program; stream, a program at "
                    "a Unix stream socket "
                    "(passt, QEMU, gvproxy); dgram, one at a Unix datagram socket (vfkit, QEMU); "
                    "null, nothing; loop, back to the guest",
@@ -128,6 +131,34 @@ constexpr std::array kOptions = {
                .help = "Of tap: take the interface from inherited descriptor N",
                .number_min = 3,
                .number_max = 1 << 20},
+    OptionSpec{.name = "switch",
+               .value_name = "NAME",
+               .help = "Of switch: which one; devices that name the same reach each other",
+               .default_value = "switch"},
+    OptionSpec{.name = "switch-addresses",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of switch: learn at most N stations behind a port; the switch's first "
+                       "device decides",
+               .default_value = "64",
+               .number_min = 1,
+               .number_max = 65536},
+    OptionSpec{.name = "switch-age",
+               .kind = OptionKind::kNumber,
+               .value_name = "SECONDS",
+               .help = "Of switch: forget a station that has not sent for so long; the switch's "
+                       "first device decides",
+               .default_value = "300",
+               .number_min = 1,
+               .number_max = 1'000'000},
+    OptionSpec{.name = "flood-limit",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of switch: pass at most N frames a second on to everybody, which are those "
+                       "to everybody, to groups, and to stations that nobody knows",
+               .default_value = "10000",
+               .number_min = 1,
+               .number_max = 100'000'000},
     OptionSpec{.name = "peer",
                .value_name = "PATH",
                .help = "Of stream and dgram: connect to the program that has this socket, and try "
@@ -374,6 +405,13 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper
     if (backend == "tap") {
         Tap tap = OUTRIGGER_TRY(open_tap_of(values, keeper));
         return OUTRIGGER_TRY(TapPort::create(std::move(tap)));
+    }
+    if (backend == "switch") {
+        return std::make_unique<SwitchPort>(SwitchOptions{
+            .name = *values.text("switch"),
+            .addresses = {.addresses_max = *values.number("switch-addresses"),
+                          .age_max = std::chrono::seconds(*values.number("switch-age"))},
+            .flood_max = static_cast<uint32_t>(*values.number("flood-limit"))});
     }
     if (backend == "stream") {
         PeerOptions peer = OUTRIGGER_TRY(open_peer(values, SOCK_STREAM));

@@ -67,6 +67,29 @@ TEST_F(NetDaemonTest, DatagramsPassBothWays) {
     expect_good_end();
 }
 
+TEST_F(NetDaemonTest, DevicesOfOneProgramReachEachOtherByASwitch) {
+    const std::string device = ",backend=switch,switch=lan";
+    daemon_ = std::make_unique<ChildProcess>(
+        program_,
+        ChildProcess::Options{.arguments = {"--sandbox=log",
+                                            "--device=socket-path=" + path("s") + device,
+                                            "--device=socket-path=" + path("s2") + device},
+                              .descriptors = {}});
+    connect_guest({});
+    NetGuest other(driver::Frontend::connect(path("s2"), driver::after(kPatience)).value(), {});
+    ASSERT_TRUE(other.is_up());
+    FrameOptions to_all;
+    to_all.to_mac = std::string(6, '\xff');
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_TRUE(guest_->send(make_frame("hello", to_all)));
+        const auto received = other.receive();
+        ASSERT_TRUE(received) << daemon_->complained();
+        EXPECT_EQ(received->bytes, make_frame("hello", to_all));
+        ASSERT_TRUE(other.send(make_frame("welcome")));
+        expect_received(make_frame("welcome"));
+    }
+}
+
 TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {
     serve({"--keeper=fork", "--backend=stream", "--peer=" + path("peer"), "--reconnect-ms=20"});
     const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
