@@ -20,6 +20,7 @@
 #include "vhost-user-backend/daemon/device_keeper.h"
 
 #include "devices/net/datagram_port.h"
+#include "devices/net/limited_port.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
 #include "devices/net/peer_socket.h"
@@ -54,6 +55,9 @@ constexpr std::string_view kBackendDefault = "null";
 #endif
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
+
+/// In a second: more than any guest moves.
+constexpr uint64_t kLimitMax = uint64_t{1} << 40;
 
 constexpr std::array kOptions = {
     OptionSpec{.name = "backend",
@@ -179,6 +183,31 @@ constexpr std::array kOptions = {
                .help =
                    "Of dgram: say VFKT to the program at --peer first, as gvproxy wants to hear "
                    "it"},
+    OptionSpec{.name = "limit-send-bytes",
+               .kind = OptionKind::kSize,
+               .value_name = "SIZE",
+               .help = "Pass at most SIZE bytes a second from the guest on, with bursts of a tenth "
+                       "of that; what is more waits",
+               .number_min = 1,
+               .number_max = kLimitMax},
+    OptionSpec{.name = "limit-send-frames",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Likewise N frames; one that is cut on its way counts as what it becomes",
+               .number_min = 1,
+               .number_max = kLimitMax},
+    OptionSpec{.name = "limit-receive-bytes",
+               .kind = OptionKind::kSize,
+               .value_name = "SIZE",
+               .help = "Likewise SIZE bytes to the guest",
+               .number_min = 1,
+               .number_max = kLimitMax},
+    OptionSpec{.name = "limit-receive-frames",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Likewise N frames to the guest",
+               .number_min = 1,
+               .number_max = kLimitMax},
     OptionSpec{.name = "mac",
                .value_name = "MAC",
                .help = "The guest's address, for front ends that ask for it. QEMU does not: there "
@@ -441,6 +470,14 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
     std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
+    const PortLimits limits{
+        .send = {.bytes = values.number("limit-send-bytes").value_or(0),
+                 .frames = values.number("limit-send-frames").value_or(0)},
+        .receive = {.bytes = values.number("limit-receive-bytes").value_or(0),
+                    .frames = values.number("limit-receive-frames").value_or(0)}};
+    if (limits.any()) {
+        port = std::make_unique<LimitedPort>(std::move(port), limits);
+    }
     return std::make_unique<NetDevice>(options, std::move(port));
 }
 

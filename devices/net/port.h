@@ -73,7 +73,7 @@ class Port {
     virtual void await_frames() = 0;
 
     /// Any thread.
-    [[nodiscard]] const PortCounters& counters() const { return counters_; }
+    [[nodiscard]] virtual const PortCounters& counters() const { return counters_; }
 
   protected:
     PortCounters counters_;

@@ -2,6 +2,7 @@
 // outrigger-net as a process: its options, and its ports inside the sandbox.
 #include "tests/integration/net_daemon_test.h"
 
+#include <chrono>
 #include <string>
 
 #include <sys/socket.h>
@@ -18,6 +19,17 @@ TEST_F(NetDaemonTest, LoopGivesBackWhatIsSent) {
         ASSERT_TRUE(guest_->send(frame));
         expect_received(frame);
     }
+    expect_good_end();
+}
+
+TEST_F(NetDaemonTest, LimitsHoldInTheSandbox) {
+    serve({"--backend=loop", "--limit-send-frames=20", "--limit-receive-bytes=10K"});
+    const auto begin = std::chrono::steady_clock::now();
+    for (size_t i = 0; i < 10; ++i) {
+        ASSERT_TRUE(guest_->send(make_frame(make_payload(i))));
+        expect_received(make_frame(make_payload(i)));
+    }
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(350));
     expect_good_end();
 }
 
@@ -132,6 +144,8 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     }
     expect_refusal({"--backend=null", "--mac=01:00:5e:00:00:01"}, "no address of a station");
     expect_refusal({"--backend=null", "--mtu=67"}, "--mtu");
+    expect_refusal({"--backend=null", "--limit-send-frames=0"}, "--limit-send-frames");
+    expect_refusal({"--backend=null", "--limit-receive-bytes=x"}, "--limit-receive-bytes");
     expect_refusal({"--backend=null", "--queue-pairs=0"}, "--queue-pairs");
     expect_refusal({"--backend=null", "--queue-pairs=65"}, "--queue-pairs");
 }
