@@ -84,8 +84,8 @@ struct DeviceAbilities {
     /// process (docs/keeper.md); of any other device only what was written does, by being written
     /// again.
     bool saves_while_running = false;
-    /// All that messages change of it is in memory that outlives this process (DeviceKeeper,
-    /// DeviceProgram::prepare()), so nobody writes it down, nor says it again to another process.
+    /// All that messages change of it is in memory that outlives this process (DeviceKeeper), so
+    /// nobody writes it down, nor says it again to another process.
     bool keeps_itself = false;
     /// Bytes of each shared memory region, multiples of the page size, at most 256; 0: not there.
     /// Fixed for the device's life.

@@ -547,6 +547,7 @@ MachineStatistics Machine::statistics() const {
         statistics.end = vmm::describe(static_cast<MachineEnd>(how));
     }
     statistics.kernel_way = name_of(guest_.way);
+    statistics.kernel_address = guest_.kernel_address;
     return statistics;
 }
 

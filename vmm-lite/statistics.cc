@@ -44,9 +44,10 @@ uint64_t MachineStatistics::guest_exits() const {
 }
 
 std::string statistics_text(const MachineStatistics& statistics) {
-    std::string out = fmt::format("end: {}\nkernel: {}\nexits to user space: {}\n",
+    std::string out = fmt::format("end: {}\nkernel: {}, at {:#x}\nexits to user space: {}\n",
                                   statistics.end,
                                   statistics.kernel_way,
+                                  statistics.kernel_address,
                                   statistics.guest_exits());
     for (size_t i = 0; i < kExitKinds; ++i) {
         if (statistics.exits[i] != 0) {
@@ -72,10 +73,12 @@ std::string statistics_text(const MachineStatistics& statistics) {
 }
 
 std::string statistics_json(const MachineStatistics& statistics) {
-    std::string out = fmt::format(R"({{"end":"{}","kernel":"{}","exits":{{"guest":{})",
-                                  statistics.end,
-                                  statistics.kernel_way,
-                                  statistics.guest_exits());
+    std::string out =
+        fmt::format(R"({{"end":"{}","kernel":"{}","kernel_address":{},"exits":{{"guest":{})",
+                    statistics.end,
+                    statistics.kernel_way,
+                    statistics.kernel_address,
+                    statistics.guest_exits());
     for (size_t i = 0; i < kExitKinds; ++i) {
         out += fmt::format(R"(,"{}":{})",
                            member_name(exit_kind_name(static_cast<ExitKind>(i))),

@@ -50,6 +50,8 @@ struct MachineStatistics {
     std::array<std::optional<std::chrono::microseconds>, kBootPhases> phases{};
     std::string end{};         ///< describe(MachineEnd); empty while it runs
     std::string kernel_way{};  ///< "bzImage", "prepared", "prepared, from the cache"
+    /// In the guest's memory; one that unpacks itself may still move itself.
+    uint64_t kernel_address = 0;
 
     /// Without those that a signal of our own caused.
     [[nodiscard]] uint64_t guest_exits() const;

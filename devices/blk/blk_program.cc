@@ -496,7 +496,7 @@ Result<std::unique_ptr<Image>> open_image(const OptionValues& values, Opening op
                             values);
 }
 
-Result<std::unique_ptr<Device>> open_blk_device(const OptionValues& values, Opening opening) {
+Result<std::unique_ptr<BlkDevice>> open_blk_device(const OptionValues& values, Opening opening) {
     BlkDeviceOptions options;
     options.serial = values.text("serial").value_or("");
     options.shape.queue_count = static_cast<uint16_t>(values.number("num-queues").value_or(1));
@@ -538,6 +538,18 @@ Result<std::unique_ptr<Device>> open_blk_device(const OptionValues& values, Open
     return std::make_unique<BlkDevice>(std::move(image), options);
 }
 
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return OUTRIGGER_TRY(open_blk_device(values, Opening::kFirst));
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    std::unique_ptr<BlkDevice> device = OUTRIGGER_TRY(
+        open_blk_device(values, keeper.goes_on() ? Opening::kAgain : Opening::kFirst));
+    OUTRIGGER_TRY(device->image()->keep_memory(keeper));
+    return device;
+}
+
 SandboxExtras blk_sandbox_extras(const OptionValues& values) {
     if (fixes_memory(values)) {
         return {.system_calls = fixed_memory_system_calls(),
@@ -561,18 +573,12 @@ const DeviceProgram kProgram = {
         "of the host, a qcow2 image for reading, the export of an NBD server, or memory",
     .options = kOptions,
     .capabilities = kCapabilities,
-    .create_device =
-        [](const OptionValues& values) { return open_blk_device(values, Opening::kFirst); },
+    .create_device = create_device,
+    .create_kept_device = create_kept_device,
     .check_options = check_blk_options,
     .sandbox = blk_sandbox_needs(),
     .sandbox_extras = blk_sandbox_extras,
     .can_go_on = [](const OptionValues& values) { return !values.has("blk-memory"); },
-    .prepare = [](Device& device, KeptMemory* memory) -> Result<void> {
-        return memory == nullptr ? Result<void>()
-                                 : static_cast<BlkDevice&>(device).image()->keep_memory(*memory);
-    },
-    .recreate_device =
-        [](const OptionValues& values) { return open_blk_device(values, Opening::kAgain); },
 };
 
 }  // namespace

@@ -13,7 +13,7 @@
 #include <sys/uio.h>
 
 #include "vhost-user-backend/base/result.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
 
 #include "devices/blk/zones.h"
 
@@ -165,7 +165,7 @@ class Image {
     /// Asks for what it has in memory alone and guests count on, so that another process finds it
     /// when this one was killed. Once, before the first queue; where there is a keeper. Main
     /// thread.
-    [[nodiscard]] virtual Result<void> keep_memory([[maybe_unused]] KeptMemory& memory) {
+    [[nodiscard]] virtual Result<void> keep_memory([[maybe_unused]] DeviceKeeper& keeper) {
         return {};
     }
 

@@ -30,16 +30,21 @@ size_t Conduit::Pipe::bytes() const {
 }
 
 void Conduit::Pipe::empty() const {
-    std::array<std::byte, 4096> bytes;
-    // Bounded: by what a pipe holds.
-    while (::read(read_end.get(), bytes.data(), bytes.size()) > 0) {
+    std::array<std::byte, 4096> unused;
+    size_t left = bytes();
+    while (left > 0) {
+        const ssize_t got = ::read(read_end.get(), unused.data(), std::min(left, unused.size()));
+        if (got <= 0) {
+            return;
+        }
+        left -= static_cast<size_t>(got);
     }
 }
 
 Result<Conduit::Pipe> Conduit::open_pipe(DeviceKeeper& keeper, const char* name) {
     const std::string read_name = std::string(name) + ".r";
     const std::string write_name = std::string(name) + ".w";
-    Pipe pipe{.read_end = keeper.find(read_name), .write_end = keeper.find(write_name)};
+    Pipe pipe{.read_end = keeper.take(read_name), .write_end = keeper.take(write_name)};
     if (pipe.read_end.valid() && pipe.write_end.valid() &&
         is_pipe_end(pipe.read_end.get(), O_RDONLY) && is_pipe_end(pipe.write_end.get(), O_WRONLY)) {
         return pipe;
@@ -106,10 +111,10 @@ bool Conduit::pass_on(PortStream& stream, uint64_t position, size_t count) {
                           .iov_len = (*pieces)[i].size() - passed};
         }
         const ssize_t got = ::readv(in_.read_end.get(), vectors.data(), vectors.size());
-        if (got <= 0 && errno != EINTR) {
-            return false;  // it has them, so this cannot be
+        if (got <= 0) {
+            return false;  // it has them and does not wait, so this cannot be
         }
-        left = in_.bytes();
+        left -= static_cast<size_t>(got);
     }
     stream.commit_input(position, count);
     return true;

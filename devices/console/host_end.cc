@@ -29,7 +29,7 @@ constexpr int kBacklog = 128;
 
 /// What the process before had open under that name; invalid when there is none.
 UniqueFd find(const KeptPort& kept, const char* what) {
-    return kept.keeper != nullptr ? kept.keeper->find(kept.name(what)) : UniqueFd();
+    return kept.keeper != nullptr ? kept.keeper->take(kept.name(what)) : UniqueFd();
 }
 
 /// Where there is a keeper, it has `fd` from now on.

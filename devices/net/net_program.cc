@@ -416,7 +416,7 @@ Result<PeerOptions> open_peer(const OptionValues& values, int type) {
 Result<Tap> open_tap_of(const OptionValues& values, DeviceKeeper* keeper) {
     constexpr std::string_view kKeptName = "tap";
     if (keeper != nullptr) {
-        if (UniqueFd kept = keeper->find(kKeptName); kept.valid()) {
+        if (UniqueFd kept = keeper->take(kKeptName); kept.valid()) {
             return take_tap(std::move(kept));
         }
     }

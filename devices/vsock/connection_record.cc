@@ -80,7 +80,9 @@ bool restore(Connection& connection, const ConnectionRecord& record) {
         !connection.backlog.restore({.begin = record.backlog_begin,
                                      .end = record.backlog_end,
                                      .messages_begin = record.messages_begin,
-                                     .messages_end = record.messages_end})) {
+                                     .messages_end = record.messages_end}) ||
+        connection.backlog.bytes() >
+            connection.from_guest.received() - connection.from_guest.forwarded()) {
         return false;
     }
     for (const Flag& flag : kFlags) {

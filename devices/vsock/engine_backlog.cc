@@ -92,34 +92,36 @@ bool VsockEngine::on_write_error(Connection& connection, int os_error) {
     }
 }
 
-/// What is at the front of the backlog, as far as it goes in one call: its bytes, or -1 and errno.
-ssize_t VsockEngine::send_front(Connection& connection) {
-    const HostBacklog& backlog = connection.backlog;
+/// What is in the backlog, as far as it goes in one call: so many bytes, or -1 and errno.
+ssize_t VsockEngine::send_stream(Connection& connection) {
+    HostBacklog::Ranges ranges = connection.backlog.stream();
     msghdr message{};
-    const uint32_t slot = slot_of(connection.id);
-    if (connection.is_stream()) {
-        HostBacklog::Ranges ranges = backlog.stream();
-        message.msg_iov = ranges.data();
-        message.msg_iovlen = ranges.size();
-        return ledger_.send(TransferKind::kDrain, slot, connection.socket.get(), message);
-    }
-    const HostBacklog::Message front = backlog.message();
+    message.msg_iov = ranges.data();
+    message.msg_iovlen = ranges.size();
+    return ledger_.send(
+        TransferKind::kDrain, slot_of(connection.id), connection.socket.get(), message);
+}
+
+/// The message at the front of the backlog, all or nothing: its bytes, or -1 and errno.
+ssize_t VsockEngine::send_message(Connection& connection, const HostBacklog::Message& front) {
     // Unix sockets have no MSG_EOR.
     SiblingMessageFlags flags = front.ends_record ? kSiblingEndOfRecord : 0;
     const size_t prefix = connection.is_of_sibling() ? sizeof flags : 0;
     std::array<iovec, 3> pieces{
         iovec{.iov_base = &flags, .iov_len = prefix}, front.bytes[0], front.bytes[1]};
+    msghdr message{};
     message.msg_iov = pieces.data();
     message.msg_iovlen = pieces.size();
     ConnectionRecord behind = record_of(connection);
-    const auto bytes = static_cast<uint32_t>(backlog.message_bytes());
+    const auto bytes = static_cast<uint32_t>(front.count);
     behind.forwarded += bytes;
     behind.backlog_begin += bytes;
     ++behind.messages_begin;
+    const uint32_t slot = slot_of(connection.id);
     ledger_.expect(slot, behind);
     const ssize_t count =
         ledger_.send(TransferKind::kWhole, slot, connection.socket.get(), message);
-    return count < 0 ? count : count - static_cast<ssize_t>(prefix);
+    return count < 0 ? count : static_cast<ssize_t>(front.count);
 }
 
 /// A step for each call. Nothing is to be committed before it.
@@ -128,7 +130,10 @@ void VsockEngine::write_backlog(Connection& connection) {
     HostBacklog& backlog = connection.backlog;
     // Each turn takes bytes or a message out of it, so this ends.
     while (connection.is_stream() ? backlog.bytes() > 0 : backlog.has_message()) {
-        const ssize_t count = send_front(connection);
+        const HostBacklog::Message front =
+            connection.is_stream() ? HostBacklog::Message{} : backlog.message();
+        const ssize_t count =
+            connection.is_stream() ? send_stream(connection) : send_message(connection, front);
         if (count < 0) {
             if (on_write_error(connection, errno)) {
                 // Anew: where memory was short for a moment the socket never stopped being
@@ -142,7 +147,7 @@ void VsockEngine::write_backlog(Connection& connection) {
         if (connection.is_stream()) {
             backlog.take_bytes(static_cast<size_t>(count));
         } else {
-            backlog.take_message();
+            backlog.take_message(front);
         }
         on_forwarded(connection, static_cast<uint32_t>(count));
         commit(connection);

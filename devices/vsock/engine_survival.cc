@@ -49,9 +49,9 @@ void VsockEngine::set_flag(uint32_t flag, bool on) {
 /// Before the ledger says that the connection has it.
 void VsockEngine::adopt(Connection& connection, UniqueFd socket) {
     connection.socket = std::move(socket);
-    connection.is_kept = kept_sockets_ != nullptr &&
-                         kept_sockets_->keep(kept_name(connection.id), connection.socket.get());
-    if (kept_sockets_ != nullptr && !connection.is_kept) {
+    connection.is_kept =
+        keeper_ != nullptr && keeper_->keep_open(kept_name(connection.id), connection.socket.get());
+    if (keeper_ != nullptr && !connection.is_kept) {
         keeping_limiter_.log(LogLevel::kWarning,
                              "vsock cid {}: the keeper does not take a connection's socket: it "
                              "ends with this process",
@@ -65,7 +65,7 @@ void VsockEngine::let_go(ConnectionId id, UniqueFd socket, bool is_kept) {
         // The keeper closes its descriptor a moment later, and the program of the host should not
         // have to wait for that.
         (void)::shutdown(socket.get(), SHUT_RDWR);
-        kept_sockets_->forget(kept_name(id));
+        keeper_->forget(kept_name(id));
     }
 }
 

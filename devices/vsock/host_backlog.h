@@ -3,11 +3,13 @@
 /// of which the last may still grow. How much it may be is for the connection's window to say.
 ///
 /// The bytes are in memory that is lent (Ledger), as a ring: so whoever has that and the four
-/// numbers has all of it.
+/// numbers has all of it. Others may write there at any time: what is read is checked each time, so
+/// that it never leads out of the ring.
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -39,6 +41,7 @@ class HostBacklog final {
 
     struct Message {
         Ranges bytes{};
+        size_t count = 0;  ///< of bytes
         bool ends_record = false;
     };
 
@@ -96,7 +99,7 @@ class HostBacklog final {
             return false;
         }
         empty_messages_ += is_empty ? 1 : 0;
-        end_at(at_.messages_end) = (at_.end & kEndMask) | (ends_record ? kRecordBit : 0);
+        set_end_of(at_.messages_end, (at_.end & kEndMask) | (ends_record ? kRecordBit : 0));
         ++at_.messages_end;
         ends_used_max_ = std::max<size_t>(ends_used_max_, at_.messages_end);
         return true;
@@ -104,14 +107,13 @@ class HostBacklog final {
 
     [[nodiscard]] Ranges stream() const { return ranges(at_.begin, bytes()); }
 
-    /// has_message(). Of the first.
-    [[nodiscard]] size_t message_bytes() const {
-        return bytes_between(at_.begin, end_at(at_.messages_begin));
-    }
-
+    /// has_message(). The first.
     [[nodiscard]] Message message() const {
-        return {.bytes = ranges(at_.begin, message_bytes()),
-                .ends_record = (end_at(at_.messages_begin) & kRecordBit) != 0};
+        const uint32_t end = end_of(at_.messages_begin);
+        const size_t count = std::min<size_t>(bytes_between(at_.begin, end), bytes());
+        return {.bytes = ranges(at_.begin, count),
+                .count = count,
+                .ends_record = (end & kRecordBit) != 0};
     }
 
     void take_bytes(size_t count) {
@@ -119,11 +121,11 @@ class HostBacklog final {
         begin_anew_if_empty();
     }
 
-    void take_message() {
-        const size_t count = message_bytes();
-        at_.begin += static_cast<uint32_t>(count);
+    /// message(), which was `first`.
+    void take_message(const Message& first) {
+        at_.begin += static_cast<uint32_t>(first.count);
         ++at_.messages_begin;
-        empty_messages_ -= count == 0 ? 1 : 0;
+        empty_messages_ -= first.count == 0 && empty_messages_ > 0 ? 1 : 0;
         begin_anew_if_empty();
     }
 
@@ -143,7 +145,7 @@ class HostBacklog final {
         uint32_t before = at.begin;
         size_t empty = 0;
         for (uint32_t i = 0; i < messages; ++i) {
-            const uint32_t count = bytes_between(before, end_at(at.messages_begin + i));
+            const uint32_t count = bytes_between(before, end_of(at.messages_begin + i));
             if (count > at.end - before) {
                 return false;
             }
@@ -190,7 +192,15 @@ class HostBacklog final {
         return memory.first(end).subspan(kept);
     }
 
-    [[nodiscard]] uint32_t& end_at(uint32_t message) const { return ends_[message % ends_.size()]; }
+    // Relaxed: one read or one write of memory that others may have; a process that comes later
+    // goes by what Ledger's commit() says.
+    [[nodiscard]] uint32_t end_of(uint32_t message) const {
+        return std::atomic_ref(ends_[message % ends_.size()]).load(std::memory_order_relaxed);
+    }
+
+    void set_end_of(uint32_t message, uint32_t end) {
+        std::atomic_ref(ends_[message % ends_.size()]).store(end, std::memory_order_relaxed);
+    }
 
     [[nodiscard]] static uint32_t bytes_between(uint32_t from, uint32_t end) {
         return (end - from) & kEndMask;
@@ -198,7 +208,7 @@ class HostBacklog final {
 
     /// Where the last whole message ends.
     [[nodiscard]] uint32_t whole_end() const {
-        return has_message() ? at_.end - bytes_between(end_at(at_.messages_end - 1), at_.end)
+        return has_message() ? at_.end - bytes_between(end_of(at_.messages_end - 1), at_.end)
                              : at_.begin;
     }
 

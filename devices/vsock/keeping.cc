@@ -14,14 +14,14 @@ namespace {
 /// Programs of the host that may wait for the guest's driver, or for room.
 constexpr int kBacklog = 128;
 
-Result<Ledger> open_ledger(const VsockOptions& options, KeptMemory& memory) {
+Result<Ledger> open_ledger(const VsockOptions& options, DeviceKeeper& keeper) {
     const Ledger::Shape shape = VsockEngine::ledger_shape(options);
-    const UniqueFd fd = OUTRIGGER_TRY(memory.keep("connections", Ledger::bytes_for(shape)));
+    const UniqueFd fd = OUTRIGGER_TRY(keeper.keep("connections", Ledger::bytes_for(shape)));
     std::optional<Ledger> ledger = OUTRIGGER_TRY(Ledger::open(fd.get(), shape));
     if (ledger) {
         return *std::move(ledger);
     }
-    if (memory.can_hand_back()) {
+    if (keeper.can_hand_back()) {
         return failure(Error{.message = "the connections of the process before are written down in "
                                         "another way"});
     }
@@ -33,13 +33,13 @@ Result<Ledger> open_ledger(const VsockOptions& options, KeptMemory& memory) {
 }
 
 /// A mailbox with calls that another process left there.
-Result<Mailbox> open_mailbox(KeptMemory& memory, KeptDescriptors& descriptors) {
-    Mailbox mailbox{.inbox = memory.take("inbox"), .outbox = memory.take("outbox")};
+Result<Mailbox> open_mailbox(DeviceKeeper& keeper) {
+    Mailbox mailbox{.inbox = keeper.take("inbox"), .outbox = keeper.take("outbox")};
     if (!mailbox.inbox.valid() || !mailbox.outbox.valid()) {
         mailbox = OUTRIGGER_TRY(Mailbox::create());
         // Without them calls that are under way fail when the process is killed.
-        (void)descriptors.keep("inbox", mailbox.inbox.get());
-        (void)descriptors.keep("outbox", mailbox.outbox.get());
+        (void)keeper.keep_open("inbox", mailbox.inbox.get());
+        (void)keeper.keep_open("outbox", mailbox.outbox.get());
     }
     return mailbox;
 }
@@ -47,53 +47,50 @@ Result<Mailbox> open_mailbox(KeptMemory& memory, KeptDescriptors& descriptors) {
 Result<ListeningSocket> open_listener(const std::string& path,
                                       int type,
                                       const std::string& name,
-                                      KeptMemory* memory,
-                                      KeptDescriptors* descriptors) {
+                                      DeviceKeeper* keeper) {
     const std::string file = name + "-file";
-    if (memory != nullptr) {
-        UniqueFd kept = memory->take(name);
-        const UniqueFd kept_file = memory->take(file);
+    if (keeper != nullptr) {
+        UniqueFd kept = keeper->take(name);
+        const UniqueFd kept_file = keeper->take(file);
         if (kept.valid()) {
             return listen_on(std::move(kept), path, kept_file);
         }
     }
     ListeningSocket made = OUTRIGGER_TRY(listen_at(path, {.type = type, .backlog = kBacklog}));
-    if (descriptors != nullptr) {
+    if (keeper != nullptr) {
         const UniqueFd made_file = SocketFile::open_file(path);
-        (void)descriptors->keep(file, made_file.get());
-        (void)descriptors->keep(name, made.fd.get());
+        (void)keeper->keep_open(file, made_file.get());
+        (void)keeper->keep_open(name, made.fd.get());
     }
     return made;
 }
 
 }  // namespace
 
-Result<Keeping> open_keeping(const VsockOptions& options, KeptMemory* memory) {
+Result<Keeping> open_keeping(const VsockOptions& options, DeviceKeeper* keeper) {
     Keeping keeping;
-    if (memory == nullptr) {
+    if (keeper == nullptr) {
         return keeping;
     }
-    keeping.sockets = memory->descriptors();
-    keeping.ledger = OUTRIGGER_TRY(open_ledger(options, *memory));
-    keeping.mailbox = OUTRIGGER_TRY(open_mailbox(*memory, *keeping.sockets));
+    keeping.keeper = keeper;
+    keeping.ledger = OUTRIGGER_TRY(open_ledger(options, *keeper));
+    keeping.mailbox = OUTRIGGER_TRY(open_mailbox(*keeper));
     keeping.found.resize(options.connections_max);
     for (uint32_t slot = 0; slot < options.connections_max; ++slot) {
         const ConnectionRecord record = keeping.ledger->record(slot);
         if (record.phase != 0) {
-            keeping.found[slot] = memory->take(kept_name(make_id(slot, record.generation)));
+            keeping.found[slot] = keeper->take(kept_name(make_id(slot, record.generation)));
         }
     }
     return keeping;
 }
 
-Result<HostListeners> open_listeners(const VsockOptions& options,
-                                     KeptMemory* memory,
-                                     KeptDescriptors* descriptors) {
+Result<HostListeners> open_listeners(const VsockOptions& options, DeviceKeeper* keeper) {
     HostListeners listeners;
     listeners.stream =
-        OUTRIGGER_TRY(open_listener(options.uds_path, SOCK_STREAM, "stream", memory, descriptors));
-    listeners.seqpacket = OUTRIGGER_TRY(open_listener(
-        seqpacket_path(options.uds_path), SOCK_SEQPACKET, "seqpacket", memory, descriptors));
+        OUTRIGGER_TRY(open_listener(options.uds_path, SOCK_STREAM, "stream", keeper));
+    listeners.seqpacket = OUTRIGGER_TRY(
+        open_listener(seqpacket_path(options.uds_path), SOCK_SEQPACKET, "seqpacket", keeper));
     return listeners;
 }
 

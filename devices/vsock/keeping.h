@@ -4,18 +4,17 @@
 #pragma once
 
 #include "vhost-user-backend/base/result.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
 
 #include "devices/vsock/vsock_engine.h"
 
 namespace outrigger::vsock {
 
-/// `memory` is null where there is no keeper. An error is one of run time.
-[[nodiscard]] Result<Keeping> open_keeping(const VsockOptions& options, KeptMemory* memory);
+/// `keeper` is null where there is none. An error is one of run time.
+[[nodiscard]] Result<Keeping> open_keeping(const VsockOptions& options, DeviceKeeper* keeper);
 
 /// Those of the process before, or new ones.
 [[nodiscard]] Result<HostListeners> open_listeners(const VsockOptions& options,
-                                                   KeptMemory* memory,
-                                                   KeptDescriptors* descriptors);
+                                                   DeviceKeeper* keeper);
 
 }  // namespace outrigger::vsock

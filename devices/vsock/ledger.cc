@@ -15,7 +15,7 @@ namespace outrigger::vsock {
 namespace {
 
 /// "OUTRVSK" and the version of this layout.
-constexpr uint64_t kMagic = 0x4f55'5452'5653'4b01;
+constexpr uint64_t kMagic = 0x4f55'5452'5653'4b02;
 
 /// The system may have larger ones; what is put back to it begins where those do.
 constexpr size_t kPage = 4096;
@@ -51,6 +51,15 @@ void in_order() {
     std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
+/// What is there now, and is not read again.
+template <class T>
+T copied(const T& shared) {
+    T copy;
+    std::memcpy(&copy, &shared, sizeof copy);
+    in_order();
+    return copy;
+}
+
 }  // namespace
 
 struct Ledger::Change {
@@ -60,7 +69,7 @@ struct Ledger::Change {
     ConnectionRecord record;
 };
 
-/// The second page. The first is the kernel's to write to.
+/// The second page. The first begins with NotedMessage::moved, which is the kernel's to write to.
 struct Ledger::Front {
     uint64_t magic;
     uint32_t connections_max;
@@ -82,7 +91,7 @@ struct Ledger::Places {
 };
 
 Ledger::Places Ledger::places_in(const Shape& shape) {
-    static_assert(sizeof(mmsghdr) <= kPage && sizeof(Front) <= kPage);
+    static_assert(sizeof(Front) <= kPage);
     Places places;
     places.resets = 2 * kPage;
     places.records = places.resets + kResetSlots * sizeof(ResetBytes);
@@ -102,13 +111,13 @@ size_t Ledger::bytes_for(const Shape& shape) {
 Ledger::Ledger(Mapping mapping, const Shape& shape) : mapping_(std::move(mapping)), shape_(shape) {
     // The kernel notes there what a process has sent that is being killed, and such a process does
     // not wait for a page that was swapped out.
-    platform::lock_pages(mapping_.whole().first(2 * kPage));
-    platform::keep_out_of_core_files(mapping_.whole());
+    const auto note = static_cast<size_t>(mapping_.data() - mapping_.whole().data());
+    platform::lock_pages(mapping_.whole().first(note + 2 * kPage));
 }
 
 Result<std::optional<Ledger>> Ledger::open(int fd, const Shape& shape) {
-    Ledger ledger(OUTRIGGER_TRY(Mapping::map_file(fd, 0, bytes_for(shape))), shape);
-    Front& front = ledger.front();
+    Ledger ledger(OUTRIGGER_TRY(Mapping::map_file_behind_page(fd, 0, bytes_for(shape))), shape);
+    const Front front = copied(ledger.front());
     if (front.magic == 0) {
         return std::optional(OUTRIGGER_TRY(begin_anew(fd, shape)));
     }
@@ -122,7 +131,7 @@ Result<std::optional<Ledger>> Ledger::open(int fd, const Shape& shape) {
 }
 
 Result<Ledger> Ledger::begin_anew(int fd, const Shape& shape) {
-    Ledger ledger(OUTRIGGER_TRY(Mapping::map_file(fd, 0, bytes_for(shape))), shape);
+    Ledger ledger(OUTRIGGER_TRY(Mapping::map_file_behind_page(fd, 0, bytes_for(shape))), shape);
     Front& front = ledger.front();
     front.magic = 0;
     in_order();
@@ -148,16 +157,18 @@ Result<Ledger> Ledger::create(const Shape& shape) {
 
 Ledger::Front& Ledger::front() const {
     // SAFETY: the mapping is aligned to pages and larger than two of them, and lives as long as
-    // this; any bytes are a Front. Of processes one writes at a time.
+    // this; any bytes are a Front, and what is read of it is copied().
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
     return *reinterpret_cast<Front*>(mapping_.data() + kPage);
 }
 
-mmsghdr& Ledger::noted() const {
-    // SAFETY: as above; its pointers are followed by the system call alone for which this process
-    // has just set them.
+platform::NotedMessage& Ledger::noted() const {
+    constexpr size_t kBefore = offsetof(platform::NotedMessage, moved);
+    static_assert(kBefore % alignof(platform::NotedMessage) == 0);
+    // SAFETY: a page that is ours alone is before the mapping, so it is all there, and aligned; any
+    // bytes are such a message, and begin() writes its pointers before a system call follows them.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    return *reinterpret_cast<mmsghdr*>(mapping_.data());
+    return *reinterpret_cast<platform::NotedMessage*>(mapping_.data() - kBefore);
 }
 
 std::byte* Ledger::record_at(uint32_t slot) const {
@@ -205,13 +216,12 @@ void Ledger::apply(const Change& change) {
 
 // --- Transfers ---------------------------------------------------------------------------------
 
-mmsghdr& Ledger::begin(TransferKind kind, uint32_t slot, const msghdr& message) {
+platform::NotedMessage& Ledger::begin(TransferKind kind, uint32_t slot, const msghdr& message) {
     Front& front = this->front();
     front.transfer = static_cast<uint32_t>(TransferKind::kNone);
     in_order();
-    mmsghdr& note = noted();
-    note.msg_hdr = message;
-    note.msg_len = kNotDone;
+    platform::NotedMessage& note = noted();
+    note = {.message = message, .moved = kNotDone};
     front.transfer_slot = slot;
     in_order();
     front.transfer = static_cast<uint32_t>(kind);
@@ -220,16 +230,12 @@ mmsghdr& Ledger::begin(TransferKind kind, uint32_t slot, const msghdr& message) 
 }
 
 ssize_t Ledger::send(TransferKind kind, uint32_t slot, int socket, const msghdr& message) {
-    mmsghdr& note = begin(kind, slot, message);
-    const int count = ::sendmmsg(socket, &note, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return count < 1 ? -1 : static_cast<ssize_t>(note.msg_len);
+    return platform::send_noted_message(socket, begin(kind, slot, message));
 }
 
 ssize_t Ledger::receive(
     TransferKind kind, uint32_t slot, int socket, const msghdr& message, int flags) {
-    mmsghdr& note = begin(kind, slot, message);
-    const int count = ::recvmmsg(socket, &note, 1, flags | MSG_DONTWAIT, nullptr);
-    return count < 1 ? -1 : static_cast<ssize_t>(note.msg_len);
+    return platform::receive_noted_message(socket, begin(kind, slot, message), flags);
 }
 
 void Ledger::expect(uint32_t slot, const ConnectionRecord& record) {
@@ -243,15 +249,15 @@ void Ledger::expect(uint32_t slot, const ConnectionRecord& record) {
 
 void Ledger::take_up() {
     Front& front = this->front();
-    if (front.change_is_whole != 0) {
-        const Change change = front.change;
+    if (copied(front.change_is_whole) != 0) {
+        const Change change = copied(front.change);
         if (change.slot == kNoSlot || change.slot < shape_.connections_max) {
             apply(change);
         }
         in_order();
         front.change_is_whole = 0;
     }
-    numbers_ = front.numbers;
+    numbers_ = copied(front.numbers);
     resolve_transfer();
     Numbers& numbers = numbers_;
     if (numbers.skip_slot >= shape_.connections_max) {
@@ -269,9 +275,9 @@ void Ledger::take_up() {
 /// The process before was killed between a system call and the commit behind it.
 void Ledger::resolve_transfer() {
     Front& front = this->front();
-    const auto kind = static_cast<TransferKind>(front.transfer);
-    const uint32_t slot = front.transfer_slot;
-    const uint32_t moved = noted().msg_len;
+    const auto kind = static_cast<TransferKind>(copied(front.transfer));
+    const uint32_t slot = copied(front.transfer_slot);
+    const uint32_t moved = copied(noted().moved);
     if (moved == kNotDone || slot >= shape_.connections_max) {
         return;
     }
@@ -294,7 +300,7 @@ void Ledger::resolve_transfer() {
             return;
         }
         case TransferKind::kWhole: {
-            const Change expected = front.expected;
+            const Change expected = copied(front.expected);
             if (expected.slot == slot) {
                 numbers_ = expected.numbers;
                 commit(slot, expected.record);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// What a device knows of its connections, in memory that outlives the process where there is a
-/// keeper (KeptMemory), so that the next one goes on with them: no connection is lost, and no byte
-/// is lost or doubled. The room's README has the table of what is found at each point at which a
-/// process may be killed.
+/// keeper (DeviceKeeper), so that the next one goes on with them: no connection is lost, and no
+/// byte is lost or doubled. The room's README has the table of what is found at each point at which
+/// a process may be killed.
 ///
 /// Everything is done in steps: one packet, one read of a socket, one event. A step changes one
 /// connection and the numbers of the whole device; commit() makes all of that true at once, before
@@ -11,7 +11,11 @@
 ///
 /// Bytes that a socket takes or gives are noted by the system call that moves them (sendmmsg() and
 /// recvmmsg() write msg_len behind the deed, and look at no signal in between): a Transfer says
-/// what the call is for, and stays open until the next commit().
+/// what the call is for, and stays open until the next commit(). That number is all of the call
+/// that the memory has: where our own is must not be seen there, nor be for others to say.
+///
+/// Anybody may have written what is there, and may write to it now: it is copied, and the copy
+/// looked at.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +27,7 @@
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/mapping.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/result.h"
 
 #include "devices/vsock/packet.h"
@@ -132,9 +137,6 @@ class Ledger final {
 
     [[nodiscard]] const Shape& shape() const { return shape_; }
 
-    /// All of it. The kernel writes to its first page, and this process to the others.
-    [[nodiscard]] std::span<std::byte> memory() const { return mapping_.whole(); }
-
     /// What the step at hand makes of the device's numbers; true behind the next commit().
     Numbers& numbers() { return numbers_; }
 
@@ -148,7 +150,8 @@ class Ledger final {
     void commit(uint32_t slot, const ConnectionRecord& record);
     void commit();
 
-    /// sendmsg() of `message` to `socket`, noted. As sendmsg() returns.
+    /// sendmsg() of `message` to `socket`, noted. As sendmsg() returns, and no more than there is
+    /// in `message`.
     [[nodiscard]] ssize_t send(TransferKind kind, uint32_t slot, int socket, const msghdr& message);
     [[nodiscard]] ssize_t receive(
         TransferKind kind, uint32_t slot, int socket, const msghdr& message, int flags = 0);
@@ -173,13 +176,15 @@ class Ledger final {
 
     [[nodiscard]] static Places places_in(const Shape& shape);
     [[nodiscard]] Front& front() const;
-    [[nodiscard]] mmsghdr& noted() const;
+    [[nodiscard]] platform::NotedMessage& noted() const;
     [[nodiscard]] std::byte* record_at(uint32_t slot) const;
     void write_change(const Change& change);
     void apply(const Change& change);
     void take_up();
     void resolve_transfer();
-    [[nodiscard]] mmsghdr& begin(TransferKind kind, uint32_t slot, const msghdr& message);
+    [[nodiscard]] platform::NotedMessage& begin(TransferKind kind,
+                                                uint32_t slot,
+                                                const msghdr& message);
 
     Mapping mapping_;
     Shape shape_;

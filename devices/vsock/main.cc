@@ -125,7 +125,7 @@ Result<void> claim_cid(uint64_t cid) {
     return {};
 }
 
-Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+Result<std::unique_ptr<Device>> open_device(const OptionValues& values, DeviceKeeper* keeper) {
     VsockOptions options;
     options.guest_cid = *values.number("guest-cid");
     options.uds_path = *values.text("uds-path");
@@ -143,12 +143,18 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
             "the process may have fewer descriptors than its connections may need: raise "
             "LimitNOFILE or lower --max-connections");
     }
-    return std::make_unique<VsockDevice>(std::move(options));
+    auto device = std::make_unique<VsockDevice>(std::move(options));
+    OUTRIGGER_TRY(device->open(keeper));
+    return device;
 }
 
-Result<void> prepare(Device& device, KeptMemory* memory) {
-    // SAFETY: create_device() makes devices of no other kind.
-    return static_cast<VsockDevice&>(device).open(memory);
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return open_device(values, nullptr);
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    return open_device(values, &keeper);
 }
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
@@ -170,10 +176,10 @@ constexpr DeviceProgram kProgram{
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,
+    .create_kept_device = create_kept_device,
     .check_options = check_options,
     .sandbox = {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls},
     .sandbox_extras = sandbox_extras,
-    .prepare = prepare,
 };
 
 }  // namespace

@@ -37,10 +37,9 @@ constexpr uint32_t has_run(uint16_t queue) {
 
 }  // namespace
 
-Result<void> VsockDevice::open(KeptMemory* memory) {
-    Keeping keeping = OUTRIGGER_TRY(open_keeping(options_, memory));
-    HostListeners listeners =
-        OUTRIGGER_TRY(open_listeners(options_, memory, keeping.sockets.get()));
+Result<void> VsockDevice::open(DeviceKeeper* keeper) {
+    Keeping keeping = OUTRIGGER_TRY(open_keeping(options_, keeper));
+    HostListeners listeners = OUTRIGGER_TRY(open_listeners(options_, keeper));
     engine_ =
         OUTRIGGER_TRY(VsockEngine::create(options_, std::move(listeners), std::move(keeping)));
     goes_on_.fill(engine_->goes_on());

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "vhost-user-backend/daemon/kept_memory.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/device.h"
 
 #include "devices/vsock/vsock_engine.h"
@@ -30,7 +30,7 @@ class VsockDevice final : public Device {
 
     /// Before anything else: begins to listen for the host, and takes up what another process left
     /// in `memory`, which is null where there is no keeper.
-    [[nodiscard]] Result<void> open(KeptMemory* memory);
+    [[nodiscard]] Result<void> open(DeviceKeeper* keeper);
 
     [[nodiscard]] DeviceIdentity identity() const override;
     [[nodiscard]] DeviceAbilities abilities() const override;

@@ -55,14 +55,14 @@ VsockEngine::VsockEngine(const VsockOptions& options,
                          HostListeners listeners,
                          std::shared_ptr<Sibling> self,
                          Ledger ledger,
-                         std::unique_ptr<KeptDescriptors> kept_sockets,
+                         DeviceKeeper* keeper,
                          UniqueFd epoll)
     : options_(options),
       listeners_(std::move(listeners)),
       self_(std::move(self)),
       epoll_(std::move(epoll)),
       ledger_(std::move(ledger)),
-      kept_sockets_(std::move(kept_sockets)),
+      keeper_(keeper),
       table_(options.connections_max) {
     if (!ledger_.goes_on()) {
         set_next_port(random_port());
@@ -95,7 +95,7 @@ Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& opt
                                                         std::move(listeners),
                                                         std::move(self),
                                                         *std::move(keeping.ledger),
-                                                        std::move(keeping.sockets),
+                                                        keeping.keeper,
                                                         std::move(epoll)));
     engine->resume(std::move(keeping.found));
     return engine;

@@ -29,7 +29,7 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -67,8 +67,8 @@ struct HostListeners {
 
 /// What another process of the daemon is to find. By default there is none.
 struct Keeping {
-    std::optional<Ledger> ledger{};              ///< none: the engine has one of its own
-    std::unique_ptr<KeptDescriptors> sockets{};  ///< null: nobody keeps them
+    std::optional<Ledger> ledger{};  ///< none: the engine has one of its own
+    DeviceKeeper* keeper = nullptr;  ///< of sockets; null: nobody keeps them
     /// Of the connections in the ledger, by slot.
     std::vector<UniqueFd> found{};
     Mailbox mailbox{};
@@ -175,7 +175,7 @@ class VsockEngine final {
                 HostListeners listeners,
                 std::shared_ptr<Sibling> self,
                 Ledger ledger,
-                std::unique_ptr<KeptDescriptors> kept_sockets,
+                DeviceKeeper* keeper,
                 UniqueFd epoll);
 
     // --- engine_survival.cc: what another process finds
@@ -268,7 +268,8 @@ class VsockEngine final {
     void flush_gathered();
     void keep_rest(Connection& connection, size_t written);
     void write_backlog(Connection& connection);
-    [[nodiscard]] ssize_t send_front(Connection& connection);
+    [[nodiscard]] ssize_t send_stream(Connection& connection);
+    [[nodiscard]] ssize_t send_message(Connection& connection, const HostBacklog::Message& front);
     [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
     void on_forwarded(Connection& connection, uint32_t bytes);
     void after_backlog(Connection& connection);
@@ -302,7 +303,7 @@ class VsockEngine final {
     const std::shared_ptr<Sibling> self_;
     UniqueFd epoll_;
     Ledger ledger_;
-    const std::unique_ptr<KeptDescriptors> kept_sockets_;
+    DeviceKeeper* const keeper_;
     ConnectionTable table_;
     NegotiatedTypes types_{};
     VsockCounters counters_;

@@ -11,7 +11,7 @@ QUEUES = 4
 class Row:
     """One comparison. `a` and `b` make a shell command from (tools, socket path); beside the socket are the host's
     side of streams (.host) and the directory that is shared (.share)."""
-    section: str  # "null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console"
+    section: str  # "null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console", "net"
     label: str
     a: object
     b: object
@@ -168,8 +168,14 @@ def their_fs(*options):
 
 # Its namespaces are in a process of their own, whose processor time nobody would count.
 def _fs_row(label, options, depth, completion, goal="", cpu_goal_us=0.0, parts=1, block_bytes=4096):
+    # What changes nothing is refused.
+    asks_for_names = options[0] in ("--rw=getattr", "--rw=lookup", "--rw=create", "--rw=readdirplus")
+    if asks_for_names:
+        options = [*options, f"--files={FILES}"]
+    if options[0] not in ("--rw=getattr", "--rw=lookup"):
+        options = [*options, f"--bs={block_bytes}"]
     return Row("fs", f"{label}, depth {depth}, {completion}", our_fs(), their_fs("--sandbox=chroot"), "virtiofsd",
-               [*options, f"--bs={block_bytes}", f"--depth={depth}", f"--completion={completion}", f"--files={FILES}"],
+               [*options, f"--depth={depth}", f"--completion={completion}"],
                goal, 0, depth, workload="fs", block_bytes=block_bytes, cpu_goal_us=cpu_goal_us, parts=parts)
 
 
@@ -220,4 +226,26 @@ def console_rows(full):
         rows.append(Row("console", f"console, {said}, a viewer that does not read", our_console("on"), our_console("on"),
                         "no viewer", ["--rw=stalled", "--bs=4096", "--completion=eventfd", f"--rate={rate}"],
                         goal, 0.97 if goal else 0, workload="console", hosts="a", block_bytes=4096))
+    return rows
+
+
+def our_net(backend):
+    more = " --listen={socket}.host" if backend == "stream" else ""
+    return lambda tools, socket: (f"'{tools.net}' --socket-path={socket} --log-level=warning --backend={backend}"
+                                  + more.format(socket=socket))
+
+
+def net_rows(full):
+    """By the host's sides that take every frame. No other vhost-user device of networks has a Unix
+    stream socket."""
+    rows = []
+    for size in (60, 1514, 9014):
+        for access, backend, way in (("stalled", "null", "thrown away"), ("echo", "loop", "sent back"),
+                                     ("to-host", "stream", "guest to host"), ("to-guest", "stream", "host to guest")):
+            for completion in (("spin", "eventfd") if full else ("spin",)):
+                rows.append(Row("net", f"{way}, {size} B, {completion}", our_net(backend), None, "",
+                                [f"--rw={access}", f"--bs={size}", f"--completion={completion}"],
+                                workload="net", hosts="a" if backend == "stream" else "", block_bytes=size))
+    rows.append(Row("net", "round trip, 60 B, eventfd", our_net("stream"), None, "",
+                    ["--rw=round-trip", "--bs=60", "--completion=eventfd"], workload="net", hosts="a", block_bytes=60))
     return rows

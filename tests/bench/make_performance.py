@@ -24,7 +24,7 @@ from types import SimpleNamespace
 import bench_rows
 from performance_page import fio_seconds, turns, write_page
 
-SECTIONS = ["null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console"]
+SECTIONS = ["null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console", "net"]
 ROOT = Path(__file__).resolve().parents[2]
 _IMAGE_BYTES = 256 << 20
 # How one row fails, and no other: ValueError and LookupError are of output that is not what it should be.
@@ -62,11 +62,11 @@ def find_tools(build):
     def daemon(name):
         return build / f"devices/{name}/outrigger-{name}"
     tools = SimpleNamespace(bench=build / "tools/outrigger-bench/outrigger-bench", blk=daemon("blk"),
-                            vsock=daemon("vsock"), fs=daemon("fs"), console=daemon("console"),
+                            vsock=daemon("vsock"), fs=daemon("fs"), console=daemon("console"), net=daemon("net"),
                             qemu=shutil.which("qemu-storage-daemon"), fio=shutil.which("fio"), perf=shutil.which("perf"),
                             peer_vsock=peer("vsock", "usr/bin/vhost-device-vsock"),
                             peer_fs=peer("fs", "usr/libexec/virtiofsd"))
-    ours = (tools.bench, tools.blk, tools.vsock, tools.fs, tools.console)
+    ours = (tools.bench, tools.blk, tools.vsock, tools.fs, tools.console, tools.net)
     missing = [str(path) for path in ours if not path.exists()]
     if missing:
         sys.exit("make-performance: not built: " + ", ".join(missing))
@@ -268,8 +268,12 @@ def collect_rows(arguments, tools, images, memory_images):
             for row in rows:
                 row.b = None if row.peer == name else row.b
     rows += bench_rows.console_rows(arguments.full)
-    left_out.append("no other vhost-user console has ports with Unix sockets: A stands alone there")
-    left_out = [reason for reason in left_out if "console" not in reason or "console" in wanted]
+    rows += bench_rows.net_rows(arguments.full)
+    if "console" in wanted:
+        left_out.append("no other vhost-user console has ports with Unix sockets: A stands alone there")
+    if "net" in wanted:
+        left_out.append("no other vhost-user network device has a Unix stream socket for frames, and DPDK's testpmd is "
+                        "not measured beside ours yet: A stands alone there")
     return [row for row in rows if row.section in wanted], left_out
 
 

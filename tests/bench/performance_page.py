@@ -13,10 +13,11 @@ _SECTIONS = {
     "vsock": "Sockets between guest and host (outrigger-vsock)",
     "fs": "Shared directory (outrigger-fs)",
     "console": "Port of a console (outrigger-console)",
+    "net": "Frames of a network (outrigger-net)",
 }
 # Those whose requests are of a disk; the others have tables and plots of their own.
 _DISK_SECTIONS = ("null", "copy", "memory", "file", "direct", "queues")
-_STREAM_SECTIONS = ("vsock", "console")
+_STREAM_SECTIONS = ("vsock", "console", "net")
 _MIB = 1 << 20
 
 
@@ -41,7 +42,8 @@ def _stream_plot(name, results):
     rows = [r for r in results if "round trip" not in r.row.label and "/s" not in r.row.label]
     groups = [(r.row.label, [(_mib(r.outcome[side], r.row), _mib(r.outcome[side], r.row, "rate_best"))
                              if side in r.outcome else None for side in "ab"]) for r in rows]
-    series = ["outrigger-vsock", "vhost-device-vsock"] if name == "vsock" else ["outrigger-console", "without a viewer"]
+    series = {"vsock": ["outrigger-vsock", "vhost-device-vsock"], "console": ["outrigger-console", "without a viewer"],
+              "net": ["outrigger-net", "nobody"]}[name]
     return bar_chart(f"{_SECTIONS[name]}: MiB/s, median (best)", "MiB/s", series, groups)
 
 
@@ -266,11 +268,13 @@ def _head(machine, run, results):
         f"{turns(run['rounds'])} of each: of fio for {fio_seconds(run['round_ms'])} s, of the copy for 0.5 s. Their "
         "rates are the medians of the runs, and the ratio is the median of the runs' own ratios. "
         "The floor is a device that answers at once, in a thread on the back ends' processor: its best "
-        "millisecond. Latencies are from the moment the answer which a request follows was found to the moment its own "
+        "millisecond; with eventfd it sleeps until it is kicked, so one that looks for work may be faster. Of the copy "
+        "alone, too, a run is its best millisecond. Latencies are from the moment the answer which a request follows was found to the moment its own "
         "answer is: the driver's own work on all that is found together is in it. System calls are "
-        "counted in a round of their own. The last column is the part of the machine that neither of the two nor the "
+        "counted in a round of their own; where the kernel lets nobody count all of them, those that read and write "
+        "are (r/w): not those of sockets and io_uring, and no waits. The last column is the part of the machine that neither of the two nor the "
         "driver used: where it is not near zero, the figures say little.", "",
-        "For sockets and consoles the driver has both ends, guest and host, on its processor: a request is a block that "
+        "For sockets, consoles and networks the driver has both ends, guest and host, on its processor: a request is a block that "
         "has arrived. The processor time of a daemon that polls while it waits is in the figures of depth 1 and of what "
         "the driver cannot keep busy.", "",
         own, ""]

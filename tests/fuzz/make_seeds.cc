@@ -26,6 +26,7 @@ int main(int argument_count, char** arguments) {
     outrigger::fuzz::add_reply_seeds(seeds);
     outrigger::fuzz::add_session_seeds(seeds);
     outrigger::fuzz::add_state_seeds(seeds);
+    outrigger::fuzz::add_vsock_seeds(seeds);
     for (const auto& [name, script] : seeds) {
         const fs::path path = fs::path(arguments[1]) / name;
         fs::create_directories(path.parent_path());

@@ -22,5 +22,6 @@ void add_fs_seeds(Seeds& seeds);
 void add_reply_seeds(Seeds& seeds);
 void add_session_seeds(Seeds& seeds);
 void add_state_seeds(Seeds& seeds);
+void add_vsock_seeds(Seeds& seeds);
 
 }  // namespace outrigger::fuzz

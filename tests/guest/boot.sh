@@ -96,14 +96,8 @@ choose_accelerator() {
 # find_shell_console: sets shell_console where QEMU has a device for a console of ours (10.2 and later).
 # The QEMU of sid counts, if tests/guest/console has left it here.
 find_shell_console() {
-    local sid=$guest_dir/sid libraries
     shell_console=
-    if [[ -x $sid/usr/bin/qemu-system-x86_64 ]]; then
-        libraries=$(compgen -G "$sid/usr/lib/*-linux-gnu") || return
-        qemu_command=("$libraries/ld-linux-x86-64.so.2" --library-path "$libraries"
-            "$sid/usr/bin/qemu-system-x86_64" -L "$sid/usr/share/qemu" -L "$sid/usr/share/seabios")
-        export QEMU_MODULE_DIR=$libraries/qemu
-    fi
+    ! has_sid_qemu || use_sid_qemu || return
     "${qemu_command[@]}" -machine none -device vhost-user-test-device-pci,help 2>&1 |
         grep -q '^vhost-user-test-device-pci options' && shell_console=yes
 }

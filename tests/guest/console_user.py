@@ -95,9 +95,12 @@ def prove_terminal(folder):
     os.close(again)
 
 
-def talk(folder, name):
+def talk(folder, name, comes_back=False):
     client = socket.socket(socket.AF_UNIX)
     client.connect(os.path.join(folder, name))
+    if comes_back:
+        # What the client before saw last.
+        read_until(client.fileno(), rb"org\.%s says line 99\n" % name.encode())
     for i in range(100):
         client.sendall(b"line %d\n" % i)
         read_until(client.fileno(), rb"org\.%s says line %d\n" % (name.encode(), i))
@@ -109,8 +112,11 @@ def prove_ports(folder):
         first = talk(folder, name)
         first.close()
         time.sleep(1)
-        talk(folder, name).close()
-        proof(f"port {name}", True, "100 lines both ways, and again for the next client")
+        # This one has a replay ring.
+        shown = name == "a"
+        talk(folder, name, comes_back=shown).close()
+        proof(f"port {name}", True, "100 lines both ways, and again for the next client"
+              + (", who is shown the last ones" if shown else ""))
     with open(os.path.join(folder, "c"), "rb") as file:
         proof("port c", b"hello from the guest" in file.read(), "what the guest writes is in the file")
 

@@ -59,6 +59,29 @@ use_unpacked_qemu() {
         "$1/usr/bin/qemu-system-x86_64" -L "$1/usr/share/qemu" -L "$1/usr/share/seabios")
 }
 
+# The newest QEMU there is, in a system of its own.
+sid_dir=$guest_dir/sid
+
+has_sid_qemu() { [[ -x $sid_dir/usr/bin/qemu-system-x86_64 ]]; }
+
+download_sid() {
+    local archive
+    archive=$(find_archive "$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)") || return
+    as_root rm -rf "$sid_dir" "$sid_dir.new"
+    as_root debootstrap --variant=minbase --include=qemu-system-x86 sid "$sid_dir.new" "$archive" &&
+        as_root mv "$sid_dir.new" "$sid_dir"
+}
+
+# use_sid_qemu: qemu_command becomes it, with its own loader and libraries; the modules are in the
+# environment.
+use_sid_qemu() {
+    local libraries
+    libraries=$(compgen -G "$sid_dir/usr/lib/*-linux-gnu") || return
+    qemu_command=("$libraries/ld-linux-x86-64.so.2" --library-path "$libraries"
+        "$sid_dir/usr/bin/qemu-system-x86_64" -L "$sid_dir/usr/share/qemu" -L "$sid_dir/usr/share/seabios")
+    export QEMU_MODULE_DIR=$libraries/qemu
+}
+
 # choose_qemu WHICH: 7.2 or "" (the installed one), 10 (the backports'), or the path of one.
 choose_qemu() {
     case $1 in

@@ -32,12 +32,16 @@ bool hear(int channel, std::string_view wanted) {
 }
 
 [[noreturn]] void flood(int channel) {
-    if (::fork() == 0) {
-        // Many lines, which take longer to read than to send.
-        const std::string lines(8192, '\n');
-        while (send(channel, lines)) {
+    // So many that one of them runs whenever there is room, and what they send are many lines,
+    // which take longer to read than to send.
+    constexpr int kOthers = 8;
+    for (int i = 0; i < kOthers; ++i) {
+        if (::fork() == 0) {
+            const std::string lines(8192, '\n');
+            while (send(channel, lines)) {
+            }
+            ::_exit(0);
         }
-        ::_exit(0);
     }
     constexpr unsigned kUntilItIsFull = 100'000;
     ::usleep(kUntilItIsFull);

@@ -80,7 +80,9 @@ def load_files():
             continue
         if (ROOT / path).is_file():  # a deleted file may still be tracked
             try:
-                files.append(SourceFile(path))
+                file = SourceFile(path)
             except UnicodeDecodeError:
-                pass  # an image
+                continue  # an image
+            if "\0" not in file.text:  # nor is that text
+                files.append(file)
     return files

@@ -11,7 +11,8 @@
 namespace outrigger::bench {
 namespace {
 
-constexpr std::array<std::string_view, 5> kWorkloadNames = {"blk", "rng", "vsock", "fs", "console"};
+constexpr std::array<std::string_view, 6> kWorkloadNames = {
+    "blk", "rng", "vsock", "fs", "console", "net"};
 constexpr auto kAccessNames = std::to_array<std::string_view>({"read",
                                                                "write",
                                                                "randread",
@@ -22,6 +23,7 @@ constexpr auto kAccessNames = std::to_array<std::string_view>({"read",
                                                                "to-guest",
                                                                "round-trip",
                                                                "stalled",
+                                                               "echo",
                                                                "getattr",
                                                                "lookup",
                                                                "stat",
@@ -34,7 +36,7 @@ constexpr std::array<std::string_view, 3> kWriteCacheNames = {"as-is", "writebac
 // Linux has no more processes.
 constexpr uint64_t kProcessMax = 1 << 22;
 constexpr uint64_t kCpuMax = CPU_SETSIZE - 1;
-// A split ring holds 32768 descriptors, and a request takes up to four of them.
+// A split ring holds 32768 descriptors, and a request of a disk takes up to three of them.
 constexpr uint64_t kDepthMax = 8192;
 constexpr uint64_t kConnectionsMax = 256;
 // VIRTIO 1.3, 5.3.2: max_nr_ports of Linux and of ours.
@@ -86,8 +88,9 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
          "What is asked for. Of a disk: read, write, randread (unless it is said), randwrite, "
          "randrw or flush. Of a share: the same but for flush, or getattr, lookup, stat (both), "
          "create (and write, close, unlink, forget) or readdirplus (all of a directory). Of "
-         "sockets and a console: to-host (unless it is said), to-guest or round-trip; of a "
-         "console also stalled: a viewer that does not read, or none",
+         "sockets, a console and a network: to-host (unless it is said), to-guest or round-trip; "
+         "of the latter two also stalled: nobody reads at the host, or nobody is there; of a "
+         "network also echo: the back end itself sends frames back",
      .choices = kAccessNames},
     {.name = "rwmixread",
      .kind = OptionKind::kNumber,
@@ -104,10 +107,9 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
     {.name = "bs",
      .kind = OptionKind::kSize,
      .value_name = "BYTES",
-     .help = "Bytes of one request: of a disk and a share a multiple of 512; of sockets and a "
-             "console what is written at a time, which counts as a request when all of it has "
-             "arrived",
-     .default_value = "4096",
+     .help = "Bytes of one request, 4096 unless it is said: of a disk and a share a multiple of "
+             "512; of sockets and a console what is written at a time, which counts as a request "
+             "when all of it has arrived; of a network those of a frame, 1514 unless it is said",
      .number_min = 1,
      .number_max = 64 << 20},
     {.name = "size",
@@ -126,12 +128,12 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
      .value_name = "PATH",
      .help =
          "The host's side of A: of sockets what its --uds-path is, of a console the Unix socket "
-         "of its port"},
+         "of its port, of a network the Unix stream socket at which it listens"},
     {.name = "b-host",
      .value_name = "PATH",
      .help =
          "The host's side of B: of sockets what its --uds-path is, of a console the Unix socket "
-         "of its port"},
+         "of its port, of a network the Unix stream socket at which it listens"},
     {.name = "port",
      .kind = OptionKind::kNumber,
      .value_name = "N",
@@ -140,12 +142,13 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
     {.name = "rate",
      .kind = OptionKind::kSize,
      .value_name = "BYTES",
-     .help = "Bytes that the guest sends through a console in a second; 0: as many as it can",
+     .help = "Bytes that the guest sends in a second through a console or into a network, for "
+             "to-host, stalled and echo; 0: as many as it can",
      .default_value = "0"},
     {.name = "files",
      .kind = OptionKind::kNumber,
      .value_name = "N",
-     .help = "Files that a share is asked for by getattr, lookup, stat and readdirplus",
+     .help = "Files of the directory in which a share is asked for names and attributes",
      .default_value = "1000",
      .number_min = 1,
      .number_max = kFilesMax},
@@ -162,7 +165,8 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
     {.name = "depth",
      .kind = OptionKind::kNumber,
      .value_name = "N",
-     .help = "Requests in flight in each queue; of sockets packets that the guest sends",
+     .help = "Requests in flight in each queue; of sockets, a console and a network buffers that "
+             "the guest sends",
      .default_value = "32",
      .number_min = 1,
      .number_max = kDepthMax},
@@ -245,7 +249,8 @@ constexpr std::array kOptions = std::to_array<OptionSpec>({
      .kind = OptionKind::kFlag,
      .help = "Check the content of all answers. A disk is filled first (what it held is lost), "
              "it is known what each block holds, and all of it is read at the end; each byte of a "
-             "stream must be the one that was sent"},
+             "stream must be the one that was sent. Not of create and stalled, whose answers hold "
+             "nothing"},
     {.name = "verify-state",
      .value_name = "FILE",
      .help =

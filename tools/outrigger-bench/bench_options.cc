@@ -61,17 +61,20 @@ constexpr std::array kShareAccesses = {Access::kRandRead,
                                        Access::kReadDirectory};
 constexpr std::array kConsoleAccesses = {
     Access::kToHost, Access::kToGuest, Access::kRoundTrip, Access::kStalled};
+constexpr std::array kNetworkAccesses = {
+    Access::kToHost, Access::kToGuest, Access::kRoundTrip, Access::kStalled, Access::kEcho};
 
 constexpr std::array<std::string_view, 8> kDiskOptions = {
     "rw", "rwmixread", "flush-every", "size", "write-cache", "verify", "verify-state", "calibrate"};
 constexpr std::array<std::string_view, 1> kEntropyOptions = {"calibrate"};
 constexpr std::array<std::string_view, 5> kSocketOptions = {
     "rw", "verify", "connections", "a-host", "b-host"};
-
 constexpr std::array<std::string_view, 7> kShareOptions = {
     "rw", "rwmixread", "size", "verify", "files", "direct", "calibrate"};
 constexpr std::array<std::string_view, 6> kConsoleOptions = {
     "rw", "verify", "port", "rate", "a-host", "b-host"};
+constexpr std::array<std::string_view, 5> kNetworkOptions = {
+    "rw", "verify", "rate", "a-host", "b-host"};
 
 /// What is particular to devices of one type.
 struct Kinds {
@@ -89,6 +92,8 @@ Kinds kinds_of(WorkloadKind workload) {
             return {.accesses = kShareAccesses, .options = kShareOptions};
         case WorkloadKind::kConsole:
             return {.accesses = kConsoleAccesses, .options = kConsoleOptions};
+        case WorkloadKind::kNet:
+            return {.accesses = kNetworkAccesses, .options = kNetworkOptions};
         case WorkloadKind::kRng:
             break;
     }
@@ -125,7 +130,10 @@ BenchPlan plan_of(const OptionValues& values, WorkloadKind workload) {
     plan.read_percent = number<uint32_t>(values, "rwmixread");
     plan.flush_every = number<uint32_t>(values, "flush-every");
     plan.area_bytes = number<uint64_t>(values, "size");
-    plan.block_bytes = number<uint32_t>(values, "bs");
+    plan.block_bytes = workload == WorkloadKind::kNet ? kFrameBytesDefault : kBlockBytesDefault;
+    if (values.has("bs")) {
+        plan.block_bytes = number<uint32_t>(values, "bs");
+    }
     plan.depth = number<uint32_t>(values, "depth");
     plan.queues = number<uint16_t>(values, "queues");
     plan.write_cache =
@@ -174,6 +182,11 @@ Result<void> choose_ring_size(BenchPlan& plan) {
     constexpr uint32_t kUsualSize = 256;
     const uint32_t needed = plan.depth * descriptors_per_request(plan) +
                             (plan.workload == WorkloadKind::kVsock ? kControlPacketsMax : 0);
+    if (needed > driver::kRingSizeMax) {
+        return refuse("--depth of " + std::string(name_of(plan.workload)) + " is at most " +
+                      std::to_string(driver::kRingSizeMax / descriptors_per_request(plan)) +
+                      ": a ring has no room for more");
+    }
     if (plan.ring_size == 0) {
         plan.ring_size = static_cast<uint16_t>(std::max(kUsualSize, std::bit_ceil(needed)));
         return {};
@@ -229,14 +242,23 @@ Result<void> check_blocks(const BenchPlan& plan) {
     return {};
 }
 
+/// Accesses for which nobody need be at the host.
+bool is_without_host(Access access) {
+    return access == Access::kStalled || access == Access::kEcho;
+}
+
 Result<void> check_streams(const BenchPlan& plan) {
+    if (plan.workload == WorkloadKind::kNet &&
+        (plan.block_bytes < 60 || plan.block_bytes > 65535)) {
+        return refuse("--bs of net is a frame's: 60 to 65535");
+    }
     const uint32_t bytes_max = plan.access == Access::kRoundTrip ? 64 << 10 : 1 << 20;
     if (plan.block_bytes > bytes_max) {
         return refuse("--bs of " + std::string(name_of(plan.workload)) + " " +
                       std::string(name_of(plan.access)) + " is at most " +
                       std::to_string(bytes_max));
     }
-    if (plan.access != Access::kStalled &&
+    if (!is_without_host(plan.access) &&
         (plan.a.host_path.empty() || (plan.b && plan.b->host_path.empty()))) {
         return refuse("the host's side is missing: --a-host, and --b-host with --b");
     }
@@ -265,9 +287,45 @@ Result<void> check_kind(const BenchPlan& plan, const OptionValues& given) {
     return {};
 }
 
+/// An option, and the accesses that it changes nothing of.
+struct Effect {
+    std::string_view option;
+    bool (*lacks)(Access access);
+};
+
+constexpr std::array kEffects = std::to_array<Effect>({
+    {"rwmixread", [](Access access) { return access != Access::kRandRw; }},
+    {"flush-every", [](Access access) { return access == Access::kFlush; }},
+    {"files", [](Access access) { return !asks_for_names(access); }},
+    {"size", asks_for_names},
+    {"direct", asks_for_names},
+    {"bs",
+     [](Access access) {
+         return access == Access::kGetattr || access == Access::kLookup || access == Access::kStat;
+     }},
+    {"verify",
+     [](Access access) { return access == Access::kStalled || access == Access::kCreate; }},
+    {"depth", [](Access access) { return access == Access::kToGuest; }},
+    {"rate",
+     [](Access access) { return access == Access::kToGuest || access == Access::kRoundTrip; }},
+    {"a-host", [](Access access) { return access == Access::kEcho; }},
+    {"b-host", [](Access access) { return access == Access::kEcho; }},
+});
+
+Result<void> check_effects(const BenchPlan& plan, const OptionValues& given) {
+    for (const Effect& effect : kEffects) {
+        if (given.has(effect.option) && effect.lacks(plan.access)) {
+            return refuse("--" + std::string(effect.option) +
+                          " changes nothing of --rw=" + std::string(name_of(plan.access)));
+        }
+    }
+    return {};
+}
+
 /// What no option says alone.
 Result<void> check_plan(BenchPlan& plan, const OptionValues& given) {
     OUTRIGGER_TRY(check_kind(plan, given));
+    OUTRIGGER_TRY(check_effects(plan, given));
     OUTRIGGER_TRY(check_targets(plan, given));
     OUTRIGGER_TRY(choose_ring_size(plan));
     if (const auto cpus = given.text("cpus")) {
@@ -282,7 +340,8 @@ Result<void> check_plan(BenchPlan& plan, const OptionValues& given) {
 }  // namespace
 
 bool has_streams(WorkloadKind workload) {
-    return workload == WorkloadKind::kVsock || workload == WorkloadKind::kConsole;
+    return workload == WorkloadKind::kVsock || workload == WorkloadKind::kConsole ||
+           workload == WorkloadKind::kNet;
 }
 
 bool asks_for_names(Access access) {
@@ -295,6 +354,7 @@ uint32_t descriptors_per_request(const BenchPlan& plan) {
         case WorkloadKind::kBlk:
             return 3;  // header, data, status
         case WorkloadKind::kVsock:
+        case WorkloadKind::kNet:
             return 2;  // header, data
         case WorkloadKind::kFs:
             return 6;  // header, two arguments, and the same of the answer

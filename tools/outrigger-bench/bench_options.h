@@ -17,7 +17,7 @@
 
 namespace outrigger::bench {
 
-enum class WorkloadKind : uint8_t { kBlk, kRng, kVsock, kFs, kConsole };
+enum class WorkloadKind : uint8_t { kBlk, kRng, kVsock, kFs, kConsole, kNet };
 
 /// What is asked for.
 enum class Access : uint8_t {
@@ -31,6 +31,7 @@ enum class Access : uint8_t {
     kToGuest,    ///< and the other way
     kRoundTrip,  ///< from the guest to the host and back, one at a time
     kStalled,    ///< bytes from the guest that nobody reads
+    kEcho,       ///< frames from the guest that the back end sends back
     kGetattr,
     kLookup,
     kStat,    ///< LOOKUP and GETATTR
@@ -108,6 +109,11 @@ struct BenchPlan {
 
 /// Packets of sockets that carry no data and may be in flight beside those of --depth.
 inline constexpr uint32_t kControlPacketsMax = 32;
+
+/// Bytes of one request that are not said.
+inline constexpr uint32_t kBlockBytesDefault = 4096;
+/// A frame of Ethernet at an MTU of 1500.
+inline constexpr uint32_t kFrameBytesDefault = 1514;
 
 /// Names and attributes of a share, not the data of files.
 [[nodiscard]] bool asks_for_names(Access access);

@@ -21,8 +21,6 @@ constexpr uint32_t kReceiveBytes = 4096;
 constexpr uint32_t kMessageBytes = 128;
 constexpr uint32_t kMessageBuffers = 32;
 constexpr uint64_t kLineBytes = 64;
-constexpr uint64_t kPageBytes = 4096;
-constexpr uint32_t kBuffersAtATime = 64;
 // VIRTIO 1.3, 5.3.2.
 constexpr size_t kMessagesFromDevice = 2;
 constexpr size_t kMessagesToDevice = 3;
@@ -55,14 +53,19 @@ FeatureSet ConsoleDriver::features(const BenchPlan& plan) {
 }
 
 uint64_t ConsoleDriver::buffer_bytes(const BenchPlan& plan) {
-    return uint64_t{plan.depth} * (plan.block_bytes + kPageBytes) +
-           (uint64_t{plan.ring_size} + 1) * kReceiveBytes +
+    return guest_bytes(buffers_of(plan), plan.ring_size) +
            (kMessageBuffers + 2) * (kMessageBytes + kLineBytes);
 }
 
+RingStreamDriver::Buffers ConsoleDriver::buffers_of(const BenchPlan& plan) {
+    return {.receive_bytes = kReceiveBytes, .data_bytes = plan.block_bytes, .count = plan.depth};
+}
+
 ConsoleDriver::ConsoleDriver(const BenchPlan& plan, driver::RunningDevice& device)
-    : plan_(plan),
-      queues_{&device.queues[receive_ring(plan)], &device.queues[receive_ring(plan) + 1]} {}
+    : RingStreamDriver(buffers_of(plan),
+                       device.queues[receive_ring(plan)],
+                       device.queues[receive_ring(plan) + 1]),
+      plan_(plan) {}
 
 Result<std::unique_ptr<StreamDriver>> ConsoleDriver::create(const BenchPlan& plan,
                                                             const Target& target,
@@ -80,29 +83,6 @@ Result<std::unique_ptr<StreamDriver>> ConsoleDriver::create(const BenchPlan& pla
             OUTRIGGER_TRY(driver::connect_until(target.host_path, driver::after(plan.patience)));
     }
     return guest;
-}
-
-Result<void> ConsoleDriver::allocate(driver::GuestMemory& memory) {
-    for (uint32_t i = 0; i < queues_[0]->size(); ++i) {
-        const GuestAddr buffer = OUTRIGGER_TRY(memory.allocate(kReceiveBytes, kPageBytes));
-        receive_buffers_.push_back(
-            {.address = buffer, .length = kReceiveBytes, .device_writable = true});
-        receive_data_.push_back(memory.data(buffer, kReceiveBytes));
-        OUTRIGGER_ASSERT(queues_[0]->try_add(std::span(&receive_buffers_.back(), 1), i));
-    }
-    for (uint32_t i = 0; i < plan_.depth; ++i) {
-        const GuestAddr data = OUTRIGGER_TRY(memory.allocate(plan_.block_bytes, kPageBytes));
-        slots_.push_back({.segment = {.address = data, .length = plan_.block_bytes},
-                          .data = memory.data(data, plan_.block_bytes)});
-        std::memset(slots_.back().data, 'o', plan_.block_bytes);
-        free_slots_.push_back(i);
-    }
-    for (driver::DriverQueue* const queue : queues_) {
-        queue->suppress_calls();
-    }
-    any_taken_ = true;
-    (void)publish();
-    return {};
 }
 
 /// As Linux does when it loads its driver, and then a program that opens the port.
@@ -191,60 +171,8 @@ std::vector<UniqueFd> ConsoleDriver::take_host_ends() {
     return ends;
 }
 
-uint32_t ConsoleDriver::try_send(uint32_t /*stream*/,
-                                 std::span<const std::byte> bytes,
-                                 bool copy,
-                                 driver::Deadline now) {
-    if (free_slots_.empty()) {
-        return 0;
-    }
-    const uint32_t number = free_slots_.back();
-    free_slots_.pop_back();
-    Slot& slot = slots_[number];
-    const auto length = static_cast<uint32_t>(std::min<size_t>(bytes.size(), plan_.block_bytes));
-    slot.sent = now;
-    slot.segment.length = length;
-    if (copy) {
-        std::memcpy(slot.data, bytes.data(), length);
-    }
-    // choose_ring_size() has seen to it that there is room for all slots.
-    OUTRIGGER_ASSERT(queues_[1]->try_add(std::span(&slot.segment, 1), number));
-    any_sent_ = true;
-    ++in_flight_;
-    return length;
-}
-
-bool ConsoleDriver::take(StreamSink& sink) {
-    bool any = false;
-    for (uint32_t left = kBuffersAtATime; left > 0; --left) {
-        const auto completion = queues_[1]->poll_used();
-        if (!completion) {
-            break;
-        }
-        any = true;
-        const auto number = static_cast<uint32_t>(completion->token);
-        free_slots_.push_back(number);
-        --in_flight_;
-        sink.on_returned(slots_[number].segment.length, slots_[number].sent);
-    }
-    for (uint32_t left = kBuffersAtATime; left > 0; --left) {
-        const auto completion = queues_[0]->poll_used();
-        if (!completion) {
-            break;
-        }
-        any = any_taken_ = true;
-        const size_t number = completion->token;
-        const uint32_t length = std::min(completion->length, kReceiveBytes);
-        sink.on_received(0, std::span(receive_data_[number], length));
-        OUTRIGGER_ASSERT(queues_[0]->try_add(std::span(&receive_buffers_[number], 1), number));
-    }
-    return any;
-}
-
-uint32_t ConsoleDriver::publish() {
-    const bool first = std::exchange(any_taken_, false) && queues_[0]->publish_and_kick();
-    const bool second = std::exchange(any_sent_, false) && queues_[1]->publish_and_kick();
-    return (first ? 1U : 0U) + (second ? 1U : 0U);
+void ConsoleDriver::on_buffer(StreamSink& sink, std::span<const std::byte> bytes) {
+    sink.on_received(0, bytes);
 }
 
 }  // namespace outrigger::bench

@@ -3,7 +3,6 @@
 /// way between the port's rings and a Unix socket. VIRTIO 1.3, 5.3.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,11 +13,11 @@
 #include "tools/driver/bring_up.h"
 #include "tools/driver/guest_memory.h"
 #include "tools/outrigger-bench/bench_options.h"
-#include "tools/outrigger-bench/stream_driver.h"
+#include "tools/outrigger-bench/ring_stream_driver.h"
 
 namespace outrigger::bench {
 
-class ConsoleDriver final : public StreamDriver {
+class ConsoleDriver final : public RingStreamDriver {
   public:
     /// Without a number of a port there is one port and no messages.
     [[nodiscard]] static uint16_t rings(const BenchPlan& plan);
@@ -37,18 +36,6 @@ class ConsoleDriver final : public StreamDriver {
                                                                       driver::GuestMemory& memory);
 
     std::vector<UniqueFd> take_host_ends() override;
-    uint32_t try_send(uint32_t stream,
-                      std::span<const std::byte> bytes,
-                      bool copy,
-                      driver::Deadline now) override;
-    bool take(StreamSink& sink) override;
-    uint32_t publish() override;
-
-    [[nodiscard]] uint32_t in_flight() const override { return in_flight_; }
-
-    std::span<driver::DriverQueue* const> queues() override { return queues_; }
-
-    [[nodiscard]] const std::string& complaint() const override { return complaint_; }
 
   private:
     struct Message {
@@ -57,15 +44,10 @@ class ConsoleDriver final : public StreamDriver {
         uint16_t value = 0;
     };
 
-    struct Slot {
-        driver::Segment segment{};
-        std::byte* data = nullptr;
-        driver::Deadline sent{};
-    };
+    [[nodiscard]] static Buffers buffers_of(const BenchPlan& plan);
 
     ConsoleDriver(const BenchPlan& plan, driver::RunningDevice& device);
 
-    [[nodiscard]] Result<void> allocate(driver::GuestMemory& memory);
     [[nodiscard]] Result<void> set_up(driver::RunningDevice& device,
                                       driver::GuestMemory& memory,
                                       const std::string& host_path);
@@ -73,23 +55,15 @@ class ConsoleDriver final : public StreamDriver {
     [[nodiscard]] Result<Message> next_message(driver::DriverQueue& queue,
                                                driver::Deadline deadline);
     [[nodiscard]] Result<void> await_open(driver::DriverQueue& queue);
+    void on_buffer(StreamSink& sink, std::span<const std::byte> bytes) override;
 
     const BenchPlan plan_;
-    const std::array<driver::DriverQueue*, 2> queues_;  // of the port: receive, transmit
     UniqueFd host_;
-    std::vector<driver::Segment> receive_buffers_;
-    std::vector<const std::byte*> receive_data_;
-    std::vector<Slot> slots_;
-    std::vector<uint32_t> free_slots_;
     std::vector<driver::Segment> message_buffers_;  // of what the device says
     std::vector<const std::byte*> message_data_;
     driver::Segment own_message_{};
     std::byte* own_message_data_ = nullptr;
     bool open_at_host_ = false;
-    uint32_t in_flight_ = 0;
-    bool any_taken_ = false;  // of the ring of input since publish()
-    bool any_sent_ = false;
-    std::string complaint_;
 };
 
 }  // namespace outrigger::bench

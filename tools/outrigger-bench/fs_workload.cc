@@ -82,8 +82,12 @@ Result<void> FsWorkload::allocate(driver::GuestMemory& memory, uint32_t slots) {
     for (uint32_t i = 0; i < slots; ++i) {
         Slot slot{.chain = OUTRIGGER_TRY(FuseChain::create(memory, plan_.block_bytes))};
         slot.name = fmt::format("new-{}-{}", queue_, i);
+        if (plan_.access == Access::kCreate && !assumed_) {
+            session_->note_name(slot.name);
+        }
         if (plan_.access == Access::kReadDirectory && !assumed_) {
             slot.handle = OUTRIGGER_TRY(session_->open_directory());
+            slot.seen.resize(plan_.files);
         }
         slots_.push_back(std::move(slot));
     }
@@ -137,6 +141,7 @@ FsWorkload::Step FsWorkload::first_step() {
         case Access::kToGuest:
         case Access::kRoundTrip:
         case Access::kStalled:
+        case Access::kEcho:
             break;
     }
     return Step::kRead;
@@ -150,6 +155,7 @@ std::span<const driver::Segment> FsWorkload::begin(uint32_t number) {
         }
         slot.step = first_step();
         slot.offset = slot.entries = 0;
+        std::fill(slot.seen.begin(), slot.seen.end(), false);
         if (!is_data()) {
             slot.file = static_cast<uint32_t>(random() % plan_.files);
         }
@@ -383,6 +389,13 @@ Verdict FsWorkload::on_directory(Slot& slot, uint32_t length) {
         if (size > bytes - at || entry.dirent.namelen == 0) {
             return lie(slot, "has an entry without an end");
         }
+        // SAFETY: `size` bytes from `at` on are in the buffer, and the name's are among them.
+        const std::string_view name(
+            reinterpret_cast<const char*>(slot.chain.data() + at + FUSE_NAME_OFFSET_DIRENTPLUS),
+            entry.dirent.namelen);
+        if (plan_.verify && !is_new_entry(slot, entry, name)) {
+            return lie(slot, "has an entry twice, or one that was not made");
+        }
         at += static_cast<uint32_t>(size);
         slot.offset = entry.dirent.off;
         ++slot.entries;
@@ -394,6 +407,25 @@ Verdict FsWorkload::on_directory(Slot& slot, uint32_t length) {
     return slot.entries == plan_.files + kDotEntries
                ? Verdict::kGood
                : lie(slot, fmt::format("has {} entries or more", slot.entries));
+}
+
+/// One of the files, with its numbers, that this listing has not shown before; or a dot.
+bool FsWorkload::is_new_entry(Slot& slot,
+                              const fuse_direntplus& entry,
+                              std::string_view name) const {
+    if (name == "." || name == "..") {
+        return true;
+    }
+    const auto& files = session_->files();
+    const auto found = std::ranges::lower_bound(files, name, {}, &ShareFile::name);
+    if (found == files.end() || found->name != name || entry.dirent.ino != found->inode ||
+        entry.entry_out.nodeid != found->node) {
+        return false;
+    }
+    const auto index = static_cast<size_t>(found - files.begin());
+    const bool is_new = !slot.seen[index];
+    slot.seen[index] = true;
+    return is_new;
 }
 
 Verdict FsWorkload::on_new_file(Slot& slot) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tools/outrigger-bench/block_book.h"
@@ -60,14 +61,15 @@ class FsWorkload final : public Workload {
     struct Slot {
         FuseChain chain;
         Step step = Step::kIdle;
-        uint32_t block = 0;    ///< of kRead and kWrite
-        uint32_t file = 0;     ///< of the session's files
-        std::string name{};    ///< of the file that kCreate makes
-        uint64_t node = 0;     ///< of that file, and its handle
-        uint64_t handle = 0;   ///< or that of the directory
-        uint64_t offset = 0;   ///< of kReadDirectory
-        uint32_t entries = 0;  ///< that it has seen so far
-        bool flushes = true;   ///< the share wants to be told of closes
+        uint32_t block = 0;        ///< of kRead and kWrite
+        uint32_t file = 0;         ///< of the session's files
+        std::string name{};        ///< of the file that kCreate makes
+        uint64_t node = 0;         ///< of that file, and its handle
+        uint64_t handle = 0;       ///< or that of the directory
+        uint64_t offset = 0;       ///< of kReadDirectory
+        uint32_t entries = 0;      ///< that it has seen so far
+        std::vector<bool> seen{};  ///< with --verify: which of the session's files
+        bool flushes = true;       ///< the share wants to be told of closes
     };
 
     [[nodiscard]] bool is_data() const { return !asks_for_names(plan_.access); }
@@ -82,6 +84,9 @@ class FsWorkload final : public Workload {
     [[nodiscard]] Verdict on_attributes(Slot& slot);
     [[nodiscard]] Verdict on_entry(Slot& slot);
     [[nodiscard]] Verdict on_directory(Slot& slot, uint32_t length);
+    [[nodiscard]] bool is_new_entry(Slot& slot,
+                                    const fuse_direntplus& entry,
+                                    std::string_view name) const;
     [[nodiscard]] Verdict on_new_file(Slot& slot);
     [[nodiscard]] Verdict on_error(Slot& slot, int error);
     [[nodiscard]] Verdict lie(const Slot& slot, std::string_view words);

@@ -2,8 +2,10 @@
 #include "tools/outrigger-bench/fuse_session.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -99,6 +101,7 @@ Result<void> FuseSession::make_directory() {
     chain_->add_name(directory_name_);
     chain_->expect<fuse_entry_out>();
     OUTRIGGER_TRY(ask("MKDIR"));
+    made_ = true;
     directory_ = chain_->answer_at<fuse_entry_out>(0).nodeid;
     return {};
 }
@@ -113,6 +116,8 @@ Result<void> FuseSession::make_files() {
 }
 
 Result<FuseSession::OpenFile> FuseSession::create_file(const std::string& name, uint32_t flags) {
+    // One that cannot be opened as it is asked for may be there all the same.
+    note_name(name);
     chain_->begin(FUSE_CREATE, directory_);
     chain_->add(
         fuse_create_in{.flags = flags | O_CREAT, .mode = kFileMode, .umask = 0, .open_flags = 0});
@@ -120,7 +125,6 @@ Result<FuseSession::OpenFile> FuseSession::create_file(const std::string& name, 
     chain_->expect<fuse_entry_out>();
     chain_->expect<fuse_open_out>();
     OUTRIGGER_TRY(ask("CREATE"));
-    open_names_.push_back(name);
     const auto entry = chain_->answer_at<fuse_entry_out>(0);
     return OpenFile{.file = {.name = name, .node = entry.nodeid, .inode = entry.attr.ino},
                     .handle = chain_->answer_at<fuse_open_out>(1).fh};
@@ -149,12 +153,22 @@ Result<void> FuseSession::remove(uint32_t opcode, uint64_t parent, const std::st
     return ask(name);
 }
 
+FuseSession::~FuseSession() {
+    (void)clean_up();
+}
+
 Result<void> FuseSession::clean_up() {
+    if (!std::exchange(made_, false)) {
+        return {};
+    }
     if (queue_.in_flight() > 0 || queue_.fault() != driver::DeviceFault::kNone) {
         return {};  // the run has failed, and says why
     }
-    for (const std::string& name : open_names_) {
-        OUTRIGGER_TRY(remove(FUSE_UNLINK, directory_, name));
+    for (const std::string& name : names_) {
+        const auto removed = remove(FUSE_UNLINK, directory_, name);
+        if (!removed && removed.error().os_error != ENOENT) {
+            return removed;
+        }
     }
     return remove(FUSE_RMDIR, FUSE_ROOT_ID, directory_name_);
 }

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "vhost-user-backend/base/result.h"
@@ -42,6 +43,11 @@ class FuseSession final {
                                                                      driver::RunningDevice& device,
                                                                      driver::GuestMemory& memory);
 
+    FuseSession(const FuseSession&) = delete;
+    FuseSession& operator=(const FuseSession&) = delete;
+    /// Cleans up where nobody has.
+    ~FuseSession();
+
     /// A new file of the directory, open: its handle, and what it is. `flags` of open(2).
     struct OpenFile {
         ShareFile file;
@@ -62,7 +68,10 @@ class FuseSession final {
     /// One look-up of that node less. From any thread. False: the queue of high priority is stuck.
     [[nodiscard]] bool forget(uint64_t node);
 
-    /// Removes what was made, if the share still answers. Called once.
+    /// There may be a file of that name in the end.
+    void note_name(std::string name) { names_.push_back(std::move(name)); }
+
+    /// Removes what was made, if the share still answers. Does nothing when it was called before.
     [[nodiscard]] Result<void> clean_up();
 
   private:
@@ -90,7 +99,8 @@ class FuseSession final {
     std::string directory_name_;
     uint64_t directory_ = 0;
     std::vector<ShareFile> files_;
-    std::vector<std::string> open_names_;  // of create_file()
+    std::vector<std::string> names_;  // that may be in the directory
+    bool made_ = false;               // the directory is there
 
     std::mutex mutex_;  // all below
     std::vector<FuseChain> forget_chains_;

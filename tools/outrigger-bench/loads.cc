@@ -7,6 +7,7 @@
 #include "tools/outrigger-bench/console_driver.h"
 #include "tools/outrigger-bench/fs_workload.h"
 #include "tools/outrigger-bench/load.h"
+#include "tools/outrigger-bench/net_driver.h"
 #include "tools/outrigger-bench/queue_load.h"
 #include "tools/outrigger-bench/rng_workload.h"
 #include "tools/outrigger-bench/stream_load.h"
@@ -104,6 +105,11 @@ DeviceNeeds device_needs(const BenchPlan& plan) {
                 .buffer_bytes = ConsoleDriver::buffer_bytes(plan),
                 .features = ConsoleDriver::features(plan)};
     }
+    if (plan.workload == WorkloadKind::kNet) {
+        return {.rings = NetDriver::kRings,
+                .buffer_bytes = NetDriver::buffer_bytes(plan),
+                .features = NetDriver::features()};
+    }
     const uint64_t slots = uint64_t{plan.queues} * plan.depth;
     DeviceNeeds needs{.rings = plan.queues,
                       .buffer_bytes = slots * create_workload(plan, 0)->slot_bytes()};
@@ -128,6 +134,12 @@ Result<Loads> create_loads(const BenchPlan& plan,
     if (plan.workload == WorkloadKind::kConsole) {
         return one_stream_load(OUTRIGGER_TRY(ConsoleDriver::create(plan, target, device, memory)),
                                plan,
+                               frontend.socket());
+    }
+    if (plan.workload == WorkloadKind::kNet) {
+        const BenchPlan payload = NetDriver::plan_of_payload(plan);
+        return one_stream_load(OUTRIGGER_TRY(NetDriver::create(payload, target, device, memory)),
+                               payload,
                                frontend.socket());
     }
     return create_request_loads(plan, frontend, device, memory);

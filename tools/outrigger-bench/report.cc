@@ -48,11 +48,12 @@ std::string load_text(const BenchPlan& plan) {
             plan.access == Access::kRandRw ? fmt::format(" ({} % reads)", plan.read_percent) : "";
         text += plan.flush_every != 0 ? fmt::format(", each {}th a flush", plan.flush_every) : "";
     }
-    return text + fmt::format(", {} bytes, depth {}, queues {}, {}",
-                              plan.block_bytes,
-                              plan.depth,
-                              plan.queues,
-                              plan.spin ? "spin" : "eventfd");
+    text += plan.bytes_per_second != 0
+                ? fmt::format(", {} bytes a second at most", plan.bytes_per_second)
+                : "";
+    text += fmt::format(", {} bytes", plan.block_bytes);
+    text += plan.access != Access::kToGuest ? fmt::format(", depth {}", plan.depth) : "";
+    return text + fmt::format(", queues {}, {}", plan.queues, plan.spin ? "spin" : "eventfd");
 }
 
 std::string own_text(const OwnCost& own) {
@@ -134,6 +135,9 @@ void append_plan(JsonWriter& json, const BenchPlan& plan) {
             break;
         case WorkloadKind::kConsole:
             plan.port ? json.integer("port", *plan.port) : json.null("port");
+            json.integer("rate", plan.bytes_per_second);
+            break;
+        case WorkloadKind::kNet:
             json.integer("rate", plan.bytes_per_second);
             break;
     }

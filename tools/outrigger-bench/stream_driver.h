@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The guest's end of streams of bytes, and what connects it with the host's: a socket device's
-/// connections, or a port of a console. One class for each device type.
+/// connections, a port of a console, or frames of a network. One class for each device type.
 ///
 /// Bound to one thread at a time. Nothing here allocates while all goes well.
 #pragma once
@@ -45,6 +45,11 @@ class StreamDriver {
     /// The host's end of each stream, in blocking mode; the caller's from now on. A stream that
     /// nobody listens to has -1.
     [[nodiscard]] virtual std::vector<UniqueFd> take_host_ends() = 0;
+
+    /// What stands in front of each block at the host's end; empty: blocks have no ends there.
+    [[nodiscard]] virtual std::span<const std::byte> head_to_host() const { return {}; }
+
+    [[nodiscard]] virtual std::span<const std::byte> head_to_guest() const { return {}; }
 
     /// Puts the beginning of `bytes`, which are not empty, into the ring for that stream: as much
     /// as fits in a buffer, and as the other side takes. How much that is; 0: nothing now.

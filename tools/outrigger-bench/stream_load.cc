@@ -87,11 +87,22 @@ Result<void> StreamLoad::run(Phase phase, driver::Deadline end) {
             break;
         }
     }
+    check_viewers();
     if (!complaint_.empty()) {
         return refuse(complaint_);
     }
     counts_.seconds += std::chrono::duration<double>(driver::Clock::now() - begin_).count();
     return {};
+}
+
+/// Who does not read must still be there: without a viewer something else was measured.
+void StreamLoad::check_viewers() {
+    for (const Stream& stream : streams_) {
+        pollfd viewer{.fd = stream.host.get(), .events = POLLRDHUP, .revents = 0};
+        if (plan_.access == Access::kStalled && ::poll(&viewer, 1, 0) > 0) {
+            lose("the viewer that does not read was sent away");
+        }
+    }
 }
 
 /// Each of the ends once. False when nothing has moved, or something is wrong.
@@ -127,14 +138,13 @@ bool StreamLoad::send_from_guest() {
 
 bool StreamLoad::send_from_guest(uint32_t number) {
     Stream& stream = streams_[number];
-    const bool trips = plan_.access == Access::kRoundTrip;
     if (stream.block_left == 0) {
-        if (!open_ || !is_due() || (trips && stream.to_guest_received < stream.to_host_sent)) {
+        if (!open_ || !is_due() || !may_begin(stream)) {
             return false;
         }
         stream.block_left = plan_.block_bytes;
         stream.asked = now_;
-        trips_ += trips ? 1U : 0U;
+        trips_ += plan_.access == Access::kRoundTrip ? 1U : 0U;
     }
     const auto rest =
         pattern_.view(to_host_pattern(number), stream.to_host_sent, stream.block_left);
@@ -143,6 +153,15 @@ bool StreamLoad::send_from_guest(uint32_t number) {
     stream.to_host_sent += taken;
     sent_ += taken;
     return taken != 0;
+}
+
+/// What comes back to the guest bounds what it sends.
+bool StreamLoad::may_begin(const Stream& stream) const {
+    const uint64_t away = stream.to_host_sent - stream.to_guest_received;
+    if (plan_.access == Access::kRoundTrip) {
+        return away == 0;
+    }
+    return plan_.access != Access::kEcho || away < uint64_t{plan_.depth} * plan_.block_bytes;
 }
 
 /// Does --rate let the guest send another block?
@@ -159,7 +178,7 @@ void StreamLoad::on_returned(uint32_t bytes, driver::Deadline sent) {
         complete(received_, received_ + bytes);
         received_ += bytes;
     }
-    if (plan_.access == Access::kStalled || plan_.access == Access::kToHost) {
+    if (plan_.access != Access::kRoundTrip) {
         counts_.latency.record(
             static_cast<uint64_t>(std::chrono::nanoseconds(now_ - sent).count()));
     }
@@ -170,15 +189,16 @@ void StreamLoad::on_received(uint32_t number, std::span<const std::byte> bytes) 
         return;
     }
     Stream& stream = streams_[number];
+    const bool echo = plan_.access == Access::kEcho;
     const uint64_t before = stream.to_guest_received;
-    compare(to_guest_pattern(number), before, bytes);
+    compare(echo ? to_host_pattern(number) : to_guest_pattern(number), before, bytes);
     stream.to_guest_received += bytes.size();
     received_ += bytes.size();
-    if (stream.to_guest_received > stream.to_guest_sent) {
+    if (stream.to_guest_received > (echo ? stream.to_host_sent : stream.to_guest_sent)) {
         lose(fmt::format("stream {}: the guest received more than was sent", number));
         return;
     }
-    if (plan_.access == Access::kToGuest) {
+    if (plan_.access == Access::kToGuest || echo) {
         complete(before, stream.to_guest_received);
     } else if (stream.block_left == 0 && stream.to_guest_received == stream.to_host_sent) {
         --trips_;
@@ -212,7 +232,9 @@ void StreamLoad::lose(std::string words) {
 
 bool StreamLoad::host_has_work() const {
     if (plan_.access == Access::kToGuest) {
-        return open_;
+        return open_ || std::ranges::any_of(streams_, [this](const Stream& stream) {
+                   return host_may_write(stream) > 0;
+               });
     }
     if (plan_.access == Access::kRoundTrip) {
         return trips_ > 0;
@@ -251,9 +273,27 @@ bool StreamLoad::read_at_host(uint32_t number) {
         lose(fmt::format("stream {}: its end at the host was closed", number));
         return false;
     }
-    const auto bytes = std::span(host_buffer_).first(static_cast<size_t>(got));
+    auto bytes = std::span<const std::byte>(host_buffer_).first(static_cast<size_t>(got));
+    while (!bytes.empty() && complaint_.empty()) {
+        bytes = bytes.subspan(take_at_host(number, bytes));
+    }
+    return true;
+}
+
+/// Data, or what stands in front of it. How much of that there was.
+size_t StreamLoad::take_at_host(uint32_t number, std::span<const std::byte> bytes) {
+    Stream& stream = streams_[number];
     const uint64_t before = stream.to_host_received;
+    const size_t head_bytes = guest_->head_to_host().size();
+    if (before % plan_.block_bytes == 0 && stream.head_received < head_bytes) {
+        return take_head(number, bytes);
+    }
+    if (head_bytes > 0) {
+        bytes = bytes.first(
+            std::min<uint64_t>(bytes.size(), plan_.block_bytes - before % plan_.block_bytes));
+    }
     compare(to_host_pattern(number), before, bytes);
+    stream.head_received = 0;
     stream.to_host_received += bytes.size();
     received_ += bytes.size();
     if (stream.to_host_received > stream.to_host_sent) {
@@ -261,27 +301,56 @@ bool StreamLoad::read_at_host(uint32_t number) {
     } else if (plan_.access == Access::kToHost) {
         complete(before, stream.to_host_received);
     }
-    return true;
+    return bytes.size();
+}
+
+size_t StreamLoad::take_head(uint32_t number, std::span<const std::byte> bytes) {
+    size_t& received = streams_[number].head_received;
+    const auto rest = guest_->head_to_host().subspan(received);
+    const size_t length = std::min(bytes.size(), rest.size());
+    received += length;
+    if (!std::ranges::equal(bytes.first(length), rest.first(length))) {
+        lose(fmt::format("stream {}: the host received a block of another length or address",
+                         number));
+    }
+    return length;
+}
+
+uint64_t StreamLoad::host_may_write(const Stream& stream) const {
+    if (plan_.access == Access::kRoundTrip) {
+        return stream.to_host_received - stream.to_guest_sent;
+    }
+    if (open_) {
+        return std::max<uint64_t>(kHostBytesMax, plan_.block_bytes);
+    }
+    // Half a block arrives as it is, but not where a head says how long it is.
+    const uint64_t begun = stream.to_guest_sent % plan_.block_bytes;
+    const bool any_begun = begun > 0 || stream.head_sent > 0;
+    return any_begun && !guest_->head_to_guest().empty() ? plan_.block_bytes - begun : 0;
 }
 
 /// Blocks of --bs, each a write of its own, but in one call: the call's cost is not the back end's.
 bool StreamLoad::write_at_host(uint32_t number) {
     Stream& stream = streams_[number];
-    uint64_t allowed = plan_.access == Access::kRoundTrip
-                           ? stream.to_host_received - stream.to_guest_sent
-                           : std::max<uint64_t>(kHostBytesMax, plan_.block_bytes);
-    std::array<iovec, kHostMessagesMax> parts;
+    uint64_t allowed = host_may_write(stream);
+    const auto head = guest_->head_to_guest();
+    const size_t first_head = stream.head_sent;
+    std::array<std::array<iovec, 2>, kHostMessagesMax> parts;
     std::array<mmsghdr, kHostMessagesMax> messages;
     unsigned count = 0;
     for (uint64_t position = stream.to_guest_sent; count < messages.size() && allowed > 0;) {
-        const uint64_t length =
-            std::min<uint64_t>(plan_.block_bytes - position % plan_.block_bytes, allowed);
+        const uint64_t in_block = position % plan_.block_bytes;
+        const uint64_t length = std::min<uint64_t>(plan_.block_bytes - in_block, allowed);
         const auto bytes = pattern_.view(to_guest_pattern(number), position, length);
-        // sendmsg() does not write to it.
-        parts[count] = {.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
+        const auto front =
+            in_block == 0 ? head.subspan(count == 0 ? first_head : 0) : head.first(0);
+        // sendmsg() does not write to them.
+        parts[count] = {
+            {{.iov_base = const_cast<std::byte*>(front.data()), .iov_len = front.size()},
+             {.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()}}};
         messages[count] = {};
-        messages[count].msg_hdr.msg_iov = &parts[count];
-        messages[count].msg_hdr.msg_iovlen = 1;
+        messages[count].msg_hdr.msg_iov = parts[count].data();
+        messages[count].msg_hdr.msg_iovlen = parts[count].size();
         ++count;
         position += length;
         allowed -= length;
@@ -298,8 +367,11 @@ bool StreamLoad::write_at_host(uint32_t number) {
         return false;
     }
     for (size_t i = 0; i < static_cast<size_t>(done); ++i) {
-        stream.to_guest_sent += messages[i].msg_len;
-        sent_ += messages[i].msg_len;
+        const size_t front = std::min<size_t>(messages[i].msg_len, parts[i][0].iov_len);
+        const size_t data = messages[i].msg_len - front;
+        stream.head_sent = data > 0 ? 0 : stream.head_sent + front;
+        stream.to_guest_sent += data;
+        sent_ += data;
     }
     return true;
 }

@@ -55,6 +55,8 @@ class StreamLoad final : public Load, private StreamSink {
         uint64_t to_host_received = 0;
         uint64_t to_guest_sent = 0;
         uint64_t to_guest_received = 0;
+        size_t head_received = 0;  ///< at the host, of what stands in front of a block
+        size_t head_sent = 0;
         uint32_t block_left = 0;   ///< of the block that the guest is sending
         driver::Deadline asked{};  ///< of a round trip: when it began
     };
@@ -69,7 +71,12 @@ class StreamLoad final : public Load, private StreamSink {
     [[nodiscard]] bool send_from_guest(uint32_t number);
     [[nodiscard]] bool serve_host();
     [[nodiscard]] bool read_at_host(uint32_t number);
+    [[nodiscard]] size_t take_at_host(uint32_t number, std::span<const std::byte> bytes);
+    [[nodiscard]] size_t take_head(uint32_t number, std::span<const std::byte> bytes);
     [[nodiscard]] bool write_at_host(uint32_t number);
+    [[nodiscard]] bool may_begin(const Stream& stream) const;
+    [[nodiscard]] uint64_t host_may_write(const Stream& stream) const;
+    void check_viewers();
     void compare(uint32_t pattern, uint64_t position, std::span<const std::byte> bytes);
     void complete(uint64_t before, uint64_t after);
     void lose(std::string words);

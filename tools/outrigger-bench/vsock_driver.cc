@@ -2,7 +2,6 @@
 #include "tools/outrigger-bench/vsock_driver.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -28,36 +27,12 @@ constexpr uint32_t kReceiveBytes = 3776;
 constexpr uint32_t kPayloadMax = 64 << 10;
 /// What Linux gives each connection.
 constexpr uint32_t kCredit = 256 << 10;
-constexpr uint64_t kLineBytes = 64;
-constexpr uint64_t kPageBytes = 4096;
 /// Ports of the guest for connections of the host, one for each.
 constexpr uint32_t kGuestPort = 6000;
-/// Received packets between two looks at everything else.
-constexpr uint32_t kPacketsAtATime = 64;
 constexpr std::chrono::microseconds kBetweenLooks{50};
-
-/// VIRTIO 1.3, 5.10.6.
-struct PacketHeader {
-    Le64 source_cid;
-    Le64 destination_cid;
-    Le32 source_port;
-    Le32 destination_port;
-    Le32 length;
-    Le16 type;
-    Le16 op;
-    Le32 flags;
-    Le32 allocated;
-    Le32 forwarded;
-};
-
-static_assert(sizeof(PacketHeader) == 44);
 
 std::unexpected<Error> refuse(std::string message) {
     return failure(Error{.message = std::move(message)});
-}
-
-uint32_t data_bytes(const BenchPlan& plan) {
-    return std::min(plan.block_bytes, kPayloadMax);
 }
 
 /// Who only makes connections receives nothing yet.
@@ -70,19 +45,42 @@ class NoSink final : public StreamSink {
 
 }  // namespace
 
+/// VIRTIO 1.3, 5.10.6.
+struct VsockDriver::WirePacket {
+    Le64 source_cid;
+    Le64 destination_cid;
+    Le32 source_port;
+    Le32 destination_port;
+    Le32 length;
+    Le16 type;
+    Le16 op;
+    Le32 flags;
+    Le32 allocated;
+    Le32 forwarded;
+};
+
+RingStreamDriver::Buffers VsockDriver::buffers_of(const BenchPlan& plan) {
+    static_assert(sizeof(WirePacket) == 44);
+    return {.receive_bytes = kReceiveBytes,
+            .head_bytes = sizeof(WirePacket),
+            .data_bytes = std::min(plan.block_bytes, kPayloadMax),
+            .count = plan.depth,
+            .control_count = kControlPacketsMax};
+}
+
 uint64_t VsockDriver::buffer_bytes(const BenchPlan& plan) {
-    const uint64_t data = uint64_t{plan.depth} * (data_bytes(plan) + kPageBytes);
-    const uint64_t headers = uint64_t{plan.depth + kControlPacketsMax} * kLineBytes;
-    return data + headers + uint64_t{plan.ring_size} * (kReceiveBytes + kLineBytes) + kPageBytes;
+    return guest_bytes(buffers_of(plan), plan.ring_size);
 }
 
 VsockDriver::VsockDriver(const BenchPlan& plan, const Target& target, driver::RunningDevice& device)
-    : plan_(plan),
+    : RingStreamDriver(buffers_of(plan),
+                       device.queues[0],
+                       device.queues[1],
+                       device.agreement.features.has(driver::kIndirectDescBit)
+                           ? driver::ChainLayout::kIndirect
+                           : driver::ChainLayout::kDirect),
+      plan_(plan),
       target_(target),
-      queues_{&device.queues[0], &device.queues[1]},
-      layout_(device.agreement.features.has(driver::kIndirectDescBit)
-                  ? driver::ChainLayout::kIndirect
-                  : driver::ChainLayout::kDirect),
       connections_(plan.connections) {}
 
 Result<std::unique_ptr<StreamDriver>> VsockDriver::create(const BenchPlan& plan,
@@ -108,35 +106,6 @@ Result<void> VsockDriver::learn_cid(driver::Frontend& frontend) {
     return {};
 }
 
-Result<void> VsockDriver::allocate(driver::GuestMemory& memory) {
-    for (uint32_t i = 0; i < queues_[0]->size(); ++i) {
-        const GuestAddr buffer = OUTRIGGER_TRY(memory.allocate(kReceiveBytes, kLineBytes));
-        receive_buffers_.push_back(
-            {.address = buffer, .length = kReceiveBytes, .device_writable = true});
-        receive_data_.push_back(memory.data(buffer, kReceiveBytes));
-        OUTRIGGER_ASSERT(queues_[0]->try_add(std::span(&receive_buffers_.back(), 1), i));
-    }
-    for (uint32_t i = 0; i < plan_.depth + kControlPacketsMax; ++i) {
-        Slot slot;
-        const GuestAddr header = OUTRIGGER_TRY(memory.allocate(sizeof(PacketHeader), kLineBytes));
-        slot.header = memory.data(header, sizeof(PacketHeader));
-        slot.segments[0] = {.address = header, .length = sizeof(PacketHeader)};
-        if (i < plan_.depth) {
-            const GuestAddr data = OUTRIGGER_TRY(memory.allocate(data_bytes(plan_), kPageBytes));
-            slot.data = memory.data(data, data_bytes(plan_));
-            slot.segments[1] = {.address = data};
-        }
-        (i < plan_.depth ? free_slots_ : free_control_).push_back(i);
-        slots_.push_back(slot);
-    }
-    for (driver::DriverQueue* const queue : queues_) {
-        queue->suppress_calls();
-    }
-    any_taken_ = true;
-    (void)publish();
-    return {};
-}
-
 Result<void> VsockDriver::connect_all() {
     if (plan_.access == Access::kToGuest) {
         for (uint32_t i = 0; i < connections_.size(); ++i) {
@@ -151,7 +120,7 @@ Result<void> VsockDriver::connect_all() {
     for (uint32_t i = 0; i < connections_.size(); ++i) {
         const driver::Deadline deadline = driver::after(plan_.patience);
         connections_[i].host_port = port;
-        OUTRIGGER_ASSERT(try_send_control(i, VIRTIO_VSOCK_OP_REQUEST));
+        OUTRIGGER_ASSERT(try_send_packet(i, VIRTIO_VSOCK_OP_REQUEST));
         OUTRIGGER_TRY(await_established(i, deadline));
         connections_[i].host = OUTRIGGER_TRY(listener.accept(deadline));
     }
@@ -193,8 +162,8 @@ Result<void> VsockDriver::await_established(uint32_t number, driver::Deadline de
     NoSink sink;
     while (!connections_[number].established) {
         (void)publish();
-        if (!complaint_.empty()) {
-            return refuse(complaint_);
+        if (!complaint().empty()) {
+            return refuse(complaint());
         }
         if (driver::Clock::now() >= deadline) {
             return refuse(fmt::format("connection {} was not answered", number));
@@ -214,112 +183,47 @@ std::vector<UniqueFd> VsockDriver::take_host_ends() {
     return ends;
 }
 
-void VsockDriver::write_header(const Slot& slot, uint32_t number, uint16_t op, uint32_t length) {
+VsockDriver::WirePacket VsockDriver::header_of(uint32_t number, uint16_t op, uint32_t length) {
     Connection& connection = connections_[number];
-    const PacketHeader header{.source_cid = cid_,
-                              .destination_cid = kHostCid,
-                              .source_port = kGuestPort + number,
-                              .destination_port = connection.host_port,
-                              .length = length,
-                              .type = uint16_t{VIRTIO_VSOCK_TYPE_STREAM},
-                              .op = op,
-                              .flags = uint32_t{0},
-                              .allocated = kCredit,
-                              .forwarded = connection.received};
-    std::memcpy(slot.header, &header, sizeof header);
     connection.told = connection.received;
     connection.owes_credit = false;
+    return {.source_cid = cid_,
+            .destination_cid = kHostCid,
+            .source_port = kGuestPort + number,
+            .destination_port = connection.host_port,
+            .length = length,
+            .type = uint16_t{VIRTIO_VSOCK_TYPE_STREAM},
+            .op = op,
+            .flags = uint32_t{0},
+            .allocated = kCredit,
+            .forwarded = connection.received};
 }
 
-uint32_t VsockDriver::try_send(uint32_t stream,
-                               std::span<const std::byte> bytes,
-                               bool copy,
-                               driver::Deadline now) {
-    Connection& connection = connections_[stream];
+uint64_t VsockDriver::sendable(uint32_t stream) const {
+    const Connection& connection = connections_[stream];
     // 5.10.6.3, signed: the other side may have shrunk its buffer.
     const int64_t credit =
         int64_t{connection.peer_allocated} - int64_t{connection.sent - connection.peer_forwarded};
-    if (free_slots_.empty() || credit <= 0) {
-        return 0;
-    }
-    const auto length = static_cast<uint32_t>(
-        std::min({static_cast<uint64_t>(credit), bytes.size(), uint64_t{data_bytes(plan_)}}));
-    const uint32_t number = free_slots_.back();
-    free_slots_.pop_back();
-    Slot& slot = slots_[number];
-    slot.sent = now;
-    slot.segments[1].length = length;
-    write_header(slot, stream, VIRTIO_VSOCK_OP_RW, length);
-    if (copy) {
-        std::memcpy(slot.data, bytes.data(), length);
-    }
-    // choose_ring_size() has seen to it that there is room for all slots.
-    OUTRIGGER_ASSERT(queues_[1]->try_add(slot.segments, number, layout_));
-    any_sent_ = true;
-    ++in_flight_;
-    connection.sent += length;
-    return length;
+    return static_cast<uint64_t>(std::max<int64_t>(credit, 0));
 }
 
-bool VsockDriver::try_send_control(uint32_t number, uint16_t op) {
-    if (free_control_.empty()) {
+void VsockDriver::write_head(uint32_t stream, uint32_t length, std::byte* head) {
+    const WirePacket header = header_of(stream, VIRTIO_VSOCK_OP_RW, length);
+    std::memcpy(head, &header, sizeof header);
+    connections_[stream].sent += length;
+}
+
+bool VsockDriver::try_send_packet(uint32_t number, uint16_t op) {
+    if (!may_send_control()) {
         return false;
     }
-    const uint32_t slot = free_control_.back();
-    free_control_.pop_back();
-    write_header(slots_[slot], number, op, 0);
-    OUTRIGGER_ASSERT(queues_[1]->try_add(std::span(slots_[slot].segments).first(1), slot));
-    any_sent_ = true;
+    const WirePacket header = header_of(number, op, 0);
+    send_control(std::as_bytes(std::span(&header, 1)));
     return true;
 }
 
-bool VsockDriver::take(StreamSink& sink) {
-    const uint32_t before = in_flight_;
-    take_sent(sink);
-    const bool received = take_received(sink);
-    if (any_owes_) {
-        send_owed();
-    }
-    return received || in_flight_ != before;
-}
-
-void VsockDriver::take_sent(StreamSink& sink) {
-    // No more than the ring holds.
-    for (uint32_t left = queues_[1]->size(); left > 0; --left) {
-        const auto completion = queues_[1]->poll_used();
-        if (!completion) {
-            return;
-        }
-        const auto number = static_cast<uint32_t>(completion->token);
-        if (number >= plan_.depth) {
-            free_control_.push_back(number);
-            continue;
-        }
-        free_slots_.push_back(number);
-        --in_flight_;
-        sink.on_returned(slots_[number].segments[1].length, slots_[number].sent);
-    }
-}
-
-bool VsockDriver::take_received(StreamSink& sink) {
-    bool any = false;
-    for (uint32_t left = kPacketsAtATime; left > 0; --left) {
-        const auto completion = queues_[0]->poll_used();
-        if (!completion) {
-            break;
-        }
-        any = true;
-        const size_t number = completion->token;
-        const uint32_t length = std::min(completion->length, kReceiveBytes);
-        on_packet(sink, std::span(receive_data_[number], length));
-        OUTRIGGER_ASSERT(queues_[0]->try_add(std::span(&receive_buffers_[number], 1), number));
-    }
-    any_taken_ = any_taken_ || any;
-    return any;
-}
-
-void VsockDriver::on_packet(StreamSink& sink, std::span<const std::byte> packet) {
-    PacketHeader header;
+void VsockDriver::on_buffer(StreamSink& sink, std::span<const std::byte> packet) {
+    WirePacket header;
     if (packet.size() < sizeof header) {
         lose("a packet is shorter than its header");
         return;
@@ -327,28 +231,33 @@ void VsockDriver::on_packet(StreamSink& sink, std::span<const std::byte> packet)
     std::memcpy(&header, packet.data(), sizeof header);
     const uint32_t number = header.destination_port - kGuestPort;
     if (header.length != packet.size() - sizeof header || header.destination_cid != cid_ ||
+        header.source_cid != kHostCid || header.type != VIRTIO_VSOCK_TYPE_STREAM ||
         number >= connections_.size()) {
-        lose("a packet is not for this guest, or not as long as it says");
+        lose("a packet is not of the host for this guest, or not as long as it says");
         return;
     }
     Connection& connection = connections_[number];
+    const bool begins = header.op == VIRTIO_VSOCK_OP_REQUEST && !connection.established;
+    if (!begins && header.source_port != connection.host_port) {
+        lose(fmt::format("connection {} has got a packet of another one", number));
+        return;
+    }
     connection.peer_allocated = header.allocated;
     connection.peer_forwarded = header.forwarded;
     switch (header.op) {
         case VIRTIO_VSOCK_OP_REQUEST:
+            if (!begins) {
+                lose(fmt::format("connection {} was asked for once more", number));
+                return;
+            }
             connection.host_port = header.source_port;
-            connection.established = try_send_control(number, VIRTIO_VSOCK_OP_RESPONSE);
+            connection.established = try_send_packet(number, VIRTIO_VSOCK_OP_RESPONSE);
             return;
         case VIRTIO_VSOCK_OP_RESPONSE:
             connection.established = true;
             return;
         case VIRTIO_VSOCK_OP_RW:
-            connection.received += header.length;
-            // As Linux does: the host's side has half of the window left when it hears of the rest.
-            connection.owes_credit =
-                connection.owes_credit || connection.received - connection.told >= kCredit / 2;
-            any_owes_ = any_owes_ || connection.owes_credit;
-            sink.on_received(number, packet.subspan(sizeof header));
+            on_data(sink, number, packet.subspan(sizeof header));
             return;
         case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
             return;
@@ -362,24 +271,31 @@ void VsockDriver::on_packet(StreamSink& sink, std::span<const std::byte> packet)
     }
 }
 
+void VsockDriver::on_data(StreamSink& sink, uint32_t number, std::span<const std::byte> data) {
+    Connection& connection = connections_[number];
+    connection.received += static_cast<uint32_t>(data.size());
+    const uint32_t untold = connection.received - connection.told;
+    if (untold > kCredit) {
+        lose(fmt::format("connection {} was sent more than it gave credit for", number));
+        return;
+    }
+    // As Linux does: the host's side has half of the window left when it hears of the rest.
+    connection.owes_credit = connection.owes_credit || untold >= kCredit / 2;
+    any_owes_ = any_owes_ || connection.owes_credit;
+    sink.on_received(number, data);
+}
+
 /// The credit updates that are due, as far as there is room for them.
-void VsockDriver::send_owed() {
+void VsockDriver::on_taken() {
+    if (!any_owes_) {
+        return;
+    }
     any_owes_ = false;
     for (uint32_t i = 0; i < connections_.size(); ++i) {
-        if (connections_[i].owes_credit && !try_send_control(i, VIRTIO_VSOCK_OP_CREDIT_UPDATE)) {
+        if (connections_[i].owes_credit && !try_send_packet(i, VIRTIO_VSOCK_OP_CREDIT_UPDATE)) {
             any_owes_ = true;
         }
     }
-}
-
-uint32_t VsockDriver::publish() {
-    const bool first = std::exchange(any_taken_, false) && queues_[0]->publish_and_kick();
-    const bool second = std::exchange(any_sent_, false) && queues_[1]->publish_and_kick();
-    return (first ? 1U : 0U) + (second ? 1U : 0U);
-}
-
-void VsockDriver::lose(std::string words) {
-    complaint_ = complaint_.empty() ? std::move(words) : complaint_;
 }
 
 }  // namespace outrigger::bench

@@ -106,7 +106,9 @@ Result<Mapping> Mapping::map_file_behind_page(int fd, uint64_t offset, size_t le
     }
     constexpr int kAccess = PROT_READ | PROT_WRITE;
     const size_t total = static_cast<size_t>(pages.page_bytes) + pages.bytes;
-    void* const base = ::mmap(nullptr, total, kAccess, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    // Only room for the file at first, of which nothing is accounted for: that may be large.
+    void* const base =
+        ::mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) {
         return failure(error_from_errno("cannot map memory"));
     }
@@ -115,8 +117,9 @@ Result<Mapping> Mapping::map_file_behind_page(int fd, uint64_t offset, size_t le
     mapping.map_length_ = total;
     mapping.data_ = mapping.map_base_ + pages.page_bytes;
     mapping.size_ = length;
-    if (::mmap(mapping.data_, pages.bytes, kAccess, MAP_SHARED | MAP_FIXED, fd, pages.start) ==
-        MAP_FAILED) {
+    constexpr int kShared = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+    if (::mprotect(mapping.map_base_, static_cast<size_t>(pages.page_bytes), kAccess) != 0 ||
+        ::mmap(mapping.data_, pages.bytes, kAccess, kShared, fd, pages.start) == MAP_FAILED) {
         return failure(error_from_errno("cannot map the memory file"));
     }
     platform::keep_out_of_core_files(mapping.whole());

@@ -70,16 +70,20 @@ struct PipeEnds {
 /// sendmsg() that never waits, and raises no SIGPIPE on sockets made by the functions above.
 [[nodiscard]] ssize_t send_message(int socket, const msghdr& message);
 
-/// A message and how much of it was sent, laid out as Linux has them (struct mmsghdr).
+/// A message and how much of it was sent or received, laid out as Linux has them (struct mmsghdr).
 struct NotedMessage {
     msghdr message{};
-    unsigned sent = 0;  ///< bytes
+    unsigned moved = 0;  ///< bytes
 };
 
-/// send_message() that notes in `noted.sent`, within the system call that sends: where that lies
+/// send_message() that notes in `noted.moved`, within the system call that sends: where that lies
 /// in shared memory, it says of a process that was killed whether it has sent. Where the system has
-/// no such call the note follows the deed.
+/// no such call the note follows the deed. Returns no more than the message has, whoever else
+/// writes to the note.
 [[nodiscard]] ssize_t send_noted_message(int socket, NotedMessage& noted);
+
+/// recvmsg() that never waits, with more `flags` if need be, noted in the same way.
+[[nodiscard]] ssize_t receive_noted_message(int socket, NotedMessage& noted, int flags = 0);
 
 /// Gives a Unix socket, which may be connected, a name of its own that leaves no file behind,
 /// unless it has a name. False where the system has no such names, or none to spare.

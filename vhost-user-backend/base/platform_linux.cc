@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 
@@ -100,16 +102,39 @@ ssize_t send_message(int socket, const msghdr& message) {
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-ssize_t send_noted_message(int socket, NotedMessage& noted) {
+namespace {
+
+mmsghdr* as_kernel_has_it(NotedMessage& noted) {
     static_assert(sizeof(NotedMessage) == sizeof(mmsghdr));
-    static_assert(offsetof(NotedMessage, sent) == offsetof(mmsghdr, msg_len));
+    static_assert(offsetof(NotedMessage, moved) == offsetof(mmsghdr, msg_len));
     // SAFETY: the same members in the same places, and the C library's declaration is all that
     // knows mmsghdr: the kernel reads and writes bytes.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    auto* const message = reinterpret_cast<mmsghdr*>(&noted);
+    return reinterpret_cast<mmsghdr*>(&noted);
+}
+
+/// What the kernel wrote there: others who have the memory may have changed it since.
+ssize_t bytes_moved(NotedMessage& noted) {
+    // Relaxed: one read of what a system call of this thread wrote.
+    const size_t moved = std::atomic_ref(noted.moved).load(std::memory_order_relaxed);
+    size_t room = 0;
+    for (size_t i = 0; i < noted.message.msg_iovlen; ++i) {
+        room += noted.message.msg_iov[i].iov_len;
+    }
+    return static_cast<ssize_t>(std::min(moved, room));
+}
+
+}  // namespace
+
+ssize_t send_noted_message(int socket, NotedMessage& noted) {
     // Between sending and writing msg_len the kernel looks at no signal.
-    const int count = ::sendmmsg(socket, message, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    return count < 0 ? -1 : static_cast<ssize_t>(noted.sent);
+    const int count = ::sendmmsg(socket, as_kernel_has_it(noted), 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return count < 0 ? -1 : bytes_moved(noted);
+}
+
+ssize_t receive_noted_message(int socket, NotedMessage& noted, int flags) {
+    const int count = ::recvmmsg(socket, as_kernel_has_it(noted), 1, flags | MSG_DONTWAIT, nullptr);
+    return count < 0 ? -1 : bytes_moved(noted);
 }
 
 bool name_socket(int socket) {

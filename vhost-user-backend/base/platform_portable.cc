@@ -150,7 +150,13 @@ ssize_t send_message(int socket, const msghdr& message) {
 
 ssize_t send_noted_message(int socket, NotedMessage& noted) {
     const ssize_t count = send_message(socket, noted.message);
-    noted.sent = count > 0 ? static_cast<unsigned>(count) : 0;
+    noted.moved = count > 0 ? static_cast<unsigned>(count) : 0;
+    return count;
+}
+
+ssize_t receive_noted_message(int socket, NotedMessage& noted, int flags) {
+    const ssize_t count = ::recvmsg(socket, &noted.message, flags | MSG_DONTWAIT);
+    noted.moved = count > 0 ? static_cast<unsigned>(count) : 0;
     return count;
 }
 

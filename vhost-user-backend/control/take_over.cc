@@ -14,7 +14,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kAnswer = SIGUSR2;
-constexpr int kStep = SIGUSR1;
+
+/// Of those signals each that was sent arrives, in order, and not one of them all.
+int step_signal() {
+    return SIGRTMIN;
+}
 
 void send(pid_t process, int signal_number, int number) {
     if (process > 0) {
@@ -31,16 +35,33 @@ timespec until(Clock::time_point deadline) {
     return {.tv_sec = seconds.count(), .tv_nsec = rest.count()};
 }
 
+sigset_t set_of(int signal_number) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, signal_number);
+    return set;
+}
+
+void take_step(const siginfo_t& info,
+               pid_t keeper,
+               const std::function<void(TakeOverStep)>& on_step) {
+    const int said = info.si_value.sival_int;
+    if (info.si_code == SI_QUEUE && info.si_pid == keeper &&
+        (said == static_cast<int>(TakeOverStep::kStarting) ||
+         said == static_cast<int>(TakeOverStep::kHandingOver))) {
+        on_step(static_cast<TakeOverStep>(said));
+    }
+}
+
 }  // namespace
 
 Result<TakeOverOutcome> ask_take_over(pid_t keeper,
                                       TakeOverRequest request,
                                       std::chrono::milliseconds patience,
                                       const std::function<void(TakeOverStep)>& on_step) {
-    sigset_t awaited;
-    sigemptyset(&awaited);
+    const sigset_t steps = set_of(step_signal());
+    sigset_t awaited = steps;
     sigaddset(&awaited, kAnswer);
-    sigaddset(&awaited, kStep);
     ::sigprocmask(SIG_BLOCK, &awaited, nullptr);
     sigval value{};
     value.sival_int = static_cast<int>(request);
@@ -60,16 +81,18 @@ Result<TakeOverOutcome> ask_take_over(pid_t keeper,
             return failure(Error{.message = "process " + std::to_string(keeper) +
                                             " does not answer: is it a keeper?"});
         }
+        if (number == step_signal()) {
+            take_step(info, keeper, on_step);
+            continue;
+        }
         if (info.si_code != SI_QUEUE || info.si_pid != keeper) {
             continue;
         }
         const int said = info.si_value.sival_int;
-        if (number == kStep) {
-            if (said == static_cast<int>(TakeOverStep::kStarting) ||
-                said == static_cast<int>(TakeOverStep::kHandingOver)) {
-                on_step(static_cast<TakeOverStep>(said));
-            }
-            continue;
+        // The kernel gives signals of lower numbers first, whichever came first.
+        const timespec at_once{};
+        while (::sigtimedwait(&steps, &info, &at_once) > 0 && Clock::now() < deadline) {
+            take_step(info, keeper, on_step);
         }
         const bool is_known = said == static_cast<int>(TakeOverOutcome::kTaken) ||
                               said == static_cast<int>(TakeOverOutcome::kRolledBack);
@@ -82,7 +105,7 @@ void answer_take_over(pid_t asked_by, TakeOverOutcome outcome) {
 }
 
 void tell_take_over_step(pid_t asked_by, TakeOverStep step) {
-    send(asked_by, kStep, static_cast<int>(step));
+    send(asked_by, step_signal(), static_cast<int>(step));
 }
 
 }  // namespace outrigger::control

@@ -25,7 +25,7 @@ enum class TakeOverOutcome : int {
     kRolledBack = 3,  ///< it did not serve in time: the binary before does again
 };
 
-/// Told by SIGUSR1, to those who asked for it. A later one may take the place of an earlier one.
+/// Told by SIGRTMIN, to those who asked for it; all of them before the outcome.
 enum class TakeOverStep : int {
     kStarting = 1,     ///< the program starts, beside the one that serves
     kHandingOver = 2,  ///< it is there: the one before is told to go

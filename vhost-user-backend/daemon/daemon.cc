@@ -28,29 +28,21 @@ class KeeperOfDevice final : public DeviceKeeper {
     KeeperOfDevice(DescriptorStore& store, std::string prefix)
         : store_(store), prefix_(std::move(prefix)) {}
 
+    bool goes_on() const override { return store_.goes_on(); }
+
+    bool can_hand_back() const override { return store_.takes_over(); }
+
     Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
         return store_.keep_memory(full(name), bytes);
     }
 
-    UniqueFd find(std::string_view name) override {
-        const std::string full_name = full(name);
-        UniqueFd found = store_.open(full_name);
-        if (found.valid()) {
-            store_.claim(full_name);
-        }
-        return found;
-    }
+    UniqueFd take(std::string_view name) override { return store_.take(full(name)); }
 
     bool keep_open(std::string_view name, int fd) override {
-        const std::string wanted = full(name);
-        const std::string given = store_.keep(wanted, fd);
-        if (!given.empty() && given != wanted) {
-            store_.forget(given);
-        }
-        return given == wanted;
+        return store_.keep_open(full(name), fd);
     }
 
-    void forget(std::string_view name) override { store_.forget(full(name)); }
+    void forget(std::string_view name) override { store_.forget_open(full(name)); }
 
   private:
     [[nodiscard]] std::string full(std::string_view name) const {
@@ -129,49 +121,9 @@ Result<void> Daemon::create_device(size_t index) {
             *store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
     }
     const bool is_kept = served.keeper != nullptr && program_.create_kept_device != nullptr;
-    const bool again =
-        store_ != nullptr && store_->goes_on() && program_.recreate_device != nullptr;
-    const auto create = again ? program_.recreate_device : program_.create_device;
     served.device = OUTRIGGER_TRY(is_kept ? program_.create_kept_device(values, *served.keeper)
-                                          : create(values));
-    OUTRIGGER_TRY(check_device(*served.device));
-    return prepare(index);
-}
-
-Result<void> Daemon::prepare(size_t index) {
-    class OfDevice final : public KeptMemory {
-      public:
-        OfDevice(DescriptorStore& store, std::string prefix)
-            : store_(store), prefix_(std::move(prefix)) {}
-
-        Result<UniqueFd> keep(std::string_view name, size_t bytes) override {
-            return store_.keep_memory(prefix_ + std::string(name), bytes);
-        }
-
-        std::unique_ptr<KeptDescriptors> descriptors() override {
-            return store_.descriptors(prefix_);
-        }
-
-        UniqueFd take(std::string_view name) override {
-            return store_.take(prefix_ + std::string(name));
-        }
-
-        bool can_hand_back() const override { return store_.takes_over(); }
-
-      private:
-        DescriptorStore& store_;
-        std::string prefix_;
-    };
-
-    Device& device = *served_[index].device;
-    if (program_.prepare == nullptr) {
-        return {};
-    }
-    if (store_ == nullptr) {
-        return program_.prepare(device, nullptr);
-    }
-    OfDevice memory(*store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
-    return program_.prepare(device, &memory);
+                                          : program_.create_device(values));
+    return check_device(*served.device);
 }
 
 Daemon::ListenerNames Daemon::listener_names(size_t index) {
@@ -414,9 +366,6 @@ Result<void> Daemon::take_kept_sessions() {
             return failure(std::move(error));
         }
         log(LogLevel::kError, "{}", error.message);
-        if (program_.create_kept_device != nullptr) {
-            served_[i].device->reset();  // as at the end of any session
-        }
     }
     store_->release();
     for (size_t i = 0; i < served_.size(); ++i) {

@@ -63,7 +63,6 @@ class Daemon final {
     [[noreturn]] void hand_back(std::string_view reason) const;
     [[nodiscard]] Result<void> open();
     [[nodiscard]] Result<void> create_device(size_t index);
-    [[nodiscard]] Result<void> prepare(size_t index);
     [[nodiscard]] Result<void> open_userfaults();
     void add_extras(const OptionValues& values);
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,

@@ -236,35 +236,34 @@ Result<UniqueFd> DescriptorStore::keep_memory(const std::string& name, size_t by
     return fd;
 }
 
+// Each open file of a device comes once and under one name, so nothing is counted, or compared with
+// what systemd has.
+
 UniqueFd DescriptorStore::take(const std::string& name) {
     const auto found = given_.extract(name);
-    return found.empty() ? UniqueFd() : std::move(found.mapped());
+    if (found.empty()) {
+        return {};
+    }
+    const std::lock_guard lock(mutex_);
+    open_.insert(name);
+    return std::move(found.mapped());
 }
 
-std::unique_ptr<KeptDescriptors> DescriptorStore::descriptors(std::string prefix) {
-    // Each open file comes once and under one name, so nothing is counted, or compared with what
-    // systemd has.
-    class OfDevice final : public KeptDescriptors {
-      public:
-        OfDevice(const DescriptorStore& store, std::string prefix)
-            : store_(store), prefix_(std::move(prefix)) {}
+bool DescriptorStore::keep_open(const std::string& name, int fd) {
+    const std::lock_guard lock(mutex_);
+    if (given_up_ || !send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
+        return false;
+    }
+    open_.insert(name);
+    return true;
+}
 
-        bool keep(std::string_view name, int fd) override {
-            return !store_.given_up_ &&
-                   store_.send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + prefix_ + std::string(name), fd);
-        }
-
-        void forget(std::string_view name) override {
-            // If the keeper does not hear of it, it has gone, and with it what it had.
-            (void)store_.send("FDSTOREREMOVE=1\nFDNAME=" + prefix_ + std::string(name));
-        }
-
-      private:
-        const DescriptorStore& store_;
-        const std::string prefix_;
-    };
-
-    return std::make_unique<OfDevice>(*this, std::move(prefix));
+void DescriptorStore::forget_open(const std::string& name) {
+    const std::lock_guard lock(mutex_);
+    if (open_.erase(name) > 0) {
+        // If the keeper does not hear of it, it has gone, and with it what it had.
+        (void)send("FDSTOREREMOVE=1\nFDNAME=" + name);
+    }
 }
 
 void DescriptorStore::release() {
@@ -297,7 +296,11 @@ void DescriptorStore::give_up(std::string_view reason) {
     for (const auto& [name, uses] : uses_) {
         (void)send("FDSTOREREMOVE=1\nFDNAME=" + name);
     }
+    for (const std::string& name : open_) {
+        (void)send("FDSTOREREMOVE=1\nFDNAME=" + name);
+    }
     uses_.clear();
+    open_.clear();
     kept_.clear();
 }
 

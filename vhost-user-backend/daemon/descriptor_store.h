@@ -8,13 +8,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/session/session_journal.h"
 
 namespace outrigger {
@@ -62,15 +62,13 @@ class DescriptorStore final : public DescriptorKeeper {
     /// The name is in use once more than by the keep() of its process.
     void claim(const std::string& name);
 
-    /// KeptMemory::keep(), with a name for all devices. Before release().
+    // Of devices: see DeviceKeeper. Names are of all devices. The first two before release(), the
+    // others on any thread.
+
     [[nodiscard]] Result<UniqueFd> keep_memory(const std::string& name, size_t bytes);
-
-    /// KeptMemory::descriptors(), whose names all begin with `prefix`. They go before this object
-    /// does; any thread may have them.
-    [[nodiscard]] std::unique_ptr<KeptDescriptors> descriptors(std::string prefix);
-
-    /// KeptMemory::take(), with a name for all devices.
     [[nodiscard]] UniqueFd take(const std::string& name);
+    [[nodiscard]] bool keep_open(const std::string& name, int fd);
+    void forget_open(const std::string& name);
 
     /// Everything that is needed of the process before has been opened and claimed: closes what we
     /// were given, and forgets what nobody has claimed.
@@ -109,6 +107,7 @@ class DescriptorStore final : public DescriptorKeeper {
     std::map<std::string, UniqueFd, std::less<>> given_;
     std::mutex mutex_;  // what follows
     std::map<std::string, size_t> uses_;
+    std::set<std::string, std::less<>> open_;  // of devices
     // Systemd drops a descriptor of an open file that it has under another name, and does not say
     // so: what it has, to compare with. Empty where the keeper is our parent.
     std::map<std::string, UniqueFd> kept_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What of a device is there again when its process was killed and another one goes on: memory,
-/// and descriptors of what it has open.
+/// What of a device is there again when its process was killed and another one goes on with its
+/// sessions: memory for what guests have been told and what is nowhere else yet, and descriptors of
+/// what it has open.
 #pragma once
 
 #include <cstddef>
@@ -11,23 +12,38 @@
 
 namespace outrigger {
 
-/// Lives as long as the device. Names are of letters, digits and dots, and the device's own.
+/// Lives as long as the device. Names are of letters, digits, dots and '-', and the device's own.
 class DeviceKeeper {
   public:
     virtual ~DeviceKeeper() = default;
 
-    /// As KeptMemory::keep().
+    // --- Main thread, while the device is created ------------------------------------------------
+
+    /// Is this not the first process of the daemon? Then guests have the device, and what it stands
+    /// on may come back: it is waited for.
+    [[nodiscard]] virtual bool goes_on() const = 0;
+
+    /// Another program serves again if this one says that it cannot go on: so it should, where it
+    /// does not understand what it finds.
+    [[nodiscard]] virtual bool can_hand_back() const = 0;
+
+    /// A descriptor of `bytes` of shared memory, which the keeper has as well. What another process
+    /// of the daemon left under that name, where it is of that size: it may say anything. Else it
+    /// is zeroed.
     [[nodiscard]] virtual Result<UniqueFd> keep(std::string_view name, size_t bytes) = 0;
 
-    /// A descriptor of the open file that another process of the daemon kept under that name;
-    /// invalid when there is none. It is kept on. Main thread, while the device is created.
-    [[nodiscard]] virtual UniqueFd find(std::string_view name) = 0;
+    /// The open file that another process of the daemon kept under that name, and that is kept on;
+    /// once. Invalid: there is none. What nobody takes, the keeper closes before the device serves.
+    [[nodiscard]] virtual UniqueFd take(std::string_view name) = 0;
 
-    /// Keeps another descriptor of the same open file under a name that is not in use. False: it
-    /// cannot be kept. A keeper that has no room for it tells nobody. Any thread.
+    // --- Any thread ------------------------------------------------------------------------------
+
+    /// The keeper has the open file as well, from now on. `fd` is borrowed, and of an open file
+    /// that nobody keeps yet; `name` is not in use. False: it cannot be kept. A keeper that has no
+    /// room for it tells nobody.
     [[nodiscard]] virtual bool keep_open(std::string_view name, int fd) = 0;
 
-    /// The keeper closes what it has under that name. Any thread.
+    /// Closes what the keeper has under that name, a moment later.
     virtual void forget(std::string_view name) = 0;
 };
 

@@ -8,7 +8,6 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
-#include "vhost-user-backend/daemon/kept_memory.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/system_call_rule.h"
 #include "vhost-user-backend/device.h"
@@ -23,8 +22,8 @@ struct DeviceProgram {
     std::span<const std::string_view> capabilities{};  ///< "features" of --print-capabilities
     /// Opens what the device needs, before privileges are dropped. An error is one of run time.
     Result<std::unique_ptr<Device>> (*create_device)(const OptionValues& values);
-    /// In place of create_device() where there is a keeper, for a device that keeps what it opens,
-    /// and goes on with what the process before had open. May be null: it opens everything anew.
+    /// In place of create_device() where there is a keeper, for a device that has something kept
+    /// and goes on with what the process before left. May be null: it opens everything anew.
     Result<std::unique_ptr<Device>> (*create_kept_device)(const OptionValues& values,
                                                           DeviceKeeper& keeper) = nullptr;
     /// What the table cannot say: required options, and options that exclude each other. An error
@@ -42,13 +41,6 @@ struct DeviceProgram {
     /// Can another process go on with the device, when this one was killed? Not with a disk whose
     /// contents are in its memory: then nobody starts it again. May be null: it can.
     bool (*can_go_on)(const OptionValues& values) = nullptr;
-    /// Behind create_device(): the device asks for what another process is to find, takes up what
-    /// it finds itself, and opens what it could not before that. `memory` is null where there is no
-    /// keeper. An error is one of run time. May be null: it has nothing of that kind.
-    Result<void> (*prepare)(Device& device, KeptMemory* memory) = nullptr;
-    /// As create_device(), in a process that goes on with what one before it left: guests have the
-    /// device, so what may come back is waited for. May be null: create_device().
-    Result<std::unique_ptr<Device>> (*recreate_device)(const OptionValues& values) = nullptr;
 };
 
 /// main() of every daemon. Returns the exit status: 0 after SIGTERM or SIGINT, or a disconnect with

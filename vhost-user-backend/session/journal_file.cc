@@ -34,12 +34,12 @@ struct CopyHeader {
 
 static_assert(sizeof(CopyHeader) == 24);
 
-/// Of the page at kNoteAt: NotedMessage::sent, and the sequence number of the copy that has the
+/// Of the page at kNoteAt: NotedMessage::moved, and the sequence number of the copy that has the
 /// reply. The rest of the NotedMessage lies before that page, in memory that is ours alone: whoever
 /// else has the file must neither learn where our memory is nor say what the kernel is to send.
 constexpr size_t kNoteSequenceAt = 8;
 constexpr size_t kNoteBytes = 16;
-static_assert(sizeof(platform::NotedMessage) - offsetof(platform::NotedMessage, sent) <=
+static_assert(sizeof(platform::NotedMessage) - offsetof(platform::NotedMessage, moved) <=
               kNoteSequenceAt);
 
 constexpr size_t kCopyBytes = sizeof(CopyHeader) + JournalFile::kContentBytesMax;
@@ -62,7 +62,7 @@ std::atomic_ref<uint64_t> word_at(const Mapping& mapping, size_t offset) {
 }
 
 platform::NotedMessage& noted_message(const Mapping& note) {
-    constexpr size_t kBefore = offsetof(platform::NotedMessage, sent);
+    constexpr size_t kBefore = offsetof(platform::NotedMessage, moved);
     static_assert(kBefore % alignof(platform::NotedMessage) == 0);
     // SAFETY: a page is before what is mapped, so it is all there, and aligned; it lives as long as
     // the journal. Any bytes are such a message, and who sends it writes its pointers first.
@@ -154,7 +154,7 @@ std::optional<JournalFile::Content> JournalFile::read() const {
     const bool is_its = word >> kStepBits == newest->sequence;
     const bool noted =
         word_at(note_, kNoteSequenceAt).load(std::memory_order_relaxed) == newest->sequence;
-    const std::atomic_ref<unsigned> sent(noted_message(note_).sent);
+    const std::atomic_ref<unsigned> sent(noted_message(note_).moved);
     return Content{.bytes = std::move(newest->bytes),
                    .progress = is_its ? static_cast<Progress>(word & kStepMask) : newest->progress,
                    .sent = noted ? std::optional<uint32_t>(sent.load(std::memory_order_relaxed))

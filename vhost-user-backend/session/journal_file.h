@@ -55,7 +55,7 @@ class JournalFile final {
     void set_progress(Progress progress);
 
     /// set_progress(kReplying), and where to note how much of the reply is sent: until the next
-    /// write(). Of the message alone `sent` is in the file.
+    /// write(). Of the message alone `moved` is in the file.
     [[nodiscard]] platform::NotedMessage& begin_reply();
 
     /// A number beside all that, for what changes more often than the content.

@@ -93,8 +93,7 @@ void Session::Impl::note_device() {
                 break;
         }
     }
-    if (changed && !abilities_.keeps_itself &&
-        (abilities_.saves_while_running || !any_ring_running())) {
+    if (changed && (abilities_.saves_while_running || !any_ring_running())) {
         const auto sections = environment_.device.save_state();
         journal.keep_device(sections ? std::optional(write_sections(*sections)) : std::nullopt);
     }

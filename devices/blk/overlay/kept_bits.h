@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The bits of an overlay's clusters in memory that outlives the process (KeptMemory). A guest that
-/// does not notice that its disk's process was killed must find what it wrote, flushed or not; the
-/// data is in the layer then, and without its bit nobody would look there.
+/// The bits of an overlay's clusters in memory that outlives the process (DeviceKeeper). A guest
+/// that does not notice that its disk's process was killed must find what it wrote, flushed or not;
+/// the data is in the layer then, and without its bit nobody would look there.
 #pragma once
 
 #include <cstddef>

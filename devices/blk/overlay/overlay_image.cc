@@ -118,12 +118,12 @@ Result<void> OverlayImage::settle_properties(const OverlaySettings& settings) {
     return {};
 }
 
-Result<void> OverlayImage::keep_memory(KeptMemory& memory) {
+Result<void> OverlayImage::keep_memory(DeviceKeeper& keeper) {
     if (committer_ == nullptr) {
         return {};
     }
     const LayerGeometry& geometry = parts_.journal->geometry();
-    const UniqueFd fd = OUTRIGGER_TRY(memory.keep("bits", KeptBits::bytes(geometry)));
+    const UniqueFd fd = OUTRIGGER_TRY(keeper.keep("bits", KeptBits::bytes(geometry)));
     kept_bits_ = OUTRIGGER_TRY(KeptBits::open(fd.get(), parts_.journal->header(), geometry));
     map_.keep_in(kept_bits_->words());
     return {};

@@ -56,7 +56,7 @@ class OverlayImage final : public Image {
 
     /// Takes up the bits of clusters that a process before wrote and did not commit. A read-only
     /// overlay has none.
-    [[nodiscard]] Result<void> keep_memory(KeptMemory& memory) override;
+    [[nodiscard]] Result<void> keep_memory(DeviceKeeper& keeper) override;
 
     [[nodiscard]] const OverlayCounters& counters() const { return counters_; }
 

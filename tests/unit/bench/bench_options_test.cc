@@ -106,6 +106,13 @@ TEST(BenchOptions, RingHasRoomForTheDepth) {
     // And 32 packets without data.
     EXPECT_EQ(parse({"vsock", "--a=s", "--a-host=h", "--depth=112"})->ring_size, 256);
     EXPECT_EQ(parse({"vsock", "--a=s", "--a-host=h", "--depth=113"})->ring_size, 512);
+    EXPECT_EQ(parse({"net", "--a=s", "--a-host=h", "--depth=129"})->ring_size, 512);
+}
+
+TEST(BenchOptions, DepthThatNoRingHasRoomForIsRefused) {
+    EXPECT_EQ(parse({"fs", "--a=s", "--depth=5461"})->ring_size, 32768);
+    EXPECT_EQ(refusal({"fs", "--a=s", "--depth=5462"}),
+              "--depth of fs is at most 5461: a ring has no room for more");
 }
 
 TEST(BenchOptions, RingThatIsTooSmallIsRefused) {
@@ -119,7 +126,7 @@ TEST(BenchOptions, RingThatIsTooSmallIsRefused) {
 TEST(BenchOptions, WithoutAWorkloadThereIsNothingToDo) {
     EXPECT_NE(refusal({}), "");
     EXPECT_NE(refusal({"--a=s"}), "");
-    EXPECT_NE(refusal({"net", "--a=s"}), "");
+    EXPECT_NE(refusal({"gpu", "--a=s"}), "");
     EXPECT_NE(refusal({"blk"}), "");
     EXPECT_NE(refusal({""}), "");
 }
@@ -158,6 +165,7 @@ TEST(BenchOptions, WhatIsOfOneDeviceIsRefusedForAnother) {
     EXPECT_EQ(refusal({"fs", "--a=s", "--a-host=h"}), "--a-host is not of fs");
     EXPECT_EQ(refusal({"console", "--a=s", "--a-host=h", "--connections=2"}),
               "--connections is not of console");
+    EXPECT_EQ(refusal({"net", "--a=s", "--a-host=h", "--port=2"}), "--port is not of net");
 }
 
 TEST(BenchOptions, EachDeviceHasItsAccesses) {
@@ -166,10 +174,56 @@ TEST(BenchOptions, EachDeviceHasItsAccesses) {
     EXPECT_EQ(refusal({"vsock", "--a=s", "--a-host=h", "--rw=stalled"}),
               "--rw=stalled is not of vsock");
     EXPECT_EQ(refusal({"fs", "--a=s", "--rw=flush"}), "--rw=flush is not of fs");
+    EXPECT_EQ(refusal({"console", "--a=s", "--a-host=h", "--rw=echo"}),
+              "--rw=echo is not of console");
     EXPECT_EQ(parse({"vsock", "--a=s", "--a-host=h"})->access, Access::kToHost);
     EXPECT_EQ(parse({"console", "--a=s", "--a-host=h"})->access, Access::kToHost);
     EXPECT_EQ(parse({"fs", "--a=s"})->access, Access::kRandRead);
     EXPECT_EQ(parse({"fs", "--a=s", "--rw=readdirplus"})->access, Access::kReadDirectory);
+}
+
+TEST(BenchOptions, WhatChangesNothingIsRefused) {
+    EXPECT_EQ(refusal({"blk", "--a=s", "--rwmixread=3"}),
+              "--rwmixread changes nothing of --rw=randread");
+    EXPECT_TRUE(parse({"blk", "--a=s", "--rwmixread=3", "--rw=randrw"}));
+    EXPECT_NE(refusal({"blk", "--a=s", "--flush-every=3", "--rw=flush"}), "");
+    EXPECT_NE(refusal({"fs", "--a=s", "--files=3"}), "");
+    EXPECT_TRUE(parse({"fs", "--a=s", "--files=3", "--rw=create"}));
+    for (const char* const access : {"--rw=getattr", "--rw=lookup", "--rw=stat"}) {
+        EXPECT_NE(refusal({"fs", "--a=s", access, "--bs=8k"}), "");
+    }
+    for (const char* const access : {"--rw=getattr", "--rw=create", "--rw=readdirplus"}) {
+        EXPECT_NE(refusal({"fs", "--a=s", access, "--size=1M"}), "");
+        EXPECT_NE(refusal({"fs", "--a=s", access, "--direct"}), "");
+    }
+    EXPECT_TRUE(parse({"fs", "--a=s", "--rw=readdirplus", "--bs=8k"}));
+    EXPECT_NE(refusal({"vsock", "--a=s", "--a-host=h", "--rw=to-guest", "--depth=3"}), "");
+    for (const char* const access : {"--rw=to-guest", "--rw=round-trip"}) {
+        EXPECT_NE(refusal({"console", "--a=s", "--a-host=h", access, "--rate=1M"}), "");
+    }
+    EXPECT_NE(refusal({"net", "--a=s", "--a-host=h", "--rw=echo"}), "");
+    EXPECT_NE(refusal({"net", "--a=s", "--b=t", "--b-host=h", "--rw=echo"}), "");
+}
+
+TEST(BenchOptions, WhatHoldsNothingCannotBeVerified) {
+    EXPECT_EQ(refusal({"fs", "--a=s", "--rw=create", "--verify"}),
+              "--verify changes nothing of --rw=create");
+    EXPECT_NE(refusal({"console", "--a=s", "--rw=stalled", "--verify"}), "");
+    EXPECT_TRUE(parse({"net", "--a=s", "--rw=echo", "--verify"}));
+}
+
+TEST(BenchOptions, BlocksOfANetworkAreFrames) {
+    EXPECT_EQ(parse({"net", "--a=s", "--a-host=h"})->block_bytes, 1514U);
+    EXPECT_EQ(parse({"console", "--a=s", "--a-host=h"})->block_bytes, 4096U);
+    EXPECT_EQ(parse({"net", "--a=s", "--a-host=h", "--bs=60"})->block_bytes, 60U);
+    EXPECT_TRUE(parse({"net", "--a=s", "--a-host=h", "--bs=65535"}));
+    EXPECT_EQ(refusal({"net", "--a=s", "--a-host=h", "--bs=59"}),
+              "--bs of net is a frame's: 60 to 65535");
+    EXPECT_NE(refusal({"net", "--a=s", "--a-host=h", "--bs=65536"}), "");
+    EXPECT_NE(refusal({"net", "--a=s"}), "");
+    // Nobody is there.
+    EXPECT_TRUE(parse({"net", "--a=s", "--rw=stalled"}));
+    EXPECT_TRUE(parse({"net", "--a=s", "--rw=echo"}));
 }
 
 TEST(BenchOptions, StreamsHaveTwoSides) {

@@ -2,9 +2,11 @@
 // The load of streams between two ends of socket pairs, in one thread, no back end.
 #include "tools/outrigger-bench/stream_load.h"
 
+#include <array>
 #include <chrono>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,6 +30,7 @@ class PairedGuest final : public StreamDriver {
         kDamagesToGuest,  ///< one bit of all that it receives
         kDoubles,         ///< what it receives
         kHoldsBack,       ///< what it is given
+        kEchoes,          ///< to itself
     };
 
     PairedGuest(uint32_t streams, Mood mood) : mood_(mood) {
@@ -39,7 +42,13 @@ class PairedGuest final : public StreamDriver {
         }
     }
 
-    std::vector<UniqueFd> take_host_ends() override { return std::move(host_); }
+    std::vector<UniqueFd> take_host_ends() override {
+        if (mood_ != Mood::kEchoes) {
+            return std::move(host_);
+        }
+        echo_ends_ = std::move(host_);
+        return std::vector<UniqueFd>(guest_.size());
+    }
 
     uint32_t try_send(uint32_t stream,
                       std::span<const std::byte> bytes,
@@ -52,10 +61,12 @@ class PairedGuest final : public StreamDriver {
         const size_t length = std::min<size_t>(bytes.size(), 100);
         std::vector<std::byte> sent(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(length));
         sent[0] ^= std::byte{mood_ == Mood::kDamagesToHost ? uint8_t{1} : uint8_t{0}};
-        if (mood_ != Mood::kHoldsBack &&
-            ::send(guest_[stream].get(), sent.data(), length, MSG_DONTWAIT) !=
+        if (mood_ != Mood::kHoldsBack && !thrown_away_) {
+            const UniqueFd& end = mood_ == Mood::kEchoes ? echo_ends_[stream] : guest_[stream];
+            if (::send(end.get(), sent.data(), length, MSG_DONTWAIT) !=
                 static_cast<ssize_t>(length)) {
-            return 0;
+                return 0;
+            }
         }
         sent_.emplace_back(static_cast<uint32_t>(length), now);
         return static_cast<uint32_t>(length);
@@ -83,6 +94,12 @@ class PairedGuest final : public StreamDriver {
         return any;
     }
 
+    /// Of the first stream. What is sent from now on is thrown away.
+    void hang_up() {
+        guest_[0].reset();
+        thrown_away_ = true;
+    }
+
     uint32_t publish() override { return 1; }
 
     [[nodiscard]] uint32_t in_flight() const override {
@@ -99,7 +116,90 @@ class PairedGuest final : public StreamDriver {
     const Mood mood_;
     std::vector<UniqueFd> guest_;
     std::vector<UniqueFd> host_;
+    std::vector<UniqueFd> echo_ends_;
+    bool thrown_away_ = false;
     std::deque<std::pair<uint32_t, driver::Deadline>> sent_;
+    std::string complaint_;
+};
+
+/// Blocks have heads at the host, which this one adds and takes off again.
+class FramedGuest final : public StreamDriver {
+  public:
+    /// `length`: what the heads to the host say.
+    FramedGuest(uint32_t block_bytes, uint8_t length) : block_bytes_(block_bytes) {
+        int ends[2] = {-1, -1};
+        EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+        guest_ = UniqueFd(ends[0]);
+        host_ = UniqueFd(ends[1]);
+        sent_head_[2] = static_cast<std::byte>(length);
+    }
+
+    std::vector<UniqueFd> take_host_ends() override {
+        std::vector<UniqueFd> ends;
+        ends.push_back(std::move(host_));
+        return ends;
+    }
+
+    [[nodiscard]] std::span<const std::byte> head_to_host() const override { return kHead; }
+
+    [[nodiscard]] std::span<const std::byte> head_to_guest() const override { return kHead; }
+
+    uint32_t try_send(uint32_t /*stream*/,
+                      std::span<const std::byte> bytes,
+                      bool /*copy*/,
+                      driver::Deadline now) override {
+        if (returned_) {
+            return 0;
+        }
+        EXPECT_EQ(bytes.size(), block_bytes_);
+        std::vector<std::byte> sent(sent_head_.begin(), sent_head_.end());
+        sent.insert(sent.end(), bytes.begin(), bytes.end());
+        // A byte at a time, so that heads come in pieces.
+        for (const std::byte& byte : sent) {
+            EXPECT_EQ(::send(guest_.get(), &byte, 1, 0), 1);
+        }
+        returned_ = now;
+        return static_cast<uint32_t>(bytes.size());
+    }
+
+    bool take(StreamSink& sink) override {
+        bool any = returned_.has_value();
+        if (any) {
+            sink.on_returned(block_bytes_, *returned_);
+            returned_.reset();
+        }
+        // An odd length, so that heads come in pieces here, too.
+        std::array<std::byte, 4099> bytes{};
+        const ssize_t got = ::recv(guest_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+        for (ssize_t i = 0; i < got; ++i) {
+            if (at_ < kHead.size()) {
+                EXPECT_EQ(bytes[static_cast<size_t>(i)], kHead[at_]);
+            } else {
+                sink.on_received(0, std::span(bytes).subspan(static_cast<size_t>(i), 1));
+            }
+            at_ = at_ + 1 == kHead.size() + block_bytes_ ? 0 : at_ + 1;
+        }
+        return any || got > 0;
+    }
+
+    uint32_t publish() override { return 0; }
+
+    [[nodiscard]] uint32_t in_flight() const override { return returned_ ? 1 : 0; }
+
+    std::span<driver::DriverQueue* const> queues() override { return {}; }
+
+    [[nodiscard]] const std::string& complaint() const override { return complaint_; }
+
+  private:
+    static constexpr std::array<std::byte, 3> kHead = {
+        std::byte{0xfe}, std::byte{0xed}, std::byte{5}};
+
+    const uint32_t block_bytes_;
+    std::array<std::byte, 3> sent_head_ = kHead;
+    UniqueFd guest_;
+    UniqueFd host_;
+    size_t at_ = 0;  // of a block and its head, as far as the guest has received it
+    std::optional<driver::Deadline> returned_;
     std::string complaint_;
 };
 
@@ -214,6 +314,82 @@ TEST(StreamLoad, RateBoundsWhatIsSent) {
     EXPECT_GT(counts.completed, 0U);
     EXPECT_LE(static_cast<double>(counts.completed),
               counts.seconds * static_cast<double>(plan.bytes_per_second) / 1001 + 1);
+}
+
+class FramedLoads : public ::testing::TestWithParam<Access> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways,
+                         FramedLoads,
+                         ::testing::Values(Access::kToHost, Access::kToGuest, Access::kRoundTrip));
+
+TEST_P(FramedLoads, HeadsStandInFrontOfBlocks) {
+    BenchPlan plan = plan_of(GetParam());
+    plan.block_bytes = 41;
+    const auto load = StreamLoad::create(plan, std::make_unique<FramedGuest>(41, 5), -1).value();
+
+    const auto outcome = load->run(Phase::kLoad, driver::after(milliseconds(20)));
+    ASSERT_TRUE(outcome) << outcome.error().message;
+
+    EXPECT_GT(load->take_counts().completed, 1U);
+    EXPECT_GT(load->compared(), 1U);
+}
+
+TEST(StreamLoad, BlockWithAHeadIsSentToItsEnd) {
+    BenchPlan plan = plan_of(Access::kToGuest);
+    // More than the socket takes at once.
+    plan.block_bytes = 1 << 20;
+    const auto load =
+        StreamLoad::create(plan, std::make_unique<FramedGuest>(1 << 20, 5), -1).value();
+
+    const auto outcome = load->run(Phase::kLoad, driver::after(milliseconds(1)));
+
+    ASSERT_TRUE(outcome) << outcome.error().message;
+    EXPECT_GT(load->take_counts().completed, 0U);
+}
+
+TEST(StreamLoad, AnotherHeadIsFound) {
+    BenchPlan plan = plan_of(Access::kToHost);
+    plan.block_bytes = 41;
+    plan.verify = false;
+    const auto load = StreamLoad::create(plan, std::make_unique<FramedGuest>(41, 6), -1).value();
+
+    const auto outcome = load->run(Phase::kLoad, driver::after(milliseconds(20)));
+
+    ASSERT_FALSE(outcome);
+    EXPECT_NE(outcome.error().message.find("a block of another length or address"),
+              std::string::npos);
+}
+
+TEST(StreamLoad, EchoBringsBackWhatWasSent) {
+    BenchPlan plan = plan_of(Access::kEcho);
+    plan.depth = 2;
+    const auto load = load_of(plan, PairedGuest::Mood::kEchoes);
+
+    const auto outcome = load->run(Phase::kLoad, driver::after(milliseconds(20)));
+    ASSERT_TRUE(outcome) << outcome.error().message;
+
+    EXPECT_GT(load->take_counts().completed, 1U);
+    EXPECT_GT(load->compared(), 1U);
+}
+
+TEST(StreamLoad, EchoThatNeverComesIsGivenUp) {
+    // It reaches the host, who does not read it.
+    EXPECT_NE(complaint_of(Access::kEcho, PairedGuest::Mood::kHonest).find("nothing moves"),
+              std::string::npos);
+}
+
+TEST(StreamLoad, ViewerThatWasSentAwayIsTold) {
+    BenchPlan plan = plan_of(Access::kStalled);
+    plan.connections = 1;
+    auto guest = std::make_unique<PairedGuest>(1, PairedGuest::Mood::kHonest);
+    PairedGuest& sends_away = *guest;
+    const auto load = StreamLoad::create(plan, std::move(guest), -1).value();
+
+    sends_away.hang_up();
+    const auto outcome = load->run(Phase::kLoad, driver::after(milliseconds(5)));
+
+    ASSERT_FALSE(outcome);
+    EXPECT_EQ(outcome.error().message, "the viewer that does not read was sent away");
 }
 
 TEST(StreamLoad, WhatNobodyReadsIsDoneWhenItComesBack) {

@@ -4,12 +4,14 @@
 #include "devices/console/conduit.h"
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -35,7 +37,11 @@ class OurKeeper final : public DeviceKeeper {
         return create_shared_memory("kept", bytes);
     }
 
-    UniqueFd find(std::string_view name) override {
+    bool goes_on() const override { return false; }
+
+    bool can_hand_back() const override { return false; }
+
+    UniqueFd take(std::string_view name) override {
         const auto found = fds_.find(name);
         return found != fds_.end() ? UniqueFd(::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0))
                                    : UniqueFd();
@@ -86,6 +92,9 @@ class Bench {
         KeptViewers viewers;
         PortStream stream;
     };
+
+    /// A descriptor that the keeper has.
+    [[nodiscard]] UniqueFd kept(std::string_view name) { return keeper_.take(name); }
 
     UniqueFd viewer;  ///< our end of it
     UniqueFd user;
@@ -238,6 +247,41 @@ TEST(Conduit, AViewerThatHasGoneIsAnError) {
     const std::array<std::byte, 5> bytes{};
     EXPECT_EQ(process.conduit.give(bench.viewer.get(), kPort, process.viewers, 0, 0, bytes), -1);
     EXPECT_EQ(errno, EPIPE);
+}
+
+/// How often somebody else can write to a pipe that they never let be empty, until a process that
+/// ends what was left leaves it alone; at most `enough`.
+int writes_before_end(int enough) {
+    Bench bench;
+    Bench::Process process(bench);
+    std::atomic<int> writes = 0;
+    std::atomic<bool> ends = false;
+    const auto fill = [&] {
+        const UniqueFd pipe = bench.kept("in.w");
+        const std::vector<std::byte> bytes(65536);
+        while (!ends && writes < enough) {
+            writes += ::write(pipe.get(), bytes.data(), bytes.size()) > 0 ? 1 : 0;
+        }
+    };
+    std::array<std::thread, 3> others{std::thread(fill), std::thread(fill), std::thread(fill)};
+    while (writes == 0) {
+        std::this_thread::yield();
+    }
+    process.conduit.end_what_was_left([](uint32_t) { return Conduit::Port{}; });
+    const int seen = writes;
+    ends = true;
+    for (std::thread& other : others) {
+        other.join();
+    }
+    return seen;
+}
+
+TEST(Conduit, APipeThatOthersFillHoldsNobodyUp) {
+    constexpr int kPages = 16;  // that a pipe has
+    for (int round = 0; round < 20; ++round) {
+        // What it had at first, and what came when that was gone.
+        ASSERT_LE(writes_before_end(1000), 3 * kPages);
+    }
 }
 
 TEST(Conduit, NothingToReadIsNoEnd) {

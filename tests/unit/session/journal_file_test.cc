@@ -105,7 +105,7 @@ TEST_F(JournalFileTest, OfAReplyItHasNothingButHowMuchWasSent) {
                     .msg_controllen = 3,
                     .msg_flags = 4};
     EXPECT_TRUE(image() == before);
-    note.sent = 5;
+    note.moved = 5;
     EXPECT_EQ(read_later(file_)->sent, 5U);
     ASSERT_TRUE(file_.write(bytes_of("two")));
     file_.set_progress(JournalFile::Progress::kReplying);

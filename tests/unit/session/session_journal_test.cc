@@ -90,7 +90,7 @@ TEST_F(SessionJournalTest, AnAnswerIsSentOnce) {
     // Noted, and not sent yet; the system call that sends it says so.
     platform::NotedMessage& note = journal_->on_replying();
     EXPECT_TRUE(next()->saved()->in_hand);
-    note.sent = kBytes;
+    note.moved = kBytes;
     EXPECT_FALSE(next()->saved()->in_hand);
     journal_->on_replied();
     EXPECT_FALSE(next()->saved()->in_hand);
@@ -100,7 +100,7 @@ TEST_F(SessionJournalTest, AnAnswerThatWentOutInPartEndsTheSession) {
     arrive(FrontendRequest::kGetFeatures, uint64_t{0});
     journal_->settle({.carried_out = true, .has_reply = true, .reply = {}});
     journal_->on_taking();
-    journal_->on_replying().sent = sizeof(wire::Header) - 1;
+    journal_->on_replying().moved = sizeof(wire::Header) - 1;
     const auto& file = keeper_.kept.at("outrigger.s0.journal");
     EXPECT_FALSE(SessionJournal::adopt(keeper_, "outrigger.s0", UniqueFd(::dup(file.get()))));
 }
@@ -114,7 +114,7 @@ TEST_F(SessionJournalTest, AnAnswerIsNotTakenForTheOneBefore) {
         EXPECT_TRUE(next()->saved()->in_hand);
         platform::NotedMessage& note = journal_->on_replying();
         EXPECT_TRUE(next()->saved()->in_hand);
-        note.sent = sizeof(wire::Header);
+        note.moved = sizeof(wire::Header);
         EXPECT_FALSE(next()->saved()->in_hand);
     }
 }

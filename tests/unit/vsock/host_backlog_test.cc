@@ -72,13 +72,13 @@ TEST_F(HostBacklogTest, MessagesKeepTheirBounds) {
     add("rest");
     EXPECT_EQ(text_of(backlog_.message().bytes), "one");
     EXPECT_FALSE(backlog_.message().ends_record);
-    backlog_.take_message();
+    backlog_.take_message(backlog_.message());
     EXPECT_EQ(text_of(backlog_.message().bytes), "");
     EXPECT_TRUE(backlog_.message().ends_record);
-    backlog_.take_message();
+    backlog_.take_message(backlog_.message());
     EXPECT_EQ(text_of(backlog_.message().bytes), "three");
     EXPECT_TRUE(backlog_.message().ends_record);
-    backlog_.take_message();
+    backlog_.take_message(backlog_.message());
     EXPECT_FALSE(backlog_.has_message());
     EXPECT_TRUE(backlog_.has_part());
     EXPECT_FALSE(backlog_.empty());
@@ -102,7 +102,7 @@ TEST_F(HostBacklogTest, KeepsSoManyEmptyMessagesAndAnyNumberOfOthers) {
     }
     EXPECT_FALSE(backlog_.end_message(false));
     // The first one that goes makes room.
-    backlog_.take_message();
+    backlog_.take_message(backlog_.message());
     EXPECT_TRUE(backlog_.end_message(false));
     EXPECT_FALSE(backlog_.end_message(false));
 }
@@ -112,14 +112,36 @@ TEST_F(HostBacklogTest, AnotherGoesOnFromItsPosition) {
     EXPECT_TRUE(backlog_.end_message(false));
     EXPECT_TRUE(backlog_.end_message(true));
     add("abc");
-    backlog_.take_message();
+    backlog_.take_message(backlog_.message());
     HostBacklog other(bytes_, ends_);
     ASSERT_TRUE(other.restore(backlog_.position()));
     EXPECT_EQ(text_of(other.message().bytes), "");
     EXPECT_TRUE(other.message().ends_record);
     EXPECT_TRUE(other.has_part());
-    other.take_message();
+    other.take_message(other.message());
     EXPECT_EQ(text_of(other.stream()), "abc");
+}
+
+// Whoever else has the memory may write to it at any time.
+TEST_F(HostBacklogTest, NoMessageHasMoreThanThereIs) {
+    add("0123");
+    EXPECT_TRUE(backlog_.end_message(false));
+    add("ab");
+    EXPECT_TRUE(backlog_.end_message(false));
+    ends_[0] = 1'000'000;
+    const HostBacklog::Message first = backlog_.message();
+    EXPECT_EQ(first.count, 6U);
+    EXPECT_EQ(text_of(first.bytes), "0123ab");
+    ends_[0] = 5;
+    backlog_.take_message(first);
+    EXPECT_EQ(backlog_.bytes(), 0U);
+    // The second one ends before where this is.
+    ends_[1] = 2;
+    EXPECT_EQ(backlog_.message().count, 0U);
+    backlog_.take_message(backlog_.message());
+    EXPECT_TRUE(backlog_.empty());
+    add("next");
+    EXPECT_EQ(text_of(backlog_.stream()), "next");
 }
 
 TEST_F(HostBacklogTest, PositionThatCannotBeIsRefused) {
