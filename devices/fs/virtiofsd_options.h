@@ -9,9 +9,9 @@
 
 namespace outrigger::fs {
 
-/// `arguments` with the program's name in front. What has no counterpart stays as it is, and is
+/// `given` with the program's name in front. What has no counterpart stays as it is, and is
 /// refused by name.
 [[nodiscard]] std::vector<std::string> translate_virtiofsd_options(
-    std::span<const char* const> arguments);
+    std::span<const char* const> given);
 
 }  // namespace outrigger::fs

@@ -41,6 +41,20 @@ TEST(VirtiofsdOptions, TakesAnOptionWithoutItsValueAsItIs) {
     EXPECT_EQ(translate({"p", "--sandbox"}), (Texts{"p", "--sandbox"}));
 }
 
+TEST(VirtiofsdOptions, TakesListsApart) {
+    EXPECT_EQ(translate({"p", "-o", "source=/x,cache=none,no_xattr,flock,posix_acl"}),
+              (Texts{"p", "--shared-dir=/x", "--cache=never", "--flock", "--posix-acl=always"}));
+    EXPECT_EQ(translate({"p", "-oxattr", "-o=sandbox=chroot"}),
+              (Texts{"p", "--xattr", "--sandbox=on"}));
+}
+
+TEST(VirtiofsdOptions, RefusesWhatItDoesNotKnowOfAListByItsName) {
+    EXPECT_EQ(translate({"p", "-o", "xattr,timeout=7,xattr=yes"}),
+              (Texts{"p", "--xattr", "-o timeout=7", "-o xattr=yes"}));
+    EXPECT_EQ(translate({"p", "-o"}), (Texts{"p", "-o"}));
+    EXPECT_EQ(translate({"p", "-o", ",,xattr,"}), (Texts{"p", "-o ", "-o ", "--xattr"}));
+}
+
 TEST(VirtiofsdOptions, TakesNothing) {
     EXPECT_EQ(translate({}), Texts{});
 }
