@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -14,6 +16,9 @@ namespace {
 /// Datagrams of one system call.
 constexpr size_t kBatch = 16;
 constexpr size_t kSlotBytes = kFrameBytesMax + 1;  // so that one that is too long is told apart
+
+/// In place of the length of a datagram that somebody else sent.
+constexpr size_t kStrangers = SIZE_MAX;
 
 /// What a peer that sends nothing of use may cost before others have their turn.
 constexpr int kTurnsMax = 256;
@@ -54,30 +59,28 @@ DatagramPort::DatagramPort(PeerOptions options, UniqueFd socket, HostWatch watch
 void DatagramPort::attach(EventLoop& loop, PortEvents& events) {
     loop_ = &loop;
     events_ = &events;
-    watch_.attach(loop, [this](HostWatch::Ready ready) {
-        if (ready.writable) {
-            events_->on_room();
-        }
-        if (ready.readable && std::exchange(awaited_, false)) {
-            events_->on_frames();
-        }
-    });
+    watch_.attach(loop, [this](HostWatch::Ready ready) { on_ready(ready); });
     if (!has_peer_) {
         look_for_peer();
     }
 }
 
 void DatagramPort::detach() {
-    if (retry_) {
-        loop_->cancel_timer(*std::exchange(retry_, std::nullopt));
-    }
-    if (telling_) {
-        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
-    }
+    retry_.cancel();
+    telling_.cancel();
     watch_.detach();
     awaited_ = false;
     loop_ = nullptr;
     events_ = nullptr;
+}
+
+void DatagramPort::on_ready(HostWatch::Ready ready) {
+    if (ready.writable) {
+        events_->on_room();
+    }
+    if (ready.readable && std::exchange(awaited_, false)) {
+        events_->on_frames();
+    }
 }
 
 // --- The peer ----------------------------------------------------------------------------------
@@ -98,13 +101,10 @@ void DatagramPort::look_for_peer() {
 }
 
 void DatagramPort::look_again_later() {
-    if (loop_ == nullptr || retry_) {
-        return;
+    if (loop_ != nullptr) {
+        retry_.call_at(
+            *loop_, EventLoop::Clock::now() + options_.retry, [this] { look_for_peer(); });
     }
-    retry_ = loop_->start_timer(EventLoop::Clock::now() + options_.retry, [this] {
-        retry_.reset();
-        look_for_peer();
-    });
 }
 
 void DatagramPort::greet_peer() {
@@ -123,23 +123,35 @@ void DatagramPort::lose_peer(std::string_view why) {
     }
     limiter_.log(LogLevel::kInfo, "net: the peer has gone: {}", why);
     counters_.peers_lost.add();
+    learned_.clear();
     disconnect_datagrams(socket_);
     if (!options_.peer_path.empty()) {
         look_again_later();
     }
 }
 
-/// Of whoever sent a datagram while there was no peer. One without a name cannot be answered.
-void DatagramPort::learn_peer(const sockaddr_un& from, socklen_t bytes) {
-    if (has_peer_ || !options_.peer_path.empty() || bytes <= sizeof from.sun_family) {
-        return;
+/// Whoever sends a datagram while there is no peer is it from then on; one without a name cannot be
+/// answered. The kernel keeps others away when it knows, but not those that were here before.
+bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
+    if (!options_.peer_path.empty()) {
+        return true;
+    }
+    const std::string_view name(from.sun_path,
+                                bytes - std::min<size_t>(bytes, offsetof(sockaddr_un, sun_path)));
+    if (has_peer_) {
+        return name == learned_;
+    }
+    if (name.empty()) {
+        return true;
     }
     // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
     // with it.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
     if (::connect(socket_, reinterpret_cast<const sockaddr*>(&from), bytes) == 0) {
+        learned_ = name;
         greet_peer();
     }
+    return true;
 }
 
 // --- To the host -------------------------------------------------------------------------------
@@ -221,7 +233,9 @@ std::optional<Frame> DatagramPort::next_frame() {
             return Frame{.pieces = std::span(pieces_).first(1), .bytes = bytes};
         }
         // What vfkit says first is no frame either.
-        counters_.dropped.add(bytes > kFrameBytesMax ? DropReason::kGiant : DropReason::kRunt);
+        counters_.dropped.add(bytes == kStrangers      ? DropReason::kNoPeer
+                              : bytes > kFrameBytesMax ? DropReason::kGiant
+                                                       : DropReason::kRunt);
         ++next_;
     }
     stopped_early_ = true;
@@ -251,8 +265,8 @@ bool DatagramPort::receive() {
         return false;
     }
     for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-        learn_peer(senders_[i], messages_[i].msg_hdr.msg_namelen);
-        lengths_.push_back(messages_[i].msg_len);
+        const bool is_wanted = is_of_peer(senders_[i], messages_[i].msg_hdr.msg_namelen);
+        lengths_.push_back(is_wanted ? messages_[i].msg_len : kStrangers);
     }
     return count > 0;
 }
@@ -265,13 +279,8 @@ void DatagramPort::drop_frame() {
 
 void DatagramPort::await_frames() {
     awaited_ = true;
-    if (std::exchange(stopped_early_, false) && !telling_) {
-        telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] {
-            telling_.reset();
-            if (std::exchange(awaited_, false)) {
-                events_->on_frames();
-            }
-        });
+    if (std::exchange(stopped_early_, false)) {
+        telling_.call_soon(*loop_, [this] { on_ready({.readable = true}); });
     }
     watch_.await_readable();
 }

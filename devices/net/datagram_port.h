@@ -19,6 +19,7 @@
 #include "vhost-user-backend/base/result.h"
 
 #include "devices/net/host_watch.h"
+#include "devices/net/later_call.h"
 #include "devices/net/peer_socket.h"
 #include "devices/net/port.h"
 
@@ -44,7 +45,8 @@ class DatagramPort final : public Port {
     void lose_peer(std::string_view why);
     void look_again_later();
     [[nodiscard]] bool receive();
-    void learn_peer(const sockaddr_un& from, socklen_t bytes);
+    void on_ready(HostWatch::Ready ready);
+    [[nodiscard]] bool is_of_peer(const sockaddr_un& from, socklen_t bytes);
     [[nodiscard]] size_t send_some(std::span<const Frame> frames, int& os_error);
 
     PeerOptions options_;
@@ -53,10 +55,11 @@ class DatagramPort final : public Port {
     HostWatch watch_;
     EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
-    std::optional<TimerId> retry_;
-    std::optional<TimerId> telling_;
+    LaterCall retry_;
+    LaterCall telling_;
     LogLimiter limiter_;
     bool has_peer_ = false;
+    std::string learned_;  // the name of a peer that came by itself
     bool awaited_ = false;
     bool stopped_early_ = false;  // there is more, which the last look left for later
 

@@ -30,6 +30,8 @@ constexpr std::array<Words, kDropReasonCount> kWords{{
     {"no-peer", "nobody is at the other end"},
     {"peer-refused", "the host does not take it"},
     {"queue-full", "too many frames wait for the guest"},
+    {"flood", "too many of its port went to everybody"},
+    {"connections", "the guest has as many connections as it may"},
 }};
 
 }  // namespace

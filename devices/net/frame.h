@@ -70,9 +70,11 @@ enum class DropReason : uint8_t {
     kNoPeer,          ///< nobody is at the other end
     kPeerRefused,     ///< the host does not take it: too long for a socket, say
     kQueueFull,       ///< too many wait for the guest
+    kFlood,           ///< too many of its port went to everybody
+    kConnections,     ///< the user network has as many connections as it may
 };
 
-inline constexpr size_t kDropReasonCount = 15;
+inline constexpr size_t kDropReasonCount = 17;
 
 /// A word for metrics: "checksum-range".
 [[nodiscard]] std::string_view name_of(DropReason reason);

@@ -37,9 +37,7 @@ void LoopPort::attach(EventLoop& loop, PortEvents& events) {
 }
 
 void LoopPort::detach() {
-    if (telling_) {
-        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
-    }
+    telling_.cancel();
     queue_.clear();
     awaited_ = false;
     loop_ = nullptr;
@@ -57,19 +55,14 @@ size_t LoopPort::send(std::span<const Frame> frames) {
         counters_.frames_received.add();
         counters_.bytes_received.add(frame.bytes);
     }
-    if (awaited_ && !queue_.empty() && !telling_) {
-        // Not from within this call.
-        telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] { tell(); });
+    if (awaited_ && !queue_.empty()) {
+        telling_.call_soon(*loop_, [this] {
+            if (std::exchange(awaited_, false)) {
+                events_->on_frames();
+            }
+        });
     }
     return frames.size();
-}
-
-void LoopPort::tell() {
-    telling_.reset();
-    if (awaited_) {
-        awaited_ = false;
-        events_->on_frames();
-    }
 }
 
 }  // namespace outrigger::net

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "devices/net/frame_queue.h"
+#include "devices/net/later_call.h"
 #include "devices/net/port.h"
 
 namespace outrigger::net {
@@ -42,12 +43,10 @@ class LoopPort final : public Port {
     void await_frames() override { awaited_ = true; }
 
   private:
-    void tell();
-
     FrameQueue queue_;
     EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
-    std::optional<TimerId> telling_;
+    LaterCall telling_;
     bool awaited_ = false;
 };
 

@@ -124,6 +124,7 @@ void NetDevice::note_started(Worker& worker) {
             const std::lock_guard lock(worker_mutex_);
             worker_ = &worker;
         }
+        port_->set_guest(offloads_for_driver(FeatureSet(agreed_)));
         port_->attach(worker.loop(), *this);
         send_announcement();
     }
@@ -166,7 +167,7 @@ QueueProgress NetDevice::process_queue(QueueIndex index) {
 void NetDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
     const uint16_t pair = to_number(index) / 2;
     if (to_number(index) % 2 == 0) {
-        leave_receive(pair);
+        receive_[pair].stop();
     } else {
         leave_transmit(pair, false);
     }
@@ -177,7 +178,7 @@ void NetDevice::stop_queue(QueueIndex index, std::move_only_function<void()> dra
 void NetDevice::suspend_queue(QueueIndex index, std::move_only_function<void()> drained) {
     const uint16_t pair = to_number(index) / 2;
     if (to_number(index) % 2 == 0) {
-        leave_receive(pair);
+        receive_[pair].suspend();
     } else {
         leave_transmit(pair, true);
     }
@@ -193,10 +194,6 @@ void NetDevice::hurry_queue(QueueIndex index) {
     }
     const size_t lost = batch_.remove(pair, false);
     counters_.dropped_from_guest.add(DropReason::kRingStopped, lost);
-}
-
-void NetDevice::leave_receive(uint16_t pair) {
-    receive_[pair].stop();
 }
 
 /// What the port takes now still goes.
@@ -430,10 +427,10 @@ ReceiveQueue& NetDevice::choose_queue(const Frame& frame, ReceiveQueue& called) 
         return called;
     }
     ReceiveQueue& wanted = receive_[flows_.pair_of(frame)];
-    if (wanted.is_ready()) {
+    if (wanted.is_ready_for(frame)) {
         return wanted;
     }
-    return receive_.front().is_ready() ? receive_.front() : called;
+    return receive_.front().is_ready_for(frame) ? receive_.front() : called;
 }
 
 void NetDevice::on_frames() {

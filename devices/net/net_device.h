@@ -98,7 +98,6 @@ class NetDevice final : public Device, private PortEvents {
     void drop_to_guest(DropReason reason);
     [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
     [[nodiscard]] ReceiveQueue& choose_queue(const Frame& frame, ReceiveQueue& called);
-    void leave_receive(uint16_t pair);
 
     void note_started(Worker& worker);
     void note_stopped();

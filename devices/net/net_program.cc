@@ -11,13 +11,23 @@
 #include <string>
 #include <utility>
 
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/descriptor_room.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
+
 #include "devices/net/datagram_port.h"
+#include "devices/net/limited_port.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
 #include "devices/net/peer_socket.h"
 #include "devices/net/stream_port.h"
+#include "devices/net/switch_port.h"
+#include "devices/net/tap_device.h"
+#include "devices/net/tap_port.h"
 #ifdef OUTRIGGER_SLIRP
 #include "devices/net/user_options.h"
 #include "devices/net/user_port.h"
@@ -31,6 +41,8 @@ constexpr std::string_view kBackends[] = {
 #ifdef OUTRIGGER_SLIRP
     "user",
 #endif
+    "tap",
+    "switch",
     "stream",
     "dgram",
     "null",
@@ -44,13 +56,18 @@ constexpr std::string_view kBackendDefault = "null";
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
 
+/// In a second: more than any guest moves.
+constexpr uint64_t kLimitMax = uint64_t{1} << 40;
+
 constexpr std::array kOptions = {
     OptionSpec{.name = "backend",
                .kind = OptionKind::kChoice,
                .value_name = "KIND",
                .help =
                    "What the guest's frames go to: user, a network of its own behind a NAT "
-                   "(where the build has it); stream, a program at a Unix stream socket "
+                   "(where the build has it); tap, an interface of the host; switch, those of "
+                   "other devices of this program; stream, a program at "
+                   "a Unix stream socket "
                    "(passt, QEMU, gvproxy); dgram, one at a Unix datagram socket (vfkit, QEMU); "
                    "null, nothing; loop, back to the guest",
                .default_value = kBackendDefault,
@@ -95,11 +112,57 @@ constexpr std::array kOptions = {
                        "loopback address, by the address of the router",
                .default_value = "off",
                .choices = kOnOff},
+    OptionSpec{.name = "max-connections",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of user: have at most N sockets of the host open for the guest's "
+                       "connections, datagrams and pings; forwarded ports do not count",
+               .default_value = "1023",
+               .number_min = 1,
+               .number_max = 16384},
     OptionSpec{
         .name = "restricted",
         .kind = OptionKind::kFlag,
         .help = "Of user: the guest reaches nothing, and is reached at forwarded ports only"},
 #endif
+    OptionSpec{.name = "tap",
+               .value_name = "NAME",
+               .help = "Of tap: the interface. One that is not there is made, if we may, and goes "
+                       "with us"},
+    OptionSpec{.name = "tap-fd",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of tap: take the interface from inherited descriptor N",
+               .number_min = 3,
+               .number_max = 1 << 20},
+    OptionSpec{.name = "switch",
+               .value_name = "NAME",
+               .help = "Of switch: which one; devices that name the same reach each other",
+               .default_value = "switch"},
+    OptionSpec{.name = "switch-addresses",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of switch: learn at most N stations behind a port; the switch's first "
+                       "device decides",
+               .default_value = "64",
+               .number_min = 1,
+               .number_max = 65536},
+    OptionSpec{.name = "switch-age",
+               .kind = OptionKind::kNumber,
+               .value_name = "SECONDS",
+               .help = "Of switch: forget a station that has not sent for so long; the switch's "
+                       "first device decides",
+               .default_value = "300",
+               .number_min = 1,
+               .number_max = 1'000'000},
+    OptionSpec{.name = "flood-limit",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of switch: pass at most N frames a second on to everybody, which are those "
+                       "to everybody, to groups, and to stations that nobody knows",
+               .default_value = "10000",
+               .number_min = 1,
+               .number_max = 100'000'000},
     OptionSpec{.name = "peer",
                .value_name = "PATH",
                .help = "Of stream and dgram: connect to the program that has this socket, and try "
@@ -120,6 +183,31 @@ constexpr std::array kOptions = {
                .help =
                    "Of dgram: say VFKT to the program at --peer first, as gvproxy wants to hear "
                    "it"},
+    OptionSpec{.name = "limit-send-bytes",
+               .kind = OptionKind::kSize,
+               .value_name = "SIZE",
+               .help = "Pass at most SIZE bytes a second from the guest on, with bursts of a tenth "
+                       "of that; what is more waits",
+               .number_min = 1,
+               .number_max = kLimitMax},
+    OptionSpec{.name = "limit-send-frames",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Likewise N frames; one that is cut on its way counts as what it becomes",
+               .number_min = 1,
+               .number_max = kLimitMax},
+    OptionSpec{.name = "limit-receive-bytes",
+               .kind = OptionKind::kSize,
+               .value_name = "SIZE",
+               .help = "Likewise SIZE bytes to the guest",
+               .number_min = 1,
+               .number_max = kLimitMax},
+    OptionSpec{.name = "limit-receive-frames",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Likewise N frames to the guest",
+               .number_min = 1,
+               .number_max = kLimitMax},
     OptionSpec{.name = "mac",
                .value_name = "MAC",
                .help = "The guest's address, for front ends that ask for it. QEMU does not: there "
@@ -143,7 +231,7 @@ constexpr std::array kOptions = {
                .number_max = kQueuePairsMax},
 };
 
-/// Of the worker, for sockets to peers.
+/// Of the worker, for sockets to peers and for taps.
 constexpr SystemCallRule kSystemCalls[] = {
     {.name = "socket", .tests = {argument_is(0, AF_UNIX)}},
     {.name = "connect"},
@@ -152,6 +240,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "sendmmsg"},
     {.name = "recvmmsg", .tests = {argument_is(3, MSG_DONTWAIT)}},
     {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PEERCRED)}},
+    {.name = "ioctl", .tests = {argument_is(1, TUNSETOFFLOAD)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_RCVBUF)}},
 };
@@ -204,6 +293,7 @@ Result<UserOptions> parse_user_options(const OptionValues& values) {
     options.host_name = values.text("host-name").value_or("");
     options.host_loopback = values.text("host-loopback") == "on";
     options.restricted = values.flag("restricted");
+    options.sockets_max = *values.number("max-connections");
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     if (options.mtu > kUserMtuMax) {
         return failure(Error{.message = "--mtu is at most 65520 with --backend=user"});
@@ -250,6 +340,23 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
     return {};
 }
 
+Result<void> check_tap_options(std::string_view backend, const OptionValues& values) {
+    const bool is_tap = backend == "tap";
+    if (is_tap && values.has("tap") == values.has("tap-fd")) {
+        return failure(Error{.message = "--backend=tap needs either --tap or --tap-fd: give the "
+                                        "name of the interface, or a descriptor"});
+    }
+    if (!is_tap && (values.has("tap") || values.has("tap-fd"))) {
+        return failure(Error{.message = "--tap and --tap-fd are of --backend=tap"});
+    }
+    if (const auto name = values.text("tap"); name && !is_interface_name(*name)) {
+        return failure(Error{.message = "--tap=" + *name +
+                                        " is no name of an interface: it has 1 to 15 characters, "
+                                        "and none of / : %"});
+    }
+    return {};
+}
+
 Result<void> check_options(const OptionValues& values) {
     const auto backend = values.text("backend");
     if (const auto mac = values.text("mac"); mac && !parse_mac(*mac)) {
@@ -259,6 +366,7 @@ Result<void> check_options(const OptionValues& values) {
 #ifdef OUTRIGGER_SLIRP
     OUTRIGGER_TRY(check_user_options(*backend, values));
 #endif
+    OUTRIGGER_TRY(check_tap_options(*backend, values));
     return check_socket_options(*backend, values);
 }
 
@@ -266,6 +374,18 @@ Result<void> check_options(const OptionValues& values) {
 /// What is not given is the host's.
 Result<UserOptions> read_user_options(const OptionValues& values) {
     UserOptions options = OUTRIGGER_TRY(parse_user_options(values));
+    const size_t room = make_room_for_descriptors(options.sockets_max + options.forwards.size());
+    if (room <= options.forwards.size()) {
+        return failure(Error{.message = "the process may have too few descriptors for the guest's "
+                                        "connections: raise LimitNOFILE"});
+    }
+    if (room - options.forwards.size() < options.sockets_max) {
+        options.sockets_max = room - options.forwards.size();
+        log(LogLevel::kWarning,
+            "net: the process may have so few descriptors that the guest gets {} connections: "
+            "raise LimitNOFILE or lower --max-connections",
+            options.sockets_max);
+    }
     if (values.has("dns")) {
         return options;
     }
@@ -291,8 +411,37 @@ Result<PeerOptions> open_peer(const OptionValues& values, int type) {
     return options;
 }
 
-Result<std::unique_ptr<Port>> open_port(const OptionValues& values) {
+/// `keeper`, where there is one, has the tap open for the next process: it would be gone otherwise,
+/// with its addresses and routes, or its descriptor would.
+Result<Tap> open_tap_of(const OptionValues& values, DeviceKeeper* keeper) {
+    constexpr std::string_view kKeptName = "tap";
+    if (keeper != nullptr) {
+        if (UniqueFd kept = keeper->take(kKeptName); kept.valid()) {
+            return take_tap(std::move(kept));
+        }
+    }
+    const auto fd = values.number("tap-fd");
+    Tap tap = OUTRIGGER_TRY(fd ? take_tap(UniqueFd(static_cast<int>(*fd)))
+                               : open_tap(*values.text("tap")));
+    if (keeper != nullptr && !keeper->keep_open(kKeptName, tap.fd.get())) {
+        log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
+    }
+    return tap;
+}
+
+Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper* keeper) {
     const std::string backend = *values.text("backend");
+    if (backend == "tap") {
+        Tap tap = OUTRIGGER_TRY(open_tap_of(values, keeper));
+        return OUTRIGGER_TRY(TapPort::create(std::move(tap)));
+    }
+    if (backend == "switch") {
+        return std::make_unique<SwitchPort>(SwitchOptions{
+            .name = *values.text("switch"),
+            .addresses = {.addresses_max = *values.number("switch-addresses"),
+                          .age_max = std::chrono::seconds(*values.number("switch-age"))},
+            .flood_max = static_cast<uint32_t>(*values.number("flood-limit"))});
+    }
     if (backend == "stream") {
         PeerOptions peer = OUTRIGGER_TRY(open_peer(values, SOCK_STREAM));
         return OUTRIGGER_TRY(StreamPort::create(std::move(peer)));
@@ -313,15 +462,32 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values) {
     return std::make_unique<NullPort>();
 }
 
-Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
     NetOptions options;
     if (const auto mac = values.text("mac")) {
         options.mac = parse_mac(*mac);
     }
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
-    std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values));
+    std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
+    const PortLimits limits{
+        .send = {.bytes = values.number("limit-send-bytes").value_or(0),
+                 .frames = values.number("limit-send-frames").value_or(0)},
+        .receive = {.bytes = values.number("limit-receive-bytes").value_or(0),
+                    .frames = values.number("limit-receive-frames").value_or(0)}};
+    if (limits.any()) {
+        port = std::make_unique<LimitedPort>(std::move(port), limits);
+    }
     return std::make_unique<NetDevice>(options, std::move(port));
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return create_with(values, nullptr);
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    return create_with(values, &keeper);
 }
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
@@ -374,6 +540,7 @@ const DeviceProgram kNetProgram{
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,
+    .create_kept_device = create_kept_device,
     .check_options = check_options,
     .sandbox = {.system_calls = kSystemCalls},
     .sandbox_extras = sandbox_extras,

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "devices/net/checksum.h"
-#include "devices/net/frame.h"
 
 namespace outrigger::net {
 namespace {
@@ -128,6 +127,15 @@ std::optional<PacketLayout> find_layout(std::span<const std::byte> front) {
     }
     layout.payload_start = at + header_bytes;
     return layout;
+}
+
+size_t header_bytes_of(const Frame& frame) {
+    if (frame.offload.segmentation == Segmentation::kNone) {
+        return 0;
+    }
+    std::array<std::byte, kHeadersBytesMax> front;
+    const auto layout = find_layout(std::span(front).first(copy_front(frame, front)));
+    return layout ? layout->payload_start : 0;
 }
 
 uint64_t pseudo_header_sum(std::span<const std::byte> front,

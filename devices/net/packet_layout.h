@@ -8,6 +8,8 @@
 #include <optional>
 #include <span>
 
+#include "devices/net/frame.h"
+
 namespace outrigger::net {
 
 inline constexpr uint8_t kTcpProtocol = 6;
@@ -30,6 +32,10 @@ struct PacketLayout {
 /// not have in full. `front` begins with the Ethernet header. Lengths in the headers are only
 /// looked at where they say how long a header is.
 [[nodiscard]] std::optional<PacketLayout> find_layout(std::span<const std::byte> front);
+
+/// Bytes of all headers of a frame that is to be cut; 0 for one that is not, and where they are not
+/// known. A guest may write the frame meanwhile.
+[[nodiscard]] size_t header_bytes_of(const Frame& frame);
 
 /// The sum of the pseudo header before a segment of `transport_bytes`. RFC 9293, 3.1; RFC 8200,
 /// 8.1. `front` has all headers of `layout`.

@@ -50,6 +50,10 @@ class Port {
     /// What frames that are sent may leave unfinished. Fixed for the port's life. Any thread.
     [[nodiscard]] virtual Offloads takes() const { return {}; }
 
+    /// What the guest takes unfinished, as far as there is somebody who wants to know it: a frame
+    /// that is more so is finished for the guest. Before attach(), by its thread.
+    virtual void set_guest(const Offloads& /*taken*/) {}
+
     /// A queue runs, the first: what the port waits for is watched on `loop`, and told to `events`.
     virtual void attach(EventLoop& loop, PortEvents& events) = 0;
     /// The last queue stops. Connections stay.
@@ -69,7 +73,7 @@ class Port {
     virtual void await_frames() = 0;
 
     /// Any thread.
-    [[nodiscard]] const PortCounters& counters() const { return counters_; }
+    [[nodiscard]] virtual const PortCounters& counters() const { return counters_; }
 
   protected:
     PortCounters counters_;

@@ -2,6 +2,7 @@
 #include "devices/net/receive_queue.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "devices/net/packet_layout.h"
 #include "devices/net/vnet_header.h"
@@ -34,15 +35,6 @@ class FrameReader final {
     size_t at_ = 0;
 };
 
-size_t header_bytes_of(const Frame& frame) {
-    if (frame.offload.segmentation == Segmentation::kNone) {
-        return 0;
-    }
-    std::byte front[kHeadersBytesMax];
-    const auto layout = find_layout(std::span(front).first(copy_front(frame, front)));
-    return layout ? layout->payload_start : 0;
-}
-
 }  // namespace
 
 void ReceiveQueue::start(Virtqueue& ring, const BufferFormat& format) {
@@ -52,6 +44,14 @@ void ReceiveQueue::start(Virtqueue& ring, const BufferFormat& format) {
 
 void ReceiveQueue::stop() {
     return_gathered();
+    ring_ = nullptr;
+}
+
+void ReceiveQueue::suspend() {
+    for (DescriptorChain& chain : std::exchange(gathered_, {})) {
+        chain.set_aside();
+    }
+    room_ = 0;
     ring_ = nullptr;
 }
 
@@ -76,7 +76,10 @@ ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
         // A ring full of buffers that are not enough will never have more.
         const size_t count_max = format_.merges ? ring_->size() : 1;
         if (gathered_.size() >= count_max) {
-            return_gathered();
+            // Those that merge serve shorter frames. Another one may have better ones behind it.
+            if (!format_.merges) {
+                return_gathered();
+            }
             return Outcome::kBufferTooSmall;
         }
         std::optional<DescriptorChain> chain = ring_->pop();
@@ -95,7 +98,8 @@ ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
 
 /// VIRTIO 1.3, 5.1.6.4: every buffer but the last is filled, and num_buffers is there always.
 void ReceiveQueue::fill(const Frame& frame) {
-    // What was gathered for another frame may be more than this one needs.
+    // What was gathered for another frame may be more than this one needs: the rest waits for the
+    // next one.
     size_t count = 0;
     for (size_t left = format_.header_bytes + frame.bytes; left > 0; ++count) {
         left -= std::min<uint64_t>(left, gathered_[count].writable_bytes());
@@ -121,7 +125,6 @@ void ReceiveQueue::fill(const Frame& frame) {
         chain.complete(static_cast<uint32_t>(written + bytes));
     }
     gathered_.erase(gathered_.begin(), gathered_.begin() + static_cast<ptrdiff_t>(count));
-    return_gathered();
 }
 
 }  // namespace outrigger::net

@@ -20,7 +20,8 @@ struct BufferFormat {
 };
 
 /// Buffers that were popped for a frame for which they are not enough yet stay popped until more
-/// come: nothing can be given back to a ring. Thread-bound to the worker of the queue.
+/// come, or a shorter frame does: nothing can be given back to a ring that runs, but empty, which
+/// drivers take for a bad frame. Thread-bound to the worker of the queue.
 class ReceiveQueue final {
   public:
     enum class Outcome : uint8_t {
@@ -33,20 +34,22 @@ class ReceiveQueue final {
 
     /// All buffers go back; nothing is used until start().
     void stop();
+    /// The same, but they go back as if they had never been popped.
+    void suspend();
 
     [[nodiscard]] bool is_running() const { return ring_ != nullptr; }
 
     [[nodiscard]] Virtqueue& ring() { return *ring_; }
 
-    /// Can it be tried with a frame now?
-    [[nodiscard]] bool is_ready() const {
+    /// Can it be tried with that frame now?
+    [[nodiscard]] bool is_ready_for(const Frame& frame) const {
         return ring_ != nullptr && ring_->is_enabled() && !ring_->is_ending() &&
-               ring_->has_available();
+               (ring_->has_available() || room_ >= format_.header_bytes + frame.bytes);
     }
 
     [[nodiscard]] bool has_gathered() const { return !gathered_.empty(); }
 
-    /// Gives buffers back that wait for more: empty, which drivers take for a bad frame.
+    /// Gives buffers back that wait for more, empty.
     void return_gathered();
 
     [[nodiscard]] Outcome write(const Frame& frame);

@@ -62,12 +62,8 @@ void StreamPort::attach(EventLoop& loop, PortEvents& events) {
 }
 
 void StreamPort::detach() {
-    if (retry_) {
-        loop_->cancel_timer(*std::exchange(retry_, std::nullopt));
-    }
-    if (telling_) {
-        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
-    }
+    retry_.cancel();
+    telling_.cancel();
     peer_watch_.detach();
     listener_watch_.detach();
     awaited_ = false;
@@ -98,11 +94,10 @@ void StreamPort::look_for_peer() {
 }
 
 void StreamPort::look_again_later() {
-    if (loop_ == nullptr || retry_) {
+    if (loop_ == nullptr) {
         return;
     }
-    retry_ = loop_->start_timer(EventLoop::Clock::now() + options_.retry, [this] {
-        retry_.reset();
+    retry_.call_at(*loop_, EventLoop::Clock::now() + options_.retry, [this] {
         look_for_peer();
         // Frames that waited for the peer before go to this one, or nowhere.
         if (std::exchange(wants_room_, false)) {
@@ -345,11 +340,8 @@ void StreamPort::drop_frame() {
 
 void StreamPort::await_frames() {
     awaited_ = true;
-    if (std::exchange(stopped_early_, false) && !telling_) {
-        telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] {
-            telling_.reset();
-            on_ready({.readable = true});
-        });
+    if (std::exchange(stopped_early_, false)) {
+        telling_.call_soon(*loop_, [this] { on_ready({.readable = true}); });
     }
     if (socket_.valid()) {
         peer_watch_.await_readable();

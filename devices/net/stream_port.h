@@ -16,6 +16,7 @@
 #include "vhost-user-backend/base/result.h"
 
 #include "devices/net/host_watch.h"
+#include "devices/net/later_call.h"
 #include "devices/net/peer_socket.h"
 #include "devices/net/port.h"
 
@@ -55,8 +56,8 @@ class StreamPort final : public Port {
     HostWatch listener_watch_;
     EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
-    std::optional<TimerId> retry_;
-    std::optional<TimerId> telling_;
+    LaterCall retry_;
+    LaterCall telling_;
     LogLimiter limiter_;
 
     UniqueFd socket_;

@@ -2,6 +2,7 @@
 /// What the network behind `--backend=user` is like.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -57,6 +58,7 @@ struct UserOptions {
     std::vector<std::string> search{};  ///< domains that DHCP tells
     std::string host_name{};            ///< of the guest, as DHCP tells it
     uint16_t mtu = 1500;
+    size_t sockets_max = 1023;   ///< of the host, for connections; those of `forwards` apart
     bool host_loopback = false;  ///< the guest reaches the host's own address by that of the router
     bool restricted = false;     ///< nothing but the forwarded ports
 };

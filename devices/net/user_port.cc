@@ -101,6 +101,21 @@ SocketAddress to_socket_address(const Endpoint& endpoint) {
     return made;
 }
 
+/// Where the guest's answers at a forwarded datagram port come from.
+std::string answering_source(const Forward& forward, const UserOptions& options) {
+    const uint16_t port = htons(forward.guest.port);
+    const auto port_bytes = std::as_bytes(std::span(&port, 1));
+    if (forward.guest.is_ip6) {
+        return ConnectionLimit::source_of(std::as_bytes(std::span(&forward.guest.address6, 1)),
+                                          port_bytes);
+    }
+    in_addr address = forward.guest.address4;
+    if (!forward.guest.has_address() && options.ip4) {
+        address = options.ip4->host(kFirstGuestNumber);
+    }
+    return ConnectionLimit::source_of(std::as_bytes(std::span(&address, 1)), port_bytes);
+}
+
 }  // namespace
 
 const char* user_network_version() {
@@ -136,7 +151,7 @@ struct UserPort::Callbacks {
         static_cast<Timer*>(timer)->expires_ms = expires_ms;
     }
 
-    static void register_poll_fd(int /*fd*/, void* /*opaque*/) {}
+    static void register_poll_fd(int fd, void* opaque) { of(opaque).limit_.on_open(fd); }
 
     /// It is about to be closed, and its number to be used again.
     static void unregister_poll_fd(int fd, void* opaque) {
@@ -145,13 +160,17 @@ struct UserPort::Callbacks {
             (void)::epoll_ctl(port.epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
         }
         port.ready_.erase(fd);
+        port.limit_.on_close(fd);
     }
 
     static void notify(void* /*opaque*/) {}
 
     static int add_poll(int fd, int events, void* opaque) {
         UserPort& port = of(opaque);
-        port.watched_[fd].wanted |= to_epoll(events);
+        // Who connects to a forwarded port waits in the kernel's queue while there is no room.
+        if (!port.limit_.is_closed(fd)) {
+            port.watched_[fd].wanted |= to_epoll(events);
+        }
         port.asked_.push_back(fd);
         return static_cast<int>(port.asked_.size()) - 1;
     }
@@ -185,7 +204,10 @@ Result<std::unique_ptr<UserPort>> UserPort::create(const UserOptions& options) {
 }
 
 UserPort::UserPort(const UserOptions& options)
-    : epoll_(::epoll_create1(EPOLL_CLOEXEC)), queue_(kQueueBytesMax), frame_(kFrameBytesMax) {
+    : epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      limit_(options.sockets_max),
+      queue_(kQueueBytesMax),
+      frame_(kFrameBytesMax) {
     if (options.ip4 && options.dns4) {
         dns4_.emplace(endpoint_of(options.ip4->host(kNameServerNumber)), *options.dns4);
     }
@@ -231,10 +253,31 @@ Result<void> UserPort::open(const UserOptions& options) {
     if (slirp_ == nullptr) {
         return failure(Error{.message = "libslirp cannot make the user network"});
     }
+    limit_.begin_own();
     for (const Forward& forward : options.forwards) {
         OUTRIGGER_TRY(add_forward(forward));
+        if (forward.udp) {
+            limit_.add_forwarded_source(answering_source(forward, options));
+        }
     }
+    limit_.end_own();
+    note_listeners();
     return {};
+}
+
+/// The library does not say which sockets it opens for forwarded ports, but waits for all of them,
+/// and has no others yet.
+void UserPort::note_listeners() {
+    uint32_t timeout_ms = UINT32_MAX;
+    ::slirp_pollfds_fill(slirp_, &timeout_ms, Callbacks::add_poll, this);
+    for (const int fd : asked_) {
+        int is_listener = 0;
+        socklen_t bytes = sizeof is_listener;
+        if (::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listener, &bytes) == 0 &&
+            is_listener != 0) {
+            limit_.add_listener(fd);
+        }
+    }
 }
 
 Result<void> UserPort::add_forward(const Forward& forward) {
@@ -275,9 +318,7 @@ void UserPort::detach() {
     if (timer_) {
         loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
     }
-    if (telling_) {
-        loop_->cancel_timer(*std::exchange(telling_, std::nullopt));
-    }
+    telling_.cancel();
     awaited_ = false;
     loop_ = nullptr;
     events_ = nullptr;
@@ -305,12 +346,24 @@ bool UserPort::is_refused(std::span<const std::byte> frame) const {
     return false;
 }
 
+std::optional<DropReason> UserPort::refusal_of(std::span<const std::byte> frame) {
+    if (is_refused(frame)) {
+        return DropReason::kPeerRefused;
+    }
+    if (!limit_.admits(frame)) {
+        limiter_.log(LogLevel::kWarning,
+                     "net: the guest has as many connections as it may (--max-connections)");
+        return DropReason::kConnections;
+    }
+    return std::nullopt;
+}
+
 size_t UserPort::send(std::span<const Frame> frames) {
     for (const Frame& frame : frames) {
         // A copy, because the guest may write the frame while it is looked at.
         const auto bytes = std::span(frame_).first(copy_front(frame, frame_));
-        if (is_refused(bytes)) {
-            counters_.dropped.add(DropReason::kPeerRefused);
+        if (const auto reason = refusal_of(bytes)) {
+            counters_.dropped.add(*reason);
             continue;
         }
         if (dns4_) {
@@ -323,6 +376,7 @@ size_t UserPort::send(std::span<const Frame> frames) {
         // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
         const auto* const data = reinterpret_cast<const uint8_t*>(bytes.data());
         ::slirp_input(slirp_, data, static_cast<int>(bytes.size()));
+        limit_.end_packet();
         counters_.frames_sent.add();
         counters_.bytes_sent.add(bytes.size());
     }
@@ -380,11 +434,10 @@ void UserPort::await_frames() {
 
 /// Not from within a call of the device.
 void UserPort::tell_later() {
-    if (!awaited_ || queue_.empty() || telling_) {
+    if (!awaited_ || queue_.empty()) {
         return;
     }
-    telling_ = loop_->start_timer(EventLoop::Clock::now(), [this] {
-        telling_.reset();
+    telling_.call_soon(*loop_, [this] {
         if (std::exchange(awaited_, false)) {
             events_->on_frames();
         }

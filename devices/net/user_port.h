@@ -16,7 +16,9 @@
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/net/address_rewriter.h"
+#include "devices/net/connection_limit.h"
 #include "devices/net/frame_queue.h"
+#include "devices/net/later_call.h"
 #include "devices/net/port.h"
 #include "devices/net/user_options.h"
 
@@ -63,7 +65,9 @@ class UserPort final : public Port {
 
     [[nodiscard]] Result<void> open(const UserOptions& options);
     [[nodiscard]] Result<void> add_forward(const Forward& forward);
+    void note_listeners();
 
+    [[nodiscard]] std::optional<DropReason> refusal_of(std::span<const std::byte> frame);
     [[nodiscard]] bool is_refused(std::span<const std::byte> frame) const;
     void look();
     void serve();
@@ -80,10 +84,11 @@ class UserPort final : public Port {
     PortEvents* events_ = nullptr;
     std::optional<WatchId> watch_;
     std::optional<TimerId> timer_;
-    std::optional<TimerId> telling_;
+    LaterCall telling_;
     bool awaited_ = false;
     LogLimiter limiter_;
 
+    ConnectionLimit limit_;
     FrameQueue queue_;  // to the guest
     std::vector<std::byte> frame_;
     std::optional<AddressRewriter> dns4_;

@@ -94,6 +94,10 @@ Result<FrameOffload, DropReason> parse_vnet_header(const VnetHeader& header,
     return offload;
 }
 
+bool is_checksum_valid(const VnetHeader& header) {
+    return (header.flags & kDataValid) != 0;
+}
+
 VnetHeader make_vnet_header(const FrameOffload& offload,
                             size_t header_bytes_hint,
                             uint16_t buffer_count) {

@@ -59,6 +59,9 @@ static_assert(kVnetHeaderBytes == 12);
                                                                  size_t frame_bytes,
                                                                  const Offloads& allowed);
 
+/// Does somebody trusted say that the checksum was checked?
+[[nodiscard]] bool is_checksum_valid(const VnetHeader& header);
+
 /// The other way. `header_bytes_hint`: of all headers of a frame that is to be cut, as hdr_len.
 [[nodiscard]] VnetHeader make_vnet_header(const FrameOffload& offload,
                                           size_t header_bytes_hint,

@@ -12,10 +12,10 @@
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/descriptor_room.h"
 #include "vhost-user-backend/daemon/device_program.h"
 
 #include "devices/vsock/hybrid_request.h"
@@ -125,23 +125,6 @@ Result<void> claim_cid(uint64_t cid) {
     return {};
 }
 
-/// A descriptor a connection, and some for the rest of the program.
-void make_room_for_descriptors(size_t connections_max) {
-    static rlim_t wanted = 256;
-    wanted += connections_max;
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) {
-        return;
-    }
-    limit.rlim_cur = std::min(wanted, limit.rlim_max);
-    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur < wanted) {
-        log(LogLevel::kWarning,
-            "the process may have {} descriptors, fewer than its connections may need: raise "
-            "LimitNOFILE or lower --max-connections",
-            limit.rlim_cur);
-    }
-}
-
 Result<std::unique_ptr<Device>> open_device(const OptionValues& values, DeviceKeeper* keeper) {
     VsockOptions options;
     options.guest_cid = *values.number("guest-cid");
@@ -155,7 +138,11 @@ Result<std::unique_ptr<Device>> open_device(const OptionValues& values, DeviceKe
         options.siblings.callers.push_back(*parse_caller_rule(rule));
     }
     OUTRIGGER_TRY(claim_cid(options.guest_cid));
-    make_room_for_descriptors(options.connections_max);
+    if (make_room_for_descriptors(options.connections_max) < options.connections_max) {
+        log(LogLevel::kWarning,
+            "the process may have fewer descriptors than its connections may need: raise "
+            "LimitNOFILE or lower --max-connections");
+    }
     auto device = std::make_unique<VsockDevice>(std::move(options));
     OUTRIGGER_TRY(device->open(keeper));
     return device;

@@ -1,97 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // outrigger-net as a process: its options, and its ports inside the sandbox.
-#include <algorithm>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <memory>
-#include <string>
-#include <vector>
+#include "tests/integration/net_daemon_test.h"
 
-#include <signal.h>
+#include <chrono>
+#include <string>
+
 #include <sys/socket.h>
 
-#include <gtest/gtest.h>
-
-#include "tests/support/child_process.h"
-#include "tests/support/net_frames.h"
-#include "tests/support/net_guest.h"
 #include "tests/support/unix_peer.h"
-#include "tests/support/wait.h"
 
 namespace outrigger::testing {
 namespace {
-
-namespace fs = std::filesystem;
-
-class NetDaemonTest : public ::testing::Test {
-  protected:
-    NetDaemonTest() {
-        const char* program = std::getenv("OUTRIGGER_NET_PROGRAM");
-        EXPECT_NE(program, nullptr) << "names the program under test";
-        program_ = program != nullptr ? program : "";
-        std::string name = ::testing::TempDir() + "netd-XXXXXX";
-        EXPECT_NE(::mkdtemp(name.data()), nullptr);
-        folder_ = name;
-    }
-
-    ~NetDaemonTest() override {
-        guest_.reset();
-        daemon_.reset();
-        fs::remove_all(folder_);
-    }
-
-    [[nodiscard]] std::string path(const std::string& name) const { return folder_ / name; }
-
-    void start(std::vector<std::string> arguments) {
-        arguments.insert(arguments.begin(), {"--socket-path=" + path("s"), "--sandbox=log"});
-        daemon_ = std::make_unique<ChildProcess>(
-            program_, ChildProcess::Options{.arguments = std::move(arguments), .descriptors = {}});
-    }
-
-    void serve(std::vector<std::string> arguments, const NetGuestOptions& options = {}) {
-        start(std::move(arguments));
-        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
-        guest_ = std::make_unique<NetGuest>(
-            driver::Frontend::connect(path("s"), driver::after(kPatience)).value(), options);
-        ASSERT_TRUE(guest_->is_up());
-    }
-
-    void expect_received(const std::string& frame) {
-        const auto received = guest_->receive();
-        ASSERT_TRUE(received) << daemon_->complained();
-        EXPECT_EQ(received->bytes, frame);
-    }
-
-    /// Was the program built with libslirp?
-    [[nodiscard]] bool has_user_network() const {
-        ChildProcess asked(program_, {.arguments = {"--help"}, .descriptors = {}});
-        EXPECT_EQ(asked.wait(), Ended{.status = 0});
-        return asked.printed().find("--forward") != std::string::npos;
-    }
-
-    /// It ends well, and leaves no socket behind.
-    void expect_good_end() {
-        daemon_->send_signal(SIGTERM);
-        EXPECT_EQ(daemon_->wait(), Ended{.status = 0}) << daemon_->complained();
-        EXPECT_FALSE(fs::exists(path("s")));
-        EXPECT_FALSE(fs::exists(path("ours")));
-    }
-
-    /// It ends with a wrong command line, and says so in one line.
-    void expect_refusal(std::vector<std::string> arguments, const std::string& why) {
-        start(std::move(arguments));
-        EXPECT_EQ(daemon_->wait(), Ended{.status = 2});
-        const std::string said = daemon_->complained();
-        EXPECT_NE(said.find(why), std::string::npos) << said;
-        EXPECT_EQ(std::ranges::count(said, '\n'), 1) << said;
-    }
-
-    std::string program_;
-    fs::path folder_;
-    std::unique_ptr<ChildProcess> daemon_;
-    std::unique_ptr<NetGuest> guest_;
-};
 
 TEST_F(NetDaemonTest, LoopGivesBackWhatIsSent) {
     serve({"--backend=loop"});
@@ -100,6 +19,17 @@ TEST_F(NetDaemonTest, LoopGivesBackWhatIsSent) {
         ASSERT_TRUE(guest_->send(frame));
         expect_received(frame);
     }
+    expect_good_end();
+}
+
+TEST_F(NetDaemonTest, LimitsHoldInTheSandbox) {
+    serve({"--backend=loop", "--limit-send-frames=20", "--limit-receive-bytes=10K"});
+    const auto begin = std::chrono::steady_clock::now();
+    for (size_t i = 0; i < 10; ++i) {
+        ASSERT_TRUE(guest_->send(make_frame(make_payload(i))));
+        expect_received(make_frame(make_payload(i)));
+    }
+    EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(350));
     expect_good_end();
 }
 
@@ -149,6 +79,29 @@ TEST_F(NetDaemonTest, DatagramsPassBothWays) {
     expect_good_end();
 }
 
+TEST_F(NetDaemonTest, DevicesOfOneProgramReachEachOtherByASwitch) {
+    const std::string device = ",backend=switch,switch=lan";
+    daemon_ = std::make_unique<ChildProcess>(
+        program_,
+        ChildProcess::Options{.arguments = {"--sandbox=log",
+                                            "--device=socket-path=" + path("s") + device,
+                                            "--device=socket-path=" + path("s2") + device},
+                              .descriptors = {}});
+    connect_guest({});
+    NetGuest other(driver::Frontend::connect(path("s2"), driver::after(kPatience)).value(), {});
+    ASSERT_TRUE(other.is_up());
+    FrameOptions to_all;
+    to_all.to_mac = std::string(6, '\xff');
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_TRUE(guest_->send(make_frame("hello", to_all)));
+        const auto received = other.receive();
+        ASSERT_TRUE(received) << daemon_->complained();
+        EXPECT_EQ(received->bytes, make_frame("hello", to_all));
+        ASSERT_TRUE(other.send(make_frame("welcome")));
+        expect_received(make_frame("welcome"));
+    }
+}
+
 TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {
     serve({"--keeper=fork", "--backend=stream", "--peer=" + path("peer"), "--reconnect-ms=20"});
     const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
@@ -159,11 +112,7 @@ TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {
         expect_received(make_frame("in"));
         ASSERT_TRUE(guest_->send(make_frame("out")));
         EXPECT_EQ(peer.receive_frame(), make_frame("out"));
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t worker = -1;
-        ASSERT_TRUE(children >> worker);
-        ASSERT_EQ(::kill(worker, SIGKILL), 0);
+        kill_worker();
         EXPECT_TRUE(peer.ends());
     }
 }
@@ -175,6 +124,10 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     expect_refusal({"--backend=stream"}, "either --peer or --listen");
     expect_refusal({"--backend=stream", peer, listen}, "either --peer or --listen");
     expect_refusal({"--backend=dgram"}, "--peer or --listen");
+    expect_refusal({"--backend=tap"}, "either --tap or --tap-fd");
+    expect_refusal({"--backend=tap", "--tap=t", "--tap-fd=5"}, "either --tap or --tap-fd");
+    expect_refusal({"--backend=tap", "--tap=tap%d"}, "no name of an interface");
+    expect_refusal({"--backend=loop", "--tap=t"}, "are of --backend=tap");
     expect_refusal({"--backend=loop", peer}, "are of --backend=stream");
     expect_refusal({"--backend=dgram", listen, "--vfkit"}, "--vfkit is of");
     expect_refusal({"--backend=stream", "--peer=" + std::string(200, 'x')}, "no path of a Unix");
@@ -186,10 +139,13 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
         expect_refusal({"--ipv4=none", "--ipv6=none"}, "leave no network");
         expect_refusal({"--ipv4=none", "--forward=tcp:1-2"}, "family of addresses");
         expect_refusal({"--dns=localhost"}, "is not of the form");
+        expect_refusal({"--max-connections=0"}, "--max-connections");
         expect_refusal({"--mtu=65521"}, "at most 65520");
     }
     expect_refusal({"--backend=null", "--mac=01:00:5e:00:00:01"}, "no address of a station");
     expect_refusal({"--backend=null", "--mtu=67"}, "--mtu");
+    expect_refusal({"--backend=null", "--limit-send-frames=0"}, "--limit-send-frames");
+    expect_refusal({"--backend=null", "--limit-receive-bytes=x"}, "--limit-receive-bytes");
     expect_refusal({"--backend=null", "--queue-pairs=0"}, "--queue-pairs");
     expect_refusal({"--backend=null", "--queue-pairs=65"}, "--queue-pairs");
 }

@@ -307,6 +307,24 @@ TEST_P(NetSocketTest, DatagramPeerIsWhoeverSendsFirst) {
     EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
 }
 
+// The kernel refuses others only from when there is a peer.
+TEST_P(NetSocketTest, Trap20DatagramsOfOthersThatCameBeforeThePeerWasKnownAreDropped) {
+    options_.listener = listen_at(path("ours"), {.type = SOCK_DGRAM}).value();
+    const UnixPeer first = UnixPeer::bind_at(path("first"));
+    const UnixPeer second = UnixPeer::bind_at(path("second"));
+    ASSERT_TRUE(first.connect(path("ours")));
+    ASSERT_TRUE(second.connect(path("ours")));
+    first.send(make_frame("one"));
+    second.send(make_frame("stranger"));
+    first.send(make_frame("two"));
+    serve<DatagramPort>(std::move(options_));
+    expect_received(make_frame("one"));
+    expect_received(make_frame("two"));
+    EXPECT_EQ(counters().dropped.value(DropReason::kNoPeer), 1U);
+    ASSERT_TRUE(guest().send(make_frame("out")));
+    EXPECT_EQ(first.receive_datagram(), make_frame("out"));
+}
+
 TEST_P(NetSocketTest, DatagramPeerWithoutOurNameCanAnswer) {
     const UnixPeer peer = UnixPeer::bind_at(path("peer"));
     options_.peer_path = path("peer");

@@ -16,6 +16,7 @@
 /// 11  hostile headers: the frame is dropped, its ring lives
 /// 12  a guest without buffers: frames wait at the host, and go on when buffers come
 /// 13  a host that takes nothing: frames wait in their order, and other rings live
+/// 14  a tap: of its queues we are one, so none is dead; one that goes harms no ring
 /// 15  the MTU never changes, and no frame is longer
 /// 16  the link is up, for front ends that ask
 /// 17  SEND_RARP announces the guest, once, also before a ring runs
@@ -24,8 +25,7 @@
 /// 21  an address is offered only where there is one
 /// 22  memory changes while frames wait
 ///
-/// Of the list in the design, 14 is of taps, which this device does not have; 18, the dirty log, is
-/// the rings' (integration-dirty-log).
+/// Of the list in the design, 18, the dirty log, is the rings' (integration-dirty-log).
 #pragma once
 
 #include <deque>

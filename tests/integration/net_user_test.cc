@@ -22,6 +22,7 @@ constexpr uint8_t kSyn = 0x02;
 constexpr uint8_t kAck = 0x10;
 constexpr uint8_t kPush = 0x08;
 constexpr uint8_t kFin = 0x01;
+constexpr uint8_t kReset = 0x04;
 
 const std::string kGuestMac("\x52\x54\0\0\0\x01", 6);
 const std::string kBroadcast(6, '\xff');
@@ -463,6 +464,66 @@ TEST_P(NetUserTest, HostIsReadAsFastAsTheGuestTakes) {
         }
     }
     EXPECT_EQ(got, payload);
+}
+
+TEST_P(NetUserTest, DatagramsOfMoreSendersThanThereMayBeAreDropped) {
+    options_.sockets_max = 3;
+    serve();
+    LoopbackSocket server(AF_INET, SOCK_DGRAM);
+    const auto send_from = [&](uint16_t port) {
+        FrameOptions options = to(ip4("10.0.2.2"), server.port(), true);
+        options.source_port = port;
+        EXPECT_TRUE(guest().send(make_frame("from " + std::to_string(port), options)));
+    };
+    for (const uint16_t port : std::array<uint16_t, 3>{4000, 4001, 4002}) {
+        send_from(port);
+        EXPECT_EQ(server.receive(), "from " + std::to_string(port));
+    }
+    send_from(4003);
+    EXPECT_EQ(counters().dropped.value(DropReason::kConnections), 1U);
+    FrameOptions connect = to(ip4("10.0.2.2"), server.port(), false);
+    connect.tcp_flags = kSyn;
+    ASSERT_TRUE(guest().send(make_frame("", connect)));
+    EXPECT_EQ(counters().dropped.value(DropReason::kConnections), 2U);
+    // Those that are there go on, and nothing of the others has come.
+    send_from(4000);
+    EXPECT_EQ(server.receive(), "from 4000");
+    EXPECT_EQ(counters().dropped.value(DropReason::kConnections), 2U);
+}
+
+TEST_P(NetUserTest, ConnectionThatEndsMakesRoomForAnother) {
+    options_.sockets_max = 1;
+    const uint16_t forwarded = LoopbackSocket(AF_INET, SOCK_STREAM).port();
+    options_.forwards = {*parse_forward("tcp:" + std::to_string(forwarded) + "-80")};
+    serve();
+    const LoopbackSocket listener(AF_INET, SOCK_STREAM);
+    FrameOptions options = to(ip4("10.0.2.2"), listener.port(), false);
+    options.tcp_flags = kSyn;
+    ASSERT_TRUE(guest().send(make_frame("", options)));
+    const auto accepted = receive();
+    ASSERT_TRUE(accepted);
+    const UniqueFd server = listener.accept();
+    FrameOptions second = options;
+    second.source_port = 4001;
+    ASSERT_TRUE(guest().send(make_frame("", second)));
+    EXPECT_EQ(counters().dropped.value(DropReason::kConnections), 1U);
+    // A program of the host that connects to the guest's port waits, too.
+    const UniqueFd waiting(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const sockaddr_storage to_host = LoopbackSocket::loopback(AF_INET, forwarded);
+    ASSERT_EQ(
+        ::connect(
+            waiting.get(), LoopbackSocket::generic(to_host), LoopbackSocket::bytes_of(AF_INET)),
+        0);
+    give_others_a_moment();
+    EXPECT_FALSE(guest().receive_now());
+    options.sequence += 1;
+    options.acknowledged = accepted->sequence + 1;
+    options.tcp_flags = kReset;
+    ASSERT_TRUE(guest().send(make_frame("", options)));
+    const auto asked = receive();
+    ASSERT_TRUE(asked);
+    EXPECT_EQ(asked->tcp_flags, kSyn);
+    EXPECT_EQ(asked->destination_port, 80);
 }
 
 TEST_P(NetUserTest, NoiseHarmsNothing) {

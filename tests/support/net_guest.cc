@@ -56,25 +56,31 @@ NetGuest::NetGuest(driver::Frontend frontend, const NetGuestOptions& options)
     posted_ = memory_.allocate(kPostedBytes, 16).value();
     for (uint16_t pair = 0; pair < options.queue_pairs; ++pair) {
         for (size_t i = 0; i < options.receive_buffers; ++i) {
-            buffers_.push_back(memory_.allocate(options.receive_bytes, 16).value());
-            post(pair, buffers_.size() - 1);
+            buffers_.push_back({memory_.allocate(options.receive_bytes, 16).value(), pair});
+            post(buffers_.size() - 1);
         }
         (void)receive_queue(pair).publish_and_kick();
     }
 }
 
-void NetGuest::post(uint16_t pair, size_t buffer) {
-    const driver::Segment segment{
-        .address = buffers_.at(buffer), .length = options_.receive_bytes, .device_writable = true};
-    EXPECT_TRUE(receive_queue(pair).try_add(std::span(&segment, 1), buffer));
+void NetGuest::post(size_t buffer) {
+    const driver::Segment segment{.address = buffers_.at(buffer).address,
+                                  .length = options_.receive_bytes,
+                                  .device_writable = true};
+    EXPECT_TRUE(receive_queue(buffers_.at(buffer).pair).try_add(std::span(&segment, 1), buffer));
+}
+
+void NetGuest::add_buffer(uint16_t pair) {
+    buffers_.push_back({memory_.allocate(options_.receive_bytes, 16).value(), pair});
+    post(buffers_.size() - 1);
+    (void)receive_queue(pair).publish_and_kick();
 }
 
 void NetGuest::post_buffers() {
     holds_ = false;
     for (const size_t buffer : std::exchange(held_, {})) {
-        const auto pair = static_cast<uint16_t>(buffer / options_.receive_buffers);
-        post(pair, buffer);
-        (void)receive_queue(pair).publish_and_kick();
+        post(buffer);
+        (void)receive_queue(buffers_.at(buffer).pair).publish_and_kick();
     }
 }
 
@@ -167,11 +173,11 @@ std::optional<NetFrame> NetGuest::receive_now(uint16_t pair) {
         }
         const auto buffer = static_cast<size_t>(completion->token);
         std::string bytes(completion->length, '\0');
-        memory_.read(buffers_.at(buffer), std::as_writable_bytes(std::span(bytes)));
+        memory_.read(buffers_.at(buffer).address, std::as_writable_bytes(std::span(bytes)));
         if (holds_) {
             held_.push_back(buffer);
         } else {
-            post(pair, buffer);
+            post(buffer);
             (void)receive_queue(pair).publish_and_kick();
         }
         if (bytes.empty()) {

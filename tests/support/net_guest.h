@@ -72,6 +72,9 @@ class NetGuest final {
 
     void post_buffers();
 
+    /// One buffer more than there were.
+    void add_buffer(uint16_t pair = 0);
+
     /// Of the header before each frame.
     [[nodiscard]] size_t header_bytes() const { return header_bytes_; }
 
@@ -95,7 +98,12 @@ class NetGuest final {
     [[nodiscard]] bool is_up() const { return is_up_; }
 
   private:
-    void post(uint16_t pair, size_t buffer);
+    struct Buffer {
+        GuestAddr address{};
+        uint16_t pair = 0;
+    };
+
+    void post(size_t buffer);
     [[nodiscard]] std::string header_bytes_of(const virtio_net_hdr_v1& header) const;
 
     NetGuestOptions options_;
@@ -107,7 +115,7 @@ class NetGuest final {
     bool merges_ = false;
     size_t header_bytes_ = sizeof(virtio_net_hdr_v1);
     size_t empty_buffers_ = 0;
-    std::vector<GuestAddr> buffers_;  // of pair 0 first
+    std::vector<Buffer> buffers_;
     std::deque<size_t> held_;
     GuestAddr transmit_{};
     GuestAddr posted_{};

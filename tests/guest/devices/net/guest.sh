@@ -5,6 +5,10 @@
 net_http=$(sed -n 's/.*outrigger\.net\.http=\([0-9]*\).*/\1/p' /proc/cmdline)
 net_sha256=$(sed -n 's/.*outrigger\.net\.sha256=\([0-9a-f]*\).*/\1/p' /proc/cmdline)
 
+net_backend=$(sed -n 's/.*outrigger\.net\.backend=\([a-z]*\).*/\1/p' /proc/cmdline)
+net_host=10.0.2.2 net_host6=fec0::2
+[ "$net_backend" != tap ] || net_host=10.9.0.1 net_host6=fd09::1
+
 # What DHCP said, as udhcpc hands it to a script.
 cat >/tmp/dhcp <<'SCRIPT'
 #!/bin/busybox sh
@@ -31,28 +35,28 @@ net_fetch() {
 # net_fetched: has the host fetched all of it, within a minute?
 net_fetched() {
     for _ in 1 2 3 4 5 6; do
-        wait_for wget -q -O /dev/null "http://10.0.2.2:$net_http/fetched" && return 0
+        wait_for wget -q -O /dev/null "http://$net_host:$net_http/fetched" && return 0
     done
     return 1
 }
 
-prove_net() {
-    prove_negotiated net virtio_net
-    ip link set lo up
-    ip link set eth0 up
-    if udhcpc -q -n -t 10 -T 2 -i eth0 -s /tmp/dhcp >/tmp/udhcpc.log 2>&1; then
-        pass net.dhcp "$(cat /tmp/lease)"
+# net_configure: by DHCP, or where nobody answers that by hand.
+net_configure() {
+    if [ "$net_backend" = tap ]; then
+        echo "nameserver $net_host" >/etc/resolv.conf
+        ip addr add 10.9.0.2/24 dev eth0 && echo "10.9.0.2 by hand" >/tmp/lease
     else
-        fail net.dhcp "$(tail -n 1 /tmp/udhcpc.log)"
+        udhcpc -q -n -t 10 -T 2 -i eth0 -s /tmp/dhcp >/tmp/udhcpc.log 2>&1
     fi
-    if answer=$(nslookup -type=a server.outrigger.test 2>&1 | sed -n 's/^Address: *//p' | tail -n 1) &&
-        [ "$answer" = 10.0.2.2 ]; then
-        pass net.name "server.outrigger.test is $answer"
-    else
-        fail net.name "server.outrigger.test is '$answer'"
+}
+
+# net_configure6: from a router advertisement; the other address is where the host reaches us.
+net_configure6() {
+    if [ "$net_backend" = tap ]; then
+        echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
+        ip -6 addr add fd09::2/64 dev eth0
+        return
     fi
-    net_fetch download server.outrigger.test
-    # From a router advertisement; the other address is where the host reaches us.
     if wait_for sh -c 'ip -6 addr show dev eth0 | grep -q "inet6 fec0"'; then
         pass net.address6 "$(ip -6 addr show dev eth0 | sed -n 's/.*inet6 \(fec0[^ ]*\).*/\1/p')"
     else
@@ -60,7 +64,26 @@ prove_net() {
     fi
     echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
     ip -6 addr add fec0::20/64 dev eth0
-    net_fetch download6 '[fec0::2]'
+}
+
+prove_net() {
+    prove_negotiated net virtio_net
+    ip link set lo up
+    ip link set eth0 up
+    if net_configure; then
+        pass net.dhcp "$(cat /tmp/lease)"
+    else
+        fail net.dhcp "$(tail -n 1 /tmp/udhcpc.log)"
+    fi
+    if answer=$(nslookup -type=a server.outrigger.test 2>&1 | sed -n 's/^Address: *//p' | tail -n 1) &&
+        [ "$answer" = "$net_host" ]; then
+        pass net.name "server.outrigger.test is $answer"
+    else
+        fail net.name "server.outrigger.test is '$answer'"
+    fi
+    net_fetch download server.outrigger.test
+    net_configure6
+    net_fetch download6 "[$net_host6]"
     mkdir -p /tmp/www && ln -s /tmp/file.part /tmp/www/file
     httpd -p '[::]:8080' -h /tmp/www
     ask net.fetch
@@ -72,14 +95,14 @@ prove_net() {
         fail net.served "the host has not fetched it"
     fi
     if take_again virtio_net && sleep 0.2 && ip link set eth0 up && ip addr flush dev eth0 &&
-        udhcpc -q -n -t 10 -T 2 -i eth0 -s /tmp/dhcp >/tmp/udhcpc.log 2>&1; then
-        pass net.reset "a driver that begins anew gets an address again"
+        net_configure && wget -q -O /dev/null "http://$net_host:$net_http/"; then
+        pass net.reset "a driver that begins anew is in the network again"
     else
-        fail net.reset "$(tail -n 1 /tmp/udhcpc.log)"
+        fail net.reset "a driver that begins anew is not: $(tail -n 1 /tmp/udhcpc.log)"
     fi
 }
 
 show_net() {
-    ip link set eth0 up && udhcpc -q -n -i eth0 -s /tmp/dhcp >/dev/null 2>&1
-    echo "  network try: ip addr; wget -O - http://10.0.2.2:$net_http/"
+    ip link set eth0 up && net_configure
+    echo "  network try: ip addr; wget -O - http://$net_host:$net_http/"
 }

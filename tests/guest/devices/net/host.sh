@@ -9,10 +9,17 @@ net_servers=$guest_source/devices/net/servers.py
 # Downloaded over each of IPv4 and IPv6, and fetched by the host over each.
 net_bytes=${OUTRIGGER_NET_BYTES:-16777216}
 
+# user, or tap: an interface in a network namespace that is the servers' and the daemon's.
+net_backend=user
+net_tap=outrigger0
+
 # net_ports: those of the servers, and two that the daemon is to listen at.
 net_setup() {
-    local tries
-    python3 "$net_servers" serve "$work/net-ports" "$net_bytes" >"$work/net-servers.log" 2>&1 </dev/null &
+    local tries apart=() tap=()
+    if [[ $net_backend == tap ]]; then
+        apart=(unshare --net) tap=("$net_tap")
+    fi
+    "${apart[@]}" python3 "$net_servers" serve "$work/net-ports" "$net_bytes" "${tap[@]}" >"$work/net-servers.log" 2>&1 </dev/null &
     process_of[net-servers]=$!
     for ((tries = 0; tries < 200; tries++)); do
         [[ -s $work/net-ports ]] && break
@@ -24,10 +31,15 @@ net_setup() {
 }
 
 net_kernel_arguments() {
-    echo " outrigger.net.http=${net_ports[0]} outrigger.net.sha256=${net_ports[4]}"
+    echo " outrigger.net.http=${net_ports[0]} outrigger.net.sha256=${net_ports[4]} outrigger.net.backend=$net_backend"
 }
 
 net_command() {
+    if [[ $net_backend == tap ]]; then
+        daemon_command=(nsenter "--net=/proc/${process_of[net-servers]}/ns/net" "$build/$net_program"
+            --socket-path="$1" --backend=tap --tap="$net_tap" --queue-pairs="$queues")
+        return
+    fi
     daemon_command=("$build/$net_program" --socket-path="$1" --backend=user --queue-pairs="$queues"
         --host-loopback=on --dns="127.0.0.1:${net_ports[1]}" --search=outrigger.test
         --forward="tcp:${net_ports[2]}-8080" --forward="tcp:[::1]:${net_ports[3]}-[fec0::20]:8080")
@@ -52,9 +64,13 @@ net_qemu_args() {
 
 # The guest serves.
 net_asked() {
-    local port=${net_ports[2]}
-    [[ $1 == fetch ]] || port=${net_ports[3]}
-    python3 "$net_servers" "$1" "$port" "${net_ports[4]}" "$work/net-fetched${1#fetch}" \
+    local host=127.0.0.1 port=${net_ports[2]} apart=()
+    [[ $1 == fetch ]] || host=::1 port=${net_ports[3]}
+    if [[ $net_backend == tap ]]; then
+        apart=(nsenter "--net=/proc/${process_of[net-servers]}/ns/net") host=10.9.0.2 port=8080
+        [[ $1 == fetch ]] || host=fd09::2
+    fi
+    "${apart[@]}" python3 "$net_servers" fetch "$host" "$port" "${net_ports[4]}" "$work/net-fetched${1#fetch}" \
         >"$work/net-$1.log" 2>&1 </dev/null &
     process_of[net-$1]=$!
 }

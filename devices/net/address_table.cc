@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/address_table.h"
+
+namespace outrigger::net {
+
+StationAddress read_station(std::span<const std::byte> frame, size_t at) {
+    constexpr size_t kAddressBytes = 6;
+    StationAddress address = 0;
+    for (const std::byte byte : frame.subspan(at, kAddressBytes)) {
+        address = address << 8 | std::to_integer<StationAddress>(byte);
+    }
+    return address;
+}
+
+bool AddressTable::learn(StationAddress address, uint32_t port, Clock::time_point now) {
+    const auto found = entries_.find(address);
+    if (found != entries_.end() && found->second.port == port) {
+        found->second.seen = now;
+        return true;
+    }
+    if (counts_[port] >= limits_.addresses_max) {
+        drop_old(port, now);
+    }
+    if (counts_[port] >= limits_.addresses_max) {
+        return false;
+    }
+    if (found != entries_.end()) {
+        // It has moved. (Nothing of this port's was dropped for it, so `found` is still there.)
+        --counts_[found->second.port];
+        found->second = {.port = port, .seen = now};
+    } else {
+        entries_.emplace(address, Entry{.port = port, .seen = now});
+    }
+    ++counts_[port];
+    return true;
+}
+
+std::optional<uint32_t> AddressTable::find(StationAddress address, Clock::time_point now) const {
+    const auto found = entries_.find(address);
+    if (found == entries_.end() || is_old(found->second, now)) {
+        return std::nullopt;
+    }
+    return found->second.port;
+}
+
+void AddressTable::forget_port(uint32_t port) {
+    std::erase_if(entries_, [&](const auto& each) { return each.second.port == port; });
+    counts_.erase(port);
+}
+
+void AddressTable::drop_old(uint32_t port, Clock::time_point now) {
+    counts_[port] -= std::erase_if(entries_, [&](const auto& each) {
+        return each.second.port == port && is_old(each.second, now);
+    });
+}
+
+}  // namespace outrigger::net

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A port that lets no more through in a second than it may: what is too much waits, at the guest
+/// and at the host, and nothing is dropped for it.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "devices/net/later_call.h"
+#include "devices/net/port.h"
+#include "devices/net/rate_limit.h"
+
+namespace outrigger::net {
+
+struct PortLimits {
+    FrameLimits::PerSecond send{};     ///< to the host
+    FrameLimits::PerSecond receive{};  ///< to the guest
+
+    [[nodiscard]] bool any() const {
+        return send.bytes > 0 || send.frames > 0 || receive.bytes > 0 || receive.frames > 0;
+    }
+};
+
+class LimitedPort final : public Port, private PortEvents {
+  public:
+    LimitedPort(std::unique_ptr<Port> port, const PortLimits& limits);
+
+    [[nodiscard]] Offloads takes() const override { return port_->takes(); }
+
+    void set_guest(const Offloads& taken) override { port_->set_guest(taken); }
+
+    void attach(EventLoop& loop, PortEvents& events) override;
+    void detach() override;
+    [[nodiscard]] size_t send(std::span<const Frame> frames) override;
+    [[nodiscard]] std::optional<Frame> next_frame() override;
+    void drop_frame() override;
+    void await_frames() override;
+
+    [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
+
+    /// Times that somebody had to wait, to send or to receive. Any thread.
+    [[nodiscard]] const Counter& waits() const { return waits_; }
+
+  private:
+    // PortEvents.
+    void on_frames() override { events_->on_frames(); }
+
+    void on_room() override { events_->on_room(); }
+
+    const std::unique_ptr<Port> port_;
+    FrameLimits send_;
+    FrameLimits receive_;
+    Counter waits_;
+    EventLoop* loop_ = nullptr;
+    PortEvents* events_ = nullptr;
+    LaterCall room_;
+    LaterCall frames_;
+    Frame front_{};         // what next_frame() gave last, but for its bytes
+    bool is_held_ = false;  // it gave nothing, because it may not yet
+};
+
+}  // namespace outrigger::net

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A switch between the devices of one program: each has a port, and ports of one name reach each
+/// other. What the sender leaves unfinished stays so; the device behind the other port finishes
+/// what its own guest cannot take.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "devices/net/address_table.h"
+#include "devices/net/port.h"
+
+namespace outrigger::net {
+
+struct SwitchOptions {
+    std::string name{};  ///< of the switch, among those of the program
+    AddressTable::Limits addresses{};
+    /// Frames of one port to everybody, and to stations that nobody knows, in a second.
+    uint32_t flood_max = 10'000;
+};
+
+/// Thread-bound as every port; those of one switch may be on different threads.
+class SwitchPort final : public Port {
+  public:
+    /// The limits of addresses are those of the switch's first port.
+    explicit SwitchPort(const SwitchOptions& options);
+    ~SwitchPort() override;
+
+    [[nodiscard]] Offloads takes() const override;
+    void attach(EventLoop& loop, PortEvents& events) override;
+    void detach() override;
+    [[nodiscard]] size_t send(std::span<const Frame> frames) override;
+    [[nodiscard]] std::optional<Frame> next_frame() override;
+    void drop_frame() override;
+    void await_frames() override;
+
+  private:
+    class Inbox;
+    class Switch;
+
+    void send_one(const Frame& frame, AddressTable::Clock::time_point now);
+    [[nodiscard]] bool may_flood(AddressTable::Clock::time_point now);
+
+    [[nodiscard]] static std::shared_ptr<Switch> find_switch(const SwitchOptions& options);
+
+    const std::shared_ptr<Switch> switch_;
+    const std::shared_ptr<Inbox> inbox_;
+    const uint32_t flood_max_;
+    const uint32_t number_;
+    size_t front_bytes_ = 0;
+    uint32_t flooded_ = 0;  // since second_
+    std::optional<AddressTable::Clock::time_point> second_;
+};
+
+}  // namespace outrigger::net

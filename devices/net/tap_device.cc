@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/tap_device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "vhost-user-backend/base/error.h"
+
+#include "devices/net/vnet_header.h"
+
+namespace outrigger::net {
+namespace {
+
+// Of newer kernels than the headers may be.
+constexpr unsigned kCutsDatagrams4 = 0x20;  // TUN_F_USO4
+constexpr unsigned kCutsDatagrams6 = 0x40;  // TUN_F_USO6
+
+/// A tap of ours holds what a burst of full windows brings; the kernel's 1000 frames are too few.
+constexpr int kSendQueueFrames = 10'000;
+
+ifreq request_for(std::string_view name) {
+    ifreq request{};
+    std::memcpy(request.ifr_name, name.data(), std::min(name.size(), size_t{IFNAMSIZ - 1}));
+    return request;
+}
+
+unsigned to_flags(const Offloads& offloads, bool cuts_datagrams) {
+    if (!offloads.checksum) {
+        return 0;  // the kernel cuts nothing whose checksum it is to finish
+    }
+    unsigned flags = TUN_F_CSUM;
+    flags |= offloads.tcp4 ? unsigned{TUN_F_TSO4} : 0;
+    flags |= offloads.tcp6 ? unsigned{TUN_F_TSO6} : 0;
+    flags |= offloads.ecn && (offloads.tcp4 || offloads.tcp6) ? unsigned{TUN_F_TSO_ECN} : 0;
+    // Kernels take both of these or none.
+    if (cuts_datagrams && offloads.udp4 && offloads.udp6) {
+        flags |= kCutsDatagrams4 | kCutsDatagrams6;
+    }
+    return flags;
+}
+
+/// With what is set as the state of the tap allows; frames are as the fields of `tap` say.
+Result<Tap> prepare_tap(UniqueFd fd, const ifreq& request) {
+    const auto flags = static_cast<unsigned short>(request.ifr_flags);
+    Tap tap{.fd = std::move(fd), .name = request.ifr_name};
+    tap.has_header = (flags & IFF_VNET_HDR) != 0;
+    const int old = ::fcntl(tap.fd.get(), F_GETFL);
+    if (old < 0 || ::fcntl(tap.fd.get(), F_SETFL, old | O_NONBLOCK) != 0) {
+        return failure(error_from_errno("cannot use the tap " + tap.name));
+    }
+    if (!tap.has_header) {
+        return tap;
+    }
+    const int header_bytes = kVnetHeaderBytes;
+    const int little_endian = 1;
+    if (::ioctl(tap.fd.get(), TUNSETVNETHDRSZ, &header_bytes) != 0 ||
+        ::ioctl(tap.fd.get(), TUNSETVNETLE, &little_endian) != 0) {
+        return failure(error_from_errno("cannot set the headers of the tap " + tap.name));
+    }
+    const unsigned all = TUN_F_CSUM | kCutsDatagrams4 | kCutsDatagrams6;
+    tap.cuts_datagrams = ::ioctl(tap.fd.get(), TUNSETOFFLOAD, all) == 0;
+    set_tap_offloads(tap, {});
+    return tap;
+}
+
+/// Of a tap that ends with us, if we may.
+void lengthen_send_queue(const std::string& name) {
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request = request_for(name);
+    request.ifr_qlen = kSendQueueFrames;
+    if (socket.valid()) {
+        (void)::ioctl(socket.get(), SIOCSIFTXQLEN, &request);
+    }
+}
+
+}  // namespace
+
+bool is_interface_name(std::string_view name) {
+    // The kernel fills in what looks like a format.
+    return !name.empty() && name.size() < IFNAMSIZ && name != "." && name != ".." &&
+           std::ranges::all_of(name, [](char each) {
+               return each > ' ' && each < 0x7f && each != '/' && each != ':' && each != '%';
+           });
+}
+
+Result<Tap> open_tap(const std::string& name) {
+    UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    if (!fd.valid()) {
+        return failure(error_from_errno("cannot open /dev/net/tun"));
+    }
+    constexpr int kKind = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    ifreq request = request_for(name);
+    request.ifr_flags = kKind;
+    bool is_open = ::ioctl(fd.get(), TUNSETIFF, &request) == 0;
+    if (!is_open && errno == EINVAL) {
+        request.ifr_flags = kKind | IFF_MULTI_QUEUE;
+        is_open = ::ioctl(fd.get(), TUNSETIFF, &request) == 0;
+    }
+    if (!is_open) {
+        return failure(error_from_errno("cannot open the tap " + name));
+    }
+    ifreq found = request_for(name);
+    if (::ioctl(fd.get(), TUNGETIFF, &found) != 0) {
+        return failure(error_from_errno("cannot examine the tap " + name));
+    }
+    if ((static_cast<unsigned short>(found.ifr_flags) & IFF_PERSIST) == 0) {
+        lengthen_send_queue(name);
+    }
+    return prepare_tap(std::move(fd), found);
+}
+
+Result<Tap> take_tap(UniqueFd fd) {
+    ifreq request{};
+    if (::ioctl(fd.get(), TUNGETIFF, &request) != 0) {
+        return failure(error_from_errno("the descriptor is no tap's"));
+    }
+    const auto flags = static_cast<unsigned short>(request.ifr_flags);
+    if ((flags & IFF_TAP) == 0 || (flags & IFF_NO_PI) == 0) {
+        return failure(Error{.message = "the descriptor is no tap's with IFF_TAP and IFF_NO_PI"});
+    }
+    return prepare_tap(std::move(fd), request);
+}
+
+void set_tap_offloads(const Tap& tap, const Offloads& offloads) {
+    const unsigned flags = to_flags(offloads, tap.cuts_datagrams);
+    if (tap.has_header) {
+        (void)::ioctl(tap.fd.get(), TUNSETOFFLOAD, flags);
+    }
+}
+
+}  // namespace outrigger::net

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+// Guests at one switch, each with a device, a worker and a session of its own.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "devices/net/switch_port.h"
+#include "tests/integration/net_traps.h"
+
+namespace outrigger::net {
+namespace {
+
+const std::string kEverybodyMac(6, '\xff');
+
+class NetSwitchTest : public ::testing::TestWithParam<bool> {
+  protected:
+    struct Station {
+        SwitchPort* port = nullptr;
+        std::unique_ptr<NetDevice> device{};
+        std::unique_ptr<testing::SessionHost> host{};
+        std::unique_ptr<NetGuest> guest{};
+    };
+
+    ~NetSwitchTest() override {
+        for (Station& each : stations_) {
+            leave(each);
+        }
+    }
+
+    static void leave(Station& station) {
+        station.guest.reset();
+        station.host.reset();
+        station.device.reset();
+    }
+
+    size_t join(const NetGuestOptions& guest = {}) {
+        auto port = std::make_unique<SwitchPort>(options_);
+        Station station{.port = port.get()};
+        station.device = std::make_unique<NetDevice>(NetOptions{.mtu = 65535}, std::move(port));
+        station.host =
+            std::make_unique<testing::SessionHost>(*station.device, testing::SessionHostOptions{});
+        NetGuestOptions options = guest;
+        options.packed = GetParam();
+        station.guest = std::make_unique<NetGuest>(station.host->connect(), options);
+        EXPECT_TRUE(station.guest->is_up());
+        stations_.push_back(std::move(station));
+        return stations_.size() - 1;
+    }
+
+    [[nodiscard]] static std::string mac(size_t station) {
+        return std::string("\x52\x54\0\0\0", 5) + static_cast<char>(0x10 + station);
+    }
+
+    /// From one station to another, or to whomever the address says.
+    [[nodiscard]] static std::string frame(const std::string& from,
+                                           const std::string& to,
+                                           const std::string& text,
+                                           FrameOptions options = {}) {
+        options.to_mac = to;
+        std::string bytes = make_frame(text, options);
+        bytes.replace(6, 6, from);
+        return bytes;
+    }
+
+    void expect_sent(size_t from, const std::string& bytes) {
+        ASSERT_TRUE(guest(from).send(bytes));
+    }
+
+    void expect_received(size_t station, const std::string& bytes) {
+        const auto received = guest(station).receive();
+        ASSERT_TRUE(received);
+        EXPECT_EQ(received->bytes, bytes);
+    }
+
+    void expect_nothing(size_t station) {
+        give_others_a_moment();
+        EXPECT_FALSE(guest(station).receive_now());
+    }
+
+    /// Everybody knows where everybody is.
+    void introduce() {
+        for (size_t station = 0; station < stations_.size(); ++station) {
+            const std::string hello = frame(mac(station), kEverybodyMac, "hello");
+            expect_sent(station, hello);
+            for (size_t other = 0; other < stations_.size(); ++other) {
+                if (other != station) {
+                    expect_received(other, hello);
+                }
+            }
+        }
+    }
+
+    NetGuest& guest(size_t station) { return *stations_.at(station).guest; }
+
+    [[nodiscard]] uint64_t dropped(size_t station, DropReason reason) const {
+        return stations_.at(station).port->counters().dropped.value(reason);
+    }
+
+    SwitchOptions options_{.name = "test"};
+    std::vector<Station> stations_;
+};
+
+TEST_P(NetSwitchTest, FrameToEverybodyGoesToEverybodyElse) {
+    join();
+    join();
+    join();
+    introduce();
+    expect_nothing(0);
+}
+
+TEST_P(NetSwitchTest, FrameToAStationGoesWhereItIsAlone) {
+    join();
+    join();
+    join();
+    introduce();
+    for (int i = 0; i < 50; ++i) {
+        expect_sent(0, frame(mac(0), mac(2), "to two"));
+        expect_received(2, frame(mac(0), mac(2), "to two"));
+        expect_sent(2, frame(mac(2), mac(0), "to none"));
+        expect_received(0, frame(mac(2), mac(0), "to none"));
+    }
+    expect_nothing(1);
+}
+
+TEST_P(NetSwitchTest, FrameToAStationThatNobodyKnowsGoesToEverybodyElse) {
+    join();
+    join();
+    join();
+    expect_sent(0, frame(mac(0), mac(7), "who"));
+    expect_received(1, frame(mac(0), mac(7), "who"));
+    expect_received(2, frame(mac(0), mac(7), "who"));
+}
+
+TEST_P(NetSwitchTest, StationThatMovesIsFoundAgain) {
+    join();
+    join();
+    join();
+    introduce();
+    expect_sent(2, frame(mac(1), kEverybodyMac, "here now"));
+    expect_received(0, frame(mac(1), kEverybodyMac, "here now"));
+    expect_received(1, frame(mac(1), kEverybodyMac, "here now"));
+    expect_sent(0, frame(mac(0), mac(1), "found"));
+    expect_received(2, frame(mac(0), mac(1), "found"));
+    expect_nothing(1);
+}
+
+TEST_P(NetSwitchTest, FrameToAStationOfTheSamePortGoesNowhere) {
+    join();
+    join();
+    introduce();
+    expect_sent(0, frame(mac(5), kEverybodyMac, "behind a bridge"));
+    expect_received(1, frame(mac(5), kEverybodyMac, "behind a bridge"));
+    expect_sent(0, frame(mac(0), mac(5), "stays"));
+    EXPECT_EQ(dropped(0, DropReason::kNoPeer), 1U);
+    expect_nothing(1);
+}
+
+TEST_P(NetSwitchTest, FrameOfTheLinkAloneGoesNowhere) {
+    join();
+    join();
+    introduce();
+    expect_sent(0, frame(mac(0), std::string("\x01\x80\xc2\0\0\x0e", 6), "LLDP"));
+    EXPECT_EQ(dropped(0, DropReason::kPeerRefused), 1U);
+    expect_nothing(1);
+}
+
+TEST_P(NetSwitchTest, WhatTheSenderLeavesUnfinishedTheOtherGuestGets) {
+    join();
+    join({.receive_bytes = 4096});
+    introduce();
+    const FrameOptions options{.partial_checksum = true};
+    const std::string sent = frame(mac(0), mac(1), make_payload(20'000), options);
+    ASSERT_TRUE(guest(0).send(sent, header_of(options, 1400)));
+    const auto received = guest(1).receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, sent);
+    EXPECT_EQ(received->header.flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
+    EXPECT_EQ(received->header.gso_type, VIRTIO_NET_HDR_GSO_TCPV4);
+    EXPECT_EQ(received->header.gso_size, 1400);
+}
+
+TEST_P(NetSwitchTest, Trap10WhatTheOtherGuestCannotTakeIsFinishedForIt) {
+    join();
+    join({.features =
+              ~(uint64_t{1} << VIRTIO_NET_F_GUEST_CSUM | uint64_t{1} << VIRTIO_NET_F_GUEST_TSO4)});
+    introduce();
+    const FrameOptions options{.partial_checksum = true};
+    const std::string payload = make_payload(3000);
+    ASSERT_TRUE(guest(0).send(frame(mac(0), mac(1), payload, options), header_of(options, 1000)));
+    std::string got;
+    for (int i = 0; i < 3; ++i) {
+        const auto received = guest(1).receive();
+        ASSERT_TRUE(received);
+        EXPECT_EQ(received->header.flags, 0);
+        const auto read = read_frame(received->bytes);
+        ASSERT_TRUE(read);
+        got += read->payload;
+    }
+    EXPECT_EQ(got, payload);
+}
+
+TEST_P(NetSwitchTest, PortMayNotFloodTheOthers) {
+    options_.flood_max = 5;
+    join();
+    join();
+    const auto begin = AddressTable::Clock::now();
+    for (int i = 0; i < 20; ++i) {
+        ASSERT_TRUE(guest(0).send(frame(mac(0), kEverybodyMac, "flood")));
+    }
+    const uint64_t stopped = dropped(0, DropReason::kFlood);
+    if (AddressTable::Clock::now() - begin < std::chrono::seconds(1)) {
+        EXPECT_GE(stopped, 10U);  // a second may have begun meanwhile
+    }
+    for (uint64_t i = 0; i < 20 - stopped; ++i) {
+        expect_received(1, frame(mac(0), kEverybodyMac, "flood"));
+    }
+    // What others know of is no flood.
+    expect_sent(1, frame(mac(1), mac(0), "known"));
+    expect_received(0, frame(mac(1), mac(0), "known"));
+    EXPECT_EQ(dropped(1, DropReason::kFlood), 0U);
+}
+
+TEST_P(NetSwitchTest, GuestThatTakesNothingHoldsUpNobody) {
+    join();
+    join({.receive_buffers = 4});
+    join();
+    introduce();
+    guest(1).hold_buffers();
+    const std::string large = frame(mac(0), mac(1), make_payload(1400));
+    for (int i = 0; i < 4000; ++i) {
+        ASSERT_TRUE(guest(0).send(large));
+    }
+    EXPECT_GT(dropped(0, DropReason::kQueueFull), 0U);
+    expect_sent(0, frame(mac(0), mac(2), "goes on"));
+    expect_received(2, frame(mac(0), mac(2), "goes on"));
+}
+
+TEST_P(NetSwitchTest, GuestThatLeavesIsForgottenAndMayComeAgain) {
+    join();
+    join();
+    introduce();
+    leave(stations_.back());
+    expect_sent(0, frame(mac(0), mac(1), "to nobody"));
+    EXPECT_EQ(dropped(0, DropReason::kNoPeer), 1U);
+    stations_.pop_back();
+    join();
+    introduce();
+}
+
+TEST_P(NetSwitchTest, SwitchesOfOtherNamesAreApart) {
+    join();
+    options_.name = "other";
+    join();
+    expect_sent(0, frame(mac(0), kEverybodyMac, "hello"));
+    EXPECT_EQ(dropped(0, DropReason::kNoPeer), 1U);
+    expect_nothing(1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings, NetSwitchTest, ::testing::Bool(), [](const auto& row) {
+    return row.param ? "Packed" : "Split";
+});
+
+}  // namespace
+}  // namespace outrigger::net
