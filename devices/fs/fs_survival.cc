@@ -104,8 +104,8 @@ void FsServer::restore_inode(const KeptInode& kept) {
                          std::move(handle),
                          {.request = kept.counted_by, .again = false})) {
         keeper_->drop_inode(kept.id);
-    } else if (is_kept) {
-        inodes_.find(kept.id)->is_kept.store(true);
+    } else if (const InodeRef inode = inodes_.find(kept.id); inode && is_kept) {
+        inode->is_kept.store(true);
     }
 }
 
