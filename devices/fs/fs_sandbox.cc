@@ -92,6 +92,8 @@ constexpr SystemCallRule kControlSystemCalls[] = {
     {.name = "openat2"},
     {.name = "openat"},
     {.name = "flock"},
+    // Locks end with the guest, whatever the keeper still has open.
+    {.name = "fcntl", .tests = {argument_is(1, F_OFD_SETLK)}},
 };
 
 constexpr uint64_t bit(int capability) {
