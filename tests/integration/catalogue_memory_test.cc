@@ -316,9 +316,15 @@ TEST_F(CatalogueMemory, Row15RemMemRegTwiceIsRefusedTheSecondTime) {
     expect_echo();
 }
 
-TEST_F(CatalogueMemory, Row15AddMemRegTwiceIsRefusedTheSecondTime) {
-    expect_refusal(Refusal::kMemoryTable,
-                   [&] { return frontend().add_mem_reg(memory_, memory_.regions()[0]); });
+// QEMU before 8.0 sends a network device's regions once for each pair of its queues. Another file
+// at the same addresses: MemoryMessages.WhatLiesThereInAnotherFileIsNotTheSameRegion.
+TEST_F(CatalogueMemory, Row15AddMemRegTwiceIsOneRegion) {
+    const ProcessCounts before = ProcessCounts::now();
+    for (int i = 0; i < 10; ++i) {
+        EXPECT_EQ(frontend().add_mem_reg(memory_, memory_.regions()[0]), Answer::kAccepted);
+    }
+    EXPECT_TRUE(eventually([&] { return ProcessCounts::now() == before; }));
+    EXPECT_EQ(counters().refused.total(), 0U);
     expect_echo();
 }
 
