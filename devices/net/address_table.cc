@@ -18,20 +18,21 @@ bool AddressTable::learn(StationAddress address, uint32_t port, Clock::time_poin
         found->second.seen = now;
         return true;
     }
-    if (counts_[port] >= limits_.addresses_max) {
-        drop_old(port, now);
+    PortState& state = ports_[port];
+    if (state.addresses >= limits_.addresses_max) {
+        drop_old(port, state, now);
     }
-    if (counts_[port] >= limits_.addresses_max) {
+    if (state.addresses >= limits_.addresses_max) {
         return false;
     }
     if (found != entries_.end()) {
         // It has moved. (Nothing of this port's was dropped for it, so `found` is still there.)
-        --counts_[found->second.port];
+        --ports_[found->second.port].addresses;
         found->second = {.port = port, .seen = now};
     } else {
         entries_.emplace(address, Entry{.port = port, .seen = now});
     }
-    ++counts_[port];
+    ++ports_[port].addresses;
     return true;
 }
 
@@ -45,11 +46,16 @@ std::optional<uint32_t> AddressTable::find(StationAddress address, Clock::time_p
 
 void AddressTable::forget_port(uint32_t port) {
     std::erase_if(entries_, [&](const auto& each) { return each.second.port == port; });
-    counts_.erase(port);
+    ports_.erase(port);
 }
 
-void AddressTable::drop_old(uint32_t port, Clock::time_point now) {
-    counts_[port] -= std::erase_if(entries_, [&](const auto& each) {
+/// It looks at all there are, so a guest that invents addresses has it done once in a while.
+void AddressTable::drop_old(uint32_t port, PortState& state, Clock::time_point now) {
+    if (state.looked && now - *state.looked < kLookPause) {
+        return;
+    }
+    state.looked = now;
+    state.addresses -= std::erase_if(entries_, [&](const auto& each) {
         return each.second.port == port && is_old(each.second, now);
     });
 }

@@ -35,6 +35,9 @@ class AddressTable final {
   public:
     using Clock = std::chrono::steady_clock;
 
+    /// A port that has as many addresses as it may has old ones looked for so often.
+    static constexpr Clock::duration kLookPause = std::chrono::seconds(1);
+
     struct Limits {
         size_t addresses_max = 64;  ///< of one port
         Clock::duration age_max = std::chrono::minutes(5);
@@ -64,11 +67,16 @@ class AddressTable final {
         return now - entry.seen > limits_.age_max;
     }
 
-    void drop_old(uint32_t port, Clock::time_point now);
+    struct PortState {
+        size_t addresses = 0;
+        std::optional<Clock::time_point> looked{};  ///< for old ones
+    };
+
+    void drop_old(uint32_t port, PortState& state, Clock::time_point now);
 
     const Limits limits_;
     std::unordered_map<StationAddress, Entry> entries_;
-    std::unordered_map<uint32_t, size_t> counts_;  // by port
+    std::unordered_map<uint32_t, PortState> ports_;
 };
 
 }  // namespace outrigger::net

@@ -60,6 +60,16 @@ TEST_F(AddressTableTest, OldStationsMakeRoom) {
     EXPECT_EQ(table_.size(), 2U);
 }
 
+// Whoever invents addresses does not have the whole table looked at for each of them.
+TEST_F(AddressTableTest, OldStationsAreLookedForOnceInAWhile) {
+    AddressTable table{{.addresses_max = 1, .age_max = AddressTable::kLookPause / 4}};
+    ASSERT_TRUE(table.learn(1, 1, now_));
+    ASSERT_FALSE(table.learn(2, 1, now_));
+    EXPECT_FALSE(table.learn(2, 1, now_ + AddressTable::kLookPause / 2));
+    EXPECT_TRUE(table.learn(2, 1, now_ + AddressTable::kLookPause));
+    EXPECT_EQ(table.size(), 1U);
+}
+
 TEST_F(AddressTableTest, StationThatMovesToAFullPortWhoseStationsAreOldIsKept) {
     ASSERT_TRUE(table_.learn(kStation, 3, now_));
     ASSERT_TRUE(table_.learn(kStation + 1, 3, now_));
