@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "vhost-user-backend/base/counters.h"
@@ -23,6 +24,7 @@
 #include "devices/net/control_command.h"
 #include "devices/net/flow_table.h"
 #include "devices/net/guest_settings.h"
+#include "devices/net/net_control.h"
 #include "devices/net/offload.h"
 #include "devices/net/port.h"
 #include "devices/net/receive_queue.h"
@@ -41,6 +43,7 @@ struct NetOptions {
     std::optional<MacAddress> mac{};  ///< the guest's; nothing: the front end chooses
     uint16_t mtu = kMtuDefault;
     uint16_t queue_pairs = 1;
+    std::string backend{};  ///< what the port is, for people
 };
 
 /// Written by the queues' worker.
@@ -83,6 +86,8 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] bool set_mtu(uint16_t mtu) override;
     [[nodiscard]] bool announce(const MacAddress& address) override;
 
+    [[nodiscard]] control::DeviceControl* control() override { return &operators_; }
+
     [[nodiscard]] std::span<const StateSectionKind> state_sections() const override;
     [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
     [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;
@@ -92,6 +97,8 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] const NetCounters& counters() const { return counters_; }
 
     [[nodiscard]] const Port& port() const { return *port_; }
+
+    [[nodiscard]] const NetOptions& options() const { return options_; }
 
   private:
     /// What a ring is for. VIRTIO 1.3, 5.1.2: with one pair the third is the control queue,
@@ -145,6 +152,7 @@ class NetDevice final : public Device, private PortEvents {
     const std::unique_ptr<Port> port_;
     NetCounters counters_;
     LogLimiter limiter_;
+    NetControl operators_{*this};
 
     // Written by the control thread, read by the worker.
     std::atomic<uint64_t> agreed_ = 0;

@@ -463,7 +463,7 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper
 }
 
 Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
-    NetOptions options;
+    NetOptions options{.backend = *values.text("backend")};
     if (const auto mac = values.text("mac")) {
         options.mac = parse_mac(*mac);
     }
