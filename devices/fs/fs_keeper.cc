@@ -198,6 +198,12 @@ uint64_t FsKeeper::counted_by(uint64_t id) const {
         .load(std::memory_order_relaxed);
 }
 
+void FsKeeper::note_number_lost(uint64_t id) {
+    word_at<uint64_t>(inode_at(static_cast<uint32_t>(id)) + offsetof(InodeRecord, device))
+        .store(KeptInode::kNoDevice, std::memory_order_relaxed);
+    in_this_order();
+}
+
 bool FsKeeper::keep_inode(uint64_t id, int fd) {
     if (!keeper_.keep_open(name("n", id), fd)) {
         return false;

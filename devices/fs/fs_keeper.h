@@ -30,10 +30,11 @@ namespace outrigger::fs {
 /// descriptor that the keeper has.
 struct KeptInode {
     static constexpr size_t kHandleBytesMax = 72;
+    static constexpr uint64_t kNoDevice = UINT64_MAX;
 
     uint64_t id = 0;
     uint64_t mount = 0;
-    uint64_t device = 0;
+    uint64_t device = 0;  ///< kNoDevice: another file has got the number
     uint64_t number = 0;
     uint64_t lookups = 0;
     uint64_t counted_by = 0;      ///< the request that looked it up last: Call::request
@@ -98,6 +99,8 @@ class FsKeeper final {
     void note_lookups(uint64_t id, uint64_t lookups);
     void note_counted_by(uint64_t id, uint64_t request);
     [[nodiscard]] uint64_t counted_by(uint64_t id) const;
+    /// Another file has got the inode's number, and is about to be added.
+    void note_number_lost(uint64_t id);
     /// The keeper has its descriptor from now on. False: it does not take it.
     [[nodiscard]] bool keep_inode(uint64_t id, int fd);
     void remove_inode(uint64_t id, bool has_descriptor);

@@ -64,7 +64,7 @@ Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
         return Found{.inode = std::move(inode), .status = status};
     }
     OUTRIGGER_TRY(reserve_descriptor());
-    return add(asker, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
+    return add(one, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
 }
 
 /// What a descriptor of ours has open, by a second descriptor: that one keeps no file open for
@@ -484,6 +484,10 @@ Verdict FsServer::tmpfile(Call& call) {
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     if (const OpenFileRef file = made_before(call)) {
         return answer_again(call, file, true);
+    }
+    if (call.again) {
+        // The earlier process may have made one that it did not come to open for the guest.
+        inodes_.take_back_all(call.request);
     }
     UniqueFd fd;
     {

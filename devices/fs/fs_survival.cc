@@ -4,6 +4,7 @@
 // sandbox keeps from the host is opened before there is one.
 #include <cerrno>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
@@ -53,6 +54,12 @@ bool is_open_as(int fd, uint32_t flags) {
            type == ((flags & O_DIRECTORY) != 0 ? S_IFDIR : S_IFREG);
 }
 
+/// A record that no process of ours would write.
+void log_lost(std::string_view what, uint64_t id) {
+    static LogLimiter limiter;
+    limiter.log(LogLevel::kWarning, "fs: the record of {} {:#x} makes no sense", what, id);
+}
+
 }  // namespace
 
 void FsServer::go_on(FsKeeper& keeper) {
@@ -90,9 +97,12 @@ void FsServer::restore_inode(const KeptInode& kept) {
     if (auto bytes = FileHandle::from_bytes(kept.handle); bytes && handles_.are_used()) {
         handle = *std::move(bytes);
     }
-    if (!fd.valid() && handle.is_empty()) {
-        // Nobody finds it by its key, and whoever asks for its number gets ESTALE.
-        key = {.mount = UINT64_MAX, .device = UINT64_MAX, .number = kept.id};
+    const bool is_lost = !fd.valid() && handle.is_empty();
+    if (is_lost || kept.device == KeptInode::kNoDevice ||
+        (!handle.is_empty() && inodes_.peek(key))) {
+        // Nobody finds it by its key. Whoever asks for its node gets ESTALE, but where the handle
+        // leads to a file.
+        key = {.mount = kept.mount, .device = KeptInode::kNoDevice, .number = kept.id};
     }
     const bool is_kept = fd.valid() && !handle.is_empty();
     if (!is_type(kept.type) || kept.id == InodeTable::kRootId ||
@@ -103,6 +113,7 @@ void FsServer::restore_inode(const KeptInode& kept) {
                          kept.lookups,
                          std::move(handle),
                          {.request = kept.counted_by, .again = false})) {
+        log_lost("node", kept.id);
         keeper_->drop_inode(kept.id);
     } else if (const InodeRef inode = inodes_.find(kept.id); inode && is_kept) {
         inode->is_kept.store(true);
@@ -114,6 +125,7 @@ void FsServer::restore_file(const KeptFile& kept) {
     const bool is_directory = (kept.flags & O_DIRECTORY) != 0;
     if (!inode || (kept.flags & ~kOpenFlags) != 0 ||
         inode->type != (is_directory ? S_IFDIR : S_IFREG)) {
+        log_lost("open file", kept.handle);
         keeper_->drop_file(kept.handle);
         return;
     }
@@ -128,6 +140,7 @@ void FsServer::restore_file(const KeptFile& kept) {
                          .node = kept.node,
                          .flags = static_cast<int>(kept.flags),
                          .is_directory = is_directory})) {
+        log_lost("open file", kept.handle);
         keeper_->drop_file(kept.handle);
         return;
     }

@@ -70,7 +70,11 @@ InodeRef InodeTable::look_up_or_add(
     InodeRef inode = find_locked(shard, key_hash, key);
     if (inode && !inode->handle.is_empty() && !inode->fd.is_open() &&
         !inode->handle.is_same(handle)) {
-        // Another file has got its number. The guest finds out when it asks for the old one.
+        // Another file has got its number. The guest finds out when it asks for the old one. Noted
+        // before the other is: of two with one number the next process would drop one.
+        if (keeper_ != nullptr) {
+            keeper_->note_number_lost(inode.id());
+        }
         remove_locked(shard, key_hash, inode);
         inode = {};
     }
@@ -234,6 +238,15 @@ void InodeTable::take_back(uint64_t id) {
         keeper_->note_counted_by(id, 0);
     }
     forget(id, 1);
+}
+
+void InodeTable::take_back_all(uint64_t request) {
+    for_each([&](InodeRef& inode) {
+        if (keeper_ != nullptr && inode.id() != kRootId &&
+            keeper_->counted_by(inode.id()) == request) {
+            take_back(inode.id());
+        }
+    });
 }
 
 void InodeTable::clear() {

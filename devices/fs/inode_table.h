@@ -133,6 +133,9 @@ class InodeTable final {
     /// The guest will not hear of this look-up.
     void take_back(uint64_t id);
 
+    /// Nor of what an earlier process looked up for this request.
+    void take_back_all(uint64_t request);
+
     /// Closes the descriptor of an inode that has a handle, unless somebody uses it, or has since
     /// the last time (which is forgotten). True: none is open.
     [[nodiscard]] bool close_unused(uint64_t id);

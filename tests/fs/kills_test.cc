@@ -212,6 +212,35 @@ TEST_P(FsKills, WhatTheHostReplacedIsAnotherFile) {
     EXPECT_NE(node_of("f"), node);
 }
 
+// Inodes with handles are open to nobody behind a kill, and the host gives their numbers again.
+TEST_P(FsKills, FilesWithTheNumbersOfOthersGoOn) {
+    std::vector<uint64_t> old;
+    for (size_t i = 0; i < 8; ++i) {
+        write_in_share(numbered("old", i), "");
+        old.push_back(node_of(numbered("old", i)));
+    }
+    kill();
+    std::vector<OpenFile> files;
+    for (size_t i = 0; i < 8; ++i) {
+        std::filesystem::remove(in_share(numbered("old", i)));
+    }
+    for (size_t i = 0; i < 8; ++i) {
+        files.push_back(create(numbered("new", i), numbered("content", i)));
+    }
+    for (int round = 0; round < 2; ++round) {
+        kill();
+        for (size_t i = 0; i < 8; ++i) {
+            EXPECT_EQ(read(files[i], 8), numbered("content", i));
+            EXPECT_EQ(node_of(numbered("new", i)), files[i].node);
+            (void)guest().call(ask::forget(files[i].node, 1), FuseGuest::kHighPriority);
+        }
+    }
+    for (const uint64_t node : old) {
+        // A descriptor brings the removed file back, a handle does not.
+        EXPECT_EQ(error_of(ask::getattr(node)), by_descriptor() ? 0 : ESTALE);
+    }
+}
+
 TEST_P(FsKills, AShareWhoseDirectoryWasReplacedIsNotGoneOnWith) {
     const pid_t before = serving();
     std::filesystem::rename(share(), share() + "-old");

@@ -133,9 +133,22 @@ clean_up_guest() {
     work=
 }
 
+# wait_for_socket PROCESS SOCKET...: until all are there; a failure when the process ends before that.
+wait_for_socket() {
+    local process=$1 socket tries
+    for socket in "${@:2}"; do
+        for ((tries = 0; tries < 1000; tries++)); do
+            [[ -S $socket ]] && continue 2
+            kill -0 "$process" 2>/dev/null || break
+            sleep 0.01
+        done
+        return 1
+    done
+}
+
 # start_daemon DEVICE: and waits until its socket is there.
 start_daemon() {
-    local device=$1 socket=$work/$1.sock tries daemon_command=()
+    local device=$1 socket=$work/$1.sock daemon_command=()
     if [[ $reference ]]; then
         "${device}_reference_command" "$socket"
     else
@@ -144,11 +157,7 @@ start_daemon() {
     fi
     "${daemon_wrapper[@]}" "${daemon_command[@]}" >"$work/$device.log" 2>&1 </dev/null &
     process_of[$device]=$!
-    for ((tries = 0; tries < 1000; tries++)); do
-        [[ -S $socket ]] && return 0
-        kill -0 "${process_of[$device]}" 2>/dev/null || break
-        sleep 0.01
-    done
+    wait_for_socket "${process_of[$device]}" "$socket" && return
     host_result "$device.start" failed "$(tail -n 1 "$work/$device.log")"
     return 1
 }
@@ -289,14 +298,14 @@ on_tick() { :; }
 
 # attach_to_guest: this terminal is the guest's, until its user or the guest ends.
 attach_to_guest() {
-    local tries watcher
+    local watcher
     "$build/$console_program" --socket-path="$work/console.sock" \
         --port="name=hvc0,backend=unix,path=$work/terminal" >"$work/console-daemon.log" 2>&1 </dev/null &
     process_of[console]=$!
-    for ((tries = 0; tries < 1000; tries++)); do
-        [[ -S $work/console.sock ]] && break
-        sleep 0.01
-    done
+    wait_for_socket "${process_of[console]}" "$work/console.sock" "$work/terminal" || {
+        cat "$work/console-daemon.log" >&2
+        return 1
+    }
     "${qemu_command[@]}" "${qemu_args[@]}" >"$work/qemu.log" 2>&1 </dev/null &
     process_of[qemu]=$!
     # A guest that has ended ends its console.

@@ -491,13 +491,16 @@ class AttachedTerminal {
 TEST_P(ConsoleKeeperTest, ADaemonThatIsKilledInTheMiddleLeavesTerminalAndGuestAtWork) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
     AttachedTerminal terminal(program(), path("a"));
+    // Who is shown something is kept, too: a process takes along whom it has but accepted.
+    ASSERT_TRUE(guest_->write(0, "here"));
+    ASSERT_EQ(terminal.user->read(4), "here");
     for (int i = 0; i < 5; ++i) {
         terminal.user->write("key");
         ASSERT_TRUE(kill_worker());
-        EXPECT_EQ(guest_->read(0, 3), "key");
+        ASSERT_EQ(guest_->read(0, 3), "key") << daemon_->complained();
         ASSERT_TRUE(guest_->write(0, "shown"));
-        EXPECT_EQ(terminal.user->read(5), "shown");
-        EXPECT_TRUE(terminal.is_raw());
+        ASSERT_EQ(terminal.user->read(5), "shown") << daemon_->complained();
+        ASSERT_TRUE(terminal.is_raw());
     }
     terminal.user->write("\x1d");
     EXPECT_EQ(terminal.viewer->wait(), (Ended{.status = 0}));
