@@ -447,6 +447,32 @@ TEST_F(HostileBackendTest, OneWithOtherQueuesIsRefusedWithAReason) {
     Script other;
     other.queue_num = 7;
     ASSERT_TRUE(connect({Script{}, other}));
+/// Nobody knows where its ring is: the driver is told, and the machine around it goes on.
+TEST_F(HostileBackendTest, ADeviceThatCannotGoOnHoldsNoResume) {
+    Script script;
+    script.inflight = [](wire::Inflight& inflight, UniqueFd& fd) {
+        inflight = {};
+        fd.reset();
+    };
+    ASSERT_TRUE(connect({script, script}));
+    host_->activate({.count = 1, .packed = true});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    backend().die();
+    ASSERT_TRUE(eventually([&] { return host_->needs_resets() == 1; }));
+    ASSERT_TRUE(host_->reaches(Phase::kReady));
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(host_->suspend());
+        const auto resumed = host_->resume();
+        ASSERT_FALSE(resumed);
+        EXPECT_NE(resumed.error().message.find("in-flight buffer"), std::string::npos)
+            << resumed.error().message;
+    }
+    EXPECT_EQ(host_->needs_resets(), 1);
+    ASSERT_TRUE(host_->reset());
+    host_->activate({.count = 1, .packed = true});
+    EXPECT_TRUE(host_->reaches(Phase::kRunning));
+}
+
     host_->activate({.count = 2});
     ASSERT_TRUE(host_->reaches(Phase::kRunning));
     backend().die();

@@ -196,6 +196,10 @@ void RemoteDevice::start_rings() {
     if (!rings) {
         tell_needs_reset(rings.error().message);
         settle();
+        if (on_resumed_) {
+            std::exchange(on_resumed_, nullptr)(failure(
+                Error{.message = options_.name + " cannot go on: " + rings.error().message}));
+        }
         return;
     }
     uint16_t largest = 0;
