@@ -323,6 +323,21 @@ TEST_F(HostileBackendTest, AnErrorOfARingIsToldOnce) {
     EXPECT_EQ(host_->needs_resets(), 1);
 }
 
+/// The machine ends when its observer hears of a device that is lost; what it heard before was
+/// less.
+TEST_F(HostileBackendTest, ALossIsToldBehindAnErrorOfARing) {
+    ASSERT_TRUE(connect({Script{}}));
+    host_->activate({.count = 1});
+    ASSERT_TRUE(host_->reaches(Phase::kRunning));
+    const UniqueFd error = backend().take_error_fd();
+    ASSERT_TRUE(error.valid());
+    ASSERT_EQ(send_notification(error.get()), SignalResult::kDelivered);
+    ASSERT_TRUE(eventually([&] { return host_->needs_resets() == 1; }));
+    backend().die();
+    ASSERT_TRUE(host_->reaches(Phase::kLost));
+    EXPECT_EQ(host_->needs_resets(), 2);
+}
+
 // --- Where rings go on ---------------------------------------------------------------------------
 
 /// As the driver of a split ring sees it: the index in the used ring.
