@@ -63,7 +63,8 @@ class ChildrenTest : public ::testing::Test {
 
     [[nodiscard]] Result<void> start(const vmm::Children::Command& command,
                                      const std::string& kind = "blk",
-                                     const vmm::ReconnectPolicy& reconnect = {}) {
+                                     const vmm::ReconnectPolicy& reconnect = {},
+                                     const vmm::Deadlines& deadlines = {}) {
         host_ = std::make_unique<ProxyHost>(
             ProxyHost::Options{.kind = kind,
                                .make_source =
@@ -72,6 +73,7 @@ class ChildrenTest : public ::testing::Test {
                                        return children_->source(command);
                                    },
                                .before_end = [this] { children_.reset(); },
+                               .deadlines = deadlines,
                                .reconnect = reconnect});
         return host_->connect();
     }
@@ -120,6 +122,15 @@ class ChildrenTest : public ::testing::Test {
 
 bool is_gone(pid_t pid) {
     return ::kill(pid, 0) != 0 && errno == ESRCH;
+}
+
+/// As /proc/PID/stat has it: 'T' is stopped. 0 when it is gone.
+char state_of(pid_t pid) {
+    std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+    std::string text;
+    std::getline(file, text);
+    const size_t name_end = text.rfind(") ");
+    return name_end != std::string::npos && name_end + 2 < text.size() ? text[name_end + 2] : '\0';
 }
 
 TEST_F(ChildrenTest, ServesADisk) {
@@ -229,6 +240,27 @@ TEST_F(ChildrenTest, EndWithAMachineThatIsKilled) {
     pid_t pid = 0;
     ASSERT_EQ(::read(pipe.read_end.get(), &pid, sizeof pid), ssize_t{sizeof pid});
     ASSERT_GT(pid, 0);
+/// One that goes on behind the reset would write into pages that the driver uses for something
+/// else.
+TEST_F(ChildrenTest, NoResetEndsBeforeADaemonThatWasStopped) {
+    ASSERT_TRUE(
+        start(blk(folder_ / "image"), "blk", {}, {.drain = std::chrono::milliseconds(200)}));
+    host_->activate({.count = 2});
+    ProxiedDisk disk(*host_, 2);
+    ASSERT_TRUE(disk.write_all(1));
+    const pid_t pid = daemon();
+    ASSERT_GT(pid, 0);
+    ASSERT_EQ(::kill(pid, SIGSTOP), 0);
+    ASSERT_TRUE(eventually([pid] { return state_of(pid) == 'T'; }));
+    ASSERT_TRUE(host_->reset());
+    EXPECT_NE(state_of(pid), 'T') << "it was not ended";
+    EXPECT_NE(host_->status().last_loss.find("GET_VRING_BASE"), std::string::npos)
+        << host_->status().last_loss;
+    host_->activate({.count = 2});
+    EXPECT_TRUE(disk.read_all());
+    EXPECT_NE(daemon(), pid);
+}
+
     ::kill(machine, SIGKILL);
     ::waitpid(machine, nullptr, 0);
     EXPECT_TRUE(eventually([pid] { return is_gone(pid); }));
