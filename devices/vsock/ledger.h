@@ -149,6 +149,10 @@ class Ledger final {
     /// As committed.
     [[nodiscard]] ConnectionRecord record(uint32_t slot) const;
 
+    /// The same, on any thread, while steps are committed: to be shown, because what is read while
+    /// it changes may be of two steps.
+    [[nodiscard]] ConnectionRecord look_at(uint32_t slot) const;
+
     /// The numbers, and `record` for `slot` (kNoSlot: of no connection), are true from now on; no
     /// transfer is open.
     void commit(uint32_t slot, const ConnectionRecord& record);

@@ -156,6 +156,9 @@ class VsockEngine final {
     /// Any thread.
     [[nodiscard]] const VsockCounters& counters() const { return counters_; }
 
+    /// Any thread: see Ledger::look_at().
+    [[nodiscard]] ConnectionRecord look_at(uint32_t slot) const { return ledger_.look_at(slot); }
+
   private:
     /// Data packets of one connection, one behind the other, that go to its socket in one call.
     struct Gathered {
