@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -89,6 +90,8 @@ class VsockDevice final : public Device {
     size_t running_ = 0;
     // The queue goes on where the process before was killed.
     std::array<bool, kQueueCount> goes_on_{};
+    // Where each queue stood when it was stopped last, as SET_VRING_BASE says it.
+    std::array<std::optional<uint32_t>, kQueueCount> stopped_at_{};
 };
 
 }  // namespace outrigger::vsock
