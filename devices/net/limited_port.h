@@ -38,6 +38,10 @@ class LimitedPort final : public Port, private PortEvents {
     void drop_frame() override;
     void await_frames() override;
 
+    [[nodiscard]] PortState save() const override { return port_->save(); }
+
+    void load(const PortState& state) override { port_->load(state); }
+
     [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
 
     /// Times that somebody had to wait, to send or to receive. Any thread.

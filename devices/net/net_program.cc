@@ -224,8 +224,8 @@ constexpr std::array kOptions = {
                .kind = OptionKind::kNumber,
                .value_name = "N",
                .help =
-                   "Pairs of receive and transmit rings. More than one needs a front end with a "
-                   "control queue of its own, such as QEMU",
+                   "Pairs of receive and transmit rings. More than one needs a front end that has "
+                   "a control queue, such as QEMU, or passes it on",
                .default_value = "1",
                .number_min = 1,
                .number_max = kQueuePairsMax},
@@ -463,7 +463,7 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper
 }
 
 Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
-    NetOptions options;
+    NetOptions options{.backend = *values.text("backend")};
     if (const auto mac = values.text("mac")) {
         options.mac = parse_mac(*mac);
     }
@@ -478,7 +478,12 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     if (limits.any()) {
         port = std::make_unique<LimitedPort>(std::move(port), limits);
     }
-    return std::make_unique<NetDevice>(options, std::move(port));
+    Mapping kept;
+    if (keeper != nullptr) {
+        const UniqueFd fd = OUTRIGGER_TRY(keeper->keep("settings", NetDevice::kKeptBytes));
+        kept = OUTRIGGER_TRY(Mapping::map_file(fd.get(), 0, NetDevice::kKeptBytes));
+    }
+    return std::make_unique<NetDevice>(options, std::move(port), std::move(kept));
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {

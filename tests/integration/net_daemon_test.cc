@@ -117,6 +117,35 @@ TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {
     }
 }
 
+TEST_F(NetDaemonTest, WhatTheDriverHasSetOutlivesTheProcess) {
+    serve({"--keeper=fork",
+           "--mac=52:54:00:00:00:02",
+           "--backend=stream",
+           "--peer=" + path("peer"),
+           "--reconnect-ms=20"},
+          {.control_queue = true});
+    const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
+    // Promiscuous mode off.
+    ASSERT_EQ(guest_->command(std::string("\0\0\0", 3)), 0);
+    FrameOptions to_other;
+    to_other.to_mac = std::string("\x52\x54\0\0\0\x09", 6);
+    for (int round = 0; round < 4; ++round) {
+        const UnixPeer peer = listener.accept();
+        ASSERT_TRUE(peer.valid());
+        peer.send_frame(make_frame("not for us", to_other));
+        peer.send_frame(make_frame("for us"));
+        expect_received(make_frame("for us"));
+        kill_worker();
+        EXPECT_TRUE(peer.ends());
+    }
+    // A command that comes when another process is there.
+    ASSERT_EQ(guest_->command(std::string("\0\0\x01", 3)), 0);
+    const UnixPeer peer = listener.accept();
+    ASSERT_TRUE(peer.valid());
+    peer.send_frame(make_frame("not for us", to_other));
+    expect_received(make_frame("not for us", to_other));
+}
+
 TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     const std::string peer = "--peer=" + path("p");
     const std::string listen = "--listen=" + path("l");
