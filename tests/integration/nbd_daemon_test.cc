@@ -246,66 +246,6 @@ TEST_P(NbdRestarts, KilledUnderLoadAndBackAgainNothingIsLost) {
     stop();
 }
 
-/// The daemon has a keeper, and its process is killed while the server is away.
-class NbdKept : public NbdTest {
-  protected:
-    void lose_both() {
-        const std::string keeper = std::to_string(daemon_->pid());
-        pid_t process = -1;
-        std::ifstream("/proc/" + keeper + "/task/" + keeper + "/children") >> process;
-        ASSERT_GT(process, 0) << daemon_->complained();
-        server_->send_signal(SIGKILL);
-        EXPECT_TRUE(server_->wait());
-        ASSERT_EQ(::kill(process, SIGKILL), 0);
-        ASSERT_TRUE(daemon_->wait_complained("waiting for it, because guests have the disk"))
-            << daemon_->complained();
-    }
-
-    static constexpr const char* kServer = "nbdkit -f -U nbd.sock file disk.raw";
-};
-
-TEST_F(NbdKept, ProcessThatIsStartedAgainWaitsForTheServer) {
-    serve(kServer);
-    start({"--keeper=fork", "--nbd-unflushed=kept"});
-    {
-        DiskGuest guest(connect());
-        write_all(guest, 5);
-        lose_both();
-        serve(kServer);
-        expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 5));
-        write_all(guest, 6);
-        flush(guest);
-        expect_same(file_bytes(), pattern(0, kDiskBytes, 6));
-    }
-    stop();
-}
-
-// The process that knew what was answered and not flushed is no more.
-TEST_F(NbdKept, ServerThatWentAwayMeanwhileMayHaveLostWrites) {
-    serve(kServer);
-    start({"--keeper=fork"});
-    {
-        DiskGuest guest(connect());
-        write_all(guest, 5);
-        lose_both();
-        serve(kServer);
-        EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
-        DiskRequest request{.type = VIRTIO_BLK_T_FLUSH};
-        EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_IOERR);
-    }
-    stop();
-}
-
-TEST_F(NbdKept, ProcessThatWaitsForTheServerCanBeTold) {
-    serve(kServer);
-    start({"--keeper=fork"});
-    DiskGuest guest(connect());
-    lose_both();
-    daemon_->send_signal(SIGTERM);
-    EXPECT_EQ(daemon_->wait(), (Ended{.status = 0})) << daemon_->complained();
-    EXPECT_FALSE(fs::exists(folder_ / "blk.sock"));
-}
-
 TEST_F(NbdTest, ServerThatStallsFailsRequestsInTimeAndIsUsedAgain) {
     serve("nbdkit -f -U nbd.sock file disk.raw");
     start({"--nbd-timeout=1"});
