@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // outrigger-blk as a process before real NBD servers, qemu-nbd and nbdkit: what was written is read
 // again, while servers stall, fail, die and come back.
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -296,6 +297,45 @@ TEST_F(NbdTest, FlushThatFailedOnceGoesOnFailing) {
         fs::remove(folder_ / "fail");
         EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_IOERR);
         EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
+    }
+    stop();
+}
+
+// The data's segments are one page, so the guest need not have so much memory.
+TEST_F(NbdTest, RequestsOfMoreThanTwoGibibytesAreMovedWhole) {
+    serve("nbdkit -f -U nbd.sock memory 4G");
+    start({"--seg-max=1022", "--cache=writethrough"});
+    {
+        driver::Frontend frontend = connect();
+        driver::GuestMemory memory = driver::GuestMemory::create(64 << 20).value();
+        auto up =
+            driver::bring_up(frontend, memory, {.indirect_segments_max = 1024, .queue_size = 1024});
+        ASSERT_TRUE(up) << up.error().step;
+        constexpr uint32_t kSegmentBytes = (2 << 20) + (64 << 10);
+        constexpr uint32_t kSegments = 1000;
+        static_assert(uint64_t{kSegments} * kSegmentBytes > uint64_t{1} << 31);
+        const GuestAddr header = memory.allocate(16, 16).value();
+        const GuestAddr data = memory.allocate(kSegmentBytes, 4096).value();
+        const GuestAddr status = memory.allocate(1, 1).value();
+        const auto status_of = [&](uint32_t type) {
+            std::array<std::byte, 16> bytes{};
+            std::memcpy(bytes.data(), &type, sizeof type);
+            memory.write(header, bytes);
+            std::byte answer{0xff};
+            memory.write(status, std::span(&answer, 1));
+            std::vector<driver::Segment> segments{{header, 16, false}};
+            if (type != VIRTIO_BLK_T_FLUSH) {
+                segments.resize(1 + kSegments, {data, kSegmentBytes, type == VIRTIO_BLK_T_IN});
+            }
+            segments.push_back({status, 1, true});
+            EXPECT_TRUE(up->queues[0].transact(
+                segments, driver::after(seconds(120)), driver::ChainLayout::kIndirect));
+            memory.read(status, std::span(&answer, 1));
+            return std::to_integer<int>(answer);
+        };
+        EXPECT_EQ(status_of(VIRTIO_BLK_T_IN), VIRTIO_BLK_S_OK);
+        EXPECT_EQ(status_of(VIRTIO_BLK_T_OUT), VIRTIO_BLK_S_OK);
+        EXPECT_EQ(status_of(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK);
     }
     stop();
 }
