@@ -8,6 +8,7 @@
 #include <fmt/core.h>
 
 #include "tests/integration/console_test.h"
+#include "tests/support/tcp_port.h"
 
 namespace outrigger::console {
 namespace {
@@ -311,28 +312,14 @@ TEST_P(ConsoleTest, AFullDiskCostsTheGuestNothing) {
 
 // --- TCP ----------------------------------------------------------------------------------------
 
-/// A port of the loopback interface that nobody has.
-uint16_t free_port() {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    // SAFETY: sockets' addresses are passed so.
-    auto* const generic = reinterpret_cast<sockaddr*>(&address);
-    EXPECT_EQ(::bind(fd.get(), generic, size), 0);
-    EXPECT_EQ(::getsockname(fd.get(), generic, &size), 0);
-    return ntohs(address.sin_port);
-}
-
 TEST_P(ConsoleTest, ATcpPortServesTheLoopbackInterface) {
-    const uint16_t port = free_port();
-    serve({fmt::format("name=a,backend=tcp,tcp-port={}", port)});
+    const testing::TcpPort port;
+    serve({fmt::format("name=a,backend=tcp,tcp-port={}", port.number())});
     Guest& guest = boot_and_open();
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(port);
+    address.sin_port = htons(port.number());
     UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     // SAFETY: sockets' addresses are passed so.
     const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
