@@ -116,9 +116,11 @@ bool is_label(const std::string& label) {
 
 }  // namespace
 
-void BlkControl::attach(EventLoop& control_loop, std::span<Worker* const> workers) {
+void BlkControl::attach(EventLoop& control_loop,
+                        std::span<Worker* const> workers,
+                        control::TellDeparture tell_departure) {
     OUTRIGGER_ASSERT(!workers.empty());
-    changes_.attach(control_loop, *workers.front());
+    changes_.attach(control_loop, *workers.front(), std::move(tell_departure));
 }
 
 void BlkControl::describe(v1::Device& out) const {

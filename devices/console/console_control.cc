@@ -22,7 +22,9 @@ void refuse(control::DeviceControl::Answer& answer, control::Refusal refusal, st
 
 }  // namespace
 
-void ConsoleControl::attach(EventLoop& /*control_loop*/, std::span<Worker* const> /*workers*/) {
+void ConsoleControl::attach(EventLoop& /*control_loop*/,
+                            std::span<Worker* const> /*workers*/,
+                            control::TellDeparture /*tell_departure*/) {
     // Ports change under a lock of their own: no worker is asked.
 }
 

@@ -26,7 +26,9 @@ void add_drops(const CounterTable<DropReason, kDropReasonCount>& counters, v1::N
 
 }  // namespace
 
-void NetControl::attach(EventLoop& /*control_loop*/, std::span<Worker* const> /*workers*/) {
+void NetControl::attach(EventLoop& /*control_loop*/,
+                        std::span<Worker* const> /*workers*/,
+                        control::TellDeparture /*tell_departure*/) {
     // Counters may be read on any thread.
 }
 

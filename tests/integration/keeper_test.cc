@@ -453,6 +453,24 @@ TEST_F(TakeOverTest, AProgramThatEndsByItselfMeanwhileIsTheEnd) {
     EXPECT_EQ(daemon_->wait(), (Ended{.status = 5})) << daemon_->complained();
 }
 
+// What an operator was answered counts, also where it crosses with the word to leave.
+TEST_F(TakeOverTest, AProgramThatDepartsMeanwhileGoesOn) {
+    program_ = copy_to("departs").string();
+    const fs::path other = copy_to("other");
+    start();
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    ASSERT_TRUE(daemon_->wait_complained("has taken over")) << daemon_->complained();
+    const pid_t serves = worker();
+    ChildProcess asks(other.string(),
+                      {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+    EXPECT_EQ(asks.wait(), kFailed) << asks.complained();
+    // Longer than a program is waited for that is told to leave.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT_EQ(worker(), serves) << daemon_->complained();
+    EXPECT_EQ(::kill(serves, 0), 0);
+}
+
 // A program that a guest has taken over may have given its way to the keeper to others.
 TEST_F(TakeOverTest, WhoeverHasTheWayOfADeadProgramKeepsNobodyBusy) {
     program_ = copy_to("floods").string();

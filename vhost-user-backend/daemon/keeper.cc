@@ -56,6 +56,7 @@ struct Worker {
     UniqueFd channel;
     bool said_hello = false;
     bool ready = false;
+    unsigned heard = 0;  // of its LAST messages
 };
 
 class Keeper final {
@@ -90,6 +91,7 @@ class Keeper final {
     void read_rest(Worker& worker);
     /// False when `worker` is not there any more.
     [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
+    void on_last(bool is_last);
     void give_all(Worker& worker, std::string_view go);
     void on_ready();
     void look_for_ended();
@@ -283,11 +285,12 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
                 return false;
             }
             hand_over();
+            return take_over_.has_value();
         } else {
             give_all(worker, served_ ? "again" : "first");
         }
-    } else if (message.field("LAST") == "1" && &worker == &worker_) {
-        last_ = true;
+    } else if (&worker == &worker_ && !message.field("LAST").empty()) {
+        on_last(message.field("LAST") != "0");
     } else if (message.field("LEFT") == "1" && &worker == &worker_ && take_over_ &&
                take_over_->kill_at) {
         kill_old();
@@ -300,6 +303,17 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         }
     }
     return true;
+}
+
+/// Said before it was told to leave: then it does not, and what an operator was answered counts.
+void Keeper::on_last(bool is_last) {
+    last_ = is_last;
+    ++worker_.heard;
+    if (take_over_ && take_over_->kill_at) {
+        log(LogLevel::kWarning, "keeper: nobody takes over: an operator gave a command meanwhile");
+        take_over_->begun = false;
+        end_take_over(false);
+    }
 }
 
 void Keeper::give_all(Worker& worker, std::string_view go) {
@@ -519,17 +533,19 @@ void Keeper::tell_step(control::TakeOverStep step) const {
 void Keeper::hand_over() {
     take_over_->begun = true;
     take_over_->deadline = Clock::now() + kTakeOverLimit;
-    if (send_keeper_message(worker_.channel.get(), "LEAVE=1")) {
-        take_over_->kill_at = Clock::now() + kLeaveLimit;
-    } else {
+    take_over_->kill_at = Clock::now() + kLeaveLimit;
+    tell_step(control::TakeOverStep::kHandingOver);
+    if (!send_keeper_message(worker_.channel.get(),
+                             "LEAVE=1\nHEARD=" + std::to_string(worker_.heard))) {
         kill_old();
     }
-    tell_step(control::TakeOverStep::kHandingOver);
 }
 
 void Keeper::kill_old() {
-    take_over_->kill_at.reset();
-    worker_process::signal(worker_.pid, SIGKILL);
+    read_channel(worker_);  // what it has said by now counts
+    if (take_over_ && std::exchange(take_over_->kill_at, std::nullopt)) {
+        worker_process::signal(worker_.pid, SIGKILL);
+    }
 }
 
 void Keeper::end_take_over(bool taken_over) {
@@ -570,18 +586,7 @@ int run_keeper(const KeeperSettings& settings) {
         log(LogLevel::kError, "keeper: {}", prepared.error().message);
         return 1;
     }
-    const int status = keeper.run();
-    if (WIFSIGNALED(status)) {
-        // As if there had been no keeper. No second core file.
-        ::signal(WTERMSIG(status), SIG_DFL);
-        sigset_t only;
-        sigemptyset(&only);
-        sigaddset(&only, WTERMSIG(status));
-        ::sigprocmask(SIG_UNBLOCK, &only, nullptr);
-        ::raise(WTERMSIG(status));
-        return 128 + WTERMSIG(status);
-    }
-    return WEXITSTATUS(status);
+    return worker_process::end_alike(keeper.run());
 }
 
 }  // namespace outrigger
