@@ -413,6 +413,19 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
     EXPECT_EQ(binary(), folder_ / "old");
 }
 
+// What it says that it has done with, the program before has not.
+TEST_F(TakeOverTest, ABinaryThatDoesNotServeTakesNothingAway) {
+    program_ = copy_to("forgets").string();
+    start();
+    Guest guest(connect());
+    EXPECT_GT(guest.draw().value_or(0), 0U);
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+    EXPECT_TRUE(connect().get_features()) << "where it listens is gone";
+}
+
 // It has nothing to do with how often the program was killed.
 TEST_F(TakeOverTest, TheWayBackIsNoRestart) {
     program_ = copy_to("daemon").string();

@@ -275,8 +275,11 @@ void Keeper::read_rest(Worker& worker) {
 bool Keeper::on_message(Worker& worker, KeeperMessage message) {
     if (message.field("FDSTORE") == "1" && message.fds.size() == 1) {
         store_.store(message, std::move(message.fds[0]));
-    } else if (message.field("FDSTOREREMOVE") == "1") {
+    } else if (message.field("FDSTOREREMOVE") == "1" && &worker == &worker_) {
         store_.remove(message.field("FDNAME"));
+    } else if (message.field("FDSTOREREMOVE") == "1") {
+        // Until it serves, the program before may be the one that goes on with that.
+        store_.remove_later(message.field("FDNAME"));
     } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
         if (take_over_ && &worker == &take_over_->standby) {
             if (last_) {
@@ -551,6 +554,7 @@ void Keeper::kill_old() {
 void Keeper::end_take_over(bool taken_over) {
     TakeOver over = *std::exchange(take_over_, std::nullopt);
     if (taken_over) {
+        store_.settle(true);
         log(LogLevel::kInfo, "keeper: the new program has taken over");
         program_ = std::move(over.program);
         worker_ = std::move(over.standby);
@@ -562,10 +566,10 @@ void Keeper::end_take_over(bool taken_over) {
         ::kill(over.standby.pid, SIGKILL);
         (void)::waitpid(over.standby.pid, nullptr, 0);
     }
-    // What it said last counts: descriptors that it kept or has done with.
+    // What it said last counts: descriptors that it kept. What it has done with, the other has not.
     if (over.begun && !ending_) {
         read_rest(over.standby);
-        log(LogLevel::kError, "keeper: going back to the program before");
+        store_.settle(false);
         if (worker_.pid > 0) {
             ::kill(worker_.pid, SIGKILL);
             (void)::waitpid(worker_.pid, nullptr, 0);
