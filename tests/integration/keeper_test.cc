@@ -246,26 +246,6 @@ TEST_F(KeeperTest, GivesUpWhenTheProcessIsKilledTooOften) {
     EXPECT_NE(daemon_->complained().find("giving up"), std::string::npos);
 }
 
-TEST_F(KeeperTest, GoesOnWhenNobodyReadsItsLog) {
-    std::array<int, 2> ends{};
-    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
-    UniqueFd reader(ends[0]);
-    UniqueFd log(ends[1]);
-    daemon_ = std::make_unique<ChildProcess>(
-        program_,
-        ChildProcess::Options{
-            .arguments = {"--keeper=fork", kManyRestarts, "--socket-path=" + socket_.string()},
-            .descriptors = {{log.get(), STDERR_FILENO}}});
-    log.reset();
-    ASSERT_TRUE(eventually([&] { return fs::exists(socket_); }));
-    Guest guest(connect());
-    reader.reset();
-    for (int round = 0; round < 2; ++round) {
-        kill_worker();
-        EXPECT_GT(guest.draw().value_or(0), 0U) << "round " << round;
-    }
-}
-
 TEST_F(KeeperTest, TheProcessEndsWithItsKeeper) {
     start();
     const pid_t process = worker();

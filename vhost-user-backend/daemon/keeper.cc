@@ -51,6 +51,8 @@ constexpr auto kTakeOverLimit = std::chrono::seconds(2);
 /// whatever it does: front ends wait.
 constexpr auto kLeaveLimit = std::chrono::milliseconds(10);
 
+constexpr int kExitFailure = 1 << 8;  // a wait status
+
 struct Worker {
     pid_t pid = -1;
     UniqueFd channel;
@@ -96,7 +98,7 @@ class Keeper final {
     void on_ready();
     void look_for_ended();
     void on_worker_ended(int status);
-    void restart();
+    void restart(int status);
     void start_again();
     void finish(int status);
     void on_take_over_wanted(pid_t sender, int request);
@@ -418,36 +420,36 @@ void Keeper::on_worker_ended(int status) {
             worker_process::describe_end(status));
         finish(status);
     } else {
-        log(LogLevel::kError,
-            "keeper: the program {}: starting it again",
-            worker_process::describe_end(status));
-        restart();
+        restart(status);
     }
 }
 
-void Keeper::restart() {
+void Keeper::restart(int status) {
     const auto now = Clock::now();
     while (!restarts_.empty() && now - restarts_.front() > kRestartWindow) {
         restarts_.pop_front();
     }
     if (restarts_.size() >= settings_.restarts_max) {
         log(LogLevel::kError,
-            "keeper: it was started again {} times in {} s: giving up",
+            "keeper: the program {}, and was started again {} times in {} s: giving up",
+            worker_process::describe_end(status),
             settings_.restarts_max,
             kRestartWindow.count());
-        constexpr int kExitFailure = 1 << 8;
         finish(kExitFailure);
         return;
     }
     restarts_.push_back(now);
     start_again();
+    // Last: who reads it may take a while.
+    log(LogLevel::kError,
+        "keeper: the program {}: starting it again",
+        worker_process::describe_end(status));
 }
 
 void Keeper::start_again() {
     auto worker = spawn(program_, config_);
     if (!worker) {
         log(LogLevel::kError, "keeper: {}", worker.error().message);
-        constexpr int kExitFailure = 1 << 8;
         finish(kExitFailure);
         return;
     }
@@ -577,6 +579,7 @@ void Keeper::end_take_over(bool taken_over) {
             worker_.pid = -1;
         }
         start_again();  // not because it was killed too often
+        log(LogLevel::kError, "keeper: going back to the program before");
     }
     using enum control::TakeOverOutcome;
     control::answer_take_over(over.asked_by, over.begun && !ended_ ? kRolledBack : kUnchanged);
