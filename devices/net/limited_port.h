@@ -38,6 +38,8 @@ class LimitedPort final : public Port, private PortEvents {
     void drop_frame() override;
     void await_frames() override;
 
+    void count_drop(DropReason reason) override { port_->count_drop(reason); }
+
     [[nodiscard]] PortState save() const override { return port_->save(); }
 
     void load(const PortState& state) override { port_->load(state); }

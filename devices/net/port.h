@@ -81,6 +81,9 @@ class Port {
     /// on_frames() shall come when next_frame() has something, which it did not when asked last.
     virtual void await_frames() = 0;
 
+    /// Somebody before the port has dropped a frame that was to be sent.
+    virtual void count_drop(DropReason reason) { counters_.dropped.add(reason); }
+
     // Control thread, while no queue runs.
 
     [[nodiscard]] virtual PortState save() const { return {}; }

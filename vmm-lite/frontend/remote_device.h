@@ -145,7 +145,9 @@ class RemoteDevice final : public DeviceProxy {
     struct ActiveRing {
         QueueSetup setup{};
         SharedFd kick{};
-        SharedFd call{};
+        SharedFd call{};       ///< the driver's last word
+        SharedFd told_call{};  ///< what the back end was told last
+        bool telling_call = false;
         SharedFd error{};
         EventLoop::Watch error_watch{};
         /// Where the back end said it stopped, or where a fresh ring begins; nothing as long as
@@ -200,6 +202,7 @@ class RemoteDevice final : public DeviceProxy {
     void end_stop(Result<void> result);
     void apply_calls(uint64_t generation);
     void apply_call(uint16_t index, SharedFd call);
+    void tell_call(uint16_t index, ActiveRing& ring);
     [[nodiscard]] Result<void> watch_errors(uint16_t index, ActiveRing& ring);
     void tell_needs_reset(const std::string& why);
     [[nodiscard]] bool packed() const;

@@ -335,6 +335,8 @@ void RemoteDevice::give_up(const std::string& why) {
         std::exchange(on_resumed_, nullptr)(failure(Error{.message = options_.name + ": " + why}));
     }
     if (active_) {
+        // Whatever was told before: that nobody comes back is news.
+        active_->told_needs_reset = false;
         tell_needs_reset(why);
     }
 }

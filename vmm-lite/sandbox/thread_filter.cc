@@ -141,13 +141,10 @@ constexpr Rule kLoop[] = {
     {.name = "getsockopt"},
     {.name = "getuid"},
     {.name = "geteuid"},
-    // The end: of the socket's name, of processors, of the daemons that were started, and of what
-    // the terminal was changed to.
+    // The end: of the socket's name, of processors, of the daemons that were started, and of who
+    // guards the terminal.
     {.name = "unlink"},
     {.name = "wait4"},
-    {.name = "ioctl", .test = is(1, TCSETS)},
-    {.name = "ioctl", .test = is(1, TCSETSW)},
-    {.name = "ioctl", .test = is(1, TCSETSF)},
     // Whether a guest that restarts has shut down before.
     {.name = "ioctl", .test = is(1, kGetMsrs)},
     {.name = "ioctl", .test = is(1, KVM_GET_CLOCK)},
