@@ -130,6 +130,7 @@ constexpr Rule kLoop[] = {
     {.name = "recvmsg"},
     {.name = "sendmsg"},
     {.name = "recvfrom"},
+    {.name = "shutdown"},
     {.name = "pipe2"},
     {.name = "fstat"},
     {.name = "newfstatat"},  // how the C library does it; it shows no contents
