@@ -30,11 +30,14 @@ class BlkChanges final {
         : device_(device), image_label_(device.options().image_label) {}
 
     /// Before all else.
-    void attach(EventLoop& control_loop, Worker& worker, control::TellDeparture tell_departure) {
+    void attach(EventLoop& control_loop, Worker& worker) {
         loop_ = &control_loop;
         worker_ = &worker;
-        tell_departure_ = std::move(tell_departure);
         began_read_only_ = device_.settings().geometry.read_only;
+    }
+
+    void tell_departures_to(control::TellDeparture tell_departure) {
+        tell_departure_ = std::move(tell_departure);
     }
 
     [[nodiscard]] bool is_changing() const { return busy_; }
@@ -108,7 +111,7 @@ class BlkChanges final {
     bool operator_read_only_ = false;
     bool began_read_only_ = false;
     Departures departures_;
-    control::TellDeparture tell_departure_;
+    control::TellDeparture tell_departure_ = [](bool /*departed*/) { return true; };
     std::deque<Step> waiting_;  // bounded: a client has one request at a time
     bool busy_ = false;
     BlockingJob job_;

@@ -116,11 +116,9 @@ bool is_label(const std::string& label) {
 
 }  // namespace
 
-void BlkControl::attach(EventLoop& control_loop,
-                        std::span<Worker* const> workers,
-                        control::TellDeparture tell_departure) {
+void BlkControl::attach(EventLoop& control_loop, std::span<Worker* const> workers) {
     OUTRIGGER_ASSERT(!workers.empty());
-    changes_.attach(control_loop, *workers.front(), std::move(tell_departure));
+    changes_.attach(control_loop, *workers.front());
 }
 
 void BlkControl::describe(v1::Device& out) const {

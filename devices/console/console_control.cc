@@ -22,9 +22,7 @@ void refuse(control::DeviceControl::Answer& answer, control::Refusal refusal, st
 
 }  // namespace
 
-void ConsoleControl::attach(EventLoop& /*control_loop*/,
-                            std::span<Worker* const> /*workers*/,
-                            control::TellDeparture /*tell_departure*/) {
+void ConsoleControl::attach(EventLoop& /*control_loop*/, std::span<Worker* const> /*workers*/) {
     // Ports change under a lock of their own: no worker is asked.
 }
 

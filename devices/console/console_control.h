@@ -13,9 +13,7 @@ class ConsoleControl final : public control::DeviceControl {
   public:
     explicit ConsoleControl(ConsoleDevice& device) : device_(device) {}
 
-    void attach(EventLoop& control_loop,
-                std::span<Worker* const> workers,
-                control::TellDeparture tell_departure) override;
+    void attach(EventLoop& control_loop, std::span<Worker* const> workers) override;
     void describe(control::v1::Device& out) const override;
     void handle(const control::v1::Request& request,
                 std::vector<UniqueFd> fds,

@@ -26,9 +26,7 @@ void add_drops(const CounterTable<DropReason, kDropReasonCount>& counters, v1::N
 
 }  // namespace
 
-void NetControl::attach(EventLoop& /*control_loop*/,
-                        std::span<Worker* const> /*workers*/,
-                        control::TellDeparture /*tell_departure*/) {
+void NetControl::attach(EventLoop& /*control_loop*/, std::span<Worker* const> /*workers*/) {
     // Counters may be read on any thread.
 }
 

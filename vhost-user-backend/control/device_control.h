@@ -54,9 +54,10 @@ class DeviceControl {
 
     /// The loop of the control thread, and the workers that serve the device. Both live as long as
     /// the device takes commands, and longer than it is asked for anything. Once, before all else.
-    virtual void attach(EventLoop& control_loop,
-                        std::span<Worker* const> workers,
-                        TellDeparture tell_departure) = 0;
+    virtual void attach(EventLoop& control_loop, std::span<Worker* const> workers) = 0;
+
+    /// Once, before the first command. For devices that have commands which depart.
+    virtual void tell_departures_to(TellDeparture /*tell_departure*/) {}
 
     /// Fills in `details`; what every device has is there already.
     virtual void describe(v1::Device& out) const = 0;

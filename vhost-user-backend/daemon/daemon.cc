@@ -349,9 +349,9 @@ void Daemon::start_control() {
         const DeviceSettings& settings = settings_.devices[i];
         Served& served = served_[i];
         if (control::DeviceControl* const control = served.device->control()) {
-            control->attach(*loop_, served.worker_list, [this, &served](bool departed) {
-                return on_departure(served, departed);
-            });
+            control->attach(*loop_, served.worker_list);
+            control->tell_departures_to(
+                [this, &served](bool departed) { return on_departure(served, departed); });
         }
         targets.push_back(
             {.name = name_of(i),

@@ -38,7 +38,7 @@ class BlkControlCommands : public ::testing::Test {
         };
         device_ = std::make_unique<BlkDevice>(
             std::make_unique<NullImage>(NullImageOptions{.size_bytes = kDiskBytes}), options);
-        device_->control()->attach(*loop_, workers_, [](bool /*departed*/) { return true; });
+        device_->control()->attach(*loop_, workers_);
     }
 
     void ask(const v1::Request& request, std::vector<UniqueFd> fds = {}) {
