@@ -21,6 +21,7 @@ class BlkControl final : public control::DeviceControl {
     explicit BlkControl(BlkDevice& device) : device_(device), changes_(device) {}
 
     void attach(EventLoop& control_loop, std::span<Worker* const> workers) override;
+
     void tell_departures_to(control::TellDeparture tell_departure) override {
         changes_.tell_departures_to(std::move(tell_departure));
     }
