@@ -403,6 +403,7 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeTakesNothingAway) {
     daemon_->send_signal(SIGUSR2);
     EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
     EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+    guest.frontend.close();
     EXPECT_TRUE(connect().get_features()) << "where it listens is gone";
 }
 
