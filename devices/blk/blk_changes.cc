@@ -274,6 +274,7 @@ void BlkChanges::set_limiter(std::shared_ptr<RateLimiter> limiter, Answer answer
 }
 
 void BlkChanges::set_error_policy(ErrorPolicy policy, Answer answer) {
+    device_.keep_error_policy(policy);
     apply([&](BlkSettings& settings) { settings.error_policy = policy; },
           [answer = std::move(answer)]() mutable { answer(""); });
 }

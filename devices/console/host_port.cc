@@ -179,12 +179,16 @@ bool HostPort::serve(std::span<std::byte> stage) {
 
 /// True: it takes more.
 bool HostPort::pass_on(Viewer& viewer, std::span<std::byte> stage) {
+    const bool is_first = &viewer == first_that_sees();
     for (int i = 0; i < kPiecesAtATime; ++i) {
         const uint64_t missed = viewer.missed;
         const size_t count = stream_.copy_output(viewer.position, stage, viewer.missed);
         counters_.bytes_missed.add(viewer.missed - missed);
         const size_t written = viewer.write(stage.first(count));
         viewer.position += written;
+        if (is_first) {
+            delivered_ = viewer.position;  // where the next one begins, if this one sees no more
+        }
         if (written < count || count == 0) {
             return false;
         }
@@ -218,8 +222,8 @@ void HostPort::update_hold() {
     const auto hold = [&](uint64_t position) {
         held = std::min(held.value_or(position), position);
     };
-    if (!viewers_.empty()) {
-        delivered_ = viewers_.front()->position;
+    if (const Viewer* const first = first_that_sees()) {
+        delivered_ = first->position;
         hold(delivered_);
     }
     if (end_.file) {

@@ -127,6 +127,7 @@ class HostPort final : public ViewerOwner {
     void update_writer();
     void update_open();
     void update_hold();
+    [[nodiscard]] Viewer* first_that_sees() const;
     void take_input(Viewer& viewer);
     void ignore_input(Viewer& viewer);
     [[nodiscard]] bool pass_on(Viewer& viewer, std::span<std::byte> stage);
@@ -161,7 +162,7 @@ class HostPort final : public ViewerOwner {
     bool late_watched_ = false;  // the pseudo-terminal has no user, and its input is taken
     bool host_open_ = false;
     TerminalSize size_{};
-    uint64_t delivered_ = 0;  // to the viewer that was there longest, as long as there is one
+    uint64_t delivered_ = 0;  // to the viewer that was there longest of those that see
     uint64_t file_position_ = 0;
     uint64_t log_position_ = 0;
     std::optional<HostLoop::Clock::time_point> pause_end_;

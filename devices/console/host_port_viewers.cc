@@ -287,9 +287,6 @@ void HostPort::sweep() {
     if (!std::exchange(must_sweep_, false)) {
         return;
     }
-    if (!viewers_.empty() && viewers_.front()->gone()) {
-        delivered_ = viewers_.front()->position;
-    }
     writer_ = nullptr;
     std::erase_if(viewers_, [](const auto& viewer) { return viewer->gone(); });
     update_writer();
@@ -311,6 +308,13 @@ void HostPort::update_writer() {
         writer_->want_input(true);
         tell_size_of_writer();
     }
+}
+
+/// Of those that have gone, or will when their input is read, nobody waits for one.
+Viewer* HostPort::first_that_sees() const {
+    const auto sees = [](const auto& viewer) { return !viewer->gone() && !viewer->output_ended(); };
+    const auto first = std::ranges::find_if(viewers_, sees);
+    return first != viewers_.end() ? first->get() : nullptr;
 }
 
 void HostPort::update_open() {
