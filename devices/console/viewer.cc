@@ -116,6 +116,8 @@ void Viewer::end_input() {
 void Viewer::end_output() {
     output_ended_ = true;
     blocked_ = false;
+    // Whoever opens a pseudo-terminal next is another one.
+    hung_up_ = hung_up_ || options_.kind == Kind::kPty;
     if (input_ended_) {
         leave();
         return;

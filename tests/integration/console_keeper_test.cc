@@ -559,6 +559,36 @@ TEST_P(ConsoleKeeperTest, ASizeIsToldByTheSameTellerToTheNextProcess) {
     EXPECT_EQ(message->rest, std::string("\x84\0\x32\0", 4));
 }
 
+TEST_P(ConsoleKeeperTest, UsersOfOneTerminalComeAndGoWhileItsProcessIsKilled) {
+    start({"name=hvc0,backend=pty,link=" + path("tty")});
+    const auto open_terminal = [&] {
+        return HostUser(UniqueFd(::open(path("tty").c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC)));
+    };
+    HostUser first = open_terminal();
+    auto message = guest_->wait_message(0, kPortOpen);
+    ASSERT_TRUE(message);
+    ASSERT_EQ(::kill(worker(), SIGSTOP), 0);
+    HostUser second = open_terminal();
+    first.close();
+    ASSERT_TRUE(kill_worker());
+    ASSERT_TRUE(guest_->write(0, "shown"));
+    EXPECT_EQ(second.read(5), "shown");
+    second.write("typed");
+    EXPECT_EQ(guest_->read(0, 5), "typed");
+    EXPECT_EQ(guest_->next_message(milliseconds(50)), std::nullopt);
+    ASSERT_EQ(::kill(worker(), SIGSTOP), 0);
+    second.close();
+    ASSERT_TRUE(kill_worker());
+    message = guest_->wait_message(0, kPortOpen);
+    ASSERT_TRUE(message);
+    EXPECT_EQ(message->value, 0);
+    const HostUser third = open_terminal();
+    message = guest_->wait_message(0, kPortOpen);
+    ASSERT_TRUE(message);
+    EXPECT_EQ(message->value, 1);
+    EXPECT_EQ(third.read(5), "shown");
+}
+
 TEST_P(ConsoleKeeperTest, AnotherProcessTakesOverWhileItsUserReads) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
     const HostUser user = connect_kept("a");

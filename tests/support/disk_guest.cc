@@ -143,9 +143,11 @@ void DiskGuest::submit(size_t queue_index, size_t slot_index, DiskRequest& reque
     const bool reads = is_read(request);
     ASSERT_LE(request.data.size(), kDataBytesMax);
     // What is to be read must not be there already.
-    memory_.write(
-        slot.data,
-        reads ? std::vector<std::byte>(request.data.size(), std::byte{0xee}) : request.data);
+    if (!request.data.empty()) {
+        memory_.write(
+            slot.data,
+            reads ? std::vector<std::byte>(request.data.size(), std::byte{0xee}) : request.data);
+    }
     std::vector<driver::Segment> segments{{slot.header, 16, false}};
     for (uint32_t at = 0; at < request.data.size();) {
         const uint32_t length =
