@@ -58,6 +58,7 @@ struct Worker {
     UniqueFd channel;
     bool said_hello = false;
     bool ready = false;
+    bool last = false;   // it does what no other could go on with
     unsigned heard = 0;  // of its LAST messages
 };
 
@@ -93,7 +94,7 @@ class Keeper final {
     void read_rest(Worker& worker);
     /// False when `worker` is not there any more.
     [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
-    void on_last(bool is_last);
+    void on_last(Worker& worker, bool is_last);
     void give_all(Worker& worker, std::string_view go);
     void on_ready();
     void look_for_ended();
@@ -124,7 +125,6 @@ class Keeper final {
     std::optional<TakeOver> take_over_;
     std::deque<Clock::time_point> restarts_;
     bool served_ = false;  // a worker was ready once: from then on it is started again
-    bool last_ = false;    // the worker does what no other could go on with
     bool ending_ = false;
     bool reload_due_ = false;  // as soon as another program can take over
     std::optional<int> ended_;
@@ -284,7 +284,7 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         store_.remove_later(message.field("FDNAME"));
     } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
         if (take_over_ && &worker == &take_over_->standby) {
-            if (last_) {
+            if (worker_.last) {
                 // Since it was asked for, an operator did what the command line does not say.
                 end_take_over(false);
                 return false;
@@ -294,8 +294,8 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         } else {
             give_all(worker, served_ ? "again" : "first");
         }
-    } else if (&worker == &worker_ && !message.field("LAST").empty()) {
-        on_last(message.field("LAST") != "0");
+    } else if (!message.field("LAST").empty()) {
+        on_last(worker, message.field("LAST") != "0");
     } else if (message.field("LEFT") == "1" && &worker == &worker_ && take_over_ &&
                take_over_->kill_at) {
         kill_old();
@@ -311,10 +311,10 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
 }
 
 /// Said before it was told to leave: then it does not, and what an operator was answered counts.
-void Keeper::on_last(bool is_last) {
-    last_ = is_last;
-    ++worker_.heard;
-    if (take_over_ && take_over_->kill_at) {
+void Keeper::on_last(Worker& worker, bool is_last) {
+    worker.last = is_last;
+    ++worker.heard;
+    if (&worker == &worker_ && take_over_ && take_over_->kill_at) {
         log(LogLevel::kWarning, "keeper: nobody takes over: an operator gave a command meanwhile");
         take_over_->begun = false;
         end_take_over(false);
@@ -405,7 +405,7 @@ void Keeper::on_worker_ended(int status) {
         finish(status);
     } else if (!WIFSIGNALED(status)) {
         finish(status);  // it has said why
-    } else if (take_over_ && take_over_->begun && !last_) {
+    } else if (take_over_ && take_over_->begun && !worker_.last) {
         take_over_->kill_at.reset();
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
@@ -414,7 +414,7 @@ void Keeper::on_worker_ended(int status) {
             "keeper: the program {} before it served anybody",
             worker_process::describe_end(status));
         finish(status);
-    } else if (last_) {
+    } else if (worker_.last) {
         log(LogLevel::kError,
             "keeper: the program {}, and was the last",
             worker_process::describe_end(status));
@@ -490,7 +490,7 @@ void Keeper::on_reload_wanted() {
 }
 
 void Keeper::begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tells_steps) {
-    if (take_over_ || ending_ || last_ || !worker_.ready) {
+    if (take_over_ || ending_ || worker_.last || !worker_.ready) {
         log(LogLevel::kWarning, "keeper: no other program can take over now");
         control::answer_take_over(asked_by, control::TakeOverOutcome::kUnchanged);
         return;
