@@ -135,6 +135,9 @@ class BlkDevice final : public Device {
     /// it until a driver writes the mode itself.
     void set_cache(bool write_back, bool force);
 
+    /// Would that change anything that a guest sees, or may come to see?
+    [[nodiscard]] bool would_change_cache(bool write_back, bool force) const;
+
   private:
     class Round;
     using QueueTask = std::function<void(BlkQueue&, const std::shared_ptr<Round>&)>;

@@ -277,6 +277,38 @@ TEST_P(KeptDiskTest, RequestsThatWaitForALimitAreLeftToTheNextBinary) {
     load.join();
 }
 
+// The new process cannot go on with one section, and another one is not there any more.
+TEST_P(KeptDiskTest, AReloadThatFailsTakesNothingFromASectionThatItRemoves) {
+    const auto path = [this](const std::string& name) { return (folder_ / name).string(); };
+    const auto section = [&](const std::string& name, int queues) {
+        std::ofstream(path(name)).close();
+        fs::resize_file(path(name), kBlocks * kBlockBytes);
+        return "[" + name + "]\nsocket-path = " + path("s" + name) + "\nblk-file = " + path(name) +
+               "\nnum-queues = " + std::to_string(queues) + "\nio-engine = " + GetParam() + "\n";
+    };
+    std::ofstream(path("c")) << section("a", 2) << section("b", 2);
+    daemon_ = std::make_unique<ChildProcess>(
+        program_, ChildProcess::Options{.arguments = {"--config=" + path("c"), "--keeper=fork"}});
+    const auto connect = [&](const std::string& name) {
+        EXPECT_TRUE(eventually([&] { return fs::exists(path("s" + name)); }));
+        return std::make_unique<DiskGuest>(
+            driver::Frontend::connect(path("s" + name), driver::after(kPatience)).value(),
+            DiskGuest::Options{.queue_count = 2});
+    };
+    guest_ = connect("a");
+    const auto other = connect("b");
+    DiskRequest request{.type = VIRTIO_BLK_T_IN, .data = std::vector<std::byte>(kBlockBytes)};
+    ASSERT_EQ(guest_->run_one(request), VIRTIO_BLK_S_OK);
+    ASSERT_EQ(other->run_one(request), VIRTIO_BLK_S_OK);
+
+    std::ofstream(path("c")) << section("a", 1);
+    daemon_->send_signal(SIGHUP);
+    ASSERT_TRUE(daemon_->wait_complained("going back to the program before"))
+        << daemon_->complained();
+    EXPECT_EQ(guest_->run_one(request), VIRTIO_BLK_S_OK) << daemon_->complained();
+    EXPECT_EQ(other->run_one(request), VIRTIO_BLK_S_OK) << daemon_->complained();
+}
+
 INSTANTIATE_TEST_SUITE_P(Engines, KeptDiskTest, ::testing::Values("uring", "threads"));
 
 TEST(KeptDisk, ADiskInMemoryHasNoKeeper) {
