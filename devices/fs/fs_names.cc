@@ -55,13 +55,16 @@ Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
                                                      const Name& name) {
     // A file that the guest knows is not opened again: what its number says is true as long as the
     // table holds it open.
-    const auto status = OUTRIGGER_TRY(stat_name(parent.fd.get(), name.c_str(), kStatMask));
+    Result<Found, Errno> found(std::in_place);
+    const struct statx& status = found->status;
+    OUTRIGGER_TRY(read_status(parent.fd.get(), name.c_str(), kStatMask, found->status));
     Asker one = asker;
     // A listing counts a file for each of its names: who of them an earlier process had counted
     // nobody knows, and one too many does less harm than one too few.
     one.again = one.again && (status.stx_nlink == 1 || type_of(status) == S_IFDIR);
-    if (InodeRef inode = inodes_.look_up(key_of(status), one)) {
-        return Found{.inode = std::move(inode), .status = status};
+    found->inode = inodes_.look_up(key_of(status), one);
+    if (found->inode) {
+        return found;
     }
     OUTRIGGER_TRY(reserve_descriptor());
     return add(one, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));

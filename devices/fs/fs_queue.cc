@@ -8,8 +8,9 @@
 namespace outrigger::fs {
 namespace {
 
-/// Requests that are taken before the worker's other queues have their turn.
-constexpr int kBatch = 32;
+/// Requests that are taken before they are published, and the worker's other queues have their turn:
+/// few, so that the driver takes up the first answers meanwhile (ARCHITECTURE.md, decision 26).
+constexpr int kBatch = 8;
 
 /// The largest request but for what WRITE and BATCH_FORGET carry: SETXATTR of 64 KiB.
 constexpr size_t kBodyBytesMax = size_t{72} * 1024;

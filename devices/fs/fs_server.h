@@ -221,7 +221,8 @@ class FsServer final {
     [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;
     [[nodiscard]] fuse_attr make_attr(const struct statx& status) const;
-    [[nodiscard]] Verdict answer_attributes(Call& call, const struct statx& status);
+    [[nodiscard]] fuse_attr make_attr(const struct stat& status) const;
+    [[nodiscard]] Verdict answer_attributes(Call& call, const Inode& inode) const;
 
     [[nodiscard]] Result<GuestUser, Errno> user_of(const Call& call,
                                                    const Extensions& extensions) const;
