@@ -6,6 +6,7 @@
 
 #include <sys/un.h>
 
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/common_options.h"
 #include "vhost-user-backend/daemon/option_parser.h"
 
@@ -73,8 +74,14 @@ Result<void> check_socket_path(std::string_view option, const std::string& path)
 Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
     const auto path = values.text("socket-path");
     const auto fd = values.number("fd");
-    if (path && fd) {
-        return usage_error("--socket-path and --fd exclude each other: give one of them");
+    const auto fd_name = values.text("fd-name");
+    if (path.has_value() + fd.has_value() + fd_name.has_value() > 1) {
+        return usage_error(
+            "--socket-path, --fd and --fd-name exclude each other: give one of them");
+    }
+    if (fd_name) {
+        settings.fd = OUTRIGGER_TRY(find_activated_socket("fd-name", *fd_name));
+        return {};
     }
     if (!path && !fd) {
         return usage_error("--socket-path is required: say where the front end connects");
@@ -226,7 +233,8 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
         return usage_error("--device can be given " + std::to_string(kDevicesMax) +
                            " times at most: start another process for the rest");
     }
-    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd")) {
+    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd") ||
+        given.device_defaults.has("fd-name")) {
         return usage_error(
             "with --device, the socket is one of its keys: --device socket-path=PATH,...");
     }

@@ -19,6 +19,7 @@
 #include "vhost-user-backend/daemon/device_server.h"
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/kept_session.h"
+#include "vhost-user-backend/daemon/service_notifier.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
@@ -78,6 +79,8 @@ class Daemon final {
     void start_control();
     void watch_keeper();
     void leave();
+    void begin_notifications();
+    void show_status() const;
     void accept();
 
     const DeviceProgram& program_;
@@ -91,9 +94,10 @@ class Daemon final {
     std::vector<SystemCallRule> extra_calls_;
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
-    uid_t own_user_ = 0;                      // the sandbox does not let us ask
-    pid_t keeper_pid_ = 0;                    // our parent, if it is one
-    std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
+    uid_t own_user_ = 0;                         // the sandbox does not let us ask
+    pid_t keeper_pid_ = 0;                       // our parent, if it is one
+    std::unique_ptr<ControlServer> control_;     // goes before the devices that it asks
+    std::unique_ptr<ServiceNotifier> notifier_;  // null: nobody wants to know
     std::optional<WatchId> keeper_watch_;
     size_t begun_ = 0;  // of the servers
     size_t finished_ = 0;
