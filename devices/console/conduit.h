@@ -18,11 +18,11 @@
 
 #include <sys/types.h>
 
+#include "vhost-user-backend/base/kept_record.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 
-#include "devices/console/kept_record.h"
 #include "devices/console/kept_viewers.h"
 #include "devices/console/port_stream.h"
 

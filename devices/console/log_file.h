@@ -18,11 +18,10 @@
 #include <span>
 #include <string>
 
+#include "vhost-user-backend/base/kept_record.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
-
-#include "devices/console/kept_record.h"
 
 namespace outrigger::console {
 

@@ -22,10 +22,10 @@
 #include <vector>
 
 #include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/kept_record.h"
 #include "vhost-user-backend/base/little_endian.h"
 #include "vhost-user-backend/base/result.h"
 
-#include "devices/console/kept_record.h"
 #include "devices/console/port_options.h"
 
 namespace outrigger::console {

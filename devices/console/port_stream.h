@@ -21,11 +21,11 @@
 #include <span>
 #include <vector>
 
+#include "vhost-user-backend/base/kept_record.h"
 #include "vhost-user-backend/virtq/chain_reader.h"
 #include "vhost-user-backend/virtq/chain_writer.h"
 
 #include "devices/console/byte_ring.h"
-#include "devices/console/kept_record.h"
 
 namespace outrigger::console {
 

@@ -13,7 +13,7 @@
 
 #include <sys/inotify.h>
 
-#include "devices/console/kept_record.h"
+#include "vhost-user-backend/base/kept_record.h"
 
 namespace outrigger::console {
 

@@ -16,6 +16,7 @@
 #include "vhost-user-backend/base/log.h"
 
 #include "devices/fs/fs_server.h"
+#include "devices/fs/name_search.h"
 
 namespace outrigger::fs {
 namespace {
@@ -50,6 +51,53 @@ std::optional<std::string> FsServer::path_of(const Inode& inode, const std::stri
     return status && key_of(*status) == inode.key ? path : std::nullopt;
 }
 
+/// How many the guest has not forgotten that are found by nothing.
+size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
+    const auto save_named = [&](const InodeRef& inode, std::string path) {
+        state.nodes.push_back({.id = inode.id(),
+                               .lookups = inode->lookups.load(std::memory_order_relaxed),
+                               .type = inode->type,
+                               .path = std::move(path)});
+    };
+    std::vector<WantedName> wanted;
+    std::vector<uint64_t> nameless;
+    inodes_.for_each([&](InodeRef& inode) {
+        if (inode.id() == InodeTable::kRootId) {
+            return;
+        }
+        if (auto path = handles_.open(inode) ? path_of(*inode, root) : std::nullopt) {
+            save_named(inode, *std::move(path));
+            return;
+        }
+        const StatResult status =
+            inode->fd.is_open() ? stat_fd(inode->fd.get(), STATX_NLINK) : failure(ESTALE);
+        if (status && status->stx_nlink > 0 && inode->type != S_IFDIR) {
+            wanted.push_back({.key = inode->key});
+        }
+        nameless.push_back(inode.id());
+    });
+    if (!wanted.empty()) {
+        find_names(share_, wanted);
+    }
+    size_t left_count = 0;
+    for (const uint64_t id : nameless) {
+        const InodeRef inode = inodes_.find(id);
+        const auto found = std::ranges::find(wanted, inode->key, &WantedName::key);
+        if (found != wanted.end() && found->path) {
+            save_named(inode, *found->path);
+        } else if (!inode->handle.is_empty() && inode->fd.is_open()) {
+            const auto handle = inode->handle.all();
+            state.removed.push_back({.id = id,
+                                     .lookups = inode->lookups.load(std::memory_order_relaxed),
+                                     .type = inode->type,
+                                     .handle = {handle.begin(), handle.end()}});
+        } else {
+            ++left_count;
+        }
+    }
+    return left_count;
+}
+
 Result<FsState> FsServer::save() const {
     std::string root = name_of(share_.proc_fd(), share_.root_fd()).value_or("/");
     if (root == "/") {
@@ -59,27 +107,7 @@ Result<FsState> FsServer::save() const {
                   .agreed = agreed_.load(std::memory_order_relaxed),
                   .node_generation = inodes_.newest_generation(),
                   .file_generation = files_.newest_generation()};
-    size_t left_count = 0;
-    inodes_.for_each([&](InodeRef& inode) {
-        if (inode.id() == InodeTable::kRootId) {
-            return;
-        }
-        const uint64_t lookups = inode->lookups.load(std::memory_order_relaxed);
-        if (auto path = handles_.open(inode) ? path_of(*inode, root) : std::nullopt) {
-            state.nodes.push_back({.id = inode.id(),
-                                   .lookups = lookups,
-                                   .type = inode->type,
-                                   .path = *std::move(path)});
-        } else if (!inode->handle.is_empty() && inode->fd.is_open()) {
-            const auto handle = inode->handle.all();
-            state.removed.push_back({.id = inode.id(),
-                                     .lookups = lookups,
-                                     .type = inode->type,
-                                     .handle = {handle.begin(), handle.end()}});
-        } else {
-            ++left_count;
-        }
-    });
+    const size_t left_count = save_nodes(state, root);
     std::ranges::sort(state.nodes, {}, &SavedNode::id);
     std::ranges::sort(state.removed, {}, &SavedRemoved::id);
     Result<void> outcome;

@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devices/fs/file_transfer.h"
 #include "devices/fs/fs_server.h"
 
 namespace outrigger::fs {
@@ -253,15 +254,18 @@ uint64_t FsServer::appended_bytes(const OpenFile& file,
         for (size_t at = 0; at < segment.iov_len && from + same < end;) {
             const size_t wanted =
                 std::min<uint64_t>({segment.iov_len - at, found.size(), end - from - same});
-            const ssize_t count =
-                ::pread(readable->get(), found.data(), wanted, static_cast<off_t>(from + same));
-            if (count <= 0 || std::memcmp(found.data(),
+            // By the call that reads for the guest: the sandbox knows no other.
+            iovec piece{.iov_base = found.data(), .iov_len = wanted};
+            std::span<iovec> pieces(&piece, 1);
+            const auto count =
+                static_cast<size_t>(read_all(readable->get(), pieces, from + same, 0).done);
+            if (count == 0 || std::memcmp(found.data(),
                                           static_cast<const std::byte*>(segment.iov_base) + at,
-                                          static_cast<size_t>(count)) != 0) {
+                                          count) != 0) {
                 return 0;
             }
-            same += static_cast<uint64_t>(count);
-            at += static_cast<size_t>(count);
+            same += count;
+            at += count;
         }
     }
     return same;

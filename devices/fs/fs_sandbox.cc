@@ -91,6 +91,8 @@ constexpr SystemCallRule kControlSystemCalls[] = {
     {.name = "readlinkat"},
     {.name = "openat2"},
     {.name = "openat"},
+    {.name = "getdents64"},
+    {.name = "lseek"},
     {.name = "flock"},
     // Locks end with the guest, whatever the keeper still has open.
     {.name = "fcntl", .tests = {argument_is(1, F_OFD_SETLK)}},

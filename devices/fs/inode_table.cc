@@ -241,9 +241,11 @@ void InodeTable::take_back(uint64_t id) {
 }
 
 void InodeTable::take_back_all(uint64_t request) {
+    if (keeper_ == nullptr) {
+        return;
+    }
     for_each([&](InodeRef& inode) {
-        if (keeper_ != nullptr && inode.id() != kRootId &&
-            keeper_->counted_by(inode.id()) == request) {
+        if (inode.id() != kRootId && keeper_->counted_by(inode.id()) == request) {
             take_back(inode.id());
         }
     });

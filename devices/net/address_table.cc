@@ -4,12 +4,17 @@
 namespace outrigger::net {
 
 StationAddress read_station(std::span<const std::byte> frame, size_t at) {
-    constexpr size_t kAddressBytes = 6;
     StationAddress address = 0;
-    for (const std::byte byte : frame.subspan(at, kAddressBytes)) {
+    for (const std::byte byte : frame.subspan(at, kStationBytes)) {
         address = address << 8 | std::to_integer<StationAddress>(byte);
     }
     return address;
+}
+
+void write_station(StationAddress address, std::span<std::byte> frame, size_t at) {
+    for (size_t i = kStationBytes; i > 0; --i, address >>= 8) {
+        frame[at + i - 1] = static_cast<std::byte>(address);
+    }
 }
 
 bool AddressTable::learn(StationAddress address, uint32_t port, Clock::time_point now) {
@@ -44,9 +49,16 @@ std::optional<uint32_t> AddressTable::find(StationAddress address, Clock::time_p
     return found->second.port;
 }
 
-void AddressTable::forget_port(uint32_t port) {
+std::vector<StationAddress> AddressTable::forget_port(uint32_t port) {
+    std::vector<StationAddress> stations;
+    for (const auto& [station, entry] : entries_) {
+        if (entry.port == port) {
+            stations.push_back(station);
+        }
+    }
     std::erase_if(entries_, [&](const auto& each) { return each.second.port == port; });
     ports_.erase(port);
+    return stations;
 }
 
 /// It looks at all there are, so a guest that invents addresses has it done once in a while.

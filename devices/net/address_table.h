@@ -8,16 +8,21 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <vector>
 
 namespace outrigger::net {
 
 /// The six bytes of an Ethernet address as a number.
 using StationAddress = uint64_t;
 
+inline constexpr size_t kStationBytes = 6;
 inline constexpr StationAddress kEverybody = 0xffff'ffff'ffff;
 
 /// `at`: of the first of its bytes, which are there.
 [[nodiscard]] StationAddress read_station(std::span<const std::byte> frame, size_t at);
+
+/// The other way.
+void write_station(StationAddress address, std::span<std::byte> frame, size_t at);
 
 /// A group of stations, or everybody.
 [[nodiscard]] constexpr bool is_group(StationAddress address) {
@@ -52,8 +57,8 @@ class AddressTable final {
     /// Nothing: nobody knows, or it was too long ago.
     [[nodiscard]] std::optional<uint32_t> find(StationAddress address, Clock::time_point now) const;
 
-    /// The port's stations have gone.
-    void forget_port(uint32_t port);
+    /// The port's stations have gone. Which they were.
+    std::vector<StationAddress> forget_port(uint32_t port);
 
     [[nodiscard]] size_t size() const { return entries_.size(); }
 

@@ -32,6 +32,8 @@ constexpr std::array<Words, kDropReasonCount> kWords{{
     {"queue-full", "too many frames wait for the guest"},
     {"flood", "too many of its port went to everybody"},
     {"connections", "the guest has as many connections as it may"},
+    {"filtered", "the driver does not want it"},
+    {"spoofed", "the guest is somebody else"},
 }};
 
 }  // namespace

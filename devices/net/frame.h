@@ -72,9 +72,11 @@ enum class DropReason : uint8_t {
     kQueueFull,       ///< too many wait for the guest
     kFlood,           ///< too many of its port went to everybody
     kConnections,     ///< the user network has as many connections as it may
+    kFiltered,        ///< the driver has said that it does not want such
+    kSpoofed,         ///< sent as somebody else than the guest may be
 };
 
-inline constexpr size_t kDropReasonCount = 17;
+inline constexpr size_t kDropReasonCount = 19;
 
 /// A word for metrics: "checksum-range".
 [[nodiscard]] std::string_view name_of(DropReason reason);

@@ -38,6 +38,12 @@ class LimitedPort final : public Port, private PortEvents {
     void drop_frame() override;
     void await_frames() override;
 
+    void count_drop(DropReason reason) override { port_->count_drop(reason); }
+
+    [[nodiscard]] PortState save() const override { return port_->save(); }
+
+    void load(const PortState& state) override { port_->load(state); }
+
     [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
 
     /// Times that somebody had to wait, to send or to receive. Any thread.

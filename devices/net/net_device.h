@@ -12,13 +12,19 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/base/kept_record.h"
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/device.h"
 
+#include "devices/net/control_command.h"
 #include "devices/net/flow_table.h"
+#include "devices/net/guest_settings.h"
+#include "devices/net/net_control.h"
 #include "devices/net/offload.h"
 #include "devices/net/port.h"
 #include "devices/net/receive_queue.h"
@@ -30,10 +36,14 @@ inline constexpr uint16_t kMtuMin = 68;  // RFC 791
 inline constexpr uint16_t kMtuDefault = 1500;
 inline constexpr uint16_t kQueuePairsMax = 64;
 
+/// Of the configuration space. VIRTIO 1.3, 5.1.4.
+inline constexpr uint16_t kConfigBytes = 24;
+
 struct NetOptions {
     std::optional<MacAddress> mac{};  ///< the guest's; nothing: the front end chooses
     uint16_t mtu = kMtuDefault;
     uint16_t queue_pairs = 1;
+    std::string backend{};  ///< what the port is, for people
 };
 
 /// Written by the queues' worker.
@@ -43,6 +53,8 @@ struct NetCounters {
     Counter frames_to_guest;
     Counter bytes_to_guest;
     Counter announcements;
+    Counter commands;           ///< of the control queue, carried out
+    Counter commands_refused;   ///< that were malformed, or asked for what was not agreed on
     Counter finished_to_guest;  ///< frames whose checksum or segments were made for the guest
     CounterTable<DropReason, kDropReasonCount> dropped_from_guest;
     CounterTable<DropReason, kDropReasonCount> dropped_to_guest;
@@ -50,12 +62,17 @@ struct NetCounters {
 
 class NetDevice final : public Device, private PortEvents {
   public:
-    NetDevice(const NetOptions& options, std::unique_ptr<Port> port);
+    /// `kept`: of kKeptBytes, which outlive this process, or empty.
+    NetDevice(const NetOptions& options, std::unique_ptr<Port> port, Mapping kept = {});
+
+    /// What the device needs of a keeper's memory.
+    static constexpr size_t kKeptBytes = KeptRecord::bytes(GuestSettings::kBytesMax);
 
     [[nodiscard]] DeviceIdentity identity() const override;
     [[nodiscard]] DeviceAbilities abilities() const override;
     [[nodiscard]] FeatureSet offered_features() const override;
     void on_negotiated(FeatureSet agreed) override;
+    void on_frontend(std::shared_ptr<Frontend> frontend) override;
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
 
     [[nodiscard]] Result<void> start_queue(QueueIndex index,
@@ -68,6 +85,12 @@ class NetDevice final : public Device, private PortEvents {
 
     [[nodiscard]] bool set_mtu(uint16_t mtu) override;
     [[nodiscard]] bool announce(const MacAddress& address) override;
+
+    [[nodiscard]] control::DeviceControl* control() override { return &operators_; }
+
+    [[nodiscard]] std::span<const StateSectionKind> state_sections() const override;
+    [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
+    [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;
     void reset() override;
 
     /// Any thread.
@@ -75,7 +98,13 @@ class NetDevice final : public Device, private PortEvents {
 
     [[nodiscard]] const Port& port() const { return *port_; }
 
+    [[nodiscard]] const NetOptions& options() const { return options_; }
+
   private:
+    /// What a ring is for. VIRTIO 1.3, 5.1.2: with one pair the third is the control queue,
+    /// whatever the device has.
+    enum class Role : uint8_t { kReceive, kTransmit, kControl, kNone };
+
     struct Transmit {
         Virtqueue* ring = nullptr;
         size_t header_bytes = 0;
@@ -91,13 +120,29 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] QueueProgress discard(Transmit& queue);
     void leave_transmit(uint16_t pair, bool set_aside);
 
+    [[nodiscard]] Role role_of(QueueIndex index) const;
+    void leave_queue(QueueIndex index, bool set_aside);
+
     [[nodiscard]] QueueProgress receive(uint16_t pair);
     [[nodiscard]] std::optional<Frame> next_frame();
     void drop_frame();
     [[nodiscard]] std::optional<Frame> finish(const Frame& frame);
     void drop_to_guest(DropReason reason);
     [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
+    [[nodiscard]] bool is_wanted(const Frame& frame) const;
     [[nodiscard]] ReceiveQueue& choose_queue(const Frame& frame, ReceiveQueue& called);
+    [[nodiscard]] size_t pairs_in_use() const;
+    [[nodiscard]] Offloads guest_offloads() const;
+
+    [[nodiscard]] static QueueProgress ignore(Virtqueue& ring);
+
+    [[nodiscard]] QueueProgress obey_all();
+    void obey(DescriptorChain chain);
+    void carry_out(const ControlCommand& command);
+    [[nodiscard]] std::optional<StationAddress> own_station() const;
+    void recall_settings();
+    void keep_settings();
+    void ask_for_announcement();
 
     void note_started(Worker& worker);
     void note_stopped();
@@ -107,16 +152,31 @@ class NetDevice final : public Device, private PortEvents {
     const std::unique_ptr<Port> port_;
     NetCounters counters_;
     LogLimiter limiter_;
+    NetControl operators_{*this};
 
     // Written by the control thread, read by the worker.
     std::atomic<uint64_t> agreed_ = 0;
     std::atomic<uint16_t> mtu_;
     std::atomic<uint64_t> announced_ = 0;  // a MAC address and bit 48: to be announced
+    // The guest is to announce itself, and has not answered.
+    std::atomic<bool> awaits_announcement_ = false;
+
+    // Written by the worker while queues run, who alone reads it without the lock, and else by the
+    // control thread.
+    mutable std::mutex settings_mutex_;
+    GuestSettings settings_;
+    Mapping kept_;
+
+    std::mutex frontend_mutex_;
+    std::shared_ptr<Frontend> frontend_;  // guarded by frontend_mutex_
 
     std::mutex worker_mutex_;
     Worker* worker_ = nullptr;  // guarded by worker_mutex_: where queues run or ran
 
     // The worker's while queues run, and the control thread's otherwise.
+    std::vector<Role> roles_;  // of rings that run
+    Virtqueue* control_ = nullptr;
+    Virtqueue* unused_ = nullptr;  // there is one at most: the last
     std::vector<Transmit> transmit_;
     std::vector<ReceiveQueue> receive_;
     size_t running_ = 0;

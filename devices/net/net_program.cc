@@ -20,6 +20,7 @@
 #include "vhost-user-backend/daemon/device_keeper.h"
 
 #include "devices/net/datagram_port.h"
+#include "devices/net/guarded_port.h"
 #include "devices/net/limited_port.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
@@ -208,6 +209,18 @@ constexpr std::array kOptions = {
                .help = "Likewise N frames to the guest",
                .number_min = 1,
                .number_max = kLimitMax},
+    OptionSpec{.name = "allow-mac",
+               .value_name = "MAC",
+               .help = "Drop what the guest sends as any other station, in Ethernet, ARP and "
+                       "neighbour discovery; may be given several times",
+               .repeatable = true},
+    OptionSpec{.name = "allow-ip",
+               .value_name = "ADDRESS[/BITS]",
+               .help =
+                   "Drop what the guest sends from any other address of IPv4 or IPv6, says of "
+                   "one in ARP and neighbour discovery, or sends by other protocols, and router "
+                   "advertisements; may be given several times",
+               .repeatable = true},
     OptionSpec{.name = "mac",
                .value_name = "MAC",
                .help = "The guest's address, for front ends that ask for it. QEMU does not: there "
@@ -224,8 +237,8 @@ constexpr std::array kOptions = {
                .kind = OptionKind::kNumber,
                .value_name = "N",
                .help =
-                   "Pairs of receive and transmit rings. More than one needs a front end with a "
-                   "control queue of its own, such as QEMU",
+                   "Pairs of receive and transmit rings. More than one needs a front end that has "
+                   "a control queue, such as QEMU, or passes it on",
                .default_value = "1",
                .number_min = 1,
                .number_max = kQueuePairsMax},
@@ -357,6 +370,28 @@ Result<void> check_tap_options(std::string_view backend, const OptionValues& val
     return {};
 }
 
+Result<SenderRules> parse_sender_rules(const OptionValues& values) {
+    SenderRules rules;
+    for (const std::string& text : values.texts("allow-mac")) {
+        const auto mac = parse_mac(text);
+        if (!mac) {
+            return failure(Error{.message = "--allow-mac=" + text +
+                                            " is no address of a station, like 52:54:00:12:34:56"});
+        }
+        rules.stations.push_back(read_station(*mac, 0));
+    }
+    for (const std::string& text : values.texts("allow-ip")) {
+        const auto range = parse_ip_range(text);
+        if (!range) {
+            return failure(Error{.message = "--allow-ip=" + text +
+                                            " is no address or prefix, like 192.0.2.7 or "
+                                            "2001:db8::/32"});
+        }
+        rules.addresses.push_back(*range);
+    }
+    return rules;
+}
+
 Result<void> check_options(const OptionValues& values) {
     const auto backend = values.text("backend");
     if (const auto mac = values.text("mac"); mac && !parse_mac(*mac)) {
@@ -366,6 +401,7 @@ Result<void> check_options(const OptionValues& values) {
 #ifdef OUTRIGGER_SLIRP
     OUTRIGGER_TRY(check_user_options(*backend, values));
 #endif
+    (void)OUTRIGGER_TRY(parse_sender_rules(values));
     OUTRIGGER_TRY(check_tap_options(*backend, values));
     return check_socket_options(*backend, values);
 }
@@ -463,7 +499,7 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper
 }
 
 Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
-    NetOptions options;
+    NetOptions options{.backend = *values.text("backend")};
     if (const auto mac = values.text("mac")) {
         options.mac = parse_mac(*mac);
     }
@@ -478,7 +514,15 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     if (limits.any()) {
         port = std::make_unique<LimitedPort>(std::move(port), limits);
     }
-    return std::make_unique<NetDevice>(options, std::move(port));
+    if (SenderRules rules = OUTRIGGER_TRY(parse_sender_rules(values)); rules.any()) {
+        port = std::make_unique<GuardedPort>(std::move(port), std::move(rules));
+    }
+    Mapping kept;
+    if (keeper != nullptr) {
+        const UniqueFd fd = OUTRIGGER_TRY(keeper->keep("settings", NetDevice::kKeptBytes));
+        kept = OUTRIGGER_TRY(Mapping::map_file(fd.get(), 0, NetDevice::kKeptBytes));
+    }
+    return std::make_unique<NetDevice>(options, std::move(port), std::move(kept));
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/io/event_loop.h"
 
+#include "devices/net/address_table.h"
 #include "devices/net/frame.h"
 
 namespace outrigger::net {
@@ -40,6 +42,12 @@ struct PortCounters {
     CounterTable<DropReason, kDropReasonCount> dropped;
 };
 
+/// What of a port follows the guest to another process.
+struct PortState {
+    std::vector<StationAddress> stations{};  ///< that were seen on the guest's side
+    std::vector<std::byte> leases{};         ///< of a user network, in a form of its own
+};
+
 class Port {
   public:
     Port() = default;
@@ -51,7 +59,8 @@ class Port {
     [[nodiscard]] virtual Offloads takes() const { return {}; }
 
     /// What the guest takes unfinished, as far as there is somebody who wants to know it: a frame
-    /// that is more so is finished for the guest. Before attach(), by its thread.
+    /// that is more so is finished for the guest. Before attach(), and when it
+    /// changes, by its thread.
     virtual void set_guest(const Offloads& /*taken*/) {}
 
     /// A queue runs, the first: what the port waits for is watched on `loop`, and told to `events`.
@@ -71,6 +80,16 @@ class Port {
 
     /// on_frames() shall come when next_frame() has something, which it did not when asked last.
     virtual void await_frames() = 0;
+
+    /// Somebody before the port has dropped a frame that was to be sent.
+    virtual void count_drop(DropReason reason) { counters_.dropped.add(reason); }
+
+    // Control thread, while no queue runs.
+
+    [[nodiscard]] virtual PortState save() const { return {}; }
+
+    /// What makes no sense is left out: anybody may have written it.
+    virtual void load(const PortState& /*state*/) {}
 
     /// Any thread.
     [[nodiscard]] virtual const PortCounters& counters() const { return counters_; }

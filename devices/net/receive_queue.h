@@ -37,6 +37,9 @@ class ReceiveQueue final {
     /// The same, but they go back as if they had never been popped.
     void suspend();
 
+    /// Does the driver want to hear of checksums that are right, from now on?
+    void use_checksums(bool wanted) { format_.checksums = wanted; }
+
     [[nodiscard]] bool is_running() const { return ring_ != nullptr; }
 
     [[nodiscard]] Virtqueue& ring() { return *ring_; }

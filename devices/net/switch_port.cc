@@ -104,15 +104,23 @@ class SwitchPort::Switch final {
   public:
     explicit Switch(const AddressTable::Limits& limits) : table_(limits) {}
 
-    void join(std::shared_ptr<Inbox> inbox) {
+    /// `stations` were at the port when it left, here or elsewhere.
+    void join(std::shared_ptr<Inbox> inbox, std::span<const StationAddress> stations) {
+        const auto now = AddressTable::Clock::now();
         const std::lock_guard lock(mutex_);
+        for (const StationAddress station : stations) {
+            // One that has been seen elsewhere meanwhile has moved.
+            if (!is_group(station) && station != 0 && !table_.find(station, now)) {
+                (void)table_.learn(station, inbox->number(), now);
+            }
+        }
         ports_.push_back(std::move(inbox));
     }
 
-    void leave(uint32_t number) {
+    std::vector<StationAddress> leave(uint32_t number) {
         const std::lock_guard lock(mutex_);
         std::erase_if(ports_, [&](const auto& each) { return each->number() == number; });
-        table_.forget_port(number);
+        return table_.forget_port(number);
     }
 
     /// Notes where `source` is, and says where a frame to `destination` goes: nothing for everybody
@@ -180,7 +188,7 @@ SwitchPort::SwitchPort(const SwitchOptions& options)
       number_(inbox_->number()) {}
 
 SwitchPort::~SwitchPort() {
-    switch_->leave(number_);
+    (void)switch_->leave(number_);
 }
 
 Offloads SwitchPort::takes() const {
@@ -189,12 +197,20 @@ Offloads SwitchPort::takes() const {
 
 void SwitchPort::attach(EventLoop& loop, PortEvents& events) {
     inbox_->open(loop, events);
-    switch_->join(inbox_);
+    switch_->join(inbox_, stations_);
 }
 
 void SwitchPort::detach() {
-    switch_->leave(number_);
+    stations_ = switch_->leave(number_);
     inbox_->close();
+}
+
+PortState SwitchPort::save() const {
+    return {.stations = stations_};
+}
+
+void SwitchPort::load(const PortState& state) {
+    stations_ = state.stations;
 }
 
 // --- To other guests ---------------------------------------------------------------------------

@@ -38,6 +38,8 @@ class SwitchPort final : public Port {
     [[nodiscard]] std::optional<Frame> next_frame() override;
     void drop_frame() override;
     void await_frames() override;
+    [[nodiscard]] PortState save() const override;
+    void load(const PortState& state) override;
 
   private:
     class Inbox;
@@ -52,6 +54,7 @@ class SwitchPort final : public Port {
     const std::shared_ptr<Inbox> inbox_;
     const uint32_t flood_max_;
     const uint32_t number_;
+    std::vector<StationAddress> stations_;  // that were at the port before it was attached
     size_t front_bytes_ = 0;
     uint32_t flooded_ = 0;  // since second_
     std::optional<AddressTable::Clock::time_point> second_;

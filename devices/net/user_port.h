@@ -42,6 +42,9 @@ class UserPort final : public Port {
     [[nodiscard]] std::optional<Frame> next_frame() override;
     void drop_frame() override;
     void await_frames() override;
+    /// The addresses that DHCP has given. (Of connections the library saves nothing.)
+    [[nodiscard]] PortState save() const override;
+    void load(const PortState& state) override;
 
   private:
     /// What the library calls; a class of its own so that this header needs none of its types.

@@ -16,6 +16,7 @@ namespace outrigger::net {
 // Feature bits. VIRTIO 1.3, 5.1.3.
 inline constexpr unsigned kChecksumBit = 0;
 inline constexpr unsigned kGuestChecksumBit = 1;
+inline constexpr unsigned kControlOffloadsBit = 2;
 inline constexpr unsigned kMtuBit = 3;
 inline constexpr unsigned kMacBit = 5;
 inline constexpr unsigned kGuestTcp4Bit = 7;
@@ -26,7 +27,13 @@ inline constexpr unsigned kHostTcp6Bit = 12;
 inline constexpr unsigned kHostEcnBit = 13;
 inline constexpr unsigned kMergedBuffersBit = 15;
 inline constexpr unsigned kStatusBit = 16;
+inline constexpr unsigned kControlQueueBit = 17;
+inline constexpr unsigned kControlReceiveBit = 18;
+inline constexpr unsigned kControlVlanBit = 19;
+inline constexpr unsigned kControlReceiveExtraBit = 20;
+inline constexpr unsigned kGuestAnnounceBit = 21;
 inline constexpr unsigned kQueuePairsBit = 22;
+inline constexpr unsigned kControlStationBit = 23;
 inline constexpr unsigned kGuestUdp4Bit = 54;
 inline constexpr unsigned kGuestUdp6Bit = 55;
 inline constexpr unsigned kHostUdpBit = 56;

@@ -22,8 +22,10 @@ Result<Ledger> open_ledger(const VsockOptions& options, DeviceKeeper& keeper) {
         return *std::move(ledger);
     }
     if (keeper.can_hand_back()) {
-        return failure(Error{.message = "the connections of the process before are written down in "
-                                        "another way"});
+        return failure(Error{.message = "the connections of CID " +
+                                        std::to_string(options.guest_cid) +
+                                        " are written down in another way, or were of another CID: "
+                                        "a guest that is served keeps its CID and its limits"});
     }
     log(LogLevel::kWarning,
         "vsock cid {}: the connections of the process before are written down in another way, and "
@@ -53,7 +55,7 @@ Result<ListeningSocket> open_listener(const std::string& path,
         UniqueFd kept = keeper->take(name);
         const UniqueFd kept_file = keeper->take(file);
         if (kept.valid()) {
-            return listen_on(std::move(kept), path, kept_file);
+            return listen_on(std::move(kept), path, kept_file, kBacklog);
         }
     }
     ListeningSocket made = OUTRIGGER_TRY(listen_at(path, {.type = type, .backlog = kBacklog}));

@@ -15,7 +15,7 @@ namespace outrigger::vsock {
 namespace {
 
 /// "OUTRVSK" and the version of this layout.
-constexpr uint64_t kMagic = 0x4f55'5452'5653'4b02;
+constexpr uint64_t kMagic = 0x4f55'5452'5653'4b03;
 
 /// The system may have larger ones; what is put back to it begins where those do.
 constexpr size_t kPage = 4096;
@@ -74,6 +74,7 @@ struct Ledger::Front {
     uint64_t magic;
     uint32_t connections_max;
     uint32_t backlog_bytes;
+    uint64_t guest_cid;
     uint64_t change_is_whole;
     Change change;
     Numbers numbers;
@@ -122,7 +123,7 @@ Result<std::optional<Ledger>> Ledger::open(int fd, const Shape& shape) {
         return std::optional(OUTRIGGER_TRY(begin_anew(fd, shape)));
     }
     if (front.magic != kMagic || front.connections_max != shape.connections_max ||
-        front.backlog_bytes != shape.backlog_bytes) {
+        front.backlog_bytes != shape.backlog_bytes || front.guest_cid != shape.guest_cid) {
         return std::optional<Ledger>();
     }
     ledger.goes_on_ = true;
@@ -141,6 +142,7 @@ Result<Ledger> Ledger::begin_anew(int fd, const Shape& shape) {
                 shape.connections_max * sizeof(ConnectionRecord));
     front.connections_max = shape.connections_max;
     front.backlog_bytes = shape.backlog_bytes;
+    front.guest_cid = shape.guest_cid;
     front.change_is_whole = 0;
     front.numbers = {};
     front.transfer = static_cast<uint32_t>(TransferKind::kNone);

@@ -120,6 +120,7 @@ class Ledger final {
     struct Shape {
         uint32_t connections_max = 0;
         uint32_t backlog_bytes = 0;  ///< of a connection: a power of two, and whole pages
+        uint64_t guest_cid = 0;      ///< whose connections these are
     };
 
     [[nodiscard]] static size_t bytes_for(const Shape& shape);

@@ -71,7 +71,8 @@ VsockEngine::VsockEngine(const VsockOptions& options,
 
 Ledger::Shape VsockEngine::ledger_shape(const VsockOptions& options) {
     return {.connections_max = static_cast<uint32_t>(options.connections_max),
-            .backlog_bytes = std::max(std::bit_ceil(options.window_bytes_max), kBacklogBytesMin)};
+            .backlog_bytes = std::max(std::bit_ceil(options.window_bytes_max), kBacklogBytesMin),
+            .guest_cid = options.guest_cid};
 }
 
 Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& options,

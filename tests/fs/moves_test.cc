@@ -76,6 +76,25 @@ TEST_F(FsMoves, NodesAndOpenFilesGoOn) {
     EXPECT_NE(next.fh, listed);
 }
 
+TEST_F(FsMoves, FilesThatHaveOnlyAnotherNameGoOn) {
+    serve();
+    std::filesystem::create_directories(in_share("d/e"));
+    const uint64_t directory = node_of("e", node_of("d"));
+    const OpenFile file = create("f", "content");
+    const OpenFile plain = create("g", "another");
+    ASSERT_EQ(error_of(ask::link(file.node, directory, "other")), 0);
+    ASSERT_EQ(error_of(ask::link(plain.node, FUSE_ROOT_ID, "h")), 0);
+    // By which the daemon has them pinned.
+    ASSERT_EQ(error_of(ask::unlink(FUSE_ROOT_ID, "f")), 0);
+    ASSERT_EQ(error_of(ask::unlink(FUSE_ROOT_ID, "g")), 0);
+    ASSERT_EQ(error_of(ask::release(plain.node, plain.fh)), 0);
+    move();
+    EXPECT_EQ(call(ask::read(file.node, file.fh, 0, 7)).text(), "content");
+    EXPECT_EQ(error_of(ask::getattr(plain.node)), 0);
+    EXPECT_EQ(node_of("other", directory), file.node);
+    EXPECT_EQ(node_of("h"), plain.node);
+}
+
 TEST_F(FsMoves, WhatInitAgreedOnGoesAlong) {
     // virtiofsd 1.14 forgot it, and died of the next SETXATTR, which is longer with POSIX_ACL.
     const std::vector<std::string> options = {"--xattr", "--posix-acl=auto"};

@@ -97,6 +97,74 @@ TEST_F(FsTraps, FsTrap17MakingThingsLeaksNothing) {
     EXPECT_LE(after, before + 8);
 }
 
+/// The request with a security context (7.36) behind its arguments.
+FuseRequest labelled(FuseRequest request, std::string_view name, std::string_view label) {
+    constexpr size_t kUnit = 8;
+    FuseArguments context;
+    context.add(fuse_secctx{.size = static_cast<uint32_t>(label.size()), .padding = 0})
+        .name(name)
+        .raw(label);
+    Bytes body = context;
+    body.resize((body.size() + kUnit - 1) / kUnit * kUnit);
+    const size_t bytes = sizeof(fuse_secctx_header) + body.size();
+    request.arguments =
+        FuseArguments()
+            .raw(request.arguments)
+            .add(fuse_secctx_header{.size = static_cast<uint32_t>(bytes), .nr_secctx = 1})
+            .raw(body);
+    request.total_extlen = static_cast<uint16_t>(bytes / kUnit);
+    return request;
+}
+
+// Behind a name that the host lets files and directories have, and symbolic links not: what cannot
+// be labelled is not there afterwards.
+TEST_F(FsTraps, FsTrap17LabelsLeakNothing) {
+    serve(
+        {.arguments = {"--xattr", "--security-label=always", "--xattrmap=:map::user.virtiofs.:"}});
+    ASSERT_NE(guest().init_flags() & FUSE_SECURITY_CTX, 0U);
+    const auto with_label = [](const FuseRequest& request) {
+        return labelled(request, "security.selinux", "some_u:label");
+    };
+    const auto round = [&] {
+        for (int i = 0; i < 200; ++i) {
+            std::vector<uint64_t> nodes;
+            const auto keep = [&](const FuseAnswer& answer) {
+                ASSERT_EQ(answer.error(), 0);
+                nodes.push_back(answer.as<fuse_entry_out>().nodeid);
+            };
+            keep(call(with_label(ask::mkdir(FUSE_ROOT_ID, "d"))));
+            keep(call(with_label(ask::mknod(FUSE_ROOT_ID, "n", S_IFREG | 0644))));
+            const FuseAnswer made = call(with_label(ask::create(FUSE_ROOT_ID, "f", O_RDWR)));
+            keep(made);
+            std::array<char, 64> found{};
+            for (const std::string_view name : {"d", "n", "f"}) {
+                const ssize_t bytes = ::getxattr(in_share(name).c_str(),
+                                                 "user.virtiofs.security.selinux",
+                                                 found.data(),
+                                                 found.size());
+                EXPECT_EQ(
+                    std::string(found.data(), static_cast<size_t>(std::max<ssize_t>(bytes, 0))),
+                    "some_u:label");
+            }
+            EXPECT_EQ(error_of(with_label(ask::symlink(FUSE_ROOT_ID, "s", "target"))), EPERM);
+            EXPECT_EQ(error_of(with_label(ask::mknod(FUSE_ROOT_ID, "p", S_IFIFO | 0644))), EPERM);
+            EXPECT_EQ(node_of("s") + node_of("p"), 0U);
+            const uint64_t handle = made.as<fuse_open_out>(sizeof(fuse_entry_out)).fh;
+            EXPECT_EQ(error_of(ask::release(nodes[2], handle)), 0);
+            EXPECT_EQ(error_of(ask::rmdir(FUSE_ROOT_ID, "d")), 0);
+            EXPECT_EQ(error_of(ask::unlink(FUSE_ROOT_ID, "n")), 0);
+            EXPECT_EQ(error_of(ask::unlink(FUSE_ROOT_ID, "f")), 0);
+            for (const uint64_t node : nodes) {
+                (void)guest().call(ask::forget(node, 1), FuseGuest::kHighPriority);
+            }
+        }
+        return ProcessCounts::of(daemon().pid()).descriptors;
+    };
+    const size_t before = round();
+    const size_t after = round();
+    EXPECT_LE(after, before + 8);
+}
+
 // --- 18 ----------------------------------------------------------------------------------------
 
 constexpr fuse_file_lock kWholeFile = {

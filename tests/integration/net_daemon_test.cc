@@ -117,6 +117,55 @@ TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {
     }
 }
 
+TEST_F(NetDaemonTest, WhatTheDriverHasSetOutlivesTheProcess) {
+    serve({"--keeper=fork",
+           "--mac=52:54:00:00:00:02",
+           "--backend=stream",
+           "--peer=" + path("peer"),
+           "--reconnect-ms=20"},
+          {.control_queue = true});
+    const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
+    // Promiscuous mode off.
+    ASSERT_EQ(guest_->command(std::string("\0\0\0", 3)), 0);
+    FrameOptions to_other;
+    to_other.to_mac = std::string("\x52\x54\0\0\0\x09", 6);
+    for (int round = 0; round < 4; ++round) {
+        const UnixPeer peer = listener.accept();
+        ASSERT_TRUE(peer.valid());
+        peer.send_frame(make_frame("not for us", to_other));
+        peer.send_frame(make_frame("for us"));
+        expect_received(make_frame("for us"));
+        kill_worker();
+        EXPECT_TRUE(peer.ends());
+    }
+    // A command that comes when another process is there.
+    ASSERT_EQ(guest_->command(std::string("\0\0\x01", 3)), 0);
+    const UnixPeer peer = listener.accept();
+    ASSERT_TRUE(peer.valid());
+    peer.send_frame(make_frame("not for us", to_other));
+    expect_received(make_frame("not for us", to_other));
+}
+
+TEST_F(NetDaemonTest, GuestIsWhoItMayBe) {
+    serve({"--backend=stream",
+           "--listen=" + path("ours"),
+           "--allow-mac=52:54:00:00:00:01",
+           "--allow-ip=10.0.0.0/31",
+           "--limit-send-frames=1000000"});
+    const UnixPeer peer = UnixPeer::connect_to(path("ours"), SOCK_STREAM);
+    peer.send_frame(make_frame("in"));
+    expect_received(make_frame("in"));
+    FrameOptions spoofed;
+    spoofed.source = std::string("\x0a\0\0\x02", 4);
+    std::string stranger = make_frame("another station");
+    stranger[11] = '\x07';
+    ASSERT_TRUE(guest_->send(make_frame("another address", spoofed)));
+    ASSERT_TRUE(guest_->send(stranger));
+    ASSERT_TRUE(guest_->send(make_frame("out")));
+    EXPECT_EQ(peer.receive_frame(), make_frame("out"));
+    expect_good_end();
+}
+
 TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     const std::string peer = "--peer=" + path("p");
     const std::string listen = "--listen=" + path("l");
@@ -143,6 +192,8 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
         expect_refusal({"--mtu=65521"}, "at most 65520");
     }
     expect_refusal({"--backend=null", "--mac=01:00:5e:00:00:01"}, "no address of a station");
+    expect_refusal({"--backend=null", "--allow-mac=52:54"}, "no address of a station");
+    expect_refusal({"--backend=null", "--allow-ip=10.0.0.1/8"}, "no address or prefix");
     expect_refusal({"--backend=null", "--mtu=67"}, "--mtu");
     expect_refusal({"--backend=null", "--limit-send-frames=0"}, "--limit-send-frames");
     expect_refusal({"--backend=null", "--limit-receive-bytes=x"}, "--limit-receive-bytes");

@@ -4,10 +4,11 @@
 /// style test checks that each has a test that is named after it, TrapNN....
 ///
 ///  1  rings are enabled before they start, and all pairs start whether they are used or not
-///  2  nothing is offered that no message would bring to us: RSS, hash reports, a control queue
+///  2  nothing is offered that no message would bring to us: RSS, hash reports; the control queue
+///     is ours where its ring starts (net_control_test.cc), and the front end's elsewhere
 ///  3  frames go to pairs that the driver uses, the first before it says so
 ///  4  a ring beyond the last is refused, and harms nothing
-///  5  GET_QUEUE_NUM counts rings, two a pair
+///  5  GET_QUEUE_NUM counts rings, two a pair and one
 ///  6  a ring that is not enabled throws away what is sent, and receives nothing
 ///  7  headers of 10 and 12 bytes, in descriptors of any shape
 ///  8  num_buffers is there in each frame; buffers are full but for the last, and come at once

@@ -4,8 +4,9 @@
 #include <filesystem>
 #include <fstream>
 
-#ifdef OUTRIGGER_HAS_CONSOLE
+#ifdef OUTRIGGER_HAS_LINUX_DEVICES
 #include "tests/states/console_samples.h"
+#include "tests/states/net_samples.h"
 #endif
 #include "tests/states/state_samples.h"
 
@@ -16,8 +17,9 @@ int main(int argument_count, char** arguments) {
         return 2;
     }
     auto states = outrigger::testing::sample_states();
-#ifdef OUTRIGGER_HAS_CONSOLE
+#ifdef OUTRIGGER_HAS_LINUX_DEVICES
     states.merge(outrigger::testing::sample_console_states());
+    states.merge(outrigger::testing::sample_net_states());
 #endif
     for (const auto& [name, bytes] : states) {
         const fs::path path = fs::path(arguments[1]) / name;

@@ -17,6 +17,8 @@ constexpr uint32_t kTransmitBytes = 128 * 1024;
 constexpr uint32_t kPostedBytes = 4 << 20;
 constexpr uint64_t kDeviceBits = 0xff'ffff | ~((uint64_t{1} << 50) - 1);
 constexpr uint16_t kQueueSize = 256;
+constexpr uint32_t kAnswerBytes = 4096;
+constexpr FeatureSet kWithState = FeatureSet::of({wire::bit(wire::ProtocolFeature::kDeviceState)});
 
 }  // namespace
 
@@ -29,19 +31,21 @@ NetGuest::NetGuest(driver::Frontend frontend, const NetGuestOptions& options)
     if (!options.version_1) {
         wanted = wanted.without(driver::kVersion1Bit);
     }
-    auto running =
-        driver::bring_up(frontend_,
-                         memory_,
-                         {.features = wanted,
-                          .protocol_features = driver::kUsualProtocolFeatures
-                                                   .with(wire::bit(wire::ProtocolFeature::kRarp))
-                                                   .with(wire::bit(wire::ProtocolFeature::kMtu)),
-                          .packed = options.packed,
-                          .event_idx = options.event_idx,
-                          .in_order = options.in_order,
-                          .queue_count = static_cast<uint16_t>(2 * options.queue_pairs),
-                          .queue_size = kQueueSize,
-                          .enable = options.enable});
+    auto running = driver::bring_up(
+        frontend_,
+        memory_,
+        {.features = wanted,
+         .protocol_features =
+             driver::kUsualProtocolFeatures.with(wire::bit(wire::ProtocolFeature::kRarp))
+                 .with(wire::bit(wire::ProtocolFeature::kMtu)) |
+             (options.device_state ? kWithState : FeatureSet()),
+         .packed = options.packed,
+         .event_idx = options.event_idx,
+         .in_order = options.in_order,
+         .queue_count =
+             static_cast<uint16_t>(2 * options.queue_pairs + (options.control_queue ? 1 : 0)),
+         .queue_size = kQueueSize,
+         .enable = options.enable});
     if (!running) {
         ADD_FAILURE() << running.error().step;
         return;
@@ -53,6 +57,7 @@ NetGuest::NetGuest(driver::Frontend frontend, const NetGuestOptions& options)
         header_bytes_ = sizeof(virtio_net_hdr);
     }
     transmit_ = memory_.allocate(kTransmitBytes, 16).value();
+    answer_ = memory_.allocate(kAnswerBytes, 16).value();
     posted_ = memory_.allocate(kPostedBytes, 16).value();
     for (uint16_t pair = 0; pair < options.queue_pairs; ++pair) {
         for (size_t i = 0; i < options.receive_buffers; ++i) {
@@ -98,6 +103,13 @@ bool NetGuest::send(std::string_view frame,
 }
 
 bool NetGuest::send_raw(std::string_view bytes, std::span<const uint32_t> pieces, uint16_t pair) {
+    return transmit_queue(pair)
+        .transact(lay_out(bytes, pieces), driver::after(kPatience))
+        .has_value();
+}
+
+std::vector<driver::Segment> NetGuest::lay_out(std::string_view bytes,
+                                               std::span<const uint32_t> pieces) {
     memory_.write(transmit_, std::as_bytes(std::span(bytes)));
     std::vector<driver::Segment> segments;
     uint32_t begin = 0;
@@ -111,7 +123,28 @@ bool NetGuest::send_raw(std::string_view bytes, std::span<const uint32_t> pieces
     if (begin < bytes.size() || segments.empty()) {
         add(static_cast<uint32_t>(bytes.size()) - begin);
     }
-    return transmit_queue(pair).transact(segments, driver::after(kPatience)).has_value();
+    return segments;
+}
+
+std::optional<uint8_t> NetGuest::command(std::string_view bytes,
+                                         uint32_t answer_bytes,
+                                         std::span<const uint32_t> pieces) {
+    std::vector<driver::Segment> segments = lay_out(bytes, pieces);
+    const std::string untouched(kAnswerBytes, '\x5a');
+    memory_.write(answer_, std::as_bytes(std::span(untouched)));
+    if (answer_bytes > 0) {
+        segments.push_back({.address = answer_, .length = answer_bytes, .device_writable = true});
+    }
+    const auto used = control_queue().transact(segments, driver::after(kPatience));
+    EXPECT_TRUE(used) << "the device does not give commands back";
+    if (!used || used->length == 0) {
+        return std::nullopt;
+    }
+    EXPECT_EQ(used->length, 1U);
+    std::string answer(kAnswerBytes, '\0');
+    memory_.read(answer_, std::as_writable_bytes(std::span(answer)));
+    EXPECT_EQ(answer.substr(1), untouched.substr(1)) << "more than an answer was written";
+    return static_cast<uint8_t>(answer.front());
 }
 
 bool NetGuest::post_frame(std::string_view frame, uint16_t pair) {

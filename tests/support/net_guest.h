@@ -30,6 +30,8 @@ struct NetGuestOptions {
     /// Bits of the device that it takes where they are offered.
     uint64_t features = ~uint64_t{0};
     bool enable = true;
+    bool control_queue = false;  ///< the ring behind those of the pairs
+    bool device_state = false;   ///< takes DEVICE_STATE
 };
 
 struct NetFrame {
@@ -67,6 +69,12 @@ class NetGuest final {
     /// What is there already.
     [[nodiscard]] std::optional<NetFrame> receive_now(uint16_t pair = 0);
 
+    /// A command on the control queue, in pieces of these lengths, and room for so many bytes of
+    /// answer; the first of them, or nothing where none came.
+    [[nodiscard]] std::optional<uint8_t> command(std::string_view bytes,
+                                                 uint32_t answer_bytes = 1,
+                                                 std::span<const uint32_t> pieces = {});
+
     /// From now on buffers that were filled stay with the driver, until post_buffers().
     void hold_buffers() { holds_ = true; }
 
@@ -93,6 +101,8 @@ class NetGuest final {
         return running_.queues.at(size_t{2} * pair + 1);
     }
 
+    [[nodiscard]] driver::DriverQueue& control_queue() { return running_.queues.back(); }
+
     [[nodiscard]] FeatureSet features() const { return running_.agreement.features; }
 
     [[nodiscard]] bool is_up() const { return is_up_; }
@@ -104,6 +114,9 @@ class NetGuest final {
     };
 
     void post(size_t buffer);
+    /// Writes them for the device, and says where they are.
+    [[nodiscard]] std::vector<driver::Segment> lay_out(std::string_view bytes,
+                                                       std::span<const uint32_t> pieces);
     [[nodiscard]] std::string header_bytes_of(const virtio_net_hdr_v1& header) const;
 
     NetGuestOptions options_;
@@ -118,6 +131,7 @@ class NetGuest final {
     std::vector<Buffer> buffers_;
     std::deque<size_t> held_;
     GuestAddr transmit_{};
+    GuestAddr answer_{};
     GuestAddr posted_{};
     uint64_t posted_bytes_ = 0;
 };

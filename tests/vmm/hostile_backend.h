@@ -68,9 +68,9 @@ class HostileBackendTest : public ::testing::Test {
         return host_->status().last_loss;
     }
 
-    [[nodiscard]] ScriptedBackend& backend(size_t index = 0) { return *backends_.at(index); }
+    [[nodiscard]] ScriptedBackend& backend(size_t index = 0) { return backends_.at(index); }
 
-    std::vector<std::unique_ptr<ScriptedBackend>> backends_;
+    ScriptedBackends backends_;
     std::unique_ptr<ProxyHost> host_;
 };
 

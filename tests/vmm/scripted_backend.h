@@ -380,16 +380,47 @@ class ScriptedBackend final {
     std::thread thread_;
 };
 
+/// Those that were connected to, by the machine's thread; the test looks at them from its own. None
+/// moves or goes before clear().
+class ScriptedBackends final {
+  public:
+    size_t size() const {
+        const std::lock_guard lock(mutex_);
+        return all_.size();
+    }
+
+    ScriptedBackend& at(size_t index) const {
+        const std::lock_guard lock(mutex_);
+        return *all_.at(index);
+    }
+
+    void begin(UniqueFd socket, const Script& script) {
+        auto backend = std::make_unique<ScriptedBackend>(std::move(socket), script);
+        const std::lock_guard lock(mutex_);
+        all_.push_back(std::move(backend));
+    }
+
+    /// When no machine connects any more.
+    void clear() {
+        const std::lock_guard lock(mutex_);
+        all_.clear();
+    }
+
+  private:
+    mutable std::mutex mutex_;
+    std::vector<std::unique_ptr<ScriptedBackend>> all_;
+};
+
 /// One scripted back end after the other; then none.
 class ScriptedSource final : public vmm::BackendSource {
   public:
     /// `backends` (borrowed) has those that were connected to.
-    ScriptedSource(std::vector<Script> scripts,
-                   std::vector<std::unique_ptr<ScriptedBackend>>& backends)
+    ScriptedSource(std::vector<Script> scripts, ScriptedBackends& backends)
         : scripts_(std::move(scripts)), backends_(backends) {}
 
     Result<UniqueFd> open() override {
-        if (backends_.size() >= scripts_.size()) {
+        const size_t next = backends_.size();
+        if (next >= scripts_.size()) {
             return failure(Error{.message = "there is no back end any more"});
         }
         int ends[2];
@@ -397,8 +428,7 @@ class ScriptedSource final : public vmm::BackendSource {
             return failure(error_from_errno("socketpair"));
         }
         UniqueFd ours(ends[0]);
-        backends_.push_back(
-            std::make_unique<ScriptedBackend>(UniqueFd(ends[1]), scripts_[backends_.size()]));
+        backends_.begin(UniqueFd(ends[1]), scripts_[next]);
         return ours;
     }
 
@@ -410,7 +440,7 @@ class ScriptedSource final : public vmm::BackendSource {
 
   private:
     const std::vector<Script> scripts_;
-    std::vector<std::unique_ptr<ScriptedBackend>>& backends_;
+    ScriptedBackends& backends_;
 };
 
 }  // namespace outrigger::testing

@@ -210,6 +210,38 @@ void append_console(std::string& out, const v1::ConsoleDevice& console) {
     }
 }
 
+std::string flow_text(const v1::NetworkFlow& flow) {
+    std::string text = fmt::format("{} frames, {} bytes", flow.frames(), flow.bytes());
+    for (const v1::NetworkDrops& drops : flow.drops()) {
+        text += fmt::format("; dropped, {}: {}", drops.reason(), drops.frames());
+    }
+    return text;
+}
+
+void append_network(std::string& out, const v1::NetworkDevice& network) {
+    const v1::NetworkPort& port = network.port();
+    append_row(out, "backend", network.backend());
+    append_row(out, "queue pairs", fmt::format("{}", network.queue_pairs()));
+    append_row(out, "from the guest", flow_text(network.from_guest()));
+    append_row(out, "to the guest", flow_text(network.to_guest()));
+    append_row(out, "to the host", flow_text(port.sent()));
+    append_row(out, "of the host", flow_text(port.received()));
+    append_row(out,
+               "port",
+               fmt::format("system calls {}, waits {}, peers {}, lost {}",
+                           port.system_calls(),
+                           port.send_waits(),
+                           port.peers(),
+                           port.peers_lost()));
+    append_row(out,
+               "guest",
+               fmt::format("frames finished {}, announced {}; commands {}, refused {}",
+                           network.finished_for_guest(),
+                           network.announcements(),
+                           network.commands(),
+                           network.commands_refused()));
+}
+
 }  // namespace
 
 /// As deep as the schema, which has no loops.
@@ -275,6 +307,9 @@ std::string show_text(const v1::Program& program) {
         }
         if (device.has_console()) {
             append_console(out, device.console());
+        }
+        if (device.has_network()) {
+            append_network(out, device.network());
         }
     }
     return out;

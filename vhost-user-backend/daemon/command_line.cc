@@ -2,12 +2,14 @@
 #include "vhost-user-backend/daemon/command_line.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include <sys/un.h>
 
 #include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/common_options.h"
+#include "vhost-user-backend/daemon/config_file.h"
 #include "vhost-user-backend/daemon/option_parser.h"
 
 namespace outrigger {
@@ -225,19 +227,6 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
                                                  const Table& device_table,
                                                  const DeviceProgram& program) {
     std::vector<DeviceSettings> devices;
-    if (given.devices.empty()) {
-        devices.push_back(OUTRIGGER_TRY(read_device(given.device_defaults, program)));
-        return devices;
-    }
-    if (given.devices.size() > kDevicesMax) {
-        return usage_error("--device can be given " + std::to_string(kDevicesMax) +
-                           " times at most: start another process for the rest");
-    }
-    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd") ||
-        given.device_defaults.has("fd-name")) {
-        return usage_error(
-            "with --device, the socket is one of its keys: --device socket-path=PATH,...");
-    }
     for (const std::string& text : given.devices) {
         OptionValues values = given.device_defaults;
         auto read = read_device_text(text, device_table, values);
@@ -246,15 +235,102 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
         if (!device) {
             return usage_error("--device " + text + ": " + device.error().message);
         }
+        device->key = std::to_string(devices.size());
         devices.push_back(*std::move(device));
     }
     return devices;
 }
 
-}  // namespace
+Result<void> read_items(std::span<const ConfigItem> items,
+                        const Table& table,
+                        OptionValues& values) {
+    OnceOnly once;
+    for (const ConfigItem& item : items) {
+        const std::string where = "line " + std::to_string(item.line) + ": ";
+        const OptionSpec* const spec = find_option(table, item.key);
+        if (spec == nullptr) {
+            return usage_error(where + "a device has no option " + item.key);
+        }
+        if (const auto set = once.set(values, *spec, item.value); !set) {
+            return usage_error(where + set.error().message);
+        }
+    }
+    return {};
+}
 
-Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
-                                       const DeviceProgram& program) {
+Result<std::vector<DeviceSettings>> read_sections(const std::string& text,
+                                                  const Given& given,
+                                                  const Table& table,
+                                                  const DeviceProgram& program) {
+    const ConfigText config = OUTRIGGER_TRY(parse_config(text));
+    OptionValues defaults = given.device_defaults;
+    OUTRIGGER_TRY(read_items(config.defaults, table, defaults));
+    if (defaults.has("socket-path") || defaults.has("fd") || defaults.has("fd-name")) {
+        return usage_error("the socket is not one for all devices: give it in each section");
+    }
+    std::vector<DeviceSettings> devices;
+    for (const ConfigSection& section : config.sections) {
+        OptionValues values = defaults;
+        OUTRIGGER_TRY(read_items(section.items, table, values));
+        auto device = read_device(std::move(values), program);
+        if (!device) {
+            return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
+                               "]: " + device.error().message);
+        }
+        if (device->fd) {
+            // What it inherits is the same for every process that it is.
+            return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
+                               "]: fd is for --device: give socket-path");
+        }
+        if (device->name.empty()) {
+            device->name = section.name;
+        }
+        device->key = "-" + section.name;
+        devices.push_back(*std::move(device));
+    }
+    return devices;
+}
+
+/// Of the command line and of the file that has `config_text`, if there is one.
+Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
+                                                     const Table& table,
+                                                     const DeviceProgram& program,
+                                                     const std::string* config_text) {
+    if (given.devices.empty() && config_text == nullptr) {
+        std::vector<DeviceSettings> devices;
+        devices.push_back(OUTRIGGER_TRY(read_device(given.device_defaults, program)));
+        devices.front().key = "0";
+        return devices;
+    }
+    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd") ||
+        given.device_defaults.has("fd-name")) {
+        return usage_error(
+            config_text != nullptr
+                ? "with --config, the socket is one of a section's keys: socket-path = PATH"
+                : "with --device, the socket is one of its keys: --device socket-path=PATH,...");
+    }
+    std::vector<DeviceSettings> devices = OUTRIGGER_TRY(read_devices(given, table, program));
+    if (config_text != nullptr) {
+        const std::string where = "--config=" + given.process.text("config").value_or("") + ": ";
+        auto more = read_sections(*config_text, given, table, program);
+        if (!more) {
+            return usage_error(where + more.error().message);
+        }
+        if (devices.empty() && more->empty()) {
+            return usage_error(where + "there is no section, and so no device");
+        }
+        std::ranges::move(*more, std::back_inserter(devices));
+    }
+    if (devices.size() > kDevicesMax) {
+        return usage_error("a process has " + std::to_string(kDevicesMax) +
+                           " devices at most: start another one for the rest");
+    }
+    return devices;
+}
+
+Result<CommandLine> parse(std::span<const char* const> arguments,
+                          const DeviceProgram& program,
+                          const std::string* given_text) {
     CommandLine line;
     // QEMU's backend conventions: this one ignores all others, even wrong ones.
     if (std::ranges::count(arguments, std::string_view("--print-capabilities"))) {
@@ -294,10 +370,32 @@ Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
     line.require_sealed = given.process.flag("require-sealed");
     line.log_level =
         log_level_named(given.process.text("log-level").value_or("")).value_or(LogLevel::kInfo);
-    line.devices = OUTRIGGER_TRY(read_devices(given, device_table, program));
+    std::string config_text;
+    if (const auto path = given.process.text("config")) {
+        line.config_path = *path;
+        config_text =
+            given_text != nullptr ? *given_text : OUTRIGGER_TRY(read_config(line.config_path));
+    }
+    const bool has_config = !line.config_path.empty();
+    line.devices = OUTRIGGER_TRY(
+        read_all_devices(given, device_table, program, has_config ? &config_text : nullptr));
     line.control = OUTRIGGER_TRY(read_control(given.process));
+    line.control.key = has_config ? "control" : std::to_string(line.devices.size());
     OUTRIGGER_TRY(check_endpoints_differ(line));
     return line;
+}
+
+}  // namespace
+
+Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
+                                       const DeviceProgram& program) {
+    return parse(arguments, program, nullptr);
+}
+
+Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
+                                       const DeviceProgram& program,
+                                       const std::string& config_text) {
+    return parse(arguments, program, &config_text);
 }
 
 }  // namespace outrigger

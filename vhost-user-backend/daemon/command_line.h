@@ -22,6 +22,7 @@ namespace outrigger {
 /// One device to serve. Either `socket_path` or `fd` is set.
 struct DeviceSettings {
     OptionValues values;  ///< the device's own options, with defaults
+    std::string key;      ///< what a keeper calls it, whatever devices there are beside it
     std::string name;     ///< for the control socket; empty: one is made up
     std::string socket_path;
     std::optional<int> fd;
@@ -37,6 +38,7 @@ struct DeviceSettings {
 struct ControlSettings {
     std::string socket_path;
     std::optional<int> fd;
+    std::string key;  ///< as that of a device
 };
 
 /// What the command line asks for.
@@ -54,6 +56,7 @@ struct CommandLine {
     CommandAction action = CommandAction::kServe;
     std::vector<DeviceSettings> devices;  ///< at least one for kServe, at most kDevicesMax
     ControlSettings control;
+    std::string config_path;  ///< of --config; empty: there is none
     LoopKind loop = LoopKind::kAuto;
     SandboxMode sandbox = SandboxMode::kOn;
     KeeperKind keeper = KeeperKind::kNone;
@@ -66,9 +69,14 @@ struct CommandLine {
     std::string man_page_template;  ///< path, for kManPage
 };
 
-/// Every error is one of usage: exit status 2.
+/// Every error is one of usage: exit status 2. Reads the file of --config, if there is one.
 [[nodiscard]] Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
                                                      const DeviceProgram& program);
+
+/// The same, where that file has `config_text`.
+[[nodiscard]] Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
+                                                     const DeviceProgram& program,
+                                                     const std::string& config_text);
 
 /// "0-3,6" as {0, 1, 2, 3, 6}; nullopt when it is no such list, or a number is above 1023.
 [[nodiscard]] std::optional<std::vector<unsigned>> parse_cpu_list(std::string_view text);

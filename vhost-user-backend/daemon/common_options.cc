@@ -105,11 +105,18 @@ constexpr std::string_view kKeeperHelp =
 
 constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
 
-constexpr std::array<OptionSpec, 17> kProcessOptions = {{
+constexpr std::array<OptionSpec, 18> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
              "value is doubled); may be repeated, and options outside are then defaults for all"},
+    {.name = "config",
+     .value_name = "FILE",
+     .help =
+         "Serve devices that are sections of FILE, [NAME], whose lines are KEY = VALUE with the "
+         "keys of --device; keys before the first section are for all. With --keeper=fork, "
+         "SIGHUP has FILE read again: sections that are new are served, and those that are "
+         "gone are not any more, while all others go on; where FILE is wrong, nothing changes"},
     {.name = "control-socket",
      .value_name = "PATH",
      .help = "Listen for outriggerctl on a Unix socket at PATH, for the user of this program and "

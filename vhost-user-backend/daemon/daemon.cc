@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <signal.h>
@@ -101,16 +103,17 @@ Result<void> Daemon::open() {
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
         served_[i].endpoint =
-            OUTRIGGER_TRY(open_endpoint(settings.socket_path, settings.fd, "--fd", i));
+            OUTRIGGER_TRY(open_endpoint(settings.socket_path, settings.fd, "--fd", settings.key));
     }
     const ControlSettings& control = settings_.control;
     if (control.fd || !control.socket_path.empty()) {
         OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
         keeper_pid_ = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
-        control_endpoint_ = OUTRIGGER_TRY(open_endpoint(
-            control.socket_path, control.fd, "--control-fd", settings_.devices.size()));
+        control_endpoint_ = OUTRIGGER_TRY(
+            open_endpoint(control.socket_path, control.fd, "--control-fd", control.key));
     }
+    adopt_leftovers();
     return {};
 }
 
@@ -119,7 +122,7 @@ Result<void> Daemon::create_device(size_t index) {
     const OptionValues& values = settings_.devices[index].values;
     if (store_ != nullptr) {
         served.keeper = std::make_unique<KeeperOfDevice>(
-            *store_, std::string(kStorePrefix) + "d" + std::to_string(index) + ".");
+            *store_, std::string(kStorePrefix) + "d" + settings_.devices[index].key + ".");
     }
     const bool is_kept = served.keeper != nullptr && program_.create_kept_device != nullptr;
     served.device = OUTRIGGER_TRY(is_kept ? program_.create_kept_device(values, *served.keeper)
@@ -127,8 +130,8 @@ Result<void> Daemon::create_device(size_t index) {
     return check_device(*served.device);
 }
 
-Daemon::ListenerNames Daemon::listener_names(size_t index) {
-    const std::string name = std::string(kStorePrefix) + "l" + std::to_string(index);
+Daemon::ListenerNames Daemon::listener_names(std::string_view key) {
+    const std::string name = std::string(kStorePrefix) + "l" + std::string(key);
     return {.socket = name, .file = name + ".file"};
 }
 
@@ -188,9 +191,9 @@ Result<void> Daemon::check_names() const {
 Result<Endpoint> Daemon::open_endpoint(const std::string& path,
                                        std::optional<int> fd,
                                        std::string_view fd_option,
-                                       size_t index) {
+                                       std::string_view key) {
     Endpoint endpoint;
-    const ListenerNames names = listener_names(index);
+    const ListenerNames names = listener_names(key);
     if (store_ != nullptr) {
         if (UniqueFd kept = store_->open(names.socket); kept.valid()) {
             endpoint.listener =
@@ -225,6 +228,35 @@ Result<Endpoint> Daemon::open_endpoint(const std::string& path,
     return endpoint;
 }
 
+/// Socket files of devices that the process before had and this one has not: they go when it is
+/// certain that this one serves.
+void Daemon::adopt_leftovers() {
+    if (store_ == nullptr) {
+        return;
+    }
+    const auto is_ours = [this](std::string_view key) {
+        return key == settings_.control.key ||
+               std::ranges::find(settings_.devices, key, &DeviceSettings::key) !=
+                   settings_.devices.end();
+    };
+    for (const std::string& name : store_->names(kStorePrefix)) {
+        // "outrigger.lKEY.file" of a front end, "outrigger.dKEY.NAME-file" of the device itself.
+        const std::string_view rest = std::string_view(name).substr(kStorePrefix.size());
+        if (!name.ends_with("file") || (rest[0] != 'l' && rest[0] != 'd') ||
+            is_ours(rest.substr(1, rest.find('.') - 1))) {
+            continue;
+        }
+        const UniqueFd file = store_->open(name);
+        std::error_code error;
+        const std::filesystem::path path =
+            std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(file.get()), error);
+        if (auto adopted =
+                error ? std::nullopt : SocketFile::adopt_kept(path.string(), file.get())) {
+            leftovers_.push_back(*std::move(adopted));
+        }
+    }
+}
+
 /// Before the first worker exists.
 Result<void> Daemon::drop_what_threads_inherit() {
     OUTRIGGER_TRY(drop_privileges());
@@ -239,6 +271,9 @@ Result<void> Daemon::drop_what_threads_inherit() {
     }
     if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
         socket_directories.push_back(control_endpoint_->listener->file->directory_fd());
+    }
+    for (const SocketFile& leftover : leftovers_) {
+        socket_directories.push_back(leftover.directory_fd());
     }
     OUTRIGGER_TRY(drop_access(socket_directories, extras_, program_.isolate));
     for (size_t i = 0; i < served_.size(); ++i) {
@@ -352,8 +387,8 @@ Result<void> Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
         return {};
     }
-    const auto prefix = [](size_t index) {
-        return std::string(kStorePrefix) + "s" + std::to_string(index);
+    const auto prefix = [this](size_t index) {
+        return std::string(kStorePrefix) + "s" + settings_.devices[index].key;
     };
     for (size_t i = 0; i < served_.size(); ++i) {
         auto kept = claim_kept_session(*store_, prefix(i));
@@ -472,7 +507,8 @@ void Daemon::accept() {
                 .exit_on_disconnect = settings_.exit_on_disconnect,
                 .label = std::string(program_.type) + " " + where,
                 .keeper = store_.get(),
-                .listener_names = {listener_names(i).socket, listener_names(i).file},
+                .listener_names = {listener_names(settings.key).socket,
+                                   listener_names(settings.key).file},
                 .on_not_restored =
                     [this] {
                         if (store_->takes_over()) {
@@ -511,6 +547,7 @@ void Daemon::accept() {
                 return;
             }
             if (store_ != nullptr) {
+                leftovers_.clear();
                 store_->notify_ready();
                 watch_keeper();
             }

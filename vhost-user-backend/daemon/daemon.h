@@ -20,6 +20,7 @@
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/kept_session.h"
 #include "vhost-user-backend/daemon/service_notifier.h"
+#include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/worker.h"
@@ -35,14 +36,14 @@ class Daemon final {
            std::unique_ptr<DescriptorStore> store)
         : program_(program), settings_(settings), store_(std::move(store)) {}
 
-    /// The names under which the store has the listening socket of device `index` and its file;
-    /// that of the control socket is behind those of all devices.
+    /// The names under which the store has the listening socket and its file of the device with
+    /// that key (DeviceSettings), or of the control socket.
     struct ListenerNames {
         std::string socket;
         std::string file;
     };
 
-    [[nodiscard]] static ListenerNames listener_names(size_t index);
+    [[nodiscard]] static ListenerNames listener_names(std::string_view key);
 
     /// All stages behind "parse", until a signal or the last disconnect ends the last of them. An
     /// error is one of run time: what was opened is closed and removed when the daemon goes.
@@ -69,7 +70,8 @@ class Daemon final {
     [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,
                                                  std::optional<int> fd,
                                                  std::string_view fd_option,
-                                                 size_t index);
+                                                 std::string_view key);
+    void adopt_leftovers();
     [[nodiscard]] Result<void> take_kept_sessions();
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
@@ -94,6 +96,7 @@ class Daemon final {
     std::vector<SystemCallRule> extra_calls_;
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
+    std::vector<SocketFile> leftovers_;          // of devices that are not there any more
     uid_t own_user_ = 0;                         // the sandbox does not let us ask
     pid_t keeper_pid_ = 0;                       // our parent, if it is one
     std::unique_ptr<ControlServer> control_;     // goes before the devices that it asks

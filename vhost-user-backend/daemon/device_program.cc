@@ -42,7 +42,22 @@ int print_man_page(const DeviceProgram& program, const std::string& path) {
                 : fail(program, Error{.message = path + ": " + text.error().message});
 }
 
-/// What a keeper process is to know.
+/// Sockets that the program makes, for its keeper.
+std::vector<KeeperSettings::SocketPath> socket_paths(const CommandLine& line) {
+    std::vector<KeeperSettings::SocketPath> paths;
+    const auto add = [&](const std::string& path, const std::string& key) {
+        if (!path.empty()) {
+            paths.push_back({.path = path, .file_name = Daemon::listener_names(key).file});
+        }
+    };
+    for (const DeviceSettings& device : line.devices) {
+        add(device.socket_path, device.key);
+    }
+    add(line.control.socket_path, line.control.key);
+    return paths;
+}
+
+/// What a keeper process is to know. `arguments` with the program's name.
 KeeperSettings keeper_settings(const DeviceProgram& program,
                                const CommandLine& line,
                                std::span<char* const> arguments) {
@@ -52,19 +67,21 @@ KeeperSettings keeper_settings(const DeviceProgram& program,
                             .needed_calls = program.keeper_calls,
                             .arguments = {arguments.begin(), arguments.end()},
                             .inherited = {},
-                            .socket_paths = {}};
-    const auto add = [&](const std::string& path, std::optional<int> fd, size_t index) {
-        if (fd) {
-            settings.inherited.push_back(*fd);
-        } else if (!path.empty()) {
-            settings.socket_paths.push_back(
-                {.path = path, .file_name = Daemon::listener_names(index).file});
+                            .socket_paths = socket_paths(line),
+                            .config_path = line.config_path};
+    for (const DeviceSettings& device : line.devices) {
+        if (device.fd) {
+            settings.inherited.push_back(*device.fd);
         }
-    };
-    for (size_t i = 0; i < line.devices.size(); ++i) {
-        add(line.devices[i].socket_path, line.devices[i].fd, i);
     }
-    add(line.control.socket_path, line.control.fd, line.devices.size());
+    if (line.control.fd) {
+        settings.inherited.push_back(*line.control.fd);
+    }
+    settings.socket_paths_with = [&program, arguments](const std::string& config_text) {
+        const auto with =
+            parse_command_line(arguments.subspan(arguments.empty() ? 0 : 1), program, config_text);
+        return with ? socket_paths(*with) : std::vector<KeeperSettings::SocketPath>();
+    };
     return settings;
 }
 

@@ -5,7 +5,6 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -13,11 +12,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +23,7 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/control/take_over.h"
+#include "vhost-user-backend/daemon/config_file.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/keeper_filter.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
@@ -62,7 +60,8 @@ struct Worker {
 
 class Keeper final {
   public:
-    explicit Keeper(const KeeperSettings& settings) : settings_(settings), store_(settings) {}
+    explicit Keeper(const KeeperSettings& settings)
+        : settings_(settings), store_(settings.socket_paths) {}
 
     [[nodiscard]] Result<void> prepare();
 
@@ -72,6 +71,7 @@ class Keeper final {
   private:
     struct TakeOver {
         UniqueFd program;
+        UniqueFd config;
         Worker standby;
         Clock::time_point deadline;
         pid_t asked_by = 0;                          // 0: nobody waits for an answer
@@ -80,8 +80,7 @@ class Keeper final {
         std::optional<Clock::time_point> kill_at{};  // the old worker, which is told to leave
     };
 
-    [[nodiscard]] Result<Worker> spawn(const UniqueFd& program);
-    [[noreturn]] void become(const UniqueFd& program, int channel) const;
+    [[nodiscard]] Result<Worker> spawn(const UniqueFd& program, const UniqueFd& config);
     void wait_for_events();
     void on_signal();
     void on_end_wanted(int signal_number);
@@ -98,7 +97,11 @@ class Keeper final {
     void restart();
     void start_again();
     void finish(int status);
-    void begin_take_over(pid_t sender, int request);
+    void on_take_over_wanted(pid_t sender, int request);
+    void on_reload_wanted();
+    void begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tells_steps);
+    [[nodiscard]] Result<UniqueFd> read_config() const;
+    void use_config(UniqueFd config);
     void tell_step(control::TakeOverStep step) const;
     void hand_over();
     void kill_old();
@@ -108,6 +111,7 @@ class Keeper final {
     const pid_t self_ = ::getpid();
     UniqueFd program_;  // the binary that runs, whatever lies at its path by now
     std::string path_;  // where it lay
+    UniqueFd config_;   // what it was started with of settings_.config_path
     UniqueFd signals_;
     sigset_t mask_before_{};
     rlimit files_before_{};
@@ -118,6 +122,7 @@ class Keeper final {
     bool served_ = false;  // a worker was ready once: from then on it is started again
     bool last_ = false;    // the worker does what no other could go on with
     bool ending_ = false;
+    bool reload_due_ = false;  // as soon as another program can take over
     std::optional<int> ended_;
 };
 
@@ -162,14 +167,15 @@ Result<void> Keeper::prepare() {
     if (!signals_.valid()) {
         return failure(error_from_errno("cannot wait for signals"));
     }
-    worker_ = OUTRIGGER_TRY(spawn(program_));
+    use_config(OUTRIGGER_TRY(read_config()));
+    worker_ = OUTRIGGER_TRY(spawn(program_, config_));
     platform::name_this_thread("keeper");
     return {};
 }
 
 // --- Workers -------------------------------------------------------------------------------------
 
-Result<Worker> Keeper::spawn(const UniqueFd& program) {
+Result<Worker> Keeper::spawn(const UniqueFd& program, const UniqueFd& config) {
     std::array<int, 2> ends{};
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
         return failure(error_from_errno("cannot create a channel"));
@@ -181,36 +187,25 @@ Result<Worker> Keeper::spawn(const UniqueFd& program) {
         return failure(error_from_errno("cannot start the program"));
     }
     if (pid == 0) {
-        become(program, theirs.get());
+        worker_process::become({.keeper = self_,
+                                .name = settings_.program,
+                                .program = program.get(),
+                                .config = config.get(),
+                                .channel = theirs.get(),
+                                .arguments = settings_.arguments,
+                                .signals = mask_before_,
+                                .files = files_before_});
     }
     return Worker{.pid = pid, .channel = std::move(ours)};
-}
-
-/// Behind fork(). One thread, so anything may be called.
-void Keeper::become(const UniqueFd& program, int channel) const {
-    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    ::sigprocmask(SIG_SETMASK, &mask_before_, nullptr);
-    (void)::setrlimit(RLIMIT_NOFILE, &files_before_);
-    const std::string number = std::to_string(channel);
-    std::vector<char*> argv;
-    for (const std::string& argument : settings_.arguments) {
-        argv.push_back(const_cast<char*>(argument.c_str()));  // execveat() does not write there
-    }
-    argv.push_back(nullptr);
-    if (::getppid() == self_ && ::fcntl(channel, F_SETFD, 0) == 0 &&
-        ::setenv(DescriptorStore::kChannelVariable, number.c_str(), 1) == 0) {
-        // The binary itself, and not its path: an update may have put another one there.
-        ::syscall(SYS_execveat, program.get(), "", argv.data(), environ, AT_EMPTY_PATH);
-    }
-    const std::string line = std::string(settings_.program) +
-                             ": cannot start the program: " + std::strerror(errno) + "\n";
-    (void)!::write(STDERR_FILENO, line.data(), line.size());
-    ::_exit(1);
 }
 
 int Keeper::run() {
     while (!ended_) {
         wait_for_events();
+        if (reload_due_ && worker_.ready && !take_over_ && !ending_ && !ended_) {
+            reload_due_ = false;
+            on_reload_wanted();
+        }
     }
     return *ended_;
 }
@@ -333,12 +328,17 @@ void Keeper::on_signal() {
             case SIGCHLD:
                 look_for_ended();
                 break;
-            case SIGUSR2: {
+            case SIGUSR2:
                 // Our own user, or root: anybody else's signal would not have come.
-                begin_take_over(static_cast<pid_t>(info.ssi_pid),
-                                info.ssi_code == SI_QUEUE ? info.ssi_int : 0);
+                on_take_over_wanted(static_cast<pid_t>(info.ssi_pid),
+                                    info.ssi_code == SI_QUEUE ? info.ssi_int : 0);
                 break;
-            }
+            case SIGHUP:
+                if (!settings_.config_path.empty() && !ending_) {
+                    on_reload_wanted();
+                    break;
+                }
+                [[fallthrough]];
             default:
                 on_end_wanted(static_cast<int>(info.ssi_signo));
                 break;
@@ -427,7 +427,7 @@ void Keeper::restart() {
 }
 
 void Keeper::start_again() {
-    auto worker = spawn(program_);
+    auto worker = spawn(program_, config_);
     if (!worker) {
         log(LogLevel::kError, "keeper: {}", worker.error().message);
         constexpr int kExitFailure = 1 << 8;
@@ -450,31 +450,63 @@ void Keeper::finish(int status) {
 
 // --- Another program ----------------------------------------------------------------------------
 
-void Keeper::begin_take_over(pid_t sender, int request) {
+void Keeper::on_take_over_wanted(pid_t sender, int request) {
     using enum control::TakeOverRequest;
     const bool by_sender = request == static_cast<int>(kOfSender);
     const bool by_path = request == static_cast<int>(kAtPath);
-    const pid_t waits = by_sender || by_path ? sender : 0;
-    if (take_over_ || ending_ || last_ || !worker_.ready) {
-        log(LogLevel::kWarning, "keeper: no other program can take over now");
-        control::answer_take_over(waits, control::TakeOverOutcome::kUnchanged);
+    begin_take_over(open_program(by_sender ? "/proc/" + std::to_string(sender) + "/exe" : path_),
+                    by_sender || by_path ? sender : 0,
+                    by_path);
+}
+
+/// The program that runs takes over from itself: what it is to serve is opened before it is
+/// confined, and what it serves already goes on, as when it is killed.
+void Keeper::on_reload_wanted() {
+    if (take_over_ || !worker_.ready) {
+        reload_due_ = true;
         return;
     }
-    const std::string path = by_sender ? "/proc/" + std::to_string(sender) + "/exe" : path_;
-    auto program = open_program(path);
-    auto standby = program ? spawn(*program) : Result<Worker>(std::unexpected(program.error()));
+    log(LogLevel::kInfo, "keeper: reading {} again", settings_.config_path);
+    begin_take_over(UniqueFd(::fcntl(program_.get(), F_DUPFD_CLOEXEC, 0)), 0, false);
+}
+
+void Keeper::begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tells_steps) {
+    if (take_over_ || ending_ || last_ || !worker_.ready) {
+        log(LogLevel::kWarning, "keeper: no other program can take over now");
+        control::answer_take_over(asked_by, control::TakeOverOutcome::kUnchanged);
+        return;
+    }
+    auto config = program ? read_config() : Result<UniqueFd>(std::unexpected(program.error()));
+    auto standby =
+        config ? spawn(*program, *config) : Result<Worker>(std::unexpected(config.error()));
     if (!standby) {
         log(LogLevel::kError, "keeper: {}", standby.error().message);
-        control::answer_take_over(waits, control::TakeOverOutcome::kUnchanged);
+        control::answer_take_over(asked_by, control::TakeOverOutcome::kUnchanged);
         return;
     }
     log(LogLevel::kInfo, "keeper: another program is to take over (process {})", standby->pid);
     take_over_.emplace(TakeOver{.program = *std::move(program),
+                                .config = *std::move(config),
                                 .standby = *std::move(standby),
                                 .deadline = Clock::now() + kTakeOverLimit,
-                                .asked_by = waits,
-                                .tells_steps = by_path});
+                                .asked_by = asked_by,
+                                .tells_steps = tells_steps});
     tell_step(control::TakeOverStep::kStarting);
+}
+
+/// None where there is no --config.
+Result<UniqueFd> Keeper::read_config() const {
+    return settings_.config_path.empty() ? UniqueFd() : copy_config(settings_.config_path);
+}
+
+/// What runs was started with that.
+void Keeper::use_config(UniqueFd config) {
+    config_ = std::move(config);
+    if (config_.valid()) {
+        if (const auto text = read_config_copy(config_.get())) {
+            store_.set_socket_paths(settings_.socket_paths_with(*text));
+        }
+    }
 }
 
 void Keeper::tell_step(control::TakeOverStep step) const {
@@ -506,6 +538,7 @@ void Keeper::end_take_over(bool taken_over) {
         log(LogLevel::kInfo, "keeper: the new program has taken over");
         program_ = std::move(over.program);
         worker_ = std::move(over.standby);
+        use_config(std::move(over.config));
         control::answer_take_over(over.asked_by, control::TakeOverOutcome::kTaken);
         return;
     }

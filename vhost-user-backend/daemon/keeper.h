@@ -4,6 +4,7 @@
 /// (docs/keeper.md). One thread, a few hundred lines, no guest memory.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -31,6 +32,13 @@ struct KeeperSettings {
     };
 
     std::vector<SocketPath> socket_paths;
+
+    /// The file that each program is to find as the keeper has read it ($OUTRIGGER_CONFIG, see
+    /// config_file.h); SIGHUP has it read anew, and the program started with it, in place of being
+    /// passed on. Empty: there is none.
+    std::string config_path{};
+    /// `socket_paths` of a program that finds that text there.
+    std::function<std::vector<SocketPath>(const std::string& config_text)> socket_paths_with{};
 };
 
 /// Runs the program under a keeper, which this process becomes; returns when the program has ended

@@ -61,14 +61,13 @@ bool KeeperStore::give_all(int channel, std::string_view go) const {
 void KeeperStore::close() {
     closed_ = true;
     std::erase_if(stored_, [this](const auto& item) {
-        return std::ranges::none_of(settings_.socket_paths, [&](const auto& socket) {
-            return socket.file_name == item.first;
-        });
+        return std::ranges::none_of(
+            socket_paths_, [&](const auto& socket) { return socket.file_name == item.first; });
     });
 }
 
 void KeeperStore::remove_socket_files() const {
-    for (const KeeperSettings::SocketPath& socket : settings_.socket_paths) {
+    for (const KeeperSettings::SocketPath& socket : socket_paths_) {
         const auto kept = stored_.find(socket.file_name);
         if (kept != stored_.end()) {
             // Gone as soon as it is ours, if it still is what the program made.

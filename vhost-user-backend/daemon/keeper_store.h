@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/keeper.h"
@@ -16,8 +18,13 @@ namespace outrigger {
 
 class KeeperStore final {
   public:
-    /// `settings` is borrowed.
-    explicit KeeperStore(const KeeperSettings& settings) : settings_(settings) {}
+    explicit KeeperStore(std::vector<KeeperSettings::SocketPath> socket_paths)
+        : socket_paths_(std::move(socket_paths)) {}
+
+    /// The program has others from now on.
+    void set_socket_paths(std::vector<KeeperSettings::SocketPath> socket_paths) {
+        socket_paths_ = std::move(socket_paths);
+    }
 
     /// Takes `fd` under the FDNAME of `message`, if that is one of a program of ours and there is
     /// room.
@@ -39,7 +46,7 @@ class KeeperStore final {
     void remove_socket_files() const;
 
   private:
-    const KeeperSettings& settings_;
+    std::vector<KeeperSettings::SocketPath> socket_paths_;
     std::map<std::string, UniqueFd, std::less<>> stored_;
     bool closed_ = false;
 };

@@ -117,6 +117,18 @@ bool is_unix_socket(int fd) {
            own.ss_family == AF_UNIX;
 }
 
+/// Where the socket was made.
+std::string bound_path(int fd) {
+    sockaddr_un own{};
+    socklen_t size = sizeof own;
+    // SAFETY: as in generic(); getsockname() writes at most `size` bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) {
+        return {};
+    }
+    return std::string(own.sun_path, ::strnlen(own.sun_path, sizeof own.sun_path));
+}
+
 }  // namespace
 
 Result<ListeningSocket> listen_at(const std::string& path, const ListeningKind& kind) {
@@ -141,11 +153,19 @@ Result<ListeningSocket> listen_at(const std::string& path, const ListeningKind& 
     return socket;
 }
 
-Result<ListeningSocket> listen_on(UniqueFd fd, const std::string& path, const UniqueFd& file) {
+Result<ListeningSocket> listen_on(UniqueFd fd,
+                                  const std::string& path,
+                                  const UniqueFd& file,
+                                  int backlog) {
     // Once more, because it is this process now whom front ends see at the other end.
     if (!is_unix_socket(fd.get()) || socket_option(fd.get(), SO_ACCEPTCONN) != 1 ||
-        ::listen(fd.get(), ListeningKind().backlog) != 0) {
+        ::listen(fd.get(), backlog) != 0) {
         return failure(Error{.message = "what the keeper has is no listening socket"});
+    }
+    const std::string made_at = path.empty() ? path : bound_path(fd.get());
+    if (made_at != path) {
+        return failure(Error{.message = "the socket " + made_at + " cannot move to " + path +
+                                        " while it is in use"});
     }
     ListeningSocket socket{.fd = std::move(fd)};
     if (!path.empty() && file.valid()) {

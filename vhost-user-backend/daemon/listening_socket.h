@@ -31,10 +31,12 @@ struct ListeningKind {
                                                 const ListeningKind& kind = {});
 
 /// Goes on with a socket that listens at `path` (empty: it was inherited) and that a process of
-/// ours before this one made; `file` as SocketFile::open_file() gave it.
+/// ours before this one made; `file` as SocketFile::open_file() gave it. An error also where that
+/// one listened at another path.
 [[nodiscard]] Result<ListeningSocket> listen_on(UniqueFd fd,
                                                 const std::string& path,
-                                                const UniqueFd& file);
+                                                const UniqueFd& file,
+                                                int backlog = ListeningKind().backlog);
 
 /// A stream socket that is connected. Thread: any, also inside the sandbox.
 [[nodiscard]] bool is_connection(int fd);

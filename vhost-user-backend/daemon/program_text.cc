@@ -64,6 +64,7 @@ std::string roff_tail() {
            "starts another one, which goes on with all sessions.\n"
            "SIGUSR2 has it go on with the binary that lies at the path of its own by now, as "
            "\\fB\\-\\-take\\-over\\fR does with another one.\n"
+           "SIGHUP has it read the file of \\fB\\-\\-config\\fR again, where there is one.\n"
            ".SH EXIT STATUS\n"
            ".TP\n0\nafter SIGTERM or SIGINT, or the last disconnect with "
            "\\fB\\-\\-exit\\-on\\-disconnect\\fR\n"

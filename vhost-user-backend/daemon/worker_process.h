@@ -3,13 +3,31 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 
 namespace outrigger::worker_process {
+
+/// What a child of the keeper becomes. Descriptors are borrowed.
+struct Program {
+    pid_t keeper = 0;
+    std::string_view name;                   ///< for log lines
+    int program = -1;                        ///< the binary
+    int config = -1;                         ///< for $OUTRIGGER_CONFIG; -1: there is none
+    int channel = -1;                        ///< to the keeper
+    std::span<const std::string> arguments;  ///< with its name
+    sigset_t signals{};                      ///< blocked
+    rlimit files{};
+};
+
+/// Behind fork(), in the child.
+[[noreturn]] void become(const Program& program);
 
 /// A process that has ended is -1 here, which would mean every process to kill().
 inline void signal(pid_t pid, int signal_number) {

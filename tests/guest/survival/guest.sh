@@ -4,7 +4,7 @@
 # shellcheck shell=sh
 
 prove_survival() {
-    disk=- source='' streams=''
+    disk=- source='' streams='' shared=''
     for word in $(cat /proc/cmdline); do
         case $word in
             survival.threads=*) threads=${word#*=} ;;
@@ -12,6 +12,7 @@ prove_survival() {
             survival.stuck=*) stuck=${word#*=} ;;
             survival.disk) disk=/dev/vda ;;
             survival.rng) source=hwrng ;;
+            survival.share) shared=yes ;;
             survival.streams=*) streams=$(echo "${word#*=}" | tr , ' ') ;;
         esac
     done
@@ -34,6 +35,17 @@ prove_survival() {
             pass survival.streams "all came as it was sent"
         else
             fail survival.streams "status $?"
+        fi
+        return
+    fi
+    if [ "$shared" ]; then
+        mkdir -p /mnt/share
+        wait_for mount -t virtiofs share /mnt/share || fail survival.found "cannot mount the tag 'share'"
+        prove_negotiated fs virtiofs
+        if /bin/files /mnt/share "$threads" "$stuck" </dev/ttyS1 >/dev/ttyS1 2>&1 && umount /mnt/share; then
+            pass survival.share "all was as it was left"
+        else
+            fail survival.share "status $?"
         fi
         return
     fi

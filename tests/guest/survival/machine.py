@@ -156,7 +156,10 @@ class Qmp:
         self._file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._file.flush()
         while True:
-            line = self._file.readline()
+            try:
+                line = self._file.readline()
+            except ConnectionError:
+                line = ""
             if not line:
                 raise Failure(f"QEMU hung up at {command}")
             answer = json.loads(line)
@@ -173,7 +176,7 @@ class Machine:
     """One QEMU process. `setup` has what all of a test have in common (survive.py)."""
 
     def __init__(self, setup, name, disk=None, rng=None, sockets=None, socket_connections=0, socket_addresses=(),
-                 incoming=False, extra=()):
+                 share=None, incoming=False, extra=()):
         self.setup = setup
         self.streams = f"{socket_connections}," + ",".join(socket_addresses)
         self.name = name
@@ -186,7 +189,7 @@ class Machine:
         self._stop_reading = threading.Event()
         self._reader = None
         self.console_path = self._path("console.log")
-        command = [*setup.qemu, *self._arguments(disk, rng, sockets, incoming), *extra]
+        command = [*setup.qemu, *self._arguments(disk, rng, sockets, share, incoming), *extra]
         with open(self._path("qemu.log"), "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until("QEMU does not start: " + self.qemu_log(), self._has_monitor, 60)
@@ -207,7 +210,7 @@ class Machine:
         with open(self._path("qemu.log"), encoding="utf-8", errors="replace") as log:
             return " ".join(log.read().split())[-400:]
 
-    def _arguments(self, disk, rng, sockets, incoming):
+    def _arguments(self, disk, rng, sockets, share, incoming):
         setup = self.setup
         append = (f"panic=-1 no_timer_check console=ttyS0 loglevel=5 outrigger.rings={setup.rings} "
                   f"outrigger.iommu=off outrigger.devices=survival survival.threads={setup.threads} "
@@ -221,6 +224,8 @@ class Machine:
                 append += " outrigger.rings.rng=packed"
         if sockets:
             append += f" survival.streams={self.streams}"
+        if share:
+            append += " survival.share"
         arguments = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                      "-machine", "q35,memory-backend=ram", "-accel", setup.accelerator,
                      "-cpu", "host" if setup.accelerator == "kvm" else "max",
@@ -240,6 +245,10 @@ class Machine:
         if sockets:
             arguments += ["-chardev", f"socket,id=vsock,path={sockets.socket_path}",
                           "-device", f"vhost-user-vsock-pci,chardev=vsock,packed={packed}"]
+        if share:
+            arguments += ["-chardev", f"socket,id=fs,path={share.socket_path}",
+                          "-device", "vhost-user-fs-pci,chardev=fs,tag=share,queue-size=1024,num-request-queues=2,"
+                                     f"packed={packed}"]
         if incoming:
             arguments += ["-incoming", "defer"]
         return arguments

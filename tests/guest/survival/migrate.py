@@ -55,8 +55,11 @@ def migrate(source, destination, capabilities=()):
     if answer["status"] != "completed":
         raise Failure(f"the migration is {answer['status']}: {answer.get('error-desc', 'no reason was given')}; "
                       f"destination: {destination.qemu_log()}")
-    wait_until("the destination does not run",
-               lambda: destination.qmp.ask("query-status")["status"] == "running", 30)
+
+    def runs():
+        destination.check_alive()
+        return destination.qmp.ask("query-status")["status"] == "running"
+    wait_until("the destination does not run", runs, 30)
     return answer["downtime"]
 
 

@@ -15,6 +15,7 @@ import keeper
 import kill
 import migrate
 import postcopy
+import share
 import sockets
 from machine import Failure
 
@@ -72,7 +73,9 @@ ROWS = {
     "keeper": keeper.run,
     "upgrade": keeper.run_upgrade,
     "sockets": sockets.run,
+    "share": share.run,
     "migrate": migrate.run,
+    "migrate-share": share.run_migrate,
     "migrate-failed": migrate.run_failed,
     "migrate-refused": migrate.run_refused,
     "postcopy": postcopy.run,
@@ -91,7 +94,7 @@ def read_qemus(path):
 def configurations(options, row, qemus):
     """(QEMU, rings) that a row runs with. The short form takes each QEMU and each kind of ring once."""
     rings = [options.rings] if options.rings else ["split", "packed"]
-    if row in migrate.ROWS + postcopy.ROWS:
+    if row in migrate.ROWS + postcopy.ROWS + share.MIGRATING_ROWS:
         qemus = [qemu for qemu in qemus if qemu[1] >= (10,)] or qemus
     if row in ("corrupt", "migrate-refused"):
         return [(qemus[-1], rings[0])]

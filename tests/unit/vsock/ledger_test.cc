@@ -157,6 +157,9 @@ TEST_F(LedgerTest, OneOfAnotherVersionOrShapeIsNotTakenUp) {
     Ledger::Shape shape = kShape;
     shape.backlog_bytes /= 2;
     EXPECT_FALSE(Ledger::open(file_.get(), shape).value());
+    shape = kShape;
+    ++shape.guest_cid;
+    EXPECT_FALSE(Ledger::open(file_.get(), shape).value());
     constexpr uint32_t kMagicAt = kPage;
     write_to_file(kMagicAt, 0x5653'4b01);  // the lower half: version 1
     EXPECT_FALSE(Ledger::open(file_.get(), kShape).value());
@@ -164,7 +167,7 @@ TEST_F(LedgerTest, OneOfAnotherVersionOrShapeIsNotTakenUp) {
 
 // Each word of the second page, where all that is not of one connection lies.
 TEST_F(LedgerTest, WhateverItsFileSaysNumbersAreInRange) {
-    constexpr size_t kBehindShape = kPage + 16;
+    constexpr size_t kBehindShape = kPage + 24;
     for (size_t at = kBehindShape; at < kPage + 512; at += sizeof(uint32_t)) {
         for (const uint32_t value : {~0U, 4U, 3U, 1U}) {
             const UniqueFd file = create_shared_memory("l", Ledger::bytes_for(kShape)).value();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "devices/console/kept_record.h"
+#include "vhost-user-backend/base/kept_record.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-namespace outrigger::console {
+namespace outrigger {
 namespace {
 
 constexpr size_t kCapacity = 64;
@@ -75,4 +75,4 @@ TEST(KeptValue, OfAnotherSizeIsNothing) {
 }
 
 }  // namespace
-}  // namespace outrigger::console
+}  // namespace outrigger

@@ -15,7 +15,7 @@
 #include <span>
 #include <type_traits>
 
-namespace outrigger::console {
+namespace outrigger {
 
 class KeptRecord final {
   public:
@@ -91,4 +91,4 @@ class KeptValue final {
     KeptRecord record_;
 };
 
-}  // namespace outrigger::console
+}  // namespace outrigger

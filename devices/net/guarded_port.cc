@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "devices/net/guarded_port.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace outrigger::net {
+
+GuardedPort::GuardedPort(std::unique_ptr<Port> port, SenderRules rules)
+    : port_(std::move(port)), guard_(std::move(rules)) {
+    passing_.reserve(kBatch);
+}
+
+size_t GuardedPort::send(std::span<const Frame> frames) {
+    size_t taken = 0;
+    while (taken < frames.size()) {
+        const auto batch = frames.subspan(taken, std::min(kBatch, frames.size() - taken));
+        const size_t count = send_batch(batch);
+        taken += count;
+        if (count < batch.size()) {
+            break;
+        }
+    }
+    return taken;
+}
+
+size_t GuardedPort::send_batch(std::span<const Frame> frames) {
+    std::array<bool, kBatch> passes{};
+    passing_.clear();
+    for (size_t i = 0; i < frames.size(); ++i) {
+        const auto front = std::span(fronts_[i]).first(copy_front(frames[i], fronts_[i]));
+        passes[i] = guard_.allows(front);
+        if (!passes[i]) {
+            continue;
+        }
+        std::vector<iovec>& pieces = pieces_[i];
+        pieces.assign(1, {.iov_base = front.data(), .iov_len = front.size()});
+        size_t skipped = front.size();
+        for (const iovec& piece : frames[i].pieces) {
+            const size_t skip = std::min(skipped, piece.iov_len);
+            skipped -= skip;
+            if (skip < piece.iov_len) {
+                // SAFETY: `skip` is below the length of the piece.
+                pieces.push_back({.iov_base = static_cast<std::byte*>(piece.iov_base) + skip,
+                                  .iov_len = piece.iov_len - skip});
+            }
+        }
+        passing_.push_back(
+            {.pieces = pieces, .bytes = frames[i].bytes, .offload = frames[i].offload});
+    }
+    size_t sent = passing_.empty() ? 0 : port_->send(passing_);
+    // Those before the first that waits are taken care of.
+    size_t taken = 0;
+    for (; taken < frames.size(); ++taken) {
+        if (passes[taken] && sent-- == 0) {
+            break;
+        }
+        if (!passes[taken]) {
+            count_drop(DropReason::kSpoofed);
+        }
+    }
+    return taken;
+}
+
+}  // namespace outrigger::net

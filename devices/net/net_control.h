@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What an operator may ask of a network device: what has passed, and what was dropped and why.
+#pragma once
+
+#include "vhost-user-backend/control/device_control.h"
+
+namespace outrigger::net {
+
+class NetDevice;
+
+/// Thread-bound: control thread.
+class NetControl final : public control::DeviceControl {
+  public:
+    explicit NetControl(const NetDevice& device) : device_(device) {}
+
+    void attach(EventLoop& control_loop, std::span<Worker* const> workers) override;
+    void describe(control::v1::Device& out) const override;
+    void handle(const control::v1::Request& request,
+                std::vector<UniqueFd> fds,
+                Answer answer) override;
+
+  private:
+    const NetDevice& device_;
+};
+
+}  // namespace outrigger::net

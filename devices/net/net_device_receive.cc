@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// NetDevice: frames that go to the guest.
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "devices/net/net_device.h"
+#include "devices/net/packet_layout.h"
+#include "devices/net/vnet_header.h"
+
+namespace outrigger::net {
+namespace {
+
+/// Frames before the worker's other queues have their turn.
+constexpr int kBatch = 64;
+
+}  // namespace
+
+QueueProgress NetDevice::receive(uint16_t pair) {
+    ReceiveQueue& called = receive_[pair];
+    if (called.ring().is_ending()) [[unlikely]] {
+        // An earlier process took them, and nothing is there to put in.
+        called.return_gathered();
+        while (std::optional<DescriptorChain> chain = called.ring().pop()) {
+            chain->complete(0);
+        }
+        return QueueProgress::kDrained;
+    }
+    if (!called.ring().is_enabled()) {
+        return QueueProgress::kWaiting;
+    }
+    // Of a pair that the driver does not use nothing is taken any more.
+    if (pair >= pairs_in_use()) {
+        return QueueProgress::kWaiting;
+    }
+    for (int i = 0; i < kBatch; ++i) {
+        const std::optional<Frame> frame = next_frame();
+        if (!frame) {
+            port_->await_frames();
+            return QueueProgress::kWaiting;
+        }
+        if (!settings_.wants_all() && !is_wanted(*frame)) {
+            drop_to_guest(DropReason::kFiltered);
+            continue;
+        }
+        if (is_over_mtu(*frame)) {
+            drop_to_guest(DropReason::kOverMtu);
+            continue;
+        }
+        ReceiveQueue& queue = choose_queue(*frame, called);
+        switch (queue.write(*frame)) {
+            case ReceiveQueue::Outcome::kWritten:
+                counters_.frames_to_guest.add();
+                counters_.bytes_to_guest.add(frame->bytes);
+                drop_frame();
+                break;
+            case ReceiveQueue::Outcome::kNoBuffer:
+                // Its own worker's round asks for more. This one's ring may have some left.
+                return &queue == &called ? QueueProgress::kDrained : QueueProgress::kMore;
+            case ReceiveQueue::Outcome::kBufferTooSmall:
+                drop_to_guest(DropReason::kBufferTooSmall);
+                break;
+        }
+    }
+    return QueueProgress::kMore;
+}
+
+/// As the guest can take it.
+std::optional<Frame> NetDevice::next_frame() {
+    // Each turn takes a frame off the port.
+    while (true) {
+        if (has_finished_) {
+            return Frame{.pieces = std::span(&finished_, 1), .bytes = finished_.iov_len};
+        }
+        if (!segmenter_.is_done()) {
+            const size_t bytes = segmenter_.write_next(std::span(segment_.get(), kFrameBytesMax));
+            finished_ = {.iov_base = segment_.get(), .iov_len = bytes};
+            has_finished_ = true;
+            continue;
+        }
+        const std::optional<Frame> frame = port_->next_frame();
+        if (!frame) {
+            return std::nullopt;
+        }
+        const FrameOffload& offload = frame->offload;
+        if (!offload.needs_checksum && offload.segmentation == Segmentation::kNone) [[likely]] {
+            return frame;
+        }
+        std::array<std::byte, kEthernetHeaderBytes + 2 * kVlanTagBytes> type;
+        const bool is_ip6 = is_ip6_frame(std::span(type).first(copy_front(*frame, type)));
+        if (is_taken(offload, is_ip6, guest_offloads())) {
+            return frame;
+        }
+        if (auto finished = finish(*frame)) {
+            return finished;
+        }
+    }
+}
+
+/// Makes a copy that needs nothing, or the first segment of it; nothing when it was dropped. The
+/// port's frame is dropped in any case.
+std::optional<Frame> NetDevice::finish(const Frame& frame) {
+    if (!whole_) {
+        whole_ = std::make_unique<std::byte[]>(kFrameBytesMax);
+        segment_ = std::make_unique<std::byte[]>(kFrameBytesMax);
+    }
+    const auto bytes = std::span(whole_.get(), kFrameBytesMax)
+                           .first(copy_front(frame, std::span(whole_.get(), kFrameBytesMax)));
+    FrameOffload offload = frame.offload;
+    port_->drop_frame();
+    counters_.finished_to_guest.add();
+    if (offload.segmentation == Segmentation::kNone) {
+        finish_checksum(bytes, offload);
+        finished_ = {.iov_base = bytes.data(), .iov_len = bytes.size()};
+    } else {
+        auto segmenter = Segmenter::create(bytes, offload);
+        if (!segmenter) {
+            counters_.dropped_to_guest.add(segmenter.error());
+            return std::nullopt;
+        }
+        segmenter_ = *segmenter;
+        finished_ = {.iov_base = segment_.get(),
+                     .iov_len = segmenter_.write_next(std::span(segment_.get(), kFrameBytesMax))};
+    }
+    has_finished_ = true;
+    return Frame{.pieces = std::span(&finished_, 1), .bytes = finished_.iov_len};
+}
+
+/// The one that next_frame() gave.
+void NetDevice::drop_frame() {
+    if (!std::exchange(has_finished_, false)) {
+        port_->drop_frame();
+    }
+}
+
+void NetDevice::drop_to_guest(DropReason reason) {
+    counters_.dropped_to_guest.add(reason);
+    drop_frame();
+}
+
+/// VIRTIO 1.3, 5.1.4.1, where the driver was told of the MTU.
+bool NetDevice::is_over_mtu(const Frame& frame) const {
+    const size_t bytes_max = size_t{mtu_} + kEthernetHeaderBytes + kVlanTagBytes;
+    return frame.bytes > bytes_max && frame.offload.segmentation == Segmentation::kNone &&
+           FeatureSet(agreed_).has(kMtuBit);
+}
+
+bool NetDevice::is_wanted(const Frame& frame) const {
+    std::array<std::byte, kFilterBytes> front;
+    return settings_.wants(std::span(front).first(copy_front(frame, front)),
+                           own_station(),
+                           FeatureSet(agreed_).has(kControlVlanBit));
+}
+
+/// VIRTIO 1.3, 5.1.6.5.6. Front ends that have the control queue tell us of it by what is enabled.
+size_t NetDevice::pairs_in_use() const {
+    return control_ != nullptr ? std::min<size_t>(settings_.pairs(), receive_.size())
+                               : receive_.size();
+}
+
+/// Only rings that have buffers: a driver gives none to pairs that it does not use, and before it
+/// says how many it uses that is the first alone.
+ReceiveQueue& NetDevice::choose_queue(const Frame& frame, ReceiveQueue& called) {
+    if (receive_.size() == 1) {
+        return called;
+    }
+    const uint16_t pair = flows_.pair_of(frame);
+    if (pair < pairs_in_use() && receive_[pair].is_ready_for(frame)) {
+        return receive_[pair];
+    }
+    return receive_.front().is_ready_for(frame) ? receive_.front() : called;
+}
+
+void NetDevice::on_frames() {
+    for (size_t pair = 0; pair < receive_.size(); ++pair) {
+        ReceiveQueue& queue = receive_[pair];
+        if (!queue.is_running()) {
+            continue;
+        }
+        queue.ring().request_processing();
+        // Its ring may have no buffer left to be called for.
+        if (queue.has_gathered()) {
+            (void)receive(static_cast<uint16_t>(pair));
+        }
+    }
+}
+
+}  // namespace outrigger::net

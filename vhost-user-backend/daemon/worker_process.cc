@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/worker_process.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/daemon/config_file.h"
+#include "vhost-user-backend/daemon/descriptor_store.h"
+
+namespace outrigger::worker_process {
+namespace {
+
+/// The program finds descriptor `fd` by that variable.
+bool pass(const char* variable, int fd) {
+    return ::fcntl(fd, F_SETFD, 0) == 0 && ::setenv(variable, std::to_string(fd).c_str(), 1) == 0;
+}
+
+}  // namespace
+
+/// The keeper has one thread, so anything may be called.
+void become(const Program& program) {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+    ::sigprocmask(SIG_SETMASK, &program.signals, nullptr);
+    (void)::setrlimit(RLIMIT_NOFILE, &program.files);
+    std::vector<char*> argv;
+    for (const std::string& argument : program.arguments) {
+        argv.push_back(const_cast<char*>(argument.c_str()));  // execveat() does not write there
+    }
+    argv.push_back(nullptr);
+    if (::getppid() == program.keeper &&
+        (program.config < 0 || pass(kConfigVariable, program.config)) &&
+        pass(DescriptorStore::kChannelVariable, program.channel)) {
+        // The binary itself, and not its path: an update may have put another one there.
+        ::syscall(SYS_execveat, program.program, "", argv.data(), environ, AT_EMPTY_PATH);
+    }
+    const std::string line =
+        std::string(program.name) + ": cannot start the program: " + std::strerror(errno) + "\n";
+    (void)!::write(STDERR_FILENO, line.data(), line.size());
+    ::_exit(1);
+}
+
+}  // namespace outrigger::worker_process
