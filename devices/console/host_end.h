@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "vhost-user-backend/base/raw_terminal.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/socket_file.h"
@@ -17,7 +18,6 @@
 #include "devices/console/log_file.h"
 #include "devices/console/owned_name.h"
 #include "devices/console/port_options.h"
-#include "devices/console/raw_terminal.h"
 
 namespace outrigger::console {
 

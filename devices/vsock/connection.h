@@ -44,7 +44,7 @@ struct ConnectionKeyHash {
 enum class Phase : uint8_t {
     kGreeting,     ///< a program of the host is connected and has not said which port it wants
     kAskingGuest,  ///< the guest was sent REQUEST
-    kDialing,      ///< the guest sent REQUEST; the host's backlog is full
+    kDialing,      ///< the guest sent REQUEST; the host's backlog is full, or its answer on the way
     kCalling,      ///< the guest sent REQUEST; another guest has not answered yet
     kOpen,
     kResetting,  ///< RST is to be sent, and nothing else is left
@@ -91,6 +91,7 @@ struct Connection {
     bool send_ended = false;      ///< and the host's socket has been told so
     bool waits_to_write = false;  ///< EPOLLOUT is on
     bool called = false;          ///< kCalling: the call is in the other guest's mailbox
+    bool is_forwarded = false;    ///< the host's end is of AF_VSOCK, and hears of no CONNECT line
     bool is_kept = false;         ///< the keeper has the socket, too
 
     HostBacklog backlog;

@@ -24,7 +24,8 @@ constexpr std::array kFlags{Flag{&Connection::has_key, kRecordHasKey},
                             Flag{&Connection::guest_deaf, kRecordGuestDeaf},
                             Flag{&Connection::send_ended, kRecordSendEnded},
                             Flag{&Connection::called, kRecordCalled},
-                            Flag{&Connection::message_over, kRecordMessageOver}};
+                            Flag{&Connection::message_over, kRecordMessageOver},
+                            Flag{&Connection::is_forwarded, kRecordForwarded}};
 
 constexpr uint32_t kPendingAll = kPendingRequest | kPendingResponse | kPendingReset |
                                  kPendingCreditRequest | kPendingCreditUpdate | kPendingShutdown;

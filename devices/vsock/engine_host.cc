@@ -31,11 +31,26 @@ void watch_listener(int epoll, int fd, bool on, uint64_t what) {
     epoll_event event{};
     event.events = on ? uint32_t{EPOLLIN} : 0;
     event.data.u64 = what;
-    // The descriptor is there, so this cannot fail.
+    // The descriptor is there, or none is, so this cannot fail.
     (void)::epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
 }
 
 }  // namespace
+
+bool VsockEngine::watch_listeners() {
+    const auto add = [this](int fd, uint64_t what) {
+        epoll_event event{};
+        event.data.u64 = what;
+        return fd < 0 || ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+    };
+    bool added = epoll_.valid() && add(listeners_.stream.fd.get(), kStreamListener) &&
+                 add(listeners_.seqpacket.fd.get(), kSeqpacketListener) &&
+                 add(self_->mailbox_fd(), kMailbox);
+    for (size_t i = 0; i < listeners_.forwards.size(); ++i) {
+        added = added && add(listeners_.forwards[i].get(), kForwardLast - i);
+    }
+    return added;
+}
 
 /// Until the guest's driver is up, and while there is no room, programs wait in the kernel's
 /// backlog, which is bounded.
@@ -47,30 +62,40 @@ void VsockEngine::update_listeners() {
         watch_listener(epoll_.get(), listeners_.stream.fd.get(), listens, kStreamListener);
         watch_listener(epoll_.get(), listeners_.seqpacket.fd.get(), listens, kSeqpacketListener);
         watch_listener(epoll_.get(), self_->mailbox_fd(), listens, kMailbox);
+        for (size_t i = 0; i < listeners_.forwards.size(); ++i) {
+            watch_listener(epoll_.get(), listeners_.forwards[i].get(), listens, kForwardLast - i);
+        }
     }
     const bool runs = receive_ != nullptr && transmit_ != nullptr;
     is_returning_ = is_returning_ && !runs;
     self_->set_up(runs || is_returning_);
 }
 
+/// Invalid: nobody waits, or nobody can be let in for a while.
+UniqueFd VsockEngine::accept_from(int listener) {
+    UniqueFd socket = platform::accept_connection(listener);
+    if (!socket.valid() &&
+        (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
+        accept_pauses_ = true;
+        update_listeners();
+        timer_due_ = {};
+        if (timer_) {
+            loop_->cancel_timer(*timer_);
+        }
+        timer_ = loop_->start_timer(EventLoop::Clock::now() + kAcceptPause, [this] {
+            timer_.reset();
+            on_deadline();
+        });
+    }
+    return socket;
+}
+
 void VsockEngine::accept_clients(SocketType type) {
     const ListeningSocket& listener =
         type == SocketType::kStream ? listeners_.stream : listeners_.seqpacket;
     for (int i = 0; i < kAcceptsMax && listening_; ++i) {
-        UniqueFd socket = platform::accept_connection(listener.fd.get());
+        UniqueFd socket = accept_from(listener.fd.get());
         if (!socket.valid()) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-                accept_pauses_ = true;
-                update_listeners();
-                timer_due_ = {};
-                if (timer_) {
-                    loop_->cancel_timer(*timer_);
-                }
-                timer_ = loop_->start_timer(EventLoop::Clock::now() + kAcceptPause, [this] {
-                    timer_.reset();
-                    on_deadline();
-                });
-            }
             return;
         }
         prepare_connection(socket.get(), type);
@@ -128,16 +153,7 @@ void VsockEngine::ask_guest(Connection& connection, std::string_view line, size_
         drop_client(connection, EndReason::kTypeNotNegotiated);
         return;
     }
-    ConnectionKey key{
-        .peer_cid = kHostCid, .peer_port = 0, .guest_port = *port, .type = connection.key.type};
-    // One after the other, so that a pair of ports is not used again soon: packets of its last
-    // connection may still be under way in the guest.
-    for (int attempt = 0; attempt < kPortAttemptsMax && !connection.has_key; ++attempt) {
-        key.peer_port = next_port();
-        set_next_port(key.peer_port + 1);
-        (void)table_.set_key(connection, key);
-    }
-    OUTRIGGER_ASSERT(connection.has_key);  // there are fewer connections than attempts
+    take_host_port(connection, *port);
     --greetings_;
     connection.phase = Phase::kAskingGuest;
     set_deadline(connection, kGuestAnswerMax);
@@ -145,6 +161,46 @@ void VsockEngine::ask_guest(Connection& connection, std::string_view line, size_
     update_listeners();
     if (!take_whole(connection, taken)) {
         end(connection, EndReason::kHostLeft);
+    }
+}
+
+/// One after the other, so that a pair of ports is not used again soon: packets of its last
+/// connection may still be under way in the guest.
+void VsockEngine::take_host_port(Connection& connection, uint32_t guest_port) {
+    ConnectionKey key{.peer_cid = kHostCid,
+                      .peer_port = 0,
+                      .guest_port = guest_port,
+                      .type = connection.key.type};
+    for (int attempt = 0; attempt < kPortAttemptsMax && !connection.has_key; ++attempt) {
+        key.peer_port = next_port();
+        set_next_port(key.peer_port + 1);
+        (void)table_.set_key(connection, key);
+    }
+    OUTRIGGER_ASSERT(connection.has_key);  // there are fewer connections than attempts
+}
+
+/// Programs of the host that are connected already, as AF_VSOCK sees it, to a port of the guest.
+void VsockEngine::accept_forwarded(size_t listener) {
+    for (int i = 0; i < kAcceptsMax && listening_; ++i) {
+        UniqueFd socket = accept_from(listeners_.forwards[listener].get());
+        if (!socket.valid()) {
+            return;
+        }
+        if (!types_.stream) {
+            note_end(EndReason::kTypeNotNegotiated, "a program of AF_VSOCK");
+            continue;
+        }
+        Connection& connection = begin_connection();
+        const ConnectionId id = connection.id;
+        connection.is_forwarded = true;
+        take_host_port(connection, options_.forward.listen_at[listener]);
+        connection.phase = Phase::kAskingGuest;
+        adopt(connection, std::move(socket));
+        set_deadline(connection, kGuestAnswerMax);
+        update_listeners();
+        owe(connection, kPendingRequest);
+        watch_socket(connection);
+        commit_if_there(id);
     }
 }
 
@@ -185,6 +241,14 @@ void VsockEngine::drop_client(Connection& connection, EndReason reason) {
 }
 
 void VsockEngine::confirm_to_client(Connection& connection) {
+    if (connection.is_forwarded) {
+        clear_deadline(connection);
+        connection.phase = Phase::kOpen;
+        counters_.opened_by_host.add();
+        log(LogLevel::kDebug, "vsock cid {}: open: {}", options_.guest_cid, name_of(connection));
+        mark_readable(connection);
+        return;
+    }
     // Another guest's device waits for one byte, whatever it is.
     std::string line = connection.is_of_sibling() ? "+" : make_ok_line(connection.key.peer_port);
     clear_deadline(connection);
@@ -216,30 +280,92 @@ void VsockEngine::open_to_socket(Connection& connection) {
     owe(connection, kPendingResponse);
 }
 
+bool VsockEngine::is_to_forward(const Connection& connection) const {
+    return options_.forward.cid && connection.is_stream();
+}
+
+/// Where the guest's call goes, for the log.
+std::string VsockEngine::name_of_called(const Connection& connection) const {
+    if (is_to_forward(connection)) {
+        return fmt::format("AF_VSOCK {}:{}", *options_.forward.cid, connection.key.peer_port);
+    }
+    return options_.uds_path.empty()
+               ? fmt::format("{}:{} without --uds-path", kHostCid, connection.key.peer_port)
+               : port_path(options_.uds_path, connection.key.peer_port);
+}
+
 void VsockEngine::dial_host(Connection& connection) {
-    const std::string path = port_path(options_.uds_path, connection.key.peer_port);
-    Dialled dialled = dial(path, connection.key.type);
+    connection.is_forwarded = is_to_forward(connection);
+    const std::string where = name_of_called(connection);
+    Dialled dialled;
+    if (connection.is_forwarded) {
+        dialled = options_.forward.dial(*options_.forward.cid, connection.key.peer_port);
+    } else if (options_.uds_path.empty()) {
+        dialled.outcome = DialOutcome::kNobody;
+    } else {
+        dialled = dial(where, connection.key.type);
+    }
     switch (dialled.outcome) {
         case DialOutcome::kConnected:
             adopt(connection, std::move(dialled.socket));
             open_to_socket(connection);
             watch_socket(connection);
             return;
+        case DialOutcome::kStarted:
+            // Nobody else gets it before it is connected: another process dials again.
+            connection.socket = std::move(dialled.socket);
+            set_deadline(connection, kDialMax);
+            watch_socket(connection);
+            if (connection.phase == Phase::kDialing) {
+                set_waits_to_write(connection, true);
+            }
+            return;
         case DialOutcome::kBusy:
             if (std::chrono::steady_clock::now() < connection.dial_until) {
                 set_deadline(connection, kDialRetry);
                 return;
             }
-            note_end(EndReason::kHostBusy, path);
             break;
         case DialOutcome::kNobody:
-            note_end(EndReason::kNoListener, path);
-            break;
         case DialOutcome::kRefused:
-            note_end(EndReason::kHostRefused, error_from_code(path, dialled.os_error).message);
             break;
     }
+    note_dial(dialled.outcome, dialled.os_error, where);
     begin_reset(connection);
+}
+
+void VsockEngine::note_dial(DialOutcome outcome, int os_error, const std::string& where) {
+    switch (outcome) {
+        case DialOutcome::kConnected:
+        case DialOutcome::kStarted:
+            return;
+        case DialOutcome::kBusy:
+            note_end(EndReason::kHostBusy, where);
+            return;
+        case DialOutcome::kNobody:
+            note_end(EndReason::kNoListener, where);
+            return;
+        case DialOutcome::kRefused:
+            note_end(EndReason::kHostRefused, error_from_code(where, os_error).message);
+            return;
+    }
+}
+
+/// A connection to AF_VSOCK that was started is there, or is not.
+void VsockEngine::on_dialled(Connection& connection, uint32_t events) {
+    const int os_error = connect_error(connection.socket.get());
+    if (os_error != 0 || (events & EPOLLOUT) == 0) {
+        note_dial(outcome_of(os_error != 0 ? os_error : ECONNRESET),
+                  os_error,
+                  name_of_called(connection));
+        begin_reset(connection);
+        return;
+    }
+    UniqueFd socket = std::move(connection.socket);
+    adopt(connection, std::move(socket));
+    open_to_socket(connection);
+    // Says what is there by now once more.
+    set_waits_to_write(connection, false);
 }
 
 /// The host's program takes no more of an open connection. What it has sent still goes to the

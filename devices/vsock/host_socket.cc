@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include <linux/vm_sockets.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -16,6 +17,28 @@ namespace {
 
 /// What we would like the kernel to keep for a slow reader; it gives what the system allows.
 constexpr int kSendBufferBytes = 1 << 20;
+
+/// Looked at where a socket cannot say how many bytes it has.
+constexpr size_t kPeekBytes = 64 * 1024;
+
+sockaddr_vm vsock_address(uint32_t cid, uint32_t port) {
+    sockaddr_vm address{};
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    return address;
+}
+
+const sockaddr* generic(const sockaddr_vm& address) {
+    // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
+    // with it.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    return reinterpret_cast<const sockaddr*>(&address);
+}
+
+UniqueFd make_vsock() {
+    return UniqueFd(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
 
 }  // namespace
 
@@ -53,6 +76,70 @@ Dialled dial(const std::string& path, SocketType type) {
     }
 }
 
+Dialled dial_vsock(uint32_t cid, uint32_t port) {
+    UniqueFd socket = make_vsock();
+    if (!socket.valid()) {
+        return {.outcome = DialOutcome::kRefused, .os_error = errno};
+    }
+    const sockaddr_vm address = vsock_address(cid, port);
+    const bool is_connected = ::connect(socket.get(), generic(address), sizeof address) == 0;
+    return begun(std::move(socket), is_connected, errno);
+}
+
+Dialled begun(UniqueFd socket, bool is_connected, int os_error) {
+    if (is_connected) {
+        return {.outcome = DialOutcome::kConnected, .socket = std::move(socket)};
+    }
+    if (os_error == EINPROGRESS) {
+        return {.outcome = DialOutcome::kStarted, .socket = std::move(socket)};
+    }
+    return {.outcome = outcome_of(os_error), .os_error = os_error};
+}
+
+int connect_error(int socket) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    return ::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+}
+
+DialOutcome outcome_of(int os_error) {
+    switch (os_error) {
+        case ECONNRESET:  // what AF_VSOCK says where nobody listens
+        case ECONNREFUSED:
+            return DialOutcome::kNobody;
+        case ETIMEDOUT:
+        case EAGAIN:
+        case EINTR:
+            return DialOutcome::kBusy;
+        default:
+            return DialOutcome::kRefused;
+    }
+}
+
+Result<UniqueFd> listen_at_vsock(uint32_t port, bool is_local, int backlog) {
+    UniqueFd socket = make_vsock();
+    const sockaddr_vm address = vsock_address(is_local ? VMADDR_CID_LOCAL : VMADDR_CID_ANY, port);
+    if (!socket.valid() || ::bind(socket.get(), generic(address), sizeof address) != 0 ||
+        ::listen(socket.get(), backlog) != 0) {
+        return failure(error_from_errno("--forward-listen: cannot listen at port " +
+                                        std::to_string(port) + " of AF_VSOCK"));
+    }
+    return socket;
+}
+
+bool listens_at_vsock(int socket, uint32_t port) {
+    sockaddr_vm own{};
+    socklen_t size = sizeof own;
+    int listens = 0;
+    socklen_t listens_size = sizeof listens;
+    // SAFETY: as in generic(); getsockname() writes at most `size` bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    return ::getsockname(socket, reinterpret_cast<sockaddr*>(&own), &size) == 0 &&
+           own.svm_family == AF_VSOCK && own.svm_port == port &&
+           ::getsockopt(socket, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) == 0 &&
+           listens == 1;
+}
+
 void prepare_connection(int socket, SocketType type) {
     (void)::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof kSendBufferBytes);
     if (type == SocketType::kSeqpacket) {
@@ -64,7 +151,17 @@ void prepare_connection(int socket, SocketType type) {
 
 size_t readable_bytes(int socket) {
     int count = 0;
-    return ::ioctl(socket, FIONREAD, &count) == 0 && count > 0 ? static_cast<size_t>(count) : 0;
+    if (::ioctl(socket, FIONREAD, &count) == 0) {
+        return count > 0 ? static_cast<size_t>(count) : 0;
+    }
+    // AF_VSOCK cannot say before Linux 6.16: what is there is looked at.
+    std::array<std::byte, kPeekBytes> bytes{};
+    constexpr bool kPeek = true;
+    const ssize_t seen = receive_bytes(socket, bytes, kPeek);
+    if (seen < 0) {
+        return 0;
+    }
+    return static_cast<size_t>(seen) < bytes.size() ? static_cast<size_t>(seen) : kManyBytes;
 }
 
 ssize_t send_pieces(int socket, std::span<const iovec> pieces) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The few things that the device does with Unix sockets of the host. Nothing here waits.
+/// The few things that the device does with sockets of the host. Nothing here waits.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +12,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/vsock/packet.h"
@@ -25,22 +26,42 @@ enum class DialOutcome : uint8_t {
     kConnected,
     kNobody,   ///< no such path, or nobody listens at it
     kBusy,     ///< its backlog is full: try again a little later
+    kStarted,  ///< the socket becomes writable when it is connected, or is not: connect_error()
     kRefused,  ///< anything else; errno says what
 };
 
 struct Dialled {
     DialOutcome outcome = DialOutcome::kRefused;
-    UniqueFd socket{};  ///< kConnected: non-blocking
+    UniqueFd socket{};  ///< kConnected and kStarted: non-blocking
     int os_error = 0;
 };
 
 /// Connects to the socket at `path` (at most kSocketPathBytesMax bytes), or says at once why not.
 [[nodiscard]] Dialled dial(const std::string& path, SocketType type);
 
+/// Begins to connect to a stream socket of AF_VSOCK.
+[[nodiscard]] Dialled dial_vsock(uint32_t cid, uint32_t port);
+
+/// What connect() came to, with its socket non-blocking and not invalid.
+[[nodiscard]] Dialled begun(UniqueFd socket, bool is_connected, int os_error);
+
+/// What became of a connection that was started: 0, or the error.
+[[nodiscard]] int connect_error(int socket);
+
+/// Why a connection that was started failed: kBusy means that nobody answered in time.
+[[nodiscard]] DialOutcome outcome_of(int os_error);
+
+/// Listens at `port` of all addresses that the host has in AF_VSOCK, or of the local one alone.
+[[nodiscard]] Result<UniqueFd> listen_at_vsock(uint32_t port, bool is_local, int backlog);
+
+/// Does it listen at that port of AF_VSOCK?
+[[nodiscard]] bool listens_at_vsock(int socket, uint32_t port);
+
 /// Room in the kernel, and what messages need; best effort.
 void prepare_connection(int socket, SocketType type);
 
-/// Bytes that can be read now.
+/// Bytes that can be read now: as many at least, where it is kManyBytes.
+inline constexpr size_t kManyBytes = SIZE_MAX;
 [[nodiscard]] size_t readable_bytes(int socket);
 
 /// write() of all pieces that never waits and never raises SIGPIPE; -1 and errno.

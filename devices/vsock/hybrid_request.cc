@@ -49,6 +49,26 @@ std::optional<uint32_t> parse_connect_line(std::string_view line) {
     return port;
 }
 
+std::optional<std::vector<uint32_t>> parse_forwarded_ports(std::string_view text) {
+    std::vector<uint32_t> ports;
+    while (true) {
+        const size_t plus = std::min(text.find('+'), text.size());
+        uint32_t port = 0;
+        const char* const end = text.data() + plus;
+        const auto [rest, error] = std::from_chars(text.data(), end, port);
+        // VMADDR_PORT_ANY is no port.
+        if (error != std::errc() || rest != end || port == UINT32_MAX ||
+            std::ranges::count(ports, port) > 0 || ports.size() == kForwardedPortsMax) {
+            return std::nullopt;
+        }
+        ports.push_back(port);
+        if (plus == text.size()) {
+            return ports;
+        }
+        text.remove_prefix(plus + 1);
+    }
+}
+
 std::string make_ok_line(uint32_t port) {
     return "OK " + std::to_string(port) + "\n";
 }

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 
@@ -19,6 +20,11 @@ inline constexpr size_t kHybridLineBytesMax = 32;
 /// The port that `line` (without its newline) asks for; nothing when it is no such request. The
 /// word may be in any case, blanks may be several, and a carriage return may end the line.
 [[nodiscard]] std::optional<uint32_t> parse_connect_line(std::string_view line);
+
+/// Ports of --forward-listen: "9001+9002". Nothing: it is no list of different ports, or has more
+/// than that.
+inline constexpr size_t kForwardedPortsMax = 64;
+[[nodiscard]] std::optional<std::vector<uint32_t>> parse_forwarded_ports(std::string_view text);
 
 /// "OK <port>\n".
 [[nodiscard]] std::string make_ok_line(uint32_t port);

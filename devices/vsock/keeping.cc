@@ -4,8 +4,12 @@
 #include <string>
 #include <utility>
 
+#include <linux/vm_sockets.h>
+#include <sys/socket.h>
+
 #include "vhost-user-backend/base/log.h"
 
+#include "devices/vsock/host_socket.h"
 #include "devices/vsock/hybrid_request.h"
 
 namespace outrigger::vsock {
@@ -67,6 +71,23 @@ Result<ListeningSocket> open_listener(const std::string& path,
     return made;
 }
 
+/// AF_VSOCK of the host, at `port`.
+Result<UniqueFd> open_forward(const ForwardOptions& forward, uint32_t port, DeviceKeeper* keeper) {
+    const std::string name = "forward-" + std::to_string(port);
+    if (keeper != nullptr) {
+        UniqueFd kept = keeper->take(name);
+        if (kept.valid() && listens_at_vsock(kept.get(), port)) {
+            return kept;
+        }
+    }
+    const bool is_local = forward.cid == VMADDR_CID_LOCAL;
+    UniqueFd made = OUTRIGGER_TRY(listen_at_vsock(port, is_local, kBacklog));
+    if (keeper != nullptr) {
+        (void)keeper->keep_open(name, made.get());
+    }
+    return made;
+}
+
 }  // namespace
 
 Result<Keeping> open_keeping(const VsockOptions& options, DeviceKeeper* keeper) {
@@ -89,6 +110,12 @@ Result<Keeping> open_keeping(const VsockOptions& options, DeviceKeeper* keeper) 
 
 Result<HostListeners> open_listeners(const VsockOptions& options, DeviceKeeper* keeper) {
     HostListeners listeners;
+    for (const uint32_t port : options.forward.listen_at) {
+        listeners.forwards.push_back(OUTRIGGER_TRY(open_forward(options.forward, port, keeper)));
+    }
+    if (options.uds_path.empty()) {
+        return listeners;
+    }
     listeners.stream =
         OUTRIGGER_TRY(open_listener(options.uds_path, SOCK_STREAM, "stream", keeper));
     listeners.seqpacket = OUTRIGGER_TRY(

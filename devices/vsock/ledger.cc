@@ -2,7 +2,9 @@
 #include "devices/vsock/ledger.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "vhost-user-backend/base/error.h"
@@ -58,6 +60,35 @@ T copied(const T& shared) {
     std::memcpy(&copy, &shared, sizeof copy);
     in_order();
     return copy;
+}
+
+/// Records are written and looked at by words, because another thread may look meanwhile.
+constexpr size_t kRecordWords = sizeof(ConnectionRecord) / sizeof(uint64_t);
+using RecordWords = std::array<uint64_t, kRecordWords>;
+
+static_assert(sizeof(RecordWords) == sizeof(ConnectionRecord));
+
+std::atomic_ref<uint64_t> word_at(std::byte* record, size_t index) {
+    static_assert(std::atomic_ref<uint64_t>::is_always_lock_free);
+    // SAFETY: records begin at a multiple of 8 of a mapping, are whole words, and live as long as
+    // it.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    return std::atomic_ref<uint64_t>(reinterpret_cast<uint64_t*>(record)[index]);
+}
+
+void write_record(std::byte* at, const ConnectionRecord& record) {
+    const auto words = std::bit_cast<RecordWords>(record);
+    for (size_t i = 0; i < words.size(); ++i) {
+        word_at(at, i).store(words[i], std::memory_order_relaxed);
+    }
+}
+
+ConnectionRecord look_at_record(std::byte* at) {
+    RecordWords words{};
+    for (size_t i = 0; i < words.size(); ++i) {
+        words[i] = word_at(at, i).load(std::memory_order_relaxed);
+    }
+    return std::bit_cast<ConnectionRecord>(words);
 }
 
 }  // namespace
@@ -184,6 +215,20 @@ ConnectionRecord Ledger::record(uint32_t slot) const {
     return found;
 }
 
+/// Twice, until both are alike or it changes all the time.
+ConnectionRecord Ledger::look_at(uint32_t slot) const {
+    constexpr int kLooksMax = 4;
+    ConnectionRecord seen = look_at_record(record_at(slot));
+    for (int look = 1; look < kLooksMax; ++look) {
+        const ConnectionRecord again = look_at_record(record_at(slot));
+        if (std::memcmp(&again, &seen, sizeof seen) == 0) {
+            break;
+        }
+        seen = again;
+    }
+    return seen;
+}
+
 // --- Changes -----------------------------------------------------------------------------------
 
 void Ledger::commit(uint32_t slot, const ConnectionRecord& record) {
@@ -211,7 +256,7 @@ void Ledger::apply(const Change& change) {
     Front& front = this->front();
     front.numbers = change.numbers;
     if (change.slot != kNoSlot) {
-        std::memcpy(record_at(change.slot), &change.record, sizeof change.record);
+        write_record(record_at(change.slot), change.record);
     }
     front.transfer = static_cast<uint32_t>(TransferKind::kNone);
 }

@@ -75,6 +75,9 @@ inline constexpr uint32_t kRecordCalled = 256;
 /// The message at the front of the host's socket has gone to the guest, and is to be dropped.
 inline constexpr uint32_t kRecordMessageOver = 512;
 
+/// The host's end is of AF_VSOCK.
+inline constexpr uint32_t kRecordForwarded = 1024;
+
 inline constexpr uint32_t kNoSlot = ~uint32_t{0};
 
 /// What is of the whole device, and changes with its connections.
@@ -145,6 +148,10 @@ class Ledger final {
 
     /// As committed.
     [[nodiscard]] ConnectionRecord record(uint32_t slot) const;
+
+    /// The same, on any thread, while steps are committed: to be shown, because what is read while
+    /// it changes may be of two steps.
+    [[nodiscard]] ConnectionRecord look_at(uint32_t slot) const;
 
     /// The numbers, and `record` for `slot` (kNoSlot: of no connection), are true from now on; no
     /// transfer is open.

@@ -37,7 +37,20 @@ constexpr std::array kOptions = {
                .help = "Let programs of the host connect to the guest at this Unix socket, by a "
                        "first line CONNECT PORT, and at PATH_seqpacket by SOCK_SEQPACKET; and "
                        "connect the guest's programs that call port N of CID 2 to whoever listens "
-                       "at PATH_N. Required"},
+                       "at PATH_N. Required, but for --forward-cid"},
+    OptionSpec{.name = "forward-cid",
+               .kind = OptionKind::kNumber,
+               .value_name = "CID",
+               .help = "Connect the guest's programs that call port N of CID 2 with a stream to "
+                       "port N of this address of the host's own AF_VSOCK, which is 1 for the host "
+                       "itself (with the kernel's vsock_loopback), and not to Unix sockets",
+               .number_min = 1,
+               .number_max = kGuestCidMax},
+    OptionSpec{.name = "forward-listen",
+               .value_name = "PORT[+PORT]...",
+               .help = "Listen at these ports of the host's own AF_VSOCK, and connect its programs "
+                       "to the same ports of the guest; at CID 1 alone where that is the "
+                       "--forward-cid, which is required, else at every CID that the host has"},
     OptionSpec{.name = "max-connections",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -102,9 +115,21 @@ Result<void> check_options(const OptionValues& values) {
     if (!values.has("guest-cid")) {
         return failure(Error{.message = "--guest-cid is required: give the guest's address"});
     }
-    if (!values.has("uds-path")) {
+    if (!values.has("uds-path") && !values.has("forward-cid")) {
         return failure(
             Error{.message = "--uds-path is required: give the path of the socket for the host"});
+    }
+    if (const auto ports = values.text("forward-listen")) {
+        if (!parse_forwarded_ports(*ports)) {
+            return failure(Error{.message = "--forward-listen=" + *ports +
+                                            " is no list of different ports like 9001+9002, at "
+                                            "most " +
+                                            std::to_string(kForwardedPortsMax)});
+        }
+        if (!values.has("forward-cid")) {
+            return failure(Error{.message = "--forward-listen goes with --forward-cid: give the "
+                                            "address, 1 for the host itself"});
+        }
     }
     for (const std::string& rule : values.texts("allow-from")) {
         if (!parse_caller_rule(rule)) {
@@ -112,7 +137,8 @@ Result<void> check_options(const OptionValues& values) {
                                             " is no CID[:PORT] of a guest, like 4 or 4:22"});
         }
     }
-    return check_base_path(*values.text("uds-path"));
+    const auto path = values.text("uds-path");
+    return path ? check_base_path(*path) : Result<void>();
 }
 
 /// Two guests of one address would each be taken for the other.
@@ -128,7 +154,13 @@ Result<void> claim_cid(uint64_t cid) {
 Result<std::unique_ptr<Device>> open_device(const OptionValues& values, DeviceKeeper* keeper) {
     VsockOptions options;
     options.guest_cid = *values.number("guest-cid");
-    options.uds_path = *values.text("uds-path");
+    options.uds_path = values.text("uds-path").value_or("");
+    if (const auto cid = values.number("forward-cid")) {
+        options.forward.cid = static_cast<uint32_t>(*cid);
+    }
+    if (const auto ports = values.text("forward-listen")) {
+        options.forward.listen_at = *parse_forwarded_ports(*ports);
+    }
     options.connections_max = *values.number("max-connections");
     options.window_bytes_max = static_cast<uint32_t>(*values.number("max-window"));
     options.window_bytes = std::min(options.window_bytes, options.window_bytes_max);
@@ -157,13 +189,21 @@ Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
     return open_device(values, &keeper);
 }
 
+/// Of the workers, where the guest's calls go to AF_VSOCK.
+constexpr SystemCallRule kForwardSystemCalls[] = {
+    {.name = "socket", .tests = {argument_is(0, AF_VSOCK)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_ERROR)}},
+};
+
 SandboxExtras sandbox_extras(const OptionValues& values) {
-    std::filesystem::path folder = std::filesystem::path(*values.text("uds-path")).parent_path();
-    if (folder.empty()) {
-        folder = ".";
-    }
     SandboxExtras extras;
-    extras.removable_directories.push_back(folder);
+    if (const auto path = values.text("uds-path")) {
+        const std::filesystem::path folder = std::filesystem::path(*path).parent_path();
+        extras.removable_directories.push_back(folder.empty() ? "." : folder);
+    }
+    if (values.has("forward-cid")) {
+        extras.system_calls = kForwardSystemCalls;
+    }
     return extras;
 }
 
@@ -172,7 +212,7 @@ constexpr DeviceProgram kProgram{
     .type = "vsock",
     .summary =
         "A vhost-user back end that serves a virtio socket device: connections between "
-        "programs of a guest and Unix sockets of the host",
+        "programs of a guest and sockets of the host",
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,

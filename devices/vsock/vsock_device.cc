@@ -77,10 +77,14 @@ void VsockDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 
 /// A driver that has begun anew, without a reset that we were told of (a front end may stop and
 /// start the rings of a machine that reboots, and say no more), has a ring at its beginning where
-/// one had run.
+/// one had run and did not stand there when it was stopped: positions come round. (If a machine
+/// reboots just then, its new driver answers packets of the connections before by RST.) The event
+/// queue stands at its beginning until there is an event.
 bool VsockDevice::is_of_new_driver(QueueIndex index, const Virtqueue& queue) const {
     const uint32_t fresh = queue.config().packed ? kFreshPacked : kFreshSplit;
-    return engine_->has_flag(has_run(to_number(index))) && queue.base().raw == fresh;
+    const uint16_t number = to_number(index);
+    return engine_->has_flag(has_run(number)) && queue.base().raw == fresh &&
+           (number == kEvent || stopped_at_[number] != fresh);
 }
 
 /// Is the first queue that starts another driver's, or has the driver connections that are gone?
@@ -185,6 +189,7 @@ void VsockDevice::stop_queue(QueueIndex index, std::move_only_function<void()> d
             engine_->release_news();
             break;
     }
+    stopped_at_[number] = queues_[number]->base().raw;
     queues_[number] = nullptr;
     if (--running_ == 0) {
         engine_->detach();
@@ -213,6 +218,7 @@ void VsockDevice::reset() {
     forget_runs();
     engine_->set_flag(kNumberResetIsDue, false);
     goes_on_ = {};
+    stopped_at_ = {};
     stream_ = true;
     seqpacket_ = false;
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/device.h"
 
+#include "devices/vsock/vsock_control.h"
 #include "devices/vsock/vsock_engine.h"
 
 namespace outrigger::vsock {
@@ -51,8 +53,18 @@ class VsockDevice final : public Device {
     void on_frontend(std::shared_ptr<Frontend> frontend) override;
     void reset() override;
 
-    /// Any thread.
+    [[nodiscard]] control::DeviceControl* control() override { return &control_; }
+
+    // Any thread.
+
     [[nodiscard]] const VsockCounters& counters() const { return engine_->counters(); }
+
+    [[nodiscard]] uint64_t guest_cid() const { return options_.guest_cid; }
+
+    [[nodiscard]] size_t connections_max() const { return options_.connections_max; }
+
+    /// What is written down of the connection in that slot, for whoever only shows it.
+    [[nodiscard]] ConnectionRecord look_at(uint32_t slot) const { return engine_->look_at(slot); }
 
   private:
     enum Queue : uint16_t { kReceive = 0, kTransmit = 1, kEvent = 2 };
@@ -71,12 +83,15 @@ class VsockDevice final : public Device {
     std::atomic<bool> seqpacket_ = false;
 
     bool has_frontend_ = false;  // control thread
+    VsockControl control_{*this};
 
     // The worker's while queues run, and the control thread's otherwise.
     std::array<Virtqueue*, kQueueCount> queues_{};
     size_t running_ = 0;
     // The queue goes on where the process before was killed.
     std::array<bool, kQueueCount> goes_on_{};
+    // Where each queue stood when it was stopped last, as SET_VRING_BASE says it.
+    std::array<std::optional<uint32_t>, kQueueCount> stopped_at_{};
 };
 
 }  // namespace outrigger::vsock

@@ -84,20 +84,16 @@ Result<std::unique_ptr<VsockEngine>> VsockEngine::create(const VsockOptions& opt
         keeping.ledger = OUTRIGGER_TRY(Ledger::create(ledger_shape(options)));
     }
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
-    if (!epoll.valid() ||
-        control_epoll(epoll.get(), EPOLL_CTL_ADD, listeners.stream.fd.get(), 0, kStreamListener) !=
-            0 ||
-        control_epoll(
-            epoll.get(), EPOLL_CTL_ADD, listeners.seqpacket.fd.get(), 0, kSeqpacketListener) != 0 ||
-        control_epoll(epoll.get(), EPOLL_CTL_ADD, self->mailbox_fd(), 0, kMailbox) != 0) {
-        return failure(error_from_errno("cannot watch the sockets of " + options.uds_path));
-    }
     std::unique_ptr<VsockEngine> engine(new VsockEngine(options,
                                                         std::move(listeners),
                                                         std::move(self),
                                                         *std::move(keeping.ledger),
                                                         keeping.keeper,
                                                         std::move(epoll)));
+    if (!engine->watch_listeners()) {
+        return failure(error_from_errno("cannot watch the sockets of CID " +
+                                        std::to_string(options.guest_cid)));
+    }
     engine->resume(std::move(keeping.found));
     return engine;
 }
@@ -179,6 +175,8 @@ void VsockEngine::on_sockets_ready() {
                 accept_clients(SocketType::kSeqpacket);
             } else if (event.data.u64 == kMailbox) {
                 take_calls();
+            } else if (event.data.u64 > kForwardLast - listeners_.forwards.size()) {
+                accept_forwarded(kForwardLast - event.data.u64);
             } else if (Connection* const found = table_.find(ConnectionId{event.data.u64})) {
                 on_socket_event(*found, event.events);
                 commit_if_there(ConnectionId{event.data.u64});
@@ -227,6 +225,8 @@ void VsockEngine::on_socket_event(Connection& connection, uint32_t events) {
             }
             return;
         case Phase::kDialing:
+            on_dialled(connection, events);
+            return;
         case Phase::kResetting:
             return;  // there is no socket
     }
@@ -334,7 +334,11 @@ void VsockEngine::expire(Connection& connection) {
             end(connection, EndReason::kGuestSilent);
             return;
         case Phase::kDialing:
-            if (connection.key.peer_cid == kHostCid) {
+            if (connection.socket.valid()) {
+                // Started, and nobody has answered.
+                note_dial(DialOutcome::kBusy, 0, name_of_called(connection));
+                begin_reset(connection);
+            } else if (connection.key.peer_cid == kHostCid) {
                 dial_host(connection);
             } else {
                 call_sibling(connection);

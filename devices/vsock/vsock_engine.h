@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -36,6 +37,7 @@
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "devices/vsock/connection_table.h"
+#include "devices/vsock/host_socket.h"
 #include "devices/vsock/ledger.h"
 #include "devices/vsock/packet.h"
 #include "devices/vsock/siblings.h"
@@ -43,9 +45,18 @@
 
 namespace outrigger::vsock {
 
+/// Streams between the guest and AF_VSOCK of the host.
+struct ForwardOptions {
+    std::optional<uint32_t> cid{};      ///< where the guest's calls to the host go; none: nowhere
+    std::vector<uint32_t> listen_at{};  ///< ports of the host that lead to the guest's
+    /// How to reach a port of `cid`. For tests, which may have no AF_VSOCK.
+    std::function<Dialled(uint32_t cid, uint32_t port)> dial = dial_vsock;
+};
+
 struct VsockOptions {
     uint64_t guest_cid = kGuestCidMin;
-    std::string uds_path{};
+    std::string uds_path{};  ///< empty: there are no Unix sockets
+    ForwardOptions forward{};
     size_t connections_max = 1023;
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
     uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
@@ -61,8 +72,10 @@ struct NegotiatedTypes {
 
 /// Where programs of the host connect.
 struct HostListeners {
-    ListeningSocket stream;
+    ListeningSocket stream;  ///< invalid without a path
     ListeningSocket seqpacket;
+    /// Of the guest's port with the same place in ForwardOptions::listen_at.
+    std::vector<UniqueFd> forwards{};
 };
 
 /// What another process of the daemon is to find. By default there is none.
@@ -143,6 +156,9 @@ class VsockEngine final {
     /// Any thread.
     [[nodiscard]] const VsockCounters& counters() const { return counters_; }
 
+    /// Any thread: see Ledger::look_at().
+    [[nodiscard]] ConnectionRecord look_at(uint32_t slot) const { return ledger_.look_at(slot); }
+
   private:
     /// Data packets of one connection, one behind the other, that go to its socket in one call.
     struct Gathered {
@@ -166,10 +182,12 @@ class VsockEngine final {
     enum class Taken : uint8_t { kGathered, kDone, kDoneAndWrite };
 
     /// What epoll says of the listening sockets. Ids of connections never are that: slots are below
-    /// 2^32 - 3.
+    /// 2^32 - 1.
     static constexpr uint64_t kStreamListener = ~uint64_t{0};
     static constexpr uint64_t kSeqpacketListener = ~uint64_t{0} - 1;
     static constexpr uint64_t kMailbox = ~uint64_t{0} - 2;
+    /// And from there down, a listener of forwards each.
+    static constexpr uint64_t kForwardLast = ~uint64_t{0} - 3;
 
     VsockEngine(const VsockOptions& options,
                 HostListeners listeners,
@@ -223,6 +241,14 @@ class VsockEngine final {
     // --- engine_host.cc: programs of the host
     void update_listeners();
     void accept_clients(SocketType type);
+    void accept_forwarded(size_t listener);
+    [[nodiscard]] UniqueFd accept_from(int listener);
+    void on_dialled(Connection& connection, uint32_t events);
+    void note_dial(DialOutcome outcome, int os_error, const std::string& where);
+    void take_host_port(Connection& connection, uint32_t guest_port);
+    [[nodiscard]] bool is_to_forward(const Connection& connection) const;
+    [[nodiscard]] std::string name_of_called(const Connection& connection) const;
+    [[nodiscard]] bool watch_listeners();
     void read_greeting(Connection& connection);
     void ask_guest(Connection& connection, std::string_view line, size_t taken);
     [[nodiscard]] bool take_whole(Connection& connection, size_t bytes);

@@ -281,6 +281,18 @@ TEST_F(VsockDaemonTest, RequiredOptionsAreAskedFor) {
     expect_refusal({"--socket-path=" + path("s"), "--guest-cid=7"}, 2, "--uds-path");
 }
 
+TEST_F(VsockDaemonTest, ForwardsThatCannotBeAreRefused) {
+    const std::string socket = "--socket-path=" + path("s");
+    expect_refusal({socket, "--guest-cid=7", "--uds-path=" + path("v"), "--forward-listen=9"},
+                   2,
+                   "--forward-listen goes with --forward-cid");
+    expect_refusal({socket, "--guest-cid=7", "--forward-cid=1", "--forward-listen=9+9"},
+                   2,
+                   "is no list of different ports");
+    expect_refusal({socket, "--guest-cid=7", "--forward-cid=0"}, 2, "--forward-cid");
+    expect_refusal({socket, "--guest-cid=7", "--forward-cid=4294967295"}, 2, "--forward-cid");
+}
+
 TEST_F(VsockDaemonTest, Trap21BaseWithoutRoomForAPortIsRefused) {
     const std::string longest(96, 'x');
     expect_refusal(

@@ -163,6 +163,12 @@ class ScriptedBackend final {
         return std::move(error_);
     }
 
+    /// What SET_VRING_CALL brought last, of any ring.
+    [[nodiscard]] UniqueFd take_call_fd() {
+        const std::lock_guard lock(mutex_);
+        return std::move(call_);
+    }
+
     /// From now on nothing is answered until go_on().
     void hold() { held_ = true; }
 
@@ -279,6 +285,11 @@ class ScriptedBackend final {
                 error_ = std::move(message.fds.at(0));
                 return std::nullopt;
             }
+            case kSetVringCall: {
+                const std::lock_guard lock(mutex_);
+                call_ = std::move(message.fds.at(0));
+                return std::nullopt;
+            }
             default:
                 return std::nullopt;
         }
@@ -377,6 +388,7 @@ class ScriptedBackend final {
     std::mutex mutex_;
     std::vector<Told> told_;
     UniqueFd error_;
+    UniqueFd call_;
     std::thread thread_;
 };
 

@@ -210,6 +210,81 @@ void append_console(std::string& out, const v1::ConsoleDevice& console) {
     }
 }
 
+std::string_view state_text(v1::SocketConnection::State state) {
+    switch (state) {
+        case v1::SocketConnection::ASKING_GUEST:
+            return "asking the guest";
+        case v1::SocketConnection::CALLING:
+            return "calling";
+        case v1::SocketConnection::OPEN:
+            return "open";
+        case v1::SocketConnection::RESETTING:
+            return "resetting";
+        case v1::SocketConnection::LINGERING:
+            return "lingering";
+        default:
+            return "greeting";
+    }
+}
+
+void append_connection(std::string& out, const v1::SocketConnection& connection) {
+    append_row(out,
+               "connection",
+               fmt::format("{} to {}:{}, {}{}, {}{}{}",
+                           connection.guest_port(),
+                           connection.peer_cid(),
+                           connection.peer_port(),
+                           connection.seqpacket() ? "seqpacket" : "stream",
+                           connection.forwarded() ? " forwarded" : "",
+                           state_text(connection.state()),
+                           connection.guest_ended() ? ", guest ended" : "",
+                           connection.peer_ended() ? ", peer ended" : ""));
+    append_row(out,
+               "",
+               fmt::format("from guest {}, to guest {}; waiting {}; credit {} and {}",
+                           connection.bytes_from_guest(),
+                           connection.bytes_to_guest(),
+                           connection.backlog_bytes(),
+                           connection.guest_credit(),
+                           connection.peer_credit()));
+}
+
+void append_socket_device(std::string& out, const v1::SocketDevice& socket) {
+    append_row(out, "guest CID", fmt::format("{}", socket.guest_cid()));
+    append_row(out,
+               "connections",
+               fmt::format("{} of {}", socket.connections(), socket.connections_max()));
+    append_row(
+        out,
+        "opened",
+        fmt::format(
+            "{} by the guest, {} by the host", socket.opened_by_guest(), socket.opened_by_host()));
+    append_row(out,
+               "from guest",
+               fmt::format("{} bytes, {} packets, {} pauses",
+                           socket.bytes_from_guest(),
+                           socket.packets_from_guest(),
+                           socket.transmit_pauses()));
+    append_row(out,
+               "to guest",
+               fmt::format("{} bytes, {} packets, {} transport resets",
+                           socket.bytes_to_guest(),
+                           socket.packets_to_guest(),
+                           socket.transport_resets()));
+    for (const v1::SocketEnds& ends : socket.ended()) {
+        append_row(out, "ended", fmt::format("{}: {}", ends.reason(), ends.count()));
+    }
+    for (const v1::SocketConnection& connection : socket.shown()) {
+        append_connection(out, connection);
+    }
+    if (socket.connections() > static_cast<uint32_t>(socket.shown_size())) {
+        append_row(out,
+                   "and",
+                   fmt::format("{} more",
+                               socket.connections() - static_cast<uint32_t>(socket.shown_size())));
+    }
+}
+
 std::string flow_text(const v1::NetworkFlow& flow) {
     std::string text = fmt::format("{} frames, {} bytes", flow.frames(), flow.bytes());
     for (const v1::NetworkDrops& drops : flow.drops()) {
@@ -304,6 +379,9 @@ std::string show_text(const v1::Program& program) {
         append_threads(out, device);
         if (device.has_block()) {
             append_block(out, device.block(), device.connected());
+        }
+        if (device.has_socket_device()) {
+            append_socket_device(out, device.socket_device());
         }
         if (device.has_console()) {
             append_console(out, device.console());

@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include <signal.h>
@@ -246,12 +244,12 @@ void Daemon::adopt_leftovers() {
             is_ours(rest.substr(1, rest.find('.') - 1))) {
             continue;
         }
+        // The name is the socket's own, and not for whoever kept the file to say.
+        constexpr size_t kSuffixBytes = std::string_view(".file").size();
+        const UniqueFd socket = store_->open(name.substr(0, name.size() - kSuffixBytes));
         const UniqueFd file = store_->open(name);
-        std::error_code error;
-        const std::filesystem::path path =
-            std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(file.get()), error);
-        if (auto adopted =
-                error ? std::nullopt : SocketFile::adopt_kept(path.string(), file.get())) {
+        const std::string path = socket.valid() ? bound_path(socket.get()) : std::string();
+        if (auto adopted = path.empty() ? std::nullopt : SocketFile::adopt_kept(path, file.get())) {
             leftovers_.push_back(*std::move(adopted));
         }
     }

@@ -117,18 +117,6 @@ bool is_unix_socket(int fd) {
            own.ss_family == AF_UNIX;
 }
 
-/// Where the socket was made.
-std::string bound_path(int fd) {
-    sockaddr_un own{};
-    socklen_t size = sizeof own;
-    // SAFETY: as in generic(); getsockname() writes at most `size` bytes.
-    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) {
-        return {};
-    }
-    return std::string(own.sun_path, ::strnlen(own.sun_path, sizeof own.sun_path));
-}
-
 }  // namespace
 
 Result<ListeningSocket> listen_at(const std::string& path, const ListeningKind& kind) {
@@ -151,6 +139,18 @@ Result<ListeningSocket> listen_at(const std::string& path, const ListeningKind& 
         return failure(error_from_errno("cannot listen at " + path));
     }
     return socket;
+}
+
+std::string bound_path(int fd) {
+    sockaddr_un own{};
+    socklen_t size = sizeof own;
+    // SAFETY: as in generic(); getsockname() writes at most `size` bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0 ||
+        own.sun_family != AF_UNIX) {
+        return {};
+    }
+    return std::string(own.sun_path, ::strnlen(own.sun_path, sizeof own.sun_path));
 }
 
 Result<ListeningSocket> listen_on(UniqueFd fd,

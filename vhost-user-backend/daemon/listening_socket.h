@@ -38,6 +38,9 @@ struct ListeningKind {
                                                 const UniqueFd& file,
                                                 int backlog = ListeningKind().backlog);
 
+/// The path at which a Unix socket was made; empty: it has none.
+[[nodiscard]] std::string bound_path(int fd);
+
 /// A stream socket that is connected. Thread: any, also inside the sandbox.
 [[nodiscard]] bool is_connection(int fd);
 

@@ -23,6 +23,7 @@
 #include "vmm-lite/frontend/deadlines.h"
 #include "vmm-lite/frontend/device_config.h"
 #include "vmm-lite/frontend/device_kinds.h"
+#include "vmm-lite/frontend/leave_taking.h"
 #include "vmm-lite/frontend/link.h"
 #include "vmm-lite/frontend/shared_windows.h"
 #include "vmm-lite/frontend/state_transfer.h"
@@ -145,7 +146,9 @@ class RemoteDevice final : public DeviceProxy {
     struct ActiveRing {
         QueueSetup setup{};
         SharedFd kick{};
-        SharedFd call{};
+        SharedFd call{};       ///< the driver's last word
+        SharedFd told_call{};  ///< what the back end was told last
+        bool telling_call = false;
         SharedFd error{};
         EventLoop::Watch error_watch{};
         /// Where the back end said it stopped, or where a fresh ring begins; nothing as long as
@@ -177,6 +180,8 @@ class RemoteDevice final : public DeviceProxy {
     void attach(UniqueFd socket);
     void watch_files();
     void drop_link();
+    void take_leave(UniqueFd socket);
+    void on_let_go();
     void on_offer(Offer offer);
     [[nodiscard]] Result<void> accept_first(Offer& offer);
     [[nodiscard]] Result<void> compare(const Offer& offer) const;
@@ -200,6 +205,7 @@ class RemoteDevice final : public DeviceProxy {
     void end_stop(Result<void> result);
     void apply_calls(uint64_t generation);
     void apply_call(uint16_t index, SharedFd call);
+    void tell_call(uint16_t index, ActiveRing& ring);
     [[nodiscard]] Result<void> watch_errors(uint16_t index, ActiveRing& ring);
     void tell_needs_reset(const std::string& why);
     [[nodiscard]] bool packed() const;
@@ -230,6 +236,7 @@ class RemoteDevice final : public DeviceProxy {
     bool first_offer_known_ = false;
     EventLoop::Clock::time_point connect_deadline_{};
     std::unique_ptr<Link> link_{};
+    std::unique_ptr<LeaveTaking> leave_{};  // of the last link: nobody follows it meanwhile
     std::optional<Activation> active_{};
     // Whatever the driver does meanwhile: its last words may be on the way.
     bool suspended_ = false;

@@ -196,6 +196,10 @@ void RemoteDevice::start_rings() {
     if (!rings) {
         tell_needs_reset(rings.error().message);
         settle();
+        if (on_resumed_) {
+            std::exchange(on_resumed_, nullptr)(failure(
+                Error{.message = options_.name + " cannot go on: " + rings.error().message}));
+        }
         return;
     }
     uint16_t largest = 0;
@@ -204,6 +208,8 @@ void RemoteDevice::start_rings() {
         largest = std::max(largest, ring.setup.size);
         // From its start until it says where it stopped, only the ring itself tells where it is.
         ring.base.reset();
+        ring.told_call = ring.call;
+        ring.telling_call = false;
     }
     phase_ = Phase::kStarting;
     link_->start({.features = active_->features,
@@ -228,6 +234,7 @@ void RemoteDevice::on_started(bool resumed) {
         if (resumed) {
             signal(ring.call);
         }
+        tell_call(index, ring);
     }
     settle();
     if (on_resumed_) {
@@ -265,7 +272,9 @@ void RemoteDevice::begin_reset(std::move_only_function<void()> done) {
     switch (phase_) {
         case Phase::kConnecting:
         case Phase::kAway:
-            end_reset();
+            if (leave_ == nullptr) {
+                end_reset();
+            }
             return;
         case Phase::kStarting:  // when it is done
         case Phase::kStopping:
@@ -317,8 +326,8 @@ void RemoteDevice::end_stop(Result<void> result) {
         suspended_ = result.has_value();
         std::exchange(on_suspended_, nullptr)(std::move(result));
     }
-    if (on_reset_.empty()) {
-        return;
+    if (on_reset_.empty() || leave_ != nullptr) {
+        return;  // on_let_go() ends it
     }
     if (was_suspension && phase_ == Phase::kReady) {
         begin_reset(nullptr);  // the back end has heard of the first only
@@ -347,16 +356,31 @@ void RemoteDevice::apply_calls(uint64_t generation) {
 
 void RemoteDevice::apply_call(uint16_t index, SharedFd call) {
     const auto ring = active_->rings.find(index);
-    if (ring == active_->rings.end()) {
-        return;
+    if (ring != active_->rings.end()) {
+        ring->second.call = std::move(call);
+        tell_call(index, ring->second);
     }
-    ring->second.call = call;
-    if (phase_ != Phase::kRunning && phase_ != Phase::kStarting) {
-        return;  // told when it starts
+}
+
+/// One at a time for each ring: a driver changes its vectors faster than any back end takes them.
+/// Not while the ring starts: the start would say the old one behind it.
+void RemoteDevice::tell_call(uint16_t index, ActiveRing& ring) {
+    if (phase_ != Phase::kRunning || ring.telling_call || ring.call == ring.told_call) {
+        return;  // told when it starts, when it has started, or behind the one on its way
     }
-    // A call that the back end made to the old descriptor while this one was on its way is seen by
-    // nobody. One too many is not.
-    link_->set_call(index, call, [call] { signal(call); });
+    ring.telling_call = true;
+    ring.told_call = ring.call;
+    link_->set_call(index, ring.call, [this, index, generation = active_->generation] {
+        if (!active_ || active_->generation != generation) {
+            return;
+        }
+        ActiveRing& told = active_->rings.at(index);
+        told.telling_call = false;
+        // A call that the back end made to the old descriptor while this one was on its way is seen
+        // by nobody. One too many is not.
+        signal(told.told_call);
+        tell_call(index, told);
+    });
 }
 
 void RemoteDevice::tell_needs_reset(const std::string& why) {

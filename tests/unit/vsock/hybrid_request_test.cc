@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/hybrid_request.h"
 
+#include <string>
+#include <vector>
+
 #include <gtest/gtest.h>
 
 namespace outrigger::vsock {
@@ -35,6 +38,35 @@ TEST(HybridRequest, AnythingElseIsNone) {
         EXPECT_FALSE(parse_connect_line(line)) << line;
     }
     EXPECT_FALSE(parse_connect_line(std::string_view("CONNECT 5\0", 10)));
+}
+
+TEST(HybridRequest, ForwardedPortsAreAList) {
+    EXPECT_EQ(parse_forwarded_ports("9001"), std::vector<uint32_t>{9001});
+    EXPECT_EQ(parse_forwarded_ports("9001+0+4294967294"),
+              (std::vector<uint32_t>{9001, 0, 4294967294}));
+}
+
+TEST(HybridRequest, WhatIsNoListOfPortsIsRefused) {
+    for (const char* text : {"",
+                             "+",
+                             "1+",
+                             "+1",
+                             "1++2",
+                             "1,2",
+                             "1+1",
+                             "x",
+                             "-1",
+                             "4294967295",
+                             "1+ 2",
+                             "4294967296"}) {
+        EXPECT_FALSE(parse_forwarded_ports(text)) << text;
+    }
+    std::string many = "1";
+    for (size_t port = 2; port <= kForwardedPortsMax; ++port) {
+        many += "+" + std::to_string(port);
+    }
+    EXPECT_TRUE(parse_forwarded_ports(many));
+    EXPECT_FALSE(parse_forwarded_ports(many + "+99"));
 }
 
 TEST(HybridRequest, OkNamesThePortOfTheHost) {

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// A guest that goes on where it was: behind a migration, whose other end had its connections, and
+// behind a pause.
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "devices/vsock/vsock_state.h"
+#include "tests/integration/vsock_traps.h"
+
+namespace outrigger::vsock {
+namespace {
+
+constexpr uint32_t kOldPort = 33;
+constexpr uint32_t kOldHostPort = 44;
+/// Longer than packets of new connections wait where the event queue does not start.
+constexpr auto kLongerThanTheGrace = std::chrono::milliseconds(250);
+
+class VsockResumeTest : public VsockTest {
+  protected:
+    /// The device has the state of another one, whose guest had a connection.
+    void serve_loaded(VsockGuestOptions options) {
+        HostListeners listeners;
+        listeners.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 32}).value();
+        listeners.seqpacket =
+            listen_at(seqpacket_path(base()), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
+        device_ = std::make_unique<VsockDevice>(
+            options_, VsockEngine::create(options_, std::move(listeners)).value());
+        const auto state = write_vsock_state(
+            {.guest_cid = 7,
+             .next_port = 0x4000'0000,
+             .connections = {{.peer_port = kOldHostPort, .guest_port = kOldPort}}});
+        ASSERT_TRUE(device_->load_state(state));
+        host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
+        start_guest(options);
+    }
+
+    /// Packets of the old connection and of a new call of the host; the ports that were called.
+    struct News {
+        bool old_was_reset = false;
+        bool new_was_asked = false;
+    };
+
+    News take_news() {
+        News news;
+        while (!news.old_was_reset || !news.new_was_asked) {
+            const auto packet = guest().receive_event();
+            if (!packet) {
+                break;
+            }
+            news.old_was_reset |=
+                packet->op() == VIRTIO_VSOCK_OP_RST && packet->header.dst_port == kOldPort;
+            news.new_was_asked |= packet->op() == VIRTIO_VSOCK_OP_REQUEST;
+        }
+        return news;
+    }
+
+    void stop_and_start(uint16_t index) {
+        auto& queue = guest().queue(index);
+        ASSERT_TRUE(
+            driver::went_well(guest().frontend().set_vring_base(index, queue.start_base())));
+        ASSERT_TRUE(driver::went_well(
+            guest().frontend().set_vring_addr(queue.vring_address(guest().memory()))));
+        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_call(index, queue.call_fd())));
+        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_kick(index, queue.kick_fd())));
+        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_enable(index, 1)));
+        queue.kick();
+    }
+};
+
+TEST_P(VsockResumeTest, TransportResetComesBeforeAnythingNewWhereTheFrontEndPassesTheEventQueue) {
+    serve_loaded({.queue_count = 3});
+    const HostSocket host = HostSocket::connect_to(base(), SOCK_STREAM);
+    host.send("CONNECT 5\n");
+    const auto reset = guest().receive_event();
+    ASSERT_TRUE(reset);
+    EXPECT_EQ(reset->op(), VIRTIO_VSOCK_OP_RST);
+    EXPECT_EQ(reset->header.dst_port, kOldPort);
+    // The driver has no buffer for the event yet, so it hears nothing new, however long that takes.
+    std::this_thread::sleep_for(kLongerThanTheGrace);
+    EXPECT_FALSE(guest().receive_now());
+    EXPECT_EQ(counters().transport_resets.value(), 0U);
+
+    const driver::Segment event{.address = guest().memory().allocate(64, 16).value(),
+                                .length = sizeof(virtio_vsock_event),
+                                .device_writable = true};
+    const auto told =
+        guest().queue(2).transact(std::span(&event, 1), driver::after(testing::kPatience));
+    ASSERT_TRUE(told);
+    EXPECT_EQ(told->length, sizeof(virtio_vsock_event));
+    std::array<std::byte, sizeof(virtio_vsock_event)> bytes{};
+    guest().memory().read(event.address, bytes);
+    EXPECT_EQ(bytes, (std::array<std::byte, sizeof(virtio_vsock_event)>{}));  // TRANSPORT_RESET
+    EXPECT_EQ(counters().transport_resets.value(), 1U);
+    EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    // Once: the next buffer stays with the device.
+    ASSERT_TRUE(guest().queue(2).try_add(std::span(&event, 1), 0));
+    (void)guest().queue(2).publish_and_kick();
+    testing::give_others_a_moment();
+    EXPECT_EQ(counters().transport_resets.value(), 1U);
+}
+
+TEST_P(VsockResumeTest, EachConnectionIsResetWhereTheFrontEndKeepsTheEventQueue) {
+    serve_loaded({.queue_count = 2});
+    const HostSocket host = HostSocket::connect_to(base(), SOCK_STREAM);
+    host.send("CONNECT 5\n");
+    const News news = take_news();
+    EXPECT_TRUE(news.old_was_reset);
+    EXPECT_TRUE(news.new_was_asked);
+    EXPECT_EQ(counters().transport_resets.value(), 0U);
+}
+
+TEST_P(VsockResumeTest, NothingIsResetWhereNothingWasLoaded) {
+    serve({.queue_count = 3});
+    const driver::Segment event{.address = guest().memory().allocate(64, 16).value(),
+                                .length = sizeof(virtio_vsock_event),
+                                .device_writable = true};
+    ASSERT_TRUE(guest().queue(2).try_add(std::span(&event, 1), 0));
+    (void)guest().queue(2).publish_and_kick();
+    expect_echo(open_from_guest());
+    EXPECT_FALSE(guest().queue(2).poll_used());
+    EXPECT_EQ(counters().transport_resets.value(), 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings, VsockResumeTest, ::testing::Bool(), [](const auto& param) {
+    return param.param ? "Packed" : "Split";
+});
+
+/// Positions of a packed ring come round soon, those of a split one behind 65 536 buffers.
+class VsockPackedResumeTest : public VsockResumeTest {};
+
+TEST_P(VsockPackedResumeTest, RingThatStandsAtItsBeginningAgainIsNoNewDrivers) {
+    serve();
+    const HostSocket host = open_from_guest();
+    const uint32_t fresh = 0x8000'8000;
+    for (int i = 0; guest().queue(0).start_base() != fresh; ++i) {
+        ASSERT_LT(i, 10'000);
+        ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
+        ASSERT_TRUE(guest().receive());
+    }
+    for (uint16_t i = 0; i < 3; ++i) {
+        ASSERT_TRUE(guest().queue(i).stop(guest().frontend()));
+    }
+    for (uint16_t i = 0; i < 3; ++i) {
+        stop_and_start(i);
+    }
+    EXPECT_FALSE(host.has_news());
+    expect_echo(host);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rings, VsockPackedResumeTest, ::testing::Values(true), [](const auto&) {
+    return "Packed";
+});
+
+}  // namespace
+}  // namespace outrigger::vsock
