@@ -25,10 +25,9 @@ struct HostEnd {
     // Unix and TCP.
     UniqueFd listener{};
     UniqueFd size_listener{};  ///< Unix: where a viewer tells the size of its terminal
-    // Pseudo-terminals. We hold the other side, too: what it is set to outlives its users.
+    // Pseudo-terminals. Nobody but users has the other side: ours hangs up when the last one goes.
     UniqueFd pty_master{};
-    UniqueFd pty_slave{};
-    UniqueFd pty_events{};  ///< inotify: users that come and go
+    UniqueFd pty_events{};  ///< inotify: users that come
     // Standard input and output.
     UniqueFd input{};
     UniqueFd output{};

@@ -59,6 +59,7 @@ class Daemon final {
         std::vector<std::unique_ptr<Worker>> workers;
         std::vector<Worker*> worker_list;
         std::unique_ptr<DeviceServer> server;
+        bool departed = false;  // from what its command line says
     };
 
     [[nodiscard]] Result<void> run_stages();
@@ -80,6 +81,7 @@ class Daemon final {
     [[nodiscard]] Result<void> check_names() const;
     void start_control();
     void watch_keeper();
+    [[nodiscard]] bool on_departure(Served& served, bool departed);
     void leave();
     void begin_notifications();
     void show_status() const;
@@ -92,6 +94,7 @@ class Daemon final {
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy
     std::vector<Served> served_;
+    bool is_leaving_ = false;
     SandboxExtras extras_;  // of all devices, but for what the next two have
     std::vector<SystemCallRule> extra_calls_;
     UringOperations extra_operations_;

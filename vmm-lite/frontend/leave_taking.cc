@@ -14,6 +14,9 @@ namespace {
 /// What is thrown away in one turn of the loop: other sessions have theirs.
 constexpr int kReadsATurnMax = 16;
 
+/// More than any socket holds. Who says more is neither stopped nor about to go.
+constexpr size_t kWordsMax = size_t{8} << 20;
+
 }  // namespace
 
 std::unique_ptr<LeaveTaking> LeaveTaking::begin(EventLoop& loop,
@@ -48,15 +51,19 @@ bool LeaveTaking::gone() {
         if (bytes < 0) {
             return errno != EAGAIN && errno != EINTR;
         }
+        thrown_away_ += static_cast<size_t>(bytes);
     }
     return false;
 }
 
 void LeaveTaking::on_readable() {
-    if (!gone()) {
+    const bool has_gone = gone();
+    if (has_gone || thrown_away_ > kWordsMax) {
+        watch_ = {};
+    }
+    if (!has_gone) {
         return;
     }
-    watch_ = {};
     loop_.post([self = std::weak_ptr<LeaveTaking*>(self_)] {
         if (const auto there = self.lock()) {
             // It may destroy us.

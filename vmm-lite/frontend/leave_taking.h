@@ -4,6 +4,7 @@
 /// let go when it closes its end of the socket, by itself or by its death.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 
@@ -17,7 +18,7 @@ namespace outrigger::vmm {
 class LeaveTaking final {
   public:
     /// Null when the back end has let go already. `socket` has been shut down for writing;
-    /// `on_gone` runs once, from a posted task.
+    /// `on_gone` runs once, from a posted task; never for a back end that does not stop talking.
     [[nodiscard]] static std::unique_ptr<LeaveTaking> begin(
         EventLoop& loop, UniqueFd socket, std::move_only_function<void()> on_gone);
 
@@ -34,6 +35,7 @@ class LeaveTaking final {
     EventLoop& loop_;
     UniqueFd socket_;
     std::move_only_function<void()> on_gone_;
+    size_t thrown_away_ = 0;  // bytes
     EventLoop::Watch watch_;
     std::shared_ptr<LeaveTaking*> self_;  // what posted tasks hold weakly
 };
