@@ -272,6 +272,16 @@ TEST_F(AttachTest, TheTerminalIsAsBeforeHoweverItIsKilled) {
     }
 }
 
+TEST_F(AttachTest, TheTerminalIsAsBeforeWhenItsWholeProcessGroupIsKilled) {
+    viewer_.emplace("/usr/bin/setsid",
+                    ChildProcess::Options{.arguments = {program(), "--attach=" + path("a")},
+                                          .descriptors = terminal_.descriptors()});
+    ASSERT_TRUE(eventually([&] { return terminal_.is_raw(); })) << viewer_->complained();
+    ASSERT_EQ(::kill(-viewer_->pid(), SIGKILL), 0);
+    EXPECT_TRUE(viewer_->wait());
+    EXPECT_TRUE(eventually([&] { return !terminal_.is_raw(); }));
+}
+
 TEST_F(AttachTest, ATerminalThatTakesNothingDoesNotKeepItFromEnding) {
     for (const int signal_number : {SIGTERM, SIGHUP}) {
         attach();
