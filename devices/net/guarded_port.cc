@@ -29,7 +29,7 @@ size_t GuardedPort::send_batch(std::span<const Frame> frames) {
     passing_.clear();
     for (size_t i = 0; i < frames.size(); ++i) {
         const auto front = std::span(fronts_[i]).first(copy_front(frames[i], fronts_[i]));
-        passes[i] = guard_.allows(front);
+        passes[i] = guard_.allows(front, frames[i].offload);
         if (!passes[i]) {
             continue;
         }
