@@ -86,6 +86,7 @@ void NetDevice::note_started(Worker& worker) {
 void NetDevice::note_stopped() {
     if (--running_ == 0) {
         port_->detach();
+        looking_again_.cancel();
         has_finished_ = false;
         segmenter_ = {};
         flows_.clear();
