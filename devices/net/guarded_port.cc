@@ -7,7 +7,7 @@
 namespace outrigger::net {
 
 GuardedPort::GuardedPort(std::unique_ptr<Port> port, SenderRules rules)
-    : port_(std::move(port)), guard_(std::move(rules)) {
+    : port_(std::move(port)), stations_(rules.stations), guard_(std::move(rules)) {
     passing_.reserve(kBatch);
 }
 
@@ -22,6 +22,17 @@ size_t GuardedPort::send(std::span<const Frame> frames) {
         }
     }
     return taken;
+}
+
+/// A state may name any station. Frames to those that this guest is not stay away.
+void GuardedPort::load(const PortState& state) {
+    PortState own = state;
+    if (!stations_.empty()) {
+        std::erase_if(own.stations, [&](StationAddress station) {
+            return std::ranges::find(stations_, station) == stations_.end();
+        });
+    }
+    port_->load(own);
 }
 
 size_t GuardedPort::send_batch(std::span<const Frame> frames) {

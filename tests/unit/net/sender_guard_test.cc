@@ -273,9 +273,12 @@ class TakingPort final : public Port {
 
     void await_frames() override {}
 
+    void load(const PortState& state) override { loaded_ = state; }
+
     size_t room_ = SIZE_MAX;
     std::function<void()> meanwhile_;
     std::vector<std::string> sent_;
+    PortState loaded_;
 };
 
 class GuardedPortTest : public ::testing::Test {
@@ -420,6 +423,15 @@ TEST_F(GuardedPortTest, Trap20ChecksumCannotWriteWhatWasLookedAt) {
     for (size_t at = 14; at <= advertisement.size() - 2; ++at) {
         EXPECT_FALSE(passes_unfinished(advertisement, sum_at(at, 0))) << at;
     }
+}
+
+TEST_F(GuardedPortTest, StateTeachesNoOtherStations) {
+    port_->load({.stations = {kOwnNumber, 0x5254'0000'0009}, .leases = {std::byte{1}}});
+    EXPECT_EQ(taking_->loaded_.stations, std::vector<StationAddress>{kOwnNumber});
+    EXPECT_EQ(taking_->loaded_.leases.size(), 1U);
+    guard({.addresses = {*parse_ip_range("10.0.0.1")}});
+    port_->load({.stations = {kOwnNumber, 0x5254'0000'0009}});
+    EXPECT_EQ(taking_->loaded_.stations.size(), 2U);
 }
 
 }  // namespace
