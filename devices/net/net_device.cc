@@ -298,6 +298,7 @@ void NetDevice::on_room() {
     if (!batch_.empty() && !batch_.send_to(*port_)) {
         return;
     }
+    send_announcement();
     for (const Transmit& queue : transmit_) {
         if (queue.ring != nullptr) {
             queue.ring->request_processing();
