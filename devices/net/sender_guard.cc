@@ -198,6 +198,9 @@ bool SenderGuard::allows_sender(Bytes front) const {
         type = read_be16(front, at + 2);
         at += kVlanTagBytes;
     }
+    if (type == kTypeVlan || type == kTypeServiceVlan) {
+        return false;  // it would hide what is behind it
+    }
     const Bytes packet = front.subspan(at);
     switch (type) {
         case kTypeArp:

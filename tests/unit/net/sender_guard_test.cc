@@ -103,6 +103,18 @@ TEST_F(SenderGuardTest, StationIsTheOneThatIsAllowed) {
     EXPECT_TRUE(passes(ethernet("\x88\xcc", "of the link")));
 }
 
+TEST_F(SenderGuardTest, TagsHideNothing) {
+    allow({});
+    const std::string tag("\x81\0\0\x05", 4);
+    std::string lie = arp(kOther, ip("192.0.2.1"));
+    for (int tags = 0; tags < 4; ++tags) {
+        EXPECT_FALSE(passes(lie)) << tags;
+        lie.insert(12, tag);
+    }
+    EXPECT_TRUE(passes(make_frame("x", {.vlan_tags = 2})));
+    EXPECT_FALSE(passes(make_frame("x", {.vlan_tags = 3})));
+}
+
 TEST_F(SenderGuardTest, ArpSpeaksOfItsSender) {
     allow({});
     EXPECT_TRUE(passes(arp(kOwn, ip("192.0.2.1"))));
