@@ -9,12 +9,9 @@
 #include <functional>
 #include <string>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +21,8 @@
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/sandbox.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
+
+#include "tests/unit/daemon/try_to_connect.h"
 
 namespace outrigger {
 namespace {
@@ -42,18 +41,6 @@ int in_process_of_its_own(const std::function<int()>& body) {
     }
     int status = 0;
     return ::waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/// errno of a connection to a port of this machine.
-int try_to_connect(uint16_t port) {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(port);
-    // SAFETY: sockets' addresses are passed so.
-    const auto* const raw = reinterpret_cast<const sockaddr*>(&address);
-    return ::connect(fd.get(), raw, sizeof address) == 0 ? 0 : errno;
 }
 
 /// Runs `body` in namespaces of its own, where this system lets us make them: that is asked of the

@@ -15,10 +15,8 @@
 #include <thread>
 #include <vector>
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -40,6 +38,8 @@
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/helper_thread.h"
 #include "vhost-user-backend/io/worker.h"
+
+#include "tests/unit/daemon/try_to_connect.h"
 
 namespace outrigger {
 namespace {
@@ -295,18 +295,6 @@ TEST_F(SandboxFolderTest, WhatTheExtrasNameCanBeReadAndNothingElse) {
         return read && !written && !others ? kFine : 1;
     });
     EXPECT_EQ(ended.status, kFine);
-}
-
-/// errno of a connection to a port of this machine.
-int try_to_connect(uint16_t port) {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(port);
-    // SAFETY: sockets' addresses are passed so.
-    const auto* const raw = reinterpret_cast<const sockaddr*>(&address);
-    return ::connect(fd.get(), raw, sizeof address) == 0 ? 0 : errno;
 }
 
 TEST_F(SandboxFolderTest, FilesAreMadeAndRenamedBelowWritableDirectoriesAndNowhereElse) {
