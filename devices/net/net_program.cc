@@ -19,6 +19,7 @@
 #include "vhost-user-backend/daemon/descriptor_room.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 
+#include "devices/net/captured_port.h"
 #include "devices/net/datagram_port.h"
 #include "devices/net/guarded_port.h"
 #include "devices/net/limited_port.h"
@@ -311,6 +312,8 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
     std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
+    auto capture = std::make_unique<Capture>();
+    port = std::make_unique<CapturedPort>(std::move(port), *capture);
     const PortLimits limits{
         .send = {.bytes = values.number("limit-send-bytes").value_or(0),
                  .frames = values.number("limit-send-frames").value_or(0)},
@@ -323,7 +326,8 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
         port = std::make_unique<GuardedPort>(std::move(port), std::move(rules));
     }
     Mapping kept = OUTRIGGER_TRY(map_kept(keeper, "settings", NetDevice::kKeptBytes));
-    return std::make_unique<NetDevice>(options, std::move(port), std::move(kept));
+    return std::make_unique<NetDevice>(
+        options, std::move(port), std::move(kept), std::move(capture));
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
