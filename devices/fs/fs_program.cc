@@ -353,6 +353,7 @@ const DeviceProgram kProgram{
     .isolate = isolate_process,
     .has_keeper_unasked = has_keeper_unasked,
     .keeper_calls = kKeeperCalls,
+    .workers_may_wait = true,
 };
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kQueuePlacements = {"balanced", "fixed"};
 
-constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
+constexpr std::array<OptionSpec, 10> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -21,6 +21,10 @@ constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
      .help = "Take the socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "fd-name",
+     .value_name = "NAME",
+     .help = "Take the socket that the service manager passes under this name "
+             "(FileDescriptorName= of a socket unit of systemd)"},
     {.name = "name",
      .value_name = "TEXT",
      .help = "What the control socket calls the device; without it the kind and a number, like "

@@ -91,6 +91,7 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
+    notifier_ = ServiceNotifier::from_environment(store_ != nullptr && store_->is_parent());
     for (const DeviceSettings& settings : settings_.devices) {
         served_.emplace_back();
         OUTRIGGER_TRY(create_device(served_.size() - 1));
@@ -473,6 +474,35 @@ void Daemon::leave() {
     }
 }
 
+void Daemon::begin_notifications() {
+    if (notifier_ == nullptr) {
+        return;
+    }
+    std::vector<Worker*> asked;
+    for (size_t i = 0; i < served_.size(); ++i) {
+        // A page of a guest that moves here by postcopy may come late, and a share's disk, too.
+        if (!settings_.devices[i].postcopy && !program_.workers_may_wait) {
+            const auto& workers = served_[i].worker_list;
+            asked.insert(asked.end(), workers.begin(), workers.end());
+        }
+    }
+    notifier_->begin(*loop_, std::move(asked));
+    show_status();
+}
+
+void Daemon::show_status() const {
+    if (notifier_ == nullptr || Termination::requested() != 0) {
+        return;
+    }
+    const auto connected = std::ranges::count_if(
+        served_, [](const Served& served) { return served.server->connected(); });
+    notifier_->show_status(served_.size() > 1
+                               ? std::to_string(connected) + " of " +
+                                     std::to_string(served_.size()) + " devices have a front end"
+                           : connected > 0 ? "a front end is connected"
+                                           : "waiting for a front end");
+}
+
 /// The last stage: from here on nothing is opened but what a front end sends.
 void Daemon::accept() {
     for (size_t i = 0; i < served_.size(); ++i) {
@@ -480,31 +510,31 @@ void Daemon::accept() {
         const std::string where =
             settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path;
         Served& served = served_[i];
-        served.server =
-            std::make_unique<DeviceServer>(
-                DeviceServer::Environment{
-                    .loop = *loop_,
-                    .device = *served.device,
-                    .workers = served.worker_list,
-                    .session = {.message_timeout = settings_.message_timeout,
-                                .require_sealed = settings_.require_sealed,
-                                .notes_in_flight = store_ != nullptr,
-                                .balances_queues = settings.balances_queues,
-                                .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
-                    .exit_on_disconnect = settings_.exit_on_disconnect,
-                    .label = std::string(program_.type) + " " + where,
-                    .keeper = store_.get(),
-                    .listener_names = {listener_names(settings.key).socket,
-                                       listener_names(settings.key).file},
-                    .on_not_restored =
-                        [this] {
-                            if (store_->takes_over()) {
-                                hand_back("a session of the process before cannot go on");
-                            }
-                        }},
-                std::move(served.endpoint),
-                std::move(served.kept),
-                [this] { ++finished_; });
+        served.server = std::make_unique<DeviceServer>(
+            DeviceServer::Environment{
+                .loop = *loop_,
+                .device = *served.device,
+                .workers = served.worker_list,
+                .session = {.message_timeout = settings_.message_timeout,
+                            .require_sealed = settings_.require_sealed,
+                            .notes_in_flight = store_ != nullptr,
+                            .balances_queues = settings.balances_queues,
+                            .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
+                .exit_on_disconnect = settings_.exit_on_disconnect,
+                .label = std::string(program_.type) + " " + where,
+                .keeper = store_.get(),
+                .listener_names = {listener_names(settings.key).socket,
+                                   listener_names(settings.key).file},
+                .on_not_restored =
+                    [this] {
+                        if (store_->takes_over()) {
+                            hand_back("a session of the process before cannot go on");
+                        }
+                    },
+                .on_front_end = [this] { show_status(); }},
+            std::move(served.endpoint),
+            std::move(served.kept),
+            [this] { ++finished_; });
     }
     std::optional<WatchId> termination;
     termination = loop_->watch_readable(Termination::request_fd(), [&] {
@@ -512,6 +542,9 @@ void Daemon::accept() {
         log(LogLevel::kInfo,
             "stopping: {}",
             Termination::requested() == SIGINT ? "SIGINT" : "SIGTERM");
+        if (notifier_ != nullptr) {
+            notifier_->stopping();
+        }
         if (control_ != nullptr) {
             control_->stop_listening();
         }
@@ -520,15 +553,22 @@ void Daemon::accept() {
         }
     });
     start_control();
+    begin_notifications();
     for (const Served& served : served_) {
         served.device->on_serving(served.worker_list);
     }
     for (const Served& served : served_) {
         served.server->start([this] {
-            if (++begun_ == served_.size() && store_ != nullptr) {
+            if (++begun_ < served_.size()) {
+                return;
+            }
+            if (store_ != nullptr) {
                 leftovers_.clear();
                 store_->notify_ready();
                 watch_keeper();
+            }
+            if (notifier_ != nullptr) {
+                notifier_->ready();
             }
         });
     }

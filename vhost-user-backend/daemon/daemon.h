@@ -19,6 +19,7 @@
 #include "vhost-user-backend/daemon/device_server.h"
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/kept_session.h"
+#include "vhost-user-backend/daemon/service_notifier.h"
 #include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -82,6 +83,8 @@ class Daemon final {
     void watch_keeper();
     [[nodiscard]] bool on_departure(Served& served, bool departed);
     void leave();
+    void begin_notifications();
+    void show_status() const;
     void accept();
 
     const DeviceProgram& program_;
@@ -96,10 +99,11 @@ class Daemon final {
     std::vector<SystemCallRule> extra_calls_;
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
-    std::vector<SocketFile> leftovers_;       // of devices that are not there any more
-    uid_t own_user_ = 0;                      // the sandbox does not let us ask
-    pid_t keeper_pid_ = 0;                    // our parent, if it is one
-    std::unique_ptr<ControlServer> control_;  // goes before the devices that it asks
+    std::vector<SocketFile> leftovers_;          // of devices that are not there any more
+    uid_t own_user_ = 0;                         // the sandbox does not let us ask
+    pid_t keeper_pid_ = 0;                       // our parent, if it is one
+    std::unique_ptr<ControlServer> control_;     // goes before the devices that it asks
+    std::unique_ptr<ServiceNotifier> notifier_;  // null: nobody wants to know
     std::optional<WatchId> keeper_watch_;
     size_t begun_ = 0;  // of the servers
     size_t finished_ = 0;

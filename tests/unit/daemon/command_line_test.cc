@@ -253,7 +253,7 @@ TEST(CommandLine, RefusesNothing) {
 
 TEST(CommandLine, RefusesPathAndFd) {
     EXPECT_EQ(refusal({"--socket-path=/s", "--fd=7"}),
-              "--socket-path and --fd exclude each other: give one of them");
+              "--socket-path, --fd and --fd-name exclude each other: give one of them");
 }
 
 TEST(CommandLine, TakesTheLongestPathThereIs) {
