@@ -155,6 +155,7 @@ Result<void> Capture::prepare(UniqueFd file, CaptureOptions options) {
     counters_ = {};
     filling_.clear();
     filling_.reserve(kBufferBytesMax);
+    writing_.clear();  // what one that failed has left
     writing_.reserve(kBufferBytesMax);
     scratch_.resize(options_.frame_bytes_max);
     bytes_noted_ = 0;

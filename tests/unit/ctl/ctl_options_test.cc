@@ -170,7 +170,7 @@ TEST(CtlOptions, WrongCommandLinesAreNamed) {
     EXPECT_EQ(complaint({"list"}), "--socket is required: say where the daemon listens");
     EXPECT_EQ(complaint({"--wings", "list"}), "there is no option --wings");
     EXPECT_EQ(complaint({"-x", "list"}), "there is no option -x");
-    EXPECT_EQ(complaint({"-", "list"}), "there is no option -");
+    EXPECT_EQ(complaint({"-", "list"}), "there is no command -");
     EXPECT_EQ(complaint({"list", "--socket"}), "--socket lacks its value");
     EXPECT_EQ(complaint({"list", "more", "--socket=s"}), "'more' is too much for list");
     EXPECT_EQ(complaint({"swap", "--socket=s"}), "swap takes PATH");
