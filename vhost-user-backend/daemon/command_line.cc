@@ -182,7 +182,10 @@ SandboxMode to_sandbox_mode(std::string_view name) {
     if (name == "none") {
         return SandboxMode::kNone;
     }
-    return name == "log" ? SandboxMode::kLog : SandboxMode::kOn;
+    if (name == "strict") {
+        return SandboxMode::kStrict;
+    }
+    return name == "log" ? SandboxMode::kLog : SandboxMode::kStandard;
 }
 
 KeeperKind to_keeper_kind(std::string_view name) {

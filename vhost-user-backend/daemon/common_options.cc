@@ -103,7 +103,8 @@ constexpr std::string_view kKeeperHelp =
           "a small parent process; systemd, by its descriptor store; auto: systemd where "
           "$FDSTORE says that it has one, else fork; or none";
 
-constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
+constexpr std::array<std::string_view, 5> kSandboxModes = {
+    "standard", "strict", "log", "none", "on"};
 
 constexpr std::array<OptionSpec, 18> kProcessOptions = {{
     {.name = "device",
@@ -136,10 +137,12 @@ constexpr std::array<OptionSpec, 18> kProcessOptions = {{
     {.name = "sandbox",
      .kind = OptionKind::kChoice,
      .value_name = "MODE",
-     .help = "Once everything is open, give up all capabilities, the file system and every system "
-             "call that is not needed: on, where one of those ends the program by SIGSYS; log, "
-             "where a line says first which it was, and the exit status is 1; or none",
-     .default_value = "on",
+     .help = "Once everything is open, give up all capabilities, the file system, the network and "
+             "every system call that is not needed: standard, also called on, with whatever of "
+             "that can be had here, and what cannot is logged; strict, which does not start "
+             "without all of it; log, which is standard where a line says which system call was "
+             "not allowed, and the exit status is 1 in place of SIGSYS; or none",
+     .default_value = "standard",
      .choices = kSandboxModes},
     {.name = "keeper",
      .kind = OptionKind::kChoice,

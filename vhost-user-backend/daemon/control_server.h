@@ -44,6 +44,7 @@ class ControlServer final {
         std::string_view program;
         std::string_view version;
         uid_t own_user;        ///< may use the socket, as root may
+        uid_t root_user;       ///< what root looks like in our user namespace
         pid_t keeper_pid = 0;  ///< our parent, if it is a keeper
         std::vector<Target> targets;
         ControlConnection::Limits limits = kDefaultLimits;

@@ -164,6 +164,9 @@ void Daemon::add_extras(const OptionValues& values) {
     extras_.opens_by_handle = extras_.opens_by_handle || more.opens_by_handle;
     append(extras_.removable_directories, more.removable_directories);
     append(extras_.writable_directories, more.writable_directories);
+    append(extras_.connect_paths, more.connect_paths);
+    extras_.keeps_network |= more.keeps_network;
+    extras_.shows_owners |= more.shows_owners;
 }
 
 std::string Daemon::name_of(size_t index) const {
@@ -273,7 +276,12 @@ Result<void> Daemon::drop_what_threads_inherit() {
     for (const SocketFile& leftover : leftovers_) {
         socket_directories.push_back(leftover.directory_fd());
     }
-    OUTRIGGER_TRY(drop_access(socket_directories, extras_, program_.isolate));
+    const DroppedAccess dropped = OUTRIGGER_TRY(
+        drop_access(settings_.sandbox, socket_directories, extras_, program_.isolate));
+    // Where nobody but our user and root gets as far as a connection.
+    if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
+        root_looks_like_ = dropped.others_look_like.value_or(0);
+    }
     for (size_t i = 0; i < served_.size(); ++i) {
         const auto& listener = served_[i].endpoint.listener;
         if (listener && listener->file && !listener->file->is_removable()) {
@@ -366,6 +374,7 @@ void Daemon::start_control() {
                                                                    .program = program_.name,
                                                                    .version = OUTRIGGER_VERSION,
                                                                    .own_user = own_user_,
+                                                                   .root_user = root_looks_like_,
                                                                    .keeper_pid = keeper_pid_,
                                                                    .targets = std::move(targets)},
                                         *std::exchange(control_endpoint_, std::nullopt));

@@ -99,8 +99,10 @@ class Daemon final {
     std::vector<SystemCallRule> extra_calls_;
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
-    std::vector<SocketFile> leftovers_;          // of devices that are not there any more
-    uid_t own_user_ = 0;                         // the sandbox does not let us ask
+    std::vector<SocketFile> leftovers_;  // of devices that are not there any more
+    uid_t own_user_ = 0;                 // the sandbox does not let us ask
+    /// What the control socket's connections say of root: in a user namespace not 0.
+    uid_t root_looks_like_ = 0;
     pid_t keeper_pid_ = 0;                       // our parent, if it is one
     std::unique_ptr<ControlServer> control_;     // goes before the devices that it asks
     std::unique_ptr<ServiceNotifier> notifier_;  // null: nobody wants to know
