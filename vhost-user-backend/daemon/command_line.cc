@@ -7,6 +7,7 @@
 
 #include <sys/un.h>
 
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/common_options.h"
 #include "vhost-user-backend/daemon/config_file.h"
 #include "vhost-user-backend/daemon/option_parser.h"
@@ -75,8 +76,14 @@ Result<void> check_socket_path(std::string_view option, const std::string& path)
 Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
     const auto path = values.text("socket-path");
     const auto fd = values.number("fd");
-    if (path && fd) {
-        return usage_error("--socket-path and --fd exclude each other: give one of them");
+    const auto fd_name = values.text("fd-name");
+    if (path.has_value() + fd.has_value() + fd_name.has_value() > 1) {
+        return usage_error(
+            "--socket-path, --fd and --fd-name exclude each other: give one of them");
+    }
+    if (fd_name) {
+        settings.fd = OUTRIGGER_TRY(find_activated_socket("fd-name", *fd_name));
+        return {};
     }
     if (!path && !fd) {
         return usage_error("--socket-path is required: say where the front end connects");
@@ -199,7 +206,10 @@ SandboxMode to_sandbox_mode(std::string_view name) {
     if (name == "none") {
         return SandboxMode::kNone;
     }
-    return name == "log" ? SandboxMode::kLog : SandboxMode::kOn;
+    if (name == "strict") {
+        return SandboxMode::kStrict;
+    }
+    return name == "log" ? SandboxMode::kLog : SandboxMode::kStandard;
 }
 
 KeeperKind to_keeper_kind(std::string_view name) {
@@ -282,7 +292,7 @@ Result<std::vector<DeviceSettings>> read_sections(const std::string& text,
     const ConfigText config = OUTRIGGER_TRY(parse_config(text));
     OptionValues defaults = given.device_defaults;
     OUTRIGGER_TRY(read_items(config.defaults, table, defaults));
-    if (defaults.has("socket-path") || defaults.has("fd")) {
+    if (defaults.has("socket-path") || defaults.has("fd") || defaults.has("fd-name")) {
         return usage_error("the socket is not one for all devices: give it in each section");
     }
     std::vector<DeviceSettings> devices;
@@ -319,7 +329,8 @@ Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
         devices.front().key = "0";
         return devices;
     }
-    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd")) {
+    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd") ||
+        given.device_defaults.has("fd-name")) {
         return usage_error(
             config_text != nullptr
                 ? "with --config, the socket is one of a section's keys: socket-path = PATH"

@@ -68,7 +68,7 @@ struct CommandLine {
     MetricsSettings metrics;
     std::string config_path;  ///< of --config; empty: there is none
     LoopKind loop = LoopKind::kAuto;
-    SandboxMode sandbox = SandboxMode::kOn;
+    SandboxMode sandbox = SandboxMode::kStandard;
     KeeperKind keeper = KeeperKind::kNone;
     uint32_t keeper_restarts = 5;  ///< in 10 seconds
     int take_over_pid = 0;         ///< for kTakeOver

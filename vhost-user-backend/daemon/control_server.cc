@@ -99,7 +99,8 @@ void ControlServer::on_connection() {
 void ControlServer::serve(UniqueFd socket) {
     const std::string peer = platform::describe_peer(socket.get());
     const auto user = platform::peer_user(socket.get());
-    const bool welcome = user && (*user == environment_.own_user || *user == 0);
+    const bool welcome =
+        user && (*user == environment_.own_user || *user == environment_.root_user);
     const bool room = connections_.size() < kConnectionsMax;
     // One place more, for whoever has to be told that there is none.
     if (connections_.size() > kConnectionsMax) {

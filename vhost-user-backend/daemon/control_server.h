@@ -32,7 +32,8 @@ class ControlServer final {
     struct Environment {
         EventLoop& loop;
         const ProgramDescription& description;
-        uid_t own_user;  ///< may use the socket, as root may
+        uid_t own_user;   ///< may use the socket, as root may
+        uid_t root_user;  ///< what root looks like in our user namespace
         ControlConnection::Limits limits = kDefaultLimits;
     };
 

@@ -79,6 +79,7 @@ void DeviceServer::go_on() {
     if (endpoint_.listener) {
         limit_waiting(environment_.session.message_timeout);
     }
+    environment_.on_front_end();
 }
 
 void DeviceServer::listen() {
@@ -131,6 +132,7 @@ void DeviceServer::serve(UniqueFd connection) {
     if (endpoint_.listener) {
         limit_waiting(environment_.session.message_timeout);
     }
+    environment_.on_front_end();
 }
 
 /// What a connection in the backlog was sent may hold descriptors, and one of them may be the other
@@ -191,6 +193,7 @@ void DeviceServer::on_closed(CloseReason reason) {
     // The session is still on the stack.
     environment_.loop.post([this] {
         session_.reset();
+        environment_.on_front_end();
         stop_limiting();
         if (shutting_down_ || environment_.exit_on_disconnect || !endpoint_.listener) {
             finish();

@@ -44,6 +44,8 @@ class DeviceServer final {
         std::vector<std::string> listener_names{};  ///< under which it keeps the listening socket
         /// What the process before left cannot be gone on with: is called before that session ends.
         std::function<void()> on_not_restored = [] {};
+        /// connected() has changed.
+        std::function<void()> on_front_end = [] {};
     };
 
     /// `on_finished` is called once, from the loop, when no front end is served or will be.

@@ -142,18 +142,22 @@ TEST(CommandLine, SandboxIsOnUnlessToldOtherwise) {
     const auto line = parse({"--socket-path=/s"});
     ASSERT_TRUE(line);
 
-    EXPECT_EQ(line->sandbox, SandboxMode::kOn);
+    EXPECT_EQ(line->sandbox, SandboxMode::kStandard);
 }
 
 TEST(CommandLine, TakesEverySandboxMode) {
-    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=on"}).value().sandbox, SandboxMode::kOn);
+    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=standard"}).value().sandbox,
+              SandboxMode::kStandard);
+    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=on"}).value().sandbox, SandboxMode::kStandard);
+    EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=strict"}).value().sandbox,
+              SandboxMode::kStrict);
     EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=log"}).value().sandbox, SandboxMode::kLog);
     EXPECT_EQ(parse({"--socket-path=/s", "--sandbox=none"}).value().sandbox, SandboxMode::kNone);
 }
 
 TEST(CommandLine, RefusesOtherSandboxModes) {
     EXPECT_EQ(refusal({"--socket-path=/s", "--sandbox=off"}),
-              "--sandbox takes one of on, log, none, not 'off'");
+              "--sandbox takes one of standard, strict, log, none, on, not 'off'");
     EXPECT_NE(refusal({"--socket-path=/s", "--sandbox="}), "accepted");
     EXPECT_NE(refusal({"--socket-path=/s", "--sandbox=On"}), "accepted");
     EXPECT_NE(refusal({"--socket-path=/s", "--sandbox=on "}), "accepted");
@@ -292,7 +296,7 @@ TEST(CommandLine, RefusesNothing) {
 
 TEST(CommandLine, RefusesPathAndFd) {
     EXPECT_EQ(refusal({"--socket-path=/s", "--fd=7"}),
-              "--socket-path and --fd exclude each other: give one of them");
+              "--socket-path, --fd and --fd-name exclude each other: give one of them");
 }
 
 TEST(CommandLine, TakesTheLongestPathThereIs) {
