@@ -15,6 +15,9 @@ Result<void> Daemon::open_metrics() {
     // The sandbox does not let us ask later.
     description_.keeper_pid = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
     const MetricsSettings& metrics = settings_.metrics;
+    if (!metrics.text.empty()) {
+        OUTRIGGER_TRY(check_names());  // they tell samples apart
+    }
     if (!metrics.tcp) {
         if (!metrics.path.empty()) {
             Endpoint endpoint =
