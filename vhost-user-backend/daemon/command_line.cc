@@ -131,6 +131,24 @@ Result<ControlSettings> read_control(const OptionValues& values) {
     return settings;
 }
 
+Result<MetricsSettings> read_metrics(const OptionValues& values) {
+    MetricsSettings settings;
+    settings.text = values.text("metrics").value_or("");
+    constexpr std::string_view kUnix = "unix:";
+    if (settings.text.starts_with(kUnix) && settings.text.size() > kUnix.size()) {
+        settings.path = settings.text.substr(kUnix.size());
+        OUTRIGGER_TRY(check_socket_path("metrics", settings.path));
+    } else if (!settings.text.empty()) {
+        settings.tcp = parse_tcp_address(settings.text);
+        if (!settings.tcp) {
+            return usage_error(
+                "--metrics takes unix:PATH, or an address and a port like 127.0.0.1:9100, not '" +
+                settings.text + "'");
+        }
+    }
+    return settings;
+}
+
 /// Checks what was given for one device and fills in the defaults.
 Result<DeviceSettings> read_device(OptionValues values,
                                    Purpose purpose,
@@ -171,12 +189,18 @@ Result<void> check_endpoints_differ(const CommandLine& line) {
         if (line.control.fd == one->fd && line.control.socket_path == one->socket_path) {
             return usage_error("the control socket is also that of a device: give it its own");
         }
+        if (!one->socket_path.empty() && line.metrics.path == one->socket_path) {
+            return usage_error("the metrics socket is also that of a device: give it its own");
+        }
         const auto namesake = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
             return !one->name.empty() && one->name == other.name;
         });
         if (namesake != devices.end()) {
             return usage_error("two devices are called " + one->name + ": give each its own name");
         }
+    }
+    if (!line.metrics.path.empty() && line.metrics.path == line.control.socket_path) {
+        return usage_error("the metrics socket is also the control socket: give it its own");
     }
     return {};
 }
@@ -400,6 +424,8 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
         read_all_devices(given, device_table, program, has_config ? &config_text : nullptr));
     line.control = OUTRIGGER_TRY(read_control(given.process));
     line.control.key = has_config ? "control" : std::to_string(line.devices.size());
+    line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
+    line.metrics.key = has_config ? "metrics" : std::to_string(line.devices.size() + 1);
     OUTRIGGER_TRY(check_endpoints_differ(line));
     if (given.purpose() == Purpose::kCheck) {
         line.action = CommandAction::kCheck;

@@ -133,6 +133,11 @@ constexpr std::array<OptionSpec, 19> kProcessOptions = {{
      .help = "Take that socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "metrics",
+     .value_name = "WHERE",
+     .help = "Tell Prometheus, by HTTP at /metrics, what the queues and devices count and how long "
+             "requests take: on a Unix socket for our own user (unix:PATH), or for whoever reaches "
+             "an address and a port like 127.0.0.1:9100"},
     {.name = "io",
      .kind = OptionKind::kChoice,
      .value_name = "KIND",
