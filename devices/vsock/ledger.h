@@ -175,6 +175,11 @@ class Ledger final {
     [[nodiscard]] std::span<std::byte> backlog(uint32_t slot) const;
     [[nodiscard]] std::span<uint32_t> message_ends(uint32_t slot) const;
 
+    /// All that another process finds, for whoever must know of each store to it.
+    [[nodiscard]] std::span<std::byte> memory() const {
+        return {mapping_.data(), bytes_for(shape_)};
+    }
+
   private:
     struct Places;
     struct Front;
