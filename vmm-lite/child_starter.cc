@@ -85,11 +85,17 @@ class Starter final {
             return true;
         }
         StartChild request{};
-        if (received.status != wire::ReceiveStatus::kData || received.bytes < sizeof request ||
-            received.fds.size() != kChildFds) {
+        if (received.status != wire::ReceiveStatus::kData || received.bytes < sizeof request) {
             return false;
         }
         std::memcpy(&request, packet.data(), sizeof request);
+        if (request.words == 0) {
+            end(request.id);
+            return true;
+        }
+        if (received.fds.size() != kChildFds) {
+            return false;
+        }
         std::vector<std::string> words;
         std::string word;
         for (const std::byte byte :

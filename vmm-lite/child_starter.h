@@ -11,7 +11,7 @@ namespace outrigger::vmm {
 
 /// Asks to start a program, and to end the one that has the same number. Behind it in the same
 /// packet: the words of its command line, each with a NUL behind it. With it come two descriptors:
-/// its socket and its stderr.
+/// its socket and its stderr. Without words and descriptors it only ends that one.
 struct StartChild {
     uint32_t id;
     uint32_t words;

@@ -71,6 +71,8 @@ class Children::Source final : public BackendSource {
 
     bool obituary_due() const override { return children_.obituary_due(id_); }
 
+    void end() override { children_.end(id_); }
+
     void on_serving() override { children_.on_serving(id_); }
 
     std::string describe() const override { return command_.program; }
@@ -222,6 +224,13 @@ void Children::on_serving(uint32_t id) {
         child->second.serving = true;
         std::ranges::for_each(std::exchange(child->second.early_lines, {}), print);
     }
+}
+
+/// By SIGKILL: one that is stopped takes nothing else.
+void Children::end(uint32_t id) {
+    const StartChild request{.id = id, .words = 0};
+    // It fails when the process that starts them is gone, and the daemons with it.
+    (void)wire::send_some(starter_.get(), std::as_bytes(std::span(&request, 1)), {}, {});
 }
 
 bool Children::obituary_due(uint32_t id) const {

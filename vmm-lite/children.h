@@ -74,6 +74,7 @@ class Children final {
     void on_report();
     void on_complaint(uint32_t id);
     void on_serving(uint32_t id);
+    void end(uint32_t id);
 
     void forget(uint32_t id) { children_.erase(id); }
 

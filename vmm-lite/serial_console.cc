@@ -19,8 +19,8 @@ namespace {
 
 constexpr std::byte kCtrlA{1};
 
-/// On a vCPU's thread: a reader of standard output that is slow makes a slow serial port, and the
-/// signal that stops the processor ends the wait.
+/// On a vCPU's thread: a reader of standard output that is slow makes a slow serial port. The
+/// signals that stop or pause the processor end the wait, and this byte is not seen then.
 void write_byte(std::byte byte) {
     (void)!::write(STDOUT_FILENO, &byte, 1);
 }
@@ -34,14 +34,23 @@ Result<std::unique_ptr<SerialConsole>> SerialConsole::create(KvmInterrupts& inte
         return failure(error_from_errno("cannot create an eventfd"));
     }
     OUTRIGGER_TRY(interrupts.connect(layout::kSerialPin, interrupt.get()));
+    std::optional<RawTerminal> terminal;
+    if (::isatty(STDIN_FILENO) != 0) {
+        // What this program itself prints shall look as it should.
+        terminal.emplace(
+            OUTRIGGER_TRY(RawTerminal::enter(STDIN_FILENO, RawTerminal::Output::kWithLineEnds)));
+    }
     return std::unique_ptr<SerialConsole>(
-        new SerialConsole(std::move(interrupt), std::move(on_quit)));
+        new SerialConsole(std::move(interrupt), std::move(on_quit), std::move(terminal)));
 }
 
-SerialConsole::SerialConsole(UniqueFd interrupt, std::function<void()> on_quit)
+SerialConsole::SerialConsole(UniqueFd interrupt,
+                             std::function<void()> on_quit,
+                             std::optional<RawTerminal> terminal)
     : interrupt_(std::move(interrupt)),
       on_quit_(std::move(on_quit)),
-      port_(write_byte, [fd = interrupt_.get()] { (void)send_notification(fd); }) {}
+      port_(write_byte, [fd = interrupt_.get()] { (void)send_notification(fd); }),
+      terminal_(std::move(terminal)) {}
 
 void SerialConsole::watch_input(EventLoop& loop) {
     // A file or /dev/null cannot be waited for; the guest then has no input.

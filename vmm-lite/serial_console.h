@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The serial port between the guest and this program's standard input and output.
+/// The serial port between the guest and this program's standard input and output. A terminal
+/// passes keys on as they are typed, and is as before on every way out of this program, SIGKILL
+/// included.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 
+#include "vhost-user-backend/base/raw_terminal.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "vmm-lite/kvm/kvm_interrupts.h"
 #include "vmm-lite/legacy/serial_port.h"
 #include "vmm-lite/loop/event_loop.h"
-#include "vmm-lite/terminal.h"
 
 namespace outrigger::vmm {
 
@@ -28,15 +32,17 @@ class SerialConsole final {
     void watch_input(EventLoop& loop);
 
   private:
-    SerialConsole(UniqueFd interrupt, std::function<void()> on_quit);
+    SerialConsole(UniqueFd interrupt,
+                  std::function<void()> on_quit,
+                  std::optional<RawTerminal> terminal);
 
     void on_input();
 
     UniqueFd interrupt_;
     std::function<void()> on_quit_;
     SerialPort port_;
-    RawTerminal terminal_;
-    bool escaped_ = false;  // Ctrl-A was typed
+    std::optional<RawTerminal> terminal_;  // where standard input is one
+    bool escaped_ = false;                 // Ctrl-A was typed
     EventLoop::Watch watch_;
 };
 

@@ -21,6 +21,11 @@ std::unexpected<CommandError> host_failed(const Error& error) {
     return refuse(control::Refusal::kFailed, error.message);
 }
 
+std::unexpected<CommandError> cannot_depart() {
+    return refuse(control::Refusal::kFailed,
+                  "another process is about to take over and would not know of it: try again");
+}
+
 }  // namespace
 
 struct BlkChanges::Resize {
@@ -69,6 +74,20 @@ void BlkChanges::apply(Change change, Step then) {
     BlkSettings settings = device_.settings();
     change(settings);
     device_.apply(settings, *loop_, std::move(then));
+}
+
+bool BlkChanges::depart(bool Departures::*part) {
+    if (!departures_.any() && !tell_departure_(true)) {
+        return false;
+    }
+    departures_.*part = true;
+    return true;
+}
+
+void BlkChanges::come_back(bool Departures::*part) {
+    if (std::exchange(departures_.*part, false) && !departures_.any()) {
+        (void)tell_departure_(false);
+    }
 }
 
 void BlkChanges::pause_and_wait(Step then) {
@@ -198,8 +217,16 @@ void BlkChanges::set_read_only(bool read_only, Answer answer) {
                        "the image itself is open for reading only: swap it for one that is not"));
             return;
         }
+        const bool departs = read_only != began_read_only_;
+        if (departs && !depart(&Departures::protection)) {
+            end(answer, cannot_depart());
+            return;
+        }
         operator_read_only_ = read_only;
-        auto finish = [this, answer = std::move(answer), read_only]() mutable {
+        auto finish = [this, answer = std::move(answer), read_only, departs]() mutable {
+            if (!departs) {
+                come_back(&Departures::protection);
+            }
             end(answer,
                 read_only ? "a guest that took the disk as writable gets errors for its writes"
                           : "");
@@ -219,6 +246,10 @@ void BlkChanges::set_read_only(bool read_only, Answer answer) {
 }
 
 void BlkChanges::set_cache(bool write_back, bool force, Answer answer) {
+    if (device_.would_change_cache(write_back, force) && !depart(&Departures::cache)) {
+        answer(cannot_depart());
+        return;
+    }
     device_.set_cache(write_back, force);
     const bool kept = device_.cache().kept_for_driver;
     const bool shown = device_.cache().shown_write_back;
@@ -243,6 +274,7 @@ void BlkChanges::set_limiter(std::shared_ptr<RateLimiter> limiter, Answer answer
 }
 
 void BlkChanges::set_error_policy(ErrorPolicy policy, Answer answer) {
+    device_.keep_error_policy(policy);
     apply([&](BlkSettings& settings) { settings.error_policy = policy; },
           [answer = std::move(answer)]() mutable { answer(""); });
 }
@@ -250,6 +282,10 @@ void BlkChanges::set_error_policy(ErrorPolicy policy, Answer answer) {
 // --- Stop and go ---------------------------------------------------------------------------------
 
 void BlkChanges::pause(Answer answer) {
+    if (!depart(&Departures::paused)) {
+        answer(cannot_depart());
+        return;
+    }
     apply([](BlkSettings& settings) { settings.pauses.by_operator = true; },
           [this, answer = std::move(answer)]() mutable {
               device_.wait_until_idle(*loop_,
@@ -260,7 +296,13 @@ void BlkChanges::pause(Answer answer) {
 void BlkChanges::resume(Answer answer) {
     apply([](BlkSettings& settings) { settings.pauses.by_operator = false; },
           [this, answer = std::move(answer)]() mutable {
-              device_.resume(*loop_, [answer = std::move(answer)]() mutable { answer(""); });
+              device_.resume(*loop_, [this, answer = std::move(answer)]() mutable {
+                  // An operator may have paused it again meanwhile.
+                  if (!device_.settings().pauses.by_operator) {
+                      come_back(&Departures::paused);
+                  }
+                  answer("");
+              });
           });
 }
 
@@ -295,14 +337,14 @@ void BlkChanges::open_next(std::shared_ptr<Swap> swap) {
                 pause_and_wait([this, swap] { exchange_images(swap); });
                 return;
             }
-            keep_image(swap, prepared.error());
+            keep_image(swap, host_failed(prepared.error()).error());
         });
     });
 }
 
-void BlkChanges::keep_image(std::shared_ptr<Swap> swap, const Error& reason) {
+void BlkChanges::keep_image(std::shared_ptr<Swap> swap, const CommandError& reason) {
     device_.drop_next_image(*loop_, [this, swap, reason] {
-        go_on([this, swap, reason] { end(swap->answer, host_failed(reason)); });
+        go_on([this, swap, reason] { end(swap->answer, failure(reason)); });
     });
 }
 
@@ -321,10 +363,19 @@ std::optional<std::string> BlkChanges::why_not(const Swap& swap) const {
 }
 
 void BlkChanges::exchange_images(std::shared_ptr<Swap> swap) {
+    // The last word that can be had before a guest may see the image.
+    const bool is_first = !departures_.image;
+    if (!depart(&Departures::image)) {
+        keep_image(swap, cannot_depart().error());
+        return;
+    }
     swap->old = device_.image();
-    device_.use_next_image(*loop_, [this, swap](const Result<void>& used) {
+    device_.use_next_image(*loop_, [this, swap, is_first](const Result<void>& used) {
         if (!used) {
-            keep_image(swap, used.error());
+            if (is_first) {
+                come_back(&Departures::image);
+            }
+            keep_image(swap, host_failed(used.error()).error());
             return;
         }
         image_label_ = swap->label;

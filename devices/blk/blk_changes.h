@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/control/device_control.h"
@@ -32,6 +33,11 @@ class BlkChanges final {
     void attach(EventLoop& control_loop, Worker& worker) {
         loop_ = &control_loop;
         worker_ = &worker;
+        began_read_only_ = device_.settings().geometry.read_only;
+    }
+
+    void tell_departures_to(control::TellDeparture tell_departure) {
+        tell_departure_ = std::move(tell_departure);
     }
 
     [[nodiscard]] bool is_changing() const { return busy_; }
@@ -61,6 +67,16 @@ class BlkChanges final {
     struct Resize;
     struct Swap;
 
+    /// What is not as the command line says.
+    struct Departures {
+        bool paused = false;
+        bool protection = false;
+        bool cache = false;  // for good: a guest that saw write-through flushes no more
+        bool image = false;  // for good
+
+        [[nodiscard]] bool any() const { return paused || protection || cache || image; }
+    };
+
     void enqueue(Step change);
     void begin_next();
     /// Ends the change under way.
@@ -68,6 +84,9 @@ class BlkChanges final {
 
     template <class Change>
     void apply(Change change, Step then);
+    /// False: the change cannot be made.
+    [[nodiscard]] bool depart(bool Departures::*part);
+    void come_back(bool Departures::*part);
     void pause_and_wait(Step then);
     void go_on(Step then);
 
@@ -79,7 +98,7 @@ class BlkChanges final {
 
     void open_next(std::shared_ptr<Swap> swap);
     [[nodiscard]] std::optional<std::string> why_not(const Swap& swap) const;
-    void keep_image(std::shared_ptr<Swap> swap, const Error& reason);
+    void keep_image(std::shared_ptr<Swap> swap, const control::CommandError& reason);
     void exchange_images(std::shared_ptr<Swap> swap);
     void close_old(std::shared_ptr<Swap> swap);
 
@@ -90,6 +109,9 @@ class BlkChanges final {
     Worker* worker_ = nullptr;
     std::string image_label_;
     bool operator_read_only_ = false;
+    bool began_read_only_ = false;
+    Departures departures_;
+    control::TellDeparture tell_departure_ = [](bool /*departed*/) { return true; };
     std::deque<Step> waiting_;  // bounded: a client has one request at a time
     bool busy_ = false;
     BlockingJob job_;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "vhost-user-backend/control/device_control.h"
@@ -20,6 +21,11 @@ class BlkControl final : public control::DeviceControl {
     explicit BlkControl(BlkDevice& device) : device_(device), changes_(device) {}
 
     void attach(EventLoop& control_loop, std::span<Worker* const> workers) override;
+
+    void tell_departures_to(control::TellDeparture tell_departure) override {
+        changes_.tell_departures_to(std::move(tell_departure));
+    }
+
     void describe(control::v1::Device& out) const override;
     void handle(const control::v1::Request& request,
                 std::vector<UniqueFd> fds,

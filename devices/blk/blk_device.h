@@ -26,6 +26,7 @@
 namespace outrigger::blk {
 
 class BlkControl;
+class KeptDisk;
 
 struct BlkDeviceOptions {
     BlkShape shape{};
@@ -78,6 +79,9 @@ class BlkDevice final : public Device {
     [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;
     void reset() override;
 
+    /// Takes up what a process before left with the keeper. Before anything else; main thread.
+    [[nodiscard]] Result<void> keep_memory(DeviceKeeper& keeper);
+
     /// Any thread.
     [[nodiscard]] const BlkCounters& counters(QueueIndex index) const {
         return counters_[to_number(index)];
@@ -94,6 +98,9 @@ class BlkDevice final : public Device {
     [[nodiscard]] const BlkShared& shared() const { return shared_; }
 
     [[nodiscard]] std::shared_ptr<Image> image() const { return image_; }
+
+    /// The next process begins with it.
+    void keep_error_policy(ErrorPolicy policy);
 
     /// Every queue works with `settings` when `done` comes, on the loop of the control thread.
     void apply(const BlkSettings& settings, EventLoop& control_loop, Done done);
@@ -128,6 +135,9 @@ class BlkDevice final : public Device {
     /// it until a driver writes the mode itself.
     void set_cache(bool write_back, bool force);
 
+    /// Would that change anything that a guest sees, or may come to see?
+    [[nodiscard]] bool would_change_cache(bool write_back, bool force) const;
+
   private:
     class Round;
     using QueueTask = std::function<void(BlkQueue&, const std::shared_ptr<Round>&)>;
@@ -136,6 +146,7 @@ class BlkDevice final : public Device {
     [[nodiscard]] std::move_only_function<void()> ending_queue(
         uint16_t number, std::move_only_function<void()> drained);
     [[nodiscard]] bool write_back() const;
+    [[nodiscard]] bool sync_failed() const;
     void update_write_through();
     void set_zoned(bool zoned);
     [[nodiscard]] bool refuse_next_image(const std::shared_ptr<Image>& next, const Error& reason);
@@ -154,6 +165,7 @@ class BlkDevice final : public Device {
     mutable bool read_write_through_ = false;  // a driver may have, that it need not flush
     bool keep_write_through_ = false;          // for that driver
     std::shared_ptr<Frontend> frontend_;
+    std::shared_ptr<KeptDisk> kept_;  // or null
 
     // Written by the control thread, or by a queue's worker as it starts; read by both.
     std::mutex mutex_;

@@ -143,6 +143,12 @@ BlkDevice::CacheState BlkDevice::cache() const {
             .kept_for_driver = keep_write_through_};
 }
 
+bool BlkDevice::would_change_cache(bool write_back, bool force) const {
+    const bool keeps = !force && write_back && read_write_through_;
+    return write_back != write_back_wanted_ || keeps != keep_write_through_ ||
+           (force && read_write_through_);
+}
+
 void BlkDevice::set_cache(bool write_back, bool force) {
     // A driver that read 0 does not flush, and what a front end read for reasons of its own may be
     // shown to a driver later. So one read is enough.

@@ -265,10 +265,11 @@ constexpr OptionSpec kOptions[] = {
     {.name = "nbd-unflushed",
      .kind = OptionKind::kChoice,
      .value_name = "lost|kept",
-     .help = "What becomes of writes that an NBD server has answered and not flushed when its "
-             "connection is lost: lost, perhaps, so that every flush fails from then on until the "
-             "daemon is restarted; or kept, because the server, or the host that it writes to, has "
-             "them still whenever it comes back",
+     .help =
+         "What becomes of writes that an NBD server has answered and not flushed when its "
+         "connection is lost: lost, perhaps, so that every flush fails from then on until the "
+         "daemon is started anew; or kept, because the server, or the host that it writes to, has "
+         "them still whenever it comes back",
      .default_value = "lost",
      .choices = kUnflushed},
 #endif
@@ -546,7 +547,7 @@ Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
                                                    DeviceKeeper& keeper) {
     std::unique_ptr<BlkDevice> device = OUTRIGGER_TRY(
         open_blk_device(values, keeper.goes_on() ? Opening::kAgain : Opening::kFirst));
-    OUTRIGGER_TRY(device->image()->keep_memory(keeper));
+    OUTRIGGER_TRY(device->keep_memory(keeper));
     return device;
 }
 

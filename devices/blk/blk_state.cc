@@ -26,16 +26,22 @@ std::vector<StateSection> write_blk_state(const BlkState& state) {
     const auto mode = static_cast<uint8_t>(
         (state.write_back ? kWriteBack : 0) | (state.read_write_through ? kReadWriteThrough : 0) |
         (state.keep_write_through ? kKeepWriteThrough : 0) | (state.read_only ? kReadOnly : 0));
-    return {make_section(kModeSection, std::as_bytes(std::span(&mode, 1))),
-            make_section(kConfigSection, std::as_bytes(std::span(&state.config, 1)))};
+    std::vector<StateSection> sections{
+        make_section(kModeSection, std::as_bytes(std::span(&mode, 1))),
+        make_section(kConfigSection, std::as_bytes(std::span(&state.config, 1)))};
+    if (state.sync_failed) {
+        sections.push_back(make_section(kSyncSection, {}));
+    }
+    return sections;
 }
 
 Result<BlkState> read_blk_state(std::span<const StateSection> sections) {
     const StateSection* const mode = find_section(sections, kModeSection.id);
     const StateSection* const config = find_section(sections, kConfigSection.id);
+    const StateSection* const sync = find_section(sections, kSyncSection.id);
     BlkState state;
     if (mode == nullptr || mode->bytes.size() != 1 || config == nullptr ||
-        config->bytes.size() != sizeof state.config) {
+        config->bytes.size() != sizeof state.config || (sync != nullptr && !sync->bytes.empty())) {
         return failure(Error{.message = "a section of a disk is missing or of another size"});
     }
     const auto bits = std::to_integer<uint8_t>(mode->bytes[0]);
@@ -48,6 +54,7 @@ Result<BlkState> read_blk_state(std::span<const StateSection> sections) {
     state.read_write_through = (bits & kReadWriteThrough) != 0;
     state.keep_write_through = (bits & kKeepWriteThrough) != 0;
     state.read_only = (bits & kReadOnly) != 0;
+    state.sync_failed = sync != nullptr;
     std::memcpy(&state.config, config->bytes.data(), sizeof state.config);
     return state;
 }

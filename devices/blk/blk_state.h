@@ -20,13 +20,17 @@ struct BlkState {
     bool keep_write_through = false;  ///< for that driver
     bool read_only = false;           ///< writes are refused
     BlkConfigSpace config{};          ///< what a driver may have read
+    bool sync_failed = false;         ///< what was answered may be lost: no flush may succeed
 };
 
 inline constexpr StateSectionKind kModeSection{
     .id = 1, .name = "mode", .version = 1, .critical = true};
 inline constexpr StateSectionKind kConfigSection{
     .id = 2, .name = "configuration", .version = 1, .critical = true};
-inline constexpr std::array kBlkSections = {kModeSection, kConfigSection};
+/// Only where a sync has failed.
+inline constexpr StateSectionKind kSyncSection{
+    .id = 3, .name = "failed sync", .version = 1, .critical = true};
+inline constexpr std::array kBlkSections = {kModeSection, kConfigSection, kSyncSection};
 
 [[nodiscard]] std::vector<StateSection> write_blk_state(const BlkState& state);
 

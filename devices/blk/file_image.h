@@ -28,6 +28,8 @@ class FileImage final : public Image {
 
     [[nodiscard]] Result<uint64_t> resize(std::optional<uint64_t> size_bytes) override;
 
+    [[nodiscard]] SyncMark* sync_mark() override { return &file_->sync_failed; }
+
     void rest() override;
     void leave() override;
 

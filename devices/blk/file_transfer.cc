@@ -219,7 +219,7 @@ void FileTransfer::fail_write(int os_error) {
     const bool no_room = os_error == ENOSPC || os_error == EDQUOT || os_error == EFBIG;
     const bool took_nothing = os_error == EFAULT || (no_room && !file().is_block_device);
     if (stable && !took_nothing) {
-        file().sync_failed.store(true, std::memory_order_relaxed);
+        file().sync_failed.set();
     }
     finish(os_error);
 }
@@ -240,12 +240,13 @@ void FileTransfer::on_end_of_file() {
 
 void FileTransfer::begin_sync() {
     phase_ = Phase::kSync;
-    if (file().properties.read_only) {
-        finish(0);
+    // First: a guest may have come from where it could write.
+    if (file().sync_failed.is_set()) {
+        finish(EIO);
         return;
     }
-    if (file().sync_failed.load(std::memory_order_relaxed)) {
-        finish(EIO);
+    if (file().properties.read_only) {
+        finish(0);
         return;
     }
     opcode = IoOpcode::kSync;
@@ -254,10 +255,10 @@ void FileTransfer::begin_sync() {
 
 void FileTransfer::on_sync(int32_t result) {
     if (result < 0) {
-        file().sync_failed.store(true, std::memory_order_relaxed);
+        file().sync_failed.set();
     }
     // Another queue's sync may have failed meanwhile and taken the error report with it.
-    const bool failed = file().sync_failed.load(std::memory_order_relaxed);
+    const bool failed = file().sync_failed.is_set();
     finish(result < 0 ? -result : failed ? EIO : 0);
 }
 

@@ -25,6 +25,7 @@ class Worker;
 namespace outrigger::blk {
 
 class BackgroundFill;
+class SyncMark;
 
 /// What the disk tells its guest about itself. Sizes in bytes; block sizes are powers of two.
 struct ImageProperties {
@@ -168,6 +169,9 @@ class Image {
     [[nodiscard]] virtual Result<void> keep_memory([[maybe_unused]] DeviceKeeper& keeper) {
         return {};
     }
+
+    /// What a sync that fails is noted in, for good; null where none can fail. Constant.
+    [[nodiscard]] virtual SyncMark* sync_mark() { return nullptr; }
 
     /// Another process opens the image at once, and nothing is begun here any more: no queue runs,
     /// and their requests are back. What keeps it from the storage goes. Control thread.

@@ -16,6 +16,7 @@
 #include "devices/blk/block_locks.h"
 #include "devices/blk/image.h"
 #include "devices/blk/medium_lifetime.h"
+#include "devices/blk/sync_mark.h"
 
 namespace outrigger::blk {
 
@@ -90,7 +91,7 @@ struct ImageFile {
     /// A sync failed once, or a stable write after the kernel had taken its data: the kernel may
     /// have dropped what it could not write and would report success next time, so every later
     /// flush fails too.
-    std::atomic<bool> sync_failed = false;
+    SyncMark sync_failed;
 
     bool locked_for_use = false;  ///< of lock_for_use() and unlock()
 

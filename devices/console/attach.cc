@@ -24,13 +24,13 @@
 
 #include <fmt/core.h>
 
+#include "vhost-user-backend/base/raw_terminal.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/option_parser.h"
 #include "vhost-user-backend/daemon/option_table.h"
 
 #include "devices/console/console_program.h"
 #include "devices/console/port_options.h"
-#include "devices/console/raw_terminal.h"
 
 namespace outrigger::console {
 namespace {

@@ -37,8 +37,8 @@ inline constexpr SystemCallRule kConsoleCalls[] = {
     {.name = "setsockopt", .tests = {argument_is(1, IPPROTO_TCP), argument_is(2, TCP_NODELAY)}},
     // Terminals: what they are set to, how large they are, what nobody has read.
     {.name = "ioctl", .tests = {argument_is(1, TCGETS)}},
-    {.name = "ioctl", .tests = {argument_is(1, TCSETS)}},
-    {.name = "ioctl", .tests = {argument_is(1, TCFLSH), argument_is(2, TCIFLUSH)}},
+    {.name = "ioctl", .tests = {argument_is(1, TCSETSF)}},
+    {.name = "ioctl", .tests = {argument_is(1, TCFLSH), argument_is(2, TCOFLUSH)}},
     {.name = "ioctl", .tests = {argument_is(1, TIOCGWINSZ)}},
     // Logs. By name, so only where Landlock holds them to their directories; elsewhere they go on
     // as they are.

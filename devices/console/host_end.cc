@@ -112,10 +112,9 @@ bool has_link_to(const std::string& target, const std::string& path) {
 /// False: there is nothing to go on with.
 Result<bool> find_pty(const PortOptions& port, HostEnd& end) {
     end.pty_master = find(end.kept, "pty");
-    end.pty_slave = find(end.kept, "terminal");
     end.pty_events = find(end.kept, "users");
     std::array<char, 128> name{};
-    if (!end.pty_master.valid() || !end.pty_slave.valid() || !end.pty_events.valid()) {
+    if (!end.pty_master.valid() || !end.pty_events.valid()) {
         return false;
     }
     if (::ptsname_r(end.pty_master.get(), name.data(), name.size()) != 0) {
@@ -138,26 +137,27 @@ Result<void> open_pty(const PortOptions& port, HostEnd& end) {
         ::ptsname_r(end.pty_master.get(), name.data(), name.size()) != 0) {
         return failure(error_from_errno("cannot make a pseudo-terminal"));
     }
-    end.pty_slave = UniqueFd(::open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
+    // Until it was open once it looks as if somebody had it. What it is set to, and what is in it,
+    // outlives its users.
+    UniqueFd users_side(::open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK));
     termios raw{};
-    if (!end.pty_slave.valid() || ::tcgetattr(end.pty_slave.get(), &raw) != 0) {
+    if (!users_side.valid() || ::tcgetattr(users_side.get(), &raw) != 0) {
         return failure(error_from_errno("cannot open the pseudo-terminal"));
     }
     // The guest echoes, and no byte of either side means anything here.
     ::cfmakeraw(&raw);
     const winsize size{.ws_row = port.rows, .ws_col = port.columns, .ws_xpixel = 0, .ws_ypixel = 0};
-    if (::tcsetattr(end.pty_slave.get(), TCSANOW, &raw) != 0 ||
+    if (::tcsetattr(users_side.get(), TCSANOW, &raw) != 0 ||
         ::ioctl(end.pty_master.get(), TIOCSWINSZ, &size) != 0) {
         return failure(error_from_errno("cannot set up the pseudo-terminal"));
     }
-    // Only others are told of from here on: we have opened it already.
+    users_side.reset();
     end.pty_events = UniqueFd(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (!end.pty_events.valid() ||
-        ::inotify_add_watch(end.pty_events.get(), name.data(), IN_OPEN | IN_CLOSE) < 0) {
+        ::inotify_add_watch(end.pty_events.get(), name.data(), IN_OPEN) < 0) {
         return failure(error_from_errno("cannot watch the pseudo-terminal"));
     }
     OUTRIGGER_TRY(keep(end.kept, "users", end.pty_events.get()));
-    OUTRIGGER_TRY(keep(end.kept, "terminal", end.pty_slave.get()));
     OUTRIGGER_TRY(keep(end.kept, "pty", end.pty_master.get()));
     if (!port.path.empty()) {
         OUTRIGGER_TRY(make_link(name.data(), port.path, end));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "vhost-user-backend/base/raw_terminal.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/socket_file.h"
@@ -17,7 +18,6 @@
 #include "devices/console/log_file.h"
 #include "devices/console/owned_name.h"
 #include "devices/console/port_options.h"
-#include "devices/console/raw_terminal.h"
 
 namespace outrigger::console {
 
@@ -25,10 +25,9 @@ struct HostEnd {
     // Unix and TCP.
     UniqueFd listener{};
     UniqueFd size_listener{};  ///< Unix: where a viewer tells the size of its terminal
-    // Pseudo-terminals. We hold the other side, too: what it is set to outlives its users.
+    // Pseudo-terminals. Nobody but users has the other side: ours hangs up when the last one goes.
     UniqueFd pty_master{};
-    UniqueFd pty_slave{};
-    UniqueFd pty_events{};  ///< inotify: users that come and go
+    UniqueFd pty_events{};  ///< inotify: users that come
     // Standard input and output.
     UniqueFd input{};
     UniqueFd output{};

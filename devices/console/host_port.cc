@@ -37,7 +37,7 @@ HostPort::HostPort(
       events_(events),
       kept_viewers_(end_.kept.viewers, options.viewers_max),
       kept_size_tellers_(end_.kept.size_tellers, options.viewers_max),
-      pty_users_(end_.kept.pty) {
+      must_look_at_pty_(end_.pty_master.valid()) {
     if (end_.conduit != nullptr) {
         passage_.emplace(Viewer::Passage{.conduit = *end_.conduit,
                                          .viewers = kept_viewers_,
@@ -144,8 +144,8 @@ bool HostPort::serve(std::span<std::byte> stage) {
         input_held_ = false;
         writer_->want_input(true);
     }
-    if (end_.pty_master.valid()) {
-        serve_pty();
+    if (must_look_at_pty_ && viewers_.empty()) {
+        look_at_pty();
     }
     for (size_t i = 0; i < viewers_.size(); ++i) {
         Viewer& viewer = *viewers_[i];
@@ -174,17 +174,21 @@ bool HostPort::serve(std::span<std::byte> stage) {
     const bool unread = std::ranges::any_of(viewers_, [&](const auto& viewer) {
         return viewer->must_be_read() && !(viewer.get() == writer_ && input_held_);
     });
-    return more || unread || must_sweep_;
+    return more || unread || must_sweep_ || (must_look_at_pty_ && viewers_.empty());
 }
 
 /// True: it takes more.
 bool HostPort::pass_on(Viewer& viewer, std::span<std::byte> stage) {
+    const bool is_first = &viewer == first_that_sees();
     for (int i = 0; i < kPiecesAtATime; ++i) {
         const uint64_t missed = viewer.missed;
         const size_t count = stream_.copy_output(viewer.position, stage, viewer.missed);
         counters_.bytes_missed.add(viewer.missed - missed);
         const size_t written = viewer.write(stage.first(count));
         viewer.position += written;
+        if (is_first) {
+            delivered_ = viewer.position;  // where the next one begins, if this one sees no more
+        }
         if (written < count || count == 0) {
             return false;
         }
@@ -218,8 +222,8 @@ void HostPort::update_hold() {
     const auto hold = [&](uint64_t position) {
         held = std::min(held.value_or(position), position);
     };
-    if (!viewers_.empty()) {
-        delivered_ = viewers_.front()->position;
+    if (const Viewer* const first = first_that_sees()) {
+        delivered_ = first->position;
         hold(delivered_);
     }
     if (end_.file) {
@@ -253,7 +257,7 @@ void HostPort::tell_size_of_writer() {
 }
 
 bool HostPort::has_sizes_to_look_at() const {
-    return options_.console && (pty_users_.count() > 0 || end_.terminal);
+    return options_.console && (end_.terminal || (end_.pty_master.valid() && !viewers_.empty()));
 }
 
 void HostPort::look_at_sizes() {

@@ -24,7 +24,6 @@
 #include "devices/console/host_loop.h"
 #include "devices/console/port_control.h"
 #include "devices/console/port_stream.h"
-#include "devices/console/pty_users.h"
 #include "devices/console/size_teller.h"
 #include "devices/console/viewer.h"
 
@@ -120,13 +119,13 @@ class HostPort final : public ViewerOwner {
     void keep(Viewer::Options& options);
     void add_size_teller(SizeTeller::Options options);
     void add_pty_viewer();
-    void serve_pty();
-    void end_pty_user();
-    void on_late_input();
+    void look_at_pty();
+    void clear_pty();
     void sweep();
     void update_writer();
     void update_open();
     void update_hold();
+    [[nodiscard]] Viewer* first_that_sees() const;
     void take_input(Viewer& viewer);
     void ignore_input(Viewer& viewer);
     [[nodiscard]] bool pass_on(Viewer& viewer, std::span<std::byte> stage);
@@ -150,18 +149,16 @@ class HostPort final : public ViewerOwner {
     Source listener_source_{*this, &HostPort::on_connection};
     Source size_source_{*this, &HostPort::on_size_connection};
     Source pty_source_{*this, &HostPort::on_pty_event};
-    Source pty_late_source_{*this, &HostPort::on_late_input};
     std::vector<std::unique_ptr<Viewer>> viewers_;  // in the order in which they came
     std::vector<std::unique_ptr<SizeTeller>> tellers_;
     Viewer* writer_ = nullptr;  // of viewers_
     bool must_sweep_ = false;   // some of them have gone
     bool input_held_ = false;   // the writer is not asked, because there is no room
     std::atomic<uint32_t> viewer_count_ = 0;
-    PtyUsers pty_users_;
-    bool late_watched_ = false;  // the pseudo-terminal has no user, and its input is taken
+    bool must_look_at_pty_;  // somebody may have opened it
     bool host_open_ = false;
     TerminalSize size_{};
-    uint64_t delivered_ = 0;  // to the viewer that was there longest, as long as there is one
+    uint64_t delivered_ = 0;  // to the viewer that was there longest of those that see
     uint64_t file_position_ = 0;
     uint64_t log_position_ = 0;
     std::optional<HostLoop::Clock::time_point> pause_end_;

@@ -8,6 +8,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <termios.h>
@@ -153,76 +154,42 @@ void HostPort::add_size_teller(SizeTeller::Options options) {
         }));
 }
 
+/// Somebody has opened the terminal, several perhaps, and may have closed it: the kernel makes one
+/// event of many, so none is counted.
 void HostPort::on_pty_event() {
-    pty_users_.read(end_.pty_events.get());
+    std::array<std::byte, 1024> events;
+    (void)!::read(end_.pty_events.get(), events.data(), events.size());
+    must_look_at_pty_ = true;
 }
 
-/// Not in the midst of a round, because viewers end here.
-void HostPort::serve_pty() {
-    if (pty_users_.has_ended() && !input_held_) {
-        end_pty_user();
+/// Our side has hung up as long as nobody has the other one open. What somebody typed who has gone
+/// again is there all the same.
+void HostPort::look_at_pty() {
+    must_look_at_pty_ = false;
+    pollfd look{.fd = end_.pty_master.get(), .events = POLLIN, .revents = 0};
+    while (::poll(&look, 1, 0) < 0 && errno == EINTR) {
     }
-    if (pty_users_.count() > 0 && viewers_.empty()) {
+    if ((look.revents & POLLHUP) == 0 || (look.revents & POLLIN) != 0) {
         add_pty_viewer();
     }
-    const bool late = viewers_.empty() && stream_.input_room() > 0;
-    if (late != late_watched_) {
-        late_watched_ = late;
-        if (late) {
-            (void)loop_->add(end_.pty_master.get(), EPOLLIN, pty_late_source_);
-        } else {
-            loop_->remove(end_.pty_master.get());
-        }
-    }
 }
 
-/// The kernel may still have been passing on what a user typed who has closed the terminal.
-void HostPort::on_late_input() {
-    const size_t room = late_watched_ ? stream_.input_room() : 0;
-    if (room == 0) {
-        return;
-    }
-    ssize_t count = 0;
-    if (passage_) {
-        count = passage_->conduit.take(end_.pty_master.get(), passage_->port, stream_, room);
-    } else {
-        std::array<std::byte, 4096> bytes;
-        count = ::read(end_.pty_master.get(), bytes.data(), std::min(room, bytes.size()));
-        if (count > 0) {
-            stream_.append_input(std::span(bytes).first(static_cast<size_t>(count)));
-        }
-    }
-    if (count > 0) {
-        events_.on_input(index_);
-    }
-}
-
-/// The last user has gone. What it typed is the guest's, which may take a while to read it; what it
-/// has not read is the next one's, who gets it again by the replay.
-void HostPort::end_pty_user() {
-    if (viewers_.empty()) {
-        add_pty_viewer();  // came and went between two looks
-    }
-    Viewer& viewer = *viewers_.front();
-    on_readable(viewer);
-    if (input_held_) {
-        return;  // again when there is room
-    }
-    pty_users_.clear_end();
-    (void)::tcflush(end_.pty_slave.get(), TCIFLUSH);
+/// The last user has gone, and what it typed was read. What it has not read is the next one's, who
+/// gets it again by the replay.
+void HostPort::clear_pty() {
+    // By our side, as the names say, but it is the other one that is set and whose input goes: what
+    // is on its way there first.
+    const int pty = end_.pty_master.get();
+    (void)::tcflush(pty, TCOFLUSH);
     termios raw{};
-    if (::tcgetattr(end_.pty_slave.get(), &raw) == 0) {
+    if (::tcgetattr(pty, &raw) == 0) {
         ::cfmakeraw(&raw);
-        (void)::tcsetattr(end_.pty_slave.get(), TCSANOW, &raw);
+        (void)::tcsetattr(pty, TCSAFLUSH, &raw);
     }
-    viewer.leave();
-    sweep();
+    must_look_at_pty_ = true;  // the next one may be there already
 }
 
 void HostPort::add_pty_viewer() {
-    if (std::exchange(late_watched_, false)) {
-        loop_->remove(end_.pty_master.get());
-    }
     add_viewer({.kind = Viewer::Kind::kPty,
                 .input = end_.pty_master.get(),
                 .output = end_.pty_master.get(),
@@ -282,13 +249,13 @@ void HostPort::forget_gone() {
 
 /// At the end of a round, when nobody is in the midst of a viewer.
 void HostPort::sweep() {
+    if (end_.pty_master.valid() && !viewers_.empty() && viewers_.front()->gone()) {
+        clear_pty();  // whoever goes on where we are killed still knows of the user
+    }
     forget_gone();
     std::erase_if(tellers_, [](const auto& teller) { return teller->gone(); });
     if (!std::exchange(must_sweep_, false)) {
         return;
-    }
-    if (!viewers_.empty() && viewers_.front()->gone()) {
-        delivered_ = viewers_.front()->position;
     }
     writer_ = nullptr;
     std::erase_if(viewers_, [](const auto& viewer) { return viewer->gone(); });
@@ -311,6 +278,13 @@ void HostPort::update_writer() {
         writer_->want_input(true);
         tell_size_of_writer();
     }
+}
+
+/// Of those that have gone, or will when their input is read, nobody waits for one.
+Viewer* HostPort::first_that_sees() const {
+    const auto sees = [](const auto& viewer) { return !viewer->gone() && !viewer->output_ended(); };
+    const auto first = std::ranges::find_if(viewers_, sees);
+    return first != viewers_.end() ? first->get() : nullptr;
 }
 
 void HostPort::update_open() {

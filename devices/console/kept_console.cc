@@ -12,14 +12,13 @@
 #include "devices/console/log_file.h"
 #include "devices/console/port_control.h"
 #include "devices/console/port_stream.h"
-#include "devices/console/pty_users.h"
 
 namespace outrigger::console {
 namespace {
 
 constexpr size_t kLine = 64;
 /// In the first word, so that a build which lays it out otherwise does not go on with it.
-constexpr uint64_t kLayout = 0x6f75'7472'636f'6e01;
+constexpr uint64_t kLayout = 0x6f75'7472'636f'6e02;
 
 }  // namespace
 
@@ -48,8 +47,7 @@ size_t KeptConsole::lay_out(std::byte* memory, std::span<const PortOptions> port
                      .viewers = part(KeptViewers::bytes(options.viewers_max)),
                      .size_tellers = part(KeptViewers::bytes(options.viewers_max)),
                      .file = part(LogFile::kKeptBytes),
-                     .log = part(LogFile::kKeptBytes),
-                     .pty = part(PtyUsers::kKeptBytes)};
+                     .log = part(LogFile::kKeptBytes)};
     }
     return at;
 }

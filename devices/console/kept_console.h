@@ -31,7 +31,6 @@ struct KeptPort {
     std::span<std::byte> size_tellers{};
     std::span<std::byte> file{};
     std::span<std::byte> log{};
-    std::span<std::byte> pty{};
 
     /// "p3.v17" for what == "v" and number == "17".
     [[nodiscard]] std::string name(std::string_view what) const;

@@ -94,7 +94,7 @@ void Viewer::end_input() {
     input_ended_ = true;
     switch (options_.kind) {
         case Kind::kUnix:
-            if (hung_up_) {
+            if (hung_up_ || output_ended_) {
                 leave();
             }
             break;
@@ -103,7 +103,24 @@ void Viewer::end_input() {
             leave();
             break;
         case Kind::kStdio:
+            if (output_ended_) {
+                leave();
+            }
             break;
+    }
+    update();
+}
+
+/// Whoever has gone, or has only closed the half by which it sees, may have sent something before:
+/// it leaves when that is read to its end.
+void Viewer::end_output() {
+    output_ended_ = true;
+    blocked_ = false;
+    // Whoever opens a pseudo-terminal next is another one.
+    hung_up_ = hung_up_ || options_.kind == Kind::kPty;
+    if (input_ended_) {
+        leave();
+        return;
     }
     update();
 }
@@ -173,7 +190,7 @@ size_t Viewer::write(std::span<const std::byte> bytes) {
             blocked_ = true;
             update();
         } else {
-            leave();
+            end_output();
         }
         break;
     }

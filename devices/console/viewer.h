@@ -86,8 +86,11 @@ class Viewer final {
     /// Input has ended; output may still be wanted.
     [[nodiscard]] bool input_ended() const { return input_ended_; }
 
+    /// It gets no more; what it has sent may still be there, and more of it come.
+    [[nodiscard]] bool output_ended() const { return output_ended_; }
+
     /// Can output be written, as far as is known?
-    [[nodiscard]] bool is_writable() const { return !gone_ && !blocked_; }
+    [[nodiscard]] bool is_writable() const { return !gone_ && !output_ended_ && !blocked_; }
 
     /// Is input there that nobody is told of by itself: the descriptor is always ready, or has hung
     /// up?
@@ -102,7 +105,7 @@ class Viewer final {
     [[nodiscard]] size_t take(size_t bytes_max);
 
     /// How much of `bytes`, which are at `position`, was written. Less than all: is_writable() is
-    /// false, or it has gone.
+    /// false, for now, or because it has gone or looks no more.
     [[nodiscard]] size_t write(std::span<const std::byte> bytes);
 
     /// Is it to be told of input? Not while there is no room for it.
@@ -126,6 +129,7 @@ class Viewer final {
     [[nodiscard]] size_t note_read(ssize_t count);
     [[nodiscard]] ssize_t write_some(uint64_t at, std::span<const std::byte> bytes) const;
     void end_input();
+    void end_output();
     void update();
 
     [[nodiscard]] bool is_one_descriptor() const { return options_.input == options_.output; }
@@ -148,6 +152,7 @@ class Viewer final {
     bool input_can_wait_ = true;
     bool input_wanted_ = true;
     bool input_ended_ = false;
+    bool output_ended_ = false;
     bool hung_up_ = false;
     bool blocked_ = false;
     bool gone_ = false;

@@ -25,7 +25,7 @@ NetDevice::NetDevice(const NetOptions& options, std::unique_ptr<Port> port, Mapp
       port_(std::move(port)),
       mtu_(options.mtu),
       kept_(std::move(kept)),
-      roles_(size_t{2} * options.queue_pairs + 1, Role::kNone),
+      rings_(size_t{2} * options.queue_pairs + 1),
       transmit_(options.queue_pairs),
       receive_(options.queue_pairs),
       batch_(port_->takes()) {
@@ -114,7 +114,7 @@ Result<void> NetDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& 
     const size_t header_bytes =
         config.version_1 || config.packed || merges ? kVnetHeaderBytes : kLegacyHeaderBytes;
     const Role role = role_of(index);
-    roles_[to_number(index)] = role;
+    rings_[to_number(index)] = {.role = role, .queue = &queue};
     switch (role) {
         case Role::kReceive:
             note_started(worker);
@@ -128,11 +128,10 @@ Result<void> NetDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& 
             transmit_[pair] = {.ring = &queue, .header_bytes = header_bytes};
             break;
         case Role::kControl:
-            control_ = &queue;
+            ++control_rings_;
             ask_for_announcement();
             break;
         case Role::kNone:
-            unused_ = &queue;
             break;
     }
     return {};
@@ -140,15 +139,16 @@ Result<void> NetDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& 
 
 QueueProgress NetDevice::process_queue(QueueIndex index) {
     const uint16_t pair = to_number(index) / 2;
-    switch (roles_[to_number(index)]) {
+    const Ring& ring = rings_[to_number(index)];
+    switch (ring.role) {
         case Role::kReceive:
             return receive(pair);
         case Role::kTransmit:
             return transmit(pair);
         case Role::kControl:
-            return obey_all();
+            return obey_all(*ring.queue);
         case Role::kNone:
-            return ignore(*unused_);
+            return ignore(*ring.queue);
     }
     return QueueProgress::kWaiting;
 }
@@ -165,7 +165,7 @@ void NetDevice::suspend_queue(QueueIndex index, std::move_only_function<void()> 
 
 void NetDevice::leave_queue(QueueIndex index, bool set_aside) {
     const uint16_t pair = to_number(index) / 2;
-    switch (std::exchange(roles_[to_number(index)], Role::kNone)) {
+    switch (std::exchange(rings_[to_number(index)], {}).role) {
         case Role::kReceive:
             if (set_aside) {
                 receive_[pair].suspend();
@@ -179,17 +179,16 @@ void NetDevice::leave_queue(QueueIndex index, bool set_aside) {
             note_stopped();
             break;
         case Role::kControl:
-            control_ = nullptr;
+            --control_rings_;
             break;
         case Role::kNone:
-            unused_ = nullptr;
             break;
     }
 }
 
 void NetDevice::hurry_queue(QueueIndex index) {
     const uint16_t pair = to_number(index) / 2;
-    const Role role = roles_[to_number(index)];
+    const Role role = rings_[to_number(index)].role;
     if (role == Role::kReceive) {
         receive_[pair].return_gathered();
     } else if (role == Role::kTransmit) {

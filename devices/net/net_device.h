@@ -105,6 +105,12 @@ class NetDevice final : public Device, private PortEvents {
     /// whatever the device has.
     enum class Role : uint8_t { kReceive, kTransmit, kControl, kNone };
 
+    /// One that runs.
+    struct Ring {
+        Role role = Role::kNone;
+        Virtqueue* queue = nullptr;
+    };
+
     struct Transmit {
         Virtqueue* ring = nullptr;
         size_t header_bytes = 0;
@@ -136,8 +142,8 @@ class NetDevice final : public Device, private PortEvents {
 
     [[nodiscard]] static QueueProgress ignore(Virtqueue& ring);
 
-    [[nodiscard]] QueueProgress obey_all();
-    void obey(DescriptorChain chain);
+    [[nodiscard]] QueueProgress obey_all(Virtqueue& ring);
+    void obey(Virtqueue& ring, DescriptorChain chain);
     void carry_out(const ControlCommand& command);
     [[nodiscard]] std::optional<StationAddress> own_station() const;
     void recall_settings();
@@ -174,9 +180,8 @@ class NetDevice final : public Device, private PortEvents {
     Worker* worker_ = nullptr;  // guarded by worker_mutex_: where queues run or ran
 
     // The worker's while queues run, and the control thread's otherwise.
-    std::vector<Role> roles_;  // of rings that run
-    Virtqueue* control_ = nullptr;
-    Virtqueue* unused_ = nullptr;  // there is one at most: the last
+    std::vector<Ring> rings_;   // by their numbers
+    size_t control_rings_ = 0;  // that run: features may change between the starts of two
     std::vector<Transmit> transmit_;
     std::vector<ReceiveQueue> receive_;
     size_t running_ = 0;

@@ -60,27 +60,27 @@ std::array<std::byte, 60> make_announcement(const MacAddress& mac) {
 
 // --- The control queue -------------------------------------------------------------------------
 
-QueueProgress NetDevice::obey_all() {
-    if (!control_->is_enabled() && !control_->is_ending()) {
+QueueProgress NetDevice::obey_all(Virtqueue& ring) {
+    if (!ring.is_enabled() && !ring.is_ending()) {
         return QueueProgress::kWaiting;
     }
     for (int i = 0; i < kCommandsMax; ++i) {
-        std::optional<DescriptorChain> chain = control_->pop();
+        std::optional<DescriptorChain> chain = ring.pop();
         if (!chain) {
             return QueueProgress::kDrained;
         }
-        obey(*std::move(chain));
+        obey(ring, *std::move(chain));
     }
     return QueueProgress::kMore;
 }
 
 /// A command that an earlier process had in hand is carried out again, which none minds.
-void NetDevice::obey(DescriptorChain chain) {
+void NetDevice::obey(Virtqueue& ring, DescriptorChain chain) {
     ChainReader reader = chain.take_reader();
     ChainWriter writer = chain.take_writer();
     std::vector<std::byte> bytes(std::min<uint64_t>(reader.remaining(), kControlBytesMax + 1));
     (void)reader.read(bytes);
-    if (control_->memory_was_lost()) {
+    if (ring.memory_was_lost()) {
         chain.complete(0);
         return;
     }

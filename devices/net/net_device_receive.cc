@@ -154,8 +154,8 @@ bool NetDevice::is_wanted(const Frame& frame) const {
 
 /// VIRTIO 1.3, 5.1.6.5.6. Front ends that have the control queue tell us of it by what is enabled.
 size_t NetDevice::pairs_in_use() const {
-    return control_ != nullptr ? std::min<size_t>(settings_.pairs(), receive_.size())
-                               : receive_.size();
+    return control_rings_ > 0 ? std::min<size_t>(settings_.pairs(), receive_.size())
+                              : receive_.size();
 }
 
 /// Only rings that have buffers: a driver gives none to pairs that it does not use, and before it

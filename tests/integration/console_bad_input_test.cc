@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a guest, a front end or the host's side of a console does wrong.
+#include <fmt/core.h>
+
 #include "vhost-user-backend/wire/messages.h"
 
 #include "tests/integration/console_test.h"
 #include "tests/support/state_pipe.h"
+#include "tests/support/tcp_port.h"
 
 namespace outrigger::console {
 namespace {
@@ -193,11 +196,10 @@ std::string refusal(const std::vector<std::string>& texts) {
 }
 
 TEST_P(ConsoleTest, ATcpPortThatIsInUseIsSaidSo) {
-    const auto first = parse_port("name=a,backend=tcp,tcp-port=39871", true).value();
-    const auto end = open_host_end(first);
-    ASSERT_TRUE(end) << end.error().message;
-    EXPECT_EQ(refusal({"name=a,backend=tcp,tcp-port=39871"}),
-              "cannot listen at 127.0.0.1:39871: Address already in use");
+    const testing::TcpPort port;
+    port.listen();
+    EXPECT_EQ(refusal({fmt::format("name=a,backend=tcp,tcp-port={}", port.number())}),
+              fmt::format("cannot listen at 127.0.0.1:{}: Address already in use", port.number()));
 }
 
 TEST_P(ConsoleTest, ASocketPathThatIsInUseIsSaidSo) {

@@ -59,7 +59,8 @@ class ConsoleDaemonTest : public ::testing::Test {
     void start(const std::vector<std::string>& ports,
                std::vector<std::pair<int, int>> descriptors = {}) {
         ports_ = static_cast<uint16_t>(ports.size());
-        std::vector<std::string> arguments = {"--socket-path=" + path("s")};
+        std::vector<std::string> arguments = more_arguments_;
+        arguments.push_back("--socket-path=" + path("s"));
         for (const std::string& port : ports) {
             arguments.push_back("--port=" + port);
         }
@@ -89,6 +90,7 @@ class ConsoleDaemonTest : public ::testing::Test {
     }
 
     std::filesystem::path folder_;
+    std::vector<std::string> more_arguments_;
     uint16_t ports_ = 1;
     std::optional<ChildProcess> daemon_;
     std::optional<ConsoleGuest> guest_;
@@ -339,6 +341,126 @@ TEST_F(AttachTest, PipesCarryEveryByteAndTheirEnd) {
     EXPECT_EQ(guest_->read(0, words.size()), words);
     ASSERT_TRUE(guest_->write(0, "answer"));
     EXPECT_EQ(shown.read(6), "answer");
+}
+
+// --- A pseudo-terminal that several have open ---------------------------------------------------
+
+/// What happens while the daemon stands still it finds as the kernel tells it: as few events.
+class SharedTerminalTest : public ConsoleDaemonTest {
+  protected:
+    void SetUp() override {
+        ConsoleDaemonTest::SetUp();
+        more_arguments_ = {"--keeper=none"};
+        start({"name=hvc0,backend=pty,link=" + path("tty")});
+        boot();
+    }
+
+    [[nodiscard]] HostUser open_terminal() const {
+        return HostUser(UniqueFd(::open(path("tty").c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC)));
+    }
+
+    template <class Task>
+    void while_the_daemon_stands_still(Task task) {
+        daemon_->send_signal(SIGSTOP);
+        ASSERT_TRUE(eventually([&] { return is_stopped(); }));
+        task();
+        daemon_->send_signal(SIGCONT);
+    }
+
+    void expect_told(uint16_t open) {
+        const auto message = guest_->wait_message(0, kPortOpen);
+        ASSERT_TRUE(message);
+        EXPECT_EQ(message->value, open);
+    }
+
+    void expect_told_nothing() {
+        EXPECT_EQ(guest_->next_message(std::chrono::milliseconds(50)), std::nullopt);
+    }
+
+  private:
+    /// Each of its threads.
+    [[nodiscard]] bool is_stopped() const {
+        bool all = true;
+        const std::string process = "/proc/" + std::to_string(daemon_->pid()) + "/task";
+        for (const auto& thread : std::filesystem::directory_iterator(process)) {
+            std::ifstream file(thread.path() / "stat");
+            std::string line;
+            std::getline(file, line);
+            all = all && line.find(") T ") != std::string::npos;
+        }
+        return all;
+    }
+};
+
+TEST_F(SharedTerminalTest, UsersWhoCameAtOnceAreServedUntilTheLastOneGoes) {
+    std::optional<HostUser> first;
+    std::optional<HostUser> second;
+    while_the_daemon_stands_still([&] {
+        first.emplace(open_terminal());
+        second.emplace(open_terminal());
+    });
+    expect_told(1);
+    first->close();
+    expect_told_nothing();
+    ASSERT_TRUE(guest_->write(0, "shown"));
+    EXPECT_EQ(second->read(5), "shown");
+    second->write("typed");
+    EXPECT_EQ(guest_->read(0, 5), "typed");
+    second->close();
+    expect_told(0);
+}
+
+TEST_F(SharedTerminalTest, UsersWhoGoAtOnceAreAllGone) {
+    HostUser first = open_terminal();
+    expect_told(1);
+    HostUser second = open_terminal();
+    // It was seen, too.
+    second.write("typed");
+    EXPECT_EQ(guest_->read(0, 5), "typed");
+    while_the_daemon_stands_still([&] {
+        first.close();
+        second.close();
+    });
+    expect_told(0);
+}
+
+TEST_F(SharedTerminalTest, AUserWhoComesAsTheLastOneGoesIsServed) {
+    HostUser first = open_terminal();
+    expect_told(1);
+    std::optional<HostUser> second;
+    while_the_daemon_stands_still([&] {
+        first.write("first ");
+        first.close();
+        second.emplace(open_terminal());
+        second->write("second");
+    });
+    EXPECT_EQ(guest_->read(0, 12), "first second");
+    ASSERT_TRUE(guest_->write(0, "shown"));
+    EXPECT_EQ(second->read(5), "shown");
+    second->close();
+    expect_told(0);
+}
+
+TEST_F(SharedTerminalTest, AUserWhoCameAndWentBeforeAnybodyLookedIsHeard) {
+    while_the_daemon_stands_still([&] { open_terminal().write("typed"); });
+    EXPECT_EQ(guest_->read(0, 5), "typed");
+    expect_told(1);
+    expect_told(0);
+}
+
+TEST_F(SharedTerminalTest, WhatNoUserReadTheNextOneSeesOnce) {
+    HostUser first = open_terminal();
+    expect_told(1);
+    // More than a terminal takes at a time.
+    const std::string line(20'000, 'x');
+    ASSERT_TRUE(guest_->write(0, line));
+    EXPECT_EQ(first.read(1), "x");
+    first.close();
+    expect_told(0);
+    const HostUser second = open_terminal();
+    expect_told(1);
+    EXPECT_EQ(second.read(line.size()).size(), line.size());
+    EXPECT_FALSE(second.readable(std::chrono::milliseconds(50)));
 }
 
 class StdioTerminalTest : public ConsoleDaemonTest {};

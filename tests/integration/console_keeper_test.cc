@@ -31,6 +31,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/console_guest.h"
 #include "tests/support/process_counts.h"
+#include "tests/support/tcp_port.h"
 #include "tests/support/wait.h"
 
 namespace outrigger::testing {
@@ -267,19 +268,6 @@ class ConsoleKeeperTest : public ::testing::TestWithParam<bool> {
     std::optional<ConsoleGuest> guest_;
 };
 
-uint16_t free_tcp_port() {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    // SAFETY: sockets' addresses are passed so.
-    auto* const generic = reinterpret_cast<sockaddr*>(&address);
-    EXPECT_EQ(::bind(fd.get(), generic, sizeof address), 0);
-    EXPECT_EQ(::getsockname(fd.get(), generic, &size), 0);
-    return ntohs(address.sin_port);
-}
-
 HostUser connect_tcp(uint16_t port) {
     UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address{};
@@ -294,16 +282,17 @@ HostUser connect_tcp(uint16_t port) {
 
 TEST_P(ConsoleKeeperTest, FortyKillsLoseAndDoubleNoByteAndDropNoViewer) {
     constexpr int kKills = 40;
-    const uint16_t tcp_port = free_tcp_port();
-    start({"name=unix,backend=unix,console=off,path=" + path("unix") + ",log=" + path("log"),
-           "name=pty,backend=pty,link=" + path("tty"),
-           std::string("name=tcp,backend=tcp,tcp-port=").append(std::to_string(tcp_port))});
+    const TcpPort tcp_port;
+    start(
+        {"name=unix,backend=unix,console=off,path=" + path("unix") + ",log=" + path("log"),
+         "name=pty,backend=pty,link=" + path("tty"),
+         std::string("name=tcp,backend=tcp,tcp-port=").append(std::to_string(tcp_port.number()))});
     std::vector<std::unique_ptr<Talker>> talkers;
     talkers.push_back(std::make_unique<Talker>(connect_kept("unix"), 1));
     talkers.push_back(std::make_unique<Talker>(
         HostUser(UniqueFd(::open(path("tty").c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC))), 2));
     talkers.push_back(std::make_unique<Talker>(
-        make_and_hold(daemon_->pid(), [&] { return connect_tcp(tcp_port); }), 3));
+        make_and_hold(daemon_->pid(), [&] { return connect_tcp(tcp_port.number()); }), 3));
     // Until they are here: what the guest writes before is nobody's but the log's.
     for (size_t open = 0; open < ports_;) {
         const auto message = guest_->next_message();
@@ -532,6 +521,36 @@ TEST_P(ConsoleKeeperTest, ASizeIsToldByTheSameTellerToTheNextProcess) {
     const auto message = guest_->wait_message(0, kResize);
     ASSERT_TRUE(message);
     EXPECT_EQ(message->rest, std::string("\x84\0\x32\0", 4));
+}
+
+TEST_P(ConsoleKeeperTest, UsersOfOneTerminalComeAndGoWhileItsProcessIsKilled) {
+    start({"name=hvc0,backend=pty,link=" + path("tty")});
+    const auto open_terminal = [&] {
+        return HostUser(UniqueFd(::open(path("tty").c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC)));
+    };
+    HostUser first = open_terminal();
+    auto message = guest_->wait_message(0, kPortOpen);
+    ASSERT_TRUE(message);
+    ASSERT_EQ(::kill(worker(), SIGSTOP), 0);
+    HostUser second = open_terminal();
+    first.close();
+    ASSERT_TRUE(kill_worker());
+    ASSERT_TRUE(guest_->write(0, "shown"));
+    EXPECT_EQ(second.read(5), "shown");
+    second.write("typed");
+    EXPECT_EQ(guest_->read(0, 5), "typed");
+    EXPECT_EQ(guest_->next_message(milliseconds(50)), std::nullopt);
+    ASSERT_EQ(::kill(worker(), SIGSTOP), 0);
+    second.close();
+    ASSERT_TRUE(kill_worker());
+    message = guest_->wait_message(0, kPortOpen);
+    ASSERT_TRUE(message);
+    EXPECT_EQ(message->value, 0);
+    const HostUser third = open_terminal();
+    message = guest_->wait_message(0, kPortOpen);
+    ASSERT_TRUE(message);
+    EXPECT_EQ(message->value, 1);
+    EXPECT_EQ(third.read(5), "shown");
 }
 
 TEST_P(ConsoleKeeperTest, AnotherProcessTakesOverWhileItsUserReads) {

@@ -71,6 +71,13 @@ class ConsoleTest : public ::testing::TestWithParam<bool> {
 
     /// `@` in a text stands for the folder.
     void serve(std::vector<std::string> texts, const DeviceOptions& options = {}) {
+        open_host_ends(std::move(texts), options);
+        begin_to_serve(options);
+    }
+
+    /// As serve(), in two steps: what somebody does at the host's ends in between is there when
+    /// the device looks first.
+    void open_host_ends(std::vector<std::string> texts, const DeviceOptions& options = {}) {
         for (std::string& text : texts) {
             for (size_t at = 0; (at = text.find('@', at)) != std::string::npos;) {
                 text.replace(at, 1, folder_.string() + "/");
@@ -79,6 +86,9 @@ class ConsoleTest : public ::testing::TestWithParam<bool> {
         ports_ = static_cast<uint16_t>(texts.size());
         multiport_ = options.multiport;
         device_ = make_device(texts, options);
+    }
+
+    void begin_to_serve(const DeviceOptions& options = {}) {
         host_ = std::make_unique<testing::SessionHost>(
             *device_, testing::SessionHostOptions{.worker_count = options.workers});
     }

@@ -8,11 +8,13 @@
 #include <fmt/core.h>
 
 #include "tests/integration/console_test.h"
+#include "tests/support/tcp_port.h"
 
 namespace outrigger::console {
 namespace {
 
 using testing::eventually;
+using testing::give_others_a_moment;
 using testing::kPatience;
 using testing::kPortOpen;
 
@@ -76,10 +78,76 @@ TEST_P(ConsoleTest, WhatAViewerWroteBeforeItWentIsReadWhole) {
         user.write(sent);
         user.close();
     });
-    testing::give_others_a_moment();
+    give_others_a_moment();
     guest.give_buffers(0, 16, 4096);
     EXPECT_EQ(guest.read(0, sent.size()), sent);
     writer.join();
+}
+
+/// `printf 'reboot\r' | socat -u - UNIX-CONNECT:tty`: it has gone before anybody looks, and there
+/// is something to show it.
+TEST_P(ConsoleTest, WhatAViewerWroteThatHasGoneAlreadyIsReadAllTheSame) {
+    open_host_ends({"name=a,backend=unix,path=@a"});
+    const std::array<std::byte, 1> letter{std::byte{'!'}};
+    ASSERT_TRUE(device_->write_config(ConfigOffset{8}, letter));
+    for (const std::string_view typed : {"reboot\r", "and again\r"}) {
+        HostUser::connect(path("a")).write(typed);
+    }
+    begin_to_serve();
+    Guest& guest = boot_and_open();
+    EXPECT_EQ(guest.read(0, 17), "reboot\rand again\r");
+    EXPECT_TRUE(eventually([&] { return device_->host(0).viewer_count() == 0; }));
+    EXPECT_EQ(device_->host(0).counters().input_ignored.value(), 0U);
+}
+
+TEST_P(ConsoleTest, WhatAViewerWroteThatHasGoneIsReadAlthoughTheGuestWritesMeanwhile) {
+    serve({"name=a,backend=unix,path=@a", "name=b,backend=unix,path=@b"});
+    Guest& guest = boot_and_open({.receive_buffers = 0});
+    for (uint16_t port = 0; port < 2; ++port) {
+        // More than the port takes before the guest reads.
+        const std::string sent = pattern(96 << 10, port);
+        HostUser user = join(port == 0 ? "a" : "b", port);
+        user.write(sent);
+        give_others_a_moment();
+        user.close();
+        // A guest that does not read may write, and waits for nobody who has gone.
+        guest.write_all(port, pattern(1 << 20), 32768);
+        give_others_a_moment();
+        EXPECT_EQ(device_->host(port).viewer_count(), 1U);
+        guest.give_buffers(Guest::receive_queue(port), 16, 4096);
+        EXPECT_TRUE(guest.read(port, sent.size()) == sent);
+        EXPECT_TRUE(eventually([&] { return device_->host(port).viewer_count() == 0; }));
+    }
+}
+
+TEST_P(ConsoleTest, AViewerThatOnlyStopsReadingStillTypes) {
+    serve({"name=a,backend=unix,path=@a"});
+    Guest& guest = boot_and_open();
+    HostUser user = join("a");
+    ASSERT_EQ(::shutdown(user.fd(), SHUT_RD), 0);
+    ASSERT_TRUE(guest.write(0, "nobody looks"));
+    give_others_a_moment();
+    user.write("typed");
+    EXPECT_EQ(guest.read(0, 5), "typed");
+    user.close();
+    EXPECT_TRUE(eventually([&] { return device_->host(0).viewer_count() == 0; }));
+}
+
+TEST_P(ConsoleTest, WhatAViewerThatIsStillReadFromHasNotSeenIsTheNextOnes) {
+    serve({"name=a,backend=unix,path=@a,console=off"});
+    Guest& guest = boot_and_open();
+    const HostUser typist = join("a");
+    ASSERT_TRUE(guest.write(0, "seen "));
+    EXPECT_EQ(typist.read(5), "seen ");
+    ASSERT_EQ(::shutdown(typist.fd(), SHUT_RD), 0);
+    ASSERT_TRUE(guest.write(0, "unseen "));
+    give_others_a_moment();
+    HostUser next = join("a");
+    EXPECT_EQ(next.read(7), "unseen ");
+    next.close();
+    EXPECT_TRUE(eventually([&] { return device_->host(0).viewer_count() == 1; }));
+    ASSERT_TRUE(guest.write(0, "and more"));
+    EXPECT_EQ(join("a").read(8), "and more");
 }
 
 TEST_P(ConsoleTest, AViewerThatStopsReadingHoldsUpNoOtherOne) {
@@ -244,28 +312,14 @@ TEST_P(ConsoleTest, AFullDiskCostsTheGuestNothing) {
 
 // --- TCP ----------------------------------------------------------------------------------------
 
-/// A port of the loopback interface that nobody has.
-uint16_t free_port() {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    // SAFETY: sockets' addresses are passed so.
-    auto* const generic = reinterpret_cast<sockaddr*>(&address);
-    EXPECT_EQ(::bind(fd.get(), generic, size), 0);
-    EXPECT_EQ(::getsockname(fd.get(), generic, &size), 0);
-    return ntohs(address.sin_port);
-}
-
 TEST_P(ConsoleTest, ATcpPortServesTheLoopbackInterface) {
-    const uint16_t port = free_port();
-    serve({fmt::format("name=a,backend=tcp,tcp-port={}", port)});
+    const testing::TcpPort port;
+    serve({fmt::format("name=a,backend=tcp,tcp-port={}", port.number())});
     Guest& guest = boot_and_open();
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(port);
+    address.sin_port = htons(port.number());
     UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     // SAFETY: sockets' addresses are passed so.
     const auto* const generic = reinterpret_cast<const sockaddr*>(&address);

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <string>
@@ -55,6 +56,7 @@ class KeptDiskTest : public ::testing::TestWithParam<const char*> {
     }
 
     void start(std::vector<std::string> more = {}, uint16_t inflight_queues = 0) {
+        inflight_queues_ = inflight_queues;
         const fs::path socket = folder_ / "s";
         more.insert(more.end(),
                     {"--keeper=fork",
@@ -80,6 +82,18 @@ class KeptDiskTest : public ::testing::TestWithParam<const char*> {
         return file ? pid : -1;
     }
 
+    [[nodiscard]] size_t sessions_gone_on_with() const {
+        const std::string said = daemon_->complained();
+        constexpr std::string_view kWhat = "goes on with a session";
+        size_t count = 0;
+        for (size_t at = said.find(kWhat); at != std::string::npos; at = said.find(kWhat, at + 1)) {
+            ++count;
+        }
+        return count;
+    }
+
+    [[nodiscard]] bool stop_at_work(pid_t pid);
+    void kill_at_work();
     void write_while_it_is_killed(int kills);
 
     /// Writes every block once, in any order, and reads every block.
@@ -123,16 +137,56 @@ class KeptDiskTest : public ::testing::TestWithParam<const char*> {
     fs::path folder_;
     std::unique_ptr<ChildProcess> daemon_;
     std::unique_ptr<DiskGuest> guest_;
+    uint16_t inflight_queues_ = 0;
     std::mt19937 random_{5};
+    // What kills have met.
+    size_t outstanding_ = 0;
+    size_t in_flight_ = 0;  // of the first queue, where the front end has its buffer
 };
+
+/// Stops it: what it has in hand can be looked at while it stands still. False: nothing.
+bool KeptDiskTest::stop_at_work(pid_t pid) {
+    const fs::path tasks = "/proc/" + std::to_string(pid) + "/task";
+    EXPECT_EQ(::kill(pid, SIGSTOP), 0);
+    EXPECT_TRUE(eventually([&] {
+        return std::ranges::all_of(fs::directory_iterator(tasks), [](const auto& task) {
+            std::ifstream file(task.path() / "stat");
+            const std::string line(std::istreambuf_iterator<char>(file), {});
+            const size_t state = line.rfind(") ") + 2;
+            return state < line.size() && line[state] == 'T';
+        });
+    }));
+    const size_t outstanding = guest_->outstanding();
+    const size_t in_flight = inflight_queues_ > 0 ? guest_->noted_in_flight() : 0;
+    if (outstanding == 0 || (inflight_queues_ > 0 && in_flight == 0)) {
+        EXPECT_EQ(::kill(pid, SIGCONT), 0);
+        return false;
+    }
+    outstanding_ += outstanding;
+    in_flight_ += in_flight;
+    return true;
+}
+
+/// It has gone on with the guest, and so has the next one when this returns. Requests are on the
+/// way; where the front end can tell, the process has begun some.
+void KeptDiskTest::kill_at_work() {
+    const pid_t pid = worker();
+    ASSERT_GT(pid, 0) << daemon_->complained();
+    ASSERT_TRUE(eventually([&] { return stop_at_work(pid); }));
+    const size_t before = sessions_gone_on_with();
+    ASSERT_EQ(::kill(pid, SIGKILL), 0);
+    ASSERT_TRUE(eventually([&] { return sessions_gone_on_with() > before; }))
+        << daemon_->complained();
+}
 
 void KeptDiskTest::write_while_it_is_killed(int kills) {
     std::atomic<bool> killing = true;
     std::thread killer([&] {
         for (int i = 0; i < kills; ++i) {
             std::this_thread::sleep_for(std::chrono::milliseconds(20 + i * 37 % 130));
-            if (const pid_t pid = worker(); pid > 0) {
-                ::kill(pid, SIGKILL);
+            kill_at_work();
+            if (HasFailure()) {
+                break;
             }
         }
         killing = false;
@@ -144,7 +198,9 @@ void KeptDiskTest::write_while_it_is_killed(int kills) {
     killer.join();
     ASSERT_FALSE(HasFailure());
     write_and_compare(0xff);
-    std::cout << rounds << " rounds of " << 2 * kBlocks << " requests\n";
+    std::cout << rounds << " rounds of " << 2 * kBlocks << " requests; " << kills << " kills met "
+              << outstanding_ << " without an answer, of which " << in_flight_
+              << " were begun for certain\n";
 }
 
 TEST_P(KeptDiskTest, AnswersEveryRequestWhileTheProcessIsKilled) {
@@ -219,6 +275,38 @@ TEST_P(KeptDiskTest, RequestsThatWaitForALimitAreLeftToTheNextBinary) {
     }
     loading = false;
     load.join();
+}
+
+// The new process cannot go on with one section, and another one is not there any more.
+TEST_P(KeptDiskTest, AReloadThatFailsTakesNothingFromASectionThatItRemoves) {
+    const auto path = [this](const std::string& name) { return (folder_ / name).string(); };
+    const auto section = [&](const std::string& name, int queues) {
+        std::ofstream(path(name)).close();
+        fs::resize_file(path(name), kBlocks * kBlockBytes);
+        return "[" + name + "]\nsocket-path = " + path("s" + name) + "\nblk-file = " + path(name) +
+               "\nnum-queues = " + std::to_string(queues) + "\nio-engine = " + GetParam() + "\n";
+    };
+    std::ofstream(path("c")) << section("a", 2) << section("b", 2);
+    daemon_ = std::make_unique<ChildProcess>(
+        program_, ChildProcess::Options{.arguments = {"--config=" + path("c"), "--keeper=fork"}});
+    const auto connect = [&](const std::string& name) {
+        EXPECT_TRUE(eventually([&] { return fs::exists(path("s" + name)); }));
+        return std::make_unique<DiskGuest>(
+            driver::Frontend::connect(path("s" + name), driver::after(kPatience)).value(),
+            DiskGuest::Options{.queue_count = 2});
+    };
+    guest_ = connect("a");
+    const auto other = connect("b");
+    DiskRequest request{.type = VIRTIO_BLK_T_IN, .data = std::vector<std::byte>(kBlockBytes)};
+    ASSERT_EQ(guest_->run_one(request), VIRTIO_BLK_S_OK);
+    ASSERT_EQ(other->run_one(request), VIRTIO_BLK_S_OK);
+
+    std::ofstream(path("c")) << section("a", 1);
+    daemon_->send_signal(SIGHUP);
+    ASSERT_TRUE(daemon_->wait_complained("going back to the program before"))
+        << daemon_->complained();
+    EXPECT_EQ(guest_->run_one(request), VIRTIO_BLK_S_OK) << daemon_->complained();
+    EXPECT_EQ(other->run_one(request), VIRTIO_BLK_S_OK) << daemon_->complained();
 }
 
 INSTANTIATE_TEST_SUITE_P(Engines, KeptDiskTest, ::testing::Values("uring", "threads"));

@@ -246,26 +246,6 @@ TEST_F(KeeperTest, GivesUpWhenTheProcessIsKilledTooOften) {
     EXPECT_NE(daemon_->complained().find("giving up"), std::string::npos);
 }
 
-TEST_F(KeeperTest, GoesOnWhenNobodyReadsItsLog) {
-    std::array<int, 2> ends{};
-    ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
-    UniqueFd reader(ends[0]);
-    UniqueFd log(ends[1]);
-    daemon_ = std::make_unique<ChildProcess>(
-        program_,
-        ChildProcess::Options{
-            .arguments = {"--keeper=fork", kManyRestarts, "--socket-path=" + socket_.string()},
-            .descriptors = {{log.get(), STDERR_FILENO}}});
-    log.reset();
-    ASSERT_TRUE(eventually([&] { return fs::exists(socket_); }));
-    Guest guest(connect());
-    reader.reset();
-    for (int round = 0; round < 2; ++round) {
-        kill_worker();
-        EXPECT_GT(guest.draw().value_or(0), 0U) << "round " << round;
-    }
-}
-
 TEST_F(KeeperTest, TheProcessEndsWithItsKeeper) {
     start();
     const pid_t process = worker();
@@ -413,6 +393,20 @@ TEST_F(TakeOverTest, ABinaryThatDoesNotServeIsTakenBack) {
     EXPECT_EQ(binary(), folder_ / "old");
 }
 
+// What it says that it has done with, the program before has not.
+TEST_F(TakeOverTest, ABinaryThatDoesNotServeTakesNothingAway) {
+    program_ = copy_to("forgets").string();
+    start();
+    Guest guest(connect());
+    EXPECT_GT(guest.draw().value_or(0), 0U);
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    EXPECT_TRUE(daemon_->wait_complained("going back")) << daemon_->complained();
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+    guest.frontend.close();
+    EXPECT_TRUE(connect().get_features()) << "where it listens is gone";
+}
+
 // It has nothing to do with how often the program was killed.
 TEST_F(TakeOverTest, TheWayBackIsNoRestart) {
     program_ = copy_to("daemon").string();
@@ -451,6 +445,24 @@ TEST_F(TakeOverTest, AProgramThatEndsByItselfMeanwhileIsTheEnd) {
     EXPECT_NE(asks.complained().find("does not take this program"), std::string::npos)
         << asks.complained();
     EXPECT_EQ(daemon_->wait(), (Ended{.status = 5})) << daemon_->complained();
+}
+
+// What an operator was answered counts, also where it crosses with the word to leave.
+TEST_F(TakeOverTest, AProgramThatDepartsMeanwhileGoesOn) {
+    program_ = copy_to("departs").string();
+    const fs::path other = copy_to("other");
+    start();
+    put_impostor_in_place();
+    daemon_->send_signal(SIGUSR2);
+    ASSERT_TRUE(daemon_->wait_complained("has taken over")) << daemon_->complained();
+    const pid_t serves = worker();
+    ChildProcess asks(other.string(),
+                      {.arguments = {"--take-over=" + std::to_string(daemon_->pid())}});
+    EXPECT_EQ(asks.wait(), kFailed) << asks.complained();
+    // Longer than a program is waited for that is told to leave.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT_EQ(worker(), serves) << daemon_->complained();
+    EXPECT_EQ(::kill(serves, 0), 0);
 }
 
 // A program that a guest has taken over may have given its way to the keeper to others.

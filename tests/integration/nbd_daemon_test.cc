@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // outrigger-blk as a process before real NBD servers, qemu-nbd and nbdkit: what was written is read
 // again, while servers stall, fail, die and come back.
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -246,66 +247,6 @@ TEST_P(NbdRestarts, KilledUnderLoadAndBackAgainNothingIsLost) {
     stop();
 }
 
-/// The daemon has a keeper, and its process is killed while the server is away.
-class NbdKept : public NbdTest {
-  protected:
-    void lose_both() {
-        const std::string keeper = std::to_string(daemon_->pid());
-        pid_t process = -1;
-        std::ifstream("/proc/" + keeper + "/task/" + keeper + "/children") >> process;
-        ASSERT_GT(process, 0) << daemon_->complained();
-        server_->send_signal(SIGKILL);
-        EXPECT_TRUE(server_->wait());
-        ASSERT_EQ(::kill(process, SIGKILL), 0);
-        ASSERT_TRUE(daemon_->wait_complained("waiting for it, because guests have the disk"))
-            << daemon_->complained();
-    }
-
-    static constexpr const char* kServer = "nbdkit -f -U nbd.sock file disk.raw";
-};
-
-TEST_F(NbdKept, ProcessThatIsStartedAgainWaitsForTheServer) {
-    serve(kServer);
-    start({"--keeper=fork", "--nbd-unflushed=kept"});
-    {
-        DiskGuest guest(connect());
-        write_all(guest, 5);
-        lose_both();
-        serve(kServer);
-        expect_same(guest.read_all(kStepBytes), pattern(0, kDiskBytes, 5));
-        write_all(guest, 6);
-        flush(guest);
-        expect_same(file_bytes(), pattern(0, kDiskBytes, 6));
-    }
-    stop();
-}
-
-// The process that knew what was answered and not flushed is no more.
-TEST_F(NbdKept, ServerThatWentAwayMeanwhileMayHaveLostWrites) {
-    serve(kServer);
-    start({"--keeper=fork"});
-    {
-        DiskGuest guest(connect());
-        write_all(guest, 5);
-        lose_both();
-        serve(kServer);
-        EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
-        DiskRequest request{.type = VIRTIO_BLK_T_FLUSH};
-        EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_IOERR);
-    }
-    stop();
-}
-
-TEST_F(NbdKept, ProcessThatWaitsForTheServerCanBeTold) {
-    serve(kServer);
-    start({"--keeper=fork"});
-    DiskGuest guest(connect());
-    lose_both();
-    daemon_->send_signal(SIGTERM);
-    EXPECT_EQ(daemon_->wait(), (Ended{.status = 0})) << daemon_->complained();
-    EXPECT_FALSE(fs::exists(folder_ / "blk.sock"));
-}
-
 TEST_F(NbdTest, ServerThatStallsFailsRequestsInTimeAndIsUsedAgain) {
     serve("nbdkit -f -U nbd.sock file disk.raw");
     start({"--nbd-timeout=1"});
@@ -356,6 +297,45 @@ TEST_F(NbdTest, FlushThatFailedOnceGoesOnFailing) {
         fs::remove(folder_ / "fail");
         EXPECT_EQ(guest.run_one(request), VIRTIO_BLK_S_IOERR);
         EXPECT_EQ(read_status(guest), VIRTIO_BLK_S_OK);
+    }
+    stop();
+}
+
+// The data's segments are one page, so the guest need not have so much memory.
+TEST_F(NbdTest, RequestsOfMoreThanTwoGibibytesAreMovedWhole) {
+    serve("nbdkit -f -U nbd.sock memory 4G");
+    start({"--seg-max=1022", "--cache=writethrough"});
+    {
+        driver::Frontend frontend = connect();
+        driver::GuestMemory memory = driver::GuestMemory::create(64 << 20).value();
+        auto up =
+            driver::bring_up(frontend, memory, {.indirect_segments_max = 1024, .queue_size = 1024});
+        ASSERT_TRUE(up) << up.error().step;
+        constexpr uint32_t kSegmentBytes = (2 << 20) + (64 << 10);
+        constexpr uint32_t kSegments = 1000;
+        static_assert(uint64_t{kSegments} * kSegmentBytes > uint64_t{1} << 31);
+        const GuestAddr header = memory.allocate(16, 16).value();
+        const GuestAddr data = memory.allocate(kSegmentBytes, 4096).value();
+        const GuestAddr status = memory.allocate(1, 1).value();
+        const auto status_of = [&](uint32_t type) {
+            std::array<std::byte, 16> bytes{};
+            std::memcpy(bytes.data(), &type, sizeof type);
+            memory.write(header, bytes);
+            std::byte answer{0xff};
+            memory.write(status, std::span(&answer, 1));
+            std::vector<driver::Segment> segments{{header, 16, false}};
+            if (type != VIRTIO_BLK_T_FLUSH) {
+                segments.resize(1 + kSegments, {data, kSegmentBytes, type == VIRTIO_BLK_T_IN});
+            }
+            segments.push_back({status, 1, true});
+            EXPECT_TRUE(up->queues[0].transact(
+                segments, driver::after(seconds(120)), driver::ChainLayout::kIndirect));
+            memory.read(status, std::span(&answer, 1));
+            return std::to_integer<int>(answer);
+        };
+        EXPECT_EQ(status_of(VIRTIO_BLK_T_IN), VIRTIO_BLK_S_OK);
+        EXPECT_EQ(status_of(VIRTIO_BLK_T_OUT), VIRTIO_BLK_S_OK);
+        EXPECT_EQ(status_of(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK);
     }
     stop();
 }

@@ -284,6 +284,30 @@ TEST_P(NetControlTest, RingBehindThePairsIsLeftAloneWithoutTheFeature) {
     EXPECT_EQ(counters().commands.value() + counters().commands_refused.value(), 0U);
 }
 
+// A front end may say other features while rings run: what a ring is for stays.
+TEST_P(NetControlTest, RingsKeepTheirUseWhenFeaturesChange) {
+    serve_device(with_mac(2));
+    start_guest({.features = ~(uint64_t{1} << VIRTIO_NET_F_MQ), .control_queue = true});
+    (void)guest().frontend().set_features(guest().features().with(VIRTIO_NET_F_MQ));
+    auto fifth = driver::create_queue(guest().memory(),
+                                      {.features = guest().features(), .protocol_features = {}},
+                                      {.packed = GetParam(), .queue_count = 5, .queue_size = 16},
+                                      4);
+    ASSERT_TRUE(fifth);
+    ASSERT_EQ(fifth->start(guest().frontend(), guest().memory()), driver::Answer::kAccepted);
+    ASSERT_EQ(guest().frontend().set_vring_enable(4, 1), driver::Answer::kAccepted);
+    // The third stops; the fifth, which is for commands now, goes on.
+    ASSERT_TRUE(guest().frontend().get_vring_base(2));
+    const GuestAddr at = guest().memory().allocate(16, 16).value();
+    const std::string bytes = receive_mode(VIRTIO_NET_CTRL_RX_PROMISC, false);
+    guest().memory().write(at, std::as_bytes(std::span(bytes)));
+    const std::array<driver::Segment, 2> segments = {
+        driver::Segment{.address = at, .length = 3},
+        driver::Segment{.address = driver::offset_by(at, 8), .length = 1, .device_writable = true}};
+    EXPECT_TRUE(fifth->transact(segments, driver::after(testing::kPatience)));
+    EXPECT_FALSE(is_received(kStranger));
+}
+
 TEST_P(NetControlTest, OffloadsAreSwitchedOffAndOn) {
     serve_control();
     const FrameOptions options{.partial_checksum = true};

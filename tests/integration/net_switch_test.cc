@@ -33,10 +33,11 @@ class NetSwitchTest : public ::testing::TestWithParam<bool> {
         station.device.reset();
     }
 
-    size_t join(const NetGuestOptions& guest = {}) {
+    size_t join(const NetGuestOptions& guest = {}, std::span<const StateSection> state = {}) {
         auto port = std::make_unique<SwitchPort>(options_);
         Station station{.port = port.get()};
         station.device = std::make_unique<NetDevice>(NetOptions{.mtu = 65535}, std::move(port));
+        EXPECT_TRUE(state.empty() || station.device->load_state(state));
         station.host =
             std::make_unique<testing::SessionHost>(*station.device, testing::SessionHostOptions{});
         NetGuestOptions options = guest;
@@ -106,6 +107,42 @@ TEST_P(NetSwitchTest, FrameToEverybodyGoesToEverybodyElse) {
     join();
     introduce();
     expect_nothing(0);
+}
+
+TEST_P(NetSwitchTest, StationsOfAGuestThatMovesAreKnownWhereItComes) {
+    for (int i = 0; i < 3; ++i) {
+        join();
+    }
+    introduce();
+    for (const uint32_t ring : {0U, 1U}) {
+        ASSERT_TRUE(guest(1).frontend().get_vring_base(ring));
+    }
+    const auto state = stations_[1].device->save_state();
+    ASSERT_TRUE(state);
+    leave(stations_[1]);
+    // Nobody knows it: everybody hears of it.
+    expect_sent(0, frame(mac(0), mac(1), "where?"));
+    expect_received(2, frame(mac(0), mac(1), "where?"));
+    const size_t moved = join({}, *state);
+    expect_sent(0, frame(mac(0), mac(1), "there"));
+    expect_received(moved, frame(mac(0), mac(1), "there"));
+    expect_nothing(2);
+}
+
+// The same where a migration has failed.
+TEST_P(NetSwitchTest, StationsOfAGuestThatStaysAreStillKnown) {
+    for (int i = 0; i < 3; ++i) {
+        join();
+    }
+    introduce();
+    for (const uint32_t ring : {0U, 1U}) {
+        ASSERT_TRUE(guest(1).frontend().get_vring_base(ring));
+    }
+    ASSERT_EQ(guest(1).receive_queue().start(guest(1).frontend(), guest(1).memory()),
+              driver::Answer::kAccepted);
+    expect_sent(0, frame(mac(0), mac(1), "there"));
+    expect_received(1, frame(mac(0), mac(1), "there"));
+    expect_nothing(2);
 }
 
 TEST_P(NetSwitchTest, FrameToAStationGoesWhereItIsAlone) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guests of a file (--config) that come and go while outrigger-vsock runs.
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -170,7 +171,8 @@ TEST_F(VsockConfigTest, GuestIsRemovedWithItsConnectionsAndSockets) {
     EXPECT_TRUE(told->op() == VIRTIO_VSOCK_OP_SHUTDOWN || told->op() == VIRTIO_VSOCK_OP_RST);
     // Its front end sees a hang-up.
     pollfd gone{.fd = second->frontend().socket(), .events = POLLIN, .revents = 0};
-    ASSERT_EQ(::poll(&gone, 1, static_cast<int>(kPatience.count())), 1);
+    constexpr auto kPatienceMs = std::chrono::milliseconds(kPatience);
+    ASSERT_EQ(::poll(&gone, 1, static_cast<int>(kPatienceMs.count())), 1);
     EXPECT_NE(gone.revents & POLLHUP, 0);
     EXPECT_FALSE(fs::exists(path("s8")));
     EXPECT_FALSE(fs::exists(path("v8")));

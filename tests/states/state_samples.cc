@@ -10,6 +10,7 @@
 #include "vhost-user-backend/state/crc32c.h"
 #include "vhost-user-backend/state/device_state.h"
 
+#include "devices/blk/blk_state.h"
 #include "devices/blk/null_image.h"
 #include "devices/rng/entropy_source.h"
 #include "tests/states/vsock_samples.h"
@@ -45,6 +46,15 @@ DeviceState disk_state() {
                         .available_wrap = false,
                         .used_wrap = false}},
             .sections = disk->save_state().value()};
+}
+
+/// The same of a disk whose sync has failed: what is written where the image can have that.
+DeviceState failed_disk_state() {
+    DeviceState state = disk_state();
+    blk::BlkState disk = blk::read_blk_state(state.sections).value();
+    disk.sync_failed = true;
+    state.sections = blk::write_blk_state(disk);
+    return state;
 }
 
 DeviceState entropy_state() {
@@ -108,6 +118,7 @@ std::map<std::string, std::string> sample_states() {
     std::map<std::string, std::string> states = sample_vsock_states();
     states.merge(std::map<std::string, std::string>{
         {"v1/blk.state", encode_state(disk_state()).value()},
+        {"v1/blk-failed-sync.state", encode_state(failed_disk_state()).value()},
         {"v1/rng.state", encode_state(entropy_state()).value()},
         {"future/blk-critical-section.state", with_future_section(disk_state(), true)},
         {"future/blk-other-section.state", with_future_section(disk_state(), false)},

@@ -84,6 +84,15 @@ TEST(KeptStates, OfADiskAreLoaded) {
     EXPECT_TRUE(state.features->has(34));
 }
 
+TEST(KeptStates, OfADiskWhoseSyncFailedSaySo) {
+    const std::string bytes = read("v1/blk-failed-sync.state");
+    const auto state = parse_state(std::as_bytes(std::span(bytes))).value();
+    EXPECT_TRUE(blk::read_blk_state(state.sections).value().sync_failed);
+    const auto disk = sample_disk();
+    expect_refused(
+        *disk, "v1/blk-failed-sync.state", StateFault::kContent, "a flush of the disk has failed");
+}
+
 TEST(KeptStates, OfASourceOfEntropyAreLoaded) {
     const auto entropy = sample_entropy();
     const auto loaded = load(*entropy, read("v1/rng.state"));

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <utility>
 
 #include <linux/virtio_blk.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -17,6 +19,9 @@ namespace {
 
 /// No multiple of anything that a device may count in.
 constexpr uint32_t kSegmentBytes = 9001;
+
+/// Of the driver's queues.
+constexpr uint16_t kRingSize = 256;
 
 bool is_read(const DiskRequest& request) {
     return request.type == VIRTIO_BLK_T_IN || request.type == VIRTIO_BLK_T_GET_ID;
@@ -30,8 +35,8 @@ DiskGuest::DiskGuest(driver::Frontend connected, const Options& options)
     memory_ = driver::GuestMemory::create((uint64_t{4} << 20) +
                                           slot_bytes * options.in_flight_max * options.queue_count)
                   .value();
-    driver::BringUpOptions bring_up{.indirect_segments_max = 130,
-                                    .queue_count = options.queue_count};
+    driver::BringUpOptions bring_up{
+        .indirect_segments_max = 130, .queue_count = options.queue_count, .queue_size = kRingSize};
     if (options.inflight_queues > 0) {
         bring_up.protocol_features =
             bring_up.protocol_features.with(bit(wire::ProtocolFeature::kInflightShmfd));
@@ -58,13 +63,64 @@ void DiskGuest::note_in_flight(uint16_t queue_count) {
     for (driver::DriverQueue& queue : running_.queues) {
         EXPECT_TRUE(queue.stop(frontend_));
     }
-    auto region = frontend_.get_inflight_fd(queue_count, 256);
+    auto region = frontend_.get_inflight_fd(queue_count, kRingSize);
     EXPECT_TRUE(region);
     inflight_ = *std::move(region);
     for (driver::DriverQueue& queue : running_.queues) {
         EXPECT_EQ(queue.start(frontend_, memory_), driver::Answer::kAccepted);
         EXPECT_EQ(frontend_.set_vring_enable(queue.index(), true), driver::Answer::kAccepted);
     }
+}
+
+namespace {
+
+/// The field `index` of the available or the used ring, VIRTIO 1.3, 2.7.6 and 2.7.8.
+uint16_t index_of(const driver::GuestMemory& memory, uint64_t ring) {
+    std::byte* const index = memory.data(GuestAddr{ring + 2}, sizeof(uint16_t));
+    // SAFETY: rings are aligned, and their memory is mapped as long as it is the guest's.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(index)).load();
+}
+
+wire::VringAddress areas_of(const driver::GuestMemory& memory, const driver::DriverQueue& queue) {
+    return queue.vring_address(memory, driver::RingAddressKind::kGuest);
+}
+
+}  // namespace
+
+size_t DiskGuest::outstanding() const {
+    size_t count = 0;
+    for (const driver::DriverQueue& queue : running_.queues) {
+        const wire::VringAddress areas = areas_of(memory_, queue);
+        count += static_cast<uint16_t>(index_of(memory_, areas.available) -
+                                       index_of(memory_, areas.used));
+    }
+    return count;
+}
+
+/// "Inflight I/O tracking", QueueRegionSplit.
+size_t DiskGuest::noted_in_flight() const {
+    constexpr size_t kUsedIndex = 14;
+    constexpr size_t kEntries = 16;
+    constexpr size_t kEntryBytes = 16;
+    std::array<std::byte, kEntries + kRingSize * kEntryBytes> region{};
+    EXPECT_EQ(::pread(inflight_.fd.get(),
+                      region.data(),
+                      region.size(),
+                      static_cast<off_t>(inflight_.description.mmap_offset)),
+              static_cast<ssize_t>(region.size()));
+    uint16_t used = 0;
+    std::memcpy(&used, region.data() + kUsedIndex, sizeof used);
+    if (used != index_of(memory_, areas_of(memory_, running_.queues[0]).used)) {
+        return 0;  // what it has answered last is noted still
+    }
+    size_t count = 0;
+    for (size_t i = 0; i < kRingSize; ++i) {
+        if (region[kEntries + i * kEntryBytes] == std::byte{1}) {
+            ++count;
+        }
+    }
+    return count;
 }
 
 uint64_t DiskGuest::disk_bytes() {
@@ -87,9 +143,11 @@ void DiskGuest::submit(size_t queue_index, size_t slot_index, DiskRequest& reque
     const bool reads = is_read(request);
     ASSERT_LE(request.data.size(), kDataBytesMax);
     // What is to be read must not be there already.
-    memory_.write(
-        slot.data,
-        reads ? std::vector<std::byte>(request.data.size(), std::byte{0xee}) : request.data);
+    if (!request.data.empty()) {
+        memory_.write(
+            slot.data,
+            reads ? std::vector<std::byte>(request.data.size(), std::byte{0xee}) : request.data);
+    }
     std::vector<driver::Segment> segments{{slot.header, 16, false}};
     for (uint32_t at = 0; at < request.data.size();) {
         const uint32_t length =

@@ -55,6 +55,14 @@ class DiskGuest final {
     /// The whole disk, by reads of `step_bytes`. Requests that failed are expected to be none.
     [[nodiscard]] std::vector<std::byte> read_all(uint32_t step_bytes);
 
+    // --- Any thread, while no process of the device runs ----------------------------------------
+
+    /// Requests that the driver has made available, and the device not answered.
+    [[nodiscard]] size_t outstanding() const;
+
+    /// Those of the first queue that the device has begun, as the front end's buffer says.
+    [[nodiscard]] size_t noted_in_flight() const;
+
     [[nodiscard]] driver::Frontend& frontend() { return frontend_; }
 
     [[nodiscard]] std::vector<std::byte> config(uint32_t bytes) {

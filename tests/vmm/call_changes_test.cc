@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // A driver that gives its queues other vectors, at any time and as often as it likes.
-#include <array>
-#include <cstddef>
 #include <cstdint>
 
 #include "vhost-user-backend/base/notifier.h"

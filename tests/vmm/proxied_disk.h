@@ -7,7 +7,9 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include <linux/virtio_blk.h>
@@ -42,6 +44,10 @@ class ProxiedDisk final {
     [[nodiscard]] bool read_all() { return run(VIRTIO_BLK_T_IN); }
 
     [[nodiscard]] uint64_t wrong() const { return wrong_; }
+
+    /// Runs `task` each time requests were made available and kicked, before any answer is looked
+    /// for; nullptr ends it.
+    void behind_each_kick(std::function<void()> task) { behind_each_kick_ = std::move(task); }
 
     /// Makes requests available, and does not kick.
     void submit_silently(size_t queue, uint64_t block) {
@@ -124,6 +130,9 @@ class ProxiedDisk final {
                 }
                 host_.queue(queue).publish_and_kick();
             }
+            if (behind_each_kick_) {
+                behind_each_kick_();
+            }
             for (size_t queue = 0; queue < slots_.size(); ++queue) {
                 if (host_.queue(queue).in_flight() == 0) {
                     continue;
@@ -139,6 +148,7 @@ class ProxiedDisk final {
 
     ProxyHost& host_;
     std::vector<std::vector<Slot>> slots_;  // of each queue
+    std::function<void()> behind_each_kick_;
     uint8_t generation_ = 0;
     uint64_t wrong_ = 0;
     std::mt19937 random_{7};

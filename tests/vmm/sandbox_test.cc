@@ -2,6 +2,7 @@
 // The loop's thread with the system calls that a running machine leaves it: all that the front end
 // does goes on, and nothing that it does not need.
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -69,7 +70,8 @@ TEST_F(VmmSandboxTest, ADiskIsServedAndItsDaemonStartedAgain) {
                                    const auto filter = vmm::ThreadFilter::for_loop();
                                    ASSERT_TRUE(filter);
                                    ASSERT_TRUE(filter->enter());
-                               }});
+                               },
+                           .deadlines = {.drain = std::chrono::milliseconds(3000)}});
     const auto connected = host_->connect();
     ASSERT_TRUE(connected) << connected.error().message;
     host_->activate({.count = 2});
@@ -88,7 +90,12 @@ TEST_F(VmmSandboxTest, ADiskIsServedAndItsDaemonStartedAgain) {
         [this](auto done) { host_->device().save_state(std::move(done)); });
     ASSERT_TRUE(state) << state.error().message;
     ASSERT_TRUE(host_->resume());
+    // One that is late is left, and killed.
+    const pid_t daemon = host_->on_loop<pid_t>([this] { return children_->process_of("blk0"); });
+    ASSERT_EQ(::kill(daemon, SIGSTOP), 0);
     ASSERT_TRUE(host_->reset());
+    host_->activate({.count = 2});
+    EXPECT_TRUE(disk.read_all());
 }
 
 /// The exit of a process whose one thread is bound and then does `what`.

@@ -5,8 +5,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include <sys/socket.h>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 
 #include "vmm-lite/frontend/backend_requests.h"
 #include "vmm-lite/frontend/channel.h"
+#include "vmm-lite/frontend/leave_taking.h"
 #include "vmm-lite/loop/event_loop.h"
 
 namespace outrigger::testing {
@@ -112,6 +115,58 @@ TEST(TurnsTest, AFloodOfRepliesLeavesThemToOthers) {
     EXPECT_EQ(served, kFlood);
     ASSERT_TRUE(other.served_before());
     EXPECT_LE(*other.served_before(), kServedMax);
+}
+
+/// A back end that was left, at the other end of a socket that the loop has.
+class LeftBackend {
+  public:
+    LeftBackend() {
+        auto [ours, theirs] = vmm::BackendRequests::make_ends().value();
+        theirs_ = std::move(theirs);
+        leave_ = vmm::LeaveTaking::begin(loop_, std::move(ours), [this] {
+            gone_ = true;
+            loop_.stop();
+        });
+    }
+
+    /// Writes in every turn of the loop, until it has written so much or nobody has read for long.
+    void talk(size_t bytes_max) {
+        const ssize_t written = ::send(theirs_.get(), words_.data(), words_.size(), MSG_DONTWAIT);
+        written_ += written > 0 ? static_cast<size_t>(written) : 0;
+        unread_turns_ = written > 0 ? 0 : unread_turns_ + 1;
+        if (written_ < bytes_max && unread_turns_ < 1000) {
+            loop_.post([this, bytes_max] { talk(bytes_max); });
+        } else {
+            loop_.stop();
+        }
+    }
+
+    vmm::EventLoop loop_;
+    UniqueFd theirs_;
+    std::unique_ptr<vmm::LeaveTaking> leave_;
+    std::array<std::byte, 16384> words_{};
+    size_t written_ = 0;
+    int unread_turns_ = 0;
+    bool gone_ = false;
+};
+
+TEST(TurnsTest, WhatALeftBackEndSaysIsNotReadForEver) {
+    LeftBackend backend;
+    ASSERT_NE(backend.leave_, nullptr);
+    constexpr size_t kMuch = size_t{64} << 20;
+    backend.talk(kMuch);
+    backend.loop_.run();
+    EXPECT_LT(backend.written_, kMuch);
+    EXPECT_FALSE(backend.gone_) << "it has let go of nothing";
+}
+
+TEST(TurnsTest, ALeftBackEndThatSaysItsLastWordsIsGone) {
+    LeftBackend backend;
+    ASSERT_NE(backend.leave_, nullptr);
+    write_all(backend.theirs_.get(), backend.words_);
+    backend.theirs_.reset();
+    backend.loop_.run();
+    EXPECT_TRUE(backend.gone_);
 }
 
 }  // namespace

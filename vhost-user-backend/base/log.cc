@@ -6,10 +6,15 @@
 #include <cstdlib>
 #include <iterator>
 #include <memory>
+#include <mutex>
 #include <utility>
 
-#include <spdlog/sinks/stdout_sinks.h>
+#include <unistd.h>
+
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
+
+#include "vhost-user-backend/base/log_writer.h"
 
 namespace outrigger {
 namespace {
@@ -46,10 +51,25 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
     return spdlog::level::off;
 }
 
+/// Its lock is held no longer than LogWriter waits.
+class StderrSink final : public spdlog::sinks::base_sink<std::mutex> {
+  protected:
+    void sink_it_(const spdlog::details::log_msg& message) override {
+        spdlog::memory_buf_t line;
+        formatter_->format(message, line);
+        writer_.write({line.data(), line.size()});
+    }
+
+    void flush_() override {}
+
+  private:
+    LogWriter writer_{STDERR_FILENO};
+};
+
 spdlog::logger& logger() {
     // Leaked on purpose: threads may log until the process is gone.
     static spdlog::logger* const instance = [] {
-        auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+        auto sink = std::make_shared<StderrSink>();
         auto* created = new spdlog::logger("outrigger", std::move(sink));
         // The journal stamps lines itself.
         const bool under_journal = std::getenv("JOURNAL_STREAM") != nullptr;

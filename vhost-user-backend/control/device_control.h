@@ -38,6 +38,13 @@ struct CommandError {
 /// Done; the text says what else there is to know, and is mostly empty.
 using CommandResult = Result<std::string, CommandError>;
 
+/// Tells, before it shows, that the device is about to be other than its command line says: a guest
+/// or an operator counts on it, so no process that is started with that line could go on with it.
+/// With false: that it is again what the line says. (Limits are only slower or faster, and a size
+/// is that of the image.) Returns false when the change cannot be made, because another process is
+/// about to take over and would not know of it.
+using TellDeparture = std::function<bool(bool departed)>;
+
 /// Thread-bound: control thread.
 class DeviceControl {
   public:
@@ -48,6 +55,9 @@ class DeviceControl {
     /// The loop of the control thread, and the workers that serve the device. Both live as long as
     /// the device takes commands, and longer than it is asked for anything. Once, before all else.
     virtual void attach(EventLoop& control_loop, std::span<Worker* const> workers) = 0;
+
+    /// Once, before the first command. For devices that have commands which depart.
+    virtual void tell_departures_to(TellDeparture /*tell_departure*/) {}
 
     /// Fills in `details`; what every device has is there already.
     virtual void describe(v1::Device& out) const = 0;

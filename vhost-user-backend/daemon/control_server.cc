@@ -63,20 +63,6 @@ void describe_threads(const DeviceServer& server, v1::Device& out) {
     out.set_queue_moves_failed(server.counters().queue_moves_failed.value());
 }
 
-/// Does a guest, or an operator, count on it? (Limits are only slower or faster, and a size is that
-/// of the image.)
-bool departs(const v1::Request& request) {
-    switch (request.command_case()) {
-        case v1::Request::kPause:
-        case v1::Request::kSetReadOnly:
-        case v1::Request::kSetCache:  // a guest that saw write-through flushes no more
-        case v1::Request::kSwapImage:
-            return true;
-        default:
-            return false;
-    }
-}
-
 }  // namespace
 
 ControlServer::ControlServer(Environment environment, Endpoint endpoint)
@@ -230,9 +216,6 @@ void ControlServer::hand_on(const v1::Request& request,
         set_error(reply, v1::Error::UNKNOWN_COMMAND, "this kind of device takes no commands");
         respond(reply);
         return;
-    }
-    if (environment_.on_departure && departs(request)) {
-        environment_.on_departure();
     }
     device->handle(request,
                    std::move(fds),

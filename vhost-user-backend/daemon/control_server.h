@@ -46,9 +46,6 @@ class ControlServer final {
         uid_t own_user;        ///< may use the socket, as root may
         pid_t keeper_pid = 0;  ///< our parent, if it is a keeper
         std::vector<Target> targets;
-        /// A command has changed what the command line says of a device, so that a process that is
-        /// started with it again would serve something else. May be empty.
-        std::function<void()> on_departure{};
         ControlConnection::Limits limits = kDefaultLimits;
     };
 

@@ -350,6 +350,8 @@ void Daemon::start_control() {
         Served& served = served_[i];
         if (control::DeviceControl* const control = served.device->control()) {
             control->attach(*loop_, served.worker_list);
+            control->tell_departures_to(
+                [this, &served](bool departed) { return on_departure(served, departed); });
         }
         targets.push_back(
             {.name = name_of(i),
@@ -358,25 +360,36 @@ void Daemon::start_control() {
              .device = *served.device,
              .server = *served.server});
     }
-    control_ = std::make_unique<ControlServer>(
-        ControlServer::Environment{
-            .loop = *loop_,
-            .program = program_.name,
-            .version = OUTRIGGER_VERSION,
-            .own_user = own_user_,
-            .keeper_pid = keeper_pid_,
-            .targets = std::move(targets),
-            .on_departure =
-                [this] {
-                    if (store_ != nullptr) {
-                        store_->give_up("an operator changed what its command line says");
-                    }
-                }},
-        *std::exchange(control_endpoint_, std::nullopt));
+    control_ =
+        std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
+                                                                   .program = program_.name,
+                                                                   .version = OUTRIGGER_VERSION,
+                                                                   .own_user = own_user_,
+                                                                   .keeper_pid = keeper_pid_,
+                                                                   .targets = std::move(targets)},
+                                        *std::exchange(control_endpoint_, std::nullopt));
     control_->start();
     if (!settings_.control.socket_path.empty()) {
         log(LogLevel::kInfo, "control: listening at {}", settings_.control.socket_path);
     }
+}
+
+bool Daemon::on_departure(Served& served, bool departed) {
+    if (store_ == nullptr) {
+        return true;
+    }
+    // Who is told to leave does nothing that the next process would not know of. The keeper, for
+    // its part, takes that back when it hears of a departure that was told before.
+    if (departed && (is_leaving_ || store_->is_spoken_to())) {
+        return false;
+    }
+    served.departed = departed;
+    if (std::ranges::any_of(served_, &Served::departed)) {
+        store_->give_up("an operator changed what its command line says");
+    } else {
+        store_->take_up();
+    }
+    return true;
 }
 
 /// What the process before left: nothing of it is trusted, so it is looked at in here.
@@ -416,9 +429,13 @@ void Daemon::watch_keeper() {
         return;
     }
     keeper_watch_ = loop_->watch_readable(store_->channel(), [this] {
+        const DescriptorStore::Word word = store_->take_word();
+        if (word == DescriptorStore::Word::kCrossed) {
+            return;
+        }
         // Once is all there is to say, and its end comes by a signal.
         loop_->unwatch(*std::exchange(keeper_watch_, std::nullopt));
-        if (store_->take_leave_request()) {
+        if (word == DescriptorStore::Word::kLeave) {
             leave();
         }
     });
@@ -428,6 +445,7 @@ void Daemon::watch_keeper() {
 /// what has the image's file open) takes it longer than it takes us to end them, and the guest
 /// waits for as long.
 void Daemon::leave() {
+    is_leaving_ = true;
     if (control_ != nullptr) {
         control_->leave();
     }

@@ -58,6 +58,7 @@ class Daemon final {
         std::vector<std::unique_ptr<Worker>> workers;
         std::vector<Worker*> worker_list;
         std::unique_ptr<DeviceServer> server;
+        bool departed = false;  // from what its command line says
     };
 
     [[nodiscard]] Result<void> run_stages();
@@ -79,6 +80,7 @@ class Daemon final {
     [[nodiscard]] Result<void> check_names() const;
     void start_control();
     void watch_keeper();
+    [[nodiscard]] bool on_departure(Served& served, bool departed);
     void leave();
     void accept();
 
@@ -89,6 +91,7 @@ class Daemon final {
     std::unique_ptr<EventLoop> loop_;
     std::unique_ptr<UserfaultSource> userfaults_;  // null: no device has --postcopy
     std::vector<Served> served_;
+    bool is_leaving_ = false;
     SandboxExtras extras_;  // of all devices, but for what the next two have
     std::vector<SystemCallRule> extra_calls_;
     UringOperations extra_operations_;

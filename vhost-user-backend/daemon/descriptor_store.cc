@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -154,7 +155,7 @@ void DescriptorStore::claim(const std::string& name) {
 
 std::string DescriptorStore::keep(const std::string& name, int fd) {
     const std::lock_guard lock(mutex_);
-    if (given_up_) {
+    if (is_let_go()) {
         return name;
     }
     if (!is_parent_) {
@@ -182,7 +183,7 @@ std::string DescriptorStore::keep(const std::string& name, int fd) {
 
 void DescriptorStore::forget(const std::string& name) {
     const std::lock_guard lock(mutex_);
-    if (given_up_ && !is_parent_) {
+    if (is_let_go()) {
         return;
     }
     const auto found = uses_.find(name);
@@ -251,7 +252,7 @@ UniqueFd DescriptorStore::take(const std::string& name) {
 
 bool DescriptorStore::keep_open(const std::string& name, int fd) {
     const std::lock_guard lock(mutex_);
-    if (given_up_ || !send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
+    if (is_let_go() || !send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
         return false;
     }
     open_.insert(name);
@@ -290,6 +291,7 @@ void DescriptorStore::give_up(std::string_view reason) {
     }
     log(LogLevel::kWarning, "a process that is killed is not replaced any more: {}", reason);
     if (is_parent_) {
+        ++last_count_;
         (void)send("LAST=1");
         return;
     }
@@ -304,6 +306,14 @@ void DescriptorStore::give_up(std::string_view reason) {
     kept_.clear();
 }
 
+void DescriptorStore::take_up() {
+    if (is_parent_ && given_up_.exchange(false)) {
+        log(LogLevel::kInfo, "a process that is killed is replaced again");
+        ++last_count_;
+        (void)send("LAST=0");
+    }
+}
+
 void DescriptorStore::notify_ready() {
     takes_over_ = false;
     if (!send("READY=1")) {
@@ -311,10 +321,20 @@ void DescriptorStore::notify_ready() {
     }
 }
 
-bool DescriptorStore::take_leave_request() {
+bool DescriptorStore::is_spoken_to() const {
+    pollfd readable{.fd = channel(), .events = POLLIN, .revents = 0};
+    return ::poll(&readable, 1, 0) > 0;
+}
+
+DescriptorStore::Word DescriptorStore::take_word() {
     KeeperMessage message;
-    return receive_keeper_message(channel_.get(), message, KeeperWait::kNever) &&
-           message.field("LEAVE") == "1";
+    if (!receive_keeper_message(channel_.get(), message, KeeperWait::kNever) ||
+        message.field("LEAVE") != "1") {
+        return Word::kNone;
+    }
+    // A keeper may be older than its program, and not say it.
+    const std::string_view heard = message.field("HEARD");
+    return heard.empty() || heard == std::to_string(last_count_) ? Word::kLeave : Word::kCrossed;
 }
 
 void DescriptorStore::notify_left() {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -78,14 +79,27 @@ class DescriptorStore final : public DescriptorKeeper {
     /// Once is enough; `reason` is for the log.
     void give_up(std::string_view reason);
 
+    /// The next process may go on again. Only where the keeper is our parent: systemd has let go of
+    /// everything.
+    void take_up();
+
     /// Front ends are let in, and those of the process before are served.
     void notify_ready();
 
     /// Readable when our parent says something; -1: it never does.
     [[nodiscard]] int channel() const { return is_parent_ ? channel_.get() : -1; }
 
-    /// Takes what it says: another process is to take over, and we should leave. False: nothing.
-    [[nodiscard]] bool take_leave_request();
+    /// Does our parent say something that was not taken yet?
+    [[nodiscard]] bool is_spoken_to() const;
+
+    enum class Word : uint8_t {
+        kNone,
+        kLeave,    ///< another process is to take over
+        kCrossed,  ///< the same, but it takes that back when it hears what we have said last
+    };
+
+    /// Takes what it says.
+    [[nodiscard]] Word take_word();
 
     /// We do nothing any more that the next process would have to wait for.
     void notify_left();
@@ -99,11 +113,15 @@ class DescriptorStore final : public DescriptorKeeper {
     [[nodiscard]] bool send(std::string_view text, int fd = -1) const;
     [[nodiscard]] std::string known_name(int fd) const;
 
+    /// Has the keeper let go of everything?
+    [[nodiscard]] bool is_let_go() const { return given_up_ && !is_parent_; }
+
     UniqueFd channel_;
     bool is_parent_;
     bool goes_on_ = false;
     bool takes_over_ = false;
     std::atomic<bool> given_up_ = false;  // the main thread writes
+    unsigned last_count_ = 0;             // LAST messages
     std::map<std::string, UniqueFd, std::less<>> given_;
     std::mutex mutex_;  // what follows
     std::map<std::string, size_t> uses_;

@@ -51,11 +51,15 @@ constexpr auto kTakeOverLimit = std::chrono::seconds(2);
 /// whatever it does: front ends wait.
 constexpr auto kLeaveLimit = std::chrono::milliseconds(10);
 
+constexpr int kExitFailure = 1 << 8;  // a wait status
+
 struct Worker {
     pid_t pid = -1;
     UniqueFd channel;
     bool said_hello = false;
     bool ready = false;
+    bool last = false;   // it does what no other could go on with
+    unsigned heard = 0;  // of its LAST messages
 };
 
 class Keeper final {
@@ -90,11 +94,12 @@ class Keeper final {
     void read_rest(Worker& worker);
     /// False when `worker` is not there any more.
     [[nodiscard]] bool on_message(Worker& worker, KeeperMessage message);
+    void on_last(Worker& worker, bool is_last);
     void give_all(Worker& worker, std::string_view go);
     void on_ready();
     void look_for_ended();
     void on_worker_ended(int status);
-    void restart();
+    void restart(int status);
     void start_again();
     void finish(int status);
     void on_take_over_wanted(pid_t sender, int request);
@@ -120,7 +125,6 @@ class Keeper final {
     std::optional<TakeOver> take_over_;
     std::deque<Clock::time_point> restarts_;
     bool served_ = false;  // a worker was ready once: from then on it is started again
-    bool last_ = false;    // the worker does what no other could go on with
     bool ending_ = false;
     bool reload_due_ = false;  // as soon as another program can take over
     std::optional<int> ended_;
@@ -273,21 +277,25 @@ void Keeper::read_rest(Worker& worker) {
 bool Keeper::on_message(Worker& worker, KeeperMessage message) {
     if (message.field("FDSTORE") == "1" && message.fds.size() == 1) {
         store_.store(message, std::move(message.fds[0]));
-    } else if (message.field("FDSTOREREMOVE") == "1") {
+    } else if (message.field("FDSTOREREMOVE") == "1" && &worker == &worker_) {
         store_.remove(message.field("FDNAME"));
+    } else if (message.field("FDSTOREREMOVE") == "1") {
+        // Until it serves, the program before may be the one that goes on with that.
+        store_.remove_later(message.field("FDNAME"));
     } else if (message.field("HELLO") == "1" && !std::exchange(worker.said_hello, true)) {
         if (take_over_ && &worker == &take_over_->standby) {
-            if (last_) {
+            if (worker_.last) {
                 // Since it was asked for, an operator did what the command line does not say.
                 end_take_over(false);
                 return false;
             }
             hand_over();
+            return take_over_.has_value();
         } else {
             give_all(worker, served_ ? "again" : "first");
         }
-    } else if (message.field("LAST") == "1" && &worker == &worker_) {
-        last_ = true;
+    } else if (!message.field("LAST").empty()) {
+        on_last(worker, message.field("LAST") != "0");
     } else if (message.field("LEFT") == "1" && &worker == &worker_ && take_over_ &&
                take_over_->kill_at) {
         kill_old();
@@ -300,6 +308,17 @@ bool Keeper::on_message(Worker& worker, KeeperMessage message) {
         }
     }
     return true;
+}
+
+/// Said before it was told to leave: then it does not, and what an operator was answered counts.
+void Keeper::on_last(Worker& worker, bool is_last) {
+    worker.last = is_last;
+    ++worker.heard;
+    if (&worker == &worker_ && take_over_ && take_over_->kill_at) {
+        log(LogLevel::kWarning, "keeper: nobody takes over: an operator gave a command meanwhile");
+        take_over_->begun = false;
+        end_take_over(false);
+    }
 }
 
 void Keeper::give_all(Worker& worker, std::string_view go) {
@@ -386,7 +405,7 @@ void Keeper::on_worker_ended(int status) {
         finish(status);
     } else if (!WIFSIGNALED(status)) {
         finish(status);  // it has said why
-    } else if (take_over_ && take_over_->begun && !last_) {
+    } else if (take_over_ && take_over_->begun && !worker_.last) {
         take_over_->kill_at.reset();
         take_over_->deadline = Clock::now() + kTakeOverLimit;
         give_all(take_over_->standby, "upgrade");
@@ -395,42 +414,42 @@ void Keeper::on_worker_ended(int status) {
             "keeper: the program {} before it served anybody",
             worker_process::describe_end(status));
         finish(status);
-    } else if (last_) {
+    } else if (worker_.last) {
         log(LogLevel::kError,
             "keeper: the program {}, and was the last",
             worker_process::describe_end(status));
         finish(status);
     } else {
-        log(LogLevel::kError,
-            "keeper: the program {}: starting it again",
-            worker_process::describe_end(status));
-        restart();
+        restart(status);
     }
 }
 
-void Keeper::restart() {
+void Keeper::restart(int status) {
     const auto now = Clock::now();
     while (!restarts_.empty() && now - restarts_.front() > kRestartWindow) {
         restarts_.pop_front();
     }
     if (restarts_.size() >= settings_.restarts_max) {
         log(LogLevel::kError,
-            "keeper: it was started again {} times in {} s: giving up",
+            "keeper: the program {}, and was started again {} times in {} s: giving up",
+            worker_process::describe_end(status),
             settings_.restarts_max,
             kRestartWindow.count());
-        constexpr int kExitFailure = 1 << 8;
         finish(kExitFailure);
         return;
     }
     restarts_.push_back(now);
     start_again();
+    // Last: who reads it may take a while.
+    log(LogLevel::kError,
+        "keeper: the program {}: starting it again",
+        worker_process::describe_end(status));
 }
 
 void Keeper::start_again() {
     auto worker = spawn(program_, config_);
     if (!worker) {
         log(LogLevel::kError, "keeper: {}", worker.error().message);
-        constexpr int kExitFailure = 1 << 8;
         finish(kExitFailure);
         return;
     }
@@ -471,7 +490,7 @@ void Keeper::on_reload_wanted() {
 }
 
 void Keeper::begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tells_steps) {
-    if (take_over_ || ending_ || last_ || !worker_.ready) {
+    if (take_over_ || ending_ || worker_.last || !worker_.ready) {
         log(LogLevel::kWarning, "keeper: no other program can take over now");
         control::answer_take_over(asked_by, control::TakeOverOutcome::kUnchanged);
         return;
@@ -519,22 +538,25 @@ void Keeper::tell_step(control::TakeOverStep step) const {
 void Keeper::hand_over() {
     take_over_->begun = true;
     take_over_->deadline = Clock::now() + kTakeOverLimit;
-    if (send_keeper_message(worker_.channel.get(), "LEAVE=1")) {
-        take_over_->kill_at = Clock::now() + kLeaveLimit;
-    } else {
+    take_over_->kill_at = Clock::now() + kLeaveLimit;
+    tell_step(control::TakeOverStep::kHandingOver);
+    if (!send_keeper_message(worker_.channel.get(),
+                             "LEAVE=1\nHEARD=" + std::to_string(worker_.heard))) {
         kill_old();
     }
-    tell_step(control::TakeOverStep::kHandingOver);
 }
 
 void Keeper::kill_old() {
-    take_over_->kill_at.reset();
-    worker_process::signal(worker_.pid, SIGKILL);
+    read_channel(worker_);  // what it has said by now counts
+    if (take_over_ && std::exchange(take_over_->kill_at, std::nullopt)) {
+        worker_process::signal(worker_.pid, SIGKILL);
+    }
 }
 
 void Keeper::end_take_over(bool taken_over) {
     TakeOver over = *std::exchange(take_over_, std::nullopt);
     if (taken_over) {
+        store_.settle(true);
         log(LogLevel::kInfo, "keeper: the new program has taken over");
         program_ = std::move(over.program);
         worker_ = std::move(over.standby);
@@ -546,10 +568,10 @@ void Keeper::end_take_over(bool taken_over) {
         ::kill(over.standby.pid, SIGKILL);
         (void)::waitpid(over.standby.pid, nullptr, 0);
     }
-    // What it said last counts: descriptors that it kept or has done with.
+    // What it said last counts: descriptors that it kept. What it has done with, the other has not.
     if (over.begun && !ending_) {
         read_rest(over.standby);
-        log(LogLevel::kError, "keeper: going back to the program before");
+        store_.settle(false);
         if (worker_.pid > 0) {
             ::kill(worker_.pid, SIGKILL);
             (void)::waitpid(worker_.pid, nullptr, 0);
@@ -557,6 +579,7 @@ void Keeper::end_take_over(bool taken_over) {
             worker_.pid = -1;
         }
         start_again();  // not because it was killed too often
+        log(LogLevel::kError, "keeper: going back to the program before");
     }
     using enum control::TakeOverOutcome;
     control::answer_take_over(over.asked_by, over.begun && !ended_ ? kRolledBack : kUnchanged);
@@ -570,18 +593,7 @@ int run_keeper(const KeeperSettings& settings) {
         log(LogLevel::kError, "keeper: {}", prepared.error().message);
         return 1;
     }
-    const int status = keeper.run();
-    if (WIFSIGNALED(status)) {
-        // As if there had been no keeper. No second core file.
-        ::signal(WTERMSIG(status), SIG_DFL);
-        sigset_t only;
-        sigemptyset(&only);
-        sigaddset(&only, WTERMSIG(status));
-        ::sigprocmask(SIG_UNBLOCK, &only, nullptr);
-        ::raise(WTERMSIG(status));
-        return 128 + WTERMSIG(status);
-    }
-    return WEXITSTATUS(status);
+    return worker_process::end_alike(keeper.run());
 }
 
 }  // namespace outrigger

@@ -3,10 +3,12 @@
 /// and descriptors, one packet a message.
 ///
 /// To the keeper: what systemd understands (FDSTORE=1 with FDNAME= and a descriptor,
-/// FDSTOREREMOVE=1 with FDNAME=, READY=1), HELLO=1 first of all, and LAST=1
-/// when no other process could go on. From the keeper: FDNAMES=a:b:c
+/// FDSTOREREMOVE=1 with FDNAME=, READY=1), HELLO=1 first of all, LAST=1 when
+/// no other process could go on, and LAST=0 when one could again. From the keeper: FDNAMES=a:b:c
 /// with so many descriptors, and then GO=first, GO=again or GO=upgrade; LEAVE=1 before it kills a
-/// worker that another one takes over from, who may say LEFT=1.
+/// worker that another one takes over from, who may say LEFT=1. With LEAVE=1
+/// comes HEARD=, how many LAST messages it has had from that worker: where one crosses with LEAVE=1
+/// it counts, and the worker stays.
 #pragma once
 
 #include <cstddef>

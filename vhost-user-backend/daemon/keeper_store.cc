@@ -26,6 +26,7 @@ void KeeperStore::store(const KeeperMessage& message, UniqueFd fd) {
     if (!fine || closed_ || (stored_.size() >= kStoredMax && !stored_.contains(name))) {
         return;
     }
+    removed_later_.erase(name);
     stored_.insert_or_assign(name, std::move(fd));
 }
 
@@ -33,6 +34,20 @@ void KeeperStore::remove(std::string_view name) {
     const auto found = stored_.find(name);
     if (found != stored_.end()) {
         stored_.erase(found);
+    }
+}
+
+void KeeperStore::remove_later(std::string_view name) {
+    if (stored_.contains(name)) {
+        removed_later_.emplace(name);
+    }
+}
+
+void KeeperStore::settle(bool removes) {
+    for (const std::string& name : std::exchange(removed_later_, {})) {
+        if (removes) {
+            remove(name);
+        }
     }
 }
 

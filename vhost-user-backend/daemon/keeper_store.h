@@ -4,6 +4,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,6 +33,12 @@ class KeeperStore final {
 
     void remove(std::string_view name);
 
+    /// Removes it when settle() says so, if nothing else was stored under that name by then.
+    void remove_later(std::string_view name);
+
+    /// `removes`: what was to be removed is; else it stays.
+    void settle(bool removes);
+
     /// Tells who is at the other end of `channel` all names, with a descriptor each, and then `go`.
     /// False: it does not take that.
     [[nodiscard]] bool give_all(int channel, std::string_view go) const;
@@ -48,6 +55,7 @@ class KeeperStore final {
   private:
     std::vector<KeeperSettings::SocketPath> socket_paths_;
     std::map<std::string, UniqueFd, std::less<>> stored_;
+    std::set<std::string, std::less<>> removed_later_;
     bool closed_ = false;
 };
 

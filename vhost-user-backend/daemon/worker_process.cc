@@ -46,4 +46,17 @@ void become(const Program& program) {
     ::_exit(1);
 }
 
+int end_alike(int status) {
+    if (!WIFSIGNALED(status)) {
+        return WEXITSTATUS(status);
+    }
+    ::signal(WTERMSIG(status), SIG_DFL);
+    sigset_t only;
+    sigemptyset(&only);
+    sigaddset(&only, WTERMSIG(status));
+    ::sigprocmask(SIG_UNBLOCK, &only, nullptr);
+    ::raise(WTERMSIG(status));
+    return 128 + WTERMSIG(status);
+}
+
 }  // namespace outrigger::worker_process

@@ -49,4 +49,8 @@ inline void signal(pid_t pid, int signal_number) {
                                : "ended with exit status " + std::to_string(WEXITSTATUS(status));
 }
 
+/// Ends this process as that one has ended, as if there had been no keeper; the exit status, where
+/// it ended by itself.
+[[nodiscard]] int end_alike(int status);
+
 }  // namespace outrigger::worker_process

@@ -29,6 +29,10 @@ class BackendSource {
     /// Will obituary() know more in a moment?
     [[nodiscard]] virtual bool obituary_due() const { return false; }
 
+    /// Ends the back end of the last open(), where it is ours to end: it was given up. Its socket
+    /// tells when.
+    virtual void end() {}
+
     /// The back end of the last open() has negotiated.
     virtual void on_serving() {}
 

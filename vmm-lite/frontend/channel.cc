@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/socket.h>
 
 #include <fmt/core.h>
 
@@ -250,7 +251,7 @@ void Channel::fail(Error reason) {
     watch_ = {};
     clock_ = {};
     stream_.drop_partial();
-    socket_.reset();
+    (void)::shutdown(socket_.get(), SHUT_WR);  // or it has closed its end already
     loop_.post([self = std::weak_ptr<Channel*>(self_), reason = std::move(reason)] {
         if (const auto there = self.lock()) {
             Channel& channel = **there;

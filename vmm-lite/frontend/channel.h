@@ -67,6 +67,10 @@ class Channel final {
     /// Requests sent to a lost channel are dropped, with their callbacks.
     void send(Request request);
 
+    /// The socket of a lost channel, once: the back end was told that nothing follows, and lets go
+    /// of what it was given when it closes its own end.
+    [[nodiscard]] UniqueFd take_socket() { return std::move(socket_); }
+
     /// Ends the channel for a reason that somebody else has found.
     void fail(Error reason);
 

@@ -95,6 +95,9 @@ class Link final {
 
     [[nodiscard]] const Offer& offer() const { return offer_; }
 
+    /// Was it given the guest's memory?
+    [[nodiscard]] bool has_memory() const { return memory_known_; }
+
     /// Tells it everything, starts the rings and enables them. `on_started` runs when the back end
     /// has agreed to all of it.
     void start(StartPlan plan,

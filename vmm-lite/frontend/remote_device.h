@@ -23,6 +23,7 @@
 #include "vmm-lite/frontend/deadlines.h"
 #include "vmm-lite/frontend/device_config.h"
 #include "vmm-lite/frontend/device_kinds.h"
+#include "vmm-lite/frontend/leave_taking.h"
 #include "vmm-lite/frontend/link.h"
 #include "vmm-lite/frontend/shared_windows.h"
 #include "vmm-lite/frontend/state_transfer.h"
@@ -179,6 +180,8 @@ class RemoteDevice final : public DeviceProxy {
     void attach(UniqueFd socket);
     void watch_files();
     void drop_link();
+    void take_leave(UniqueFd socket);
+    void on_let_go();
     void on_offer(Offer offer);
     [[nodiscard]] Result<void> accept_first(Offer& offer);
     [[nodiscard]] Result<void> compare(const Offer& offer) const;
@@ -233,6 +236,7 @@ class RemoteDevice final : public DeviceProxy {
     bool first_offer_known_ = false;
     EventLoop::Clock::time_point connect_deadline_{};
     std::unique_ptr<Link> link_{};
+    std::unique_ptr<LeaveTaking> leave_{};  // of the last link: nobody follows it meanwhile
     std::optional<Activation> active_{};
     // Whatever the driver does meanwhile: its last words may be on the way.
     bool suspended_ = false;

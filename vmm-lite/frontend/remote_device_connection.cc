@@ -248,6 +248,8 @@ std::string RemoteDevice::with_obituary(const std::string& reason) const {
 
 void RemoteDevice::on_lost(const Error& reason) {
     const bool was_away = phase_ == Phase::kAway;
+    UniqueFd socket = link_->channel().take_socket();
+    const bool has_memory = link_->has_memory();
     drop_link();
     stable_ = {};
     if (!first_offer_known_ || on_connected_) {
@@ -263,8 +265,34 @@ void RemoteDevice::on_lost(const Error& reason) {
     }
     // Whoever waits for the rings to stop, waits no longer: nobody serves them now.
     phase_ = Phase::kAway;
+    if (has_memory) {
+        take_leave(std::move(socket));
+    }
     end_stop(failure(Error{.message = options_.name + ": " + reason.message}));
-    bury(reason, 0);
+    if (leave_ != nullptr) {
+        look_again(reason.message);  // it lives: there is no better reason
+    } else {
+        bury(reason, 0);
+    }
+}
+
+/// A back end that has not hung up may finish requests at any time. Until it lets go no reset is
+/// over, because the driver then uses their pages for something else, and nobody follows it.
+void RemoteDevice::take_leave(UniqueFd socket) {
+    leave_ = LeaveTaking::begin(loop_, std::move(socket), [this] { on_let_go(); });
+    if (leave_ != nullptr) {
+        options_.source->end();
+    }
+}
+
+void RemoteDevice::on_let_go() {
+    leave_.reset();
+    if (!on_reset_.empty()) {
+        end_reset();
+    }
+    if (phase_ == Phase::kAway) {
+        retry_ = loop_.start_timer({}, [this] { try_again(); });
+    }
 }
 
 /// A process that hung up is about to say why, or that it was killed: that is the better reason.
@@ -302,6 +330,10 @@ void RemoteDevice::look_again(const std::string& why) {
 }
 
 void RemoteDevice::try_again() {
+    if (leave_ != nullptr) {
+        look_again("the one that was lost has not let go of the guest's memory");
+        return;
+    }
     auto socket = options_.source->open();
     if (socket) {
         attach(*std::move(socket));
@@ -338,6 +370,9 @@ void RemoteDevice::give_up(const std::string& why) {
         // Whatever was told before: that nobody comes back is news.
         active_->told_needs_reset = false;
         tell_needs_reset(why);
+    }
+    if (!on_reset_.empty()) {
+        end_reset();  // nobody is left who would end it; the machine has just been told
     }
 }
 

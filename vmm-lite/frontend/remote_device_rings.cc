@@ -272,7 +272,9 @@ void RemoteDevice::begin_reset(std::move_only_function<void()> done) {
     switch (phase_) {
         case Phase::kConnecting:
         case Phase::kAway:
-            end_reset();
+            if (leave_ == nullptr) {
+                end_reset();
+            }
             return;
         case Phase::kStarting:  // when it is done
         case Phase::kStopping:
@@ -324,8 +326,8 @@ void RemoteDevice::end_stop(Result<void> result) {
         suspended_ = result.has_value();
         std::exchange(on_suspended_, nullptr)(std::move(result));
     }
-    if (on_reset_.empty()) {
-        return;
+    if (on_reset_.empty() || leave_ != nullptr) {
+        return;  // on_let_go() ends it
     }
     if (was_suspension && phase_ == Phase::kReady) {
         begin_reset(nullptr);  // the back end has heard of the first only

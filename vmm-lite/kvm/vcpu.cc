@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <utility>
@@ -21,6 +22,8 @@ namespace {
 int kick_signal() {
     return SIGRTMIN;
 }
+
+constexpr std::chrono::milliseconds kKickAgain{10};
 
 void ignore_kick(int /*signal*/) {}
 
@@ -114,20 +117,34 @@ void Vcpu::kick() {
     }
 }
 
+template <class Done>
+void Vcpu::kick_until(std::unique_lock<std::mutex>& lock, Done done) {
+    while (!changed_.wait_for(lock, kKickAgain, done)) {
+        if (wanted_.load() != Wanted::kRun) {
+            kick();
+        }
+    }
+}
+
 void Vcpu::request_stop() {
     want(Wanted::kStop);
 }
 
 void Vcpu::join() {
-    if (thread_.joinable()) {
-        thread_.join();
+    if (!thread_.joinable()) {
+        return;
     }
+    {
+        std::unique_lock lock(mutex_);
+        kick_until(lock, [this] { return ended_; });
+    }
+    thread_.join();
 }
 
 void Vcpu::pause() {
     want(Wanted::kPause);
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return still_ || wanted_.load() != Wanted::kPause; });
+    kick_until(lock, [this] { return still_ || wanted_.load() != Wanted::kPause; });
 }
 
 void Vcpu::resume() {
@@ -147,7 +164,18 @@ void Vcpu::run_loop() {
     }
     const std::lock_guard lock(mutex_);
     still_ = true;
+    ended_ = true;
     changed_.notify_all();
+}
+
+/// A kick that came too late to be one: the guest was to run again before the thread saw that it
+/// was to stand still.
+void Vcpu::on_kicked() {
+    count(ExitKind::kInterrupted);
+    const std::lock_guard lock(mutex_);
+    if (wanted_.load() == Wanted::kRun) {
+        __atomic_store_n(&run_->immediate_exit, uint8_t{0}, __ATOMIC_SEQ_CST);
+    }
 }
 
 bool Vcpu::stand_still() {
@@ -180,7 +208,7 @@ void Vcpu::run_once() {
     }
     // EAGAIN: a processor that the guest has not started yet, woken for nothing.
     if (errno == EINTR || errno == EAGAIN) {
-        count(ExitKind::kInterrupted);
+        on_kicked();
         return;
     }
     if (errno == EFAULT) {
@@ -202,7 +230,7 @@ void Vcpu::handle_exit() {
             handle_memory();
             break;
         case KVM_EXIT_INTR:
-            count(ExitKind::kInterrupted);
+            on_kicked();
             break;
         case KVM_EXIT_SHUTDOWN:
             count(ExitKind::kShutdown);

@@ -3,7 +3,9 @@
 ///
 /// The thread does nothing but run the guest and hand its accesses to an ExitHandler. It is stopped
 /// and paused from outside by a signal, and there is no moment at which that could be missed: the
-/// flag that KVM itself looks at (immediate_exit) is set before the signal is sent.
+/// flag that KVM itself looks at (immediate_exit) is set before the signal is sent, and whoever
+/// waits for the thread sends it again, as the handler may have been about to wait for something
+/// else.
 #pragma once
 
 #include <array>
@@ -99,6 +101,9 @@ class Vcpu final {
 
     void want(Wanted wanted);
     void kick();  // with mutex_
+    template <class Done>
+    void kick_until(std::unique_lock<std::mutex>& lock, Done done);
+    void on_kicked();
     void run_loop();
     [[nodiscard]] bool stand_still();
     void run_once();
@@ -119,7 +124,8 @@ class Vcpu final {
     std::mutex mutex_;
     std::condition_variable changed_;
     std::atomic<Wanted> wanted_ = Wanted::kRun;
-    bool still_ = true;  // the guest is not run; with mutex_
+    bool still_ = true;   // the guest is not run; with mutex_
+    bool ended_ = false;  // nor will it be; with mutex_
     std::thread thread_;
 };
 

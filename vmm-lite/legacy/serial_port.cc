@@ -40,10 +40,18 @@ void SerialPort::read(uint64_t offset, std::span<std::byte> out) {
 }
 
 void SerialPort::write(uint64_t offset, std::span<const std::byte> in) {
-    if (in.size() == 1) {
-        const std::lock_guard lock(mutex_);
-        write_register(offset, std::to_integer<uint8_t>(in[0]));
+    if (in.size() != 1) {
+        return;
     }
+    std::unique_lock lock(mutex_);
+    if (!goes_out(offset)) {
+        write_register(offset, std::to_integer<uint8_t>(in[0]));
+        return;
+    }
+    lock.unlock();
+    write_(in[0]);
+    lock.lock();
+    on_transmitted();
 }
 
 size_t SerialPort::push_input(std::span<const std::byte> input) {
@@ -100,17 +108,11 @@ void SerialPort::write_register(uint64_t offset, uint8_t value) {
                 divisor_ = static_cast<uint16_t>((divisor_ & 0xFF00U) | value);
                 break;
             }
-            if ((modem_control_ & kLoop) != 0) {
-                if (input_.size() < kInputMax) {
-                    input_.push_back(std::byte{value});
-                }
-            } else {
-                write_(std::byte{value});
+            // To itself: what goes out does not come here.
+            if (input_.size() < kInputMax) {
+                input_.push_back(std::byte{value});
             }
-            // It is on its way when this returns. A new edge tells so, also where the line is up.
-            transmitter_empty_told_ = false;
-            raised_ = false;
-            update_interrupt();
+            on_transmitted();
             break;
         case kInterruptEnable:
             if (latch) {
@@ -142,6 +144,17 @@ void SerialPort::write_register(uint64_t offset, uint8_t value) {
         default:
             break;
     }
+}
+
+bool SerialPort::goes_out(uint64_t offset) const {
+    return offset == kData && (line_control_ & kDivisorLatch) == 0 && (modem_control_ & kLoop) == 0;
+}
+
+/// A new edge tells so, also where the line is up.
+void SerialPort::on_transmitted() {
+    transmitter_empty_told_ = false;
+    raised_ = false;
+    update_interrupt();
 }
 
 uint8_t SerialPort::pending_cause() const {

@@ -18,9 +18,9 @@ namespace outrigger::vmm {
 
 class SerialPort final : public BusDevice {
   public:
-    /// `write` takes the guest's bytes, on a vCPU's thread; `interrupt` raises the line's edge.
-    SerialPort(std::move_only_function<void(std::byte)> write,
-               std::move_only_function<void()> interrupt)
+    /// `write` takes the guest's bytes, on a vCPU's thread, on several at once, and may take its
+    /// time: nobody else waits for it. `interrupt` raises the line's edge.
+    SerialPort(std::function<void(std::byte)> write, std::move_only_function<void()> interrupt)
         : write_(std::move(write)), interrupt_(std::move(interrupt)) {}
 
     void read(uint64_t offset, std::span<std::byte> out) override;
@@ -32,13 +32,15 @@ class SerialPort final : public BusDevice {
   private:
     [[nodiscard]] uint8_t read_register(uint64_t offset);
     void write_register(uint64_t offset, uint8_t value);
+    [[nodiscard]] bool goes_out(uint64_t offset) const;
+    void on_transmitted();
     [[nodiscard]] uint8_t pending_cause() const;
     [[nodiscard]] uint8_t line_status() const;
     [[nodiscard]] uint8_t modem_status() const;
     void update_interrupt();
 
+    std::function<void(std::byte)> write_;
     std::mutex mutex_;  // what follows
-    std::move_only_function<void(std::byte)> write_;
     std::move_only_function<void()> interrupt_;
     std::deque<std::byte> input_;
     uint8_t interrupt_enable_ = 0;

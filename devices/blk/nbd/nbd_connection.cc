@@ -181,7 +181,7 @@ void NbdConnection::lose(const std::string& why) {
     if (was_established && account_.note_lost_connection()) {
         log(LogLevel::kError,
             "blk: {} was lost with writes that it had answered and not flushed, and may have lost "
-            "them: every flush fails until the daemon is restarted (--nbd-unflushed)",
+            "them: every flush fails until the daemon is started anew (--nbd-unflushed)",
             target_.uri.text);
     }
     lost_command_ = false;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <future>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -22,8 +23,10 @@ uint64_t bytes_of(const IoOperation& operation) {
     return bytes;
 }
 
+/// What it transfers, at most: not all of it when it has 2 GiB or more, as with a system call.
 SegmentCursor cursor_of(const IoOperation& operation) {
-    return {std::span(operation.segments, operation.segment_count), bytes_of(operation)};
+    return {std::span(operation.segments, operation.segment_count),
+            std::min(bytes_of(operation), NbdEngine::kCallBytesMax)};
 }
 
 }  // namespace
@@ -318,7 +321,7 @@ void NbdEngine::take_up(Call& call) {
 
 void NbdEngine::end(Call& call) {
     IoOperation& operation = *call.operation;
-    // A request moves 64 MiB at most, so the count fits.
+    static_assert(kCallBytesMax <= std::numeric_limits<int32_t>::max());
     const bool transferred = call.result == 0 && call.buffer != nullptr;
     const int32_t result = transferred ? static_cast<int32_t>(call.bytes) : -call.result;
     if (call.buffer != nullptr) {

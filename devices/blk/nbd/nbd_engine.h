@@ -71,6 +71,8 @@ class NbdBuffers final {
 /// Thread-bound: queue worker.
 class NbdEngine final : public IoEngine {
   public:
+    /// What a call transfers at most, as with preadv(), whose count must fit, too; whole blocks.
+    static constexpr uint64_t kCallBytesMax = 0x7fff'0000;
     /// What a command transfers at most; longer calls take several, one after the other.
     static constexpr size_t kLargeBytes = size_t{256} << 10;
     static constexpr size_t kSmallBytes = size_t{16} << 10;

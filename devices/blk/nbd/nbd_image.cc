@@ -132,7 +132,7 @@ Result<std::unique_ptr<NbdImage>> NbdImage::open(const NbdImageOptions& options)
         if (image->ledger_.may_lack_writes()) {
             log(LogLevel::kError,
                 "blk: {} may have lost what it had answered to the process before, and not "
-                "flushed: every flush fails until the daemon is restarted (--nbd-unflushed)",
+                "flushed: every flush fails until the daemon is started anew (--nbd-unflushed)",
                 options.uri);
         }
     }

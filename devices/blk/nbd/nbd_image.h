@@ -36,6 +36,8 @@ class NbdImage final : public Image {
 
     [[nodiscard]] const ImageProperties& properties() const override { return file_.properties; }
 
+    [[nodiscard]] SyncMark* sync_mark() override { return &file_.sync_failed; }
+
     /// A queue has a connection of its own where the server allows several; otherwise all share the
     /// one.
     [[nodiscard]] Result<std::unique_ptr<ImageQueue>> open_queue(Worker& worker,
@@ -48,7 +50,7 @@ class NbdImage final : public Image {
         : target_(std::move(target)),
           known_(known),
           timeout_(options.timeout),
-          ledger_(options.server_keeps) {}
+          ledger_(options.server_keeps, file_.sync_failed) {}
 
     [[nodiscard]] Result<std::shared_ptr<NbdPeer>> take_peer();
     void give_back_peer(std::shared_ptr<NbdPeer> peer);
@@ -56,8 +58,8 @@ class NbdImage final : public Image {
     const NbdTarget target_;
     const NbdExport known_;
     const std::chrono::milliseconds timeout_;
-    NbdLedger ledger_;
     ImageFile file_;  // the disk, for FileQueue; without a descriptor
+    NbdLedger ledger_;
     std::mutex mutex_;
     NbdHandle first_handle_;  // guarded by mutex_; of open(), for the first peer
     /// Guarded by mutex_. Peers of queues that were closed, which keep their connections: some

@@ -72,11 +72,7 @@ bool NbdLedger::Account::note_lost_connection() {
     losses_.fetch_add(1, std::memory_order_release);
     const bool all_stable = all_is_stable();
     last_unstable_.store(0, std::memory_order_release);
-    if (all_stable || ledger_.server_keeps_) {
-        return false;
-    }
-    // Release: pairs with the acquire in may_lack_writes().
-    return !ledger_.may_lack_writes_.exchange(true, std::memory_order_acq_rel);
+    return !all_stable && !ledger_.server_keeps_ && ledger_.lost_.set();
 }
 
 }  // namespace outrigger::blk

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "devices/blk/sync_mark.h"
+
 namespace outrigger::blk {
 
 class NbdPeer;
@@ -20,7 +22,8 @@ class NbdLedger final {
     class Account;
 
     /// `server_keeps`: a server that comes back has all that it answered, so nothing is ever lost.
-    explicit NbdLedger(bool server_keeps) : server_keeps_(server_keeps) {}
+    /// `lost` is borrowed: it is set when writes may be lost.
+    NbdLedger(bool server_keeps, SyncMark& lost) : server_keeps_(server_keeps), lost_(lost) {}
 
     NbdLedger(const NbdLedger&) = delete;
     NbdLedger& operator=(const NbdLedger&) = delete;
@@ -47,16 +50,12 @@ class NbdLedger final {
     /// to a process that is no more.
     void note_earlier_loss() {
         if (!server_keeps_) {
-            // Release: pairs with the acquire in may_lack_writes().
-            may_lack_writes_.store(true, std::memory_order_release);
+            lost_.set();
         }
     }
 
     /// Writes may have been lost: from then on no flush can succeed.
-    [[nodiscard]] bool may_lack_writes() const {
-        // Acquire: pairs with the release in note_lost_connection().
-        return may_lack_writes_.load(std::memory_order_acquire);
-    }
+    [[nodiscard]] bool may_lack_writes() const { return lost_.is_set(); }
 
   private:
     [[nodiscard]] bool is_stable(Moment moment) const {
@@ -65,9 +64,9 @@ class NbdLedger final {
     }
 
     const bool server_keeps_;
+    SyncMark& lost_;
     std::atomic<Moment> clock_ = 0;
     std::atomic<Moment> stable_until_ = 0;
-    std::atomic<bool> may_lack_writes_ = false;
     std::atomic<Account*> first_ = nullptr;  // a list that only grows, at this end
 };
 

@@ -86,7 +86,7 @@ int LayerFileStore::give_back(uint64_t offset_bytes, uint64_t length_bytes) {
 
 int LayerFileStore::sync() {
     // The kernel reports lost data only once: whoever heard of it tells the others.
-    if (data_ != nullptr && data_->sync_failed.load(std::memory_order_relaxed)) {
+    if (data_ != nullptr && data_->sync_failed.is_set()) {
         return EIO;
     }
     BlockingCall call(IoOpcode::kSync);
@@ -95,9 +95,9 @@ int LayerFileStore::sync() {
         result = run_operation(fd_.get(), call);
     }
     if (result < 0 && data_ != nullptr) {
-        data_->sync_failed.store(true, std::memory_order_relaxed);
+        data_->sync_failed.set();
     }
-    if (result >= 0 && data_ != nullptr && data_->sync_failed.load(std::memory_order_relaxed)) {
+    if (result >= 0 && data_ != nullptr && data_->sync_failed.is_set()) {
         return EIO;  // a stable write failed meanwhile, and may have taken the report with it
     }
     return result < 0 ? -result : 0;

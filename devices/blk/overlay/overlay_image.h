@@ -58,6 +58,9 @@ class OverlayImage final : public Image {
     /// overlay has none.
     [[nodiscard]] Result<void> keep_memory(DeviceKeeper& keeper) override;
 
+    /// The layer's: a base is not written.
+    [[nodiscard]] SyncMark* sync_mark() override { return parts_.layer->sync_mark(); }
+
     [[nodiscard]] const OverlayCounters& counters() const { return counters_; }
 
     [[nodiscard]] const ClusterMap& map() const { return map_; }

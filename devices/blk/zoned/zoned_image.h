@@ -31,6 +31,8 @@ class ZonedImage final : public Image {
 
     void rest() override;
 
+    [[nodiscard]] SyncMark* sync_mark() override { return parts_.below->sync_mark(); }
+
     void leave() override { parts_.below->leave(); }
 
     [[nodiscard]] FixedMemoryUse fixed_memory() const override {

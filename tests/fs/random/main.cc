@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// fs-random: does the same to a share and to a directory of the host, and compares.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -28,7 +29,9 @@ constexpr std::string_view kUsage =
     "\n"
     "Exit status: 0 when nothing differed, 1 when something did, 2 for a wrong option.\n";
 
-constexpr uint64_t kStepsBetweenSnapshots = 2000;
+// Trees grow with the steps, so a run of many looks at all of them not more than a hundred times.
+constexpr uint64_t kStepsBetweenSnapshotsMin = 2000;
+constexpr uint64_t kSnapshots = 100;
 
 struct Settings {
     std::string subject;
@@ -59,12 +62,13 @@ int run(const Settings& settings) {
     std::fflush(stdout);
     Twin twin(settings.subject, settings.oracle);
     Dice dice(settings.seed);
+    const uint64_t between = std::max(kStepsBetweenSnapshotsMin, settings.steps / kSnapshots);
     std::string trouble;
     uint64_t done = 0;
     for (; done < settings.steps && trouble.empty(); ++done) {
         if (!step(twin, dice)) {
             trouble = twin.mismatch();
-        } else if (done % kStepsBetweenSnapshots == kStepsBetweenSnapshots - 1) {
+        } else if (done % between == between - 1) {
             trouble = difference_of_trees(settings);
         }
     }

@@ -13,7 +13,10 @@
 #include <gtest/gtest.h>
 
 #include "devices/blk/blk_device.h"
+#include "devices/blk/file_image.h"
 #include "devices/blk/null_image.h"
+#include "devices/blk/sync_mark.h"
+#include "tests/support/temporary_image.h"
 
 namespace outrigger::blk {
 namespace {
@@ -23,6 +26,12 @@ constexpr uint64_t kDiskBytes = uint64_t{64} << 20;
 std::unique_ptr<BlkDevice> disk(const NullImageOptions& image = {.size_bytes = kDiskBytes},
                                 const BlkDeviceOptions& options = {}) {
     return std::make_unique<BlkDevice>(std::make_unique<NullImage>(image), options);
+}
+
+std::unique_ptr<BlkDevice> disk_of(const TemporaryImage& backing) {
+    auto file = ImageFile::open({.path = backing.path(), .lock = false});
+    return std::make_unique<BlkDevice>(
+        std::make_unique<FileImage>(*std::move(file), IoEngineKind::kThreads), BlkDeviceOptions{});
 }
 
 int writeback_of(const BlkDevice& device) {
@@ -68,7 +77,8 @@ TEST(BlkState, SectionsComeBackAsTheyWere) {
                        .read_write_through = !set,
                        .keep_write_through = set,
                        .read_only = !set,
-                       .config = {}};
+                       .config = {},
+                       .sync_failed = set};
         state.config.capacity = 1234;
         const auto back = read_blk_state(write_blk_state(state)).value();
         EXPECT_EQ(back.write_back, set);
@@ -76,11 +86,16 @@ TEST(BlkState, SectionsComeBackAsTheyWere) {
         EXPECT_EQ(back.keep_write_through, set);
         EXPECT_EQ(back.read_only, !set);
         EXPECT_EQ(back.config.capacity, 1234U);
+        EXPECT_EQ(back.sync_failed, set);
     }
 }
 
 TEST(BlkState, SectionsAreThoseThatTheDeviceDeclares) {
-    const auto device = disk();
+    const TemporaryImage backing(kDiskBytes);
+    const auto device = disk_of(backing);
+    // Without it there is one less.
+    EXPECT_EQ(device->save_state().value().size() + 1, device->state_sections().size());
+    device->image()->sync_mark()->set();
     const auto sections = device->save_state().value();
     ASSERT_EQ(sections.size(), device->state_sections().size());
     for (size_t i = 0; i < sections.size(); ++i) {
@@ -122,6 +137,39 @@ TEST(BlkState, WhatADriverMayRelyOnFollows) {
     negotiate(*target);
     EXPECT_TRUE(target->cache().kept_for_driver);
     EXPECT_TRUE(target->cache().writes_through);
+}
+
+// The kernel has told of lost data once. What another process opens would flush well.
+TEST(BlkState, AFailedSyncFollows) {
+    const TemporaryImage backing(kDiskBytes);
+    const auto source = disk_of(backing);
+    const auto target = disk_of(backing);
+    ASSERT_TRUE(target->load_state(source->save_state().value()));
+    EXPECT_FALSE(target->image()->sync_mark()->is_set());
+    source->image()->sync_mark()->set();
+    ASSERT_TRUE(target->load_state(source->save_state().value()));
+    EXPECT_TRUE(target->image()->sync_mark()->is_set());
+}
+
+TEST(BlkState, AFailedSyncIsRefusedWhereNoneCanFail) {
+    const auto source = disk();
+    auto sections = source->save_state().value();
+    sections.push_back(make_section(kSyncSection, {}));
+    const auto loaded = disk()->load_state(sections);
+    ASSERT_FALSE(loaded);
+    EXPECT_NE(loaded.error().message.find("a flush of the disk has failed"), std::string::npos)
+        << loaded.error().message;
+}
+
+// What is refused changes nothing, and a mark is never taken back.
+TEST(BlkState, AFailedSyncOfAStateThatIsRefusedIsNotTaken) {
+    const TemporaryImage small(kDiskBytes);
+    const TemporaryImage large(2 * kDiskBytes);
+    const auto source = disk_of(large);
+    source->image()->sync_mark()->set();
+    const auto target = disk_of(small);
+    ASSERT_FALSE(target->load_state(source->save_state().value()));
+    EXPECT_FALSE(target->image()->sync_mark()->is_set());
 }
 
 // The driver reads 0 at one place, and an operator of the other switches the cache on.
@@ -220,6 +268,11 @@ TEST(BlkState, SectionsThatAreMissingOrOfAnotherSizeAreRefused) {
     expect_refused([](auto& sections) { sections[0].bytes.resize(2); }, "another size");
     expect_refused([](auto& sections) { sections[1].bytes.pop_back(); }, "another size");
     expect_refused([](auto& sections) { sections[1].bytes.resize(97); }, "another size");
+    expect_refused(
+        [](auto& sections) {
+            sections.push_back(make_section(kSyncSection, std::as_bytes(std::span("x"))));
+        },
+        "another size");
 }
 
 TEST(BlkState, BitsThatMeanNothingAreRefused) {

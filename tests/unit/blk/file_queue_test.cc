@@ -112,7 +112,7 @@ TEST_F(FileQueueTest, ReadErrorIsReported) {
     queue_->submit(request_);
     answer(-EIO);
     EXPECT_EQ(request_.result, EIO);
-    EXPECT_FALSE(file_.sync_failed);
+    EXPECT_FALSE(file_.sync_failed.is_set());
 }
 
 // Trap 14: no more than IOV_MAX segments in a call.

@@ -185,7 +185,7 @@ TEST_F(FileQueueWindows, StableWriteOfAPartIsStable) {
     EXPECT_TRUE(call().stable);
     answer(-EIO);
     EXPECT_EQ(request_.result, EIO);
-    EXPECT_TRUE(file_.sync_failed);
+    EXPECT_TRUE(file_.sync_failed.is_set());
 }
 
 TEST_F(FileQueueWindows, InterruptedWindowIsRepeated) {

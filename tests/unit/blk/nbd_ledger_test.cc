@@ -23,7 +23,8 @@ class NbdLedgerTest : public ::testing::Test {
 
     // Nobody asks for them here.
     NbdPeer* const no_peer_ = nullptr;
-    NbdLedger ledger_{false};
+    SyncMark lost_;
+    NbdLedger ledger_{false, lost_};
     NbdLedger::Account one_{ledger_, no_peer_};
     NbdLedger::Account two_{ledger_, no_peer_};
 };
@@ -106,7 +107,8 @@ TEST_F(NbdLedgerTest, LossIsNewsOnce) {
 }
 
 TEST_F(NbdLedgerTest, ServerThatKeepsEverythingLosesNothing) {
-    NbdLedger keeping(true);
+    SyncMark lost;
+    NbdLedger keeping(true, lost);
     NbdLedger::Account only(keeping, no_peer_);
     keeping.add(only);
     only.note_connected();

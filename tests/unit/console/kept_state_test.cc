@@ -10,7 +10,6 @@
 
 #include <fcntl.h>
 #include <linux/virtio_console.h>
-#include <sys/inotify.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -21,7 +20,6 @@
 #include "devices/console/log_file.h"
 #include "devices/console/port_control.h"
 #include "devices/console/port_stream.h"
-#include "devices/console/pty_users.h"
 
 namespace outrigger::console {
 namespace {
@@ -277,35 +275,6 @@ TEST_F(KeptLog, ARotationLosesAndDoublesNothing) {
         ASSERT_TRUE(before.append(0, std::vector<std::byte>(5000)));
     }
     EXPECT_EQ(open().kept_position(), 5000U);
-}
-
-TEST(KeptPtyUsers, AreCountedOnByTheNextProcess) {
-    Memory memory(PtyUsers::kKeptBytes);
-    std::string path = ::testing::TempDir() + "pty-users-XXXXXX";
-    const UniqueFd file(::mkstemp(path.data()));
-    const UniqueFd events(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-    ASSERT_GE(::inotify_add_watch(events.get(), path.c_str(), IN_OPEN | IN_CLOSE), 0);
-    UniqueFd user(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    {
-        PtyUsers before(memory.span());
-        before.read(events.get());
-        EXPECT_EQ(before.count(), 1U);
-    }
-    {
-        PtyUsers after(memory.span());
-        EXPECT_EQ(after.count(), 1U);
-        user.reset();
-        after.read(events.get());
-        EXPECT_TRUE(after.has_ended());
-    }
-    // As if that one had been killed behind the system call, before it could count: one user,
-    // nobody has ended, and it reads.
-    using State = std::array<uint32_t, 3>;
-    KeptValue<State>(memory.span().first(KeptValue<State>::kBytes)).store({1, 0, 1});
-    const PtyUsers last(memory.span());
-    EXPECT_EQ(last.count(), 0U);
-    EXPECT_TRUE(last.has_ended());
-    ::unlink(path.c_str());
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The small parts of the machine: memory, buses, routes, processors, ports, options.
 #include <array>
+#include <chrono>
+#include <future>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -196,6 +199,30 @@ TEST_F(SerialPortTest, WritesAndTellsThatItHas) {
     EXPECT_EQ(interrupts_, 2);
     EXPECT_EQ(output_, "a");
     EXPECT_EQ(read(5) & 0x60, 0x60);
+}
+
+// Nor does the thread of signals and operators, which brings what is typed.
+TEST(SlowSerialPortTest, NobodyWaitsForAReaderThatIsSlow) {
+    std::promise<void> begun;
+    std::promise<void> may_end;
+    SerialPort port(
+        [&](std::byte /*byte*/) {
+            begun.set_value();
+            may_end.get_future().wait();
+        },
+        [] {});
+    const std::byte letter{'a'};
+    std::thread writer([&] { port.write(0, std::span(&letter, 1)); });
+    begun.get_future().wait();
+    auto others = std::async(std::launch::async, [&] {
+        std::byte status{};
+        port.read(5, std::span(&status, 1));
+        return port.push_input(std::span(&letter, 1));
+    });
+    EXPECT_EQ(others.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+    may_end.set_value();
+    writer.join();
+    EXPECT_EQ(others.get(), 1U);
 }
 
 TEST_F(SerialPortTest, ReadsWhatIsTyped) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "devices/console/raw_terminal.h"
+#include "vhost-user-backend/base/raw_terminal.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 
@@ -11,7 +12,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-namespace outrigger::console {
+namespace outrigger {
 namespace {
 
 /// The other process: waits until nobody has the pipe's other end any more, and gives the terminal
@@ -41,7 +42,7 @@ namespace {
 
 }  // namespace
 
-Result<RawTerminal> RawTerminal::enter(int fd) {
+Result<RawTerminal> RawTerminal::enter(int fd, Output output) {
     termios before{};
     std::array<int, 2> pipe{};
     if (::tcgetattr(fd, &before) != 0 || ::pipe2(pipe.data(), O_CLOEXEC) != 0) {
@@ -59,6 +60,9 @@ Result<RawTerminal> RawTerminal::enter(int fd) {
     RawTerminal terminal(std::move(write_end), guard);
     termios raw = before;
     ::cfmakeraw(&raw);
+    if (output == Output::kWithLineEnds) {
+        raw.c_oflag |= OPOST;
+    }
     if (::tcsetattr(fd, TCSANOW, &raw) != 0) {
         return failure(error_from_errno("cannot set up the terminal"));
     }
@@ -74,4 +78,4 @@ RawTerminal::~RawTerminal() {
     }
 }
 
-}  // namespace outrigger::console
+}  // namespace outrigger

@@ -3,6 +3,7 @@
 /// by a signal that nobody catches, or by SIGKILL. A process of its own waits for that end.
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
 #include <sys/types.h>
@@ -10,12 +11,17 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
-namespace outrigger::console {
+namespace outrigger {
 
 class RawTerminal final {
   public:
+    enum class Output : uint8_t {
+        kRaw,
+        kWithLineEnds,  ///< what is printed beside the guest's output begins at the left, too
+    };
+
     /// Sets the terminal `fd` (borrowed) raw. Call it while the process has one thread.
-    [[nodiscard]] static Result<RawTerminal> enter(int fd);
+    [[nodiscard]] static Result<RawTerminal> enter(int fd, Output output = Output::kRaw);
 
     RawTerminal(RawTerminal&& other) noexcept
         : end_(std::move(other.end_)), guard_(std::exchange(other.guard_, -1)) {}
@@ -33,4 +39,4 @@ class RawTerminal final {
     pid_t guard_;   // -1: moved from
 };
 
-}  // namespace outrigger::console
+}  // namespace outrigger
