@@ -114,7 +114,9 @@ ssize_t VsockEngine::send_message(Connection& connection, const HostBacklog::Mes
     message.msg_iovlen = pieces.size();
     ConnectionRecord behind = record_of(connection);
     const auto bytes = static_cast<uint32_t>(front.count);
-    behind.forwarded += bytes;
+    if (!connection.is_of_sibling()) {
+        behind.forwarded += bytes;
+    }
     behind.backlog_begin += bytes;
     ++behind.messages_begin;
     const uint32_t slot = slot_of(connection.id);
@@ -158,26 +160,33 @@ void VsockEngine::write_backlog(Connection& connection) {
     commit_if_there(id);
 }
 
-/// The host has taken so much: there is room for as much of the guest's again.
+/// So much has left for the host: there is room for as much of the guest's again, unless that is
+/// another guest's to say.
 void VsockEngine::on_forwarded(Connection& connection, uint32_t bytes) {
-    connection.from_guest.note_forwarded(bytes);
+    connection.from_guest.note_written(bytes);
     if (!connection.host_deaf) {
         counters_.bytes_from_guest.add(bytes);
     }
-    const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
+    free_room(connection);
+    offer_room(connection);
+}
+
+/// Tells the guest of its room, if that is worth a packet.
+void VsockEngine::offer_room(Connection& connection) {
     if (connection.phase != Phase::kOpen) {
         return;
     }
+    const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
     if (connection.from_guest.should_tell(guest_buffer)) {
         if (connection.backlog.empty() && connection.from_guest.bytes() < guest_buffer) {
             connection.from_guest.grow();
         }
         owe(connection, kPendingCreditUpdate);
-    } else if (!connection.is_stream() && connection.backlog.has_part() &&
-               connection.from_guest.has_news()) {
-        // The guest may need all room for the rest of the message, and this part cannot leave
-        // before that has come.
+    } else if (connection.needs_all_room() && connection.from_guest.has_news()) {
         owe(connection, kPendingCreditUpdate);
+    }
+    if (connection.sibling.valid()) {
+        await_room(connection);
     }
 }
 

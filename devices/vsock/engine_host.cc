@@ -45,7 +45,8 @@ bool VsockEngine::watch_listeners() {
     };
     bool added = epoll_.valid() && add(listeners_.stream.fd.get(), kStreamListener) &&
                  add(listeners_.seqpacket.fd.get(), kSeqpacketListener) &&
-                 add(self_->mailbox_fd(), kMailbox);
+                 add(self_->mailbox_fd(), kMailbox) && add(self_->bell_fd(), kBell);
+    watch_listener(epoll_.get(), self_->bell_fd(), true, kBell);
     for (size_t i = 0; i < listeners_.forwards.size(); ++i) {
         added = added && add(listeners_.forwards[i].get(), kForwardLast - i);
     }

@@ -99,6 +99,8 @@ void VsockEngine::resume(std::vector<UniqueFd> sockets) {
     for (uint32_t slot = 0; slot < options_.connections_max; ++slot) {
         resume_connection(slot, std::move(sockets[slot]));
     }
+    // Others may call it before its queues run again.
+    update_listeners();
     commit_numbers();
 }
 
@@ -120,6 +122,7 @@ void VsockEngine::resume_connection(uint32_t slot, UniqueFd socket) {
     connection.socket = std::move(socket);
     connection.is_kept = connection.socket.valid();
     if (key && !table_.set_key(connection, *key)) {
+        connection.phase = Phase::kResetting;
         destroy(connection);  // named twice
         return;
     }
@@ -193,6 +196,10 @@ void VsockEngine::resume_phase(Connection& connection) {
             set_deadline(connection, kLingerMax);
             break;
     }
+    if (connection.is_of_sibling() && connection.socket.valid() &&
+        connection.phase != Phase::kLingering) {
+        join_sibling(connection, connection.called ? LinkSide::kCaller : LinkSide::kCalled);
+    }
     if (connection.pending != 0) {
         owe(connection, 0);
     }
@@ -204,11 +211,19 @@ void VsockEngine::resume_phase(Connection& connection) {
         drop_from_socket(connection);
     }
     watch_socket(connection);
+    if (table_.find(id) == nullptr) {
+        return;
+    }
     if (connection.phase == Phase::kOpen || connection.phase == Phase::kLingering) {
         write_backlog(connection);
     }
     if (table_.find(id) != nullptr && connection.phase == Phase::kOpen) {
         mark_readable(connection);
+        // Both say again what they wait for; whoever comes last finds the other.
+        if (connection.sibling.valid()) {
+            ring_sibling(connection);
+            hear_sibling(connection);
+        }
     }
 }
 

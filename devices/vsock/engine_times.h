@@ -23,6 +23,11 @@ inline constexpr auto kHostCloseMax = std::chrono::milliseconds(10'000);
 /// How long bytes of the guest wait for a program of the host once the guest has gone.
 inline constexpr auto kLingerMax = std::chrono::milliseconds(30'000);
 
+/// A guest that has room itself need not say when it has taken something. Where another guest waits
+/// for that, it is asked: first so long behind the last answer, then twice as long each time.
+inline constexpr auto kQuestionDelay = std::chrono::milliseconds(1);
+inline constexpr auto kQuestionDelayMax = std::chrono::milliseconds(256);
+
 /// When the process has no descriptors left.
 inline constexpr auto kAcceptPause = std::chrono::milliseconds(100);
 

@@ -25,6 +25,8 @@ namespace {
 constexpr size_t kEventsMax = 64;
 constexpr int kEventRoundsMax = 4;
 
+constexpr auto kNever = std::chrono::steady_clock::time_point::max();
+
 constexpr uint32_t kWatched = uint32_t{EPOLLIN} | uint32_t{EPOLLRDHUP} | uint32_t{EPOLLET};
 
 /// Ports that the host's connections come from, as other hybrid sockets have them: far from what a
@@ -175,6 +177,8 @@ void VsockEngine::on_sockets_ready() {
                 accept_clients(SocketType::kSeqpacket);
             } else if (event.data.u64 == kMailbox) {
                 take_calls();
+            } else if (event.data.u64 == kBell) {
+                take_rings();
             } else if (event.data.u64 > kForwardLast - listeners_.forwards.size()) {
                 accept_forwarded(kForwardLast - event.data.u64);
             } else if (Connection* const found = table_.find(ConnectionId{event.data.u64})) {
@@ -212,9 +216,11 @@ void VsockEngine::on_socket_event(Connection& connection, uint32_t events) {
             // Writing may have ended it.
             if (connection.phase == Phase::kOpen && (events & ~uint32_t{EPOLLOUT}) != 0) {
                 connection.host_ended = connection.host_ended || (is_gone && connection.guest_deaf);
-                if (is_gone && connection.host_ended) {
+                if (is_gone && (connection.host_ended || connection.is_of_sibling())) {
+                    // A guest that waits for room of another does not find out by writing.
                     on_host_deaf(connection);
-                } else {
+                }
+                if (connection.phase == Phase::kOpen && !connection.host_ended) {
                     mark_readable(connection);
                 }
             }
@@ -291,10 +297,11 @@ void VsockEngine::clear_deadline(Connection& connection) {
 
 /// A timer that is early finds nothing to do, and starts the next.
 void VsockEngine::restart_timer() {
-    if (loop_ == nullptr || deadlines_.empty()) {
+    if (loop_ == nullptr || (deadlines_.empty() && questions_.empty())) {
         return;
     }
-    const auto due = deadlines_.begin()->first;
+    const auto due = std::min(deadlines_.empty() ? kNever : deadlines_.begin()->first,
+                              questions_.empty() ? kNever : questions_.begin()->first);
     if (timer_) {
         if (timer_due_ <= due) {
             return;
@@ -317,6 +324,7 @@ void VsockEngine::on_deadline() {
         expire(connection);
         commit_if_there(id);
     }
+    ask_again();
     if (accept_pauses_) {
         accept_pauses_ = false;
         update_listeners();
@@ -407,6 +415,7 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
 /// The guest is to be told by RST, as soon as it has a buffer, and nothing else is left.
 void VsockEngine::begin_reset(Connection& connection) {
     clear_deadline(connection);
+    leave_sibling(connection);
     connection.backlog.clear();
     connection.phase = Phase::kResetting;
     connection.pending = 0;
@@ -432,6 +441,7 @@ void VsockEngine::linger(Connection& connection) {
 }
 
 void VsockEngine::linger_untold(Connection& connection) {
+    leave_sibling(connection);
     owing_.remove(connection);
     readable_.remove(connection);
     table_.drop_key(connection);
@@ -446,6 +456,7 @@ void VsockEngine::destroy(Connection& connection) {
         gathered_.connection = nullptr;
     }
     clear_deadline(connection);
+    leave_sibling(connection);
     owing_.remove(connection);
     readable_.remove(connection);
     if (connection.phase == Phase::kGreeting) {
@@ -488,6 +499,7 @@ void VsockEngine::forget_guest() {
     numbers = {.next_port = numbers.next_port, .flags = numbers.flags};
     commit_numbers();
     is_returning_ = false;
+    update_listeners();
 }
 
 void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {

@@ -186,8 +186,9 @@ class VsockEngine final {
     static constexpr uint64_t kStreamListener = ~uint64_t{0};
     static constexpr uint64_t kSeqpacketListener = ~uint64_t{0} - 1;
     static constexpr uint64_t kMailbox = ~uint64_t{0} - 2;
+    static constexpr uint64_t kBell = ~uint64_t{0} - 3;
     /// And from there down, a listener of forwards each.
-    static constexpr uint64_t kForwardLast = ~uint64_t{0} - 3;
+    static constexpr uint64_t kForwardLast = ~uint64_t{0} - 4;
 
     VsockEngine(const VsockOptions& options,
                 HostListeners listeners,
@@ -262,6 +263,18 @@ class VsockEngine final {
     void take_calls();
     void take_call(SiblingCall call);
     void on_sibling_answer(Connection& connection);
+    void join_sibling(Connection& connection, LinkSide side);
+    void leave_sibling(Connection& connection);
+    void ring_sibling(Connection& connection);
+    void take_rings();
+    void hear_sibling(Connection& connection);
+    bool free_room(Connection& connection);
+    void await_room(Connection& connection);
+    void note_taken_by_guest(Connection& connection, uint32_t before);
+    void ask_guest(Connection& connection);
+    void set_question(Connection& connection);
+    void drop_question(Connection& connection);
+    void ask_again();
 
     void on_host_deaf(Connection& connection);
 
@@ -298,6 +311,7 @@ class VsockEngine final {
     [[nodiscard]] ssize_t send_message(Connection& connection, const HostBacklog::Message& front);
     [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
     void on_forwarded(Connection& connection, uint32_t bytes);
+    void offer_room(Connection& connection);
     void after_backlog(Connection& connection);
 
     // --- engine_receive.cc: to the guest
@@ -341,6 +355,7 @@ class VsockEngine final {
     std::optional<TimerId> timer_;
     std::chrono::steady_clock::time_point timer_due_{};
     Deadlines deadlines_;
+    Deadlines questions_;
 
     Virtqueue* receive_ = nullptr;
     Virtqueue* transmit_ = nullptr;
@@ -350,6 +365,7 @@ class VsockEngine final {
     uint64_t sequence_ = 0;  // of the chain in hand
     bool news_are_held_ = false;
     std::optional<TimerId> news_timer_;
+    LinkId next_link_ = first_link_id(options_.guest_cid);
     bool is_returning_ = false;  // the queues of the process before are about to run again
 
     IntrusiveList<Connection, &Connection::control_hook> owing_;

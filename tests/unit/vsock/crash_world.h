@@ -140,6 +140,9 @@ class CrashWorld final {
         options_.connections_max = 4;
         options_.window_bytes = 512 * 1024;
         options_.window_bytes_max = 512 * 1024;
+        options_.siblings.groups = {"both"};
+        other_ = Sibling::create(kOtherCid, options_.siblings).value();
+        other_->set_up(true);
         shape_ = VsockEngine::ledger_shape(options_);
         ledger_ = create_shared_memory("ledger", Ledger::bytes_for(shape_)).value();
         listeners_.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 8}).value();
@@ -193,7 +196,7 @@ class CrashWorld final {
     [[nodiscard]] virtio_vsock_hdr header(uint16_t op, uint32_t port, uint32_t peer_port) const {
         virtio_vsock_hdr made{};
         made.src_cid = 7;
-        made.dst_cid = 2;
+        made.dst_cid = peer_cid;
         made.src_port = port;
         made.dst_port = peer_port;
         made.type = type;
@@ -225,9 +228,33 @@ class CrashWorld final {
     [[nodiscard]] bool has_sent_all() const { return transmit_.is_idle(); }
 
     uint16_t type = VIRTIO_VSOCK_TYPE_STREAM;
+    /// To whom it sends.
+    uint64_t peer_cid = 2;
     uint32_t forwarded = 0;
     /// What the device said last of the bytes that it took.
     uint32_t device_forwarded = 0;
+
+    // --- Another guest, of which there is the mailbox and the end of one connection --------------
+
+    static constexpr uint64_t kOtherCid = 8;
+
+    /// The call that waits there, which is taken.
+    [[nodiscard]] SiblingCall take_call() const {
+        auto call = other_->next_call();
+        EXPECT_TRUE(call);
+        other_->drop_call();
+        return call ? *std::move(call) : SiblingCall{};
+    }
+
+    /// Of its connection, and what it has taken of that by now.
+    LinkId other_link = kNoLink;
+    uint32_t other_has_taken = 0;
+
+    /// Writes to what outlives the process, as whoever has it may.
+    void forge(const std::function<void(Ledger&)>& write) const {
+        Ledger ledger = Ledger::open(ledger_.get(), shape_).value().value();
+        write(ledger);
+    }
 
     // --- The host --------------------------------------------------------------------------------
 
@@ -267,11 +294,12 @@ class CrashWorld final {
         }
     }
 
-    /// Every message that is there; each in brackets.
-    [[nodiscard]] static std::string read_messages(const UniqueFd& socket) {
+    /// Every message that is there, until there are `bytes_max`; each in brackets.
+    [[nodiscard]] static std::string read_messages(const UniqueFd& socket,
+                                                   size_t bytes_max = ~size_t{0}) {
         std::string all;
         std::string piece(kBufferBytes, '\0');
-        while (true) {
+        while (all.size() < bytes_max) {
             const ssize_t count = ::recv(socket.get(), piece.data(), piece.size(), MSG_DONTWAIT);
             if (count < 0) {
                 return all;
@@ -280,6 +308,7 @@ class CrashWorld final {
             all.append(piece, 0, static_cast<size_t>(count));
             all += ']';
         }
+        return all;
     }
 
     static void write_host(const UniqueFd& socket, std::string_view bytes) {
@@ -391,6 +420,7 @@ class CrashWorld final {
         const auto receive = start(receive_, 0);
         const auto transmit = start(transmit_, 1);
         const auto loop = create_event_loop(LoopKind::kAsio).value();
+        const SiblingEnd other_end(other_link, LinkSide::kCalled, 1, other_has_taken);
         Teller teller(device_end_.get());
         Keeping keeping{.ledger = Ledger::open(ledger_.get(), shape_).value().value(),
                         .keeper = &teller,
@@ -474,6 +504,7 @@ class CrashWorld final {
     UniqueFd ledger_;
     HostListeners listeners_;
     Mailbox mailbox_;
+    std::shared_ptr<Sibling> other_;
     UniqueFd keeper_end_;
     UniqueFd device_end_;
     std::map<std::string, UniqueFd> kept_;
