@@ -116,6 +116,13 @@ class ReceiveWindow final {
         bytes_ = std::min(bytes_max_, bytes_ > bytes_max_ / 2 ? bytes_max_ : bytes_ * 2);
     }
 
+    /// At least so much, up to the limit. True: that is more than it was.
+    bool grow_to(uint32_t bytes) {
+        const uint32_t before = bytes_;
+        bytes_ = std::max(bytes_, std::min(bytes, bytes_max_));
+        return bytes_ != before;
+    }
+
     struct Counts {
         uint32_t received = 0;
         uint32_t written = 0;

@@ -121,7 +121,8 @@ void VsockEngine::take_call(SiblingCall call) {
 // --- Room --------------------------------------------------------------------------------------
 //
 // Of a connection between two guests, bytes count as forwarded when the other guest has taken them
-// out of its own buffer. Its device knows from the credit in its packets, and says so by the link.
+// out of its own buffer; and there is as much room as that buffer has, within the limits. Its
+// device knows both from the credit in its packets, and says so by the link.
 
 /// Of a connection that begins, or comes from another process.
 void VsockEngine::join_sibling(Connection& connection, LinkSide side) {
@@ -129,7 +130,12 @@ void VsockEngine::join_sibling(Connection& connection, LinkSide side) {
                                     side,
                                     static_cast<uint64_t>(connection.id),
                                     connection.to_guest.forwarded());
-    if (connection.sibling.valid() && connection.guest_deaf) {
+    if (!connection.sibling.valid()) {
+        return;
+    }
+    (void)connection.sibling.tell_room(connection.to_guest.buffer_bytes());
+    (void)connection.from_guest.grow_to(connection.sibling.room_there());
+    if (connection.guest_deaf) {
         connection.sibling.tell_deaf();
     }
 }
@@ -179,6 +185,9 @@ void VsockEngine::hear_sibling(Connection& connection) {
             return;
         }
     }
+    if (connection.from_guest.grow_to(connection.sibling.room_there())) {
+        owe(connection, kPendingCreditUpdate);
+    }
     (void)free_room(connection);
     offer_room(connection);
     drop_question(connection);
@@ -219,6 +228,9 @@ void VsockEngine::await_room(Connection& connection) {
 /// A packet of the guest says what it has taken by now; `before`: what it had said.
 void VsockEngine::note_taken_by_guest(Connection& connection, uint32_t before) {
     const uint32_t taken = connection.to_guest.forwarded();
+    if (connection.sibling.tell_room(connection.to_guest.buffer_bytes())) {
+        ring_sibling(connection);
+    }
     if (taken == before) {
         return;
     }

@@ -32,6 +32,8 @@ class SiblingLink final {
     struct End {
         /// Of its guest: bytes of the connection that it has taken out of its buffer, as it says.
         std::atomic<uint32_t> taken = 0;
+        /// All that its guest's buffer for the connection can hold.
+        std::atomic<uint32_t> room = 0;
         /// Its guest receives no more.
         std::atomic<bool> is_deaf = false;
         /// What it waits for: kAsked, and how much the other guest is to have taken.
@@ -74,11 +76,20 @@ class SiblingEnd final {
     /// be rung for.
     [[nodiscard]] bool tell_taken(uint32_t taken);
 
+    /// True: that is news, and the other end is to be rung for.
+    [[nodiscard]] bool tell_room(uint32_t bytes) {
+        return mine().room.exchange(bytes, std::memory_order_relaxed) != bytes;
+    }
+
     /// The guest here receives no more; the other end is to be rung for.
     void tell_deaf() { mine().is_deaf.store(true, std::memory_order_relaxed); }
 
     /// Nothing: the other end has not come yet.
     [[nodiscard]] std::optional<uint32_t> taken_there() const;
+
+    [[nodiscard]] uint32_t room_there() const {
+        return theirs().room.load(std::memory_order_relaxed);
+    }
 
     [[nodiscard]] bool is_deaf_there() const {
         return theirs().is_deaf.load(std::memory_order_relaxed);

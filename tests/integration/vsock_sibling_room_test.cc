@@ -91,6 +91,22 @@ TEST_P(VsockSiblingRoomTest, IsFreeWhenTheOtherGuestHasTakenTheBytes) {
     EXPECT_EQ(told(), kBufferBytes);
 }
 
+/// A program may want all of a message, or of many, sent before it reads any.
+TEST_P(VsockSiblingRoomTest, IsAsMuchAsTheOtherGuestHas) {
+    serve_both(kGroupA, kGroupA, {.credit = 300 * 1024});
+    ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST)));
+    ASSERT_EQ(other().receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    ASSERT_TRUE(other().send(to_caller(VIRTIO_VSOCK_OP_RESPONSE)));
+    const auto response = guest().receive_event();
+    ASSERT_TRUE(response);
+    EXPECT_EQ(response->header.buf_alloc, 300U * 1024);
+    other().credit = 8 << 20;
+    ASSERT_TRUE(other().send(to_caller(VIRTIO_VSOCK_OP_CREDIT_UPDATE)));
+    const auto update = guest().receive();
+    ASSERT_TRUE(update);
+    EXPECT_EQ(update->header.buf_alloc, options_.window_bytes_max);
+}
+
 TEST_P(VsockSiblingRoomTest, IsNotToldForEveryByteThatIsTaken) {
     open_small();
     send_data(kBufferBytes);

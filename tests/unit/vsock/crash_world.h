@@ -138,8 +138,8 @@ class CrashWorld final {
         options_.guest_cid = 7;
         options_.uds_path = base();
         options_.connections_max = 4;
-        options_.window_bytes = 512 * 1024;
-        options_.window_bytes_max = 512 * 1024;
+        options_.window_bytes = kWindowBytes;
+        options_.window_bytes_max = kWindowBytes;
         options_.siblings.groups = {"both"};
         other_ = Sibling::create(kOtherCid, options_.siblings).value();
         other_->set_up(true);
@@ -191,6 +191,14 @@ class CrashWorld final {
         return false;
     }
 
+    /// Its sockets take little at once from now on, whatever the system allows.
+    void narrow_sockets() const {
+        const int bytes = 64 * 1024;
+        for (const auto& [name, socket] : kept_) {
+            EXPECT_EQ(::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes), 0);
+        }
+    }
+
     // --- The guest -------------------------------------------------------------------------------
 
     [[nodiscard]] virtio_vsock_hdr header(uint16_t op, uint32_t port, uint32_t peer_port) const {
@@ -237,6 +245,7 @@ class CrashWorld final {
     // --- Another guest, of which there is the mailbox and the end of one connection --------------
 
     static constexpr uint64_t kOtherCid = 8;
+    static constexpr uint32_t kWindowBytes = 512 * 1024;
 
     /// The call that waits there, which is taken.
     [[nodiscard]] SiblingCall take_call() const {
