@@ -313,24 +313,16 @@ bool has_keeper_unasked(const OptionValues& values) {
     return values.text("inode-file-handles") != "never";
 }
 
-/// Cloning the share, what isolate_process() and Share::adopt_thread() do, and what threads may.
-constexpr std::string_view kKeeperCalls[] = {"open_tree",
-                                             "mount_setattr",
-                                             "mount",
-                                             "umount2",
-                                             "pivot_root",
-                                             "chroot",
-                                             "unshare",
-                                             "setgroups",
-                                             "setfsuid",
-                                             "setfsgid",
-                                             "open_by_handle_at"};
+/// Cloning the share, what leave_groups() and Share::adopt_thread() do, and what threads may.
+constexpr std::string_view kKeeperCalls[] = {
+    "open_tree", "mount_setattr", "setgroups", "setfsuid", "setfsgid", "open_by_handle_at"};
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
     SandboxExtras extras;
     // Asked for behind create_device() of the same device.
     extras.writable_trees = {share_roots().back()};
     extras.opens_by_handle = shares_by_handle().back();
+    extras.shows_owners = true;
     extras.kept_capabilities = fs_capabilities(extras.opens_by_handle);
     if (const auto changes = parse_capability_changes(values.text("modcaps").value_or(""))) {
         extras.kept_capabilities = changes->apply(extras.kept_capabilities);
@@ -350,9 +342,10 @@ const DeviceProgram kProgram{
     .check_options = check_options,
     .sandbox = fs_sandbox_needs(),
     .sandbox_extras = sandbox_extras,
-    .isolate = isolate_process,
+    .isolate = leave_groups,
     .has_keeper_unasked = has_keeper_unasked,
     .keeper_calls = kKeeperCalls,
+    .workers_may_wait = true,
 };
 
 }  // namespace

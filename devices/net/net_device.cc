@@ -86,6 +86,7 @@ void NetDevice::note_started(Worker& worker) {
 void NetDevice::note_stopped() {
     if (--running_ == 0) {
         port_->detach();
+        looking_again_.cancel();
         has_finished_ = false;
         segmenter_ = {};
         flows_.clear();
@@ -297,6 +298,7 @@ void NetDevice::on_room() {
     if (!batch_.empty() && !batch_.send_to(*port_)) {
         return;
     }
+    send_announcement();
     for (const Transmit& queue : transmit_) {
         if (queue.ring != nullptr) {
             queue.ring->request_processing();

@@ -24,6 +24,7 @@
 #include "devices/net/control_command.h"
 #include "devices/net/flow_table.h"
 #include "devices/net/guest_settings.h"
+#include "devices/net/later_call.h"
 #include "devices/net/net_control.h"
 #include "devices/net/offload.h"
 #include "devices/net/port.h"
@@ -130,8 +131,9 @@ class NetDevice final : public Device, private PortEvents {
     void leave_queue(QueueIndex index, bool set_aside);
 
     [[nodiscard]] QueueProgress receive(uint16_t pair);
-    [[nodiscard]] std::optional<Frame> next_frame();
+    [[nodiscard]] std::optional<Frame> next_frame(int& turns);
     void drop_frame();
+    void look_again_soon();
     [[nodiscard]] std::optional<Frame> finish(const Frame& frame);
     void drop_to_guest(DropReason reason);
     [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
@@ -193,6 +195,7 @@ class NetDevice final : public Device, private PortEvents {
     Segmenter segmenter_;
     iovec finished_{};
     bool has_finished_ = false;
+    LaterCall looking_again_;
 };
 
 }  // namespace outrigger::net

@@ -546,6 +546,9 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
         std::filesystem::path folder = std::filesystem::path(*path).parent_path();
         extras.removable_directories.push_back(folder.empty() ? "." : folder);
     }
+    if (const auto path = values.text("peer")) {
+        extras.connect_paths.push_back(*path);
+    }
     return extras;
 }
 

@@ -447,6 +447,11 @@ void UserPort::tell_later() {
 // --- The host's sockets ------------------------------------------------------------------------
 
 void UserPort::look() {
+    if (!awaited_) {
+        // What is on its way to the guest comes first, until await_frames().
+        loop_->unwatch(*std::exchange(watch_, std::nullopt));
+        return;
+    }
     std::array<epoll_event, kEventsMax> events;
     counters_.system_calls.add();
     const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsMax, 0);
@@ -454,12 +459,9 @@ void UserPort::look() {
         ready_[events[static_cast<size_t>(i)].data.fd] = events[static_cast<size_t>(i)].events;
     }
     serve();
-    if (queue_.empty() || !std::exchange(awaited_, false)) {
-        return;
+    if (!queue_.empty() && std::exchange(awaited_, false)) {
+        events_->on_frames();
     }
-    // What is on its way to the guest comes first.
-    loop_->unwatch(*std::exchange(watch_, std::nullopt));
-    events_->on_frames();
 }
 
 void UserPort::serve() {

@@ -423,8 +423,22 @@ void VsockEngine::on_host_ended(Connection& connection) {
     }
 }
 
+/// Was that error a reset? Sockets of messages tell of it once, and before the messages that came
+/// before: what was asked is to be asked again.
+bool VsockEngine::was_told_of_reset(Connection& connection, int os_error) {
+    if (os_error != ECONNRESET || connection.host_was_reset) {
+        return false;
+    }
+    connection.host_was_reset = true;
+    commit(connection);
+    return true;
+}
+
 bool VsockEngine::fetch_message(Connection& connection) {
-    const std::optional<NextMessage> next = next_message(connection.socket.get());
+    std::optional<NextMessage> next = next_message(connection.socket.get());
+    if (!next && was_told_of_reset(connection, errno)) {
+        next = next_message(connection.socket.get());
+    }
     if (!next) {
         if (errno != EAGAIN && errno != EINTR) {
             end(connection, errno == ECONNRESET ? EndReason::kHostReset : EndReason::kHostError);
@@ -454,7 +468,10 @@ bool VsockEngine::fetch_message(Connection& connection) {
     }
     connection.message.resize(next->bytes);
     constexpr bool kPeek = true;
-    const ssize_t count = receive_bytes(connection.socket.get(), connection.message, kPeek);
+    ssize_t count = receive_bytes(connection.socket.get(), connection.message, kPeek);
+    if (count < 0 && was_told_of_reset(connection, errno)) {
+        count = receive_bytes(connection.socket.get(), connection.message, kPeek);
+    }
     // An earlier process may have sent some of it.
     if (count != static_cast<ssize_t>(next->bytes) || connection.message_sent > next->bytes) {
         end(connection, EndReason::kHostError);

@@ -328,6 +328,7 @@ class VsockEngine final {
     [[nodiscard]] Filled fill_from(Connection& connection);
     [[nodiscard]] Filled fill_stream(Connection& connection);
     [[nodiscard]] Filled fill_message(Connection& connection);
+    [[nodiscard]] bool was_told_of_reset(Connection& connection, int os_error);
     [[nodiscard]] bool fetch_message(Connection& connection);
     [[nodiscard]] bool has_credit(Connection& connection);
     [[nodiscard]] bool collect_landings(size_t bytes);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -42,7 +43,8 @@ class ConsoleDaemonTest : public ::testing::Test {
     void TearDown() override {
         guest_.reset();
         daemon_.reset();
-        std::filesystem::remove_all(folder_);
+        std::error_code ignored;  // what a killed keeper's process takes away meanwhile
+        std::filesystem::remove_all(folder_, ignored);
     }
 
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ / name; }
@@ -270,6 +272,16 @@ TEST_F(AttachTest, TheTerminalIsAsBeforeHoweverItIsKilled) {
         EXPECT_TRUE(viewer_->wait());
         EXPECT_TRUE(eventually([&] { return !terminal_.is_raw(); })) << signal_number;
     }
+}
+
+TEST_F(AttachTest, TheTerminalIsAsBeforeWhenItsWholeProcessGroupIsKilled) {
+    viewer_.emplace("/usr/bin/setsid",
+                    ChildProcess::Options{.arguments = {program(), "--attach=" + path("a")},
+                                          .descriptors = terminal_.descriptors()});
+    ASSERT_TRUE(eventually([&] { return terminal_.is_raw(); })) << viewer_->complained();
+    ASSERT_EQ(::kill(-viewer_->pid(), SIGKILL), 0);
+    EXPECT_TRUE(viewer_->wait());
+    EXPECT_TRUE(eventually([&] { return !terminal_.is_raw(); }));
 }
 
 TEST_F(AttachTest, ATerminalThatTakesNothingDoesNotKeepItFromEnding) {

@@ -194,7 +194,8 @@ TEST_F(DaemonTest, WrongSandboxModeIsAUsageErrorThatNamesTheModes) {
     EXPECT_EQ(run({"--socket-path=" + socket_.string(), "--sandbox=off"}), kUsage);
 
     EXPECT_EQ(daemon_->complained(),
-              "outrigger-rng: --sandbox takes one of on, log, none, not 'off' (see --help)\n");
+              "outrigger-rng: --sandbox takes one of standard, strict, log, none, on, not 'off' "
+              "(see --help)\n");
     EXPECT_EQ(daemon_->printed(), "");
     EXPECT_FALSE(socket_exists());
 }

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/daemon/listening_socket.h"
+
 #include "tests/integration/keeper_test.h"
 #include "tests/integration/service_manager.h"
 
@@ -95,8 +97,10 @@ TEST_F(SystemdTest, TwoDevicesOfAGuestGoOn) {
     ASSERT_TRUE(driver::share_memory(frontend, first->memory, *agreement));
     auto queue = driver::create_queue(first->memory, *agreement, {}, 0);
     ASSERT_TRUE(queue);
+    manager.read();  // ten messages fit into its socket
     ASSERT_EQ(queue->start(frontend, first->memory), Answer::kAccepted);
     ASSERT_EQ(frontend.set_vring_enable(0, 1), Answer::kAccepted);
+    manager.read();
     const auto draw = [&] {
         return queue->transact(std::span(&first->buffer, 1), driver::after(kPatience)).has_value();
     };
@@ -116,6 +120,91 @@ TEST_F(SystemdTest, TwoDevicesOfAGuestGoOn) {
     EXPECT_TRUE(connect().get_features());
     start_again();
     EXPECT_TRUE(draw()) << daemon_->complained();
+}
+
+/// Of a socket unit, which has it open whoever serves.
+class ActivatedTest : public SystemdTest {
+  protected:
+    void SetUp() override {
+        SystemdTest::SetUp();
+        listening_ = listen_at(socket_.string(), {.backlog = 16}).value();
+    }
+
+    void start_by(ServiceManager& manager, const std::string& keeper) {
+        manager.keeper = keeper;
+        manager.sockets = {{"other", listening_->fd.get()}, {"vhost-user", listening_->fd.get()}};
+        start_service(manager, "--fd-name=vhost-user");
+    }
+
+    /// What the service says of itself.
+    static bool says(ServiceManager& manager, const std::string& status) {
+        return eventually([&] {
+            manager.read();
+            return manager.status == status;
+        });
+    }
+
+    std::optional<ListeningSocket> listening_;
+};
+
+TEST_F(ActivatedTest, ServesTheSocketThatHasItsName) {
+    ServiceManager manager(notify_);
+    start_by(manager, "none");
+    EXPECT_TRUE(says(manager, "waiting for a front end")) << manager.status;
+    {
+        Guest guest(connect());
+        EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+        EXPECT_TRUE(says(manager, "a front end is connected")) << manager.status;
+    }
+    EXPECT_TRUE(says(manager, "waiting for a front end")) << manager.status;
+    daemon_->send_signal(SIGTERM);
+    EXPECT_EQ(daemon_->wait(), kClean);
+    EXPECT_TRUE(says(manager, "stopping")) << manager.status;
+    EXPECT_TRUE(socket_exists()) << "it is the service manager's";
+}
+
+// A front end that comes while nobody serves waits in the socket.
+TEST_F(ActivatedTest, TheSocketOutlivesTheService) {
+    ServiceManager manager(notify_);
+    start_by(manager, "none");
+    daemon_->send_signal(SIGTERM);
+    EXPECT_EQ(daemon_->wait(), kClean);
+    Frontend waiting = connect();
+    start_by(manager, "none");
+    EXPECT_TRUE(waiting.get_features()) << daemon_->complained();
+}
+
+TEST_F(ActivatedTest, SessionsGoOnByTheStoreBehindTheSockets) {
+    ServiceManager manager(notify_);
+    start_by(manager, "systemd");
+    Guest guest(connect());
+    for (int round = 0; round < 2; ++round) {
+        daemon_->send_signal(SIGKILL);
+        ASSERT_TRUE(daemon_->wait());
+        manager.read();
+        start_by(manager, "systemd");
+        EXPECT_GT(guest.draw().value_or(0), 0U) << "round " << round << daemon_->complained();
+        EXPECT_TRUE(says(manager, "a front end is connected")) << manager.status;
+    }
+    guest.frontend.close();
+    EXPECT_TRUE(connect().get_features()) << daemon_->complained();
+}
+
+TEST_F(ActivatedTest, SessionsGoOnByAKeeperThatTookTheSocket) {
+    ServiceManager manager(notify_);
+    start_by(manager, "fork");
+    Guest guest(connect());
+    kill_worker();
+    EXPECT_GT(guest.draw().value_or(0), 0U) << daemon_->complained();
+    guest.frontend.close();
+    EXPECT_TRUE(connect().get_features()) << daemon_->complained();
+}
+
+TEST_F(SystemdTest, WithoutSocketsANameIsAWrongCommandLine) {
+    daemon_ = std::make_unique<ChildProcess>(
+        program_, ChildProcess::Options{.arguments = {"--keeper=none", "--fd-name=vhost-user"}});
+    EXPECT_EQ(daemon_->wait(), (Ended{.status = 2}));
+    EXPECT_NE(daemon_->complained().find("LISTEN_FDS"), std::string::npos);
 }
 
 TEST_F(SystemdTest, WithoutAServiceManagerThereIsNone) {

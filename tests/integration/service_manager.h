@@ -71,6 +71,10 @@ class ServiceManager final {
                 }
             }
             ready = ready || text.find("READY=1") != std::string::npos;
+            const size_t status_at = text.find("STATUS=");
+            if (status_at != std::string::npos) {
+                status = text.substr(status_at + 7);
+            }
         }
     }
 
@@ -81,16 +85,20 @@ class ServiceManager final {
         std::string listed;
         ChildProcess::Options options;
         int number = 3;
-        for (size_t i = 0; i < fds.size(); ++i) {
+        for (const auto& [name, fd] : sockets) {
+            listed += (listed.empty() ? "" : ":") + name;
+            options.descriptors.emplace_back(fd, number++);
+        }
+        for (size_t i = 0; i < fds.size(); ++i) {  // what it keeps, behind those
             listed += (listed.empty() ? "" : ":") + names[i];
             options.descriptors.emplace_back(fds[i].get(), number++);
         }
         std::string command = "NOTIFY_SOCKET=" + path_.string();
         if (!listed.empty()) {
-            command += " LISTEN_PID=$$ LISTEN_FDS=" + std::to_string(fds.size()) +
+            command += " LISTEN_PID=$$ LISTEN_FDS=" + std::to_string(number - 3) +
                        " LISTEN_FDNAMES=" + listed;
         }
-        command += " exec " + program + " --keeper=systemd " + arguments;
+        command += " exec " + program + " --keeper=" + keeper + " " + arguments;
         options.arguments = {"-c", command};
         auto service = std::make_unique<ChildProcess>("/bin/sh", options);
         const bool came = eventually([&] {
@@ -101,7 +109,11 @@ class ServiceManager final {
         return came ? std::move(service) : nullptr;
     }
 
+    std::string keeper = "systemd";
+    std::vector<std::pair<std::string, int>>
+        sockets;  // of its own, which it passes first; borrowed
     bool ready = false;
+    std::string status;  // as the service told it last
     std::vector<std::string> names;
     std::vector<UniqueFd> fds;
 

@@ -55,18 +55,6 @@ class VsockResumeTest : public VsockTest {
         }
         return news;
     }
-
-    void stop_and_start(uint16_t index) {
-        auto& queue = guest().queue(index);
-        ASSERT_TRUE(
-            driver::went_well(guest().frontend().set_vring_base(index, queue.start_base())));
-        ASSERT_TRUE(driver::went_well(
-            guest().frontend().set_vring_addr(queue.vring_address(guest().memory()))));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_call(index, queue.call_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_kick(index, queue.kick_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_enable(index, 1)));
-        queue.kick();
-    }
 };
 
 TEST_P(VsockResumeTest, TransportResetComesBeforeAnythingNewWhereTheFrontEndPassesTheEventQueue) {
@@ -143,7 +131,7 @@ TEST_P(VsockPackedResumeTest, RingThatStandsAtItsBeginningAgainIsNoNewDrivers) {
         ASSERT_TRUE(guest().queue(i).stop(guest().frontend()));
     }
     for (uint16_t i = 0; i < 3; ++i) {
-        stop_and_start(i);
+        start_again(i, guest().queue(i).start_base());
     }
     EXPECT_FALSE(host.has_news());
     expect_echo(host);

@@ -13,22 +13,7 @@
 namespace outrigger::vsock {
 namespace {
 
-class VsockHostTrapTest : public VsockTest {
-  protected:
-    void start_again(size_t index, uint32_t base, bool kicks = true) {
-        auto& queue = guest().queue(index);
-        const auto number = static_cast<uint32_t>(index);
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_base(number, base)));
-        ASSERT_TRUE(driver::went_well(
-            guest().frontend().set_vring_addr(queue.vring_address(guest().memory()))));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_call(number, queue.call_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_kick(number, queue.kick_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_enable(number, 1)));
-        if (kicks) {
-            queue.kick();
-        }
-    }
-};
+class VsockHostTrapTest : public VsockTest {};
 
 TEST_P(VsockHostTrapTest, Trap12RefusedConnectionIsResetAtOnceWithItsReason) {
     serve();

@@ -68,11 +68,14 @@ bool LogWriter::put(std::string_view text) {
 }
 
 bool LogWriter::wait_for_room(std::chrono::steady_clock::time_point deadline) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        deadline - std::chrono::steady_clock::now());
     pollfd writable{.fd = fd_, .events = POLLOUT, .revents = 0};
-    const int wait_ms = is_stalled_ ? 0 : static_cast<int>(std::max<int64_t>(left.count(), 0));
-    const int ready = ::poll(&writable, 1, wait_ms);
+    int ready = -1;
+    do {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+            deadline - std::chrono::steady_clock::now());
+        const int wait_ms = is_stalled_ ? 0 : static_cast<int>(std::max<int64_t>(left.count(), 0));
+        ready = ::poll(&writable, 1, wait_ms);
+    } while (ready < 0 && errno == EINTR);
     is_stalled_ = ready == 0;
     return ready > 0;
 }

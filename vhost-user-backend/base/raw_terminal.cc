@@ -57,6 +57,8 @@ Result<RawTerminal> RawTerminal::enter(int fd, Output output) {
     if (guard == 0) {
         guard_terminal(fd, read_end.get(), before);
     }
+    // Whoever kills all of our process group leaves the guard.
+    (void)::setpgid(guard, guard);
     RawTerminal terminal(std::move(write_end), guard);
     termios raw = before;
     ::cfmakeraw(&raw);

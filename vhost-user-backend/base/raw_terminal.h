@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// A terminal that passes every key on, and is what it was before again however we end: normally,
-/// by a signal that nobody catches, or by SIGKILL. A process of its own waits for that end.
+/// by a signal that nobody catches, or by SIGKILL, of all our process group too. A process of its
+/// own waits for that end.
 #pragma once
 
 #include <cstdint>

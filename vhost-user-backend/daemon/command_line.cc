@@ -7,6 +7,7 @@
 
 #include <sys/un.h>
 
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/common_options.h"
 #include "vhost-user-backend/daemon/config_file.h"
 #include "vhost-user-backend/daemon/option_parser.h"
@@ -75,8 +76,14 @@ Result<void> check_socket_path(std::string_view option, const std::string& path)
 Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
     const auto path = values.text("socket-path");
     const auto fd = values.number("fd");
-    if (path && fd) {
-        return usage_error("--socket-path and --fd exclude each other: give one of them");
+    const auto fd_name = values.text("fd-name");
+    if (path.has_value() + fd.has_value() + fd_name.has_value() > 1) {
+        return usage_error(
+            "--socket-path, --fd and --fd-name exclude each other: give one of them");
+    }
+    if (fd_name) {
+        settings.fd = OUTRIGGER_TRY(find_activated_socket("fd-name", *fd_name));
+        return {};
     }
     if (!path && !fd) {
         return usage_error("--socket-path is required: say where the front end connects");
@@ -113,6 +120,24 @@ Result<ControlSettings> read_control(const OptionValues& values) {
         return usage_error("--control-socket and --control-fd exclude each other: give one");
     }
     OUTRIGGER_TRY(check_socket_path("control-socket", settings.socket_path));
+    return settings;
+}
+
+Result<MetricsSettings> read_metrics(const OptionValues& values) {
+    MetricsSettings settings;
+    settings.text = values.text("metrics").value_or("");
+    constexpr std::string_view kUnix = "unix:";
+    if (settings.text.starts_with(kUnix) && settings.text.size() > kUnix.size()) {
+        settings.path = settings.text.substr(kUnix.size());
+        OUTRIGGER_TRY(check_socket_path("metrics", settings.path));
+    } else if (!settings.text.empty()) {
+        settings.tcp = parse_tcp_address(settings.text);
+        if (!settings.tcp) {
+            return usage_error(
+                "--metrics takes unix:PATH, or an address and a port like 127.0.0.1:9100, not '" +
+                settings.text + "'");
+        }
+    }
     return settings;
 }
 
@@ -154,12 +179,18 @@ Result<void> check_endpoints_differ(const CommandLine& line) {
         if (line.control.fd == one->fd && line.control.socket_path == one->socket_path) {
             return usage_error("the control socket is also that of a device: give it its own");
         }
+        if (!one->socket_path.empty() && line.metrics.path == one->socket_path) {
+            return usage_error("the metrics socket is also that of a device: give it its own");
+        }
         const auto namesake = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
             return !one->name.empty() && one->name == other.name;
         });
         if (namesake != devices.end()) {
             return usage_error("two devices are called " + one->name + ": give each its own name");
         }
+    }
+    if (!line.metrics.path.empty() && line.metrics.path == line.control.socket_path) {
+        return usage_error("the metrics socket is also the control socket: give it its own");
     }
     return {};
 }
@@ -175,7 +206,10 @@ SandboxMode to_sandbox_mode(std::string_view name) {
     if (name == "none") {
         return SandboxMode::kNone;
     }
-    return name == "log" ? SandboxMode::kLog : SandboxMode::kOn;
+    if (name == "strict") {
+        return SandboxMode::kStrict;
+    }
+    return name == "log" ? SandboxMode::kLog : SandboxMode::kStandard;
 }
 
 KeeperKind to_keeper_kind(std::string_view name) {
@@ -258,7 +292,7 @@ Result<std::vector<DeviceSettings>> read_sections(const std::string& text,
     const ConfigText config = OUTRIGGER_TRY(parse_config(text));
     OptionValues defaults = given.device_defaults;
     OUTRIGGER_TRY(read_items(config.defaults, table, defaults));
-    if (defaults.has("socket-path") || defaults.has("fd")) {
+    if (defaults.has("socket-path") || defaults.has("fd") || defaults.has("fd-name")) {
         return usage_error("the socket is not one for all devices: give it in each section");
     }
     std::vector<DeviceSettings> devices;
@@ -295,7 +329,8 @@ Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
         devices.front().key = "0";
         return devices;
     }
-    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd")) {
+    if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd") ||
+        given.device_defaults.has("fd-name")) {
         return usage_error(
             config_text != nullptr
                 ? "with --config, the socket is one of a section's keys: socket-path = PATH"
@@ -373,6 +408,8 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
         read_all_devices(given, device_table, program, has_config ? &config_text : nullptr));
     line.control = OUTRIGGER_TRY(read_control(given.process));
     line.control.key = has_config ? "control" : std::to_string(line.devices.size());
+    line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
+    line.metrics.key = has_config ? "metrics" : std::to_string(line.devices.size() + 1);
     OUTRIGGER_TRY(check_endpoints_differ(line));
     return line;
 }

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kQueuePlacements = {"balanced", "fixed"};
 
-constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
+constexpr std::array<OptionSpec, 10> kDeviceCommonOptions = {{
     {.name = "socket-path",
      .value_name = "PATH",
      .help = "Listen for the front end on a Unix socket at PATH; a stale socket there is replaced"},
@@ -21,6 +21,10 @@ constexpr std::array<OptionSpec, 9> kDeviceCommonOptions = {{
      .help = "Take the socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "fd-name",
+     .value_name = "NAME",
+     .help = "Take the socket that the service manager passes under this name "
+             "(FileDescriptorName= of a socket unit of systemd)"},
     {.name = "name",
      .value_name = "TEXT",
      .help = "What the control socket calls the device; without it the kind and a number, like "
@@ -99,9 +103,10 @@ constexpr std::string_view kKeeperHelp =
           "a small parent process; systemd, by its descriptor store; auto: systemd where "
           "$FDSTORE says that it has one, else fork; or none";
 
-constexpr std::array<std::string_view, 3> kSandboxModes = {"on", "log", "none"};
+constexpr std::array<std::string_view, 5> kSandboxModes = {
+    "standard", "strict", "log", "none", "on"};
 
-constexpr std::array<OptionSpec, 18> kProcessOptions = {{
+constexpr std::array<OptionSpec, 19> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
@@ -123,6 +128,11 @@ constexpr std::array<OptionSpec, 18> kProcessOptions = {{
      .help = "Take that socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "metrics",
+     .value_name = "WHERE",
+     .help = "Tell Prometheus, by HTTP at /metrics, what the queues and devices count and how long "
+             "requests take: on a Unix socket for our own user (unix:PATH), or for whoever reaches "
+             "an address and a port like 127.0.0.1:9100"},
     {.name = "io",
      .kind = OptionKind::kChoice,
      .value_name = "KIND",
@@ -132,10 +142,12 @@ constexpr std::array<OptionSpec, 18> kProcessOptions = {{
     {.name = "sandbox",
      .kind = OptionKind::kChoice,
      .value_name = "MODE",
-     .help = "Once everything is open, give up all capabilities, the file system and every system "
-             "call that is not needed: on, where one of those ends the program by SIGSYS; log, "
-             "where a line says first which it was, and the exit status is 1; or none",
-     .default_value = "on",
+     .help = "Once everything is open, give up all capabilities, the file system, the network and "
+             "every system call that is not needed: standard, also called on, with whatever of "
+             "that can be had here, and what cannot is logged; strict, which does not start "
+             "without all of it; log, which is standard where a line says which system call was "
+             "not allowed, and the exit status is 1 in place of SIGSYS; or none",
+     .default_value = "standard",
      .choices = kSandboxModes},
     {.name = "keeper",
      .kind = OptionKind::kChoice,

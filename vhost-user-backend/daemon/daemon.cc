@@ -91,6 +91,7 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));
+    notifier_ = ServiceNotifier::from_environment(store_ != nullptr && store_->is_parent());
     for (const DeviceSettings& settings : settings_.devices) {
         served_.emplace_back();
         OUTRIGGER_TRY(create_device(served_.size() - 1));
@@ -106,10 +107,10 @@ Result<void> Daemon::open() {
     if (control.fd || !control.socket_path.empty()) {
         OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
-        keeper_pid_ = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
         control_endpoint_ = OUTRIGGER_TRY(
             open_endpoint(control.socket_path, control.fd, "--control-fd", control.key));
     }
+    OUTRIGGER_TRY(open_metrics());
     adopt_leftovers();
     return {};
 }
@@ -163,6 +164,9 @@ void Daemon::add_extras(const OptionValues& values) {
     extras_.opens_by_handle = extras_.opens_by_handle || more.opens_by_handle;
     append(extras_.removable_directories, more.removable_directories);
     append(extras_.writable_directories, more.writable_directories);
+    append(extras_.connect_paths, more.connect_paths);
+    extras_.keeps_network |= more.keeps_network;
+    extras_.shows_owners |= more.shows_owners;
 }
 
 std::string Daemon::name_of(size_t index) const {
@@ -232,7 +236,7 @@ void Daemon::adopt_leftovers() {
         return;
     }
     const auto is_ours = [this](std::string_view key) {
-        return key == settings_.control.key ||
+        return key == settings_.control.key || key == settings_.metrics.key ||
                std::ranges::find(settings_.devices, key, &DeviceSettings::key) !=
                    settings_.devices.end();
     };
@@ -269,10 +273,18 @@ Result<void> Daemon::drop_what_threads_inherit() {
     if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
         socket_directories.push_back(control_endpoint_->listener->file->directory_fd());
     }
+    if (metrics_listener_ && metrics_listener_->file) {
+        socket_directories.push_back(metrics_listener_->file->directory_fd());
+    }
     for (const SocketFile& leftover : leftovers_) {
         socket_directories.push_back(leftover.directory_fd());
     }
-    OUTRIGGER_TRY(drop_access(socket_directories, extras_, program_.isolate));
+    const DroppedAccess dropped = OUTRIGGER_TRY(
+        drop_access(settings_.sandbox, socket_directories, extras_, program_.isolate));
+    // Where nobody but our user and root gets as far as a connection.
+    if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
+        root_looks_like_ = dropped.others_look_like.value_or(0);
+    }
     for (size_t i = 0; i < served_.size(); ++i) {
         const auto& listener = served_[i].endpoint.listener;
         if (listener && listener->file && !listener->file->is_removable()) {
@@ -344,29 +356,18 @@ void Daemon::start_control() {
     if (!control_endpoint_) {
         return;
     }
-    std::vector<ControlServer::Target> targets;
-    for (size_t i = 0; i < served_.size(); ++i) {
-        const DeviceSettings& settings = settings_.devices[i];
-        Served& served = served_[i];
+    for (Served& served : served_) {
         if (control::DeviceControl* const control = served.device->control()) {
             control->attach(*loop_, served.worker_list);
             control->tell_departures_to(
                 [this, &served](bool departed) { return on_departure(served, departed); });
         }
-        targets.push_back(
-            {.name = name_of(i),
-             .type = program_.type,
-             .socket = settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path,
-             .device = *served.device,
-             .server = *served.server});
     }
     control_ =
         std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
-                                                                   .program = program_.name,
-                                                                   .version = OUTRIGGER_VERSION,
+                                                                   .description = description_,
                                                                    .own_user = own_user_,
-                                                                   .keeper_pid = keeper_pid_,
-                                                                   .targets = std::move(targets)},
+                                                                   .root_user = root_looks_like_},
                                         *std::exchange(control_endpoint_, std::nullopt));
     control_->start();
     if (!settings_.control.socket_path.empty()) {
@@ -449,6 +450,9 @@ void Daemon::leave() {
     if (control_ != nullptr) {
         control_->leave();
     }
+    if (metrics_ != nullptr) {
+        metrics_->leave();
+    }
 
     struct Leaving {
         size_t outstanding = 0;
@@ -473,6 +477,35 @@ void Daemon::leave() {
     }
 }
 
+void Daemon::begin_notifications() {
+    if (notifier_ == nullptr) {
+        return;
+    }
+    std::vector<Worker*> asked;
+    for (size_t i = 0; i < served_.size(); ++i) {
+        // A page of a guest that moves here by postcopy may come late, and a share's disk, too.
+        if (!settings_.devices[i].postcopy && !program_.workers_may_wait) {
+            const auto& workers = served_[i].worker_list;
+            asked.insert(asked.end(), workers.begin(), workers.end());
+        }
+    }
+    notifier_->begin(*loop_, std::move(asked));
+    show_status();
+}
+
+void Daemon::show_status() const {
+    if (notifier_ == nullptr || Termination::requested() != 0) {
+        return;
+    }
+    const auto connected = std::ranges::count_if(
+        served_, [](const Served& served) { return served.server->connected(); });
+    notifier_->show_status(served_.size() > 1
+                               ? std::to_string(connected) + " of " +
+                                     std::to_string(served_.size()) + " devices have a front end"
+                           : connected > 0 ? "a front end is connected"
+                                           : "waiting for a front end");
+}
+
 /// The last stage: from here on nothing is opened but what a front end sends.
 void Daemon::accept() {
     for (size_t i = 0; i < served_.size(); ++i) {
@@ -480,31 +513,32 @@ void Daemon::accept() {
         const std::string where =
             settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path;
         Served& served = served_[i];
-        served.server =
-            std::make_unique<DeviceServer>(
-                DeviceServer::Environment{
-                    .loop = *loop_,
-                    .device = *served.device,
-                    .workers = served.worker_list,
-                    .session = {.message_timeout = settings_.message_timeout,
-                                .require_sealed = settings_.require_sealed,
-                                .notes_in_flight = store_ != nullptr,
-                                .balances_queues = settings.balances_queues,
-                                .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
-                    .exit_on_disconnect = settings_.exit_on_disconnect,
-                    .label = std::string(program_.type) + " " + where,
-                    .keeper = store_.get(),
-                    .listener_names = {listener_names(settings.key).socket,
-                                       listener_names(settings.key).file},
-                    .on_not_restored =
-                        [this] {
-                            if (store_->takes_over()) {
-                                hand_back("a session of the process before cannot go on");
-                            }
-                        }},
-                std::move(served.endpoint),
-                std::move(served.kept),
-                [this] { ++finished_; });
+        served.server = std::make_unique<DeviceServer>(
+            DeviceServer::Environment{
+                .loop = *loop_,
+                .device = *served.device,
+                .workers = served.worker_list,
+                .session = {.message_timeout = settings_.message_timeout,
+                            .require_sealed = settings_.require_sealed,
+                            .notes_in_flight = store_ != nullptr,
+                            .balances_queues = settings.balances_queues,
+                            .measures_latency = control_endpoint_ || metrics_listener_,
+                            .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
+                .exit_on_disconnect = settings_.exit_on_disconnect,
+                .label = std::string(program_.type) + " " + where,
+                .keeper = store_.get(),
+                .listener_names = {listener_names(settings.key).socket,
+                                   listener_names(settings.key).file},
+                .on_not_restored =
+                    [this] {
+                        if (store_->takes_over()) {
+                            hand_back("a session of the process before cannot go on");
+                        }
+                    },
+                .on_front_end = [this] { show_status(); }},
+            std::move(served.endpoint),
+            std::move(served.kept),
+            [this] { ++finished_; });
     }
     std::optional<WatchId> termination;
     termination = loop_->watch_readable(Termination::request_fd(), [&] {
@@ -512,23 +546,38 @@ void Daemon::accept() {
         log(LogLevel::kInfo,
             "stopping: {}",
             Termination::requested() == SIGINT ? "SIGINT" : "SIGTERM");
+        if (notifier_ != nullptr) {
+            notifier_->stopping();
+        }
         if (control_ != nullptr) {
             control_->stop_listening();
+        }
+        if (metrics_ != nullptr) {
+            metrics_->stop_listening();
         }
         for (const Served& served : served_) {
             served.server->shut_down();
         }
     });
+    describe_program();
     start_control();
+    start_metrics();
+    begin_notifications();
     for (const Served& served : served_) {
         served.device->on_serving(served.worker_list);
     }
     for (const Served& served : served_) {
         served.server->start([this] {
-            if (++begun_ == served_.size() && store_ != nullptr) {
+            if (++begun_ < served_.size()) {
+                return;
+            }
+            if (store_ != nullptr) {
                 leftovers_.clear();
                 store_->notify_ready();
                 watch_keeper();
+            }
+            if (notifier_ != nullptr) {
+                notifier_->ready();
             }
         });
     }

@@ -3,9 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdlib>
-#include <cstring>
 #include <optional>
 #include <span>
 #include <utility>
@@ -15,36 +13,18 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/base/shared_memory.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
+#include "vhost-user-backend/daemon/service_manager.h"
 
 namespace outrigger {
-namespace {
-
-/// $LISTEN_FDS begin there (sd_listen_fds(3)).
-constexpr int kFirstListenFd = 3;
-
-std::optional<int> number_in(const char* text) {
-    int number = 0;
-    const char* const end = text + std::strlen(text);
-    const auto [at, error] = std::from_chars(text, end, number);
-    return error == std::errc() && at == end && number >= 0 ? std::optional(number) : std::nullopt;
-}
-
-std::optional<int> number_in_environment(const char* variable) {
-    const char* const text = std::getenv(variable);
-    return text != nullptr ? number_in(text) : std::nullopt;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<DescriptorStore>> DescriptorStore::from_parent() {
-    const auto number = number_in_environment(kChannelVariable);
+    const auto number = service_manager::number_of(kChannelVariable);
     ::unsetenv(kChannelVariable);
     if (!number || ::fcntl(*number, F_SETFD, FD_CLOEXEC) != 0) {
         return failure(Error{.message = std::string(kChannelVariable) +
@@ -85,41 +65,25 @@ Result<void> DescriptorStore::wait_for_parent() {
 }
 
 Result<std::unique_ptr<DescriptorStore>> DescriptorStore::from_systemd() {
-    const char* const path = std::getenv("NOTIFY_SOCKET");
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path == nullptr || (path[0] != '/' && path[0] != '@') ||
-        std::strlen(path) >= sizeof address.sun_path) {
-        return failure(Error{.message = "--keeper=systemd needs $NOTIFY_SOCKET: run this as a "
-                                        "service with NotifyAccess=main and "
-                                        "FileDescriptorStoreMax=, or choose --keeper=fork"});
+    auto socket = service_manager::connect();
+    if (!socket) {
+        return failure(Error{.message = "--keeper=systemd: " + socket.error().message +
+                                        ": run this as a service with NotifyAccess=main and "
+                                        "FileDescriptorStoreMax=, or choose --keeper=fork",
+                             .os_error = socket.error().os_error});
     }
-    std::memcpy(address.sun_path, path, std::strlen(path));
-    const size_t length = offsetof(sockaddr_un, sun_path) + std::strlen(path);
-    if (path[0] == '@') {
-        address.sun_path[0] = '\0';  // an abstract name
-    }
-    UniqueFd socket = platform::open_unix_socket(SOCK_DGRAM);
-    // SAFETY: connect() takes every address type through this pointer type.
-    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    const auto* const generic = reinterpret_cast<const sockaddr*>(&address);
-    if (!socket.valid() || ::connect(socket.get(), generic, static_cast<socklen_t>(length)) != 0) {
-        return failure(
-            error_from_errno(std::string("cannot reach the service manager at ") + path));
-    }
-    std::unique_ptr<DescriptorStore> store(new DescriptorStore(std::move(socket), false));
+    std::unique_ptr<DescriptorStore> store(new DescriptorStore(*std::move(socket), false));
     store->take_listen_fds();
     return store;
 }
 
 void DescriptorStore::take_listen_fds() {
-    const auto pid = number_in_environment("LISTEN_PID");
-    const auto count = number_in_environment("LISTEN_FDS");
-    const char* const text = std::getenv("LISTEN_FDNAMES");
-    if (pid && *pid == ::getpid() && count && text != nullptr) {
-        const std::vector<std::string> names = split_names(text);
+    const auto count = service_manager::number_of("LISTEN_FDS");
+    const auto text = service_manager::text_of("LISTEN_FDNAMES");
+    if (service_manager::is_for_us("LISTEN_PID", false) && count && text) {
+        const std::vector<std::string> names = split_names(*text);
         for (size_t i = 0; i < std::min(names.size(), static_cast<size_t>(*count)); ++i) {
-            const int fd = kFirstListenFd + static_cast<int>(i);
+            const int fd = service_manager::kFirstListenFd + static_cast<int>(i);
             if (names[i].starts_with(kStorePrefix) && ::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) {
                 given_.insert_or_assign(names[i], UniqueFd(fd));
                 goes_on_ = true;
@@ -316,7 +280,8 @@ void DescriptorStore::take_up() {
 
 void DescriptorStore::notify_ready() {
     takes_over_ = false;
-    if (!send("READY=1")) {
+    // systemd is told by the ServiceNotifier, with or without a store.
+    if (is_parent_ && !send("READY=1")) {
         log(LogLevel::kWarning, "{}", error_from_errno("cannot tell the keeper").message);
     }
 }

@@ -29,6 +29,7 @@ DeviceServer::DeviceServer(Environment environment,
                            std::move_only_function<void()> on_finished)
     : environment_(std::move(environment)),
       endpoint_(std::move(endpoint)),
+      queue_metrics_(environment_.device.identity().queue_count),
       kept_(std::move(kept)),
       on_finished_(std::move(on_finished)) {}
 
@@ -60,6 +61,7 @@ Session::Environment DeviceServer::session_environment() {
             .control_loop = environment_.loop,
             .workers = environment_.workers,
             .counters = counters_,
+            .queue_metrics = queue_metrics_,
             .logs = logs_,
             .journal = kept_.journal.get()};
 }
@@ -77,6 +79,7 @@ void DeviceServer::go_on() {
     if (endpoint_.listener) {
         limit_waiting(environment_.session.message_timeout);
     }
+    environment_.on_front_end();
 }
 
 void DeviceServer::listen() {
@@ -129,6 +132,7 @@ void DeviceServer::serve(UniqueFd connection) {
     if (endpoint_.listener) {
         limit_waiting(environment_.session.message_timeout);
     }
+    environment_.on_front_end();
 }
 
 /// What a connection in the backlog was sent may hold descriptors, and one of them may be the other
@@ -189,6 +193,7 @@ void DeviceServer::on_closed(CloseReason reason) {
     // The session is still on the stack.
     environment_.loop.post([this] {
         session_.reset();
+        environment_.on_front_end();
         stop_limiting();
         if (shutting_down_ || environment_.exit_on_disconnect || !endpoint_.listener) {
             finish();

@@ -19,6 +19,7 @@
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/virtq/queue_metrics.h"
 
 namespace outrigger {
 
@@ -43,6 +44,8 @@ class DeviceServer final {
         std::vector<std::string> listener_names{};  ///< under which it keeps the listening socket
         /// What the process before left cannot be gone on with: is called before that session ends.
         std::function<void()> on_not_restored = [] {};
+        /// connected() has changed.
+        std::function<void()> on_front_end = [] {};
     };
 
     /// `on_finished` is called once, from the loop, when no front end is served or will be.
@@ -69,6 +72,8 @@ class DeviceServer final {
     [[nodiscard]] bool connected() const { return session_ != nullptr; }
 
     [[nodiscard]] const SessionCounters& counters() const { return counters_; }
+
+    [[nodiscard]] std::span<const QueueMetrics> queue_metrics() const { return queue_metrics_; }
 
     [[nodiscard]] std::span<Worker* const> workers() const { return environment_.workers; }
 
@@ -97,6 +102,7 @@ class DeviceServer final {
 
     Environment environment_;
     Endpoint endpoint_;
+    std::vector<QueueMetrics> queue_metrics_;
     KeptSession kept_;
     std::move_only_function<void()> on_begun_;
     std::move_only_function<void()> on_finished_;

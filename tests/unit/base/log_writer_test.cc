@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -85,6 +86,33 @@ TEST(LogWriter, LosesLinesThatNobodyReadsFromAPipe) {
 
 TEST(LogWriter, LosesLinesThatNobodyReadsFromASocket) {
     expect_that_it_goes_on(create_sockets());
+}
+
+int drained_by_signal = -1;
+
+TEST(LogWriter, LosesNothingToASignalWhileItWaits) {
+    const Ends ends = create_sockets();
+    LogWriter writer(ends.writer.get());
+    const std::string line = std::string(999, 'x') + "\n";
+    while (has_room(ends.writer.get())) {
+        writer.write(line);
+    }
+    // The handler makes room, and without SA_RESTART the wait ends by it.
+    drained_by_signal = ends.reader.get();
+    struct sigaction drain = {};
+    struct sigaction before = {};
+    drain.sa_handler = [](int) {
+        static std::array<char, 4096> bytes;
+        while (::recv(drained_by_signal, bytes.data(), bytes.size(), MSG_DONTWAIT) > 0) {
+        }
+    };
+    ASSERT_EQ(::sigaction(SIGALRM, &drain, &before), 0);
+    const itimerval soon{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_usec = 10'000}};
+    ASSERT_EQ(::setitimer(ITIMER_REAL, &soon, nullptr), 0);
+    writer.write("first\n");
+    writer.write("second\n");
+    ASSERT_EQ(::sigaction(SIGALRM, &before, nullptr), 0);
+    EXPECT_EQ(read_some(ends.reader.get()), "first\nsecond\n");
 }
 
 TEST(LogWriter, WritesLongLinesAsTheyAre) {

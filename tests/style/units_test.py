@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has systemd-analyze look at the units that the build made: whether it knows each line, and how much a
+service could do to the system. Compares their command lines with the programs' --help.
+
+usage: units_test.py DIRECTORY DEVICE=PROGRAM..., where DIRECTORY has outrigger-DEVICE@.service and .socket
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+# What systemd-analyze calls the exposure: 0 is none, 10 is all. A share needs root's rights.
+EXPOSURE_MAX = {"fs": 3.1}
+EXPOSURE_MAX_OTHERS = 0.5
+# systemd-analyze says these of lines that it does not understand.
+COMPLAINTS = re.compile(r"Unknown|Failed to parse|Invalid|ignoring|not supported|Missing|bad-setting", re.IGNORECASE)
+
+
+def analyze(*arguments):
+    # Without the user's terminal, pager and settings.
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
+    run = subprocess.run(
+        ["systemd-analyze", "--no-pager", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    return run.stdout + run.stderr
+
+
+def exposure_problems(device, service):
+    text = analyze("security", "--offline=true", service)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", text)
+    if not found:
+        return [f"systemd-analyze security does not say how exposed {device} is:\n{text}"]
+    allowed = EXPOSURE_MAX.get(device, EXPOSURE_MAX_OTHERS)
+    if float(found[1]) > allowed:
+        return [f"{device} is exposed by {found[1]}, and {allowed} is allowed:\n{text}"]
+    print(f"{device}: exposure {found[1]} of {allowed}")
+    return []
+
+
+def line_problems(folder, device):
+    text = analyze("verify", "--man=no", "--recursive-errors=no", os.path.join(folder, f"outrigger-{device}@x.service"))
+    # Programs of a build that is not installed are missing, and so are units of this system.
+    lines = [line for line in text.splitlines() if f"outrigger-{device}@" in line and COMPLAINTS.search(line)]
+    return [f"systemd does not understand a unit of {device}: {line}" for line in lines]
+
+
+def command_problems(device, service, program):
+    with open(service, encoding="utf-8") as file:
+        text = file.read()
+    command = re.search(r"^ExecStart=(\S+) (.*)$", text, re.MULTILINE)
+    if not command:
+        return [f"outrigger-{device}@.service has no ExecStart with arguments"]
+    problems = []
+    if os.path.basename(command[1]) != os.path.basename(program):
+        problems.append(f"outrigger-{device}@.service starts {command[1]}")
+    known = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
+    for option in re.findall(r"--[a-z0-9-]+", command[2]):
+        if not re.search(rf"^  {option}(=|$)", known, re.MULTILINE):
+            problems.append(f"outrigger-{device}@.service gives {option}, which the program does not have")
+    return problems
+
+
+def main():
+    directory, *programs = sys.argv[1:]
+    if shutil.which("systemd-analyze") is None:
+        print("there is no systemd-analyze: install the package systemd")
+        sys.exit(1)
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        for device, program in (pair.split("=", 1) for pair in programs):
+            for kind in ("service", "socket"):
+                shutil.copy(
+                    os.path.join(directory, f"outrigger-{device}@.{kind}"),
+                    os.path.join(folder, f"outrigger-{device}@x.{kind}"),
+                )
+            service = os.path.join(folder, f"outrigger-{device}@x.service")
+            problems += exposure_problems(device, service)
+            problems += line_problems(folder, device)
+            problems += command_problems(device, service, program)
+    print("\n".join(problems))
+    sys.exit(1 if problems else 0)
+
+
+main()
