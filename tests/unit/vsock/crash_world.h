@@ -416,12 +416,16 @@ class CrashWorld final {
             .value();
     }
 
-    /// What a device stores to, but for the page that the kernel does.
+    /// What a device stores to, but for the page that the kernel does, and the bytes that wait:
+    /// each of these counts when what is behind it is committed.
     [[nodiscard]] std::vector<std::span<std::byte>> watched(const Ledger& ledger) const {
         const auto log = inflight_->part(0);
+        const auto kept = ledger.memory();
+        const size_t waiting_bytes = size_t{shape_.connections_max} * shape_.backlog_bytes;
         const size_t log_bytes = (log.size() * 2 + kPage - 1) / kPage * kPage;
-        return {
-            {memory_.at(0), 2 * kPage}, {log.data(), log_bytes}, ledger.memory().subspan(kPage)};
+        return {{memory_.at(0), 2 * kPage},
+                {log.data(), log_bytes},
+                kept.first(kept.size() - waiting_bytes).subspan(kPage)};
     }
 
     /// In the child.
