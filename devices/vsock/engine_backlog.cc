@@ -64,17 +64,18 @@ void VsockEngine::keep_rest(Connection& connection, size_t written) {
 bool VsockEngine::on_write_error(Connection& connection, int os_error) {
     const bool waits =
         os_error == EAGAIN || os_error == EINTR || os_error == ENOBUFS || os_error == ENOMEM;
-    if (waits || connection.phase == Phase::kLingering) {
-        if (!waits) {
-            destroy(connection);
-        }
-        return waits;
+    if (waits) {
+        return true;
     }
     switch (os_error) {
         case ECONNRESET:
             connection.host_was_reset = true;
             [[fallthrough]];
         case EPIPE: {
+            if (connection.phase == Phase::kLingering) {
+                end(connection, EndReason::kHostReset);
+                return false;
+            }
             const uint32_t dropped = gathered_.bytes;
             on_host_deaf(connection);
             if (connection.phase == Phase::kOpen) {

@@ -190,7 +190,8 @@ void VsockEngine::resume_phase(Connection& connection) {
             connection.pending = kPendingReset;
             break;
         case Phase::kLingering:
-            set_deadline(connection, kLingerMax);
+            connection.lingering_unread = SIZE_MAX;
+            linger_on(connection);
             break;
     }
     if (connection.pending != 0) {

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include <linux/sockios.h>
 #include <linux/vm_sockets.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -162,6 +163,11 @@ size_t readable_bytes(int socket) {
         return 0;
     }
     return static_cast<size_t>(seen) < bytes.size() ? static_cast<size_t>(seen) : kManyBytes;
+}
+
+size_t unread_bytes(int socket) {
+    int count = 0;
+    return ::ioctl(socket, SIOCOUTQ, &count) == 0 && count > 0 ? static_cast<size_t>(count) : 0;
 }
 
 ssize_t send_pieces(int socket, std::span<const iovec> pieces) {

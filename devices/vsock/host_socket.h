@@ -64,6 +64,10 @@ void prepare_connection(int socket, SocketType type);
 inline constexpr size_t kManyBytes = SIZE_MAX;
 [[nodiscard]] size_t readable_bytes(int socket);
 
+/// What the kernel keeps for the other end, in bytes of its own: it shrinks as that reads. 0 where
+/// the socket cannot say.
+[[nodiscard]] size_t unread_bytes(int socket);
+
 /// write() of all pieces that never waits and never raises SIGPIPE; -1 and errno.
 [[nodiscard]] ssize_t send_pieces(int socket, std::span<const iovec> pieces);
 [[nodiscard]] ssize_t send_bytes(int socket, std::span<const std::byte> bytes);

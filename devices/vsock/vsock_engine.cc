@@ -353,7 +353,7 @@ void VsockEngine::expire(Connection& connection) {
             begin_reset(connection);
             return;
         case Phase::kLingering:
-            destroy(connection);
+            linger_on(connection);
             return;
         case Phase::kResetting:
             return;  // has no deadline
@@ -390,6 +390,8 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
             drop_client(connection, reason);
             return;
         case Phase::kLingering:
+            // The guest has forgotten it; what it sent is lost.
+            note_end(reason, name_of(connection));
             destroy(connection);
             return;
         case Phase::kResetting:
@@ -437,7 +439,22 @@ void VsockEngine::linger_untold(Connection& connection) {
     table_.drop_key(connection);
     connection.pending = 0;
     connection.phase = Phase::kLingering;
-    set_deadline(connection, kLingerMax);
+    connection.lingering_unread = SIZE_MAX;
+    linger_on(connection);
+}
+
+/// For as long as the host's program goes on reading, however slowly. Its socket takes more only
+/// when much of what the kernel keeps was read, so that is looked at, too.
+void VsockEngine::linger_on(Connection& connection) {
+    const HostBacklog::Position& at = connection.backlog.position();
+    const size_t unread = unread_bytes(connection.socket.get());
+    if (at == connection.lingering_at && unread >= connection.lingering_unread) {
+        end(connection, EndReason::kHostSlow);
+        return;
+    }
+    connection.lingering_at = at;
+    connection.lingering_unread = unread;
+    set_deadline(connection, options_.linger_timeout);
 }
 
 void VsockEngine::destroy(Connection& connection) {

@@ -61,6 +61,8 @@ struct VsockOptions {
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
     uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
     std::chrono::milliseconds greeting_timeout{5000};
+    /// How long bytes of the guest wait, once it has gone, for a program that takes none of them.
+    std::chrono::milliseconds linger_timeout{30'000};
     SiblingRules siblings{};
 };
 
@@ -232,6 +234,7 @@ class VsockEngine final {
     void begin_reset(Connection& connection);
     void linger(Connection& connection);
     void linger_untold(Connection& connection);
+    void linger_on(Connection& connection);
     void note_end(EndReason reason, std::string_view what);
     [[nodiscard]] std::string name_of(const Connection& connection) const;
     void wake_receive();
