@@ -110,6 +110,7 @@ void VsockEngine::attach(EventLoop& loop) {
     accept_pauses_ = false;
     watch_ = loop.watch_readable(epoll_.get(), [this] { on_sockets_ready(); });
     restart_timer();
+    end_forbidden();
 }
 
 void VsockEngine::detach() {

@@ -261,6 +261,8 @@ class VsockEngine final {
     void open_to_socket(Connection& connection);
 
     // --- engine_siblings.cc: other guests
+    [[nodiscard]] bool is_still_allowed(const Connection& connection) const;
+    void end_forbidden();
     void call_sibling(Connection& connection);
     void take_calls();
     void take_call(SiblingCall call);
