@@ -111,6 +111,7 @@ struct Connection {
     std::optional<Deadlines::iterator> deadline{};
     ListHook<Connection> control_hook{};
     ListHook<Connection> data_hook{};
+    ListHook<Connection> keeping_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
 

@@ -110,6 +110,7 @@ void VsockEngine::attach(EventLoop& loop) {
     accept_pauses_ = false;
     watch_ = loop.watch_readable(epoll_.get(), [this] { on_sockets_ready(); });
     restart_timer();
+    try_again();
     end_forbidden();
 }
 
@@ -118,7 +119,11 @@ void VsockEngine::detach() {
     if (timer_) {
         loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
     }
+    if (again_timer_) {
+        loop_->cancel_timer(*std::exchange(again_timer_, std::nullopt));
+    }
     release_news();
+    keep_the_rest();
     loop_ = nullptr;
 }
 
@@ -260,6 +265,7 @@ void VsockEngine::close_socket(Connection& connection) {
     connection.readable = false;
     connection.waits_to_write = false;
     readable_.remove(connection);
+    unkept_.remove(connection);
     if (connection.socket.valid()) {
         // Of this process no other descriptor is open, but the keeper may have one.
         (void)control_epoll(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), 0, 0);

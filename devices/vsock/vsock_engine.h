@@ -209,6 +209,10 @@ class VsockEngine final {
 
     void expect(const Connection& connection);
     void adopt(Connection& connection, UniqueFd socket);
+    [[nodiscard]] bool keep_socket(Connection& connection);
+    void try_again_later();
+    void try_again();
+    void keep_the_rest();
     void let_go(ConnectionId id, UniqueFd socket, bool is_kept);
     void release_backlog(Connection& connection, size_t kept);
     void find_place(Virtqueue& queue, bool& is_found, uint64_t& next);
@@ -360,6 +364,10 @@ class VsockEngine final {
 
     IntrusiveList<Connection, &Connection::control_hook> owing_;
     IntrusiveList<Connection, &Connection::data_hook> readable_;
+    // Sockets that the keeper, which did not read, is yet to be given, and to forget.
+    IntrusiveList<Connection, &Connection::keeping_hook> unkept_;
+    std::vector<ConnectionId> unforgotten_;
+    std::optional<TimerId> again_timer_;
     Gathered gathered_;
     std::vector<Landing> landings_;
     size_t landing_room_ = 0;
@@ -368,6 +376,7 @@ class VsockEngine final {
     bool listening_ = false;
     bool accept_pauses_ = false;  // the process has no descriptors left
     LogLimiter keeping_limiter_;
+    LogLimiter late_limiter_;
 };
 
 }  // namespace outrigger::vsock
