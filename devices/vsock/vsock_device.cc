@@ -240,6 +240,13 @@ Result<void> VsockDevice::load_state(std::span<const StateSection> sections) {
                                         ", and is " + std::to_string(options_.guest_cid) +
                                         " here"});
     }
+    if (state.connections.size() > engine_->reset_later_max()) {
+        return failure(Error{
+            .message = "the guest has " + std::to_string(state.connections.size()) +
+                       " connections, which are more than it can be told here "
+                       "that they are gone (" +
+                       std::to_string(engine_->reset_later_max()) + "): raise --max-connections"});
+    }
     engine_->forget_guest();
     engine_->set_next_port(state.next_port);
     engine_->reset_later(state.connections);

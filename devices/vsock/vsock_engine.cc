@@ -517,7 +517,12 @@ void VsockEngine::forget_guest() {
 void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
     for (const ConnectionKey& key : keys) {
         if (table_.is_full()) {
-            return;
+            add_reset({.source_cid = options_.guest_cid,
+                       .destination_cid = key.peer_cid,
+                       .source_port = key.guest_port,
+                       .destination_port = key.peer_port,
+                       .type = static_cast<uint16_t>(key.type)});
+            continue;
         }
         Connection& connection = begin_connection();
         connection.phase = Phase::kResetting;
@@ -528,6 +533,11 @@ void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
             destroy(connection);  // named twice
         }
     }
+    commit_numbers();
+}
+
+size_t VsockEngine::reset_later_max() const {
+    return options_.connections_max + kResetSlots / 2;
 }
 
 std::unique_ptr<Connection> VsockEngine::make_connection(ConnectionId id) const {

@@ -129,6 +129,9 @@ class VsockEngine final {
     /// they are gone. Nothing runs.
     void reset_later(std::span<const ConnectionKey> keys);
 
+    /// How many of them it can tell, where it has no connections.
+    [[nodiscard]] size_t reset_later_max() const;
+
     /// Does it go on with what another process had?
     [[nodiscard]] bool goes_on() const { return ledger_.goes_on(); }
 
