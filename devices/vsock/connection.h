@@ -112,6 +112,7 @@ struct Connection {
     ListHook<Connection> control_hook{};
     ListHook<Connection> data_hook{};
     ListHook<Connection> keeping_hook{};
+    ListHook<Connection> starved_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
 

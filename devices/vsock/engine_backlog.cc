@@ -136,9 +136,13 @@ void VsockEngine::write_backlog(Connection& connection) {
         const ssize_t count =
             connection.is_stream() ? send_stream(connection) : send_message(connection, front);
         if (count < 0) {
-            if (on_write_error(connection, errno)) {
-                // Anew: where memory was short for a moment the socket never stopped being
-                // writable, and no event would come.
+            const int os_error = errno;
+            const bool goes_on = on_write_error(connection, os_error);
+            if (goes_on && (os_error == ENOBUFS || os_error == ENOMEM)) {
+                // The socket never stopped being writable: no event would come, or one at once.
+                starved_.push_back(connection);
+                try_again_later();
+            } else if (goes_on) {
                 connection.waits_to_write = false;
                 set_waits_to_write(connection, true);
             }
@@ -157,6 +161,21 @@ void VsockEngine::write_backlog(Connection& connection) {
     set_waits_to_write(connection, false);
     after_backlog(connection);
     commit_if_there(id);
+}
+
+/// Each of them once.
+void VsockEngine::write_starved() {
+    std::vector<ConnectionId> ids;
+    while (Connection* const connection = starved_.front()) {
+        ids.push_back(connection->id);
+        starved_.remove(*connection);
+    }
+    for (const ConnectionId id : ids) {
+        Connection* const connection = table_.find(id);
+        if (connection != nullptr && !connection->is_written()) {
+            write_backlog(*connection);
+        }
+    }
 }
 
 /// The host has taken so much: there is room for as much of the guest's again.

@@ -89,7 +89,8 @@ void VsockEngine::try_again() {
     while (!unkept_.empty() && keep_socket(*unkept_.front())) {
         unkept_.remove(*unkept_.front());
     }
-    if (!unforgotten_.empty() || !unkept_.empty()) {
+    write_starved();
+    if (!unforgotten_.empty() || !unkept_.empty() || !starved_.empty()) {
         try_again_later();
     }
 }

@@ -20,7 +20,7 @@ inline constexpr auto kGuestCloseMax = std::chrono::milliseconds(6000);
 /// Both directions were closed by the host: for the guest's RST.
 inline constexpr auto kHostCloseMax = std::chrono::milliseconds(10'000);
 
-/// When the keeper does not read.
+/// When the keeper does not read, or the kernel is short of memory.
 inline constexpr auto kTryAgain = std::chrono::milliseconds(10);
 
 /// When the process has no descriptors left.

@@ -266,6 +266,7 @@ void VsockEngine::close_socket(Connection& connection) {
     connection.waits_to_write = false;
     readable_.remove(connection);
     unkept_.remove(connection);
+    starved_.remove(connection);
     if (connection.socket.valid()) {
         // Of this process no other descriptor is open, but the keeper may have one.
         (void)control_epoll(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), 0, 0);

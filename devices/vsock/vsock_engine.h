@@ -216,6 +216,7 @@ class VsockEngine final {
     void try_again_later();
     void try_again();
     void keep_the_rest();
+    void write_starved();
     void let_go(ConnectionId id, UniqueFd socket, bool is_kept);
     void release_backlog(Connection& connection, size_t kept);
     void find_place(Virtqueue& queue, bool& is_found, uint64_t& next);
@@ -370,6 +371,8 @@ class VsockEngine final {
     // Sockets that the keeper, which did not read, is yet to be given, and to forget.
     IntrusiveList<Connection, &Connection::keeping_hook> unkept_;
     std::vector<ConnectionId> unforgotten_;
+    /// With a backlog that the kernel had no memory for.
+    IntrusiveList<Connection, &Connection::starved_hook> starved_;
     std::optional<TimerId> again_timer_;
     Gathered gathered_;
     std::vector<Landing> landings_;

@@ -1,13 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 // What was under way when an end of a connection closed: it arrives, or is missed with a reason.
+#include <array>
+#include <cerrno>
 #include <chrono>
+#include <cstddef>
 #include <string>
 #include <thread>
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/integration/vsock_traps.h"
 
 namespace outrigger::vsock {
 namespace {
+
+/// From now on the kernel has no memory for what this process sends by sendmmsg(). Cannot be
+/// undone.
+void starve_senders() {
+    std::array<sock_filter, 4> program{
+        sock_filter{BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
+        sock_filter{BPF_JMP | BPF_JEQ | BPF_K, 0, 1, __NR_sendmmsg},
+        sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | ENOBUFS},
+        sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+    const sock_fprog filter{.len = program.size(), .filter = program.data()};
+    ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+}
 
 class VsockEndTest : public VsockTest {
   protected:
@@ -105,6 +128,31 @@ TEST_P(VsockEndTest, WhatTheGuestLeftBehindIsLostWithAReasonWhereTheProgramEnds)
     host.close();
     EXPECT_TRUE(eventually([&] { return ended(EndReason::kHostReset) == 1; }));
     expect_clean();
+}
+
+TEST_P(VsockEndTest, ShortageOfMemoryCostsNoProcessor) {
+    // The device's thread must begin with the filter, and nothing else may have it.
+    const pid_t child = ::fork();
+    if (child == 0) {
+        starve_senders();
+        serve();
+        const HostSocket host = open_from_guest();
+        EXPECT_TRUE(guest().send_data(kGuestPort, kHostPort, "waits"));
+        const Counter& turns = host_->worker_counters(0).turns;
+        const uint64_t before = turns.value();
+        const auto begin = std::chrono::steady_clock::now();
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        // It tries again a hundred times a second, and no more.
+        const auto tries =
+            (std::chrono::steady_clock::now() - begin) / std::chrono::milliseconds(5);
+        EXPECT_LT(turns.value() - before, static_cast<uint64_t>(tries));
+        EXPECT_GT(turns.value(), before);
+        EXPECT_FALSE(host.has_news());
+        ::_exit(HasFailure() ? 1 : 0);
+    }
+    int status = -1;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, VsockEndTest, ::testing::Bool(), [](const auto& param) {
