@@ -256,6 +256,26 @@ TEST_P(VsockHostTrapTest, Trap20WrongFirstLineEndsTheConnection) {
     EXPECT_EQ(ended(EndReason::kBadGreeting), lines.size());
 }
 
+TEST_P(VsockHostTrapTest, Trap20LineOfMessagesIsAMessageOfItsOwn) {
+    serve();
+    std::vector<HostSocket> hosts;
+    for (const char* line : {"CONNECT 1111\n", "CONNECT 1111"}) {
+        hosts.push_back(HostSocket::connect_to(seqpacket_path(base()), SOCK_SEQPACKET));
+        hosts.back().send(line);
+        EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    }
+    EXPECT_EQ(ended(EndReason::kBadGreeting), 0U);
+    // What would be lost is not dropped in silence.
+    const std::vector<std::string> lines{
+        "CONNECT 1111\nx", "CONNECT 1111\n\n", "CONNECT 1111" + std::string(40, ' ')};
+    for (const std::string& line : lines) {
+        const HostSocket host = HostSocket::connect_to(seqpacket_path(base()), SOCK_SEQPACKET);
+        host.send(line);
+        EXPECT_TRUE(host.ends()) << line;
+    }
+    EXPECT_EQ(ended(EndReason::kBadGreeting), lines.size());
+}
+
 TEST_P(VsockHostTrapTest, Trap20ProgramThatSaysNothingIsCut) {
     options_.greeting_timeout = std::chrono::milliseconds(20);
     serve();
