@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the engine leaves to another process, and takes up of one: see ledger.h.
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -49,6 +50,10 @@ void VsockEngine::set_flag(uint32_t flag, bool on) {
 /// Before the ledger says that the connection has it.
 void VsockEngine::adopt(Connection& connection, UniqueFd socket) {
     connection.socket = std::move(socket);
+    if (!connection.is_stream()) {
+        // The guest must be able to finish each message that its credit lets it begin.
+        connection.from_guest.limit(message_bytes_max(connection.socket.get()));
+    }
     if (keeper_ != nullptr && !keep_socket(connection)) {
         // Nobody waits for the keeper: until it reads, the connection ends with this process.
         unkept_.push_back(connection);
@@ -171,6 +176,11 @@ void VsockEngine::resume_connection(uint32_t slot, UniqueFd socket) {
     counters_.connections.add();
     connection.socket = std::move(socket);
     connection.is_kept = connection.socket.valid();
+    if (connection.is_kept && !connection.is_stream()) {
+        // The guest knows of the window that it has.
+        connection.from_guest.limit(
+            std::max(message_bytes_max(connection.socket.get()), connection.from_guest.bytes()));
+    }
     if (key && !table_.set_key(connection, *key)) {
         destroy(connection);  // named twice
         return;

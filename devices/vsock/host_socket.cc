@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/host_socket.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -148,6 +149,17 @@ void prepare_connection(int socket, SocketType type) {
         const int on = 1;
         (void)::setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
     }
+}
+
+uint32_t message_bytes_max(int socket) {
+    // What Linux wants besides, and what goes before a message between guests.
+    constexpr int kBesides = 32 + 1;
+    int bytes = 0;
+    socklen_t size = sizeof bytes;
+    if (::getsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, &size) != 0) {
+        bytes = 0;
+    }
+    return static_cast<uint32_t>(std::max(bytes, kBesides + 1) - kBesides);
 }
 
 size_t readable_bytes(int socket) {

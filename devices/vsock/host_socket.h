@@ -60,6 +60,9 @@ struct Dialled {
 /// Room in the kernel, and what messages need; best effort.
 void prepare_connection(int socket, SocketType type);
 
+/// How large a message the socket takes at most, between guests a little less.
+[[nodiscard]] uint32_t message_bytes_max(int socket);
+
 /// Bytes that can be read now: as many at least, where it is kManyBytes.
 inline constexpr size_t kManyBytes = SIZE_MAX;
 [[nodiscard]] size_t readable_bytes(int socket);
