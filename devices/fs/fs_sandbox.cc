@@ -8,11 +8,8 @@
 #include <linux/capability.h>
 #include <linux/fs.h>
 #include <sched.h>
-#include <sys/mount.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
 
 namespace outrigger::fs {
@@ -45,6 +42,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "renameat2"},
     // Attributes.
     {.name = "statx"},
+    {.name = "fstat"},
     {.name = "fstatfs"},
     {.name = "faccessat2"},
     {.name = "fchmodat"},
@@ -102,22 +100,6 @@ constexpr uint64_t bit(int capability) {
     return uint64_t{1} << capability;
 }
 
-/// What is mounted at `path`, and below, neither spreads nor is spread to. False: `path` is no
-/// mount.
-bool make_private(const char* path) {
-    return ::mount(nullptr, path, nullptr, MS_PRIVATE | MS_REC, nullptr) == 0;
-}
-
-/// The working directory becomes the root, and the old root goes; but a process that begins in a
-/// chroot has no mount to exchange, and then only leaves its root behind. It has no descriptor of
-/// that and loses the right to change its root.
-bool enter_root() {
-    if (::syscall(SYS_pivot_root, ".", ".") == 0) {
-        return ::umount2(".", MNT_DETACH) == 0;
-    }
-    return errno == EINVAL && ::chroot(".") == 0;
-}
-
 }  // namespace
 
 SandboxNeeds fs_sandbox_needs() {
@@ -135,34 +117,9 @@ uint64_t fs_capabilities(bool opens_by_handle) {
            bit(CAP_SETUID) | bit(CAP_MKNOD) | bit(CAP_SETFCAP);
 }
 
-Result<void> isolate_process() {
-    // The sanitizers look at /proc when they report.
-    if (::geteuid() != 0 || kSanitized) {
-        return {};
-    }
-    if (::setgroups(0, nullptr) != 0) {
+Result<void> leave_groups() {
+    if (::geteuid() == 0 && !kSanitized && ::setgroups(0, nullptr) != 0) {
         return failure(error_from_errno("cannot leave the supplementary groups"));
-    }
-    if (::unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC) != 0) {
-        log(LogLevel::kWarning,
-            "sandbox: {}: only names, rights and Landlock hold the process to the share",
-            error_from_errno("no namespaces of its own").message);
-        return {};
-    }
-    // In a chroot "/" is no mount, and then it is enough that nothing spreads from "/proc".
-    if ((!make_private("/") && !make_private("/proc")) ||
-        ::mount("none",
-                "/proc",
-                "tmpfs",
-                MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
-                "mode=0555,size=4k") != 0) {
-        log(LogLevel::kWarning,
-            "sandbox: {}: only names, rights and Landlock hold the process to the share",
-            error_from_errno("no root directory of its own").message);
-        return {};
-    }
-    if (::chdir("/proc") != 0 || !enter_root() || ::chdir("/") != 0) {
-        return failure(error_from_errno("cannot make the root directory an empty one"));
     }
     return {};
 }

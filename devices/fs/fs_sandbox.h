@@ -20,8 +20,7 @@ namespace outrigger::fs {
 [[nodiscard]] std::span<const SystemCallRule> fs_extra_system_calls(bool opens_by_handle,
                                                                     bool is_kept);
 
-/// An empty root directory, and no network: shares are mounts of their own, which are reached by
-/// descriptors alone. As root; other users have Landlock and their own rights.
-[[nodiscard]] Result<void> isolate_process();
+/// Root's supplementary groups would let threads in that act for other users.
+[[nodiscard]] Result<void> leave_groups();
 
 }  // namespace outrigger::fs

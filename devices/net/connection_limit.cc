@@ -78,11 +78,20 @@ std::string ConnectionLimit::source_of(std::span<const std::byte> address,
 }
 
 bool ConnectionLimit::admits(std::span<const std::byte> frame) {
+    source_.reset();
+    const bool admitted = judge(frame);
+    if (!admitted) {
+        // What the library opens before the next packet is not for this one.
+        source_.reset();
+    }
+    return admitted;
+}
+
+bool ConnectionLimit::judge(std::span<const std::byte> frame) {
     constexpr size_t kPortsBytes = 4;
     constexpr size_t kTcpFlagsAt = 13;
     constexpr uint8_t kSynAndAck = 0x12;
     constexpr uint8_t kSyn = 0x02;
-    source_.reset();
     const auto packet = parse_packet(frame);
     if (!packet) {
         return true;
@@ -117,6 +126,7 @@ void ConnectionLimit::on_open(int fd) {
     if (is_own_) {
         return;
     }
+    forget_source(fd);  // it may have been closed without a word
     open_.insert(fd);
     if (source_) {
         source_by_fd_[fd] = *source_;
@@ -127,9 +137,13 @@ void ConnectionLimit::on_open(int fd) {
 void ConnectionLimit::on_close(int fd) {
     open_.erase(fd);
     listeners_.erase(fd);
+    forget_source(fd);
+}
+
+void ConnectionLimit::forget_source(int fd) {
     const auto found = source_by_fd_.find(fd);
     if (found != source_by_fd_.end()) {
-        sources_.erase(found->second);
+        sources_.erase(sources_.find(found->second));
         source_by_fd_.erase(found);
     }
 }

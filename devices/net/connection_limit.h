@@ -53,12 +53,15 @@ class ConnectionLimit final {
                                                std::span<const std::byte> port);
 
   private:
+    [[nodiscard]] bool judge(std::span<const std::byte> frame);
+    void forget_source(int fd);
+
     const size_t sockets_max_;
     std::unordered_set<int> open_;
     std::unordered_set<int> listeners_;
     /// Who sends datagrams by a socket already: the library has one for each source.
     std::unordered_map<int, std::string> source_by_fd_;
-    std::unordered_set<std::string> sources_;
+    std::unordered_multiset<std::string> sources_;
     std::set<std::string> forwarded_sources_;
     std::optional<std::string> source_;  // of the packet that is taken in, if it is a datagram
     bool is_own_ = false;

@@ -7,7 +7,7 @@
 namespace outrigger::net {
 
 GuardedPort::GuardedPort(std::unique_ptr<Port> port, SenderRules rules)
-    : port_(std::move(port)), guard_(std::move(rules)) {
+    : port_(std::move(port)), stations_(rules.stations), guard_(std::move(rules)) {
     passing_.reserve(kBatch);
 }
 
@@ -24,12 +24,23 @@ size_t GuardedPort::send(std::span<const Frame> frames) {
     return taken;
 }
 
+/// A state may name any station. Frames to those that this guest is not stay away.
+void GuardedPort::load(const PortState& state) {
+    PortState own = state;
+    if (!stations_.empty()) {
+        std::erase_if(own.stations, [&](StationAddress station) {
+            return std::ranges::find(stations_, station) == stations_.end();
+        });
+    }
+    port_->load(own);
+}
+
 size_t GuardedPort::send_batch(std::span<const Frame> frames) {
     std::array<bool, kBatch> passes{};
     passing_.clear();
     for (size_t i = 0; i < frames.size(); ++i) {
         const auto front = std::span(fronts_[i]).first(copy_front(frames[i], fronts_[i]));
-        passes[i] = guard_.allows(front);
+        passes[i] = guard_.allows(front, frames[i].offload);
         if (!passes[i]) {
             continue;
         }

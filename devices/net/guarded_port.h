@@ -38,7 +38,7 @@ class GuardedPort final : public Port {
 
     [[nodiscard]] PortState save() const override { return port_->save(); }
 
-    void load(const PortState& state) override { port_->load(state); }
+    void load(const PortState& state) override;
 
     [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
 
@@ -48,6 +48,7 @@ class GuardedPort final : public Port {
     [[nodiscard]] size_t send_batch(std::span<const Frame> frames);
 
     const std::unique_ptr<Port> port_;
+    const std::vector<StationAddress> stations_;  // that may send; empty: all
     const SenderGuard guard_;
     // Of one batch: the start of each frame as it was looked at, which the guest cannot write any
     // more, and the rest of it.

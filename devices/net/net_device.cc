@@ -20,8 +20,12 @@ constexpr int kBatch = 64;
 
 }  // namespace
 
-NetDevice::NetDevice(const NetOptions& options, std::unique_ptr<Port> port, Mapping kept)
+NetDevice::NetDevice(const NetOptions& options,
+                     std::unique_ptr<Port> port,
+                     Mapping kept,
+                     std::unique_ptr<Capture> capture)
     : options_(options),
+      capture_(std::move(capture)),
       port_(std::move(port)),
       mtu_(options.mtu),
       kept_(std::move(kept)),
@@ -86,6 +90,7 @@ void NetDevice::note_started(Worker& worker) {
 void NetDevice::note_stopped() {
     if (--running_ == 0) {
         port_->detach();
+        looking_again_.cancel();
         has_finished_ = false;
         segmenter_ = {};
         flows_.clear();
@@ -297,6 +302,7 @@ void NetDevice::on_room() {
     if (!batch_.empty() && !batch_.send_to(*port_)) {
         return;
     }
+    send_announcement();
     for (const Transmit& queue : transmit_) {
         if (queue.ring != nullptr) {
             queue.ring->request_processing();

@@ -21,9 +21,11 @@
 #include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/device.h"
 
+#include "devices/net/capture.h"
 #include "devices/net/control_command.h"
 #include "devices/net/flow_table.h"
 #include "devices/net/guest_settings.h"
+#include "devices/net/later_call.h"
 #include "devices/net/net_control.h"
 #include "devices/net/offload.h"
 #include "devices/net/port.h"
@@ -63,7 +65,11 @@ struct NetCounters {
 class NetDevice final : public Device, private PortEvents {
   public:
     /// `kept`: of kKeptBytes, which outlive this process, or empty.
-    NetDevice(const NetOptions& options, std::unique_ptr<Port> port, Mapping kept = {});
+    /// `capture`: of what passes at `port`; null: nothing can be captured.
+    NetDevice(const NetOptions& options,
+              std::unique_ptr<Port> port,
+              Mapping kept = {},
+              std::unique_ptr<Capture> capture = nullptr);
 
     /// What the device needs of a keeper's memory.
     static constexpr size_t kKeptBytes = KeptRecord::bytes(GuestSettings::kBytesMax);
@@ -100,6 +106,9 @@ class NetDevice final : public Device, private PortEvents {
 
     [[nodiscard]] const NetOptions& options() const { return options_; }
 
+    /// Null: there is none.
+    [[nodiscard]] Capture* capture() const { return capture_.get(); }
+
   private:
     /// What a ring is for. VIRTIO 1.3, 5.1.2: with one pair the third is the control queue,
     /// whatever the device has.
@@ -130,8 +139,9 @@ class NetDevice final : public Device, private PortEvents {
     void leave_queue(QueueIndex index, bool set_aside);
 
     [[nodiscard]] QueueProgress receive(uint16_t pair);
-    [[nodiscard]] std::optional<Frame> next_frame();
+    [[nodiscard]] std::optional<Frame> next_frame(int& turns);
     void drop_frame();
+    void look_again_soon();
     [[nodiscard]] std::optional<Frame> finish(const Frame& frame);
     void drop_to_guest(DropReason reason);
     [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
@@ -155,6 +165,7 @@ class NetDevice final : public Device, private PortEvents {
     void send_announcement();
 
     const NetOptions options_;
+    const std::unique_ptr<Capture> capture_;
     const std::unique_ptr<Port> port_;
     NetCounters counters_;
     LogLimiter limiter_;
@@ -193,6 +204,7 @@ class NetDevice final : public Device, private PortEvents {
     Segmenter segmenter_;
     iovec finished_{};
     bool has_finished_ = false;
+    LaterCall looking_again_;
 };
 
 }  // namespace outrigger::net

@@ -230,8 +230,12 @@ void NetDevice::send_announcement() {
     std::array<std::byte, 60> bytes = make_announcement(mac);
     const iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
     const Frame frame{.pieces = std::span(&piece, 1), .bytes = bytes.size()};
-    // Best effort, as broadcasts are.
-    (void)port_->send(std::span(&frame, 1));
+    if (port_->send(std::span(&frame, 1)) == 0) {
+        // Until on_room(), unless another one has been asked for.
+        uint64_t none = 0;
+        announced_.compare_exchange_strong(none, value);
+        return;
+    }
     counters_.announcements.add();
 }
 

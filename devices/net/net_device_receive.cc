@@ -33,8 +33,11 @@ QueueProgress NetDevice::receive(uint16_t pair) {
     if (pair >= pairs_in_use()) {
         return QueueProgress::kWaiting;
     }
-    for (int i = 0; i < kBatch; ++i) {
-        const std::optional<Frame> frame = next_frame();
+    for (int turns = kBatch; turns > 0;) {
+        const std::optional<Frame> frame = next_frame(turns);
+        if (!frame && turns == 0) {
+            break;
+        }
         if (!frame) {
             port_->await_frames();
             return QueueProgress::kWaiting;
@@ -65,10 +68,10 @@ QueueProgress NetDevice::receive(uint16_t pair) {
     return QueueProgress::kMore;
 }
 
-/// As the guest can take it.
-std::optional<Frame> NetDevice::next_frame() {
-    // Each turn takes a frame off the port.
-    while (true) {
+/// As the guest can take it. Each frame that is given or dropped here takes one off `turns`;
+/// nothing and none left says that there may be more.
+std::optional<Frame> NetDevice::next_frame(int& turns) {
+    while (turns-- > 0) {
         if (has_finished_) {
             return Frame{.pieces = std::span(&finished_, 1), .bytes = finished_.iov_len};
         }
@@ -95,6 +98,8 @@ std::optional<Frame> NetDevice::next_frame() {
             return finished;
         }
     }
+    turns = 0;
+    return std::nullopt;
 }
 
 /// Makes a copy that needs nothing, or the first segment of it; nothing when it was dropped. The
@@ -179,10 +184,16 @@ void NetDevice::on_frames() {
         }
         queue.ring().request_processing();
         // Its ring may have no buffer left to be called for.
-        if (queue.has_gathered()) {
-            (void)receive(static_cast<uint16_t>(pair));
+        if (queue.has_gathered() && receive(static_cast<uint16_t>(pair)) == QueueProgress::kMore &&
+            !queue.ring().has_available()) {
+            look_again_soon();
         }
     }
+}
+
+void NetDevice::look_again_soon() {
+    const std::lock_guard lock(worker_mutex_);
+    looking_again_.call_soon(worker_->loop(), [this] { on_frames(); });
 }
 
 }  // namespace outrigger::net

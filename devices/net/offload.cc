@@ -11,8 +11,6 @@
 namespace outrigger::net {
 namespace {
 
-constexpr size_t kUdpChecksumOffset = 6;
-constexpr size_t kTcpChecksumOffset = 16;
 constexpr size_t kTcpSequenceOffset = 4;
 constexpr size_t kTcpFlagsOffset = 13;
 constexpr std::byte kTcpFin{0x01};

@@ -15,6 +15,10 @@ namespace outrigger::net {
 inline constexpr uint8_t kTcpProtocol = 6;
 inline constexpr uint8_t kUdpProtocol = 17;
 
+/// Where the checksum lies in the header of each.
+inline constexpr size_t kTcpChecksumOffset = 16;
+inline constexpr size_t kUdpChecksumOffset = 6;
+
 /// Headers of a packet that is worth looking at.
 inline constexpr size_t kHeadersBytesMax = 256;
 

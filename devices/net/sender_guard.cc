@@ -8,7 +8,6 @@
 
 #include <arpa/inet.h>
 
-#include "devices/net/frame.h"
 #include "devices/net/packet_layout.h"
 
 namespace outrigger::net {
@@ -119,6 +118,26 @@ std::optional<Upper> find_upper(Bytes packet) {
     return std::nullopt;
 }
 
+/// Does what is left to be done leave everything as it is that was looked at?
+bool keeps_sender(Bytes front, const FrameOffload& offload) {
+    if (!offload.needs_checksum) {
+        return offload.segmentation == Segmentation::kNone;
+    }
+    const auto layout = find_layout(front);
+    if (!layout) {
+        return false;
+    }
+    const size_t start = offload.checksum_start;
+    const bool is_tcp = layout->protocol == kTcpProtocol;
+    if (start == layout->transport_start &&
+        offload.checksum_offset == (is_tcp ? kTcpChecksumOffset : kUdpChecksumOffset)) {
+        return true;
+    }
+    // Of a packet in a tunnel.
+    return offload.segmentation == Segmentation::kNone &&
+           start + offload.checksum_offset >= layout->payload_start;
+}
+
 }  // namespace
 
 bool IpRange::has(Bytes address) const {
@@ -157,7 +176,11 @@ std::optional<IpRange> parse_ip_range(std::string_view text) {
     return range;
 }
 
-bool SenderGuard::allows(Bytes front) const {
+bool SenderGuard::allows(Bytes front, const FrameOffload& offload) const {
+    return allows_sender(front) && keeps_sender(front, offload);
+}
+
+bool SenderGuard::allows_sender(Bytes front) const {
     if (front.size() < kEthernetHeaderBytes) {
         return false;
     }
@@ -174,6 +197,9 @@ bool SenderGuard::allows(Bytes front) const {
         }
         type = read_be16(front, at + 2);
         at += kVlanTagBytes;
+    }
+    if (type == kTypeVlan || type == kTypeServiceVlan) {
+        return false;  // it would hide what is behind it
     }
     const Bytes packet = front.subspan(at);
     switch (type) {

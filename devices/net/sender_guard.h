@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "devices/net/address_table.h"
+#include "devices/net/frame.h"
 
 namespace outrigger::net {
 
@@ -50,9 +51,14 @@ class SenderGuard final {
     /// from the link-local address that belongs to the source), ARP and neighbour advertisements
     /// speak of none but these, and there are no router advertisements, redirects, or frames of
     /// other protocols. A guest that has no address yet may ask for one.
-    [[nodiscard]] bool allows(std::span<const std::byte> front) const;
+    ///
+    /// `offload` is what others are to do to it: whoever finishes a checksum writes two bytes,
+    /// which the guest can choose, where the guest says. That is the field of TCP or UDP, or,
+    /// without segments, behind their headers, where nothing is looked at.
+    [[nodiscard]] bool allows(std::span<const std::byte> front, const FrameOffload& offload) const;
 
   private:
+    [[nodiscard]] bool allows_sender(std::span<const std::byte> front) const;
     [[nodiscard]] bool allows_arp(std::span<const std::byte> packet, StationAddress source) const;
     [[nodiscard]] bool allows_reverse_arp(std::span<const std::byte> packet,
                                           StationAddress source) const;

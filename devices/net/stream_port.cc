@@ -59,6 +59,9 @@ void StreamPort::attach(EventLoop& loop, PortEvents& events) {
     if (!socket_.valid()) {
         look_for_peer();
     }
+    if (!rest_.empty()) {
+        await_rest();
+    }
 }
 
 void StreamPort::detach() {
@@ -112,6 +115,12 @@ void StreamPort::await_room() {
     peer_watch_.await_writable();
 }
 
+/// The frame is taken, and nobody but us knows that it has not gone in full.
+void StreamPort::await_rest() {
+    counters_.send_waits.add();
+    peer_watch_.await_writable();
+}
+
 void StreamPort::take_peer(UniqueFd socket) {
     enlarge_buffers(socket.get(), kSocketBytes);
     socket_ = std::move(socket);
@@ -145,8 +154,12 @@ void StreamPort::lose_peer(std::string_view why) {
 }
 
 void StreamPort::on_ready(HostWatch::Ready ready) {
-    if (ready.writable && std::exchange(wants_room_, false)) {
-        events_->on_room();
+    if (ready.writable) {
+        if (!send_rest() && socket_.valid()) {
+            peer_watch_.await_writable();
+        } else if (std::exchange(wants_room_, false)) {
+            events_->on_room();
+        }
     }
     if (ready.readable && std::exchange(awaited_, false)) {
         events_->on_frames();
@@ -156,6 +169,15 @@ void StreamPort::on_ready(HostWatch::Ready ready) {
 // --- To the host -------------------------------------------------------------------------------
 
 size_t StreamPort::send(std::span<const Frame> frames) {
+    const size_t taken = send_frames(frames);
+    // The guest may send nothing more until its peer has all of this and answers.
+    if (taken == frames.size() && !send_rest() && socket_.valid()) {
+        await_rest();
+    }
+    return taken;
+}
+
+size_t StreamPort::send_frames(std::span<const Frame> frames) {
     size_t taken = 0;
     while (taken < frames.size()) {
         if (!socket_.valid()) {

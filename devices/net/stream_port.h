@@ -40,9 +40,11 @@ class StreamPort final : public Port {
     void look_for_peer();
     void look_again_later();
     void await_room();
+    void await_rest();
     void take_peer(UniqueFd socket);
     void lose_peer(std::string_view why);
     void on_ready(HostWatch::Ready ready);
+    [[nodiscard]] size_t send_frames(std::span<const Frame> frames);
     [[nodiscard]] bool send_rest();
     [[nodiscard]] size_t gather(std::span<const Frame> frames);
     [[nodiscard]] size_t account(std::span<const Frame> frames, size_t bytes);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/vnet_header.h"
 
+#include "devices/net/offload.h"
+
 namespace outrigger::net {
 namespace {
 
@@ -88,7 +90,8 @@ Result<FrameOffload, DropReason> parse_vnet_header(const VnetHeader& header,
         return failure(DropReason::kChecksumRange);
     }
     offload.segment_bytes = header.gso_size.value();
-    if (offload.segment_bytes == 0) {
+    // Whoever cuts it, here or elsewhere, is asked for no more than we would make.
+    if (offload.segment_bytes == 0 || frame_bytes / offload.segment_bytes > kSegmentsMax) {
         return failure(DropReason::kSegmentSize);
     }
     return offload;

@@ -204,6 +204,7 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
         extras.removable_directories.push_back(folder.empty() ? "." : folder);
     }
     if (values.has("forward-cid")) {
+        extras.keeps_network = true;
         extras.system_calls = kForwardSystemCalls;
     }
     return extras;

@@ -71,6 +71,22 @@ class NetSocketTest : public ::testing::TestWithParam<bool> {
         EXPECT_EQ(received->bytes, frame);
     }
 
+    /// One frame at a time, until the socket takes a part of one, which the guest has back. How
+    /// many were sent.
+    size_t send_until_one_is_torn(const UnixPeer& peer, const std::string& frame) {
+        for (size_t sent = 1; sent < 5000; ++sent) {
+            if (!guest().send(frame)) {
+                break;
+            }
+            if (peer.bytes_waiting() < sent * (4 + frame.size())) {
+                EXPECT_GT(peer.bytes_waiting(), (sent - 1) * (4 + frame.size()));
+                return sent;
+            }
+        }
+        ADD_FAILURE() << "no frame was torn";
+        return 0;
+    }
+
     NetGuest& guest() { return *guest_; }
 
     [[nodiscard]] const PortCounters& counters() const { return device_->port().counters(); }
@@ -211,6 +227,43 @@ TEST_P(NetSocketTest, Trap20PeerThatReadsNothingHoldsUpNothingElse) {
     EXPECT_TRUE(guest().await_posted(posted - back));
     EXPECT_EQ(counters().frames_sent.value(), posted);
     expect_stream_traffic(peer);
+}
+
+// Its last frame was no whole one for the socket, and the guest has nothing to say until it is
+// answered.
+TEST_P(NetSocketTest, Trap20EndOfTheLastFrameNeedsNoOtherFrame) {
+    const UnixPeer peer = serve_stream();
+    const std::string large = make_frame(make_payload(60'000));
+    const size_t sent = send_until_one_is_torn(peer, large);
+    for (size_t i = 0; i < sent; ++i) {
+        ASSERT_EQ(peer.receive_frame(), large) << i;
+    }
+    EXPECT_EQ(counters().frames_sent.value(), sent);
+    expect_stream_traffic(peer);
+}
+
+TEST_P(NetSocketTest, Trap20EndOfTheLastFrameFollowsWhenTheGuestRunsAgain) {
+    const UnixPeer peer = serve_stream();
+    const std::string large = make_frame(make_payload(60'000));
+    const size_t sent = send_until_one_is_torn(peer, large);
+    ASSERT_TRUE(guest().frontend().get_vring_base(0));
+    ASSERT_TRUE(guest().frontend().get_vring_base(1));
+    for (size_t i = 0; i + 1 < sent; ++i) {
+        ASSERT_EQ(peer.receive_frame(), large) << i;
+    }
+    ASSERT_EQ(guest().receive_queue().start(guest().frontend(), guest().memory()),
+              driver::Answer::kAccepted);
+    EXPECT_EQ(peer.receive_frame(), large);
+}
+
+TEST_P(NetSocketTest, Trap20EndOfTheLastFrameIsForThePeerThatHasItsBeginning) {
+    auto peer = std::make_unique<UnixPeer>(serve_stream());
+    (void)send_until_one_is_torn(*peer, make_frame(make_payload(60'000)));
+    peer.reset();
+    const UnixPeer next = listener_->accept();
+    ASSERT_TRUE(next.valid());
+    EXPECT_TRUE(eventually([&] { return counters().peers.value() == 2; }));
+    expect_stream_traffic(next);
 }
 
 TEST_P(NetSocketTest, Trap20PeerThatStallsInTheMiddleOfAFrame) {

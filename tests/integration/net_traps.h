@@ -113,7 +113,9 @@ class PlayedPort final : public Port {
 
     void drop_frame() override {
         const std::lock_guard lock(mutex_);
-        given_.pop_front();
+        if (!is_endless_) {
+            given_.pop_front();
+        }
     }
 
     void await_frames() override {
@@ -129,6 +131,19 @@ class PlayedPort final : public Port {
     void give(std::string bytes, const FrameOffload& offload = {}) {
         const std::lock_guard lock(mutex_);
         given_.push_back({.bytes = std::move(bytes), .offload = offload});
+        tell();
+    }
+
+    /// The first of those given comes again and again.
+    void set_endless(bool endless) {
+        const std::lock_guard lock(mutex_);
+        is_endless_ = endless;
+    }
+
+    /// So many at once.
+    void give_many(size_t count, const std::string& bytes, const FrameOffload& offload) {
+        const std::lock_guard lock(mutex_);
+        given_.insert(given_.end(), count, {.bytes = bytes, .offload = offload});
         tell();
     }
 
@@ -181,6 +196,7 @@ class PlayedPort final : public Port {
     bool awaited_ = false;
     size_t room_ = SIZE_MAX;
     size_t waits_ = 0;
+    bool is_endless_ = false;
     std::deque<KeptFrame> sent_;
     std::deque<KeptFrame> given_;
     iovec front_{};

@@ -143,6 +143,46 @@ TEST_P(NetFrameTest, Trap10ChecksumAndSegmentsAreMadeForTheGuest) {
     EXPECT_EQ(counters().finished_to_guest.value(), 4U);
 }
 
+// Said to be TCP, and is nothing at all.
+const std::string kUnfinishable(60, '\0');
+constexpr FrameOffload kUnfinished = {.needs_checksum = true,
+                                      .segmentation = Segmentation::kTcp4,
+                                      .segment_bytes = 10,
+                                      .checksum_start = 34,
+                                      .checksum_offset = 16};
+
+// Other guests at a switch may send these faster than they can be dropped.
+TEST_P(NetFrameTest, Trap10FramesThatCannotBeFinishedHoldUpNothingElse) {
+    serve({.features = 0});
+    port().set_endless(true);
+    port().give(kUnfinishable, kUnfinished);
+    EXPECT_TRUE(eventually([&] { return counters().finished_to_guest.value() > 1000; }));
+    EXPECT_TRUE(guest().send(make_frame("out")));
+    EXPECT_TRUE(port().take());
+    port().set_endless(false);
+    port().give(make_frame("behind"));
+    const auto received = guest().receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, make_frame("behind"));
+}
+
+TEST_P(NetFrameTest, Trap10FrameBehindManyThatCannotBeFinishedComesIntoBuffersThatWait) {
+    serve({.receive_buffers = 256,
+           .receive_bytes = 64,
+           .features = uint64_t{1} << VIRTIO_NET_F_MRG_RXBUF},
+          {.mtu = 65535});
+    port().give(make_frame(make_payload(30'000)));
+    EXPECT_TRUE(eventually(
+        [&] { return counters().dropped_to_guest.value(DropReason::kBufferTooSmall) == 1; }));
+    give_others_a_moment();
+    // All buffers are popped now: its ring has none to be looked at for.
+    port().give_many(1000, kUnfinishable, kUnfinished);
+    port().give(make_frame("behind"));
+    const auto received = guest().receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, make_frame("behind"));
+}
+
 struct Hostile {
     DropReason reason;
     virtio_net_hdr_v1 header{};

@@ -397,6 +397,36 @@ TEST_P(NetTest, Trap17AnnouncementWaitsForARing) {
     EXPECT_TRUE(port().take());
 }
 
+TEST_P(NetTest, Trap17AnnouncementWaitsForTheHost) {
+    serve();
+    port().set_room(0);
+    ASSERT_EQ(guest().frontend().send_rarp(0x0700'0000'0002), driver::Answer::kAccepted);
+    EXPECT_TRUE(eventually([&] { return port().waits() == 1; }));
+    EXPECT_EQ(counters().announcements.value(), 0U);
+    port().set_room(SIZE_MAX);
+    const auto sent = port().take();
+    ASSERT_TRUE(sent);
+    EXPECT_EQ(sent->bytes.substr(6, 6), std::string("\x02\0\0\0\0\x07", 6));
+    EXPECT_TRUE(eventually([&] { return counters().announcements.value() == 1; }));
+    expect_traffic();
+    EXPECT_FALSE(port().take_now());
+}
+
+TEST_P(NetTest, Trap17LaterAnnouncementTakesThePlaceOfOneThatWaits) {
+    serve();
+    port().set_room(0);
+    ASSERT_EQ(guest().frontend().send_rarp(0x0700'0000'0002), driver::Answer::kAccepted);
+    EXPECT_TRUE(eventually([&] { return port().waits() == 1; }));
+    ASSERT_EQ(guest().frontend().send_rarp(0x0800'0000'0002), driver::Answer::kAccepted);
+    EXPECT_TRUE(eventually([&] { return port().waits() == 2; }));
+    port().set_room(SIZE_MAX);
+    const auto sent = port().take();
+    ASSERT_TRUE(sent);
+    EXPECT_EQ(sent->bytes.substr(6, 6), std::string("\x02\0\0\0\0\x08", 6));
+    expect_traffic();
+    EXPECT_FALSE(port().take_now());
+}
+
 TEST_P(NetTest, Trap19BuffersThatWaitGoBackWhenTheRingStops) {
     serve({.receive_buffers = 3, .receive_bytes = 400});
     port().give(make_frame(make_payload(1400)));

@@ -158,11 +158,12 @@ class NetUserTest : public ::testing::TestWithParam<bool> {
         device_.reset();
     }
 
-    void serve() {
+    void serve(uint16_t receive_buffers = 64) {
         device_ = std::make_unique<NetDevice>(NetOptions{}, UserPort::create(options_).value());
         host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
-        guest_ =
-            std::make_unique<NetGuest>(host_->connect(), NetGuestOptions{.packed = GetParam()});
+        guest_ = std::make_unique<NetGuest>(
+            host_->connect(),
+            NetGuestOptions{.packed = GetParam(), .receive_buffers = receive_buffers});
         ASSERT_TRUE(guest_->is_up());
     }
 
@@ -464,6 +465,27 @@ TEST_P(NetUserTest, HostIsReadAsFastAsTheGuestTakes) {
         }
     }
     EXPECT_EQ(got, payload);
+}
+
+TEST_P(NetUserTest, HostIsNotReadWhileTheGuestTakesNothing) {
+    serve(1);
+    LoopbackSocket server(AF_INET, SOCK_DGRAM);
+    ASSERT_TRUE(guest().send(make_frame("open", to(ip4("10.0.2.2"), server.port(), true))));
+    ASSERT_EQ(server.receive(), "open");
+    guest().hold_buffers();
+    // Who has 10.0.2.2? The library answers from within the call that sends.
+    for (int i = 0; i < 2; ++i) {
+        ASSERT_TRUE(guest().send("\xff\xff\xff\xff\xff\xff" + kGuestMac +
+                                 std::string("\x08\x06\0\x01\x08\0\x06\x04\0\x01", 10) + kGuestMac +
+                                 ip4("10.0.2.15") + std::string(6, '\0') + ip4("10.0.2.2")));
+    }
+    ASSERT_TRUE(guest().receive());
+    give_others_a_moment();
+    for (int i = 0; i < 20'000; ++i) {
+        server.answer(std::string(1400, 'x'));
+    }
+    give_others_a_moment();
+    EXPECT_EQ(counters().dropped.value(DropReason::kQueueFull), 0U);
 }
 
 TEST_P(NetUserTest, DatagramsOfMoreSendersThanThereMayBeAreDropped) {

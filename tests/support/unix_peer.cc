@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -160,6 +161,12 @@ std::string UnixPeer::receive_datagram(std::string* from) const {
         std::memcpy(from->data(), &address, address_bytes);
     }
     return bytes;
+}
+
+size_t UnixPeer::bytes_waiting() const {
+    int count = 0;
+    EXPECT_EQ(::ioctl(fd_.get(), FIONREAD, &count), 0);
+    return static_cast<size_t>(count);
 }
 
 bool UnixPeer::ends() const {

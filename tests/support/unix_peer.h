@@ -37,6 +37,9 @@ class UnixPeer final {
     [[nodiscard]] std::string receive_frame() const;
     [[nodiscard]] std::string receive_datagram(std::string* from = nullptr) const;
 
+    /// Bytes that are there to be received, by now.
+    [[nodiscard]] size_t bytes_waiting() const;
+
     /// Does its end come?
     [[nodiscard]] bool ends() const;
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <string>
@@ -13,9 +14,11 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+#include "vhost-user-backend/base/build.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/capabilities.h"
 #include "vhost-user-backend/daemon/landlock.h"
+#include "vhost-user-backend/daemon/namespaces.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
 #include "vhost-user-backend/daemon/seccomp_filter.h"
 #include "vhost-user-backend/daemon/seccomp_policy.h"
@@ -74,6 +77,46 @@ Result<void> check_entered(int os_error) {
     return {};
 }
 
+/// Sockets of others come back in folders that are made anew: what is below the first folder of
+/// their names stays where it is, as the name says and as links in it lead.
+void add_place_of(const std::string& socket_path, std::vector<std::string>& places) {
+    std::error_code error;
+    const std::filesystem::path absolute = std::filesystem::absolute(socket_path, error);
+    const std::filesystem::path real = std::filesystem::weakly_canonical(absolute, error);
+    for (const std::filesystem::path& path : {absolute, real}) {
+        if (path.has_relative_path()) {
+            places.push_back((path.root_path() / *path.relative_path().begin()).string());
+        }
+    }
+}
+
+NamespacePlan namespaces_for(const SandboxExtras& extras) {
+    NamespacePlan plan{.visible_paths = extras.readable_paths,
+                       .keeps_network = extras.keeps_network || extras.any_tcp ||
+                                        !extras.connect_tcp_ports.empty(),
+                       .shows_owners = extras.shows_owners};
+    std::vector<std::string>& visible = plan.visible_paths;
+    for (const std::string& socket_path : extras.connect_paths) {
+        add_place_of(socket_path, visible);
+    }
+    for (const auto* const directories :
+         {&extras.removable_directories, &extras.writable_directories}) {
+        visible.insert(visible.end(), directories->begin(), directories->end());
+    }
+    if (kPortableBuild) {
+        visible.emplace_back("/dev/shm");
+    }
+    return plan;
+}
+
+Result<void> note_lack(SandboxMode mode, const std::string& lack) {
+    if (mode == SandboxMode::kStrict) {
+        return failure(Error{.message = "--sandbox=strict: " + lack});
+    }
+    log(LogLevel::kInfo, "sandbox: {}: the other layers stand without", lack);
+    return {};
+}
+
 /// All at the same time, and waits for each.
 Result<void> enter_on_workers(const SeccompFilter& with_ring,
                               const SeccompFilter& without_ring,
@@ -94,18 +137,26 @@ Result<void> enter_on_workers(const SeccompFilter& with_ring,
 
 }  // namespace
 
-Result<void> drop_access(std::span<const int> removable_below,
-                         const SandboxExtras& extras,
-                         Result<void> (*isolate)()) {
+Result<DroppedAccess> drop_access(SandboxMode mode,
+                                  std::span<const int> removable_below,
+                                  const SandboxExtras& extras,
+                                  Result<void> (*isolate)()) {
     OUTRIGGER_TRY(check_single_thread());
     // Log lines show local time, and the file that says what that is cannot be read any more.
     ::tzset();
     if (isolate != nullptr) {
         OUTRIGGER_TRY(isolate());
     }
+    const OwnNamespaces entered = OUTRIGGER_TRY(enter_own_namespaces(namespaces_for(extras)));
+    if (!entered.lack.empty()) {
+        OUTRIGGER_TRY(note_lack(mode, entered.lack));
+    }
     OUTRIGGER_TRY(drop_capabilities(extras.kept_capabilities));
     landlock_holds = OUTRIGGER_TRY(restrict_by_landlock(removable_below, extras));
-    return {};
+    if (!landlock_holds && mode == SandboxMode::kStrict) {
+        return failure(Error{.message = "--sandbox=strict: there is no Landlock here"});
+    }
+    return DroppedAccess{.others_look_like = entered.others_look_like};
 }
 
 std::span<const SystemCallRule> userfault_system_calls() {

@@ -4,7 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+
+#include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/daemon/system_call_rule.h"
@@ -13,21 +16,29 @@
 namespace outrigger {
 
 enum class SandboxMode : uint8_t {
-    kOn,    ///< what the sandbox does not allow ends the process at once
-    kLog,   ///< the same, after a line that names the system call
-    kNone,  ///< no sandbox
+    kStandard,  ///< each layer as far as it can be had here; what it forbids ends the process
+    kStrict,    ///< the same, but where a layer cannot be had the program does not start
+    kLog,       ///< as kStandard, but a line names the system call that ends it
+    kNone,      ///< no sandbox
 };
 
 /// On systems other than Linux these functions do nothing.
 ///
-/// Part of the stage "drop privileges", while the main thread is the only one: gives up all
-/// capabilities but those that `extras` keep and, by Landlock, access to everything that has a
-/// name. Files below the directories `removable_below` (descriptors, borrowed) may still be
-/// removed, and what `extras` name be used. `isolate` (null: nothing) is called before: see
-/// DeviceProgram. An error also when a device has started a thread already, which would escape.
-[[nodiscard]] Result<void> drop_access(std::span<const int> removable_below,
-                                       const SandboxExtras& extras = {},
-                                       Result<void> (*isolate)() = nullptr);
+struct DroppedAccess {
+    /// See OwnNamespaces.
+    std::optional<uid_t> others_look_like{};
+};
+
+/// Part of the stage "drop privileges", while the main thread is the only one: takes namespaces of
+/// its own, gives up all capabilities but those that `extras` keep and, by Landlock, access to
+/// everything that has a name. Files below the directories `removable_below` (descriptors,
+/// borrowed) may still be removed, and what `extras` name be used. `isolate` (null: nothing) is
+/// called before: see DeviceProgram. What cannot be had here is logged, and an error where `mode`
+/// is strict. An error also when a device has started a thread already, which would escape.
+[[nodiscard]] Result<DroppedAccess> drop_access(SandboxMode mode,
+                                                std::span<const int> removable_below,
+                                                const SandboxExtras& extras = {},
+                                                Result<void> (*isolate)() = nullptr);
 
 /// What the control thread may do besides where guests migrate by postcopy: make userfaultfds and
 /// use them (base/userfault.h).

@@ -4,10 +4,14 @@
 
 namespace outrigger {
 
-Result<void> drop_access(std::span<const int> /*removable_below*/,
-                         const SandboxExtras& /*extras*/,
-                         Result<void> (* /*isolate*/)()) {
-    return {};
+Result<DroppedAccess> drop_access(SandboxMode mode,
+                                  std::span<const int> /*removable_below*/,
+                                  const SandboxExtras& /*extras*/,
+                                  Result<void> (* /*isolate*/)()) {
+    if (mode == SandboxMode::kStrict) {
+        return failure(Error{.message = "--sandbox=strict: this system has no sandbox for us"});
+    }
+    return DroppedAccess{};
 }
 
 std::span<const SystemCallRule> userfault_system_calls() {

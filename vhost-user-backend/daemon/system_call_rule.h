@@ -74,6 +74,12 @@ struct SandboxExtras {
     std::vector<std::string> removable_directories{};
     /// Directories below which Landlock lets them make, write, rename and remove files.
     std::vector<std::string> writable_directories{};
+    /// Unix sockets of others that they connect to, by name: these may go and come back.
+    std::vector<std::string> connect_paths{};
+    /// They make sockets that reach the host's network, besides those by TCP above.
+    bool keeps_network = false;
+    /// They show the guest who owns files: see NamespacePlan.
+    bool shows_owners = false;
 };
 
 }  // namespace outrigger

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The configuration space of a device whose back end gives none: what the machine's options say.
+/// What of a back end's offer depends on its configuration space, and that space where it gives
+/// none: what the machine's options say.
 #pragma once
 
 #include <array>
@@ -25,9 +26,9 @@ struct GivenConfig {
     [[nodiscard]] bool any() const { return !tag.empty() || cid || mac; }
 };
 
-/// Completes the offer of a back end of this kind: its configuration where it gives none, and the
-/// features that speak of it. Errors: the back end gives it, and so do the options; or neither
-/// does, and a device of this kind cannot be without.
+/// Completes the offer of a back end of this kind: its configuration where it gives none, the
+/// features that speak of it, and whether its control queue is passed on. Errors: the back end
+/// gives it, and so do the options; or neither does, and a device of this kind cannot be without.
 [[nodiscard]] Result<void> complete_offer(const DeviceKind& kind,
                                           const GivenConfig& given,
                                           Offer& offer);

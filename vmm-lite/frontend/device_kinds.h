@@ -42,6 +42,8 @@ struct DeviceKind {
     FeatureSet features;
     /// Those of them that speak of the configuration: a device without one has none of them.
     FeatureSet config_features{};
+    /// Those of them that need a control queue which the back end serves.
+    FeatureSet control_features{};
     std::string_view config_option{};  ///< what says the configuration: "tag="
 };
 

@@ -12,8 +12,19 @@ namespace {
 /// Kick and call messages have 8 bits for a ring's number.
 constexpr uint16_t kQueuesMax = 256;
 
-/// Of the network device the front end has no control queue: what the driver would ask there has no
-/// message. Multiple queues, and all that is switched by commands, need it. VIRTIO 1.3, 5.1.3.
+/// What needs the control queue of a network device, which is the back end's or nobody's: no
+/// message says what the driver asks there. VIRTIO 1.3, 5.1.3.
+constexpr FeatureSet kNetControlFeatures = FeatureSet::of({
+    2,   // CTRL_GUEST_OFFLOADS
+    17,  // CTRL_VQ
+    18,  // CTRL_RX
+    19,  // CTRL_VLAN
+    20,  // CTRL_RX_EXTRA
+    21,  // GUEST_ANNOUNCE
+    22,  // MQ
+    23,  // CTRL_MAC_ADDR
+});
+
 constexpr FeatureSet kNetFeatures = FeatureSet::of({
     0,   // CSUM
     1,   // GUEST_CSUM
@@ -53,12 +64,14 @@ constexpr std::array<DeviceKind, 6> kKinds = {{
     {.name = "net",
      .virtio_id = 1,
      .queue_count = 2,
-     .queue_count_min = 2,
-     .queue_count_max = 2,
+     .queue_count_min = 1,  // some count in pairs
+     .queue_count_max = kQueuesMax,
      .config_bytes = 24,
      .config = ConfigRule::kOptional,
-     .features = kNetFeatures,
-     .config_features = FeatureSet::of({3, 5, 16, 63}),  // MTU, MAC, STATUS, SPEED_DUPLEX
+     .features = kNetFeatures | kNetControlFeatures,
+     // MTU, MAC, STATUS, GUEST_ANNOUNCE, MQ, SPEED_DUPLEX
+     .config_features = FeatureSet::of({3, 5, 16, 21, 22, 63}),
+     .control_features = kNetControlFeatures,
      .config_option = "mac="},
     {.name = "vsock",
      .virtio_id = 19,

@@ -59,6 +59,8 @@ SandboxExtras nbd_sandbox_extras(std::string_view uri) {
     extras.system_calls = parsed->tls ? all : all.first(all.size() - kTlsRules);
     if (parsed->socket_path.empty()) {
         extras.connect_tcp_ports.push_back(parsed->port);
+    } else {
+        extras.connect_paths.push_back(parsed->socket_path);
     }
     if (parsed->tls) {
         extras.readable_paths.push_back(parsed->tls_psk_file.empty() ? parsed->tls_certificates

@@ -15,10 +15,8 @@
 #include <thread>
 #include <vector>
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -40,6 +38,8 @@
 #include "vhost-user-backend/io/event_loop.h"
 #include "vhost-user-backend/io/helper_thread.h"
 #include "vhost-user-backend/io/worker.h"
+
+#include "tests/unit/daemon/try_to_connect.h"
 
 namespace outrigger {
 namespace {
@@ -86,9 +86,10 @@ bool enter(SandboxMode mode,
 }
 
 /// `body` on a control thread that is alone in the sandbox.
-Ended run_in_sandbox(const std::function<int()>& body, SandboxMode mode = SandboxMode::kOn) {
+Ended run_in_sandbox(const std::function<int()>& body, SandboxMode mode = SandboxMode::kStandard) {
     return run_forked([&] {
-        const bool inside = forbid_new_privileges() && drop_access({}) && enter(mode);
+        const bool inside =
+            forbid_new_privileges() && drop_access(SandboxMode::kStandard, {}) && enter(mode);
         return inside ? body() : kNoSandbox;
     });
 }
@@ -216,7 +217,7 @@ TEST(Sandbox, LogModeNamesTheSystemCall) {
 
 TEST(Sandbox, NoCapabilityIsLeft) {
     const Ended ended = run_forked([] {
-        if (!forbid_new_privileges() || !drop_access({})) {
+        if (!forbid_new_privileges() || !drop_access(SandboxMode::kStandard, {})) {
             return kNoSandbox;
         }
         for (int capability = 0; capability < 64; ++capability) {
@@ -250,13 +251,14 @@ class SandboxFolderTest : public testing::Test {
 TEST_F(SandboxFolderTest, NothingCanBeCreatedOrWritten) {
     const std::string there = folder_ / "there";
     ASSERT_TRUE(UniqueFd(::open(there.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)).valid());
+    // From outside of the empty root: Landlock alone.
+    const UniqueFd folder(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     const Ended ended = run_forked([&] {
-        if (!forbid_new_privileges() || !drop_access({})) {
+        if (!forbid_new_privileges() || !drop_access(SandboxMode::kStandard, {})) {
             return kNoSandbox;
         }
-        const std::string fresh = folder_ / "fresh";
-        const bool created = ::open(fresh.c_str(), O_CREAT | O_WRONLY, 0600) >= 0;
-        const bool written = ::open(there.c_str(), O_WRONLY) >= 0;
+        const bool created = ::openat(folder.get(), "fresh", O_CREAT | O_WRONLY, 0600) >= 0;
+        const bool written = ::openat(folder.get(), "there", O_WRONLY) >= 0;
         return !created && !written && errno == EACCES ? kFine : 1;
     });
     EXPECT_EQ(ended.status, kFine);
@@ -265,11 +267,12 @@ TEST_F(SandboxFolderTest, NothingCanBeCreatedOrWritten) {
 TEST_F(SandboxFolderTest, FilesCannotBeRemoved) {
     const std::string there = folder_ / "there";
     ASSERT_TRUE(UniqueFd(::open(there.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)).valid());
+    const UniqueFd folder(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     const Ended ended = run_forked([&] {
-        if (!forbid_new_privileges() || !drop_access({})) {
+        if (!forbid_new_privileges() || !drop_access(SandboxMode::kStandard, {})) {
             return kNoSandbox;
         }
-        return ::unlink(there.c_str()) != 0 && errno == EACCES ? kFine : 1;
+        return ::unlinkat(folder.get(), "there", 0) != 0 && errno == EACCES ? kFine : 1;
     });
     EXPECT_EQ(ended.status, kFine);
 }
@@ -281,7 +284,8 @@ TEST_F(SandboxFolderTest, WhatTheExtrasNameCanBeReadAndNothingElse) {
         ASSERT_TRUE(UniqueFd(::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)).valid());
     }
     const Ended ended = run_forked([&] {
-        if (!forbid_new_privileges() || !drop_access({}, {.readable_paths = {named}})) {
+        if (!forbid_new_privileges() ||
+            !drop_access(SandboxMode::kStandard, {}, {.readable_paths = {named}})) {
             return kNoSandbox;
         }
         const bool read = ::open(named.c_str(), O_RDONLY) >= 0;
@@ -293,23 +297,13 @@ TEST_F(SandboxFolderTest, WhatTheExtrasNameCanBeReadAndNothingElse) {
     EXPECT_EQ(ended.status, kFine);
 }
 
-/// errno of a connection to a port of this machine.
-int try_to_connect(uint16_t port) {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(port);
-    // SAFETY: sockets' addresses are passed so.
-    const auto* const raw = reinterpret_cast<const sockaddr*>(&address);
-    return ::connect(fd.get(), raw, sizeof address) == 0 ? 0 : errno;
-}
-
 TEST_F(SandboxFolderTest, FilesAreMadeAndRenamedBelowWritableDirectoriesAndNowhereElse) {
     const std::string open_folder = folder_ / "open";
     ASSERT_EQ(::mkdir(open_folder.c_str(), 0700), 0);
+    const UniqueFd folder(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
     const Ended ended = run_forked([&] {
-        if (!forbid_new_privileges() || !drop_access({}, {.writable_directories = {open_folder}})) {
+        if (!forbid_new_privileges() ||
+            !drop_access(SandboxMode::kStandard, {}, {.writable_directories = {open_folder}})) {
             return kNoSandbox;
         }
         const std::string log = open_folder + "/log";
@@ -318,8 +312,8 @@ TEST_F(SandboxFolderTest, FilesAreMadeAndRenamedBelowWritableDirectoriesAndNowhe
             ::unlink((log + ".1").c_str()) != 0) {
             return 2;
         }
-        const std::string other = folder_ / "other";
-        return ::open(other.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600) < 0 && errno == EACCES
+        return ::openat(folder.get(), "other", O_CREAT | O_WRONLY | O_CLOEXEC, 0600) < 0 &&
+                       errno == EACCES
                    ? kFine
                    : 3;
     });
@@ -333,7 +327,7 @@ TEST_F(SandboxFolderTest, NamesAreRemovedBelowRemovableDirectoriesAndNotMade) {
     ASSERT_EQ(::symlink("/nowhere", link.c_str()), 0);
     const Ended ended = run_forked([&] {
         if (!forbid_new_privileges() ||
-            !drop_access({}, {.removable_directories = {open_folder}})) {
+            !drop_access(SandboxMode::kStandard, {}, {.removable_directories = {open_folder}})) {
             return kNoSandbox;
         }
         if (::open((link + "2").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600) >= 0) {
@@ -349,7 +343,8 @@ TEST_F(SandboxFolderTest, OnlyThePortsOfTheExtrasCanBeConnectedTo) {
         GTEST_SKIP() << "this kernel's Landlock knows no TCP";
     }
     const Ended ended = run_forked([] {
-        if (!forbid_new_privileges() || !drop_access({}, {.connect_tcp_ports = {2}})) {
+        if (!forbid_new_privileges() ||
+            !drop_access(SandboxMode::kStandard, {}, {.connect_tcp_ports = {2}})) {
             return kNoSandbox;
         }
         // Nobody listens at the ports of compressnet.
@@ -360,7 +355,8 @@ TEST_F(SandboxFolderTest, OnlyThePortsOfTheExtrasCanBeConnectedTo) {
 
 TEST_F(SandboxFolderTest, TcpIsLeftAloneWhereTheExtrasSaySo) {
     const Ended ended = run_forked([] {
-        if (!forbid_new_privileges() || !drop_access({}, {.any_tcp = true})) {
+        if (!forbid_new_privileges() ||
+            !drop_access(SandboxMode::kStandard, {}, {.any_tcp = true})) {
             return kNoSandbox;
         }
         return try_to_connect(2) == ECONNREFUSED && try_to_connect(3) == ECONNREFUSED ? kFine : 1;
@@ -376,7 +372,7 @@ TEST_F(SandboxFolderTest, OurSocketIsRemovedFromWithin) {
             return 1;
         }
         const std::array directories = {socket->file->directory_fd()};
-        if (!drop_access(directories) || !enter(SandboxMode::kOn)) {
+        if (!drop_access(SandboxMode::kStandard, directories) || !enter(SandboxMode::kStandard)) {
             return kNoSandbox;
         }
         socket->file.reset();
@@ -392,7 +388,7 @@ TEST_F(SandboxFolderTest, WithoutLandlockNothingIsRemoved) {
     const Ended ended = run_forked([&] {
         auto socket = listen_at(path);
         // As where the kernel has no Landlock: the filter stands alone.
-        if (!socket || !forbid_new_privileges() || !enter(SandboxMode::kOn)) {
+        if (!socket || !forbid_new_privileges() || !enter(SandboxMode::kStandard)) {
             return kNoSandbox;
         }
         socket->file.reset();
@@ -412,7 +408,8 @@ TEST_F(SandboxFolderTest, ASocketThatCannotBeRemovedIsKnown) {
         }
         const std::array directories = {socket->file->directory_fd()};
         // Root could remove it all the same as long as it has its capabilities.
-        if (::chmod(folder_.c_str(), 0555) != 0 || !drop_access(directories)) {
+        if (::chmod(folder_.c_str(), 0555) != 0 ||
+            !drop_access(SandboxMode::kStandard, directories)) {
             return kNoSandbox;
         }
         const bool removable = socket->file->is_removable();
@@ -433,7 +430,7 @@ TEST(Sandbox, AThreadThatWouldEscapeIsAnError) {
     const Ended ended = run_forked([] {
         std::thread early([] { ::pause(); });
         early.detach();
-        return drop_access({}) ? 1 : kFine;
+        return drop_access(SandboxMode::kStandard, {}) ? 1 : kFine;
     });
     EXPECT_EQ(ended.status, kFine);
 }
@@ -447,7 +444,7 @@ TEST(Sandbox, WithoutProcItIsNotKnownWhetherAThreadEscapes) {
         if (!hidden) {
             return kMayNot;
         }
-        return drop_access({}) ? 1 : kFine;
+        return drop_access(SandboxMode::kStandard, {}) ? 1 : kFine;
     });
     if (ended.status == kMayNot) {
         GTEST_SKIP() << "hiding /proc needs the right to mount";
@@ -466,7 +463,7 @@ Ended run_on_worker(const std::function<int()>& task,
                     const SandboxNeeds& needs = {},
                     LoopKind loop = LoopKind::kAsio) {
     return run_forked([&] {
-        if (!forbid_new_privileges() || !drop_access({})) {
+        if (!forbid_new_privileges() || !drop_access(SandboxMode::kStandard, {})) {
             return kNoSandbox;
         }
         const auto worker = Worker::start({.loop = loop, .uring_operations = UringOperations{}});

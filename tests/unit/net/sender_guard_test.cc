@@ -18,6 +18,7 @@ namespace {
 
 using testing::FrameOptions;
 using testing::make_frame;
+using testing::transport_start_of;
 
 const std::string kOwn("\x52\x54\0\0\0\x01", 6);  // where frames of the tests come from
 const std::string kOther("\x52\x54\0\0\0\x09", 6);
@@ -82,7 +83,7 @@ class SenderGuardTest : public ::testing::Test {
     [[nodiscard]] bool passes(const std::string& frame) const {
         const auto bytes = std::as_bytes(std::span(frame));
         return SenderGuard(rules_).allows(
-            bytes.first(std::min(bytes.size(), SenderGuard::kFrontBytes)));
+            bytes.first(std::min(bytes.size(), SenderGuard::kFrontBytes)), {});
     }
 
     [[nodiscard]] static std::string from(const std::string& station, std::string frame) {
@@ -100,6 +101,18 @@ TEST_F(SenderGuardTest, StationIsTheOneThatIsAllowed) {
     EXPECT_FALSE(passes(from(kAll, make_frame("x"))));
     EXPECT_FALSE(passes(make_frame("x").substr(0, 13)));
     EXPECT_TRUE(passes(ethernet("\x88\xcc", "of the link")));
+}
+
+TEST_F(SenderGuardTest, TagsHideNothing) {
+    allow({});
+    const std::string tag("\x81\0\0\x05", 4);
+    std::string lie = arp(kOther, ip("192.0.2.1"));
+    for (int tags = 0; tags < 4; ++tags) {
+        EXPECT_FALSE(passes(lie)) << tags;
+        lie.insert(12, tag);
+    }
+    EXPECT_TRUE(passes(make_frame("x", {.vlan_tags = 2})));
+    EXPECT_FALSE(passes(make_frame("x", {.vlan_tags = 3})));
 }
 
 TEST_F(SenderGuardTest, ArpSpeaksOfItsSender) {
@@ -272,18 +285,38 @@ class TakingPort final : public Port {
 
     void await_frames() override {}
 
+    void load(const PortState& state) override { loaded_ = state; }
+
     size_t room_ = SIZE_MAX;
     std::function<void()> meanwhile_;
     std::vector<std::string> sent_;
+    PortState loaded_;
 };
 
 class GuardedPortTest : public ::testing::Test {
   protected:
-    GuardedPortTest() {
+    GuardedPortTest() { guard({.stations = {kOwnNumber}}); }
+
+    void guard(SenderRules rules) {
         auto port = std::make_unique<TakingPort>();
         taking_ = port.get();
-        port_ =
-            std::make_unique<GuardedPort>(std::move(port), SenderRules{.stations = {kOwnNumber}});
+        port_ = std::make_unique<GuardedPort>(std::move(port), std::move(rules));
+    }
+
+    /// The one frame, behind which somebody is to write two bytes.
+    [[nodiscard]] bool passes_unfinished(const std::string& bytes, const FrameOffload& offload) {
+        frames_.clear();
+        add(bytes);
+        frames_[0].offload = offload;
+        const size_t before = taking_->sent_.size();
+        EXPECT_EQ(port_->send(frames_), 1U);
+        return taking_->sent_.size() > before;
+    }
+
+    [[nodiscard]] static FrameOffload sum_at(size_t start, size_t offset) {
+        return {.needs_checksum = true,
+                .checksum_start = static_cast<uint16_t>(start),
+                .checksum_offset = static_cast<uint16_t>(offset)};
     }
 
     void add(std::string bytes) {
@@ -346,6 +379,71 @@ TEST_F(GuardedPortTest, GuestCannotChangeWhatWasLookedAt) {
     EXPECT_EQ(port_->send(frames_), 1U);
     ASSERT_EQ(taking_->sent_.size(), 1U);
     EXPECT_EQ(taking_->sent_[0], before);
+}
+
+TEST_F(GuardedPortTest, ChecksumOfTcpAndUdpMayBeLeftToOthers) {
+    guard({.stations = {kOwnNumber},
+           .addresses = {*parse_ip_range("10.0.0.1"), *parse_ip_range("fd00::1")}});
+    for (const FrameOptions& options : {FrameOptions{},
+                                        FrameOptions{.vlan_tags = 2, .ip_option_bytes = 40},
+                                        FrameOptions{.ip6 = true, .hop_by_hop = true},
+                                        FrameOptions{.udp = true},
+                                        FrameOptions{.ip6 = true, .udp = true, .vlan_tags = 1}}) {
+        const size_t start = transport_start_of(options);
+        FrameOffload offload = sum_at(start, options.udp ? 6 : 16);
+        EXPECT_TRUE(passes_unfinished(make_frame("text", options), offload));
+        offload.segmentation = options.udp
+                                   ? Segmentation::kUdp
+                                   : (options.ip6 ? Segmentation::kTcp6 : Segmentation::kTcp4);
+        offload.segment_bytes = 2;
+        EXPECT_TRUE(passes_unfinished(make_frame("text", options), offload));
+        // A tunnel's: what is in its packets is not looked at. But there are no segments of it.
+        const size_t payload_start = start + (options.udp ? 8 : 20);
+        EXPECT_TRUE(passes_unfinished(make_frame("text", options), sum_at(payload_start, 0)));
+        EXPECT_TRUE(passes_unfinished(make_frame("text", options), sum_at(payload_start - 2, 4)));
+        offload.checksum_start = static_cast<uint16_t>(payload_start);
+        offload.checksum_offset = 0;
+        EXPECT_FALSE(passes_unfinished(make_frame("text", options), offload));
+    }
+    EXPECT_EQ(drops(), 5U);
+}
+
+// Two bytes that the sender chooses, wherever it says.
+TEST_F(GuardedPortTest, Trap20ChecksumCannotWriteWhatWasLookedAt) {
+    guard({.stations = {kOwnNumber},
+           .addresses = {*parse_ip_range("10.0.0.1"), *parse_ip_range("fd00::1")}});
+    const std::string claim = arp(kOwn, ip("10.0.0.1"), 2) + std::string(18, '\0');
+    ASSERT_TRUE(passes_unfinished(claim, {}));
+    for (size_t at = 14; at <= claim.size() - 2; ++at) {
+        EXPECT_FALSE(passes_unfinished(claim, sum_at(at, 0))) << at;
+        EXPECT_FALSE(passes_unfinished(claim, sum_at(14, at - 14))) << at;
+    }
+    for (const FrameOptions& options : {FrameOptions{}, FrameOptions{.ip6 = true}}) {
+        const std::string packet = make_frame("text", options);
+        const size_t start = transport_start_of(options);
+        for (size_t at = 14; at < start + 20; ++at) {
+            EXPECT_FALSE(passes_unfinished(packet, sum_at(at, 0))) << at;
+            if (at >= start && at != start + 16) {
+                EXPECT_FALSE(passes_unfinished(packet, sum_at(start, at - start))) << at;
+            }
+            EXPECT_FALSE(passes_unfinished(packet, sum_at(14, at - 14))) << at;
+        }
+    }
+    const std::string own = ip("fd00::1");
+    const std::string advertisement = icmp6(own, discovery('\x88', own, kOwn));
+    ASSERT_TRUE(passes_unfinished(advertisement, {}));
+    for (size_t at = 14; at <= advertisement.size() - 2; ++at) {
+        EXPECT_FALSE(passes_unfinished(advertisement, sum_at(at, 0))) << at;
+    }
+}
+
+TEST_F(GuardedPortTest, StateTeachesNoOtherStations) {
+    port_->load({.stations = {kOwnNumber, 0x5254'0000'0009}, .leases = {std::byte{1}}});
+    EXPECT_EQ(taking_->loaded_.stations, std::vector<StationAddress>{kOwnNumber});
+    EXPECT_EQ(taking_->loaded_.leases.size(), 1U);
+    guard({.addresses = {*parse_ip_range("10.0.0.1")}});
+    port_->load({.stations = {kOwnNumber, 0x5254'0000'0009}});
+    EXPECT_EQ(taking_->loaded_.stations.size(), 2U);
 }
 
 }  // namespace

@@ -93,6 +93,18 @@ TEST(VnetHeader, SegmentsHaveASizeAKindAndAChecksum) {
     EXPECT_EQ(refusal(bare, 3000), DropReason::kChecksumRange);
 }
 
+// Whoever cuts it: a kernel or another guest, which would make 65000 packets of one.
+TEST(VnetHeader, SegmentsAreNotTooMany) {
+    constexpr uint16_t kFew = 46;
+    for (const uint8_t type :
+         {uint8_t{VIRTIO_NET_HDR_GSO_TCPV4}, uint8_t{VIRTIO_NET_HDR_GSO_TCPV6}, kUdpSegments}) {
+        EXPECT_TRUE(parse(with_segments(type, kFew), 1400 * kFew + kFew - 1));
+        EXPECT_EQ(refusal(with_segments(type, kFew), 1401 * kFew), DropReason::kSegmentSize);
+        EXPECT_EQ(refusal(with_segments(type, 1), 65'000), DropReason::kSegmentSize);
+        EXPECT_TRUE(parse(with_segments(type, 1), 1400));
+    }
+}
+
 TEST(VnetHeader, LengthOfHeadersIsNotBelieved) {
     auto header = with_segments(VIRTIO_NET_HDR_GSO_TCPV4, 1448);
     header.hdr_len = 0xffff;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vmm-lite/frontend/device_config.h"
 
+#include <optional>
+#include <utility>
+
 #include <gtest/gtest.h>
 
 namespace outrigger::vmm {
@@ -59,6 +62,44 @@ TEST(DeviceConfig, OfASocketDeviceIsItsAddress) {
                            std::byte{0}}));
     Offer without = offer_of(vsock);
     EXPECT_FALSE(complete_offer(vsock, {}, without));
+}
+
+/// Whether the driver sees a control queue, and how many rings.
+std::pair<bool, uint16_t> completed_net(uint16_t queue_count,
+                                        std::optional<uint16_t> pairs,
+                                        FeatureSet of_backend = kEverything) {
+    const DeviceKind& net = *find_device_kind("net");
+    Offer offer = offer_of(net);
+    offer.backend_features = of_backend;
+    offer.features = offered_to_driver(net, of_backend, true);
+    offer.queue_count = queue_count;
+    offer.has_config = pairs.has_value();
+    if (pairs) {
+        offer.config.resize(24);
+        offer.config[8] = static_cast<std::byte>(*pairs);
+        offer.config[9] = static_cast<std::byte>(*pairs >> 8);
+    }
+    EXPECT_TRUE(complete_offer(net, {}, offer));
+    for (const unsigned bit : {2U, 18U, 19U, 20U, 21U, 23U}) {
+        EXPECT_EQ(offer.features.has(bit), offer.features.has(17) && (pairs || bit != 21)) << bit;
+    }
+    EXPECT_EQ(offer.features.has(22), offer.features.has(17) && of_backend.has(22));
+    return {offer.features.has(17), offer.queue_count};
+}
+
+TEST(DeviceConfig, AControlQueueIsPassedOnWhereTheBackEndServesIt) {
+    using Seen = std::pair<bool, uint16_t>;
+    EXPECT_EQ(completed_net(3, 1), Seen(true, 3));
+    EXPECT_EQ(completed_net(9, 4), Seen(true, 9));
+    EXPECT_EQ(completed_net(255, 127), Seen(true, 255));
+    EXPECT_EQ(completed_net(3, std::nullopt, kEverything.without(22)), Seen(true, 3));
+    EXPECT_EQ(completed_net(8, 4), Seen(false, 2)) << "all are of pairs";
+    EXPECT_EQ(completed_net(3, std::nullopt), Seen(false, 2)) << "three pairs, as DPDK counts";
+    EXPECT_EQ(completed_net(3, 3), Seen(false, 2)) << "likewise";
+    EXPECT_EQ(completed_net(1, 0), Seen(false, 2)) << "no pair";
+    EXPECT_EQ(completed_net(1, 1), Seen(false, 2)) << "one pair";
+    EXPECT_EQ(completed_net(5, 4), Seen(false, 2)) << "not as many as it says";
+    EXPECT_EQ(completed_net(3, 1, kEverything.without(17)), Seen(false, 2)) << "no CTRL_VQ";
 }
 
 TEST(DeviceConfig, OfANetworkDeviceIsAnAddressOrNothing) {

@@ -62,11 +62,13 @@ TEST(DeviceKinds, ADiskHasTheFeaturesOfADisk) {
     EXPECT_FALSE(offered.has(7)) << "SCSI likewise";
 }
 
-TEST(DeviceKinds, ANetworkDeviceHasNoControlQueue) {
+TEST(DeviceKinds, ANetworkDeviceMayHaveAControlQueue) {
     const FeatureSet offered = offered_to_driver(*find_device_kind("net"), kEverything, true);
-    EXPECT_FALSE(offered.has(17)) << "CTRL_VQ";
-    EXPECT_FALSE(offered.has(22)) << "MQ, which needs it";
-    EXPECT_EQ(queue_count_of(*find_device_kind("net"), 64), 2);
+    EXPECT_TRUE(offered.has(17)) << "CTRL_VQ";
+    EXPECT_TRUE(offered.has(22)) << "MQ";
+    EXPECT_FALSE(offered.has(60)) << "RSS, which needs more of it";
+    EXPECT_EQ(queue_count_of(*find_device_kind("net"), 9), 9);
+    EXPECT_EQ(queue_count_of(*find_device_kind("net"), 1), 1) << "pairs, as DPDK counts";
 }
 
 TEST(DeviceKinds, CountQueuesAsTheBackEndDoesWhereTheKindLetsThem) {

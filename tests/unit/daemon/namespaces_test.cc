@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a process in namespaces of its own still reaches: each test lets one try.
+#include "vhost-user-backend/daemon/namespaces.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/sandbox.h"
+#include "vhost-user-backend/daemon/sanitizers.h"
+
+#include "tests/unit/daemon/try_to_connect.h"
+
+namespace outrigger {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kFine = 42;
+constexpr int kLacking = 43;
+
+/// What `body` returned, or -1.
+int in_process_of_its_own(const std::function<int()>& body) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        ::alarm(60);  // a hang ends by a signal
+        ::_exit(body());
+    }
+    int status = 0;
+    return ::waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/// Runs `body` in namespaces of its own, where this system lets us make them: that is asked of the
+/// kernel, and not of what is tested. As ourselves and, as root, as another user.
+void expect_isolated(const NamespacePlan& plan, const std::function<int()>& body) {
+    if (kSanitized) {
+        GTEST_SKIP() << "the sanitizers look at /proc";
+    }
+    constexpr uid_t kNobody = 65534;
+    for (const bool other_user : {false, true}) {
+        const auto begin = [&] {
+            return !other_user || (::setresgid(kNobody, kNobody, kNobody) == 0 &&
+                                   ::setresuid(kNobody, kNobody, kNobody) == 0);
+        };
+        if (other_user && ::geteuid() != 0) {
+            continue;
+        }
+        const int possible = in_process_of_its_own([&] {
+            const bool own = begin() && (::unshare(CLONE_NEWNS) == 0 ||
+                                         ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0);
+            return own && ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0 ? kFine : 1;
+        });
+        const int ended = in_process_of_its_own([&] {
+            const auto entered = begin() ? enter_own_namespaces(plan)
+                                         : Result<OwnNamespaces>(failure(Error{.message = ""}));
+            if (!entered) {
+                return 1;
+            }
+            return entered->lack.empty() ? body() : kLacking;
+        });
+        EXPECT_EQ(ended, possible == kFine ? kFine : kLacking) << "other user: " << other_user;
+    }
+}
+
+TEST(Namespaces, ThereIsNoNetworkButWhereItIsKept) {
+    // Nobody listens at the port, and in a network of its own nothing leads there.
+    expect_isolated({}, [] { return try_to_connect(9) == ENETUNREACH ? kFine : 2; });
+    expect_isolated({.keeps_network = true},
+                    [] { return try_to_connect(9) == ECONNREFUSED ? kFine : 2; });
+}
+
+TEST(Namespaces, TheRootIsEmptyAndCannotBeWritten) {
+    expect_isolated({}, [] {
+        return fs::is_empty("/") && ::mkdir("/x", 0700) != 0 && errno == EROFS ? kFine : 2;
+    });
+}
+
+TEST(Namespaces, WhatIsVisibleKeepsItsNameAndNothingElseDoes) {
+    std::string pattern = testing::TempDir() + "visible-XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    const fs::path folder = pattern;
+    for (const char* const name : {"one", "two"}) {
+        ASSERT_TRUE(fs::create_directory(folder / name));
+    }
+    std::ofstream(folder / "file") << "text";
+    // Every user may.
+    for (const fs::path& path : {folder, folder / "one"}) {
+        fs::permissions(path, fs::perms::all);
+    }
+    expect_isolated({.visible_paths = {folder / "one", folder / "file", folder / "one"}}, [&] {
+        std::string text;
+        std::ifstream(folder / "file") >> text;
+        std::ofstream(folder / "one" / std::to_string(::geteuid())) << "there";
+        return text == "text" && !fs::exists(folder / "two") ? kFine : 2;
+    });
+    EXPECT_EQ(fs::exists(folder / "one" / std::to_string(::geteuid())), !kSanitized);
+    fs::remove_all(folder);
+}
+
+// Whoever lets nobody look into it cannot write its own files in /proc.
+TEST(Namespaces, NobodyMayLookIntoItAfterwardsEither) {
+    expect_isolated({}, [] { return ::prctl(PR_GET_DUMPABLE) == (::geteuid() == 0) ? kFine : 2; });
+}
+
+TEST(Namespaces, APathThatIsNotThereIsALackAndNoRoot) {
+    const int ended = in_process_of_its_own([] {
+        const auto entered = enter_own_namespaces({.visible_paths = {"/nowhere/at/all"}});
+        return entered && !entered->lack.empty() ? kFine : 1;
+    });
+    EXPECT_EQ(ended, kFine);
+}
+
+TEST(Namespaces, StrictDoesNotStartWithoutWhatIsLacking) {
+    const int ended = in_process_of_its_own([] {
+        const SandboxExtras extras{.readable_paths = {"/nowhere/at/all"}};
+        const auto dropped = drop_access(SandboxMode::kStrict, {}, extras);
+        return !dropped && dropped.error().message.starts_with("--sandbox=strict: ") ? kFine : 1;
+    });
+    EXPECT_EQ(ended, kFine);
+}
+
+}  // namespace
+}  // namespace outrigger

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vhost-user-backend/daemon/namespaces.h"
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
+#include <utility>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/sanitizers.h"
+
+namespace outrigger {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr unsigned long kMountFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+/// Where the new root is put together. It is everywhere, and nothing there is needed any more.
+constexpr const char* kPlace = "/proc";
+
+Result<void> write_file(const char* path, std::string_view text) {
+    const UniqueFd file(::open(path, O_WRONLY | O_CLOEXEC));
+    if (!file.valid() ||
+        ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+        return failure(error_from_errno(std::string("cannot write ") + path));
+    }
+    return {};
+}
+
+/// Files of /proc/self are root's, and not ours, in a process that nobody may look into. Until
+/// destruction this one lets its own user.
+class OwnFilesOfProc final {
+  public:
+    OwnFilesOfProc() : before_(::prctl(PR_GET_DUMPABLE)) { (void)::prctl(PR_SET_DUMPABLE, 1); }
+
+    OwnFilesOfProc(const OwnFilesOfProc&) = delete;
+    OwnFilesOfProc& operator=(const OwnFilesOfProc&) = delete;
+    OwnFilesOfProc(OwnFilesOfProc&&) = delete;
+    OwnFilesOfProc& operator=(OwnFilesOfProc&&) = delete;
+
+    ~OwnFilesOfProc() {
+        if (before_ == 0) {
+            (void)::prctl(PR_SET_DUMPABLE, 0);
+        }
+    }
+
+  private:
+    int before_;
+};
+
+/// Our user and group keep their numbers.
+Result<void> map_ourselves(uid_t user, gid_t group) {
+    const OwnFilesOfProc own_files;
+    OUTRIGGER_TRY(write_file("/proc/self/setgroups", "deny"));
+    const std::string user_text = std::to_string(user);
+    const std::string group_text = std::to_string(group);
+    OUTRIGGER_TRY(write_file("/proc/self/uid_map", user_text + " " + user_text + " 1"));
+    return write_file("/proc/self/gid_map", group_text + " " + group_text + " 1");
+}
+
+uid_t overflow_user() {
+    constexpr uid_t kUsual = 65534;
+    uid_t user = kUsual;
+    std::ifstream file("/proc/sys/kernel/overflowuid");
+    return file >> user ? user : kUsual;
+}
+
+/// What is mounted at `path`, and below, neither spreads nor is spread to. False: `path` is no
+/// mount.
+bool make_private(const char* path) {
+    return ::mount(nullptr, path, nullptr, MS_PRIVATE | MS_REC, nullptr) == 0;
+}
+
+/// The working directory becomes the root, and the old root goes; but a process that begins in a
+/// chroot has no mount to exchange, and then only leaves its root behind. It has no descriptor of
+/// that and loses the right to change its root.
+bool enter_root() {
+    if (::syscall(SYS_pivot_root, ".", ".") == 0) {
+        return ::umount2(".", MNT_DETACH) == 0;
+    }
+    return errno == EINVAL && ::chroot(".") == 0;
+}
+
+/// At its own name below kPlace.
+bool show(const fs::path& path) {
+    struct stat status {};
+
+    if (::stat(path.c_str(), &status) != 0) {
+        return false;
+    }
+    const fs::path to = kPlace / path.relative_path();
+    const bool is_directory = S_ISDIR(status.st_mode);
+    std::error_code error;
+    fs::create_directories(is_directory ? to : to.parent_path(), error);
+    if (!is_directory && !UniqueFd(::open(to.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0)).valid()) {
+        return false;
+    }
+    // With all that is mounted below: what covers something must go on to cover it.
+    return !error && ::mount(path.c_str(), to.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0;
+}
+
+/// Why not; empty: it is made.
+std::string make_root(const NamespacePlan& plan, const fs::path& directory) {
+    // In a chroot "/" is no mount, and then it is enough that nothing spreads from kPlace.
+    if ((!make_private("/") && !make_private(kPlace)) ||
+        ::mount("none", kPlace, "tmpfs", kMountFlags, "mode=0755,size=64k,nr_inodes=1k") != 0) {
+        return error_from_errno("no root directory of its own").message;
+    }
+    for (const std::string& each : plan.visible_paths) {
+        const fs::path path(each);
+        if (!show((path.is_absolute() ? path : directory / path).lexically_normal())) {
+            return error_from_errno("no root directory of its own, with " + each).message;
+        }
+    }
+    if (!plan.visible_paths.empty()) {
+        std::error_code error;  // relative names go on to be what they are, where they are of use
+        fs::create_directories(kPlace / directory.relative_path(), error);
+    }
+    if (::mount(
+            nullptr, kPlace, nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | kMountFlags, nullptr) !=
+        0) {
+        return error_from_errno("no root directory of its own").message;
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan) {
+    OwnNamespaces entered;
+    // The sanitizers look at /proc when they report.
+    if (kSanitized) {
+        entered.lack = "no namespaces in a build with sanitizers";
+        return entered;
+    }
+    const uid_t user = ::geteuid();
+    const gid_t group = ::getegid();
+    const uid_t others = overflow_user();
+    std::error_code error;
+    const fs::path directory = fs::current_path(error);
+    const int flags =
+        CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (plan.keeps_network ? 0 : CLONE_NEWNET);
+    if (::unshare(flags) != 0) {
+        if (errno != EPERM || plan.shows_owners || ::unshare(flags | CLONE_NEWUSER) != 0) {
+            entered.lack = error_from_errno("no namespaces of its own").message;
+            return entered;
+        }
+        OUTRIGGER_TRY(map_ourselves(user, group));
+        entered.others_look_like = others;
+    }
+    entered.lack = make_root(plan, directory);
+    if (!entered.lack.empty()) {
+        return entered;
+    }
+    if (::chdir(kPlace) != 0 || !enter_root() || ::chdir("/") != 0) {
+        return failure(error_from_errno("cannot make the root directory an empty one"));
+    }
+    (void)!::chdir(directory.c_str());
+    return entered;
+}
+
+}  // namespace outrigger
