@@ -104,6 +104,9 @@ struct Connection {
     std::chrono::milliseconds question_delay = kQuestionDelay;
 
     HostBacklog backlog;
+    // kLingering: how far the host's program was when that was looked at last.
+    HostBacklog::Position lingering_at{};
+    size_t lingering_unread = 0;  ///< unread_bytes()
 
     // A message of the host on its way to the guest. It stays in the socket until all of it went.
     std::vector<std::byte> message{};
@@ -117,6 +120,8 @@ struct Connection {
     std::optional<Deadlines::iterator> deadline{};
     ListHook<Connection> control_hook{};
     ListHook<Connection> data_hook{};
+    ListHook<Connection> keeping_hook{};
+    ListHook<Connection> starved_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
 

@@ -78,6 +78,12 @@ class ReceiveWindow final {
     /// Bytes that have left for the other end, or were dropped.
     [[nodiscard]] uint32_t written() const { return written_; }
 
+    /// `bytes` is all that there may be of it from now on. Before the guest is told of more.
+    void limit(uint32_t bytes) {
+        bytes_max_ = std::min(bytes_max_, bytes);
+        bytes_ = std::min(bytes_, bytes_max_);
+    }
+
     /// So many of them have reached the host's socket.
     void note_written(uint32_t bytes) { written_ += bytes; }
 

@@ -29,13 +29,17 @@ class VsockSiblingTest : public VsockTest {
         options_.siblings = mine;
         serve();
         serve_other_device(others);
+        start_other_guest(options);
+    }
+
+    void start_other_guest(VsockGuestOptions options = {}) {
         options.packed = GetParam();
         options.cid = kCalled;
         other_guest_ = std::make_unique<VsockGuest>(other_host_->connect(), options);
         ASSERT_TRUE(other_guest_->is_up());
     }
 
-    void serve_other_device(const SiblingRules& rules) {
+    void serve_other_device(const SiblingRules& rules, Keeping keeping = {}) {
         VsockOptions options;
         options.guest_cid = kCalled;
         options.uds_path = folder_ / "other";
@@ -45,7 +49,8 @@ class VsockSiblingTest : public VsockTest {
         listeners.seqpacket =
             listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET}).value();
         other_device_ = std::make_unique<VsockDevice>(
-            options, VsockEngine::create(options, std::move(listeners)).value());
+            options,
+            VsockEngine::create(options, std::move(listeners), std::move(keeping)).value());
         other_host_ =
             std::make_unique<testing::SessionHost>(*other_device_, testing::SessionHostOptions{});
     }

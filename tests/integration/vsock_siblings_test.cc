@@ -61,6 +61,33 @@ TEST_P(VsockSiblingTest, GuestThatIsNotUpRefuses) {
     expect_refused(EndReason::kSiblingDown);
 }
 
+TEST_P(VsockSiblingTest, CallLeftUnderRulesOfBeforeIsRefused) {
+    serve();
+    // Of the process before: the mailbox, with a call that its rules allowed.
+    auto mailbox = Mailbox::create().value();
+    auto ends = Sibling::make_ends(SocketType::kStream).value();
+    {
+        Mailbox same{.inbox = UniqueFd(::dup(mailbox.inbox.get())),
+                     .outbox = UniqueFd(::dup(mailbox.outbox.get()))};
+        const auto before = Sibling::create(kCalled, kGroupA, std::move(same)).value();
+        ASSERT_TRUE(before->call(
+            {.from_cid = kCaller,
+             .from_port = kGuestPort,
+             .to_port = kPort,
+             .type = SocketType::kStream,
+             .socket = std::move(ends.called)},
+            [](int outbox, const msghdr& message) { return ::sendmsg(outbox, &message, 0); }));
+    }
+    Keeping keeping;
+    keeping.mailbox = std::move(mailbox);
+    serve_other_device({}, std::move(keeping));
+    start_other_guest();
+    EXPECT_TRUE(HostSocket(std::move(ends.caller)).ends());
+    EXPECT_EQ(other_device_->counters().ended.value(EndReason::kRuleWithdrawn), 1U);
+    testing::give_others_a_moment();
+    EXPECT_FALSE(other().receive_now());
+}
+
 TEST_P(VsockSiblingTest, RefusalOfTheCalledReachesTheCaller) {
     serve_both(kGroupA, kGroupA);
     ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST)));
