@@ -51,7 +51,15 @@ struct MetricsSettings {
 };
 
 /// What the command line asks for.
-enum class CommandAction : uint8_t { kServe, kTakeOver, kHelp, kVersion, kCapabilities, kManPage };
+enum class CommandAction : uint8_t {
+    kServe,
+    kCheck,  ///< as for kServe, but a socket of --fd-name need not be there
+    kTakeOver,
+    kHelp,
+    kVersion,
+    kCapabilities,
+    kManPage,
+};
 
 /// Who has the program's descriptors when it is killed, and starts it again.
 enum class KeeperKind : uint8_t {

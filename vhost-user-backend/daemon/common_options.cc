@@ -118,6 +118,11 @@ constexpr std::array<OptionSpec, 19> kProcessOptions = {{
          "keys of --device; keys before the first section are for all. With --keeper=fork, "
          "SIGHUP has FILE read again: sections that are new are served, and those that are "
          "gone are not any more, while all others go on; where FILE is wrong, nothing changes"},
+    {.name = "check",
+     .kind = OptionKind::kFlag,
+     .help = "Only look at the options and the file of --config: nothing is opened or served. The "
+             "exit status is 0 when nothing is wrong with them, else 2, and a line says what, with "
+             "the line of FILE"},
     {.name = "control-socket",
      .value_name = "PATH",
      .help = "Listen for outriggerctl on a Unix socket at PATH, for the user of this program and "

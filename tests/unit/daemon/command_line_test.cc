@@ -138,6 +138,22 @@ TEST(CommandLine, PostcopyIsOfEachDevice) {
     EXPECT_FALSE(line->devices[1].postcopy);
 }
 
+TEST(CommandLine, CheckTakesWhatServingTakesAndServesNot) {
+    EXPECT_EQ(parse({"--socket-path=/s"}).value().action, CommandAction::kServe);
+    EXPECT_EQ(parse({"--check", "--socket-path=/s"}).value().action, CommandAction::kCheck);
+    EXPECT_EQ(refusal({"--check"}), refusal({}));
+    EXPECT_EQ(refusal({"--check", "--socket-path=/s", "--queue-threads=0"}),
+              refusal({"--socket-path=/s", "--queue-threads=0"}));
+}
+
+TEST(CommandLine, CheckNeedsNoSocketOfTheServiceManager) {
+    EXPECT_NE(refusal({"--fd-name=vhost-user"}), "accepted");
+    EXPECT_EQ(refusal({"--check", "--fd-name=vhost-user"}), "accepted");
+    EXPECT_EQ(refusal({"--check", "--device=fd-name=a", "--device=fd-name=b"}), "accepted");
+    EXPECT_EQ(refusal({"--check", "--device=fd-name=a", "--device=fd-name=a"}),
+              "two devices have the same socket: give each its own");
+}
+
 TEST(CommandLine, SandboxIsOnUnlessToldOtherwise) {
     const auto line = parse({"--socket-path=/s"});
     ASSERT_TRUE(line);
