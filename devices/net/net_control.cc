@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/net_control.h"
 
+#include <algorithm>
 #include <string>
+#include <utility>
 
 #include <outrigger_control.pb.h>
 
+#include "vhost-user-backend/io/worker.h"
+
+#include "devices/net/capture.h"
 #include "devices/net/net_device.h"
 
 namespace outrigger::net {
@@ -26,8 +31,9 @@ void add_drops(const CounterTable<DropReason, kDropReasonCount>& counters, v1::N
 
 }  // namespace
 
-void NetControl::attach(EventLoop& /*control_loop*/, std::span<Worker* const> /*workers*/) {
-    // Counters may be read on any thread.
+void NetControl::attach(EventLoop& control_loop, std::span<Worker* const> workers) {
+    control_loop_ = &control_loop;
+    worker_ = workers.front();
 }
 
 void NetControl::describe(v1::Device& out) const {
@@ -58,13 +64,105 @@ void NetControl::describe(v1::Device& out) const {
     network.set_announcements(counters.announcements.value());
     network.set_commands(counters.commands.value());
     network.set_commands_refused(counters.commands_refused.value());
+    if (const Capture* const capture = device_.capture()) {
+        const CaptureCounters captured = capture->counters();
+        if (captured.state != CaptureState::kNone) {
+            v1::NetworkCapture& shown = *network.mutable_capture();
+            shown.set_state(std::string(name_of(captured.state)));
+            shown.set_frames(captured.frames);
+            shown.set_bytes(captured.bytes);
+            shown.set_dropped(captured.dropped);
+        }
+    }
 }
 
-void NetControl::handle(const v1::Request& /*request*/,
-                        std::vector<UniqueFd> /*fds*/,
-                        Answer answer) {
-    answer(failure(control::CommandError{.refusal = control::Refusal::kUnknown,
-                                         .message = "a network device has no such command"}));
+void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {
+    Capture* const capture = device_.capture();
+    const auto refuse = [&](control::Refusal refusal, const std::string& why) {
+        answer(failure(control::CommandError{.refusal = refusal, .message = why}));
+    };
+    switch (request.command_case()) {
+        case v1::Request::kStartCapture:
+            if (capture == nullptr || capture_begins_) {
+                refuse(control::Refusal::kInvalid, "nothing can be captured now");
+            } else if (fds.size() != 1) {
+                refuse(control::Refusal::kInvalid, "a capture needs the file that it goes to");
+            } else {
+                start_capture(request.start_capture(), std::move(fds[0]), std::move(answer));
+            }
+            return;
+        case v1::Request::kStopCapture: {
+            if (capture == nullptr || capture_begins_ || !capture->is_running()) {
+                refuse(control::Refusal::kInvalid, "no capture is running");
+                return;
+            }
+            capture->stop();
+            const CaptureCounters counters = capture->counters();
+            answer(std::to_string(counters.frames) + " frames were captured, and " +
+                   std::to_string(counters.dropped) + " dropped from the capture");
+            return;
+        }
+        default:
+            refuse(control::Refusal::kUnknown, "a network device has no such command");
+    }
+}
+
+/// What is in the wish was written by anybody.
+void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answer answer) {
+    const auto refuse = [&](const std::string& why) {
+        answer(
+            failure(control::CommandError{.refusal = control::Refusal::kInvalid, .message = why}));
+    };
+    constexpr size_t kTextBytesMax = 1024;
+    CaptureOptions options{.interface_name = device_.options().backend,
+                           .filter_text = wish.filter_text()};
+    if (options.filter_text.size() > kTextBytesMax) {
+        options.filter_text.resize(kTextBytesMax);
+    }
+    std::vector<FilterInstruction> program;
+    for (const v1::FilterInstruction& each : wish.filter()) {
+        if (each.code() > UINT16_MAX || each.jump_true() > UINT8_MAX ||
+            each.jump_false() > UINT8_MAX) {
+            refuse("the filter has an instruction that there is not");
+            return;
+        }
+        program.push_back({.code = static_cast<uint16_t>(each.code()),
+                           .jump_true = static_cast<uint8_t>(each.jump_true()),
+                           .jump_false = static_cast<uint8_t>(each.jump_false()),
+                           .k = each.k()});
+    }
+    if (!program.empty()) {
+        auto filter = PacketFilter::parse(program);
+        if (!filter) {
+            refuse("the filter is no program of the Berkeley packet filter");
+            return;
+        }
+        options.filter = *std::move(filter);
+    }
+    if (wish.frame_bytes_max() > 0) {
+        options.frame_bytes_max = std::min<size_t>(wish.frame_bytes_max(), kFrameBytesMax);
+    }
+    if (wish.file_bytes_max() > 0) {
+        options.file_bytes_max = wish.file_bytes_max();
+    }
+    Capture& capture = *device_.capture();
+    if (const auto prepared = capture.prepare(std::move(file), std::move(options)); !prepared) {
+        refuse(prepared.error().message);
+        return;
+    }
+    capture_begins_ = true;
+    worker_->post([this, &capture, answer = std::move(answer)]() mutable {
+        auto begun = capture.begin_from_worker();
+        control_loop_->post([this, begun = std::move(begun), answer = std::move(answer)]() mutable {
+            capture_begins_ = false;
+            if (begun) {
+                answer(std::string());
+                return;
+            }
+            answer(failure(control::CommandError{.refusal = control::Refusal::kFailed,
+                                                 .message = begun.error().message}));
+        });
+    });
 }
 
 }  // namespace outrigger::net

@@ -4,6 +4,10 @@
 
 #include "vhost-user-backend/control/device_control.h"
 
+namespace outrigger::control::v1 {
+class StartCapture;
+}  // namespace outrigger::control::v1
+
 namespace outrigger::net {
 
 class NetDevice;
@@ -11,7 +15,7 @@ class NetDevice;
 /// Thread-bound: control thread.
 class NetControl final : public control::DeviceControl {
   public:
-    explicit NetControl(const NetDevice& device) : device_(device) {}
+    explicit NetControl(NetDevice& device) : device_(device) {}
 
     void attach(EventLoop& control_loop, std::span<Worker* const> workers) override;
     void describe(control::v1::Device& out) const override;
@@ -20,7 +24,12 @@ class NetControl final : public control::DeviceControl {
                 Answer answer) override;
 
   private:
-    const NetDevice& device_;
+    void start_capture(const control::v1::StartCapture& wish, UniqueFd file, Answer answer);
+
+    NetDevice& device_;
+    EventLoop* control_loop_ = nullptr;
+    Worker* worker_ = nullptr;
+    bool capture_begins_ = false;  // on the worker, and nothing else can be asked of it meanwhile
 };
 
 }  // namespace outrigger::net

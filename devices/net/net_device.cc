@@ -20,8 +20,12 @@ constexpr int kBatch = 64;
 
 }  // namespace
 
-NetDevice::NetDevice(const NetOptions& options, std::unique_ptr<Port> port, Mapping kept)
+NetDevice::NetDevice(const NetOptions& options,
+                     std::unique_ptr<Port> port,
+                     Mapping kept,
+                     std::unique_ptr<Capture> capture)
     : options_(options),
+      capture_(std::move(capture)),
       port_(std::move(port)),
       mtu_(options.mtu),
       kept_(std::move(kept)),

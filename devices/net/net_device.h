@@ -22,6 +22,7 @@
 #include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/device.h"
 
+#include "devices/net/capture.h"
 #include "devices/net/control_command.h"
 #include "devices/net/flow_table.h"
 #include "devices/net/guest_settings.h"
@@ -67,7 +68,11 @@ struct NetCounters {
 class NetDevice final : public Device, private PortEvents {
   public:
     /// `kept`: of kKeptBytes, which outlive this process, or empty.
-    NetDevice(const NetOptions& options, std::unique_ptr<Port> port, Mapping kept = {});
+    /// `capture`: of what passes at `port`; null: nothing can be captured.
+    NetDevice(const NetOptions& options,
+              std::unique_ptr<Port> port,
+              Mapping kept = {},
+              std::unique_ptr<Capture> capture = nullptr);
 
     /// What the device needs of a keeper's memory.
     static constexpr size_t kKeptBytes = KeptRecord::bytes(GuestSettings::kBytesMax);
@@ -103,6 +108,9 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] const Port& port() const { return *port_; }
 
     [[nodiscard]] const NetOptions& options() const { return options_; }
+
+    /// Null: there is none.
+    [[nodiscard]] Capture* capture() const { return capture_.get(); }
 
   private:
     /// What a ring is for. VIRTIO 1.3, 5.1.2: with one pair the third is the control queue,
@@ -162,6 +170,7 @@ class NetDevice final : public Device, private PortEvents {
     void send_announcement();
 
     const NetOptions options_;
+    const std::unique_ptr<Capture> capture_;
     const std::unique_ptr<Port> port_;
     NetCounters counters_;
     LogLimiter limiter_;

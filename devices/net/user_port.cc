@@ -200,15 +200,16 @@ struct UserPort::Callbacks {
                                        .timer_new_opaque = timer_new};
 };
 
-Result<std::unique_ptr<UserPort>> UserPort::create(const UserOptions& options) {
-    std::unique_ptr<UserPort> port(new UserPort(options));
+Result<std::unique_ptr<UserPort>> UserPort::create(const UserOptions& options, Mapping kept) {
+    std::unique_ptr<UserPort> port(new UserPort(options, std::move(kept)));
     OUTRIGGER_TRY(port->open(options));
     return port;
 }
 
-UserPort::UserPort(const UserOptions& options)
+UserPort::UserPort(const UserOptions& options, Mapping kept)
     : epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       limit_(options.sockets_max),
+      connections_(std::move(kept)),
       queue_(kQueueBytesMax),
       frame_(kFrameBytesMax) {
     if (options.ip4 && options.dns4) {
@@ -311,6 +312,7 @@ int64_t UserPort::now_ns() {
 void UserPort::attach(EventLoop& loop, PortEvents& events) {
     loop_ = &loop;
     events_ = &events;
+    ask_about_connections();
     watch_descriptors();
 }
 
@@ -320,6 +322,9 @@ void UserPort::detach() {
     }
     if (timer_) {
         loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
+    }
+    if (question_timer_) {
+        loop_->cancel_timer(*std::exchange(question_timer_, std::nullopt));
     }
     telling_.cancel();
     awaited_ = false;
@@ -369,6 +374,7 @@ size_t UserPort::send(std::span<const Frame> frames) {
             counters_.dropped.add(*reason);
             continue;
         }
+        connections_.note_sent(bytes);
         if (dns4_) {
             dns4_->rewrite_from_guest(bytes);
         }
@@ -409,11 +415,42 @@ void UserPort::take_packet(std::span<const std::byte> packet) {
     if (dns6_) {
         dns6_->rewrite_to_guest(bytes);
     }
-    const iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
+    connections_.note_received(bytes);
+    give_to_guest(bytes);
+}
+
+void UserPort::give_to_guest(std::span<const std::byte> bytes) {
+    // SAFETY: a frame that is sent is only read.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
+    const iovec piece{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
     const Frame frame{
         .pieces = std::span(&piece, 1), .bytes = bytes.size(), .offload = {.checksum_valid = true}};
     if (!queue_.push(frame)) {
         counters_.dropped.add(DropReason::kQueueFull);
+    }
+}
+
+/// Those that ended with another process: whoever only waits would not hear of it. More than once,
+/// because the guest's link may be down.
+void UserPort::ask_about_connections() {
+    if (questions_left_ == 0) {
+        return;
+    }
+    const size_t count = connections_.ask([this](auto frame) { give_to_guest(frame); });
+    if (count == 0) {
+        questions_left_ = 0;
+        return;
+    }
+    if (questions_left_ == kQuestionsMax) {
+        log(LogLevel::kInfo, "net: {} connections of the guest ended with another process", count);
+    }
+    const std::chrono::seconds wait{1U << (kQuestionsMax - questions_left_)};
+    if (--questions_left_ > 0) {
+        question_timer_ = loop_->start_timer(EventLoop::Clock::now() + wait, [this] {
+            question_timer_.reset();
+            ask_about_connections();
+            tell_later();
+        });
     }
 }
 

@@ -12,12 +12,14 @@
 #include <vector>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/net/address_rewriter.h"
 #include "devices/net/connection_limit.h"
 #include "devices/net/frame_queue.h"
+#include "devices/net/guest_connections.h"
 #include "devices/net/later_call.h"
 #include "devices/net/port.h"
 #include "devices/net/user_options.h"
@@ -28,8 +30,10 @@ namespace outrigger::net {
 
 class UserPort final : public Port {
   public:
-    /// Opens the ports that are forwarded.
-    [[nodiscard]] static Result<std::unique_ptr<UserPort>> create(const UserOptions& options);
+    /// Opens the ports that are forwarded. `kept`: of GuestConnections::kKeptBytes, which outlive
+    /// this process, or empty.
+    [[nodiscard]] static Result<std::unique_ptr<UserPort>> create(const UserOptions& options,
+                                                                  Mapping kept = {});
 
     ~UserPort() override;
 
@@ -47,6 +51,8 @@ class UserPort final : public Port {
     void load(const PortState& state) override;
 
   private:
+    static constexpr unsigned kQuestionsMax = 6;
+
     /// What the library calls; a class of its own so that this header needs none of its types.
     struct Callbacks;
     friend struct Callbacks;
@@ -64,7 +70,7 @@ class UserPort final : public Port {
         std::optional<int64_t> expires_ms{};
     };
 
-    explicit UserPort(const UserOptions& options);
+    UserPort(const UserOptions& options, Mapping kept);
 
     [[nodiscard]] Result<void> open(const UserOptions& options);
     [[nodiscard]] Result<void> add_forward(const Forward& forward);
@@ -78,6 +84,8 @@ class UserPort final : public Port {
     void update_timer(uint32_t timeout_ms);
     void run_timers();
     void take_packet(std::span<const std::byte> packet);
+    void ask_about_connections();
+    void give_to_guest(std::span<const std::byte> bytes);
     void tell_later();
     [[nodiscard]] static int64_t now_ns();
 
@@ -92,6 +100,10 @@ class UserPort final : public Port {
     LogLimiter limiter_;
 
     ConnectionLimit limit_;
+    GuestConnections connections_;
+    /// Of a process before this one: how often the guest is asked yet, and when.
+    unsigned questions_left_ = kQuestionsMax;
+    std::optional<TimerId> question_timer_;
     FrameQueue queue_;  // to the guest
     std::vector<std::byte> frame_;
     std::optional<AddressRewriter> dns4_;

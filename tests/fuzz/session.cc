@@ -103,6 +103,7 @@ class SessionScript final {
                                  .control_loop = *daemon_.control,
                                  .workers = daemon_.worker_pointers,
                                  .counters = counters_,
+                                 .queue_metrics = queue_metrics_,
                                  .logs = logs_},
             peer_->take_back_end(),
             SessionOptions{.require_sealed = (options_ & SessionScriptOptions::kRequireSealed) != 0,
@@ -214,6 +215,7 @@ class SessionScript final {
     const uint8_t options_;
     SessionDevice device_;
     SessionCounters counters_;
+    std::vector<QueueMetrics> queue_metrics_{device_.identity().queue_count};
     ScriptUserfaults userfaults_;  // before the sessions that borrow it
     SessionLogs logs_;
     std::optional<SessionPeer> peer_;

@@ -190,6 +190,25 @@ TEST_F(DaemonTest, MissingSocketIsAUsageError) {
               "--help)\n");
 }
 
+TEST_F(DaemonTest, CheckFindsNothingWrongAndOpensNothing) {
+    const std::string config = socket_.string() + ".conf";
+    std::ofstream(config) << "[a]\nsocket-path = " << socket_.string() << "\n";
+    EXPECT_EQ(run({"--check", "--config=" + config, "--source=/nowhere"}), (Ended{.status = 0}));
+
+    EXPECT_EQ(daemon_->complained() + daemon_->printed(), "");
+    EXPECT_FALSE(socket_exists());
+}
+
+TEST_F(DaemonTest, CheckNamesTheLineOfWhatIsWrong) {
+    const std::string config = socket_.string() + ".conf";
+    std::ofstream(config) << "# a device\n[a]\nsocket-path = /s\nqueue-treads = 2\n";
+    EXPECT_EQ(run({"--check", "--config=" + config}), kUsage);
+
+    EXPECT_EQ(daemon_->complained(),
+              "outrigger-rng: --config=" + config +
+                  ": line 4: a device has no option queue-treads (see --help)\n");
+}
+
 TEST_F(DaemonTest, WrongSandboxModeIsAUsageErrorThatNamesTheModes) {
     EXPECT_EQ(run({"--socket-path=" + socket_.string(), "--sandbox=off"}), kUsage);
 

@@ -9,6 +9,7 @@ sys.dont_write_bytecode = True
 import documents
 import formatting
 import layering
+import metrics
 import source_rules
 from source_tree import Skip, load_files
 
@@ -16,7 +17,13 @@ PROBLEMS_SHOWN_MAX = 40
 
 
 def main():
-    checks = {**layering.CHECKS, **source_rules.CHECKS, **documents.CHECKS, **formatting.CHECKS}
+    checks = {
+        **layering.CHECKS,
+        **source_rules.CHECKS,
+        **documents.CHECKS,
+        **metrics.CHECKS,
+        **formatting.CHECKS,
+    }
     files = load_files()
     failed = 0
     print(f"1..{len(checks)}")

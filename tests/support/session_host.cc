@@ -109,6 +109,7 @@ driver::Frontend SessionHost::connect() {
                                                                   .control_loop = *loop_,
                                                                   .workers = worker_pointers_,
                                                                   .counters = counters_,
+                                                                  .queue_metrics = queue_metrics_,
                                                                   .logs = logs_,
                                                                   .journal = journal_.get()},
                                              std::move(socket),

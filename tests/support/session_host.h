@@ -97,6 +97,7 @@ class SessionHost final {
     Device& device_;
     SessionHostOptions options_;
     SessionCounters counters_;
+    std::vector<QueueMetrics> queue_metrics_{device_.identity().queue_count};
     SessionLogs logs_;
     std::vector<std::unique_ptr<Worker>> workers_;
     std::vector<Worker*> worker_pointers_;

@@ -9,6 +9,8 @@
 
 #include "vhost-user-backend/control/printable_text.h"
 
+#include "tools/outriggerctl/ctl_filter.h"
+
 namespace outrigger::ctl {
 namespace {
 
@@ -71,6 +73,17 @@ constexpr CommandSpec kCommands[] = {
     {.name = "unplug",
      .value_name = "PORT",
      .help = "Take a port of a console away from the guest; what is on the host stays, for plug",
+     .options = ""},
+    {.name = "capture",
+     .value_name = "FILE",
+     .help = "Copy what passes at a network device's port to a new file of your own, or with - to "
+             "standard output if that is a pipe, as pcapng for Wireshark and tcpdump, until "
+             "capture-stop. Frames are as they pass: checksums and segments may be unfinished. "
+             "What the file is too slow for is dropped from the capture, never from the network",
+     .options = " filter frame-bytes file-bytes "},
+    {.name = "capture-stop",
+     .value_name = "",
+     .help = "End a capture, and tell how many frames it has",
      .options = ""},
     {.name = "log-level",
      .value_name = "LEVEL",
@@ -137,6 +150,22 @@ constexpr OptionSpec kOptions[] = {
      .kind = OptionKind::kSize,
      .value_name = "SIZE",
      .help = "With fill: copy at most this much a second; 0 for as much as there is"},
+    {.name = "filter",
+     .value_name = "EXPRESSION",
+     .help = "With capture: only what this expression of libpcap wants, like 'tcp port 80'; see "
+             "pcap-filter(7). Names in it are looked up by outriggerctl. Needs a build with "
+             "libpcap"},
+    {.name = "frame-bytes",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "With capture: cut frames to so many bytes",
+     .number_min = 14,
+     .number_max = 65554},
+    {.name = "file-bytes",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "With capture: end it before the file is longer",
+     .number_min = 4096},
     {.name = "keeper",
      .kind = OptionKind::kNumber,
      .value_name = "PID",
@@ -154,7 +183,7 @@ constexpr OptionSpec kOptions[] = {
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
-    "rate keeper ";
+    "rate filter frame-bytes file-bytes keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -176,7 +205,7 @@ Result<Given> split(std::span<const char* const> arguments) {
     Given given;
     for (size_t i = 0; i < arguments.size(); ++i) {
         const std::string_view argument = arguments[i];
-        if (!argument.starts_with("-")) {
+        if (!argument.starts_with("-") || argument == "-") {
             given.words.emplace_back(argument);
             continue;
         }
@@ -269,6 +298,15 @@ Result<void> read_fill(const std::optional<std::string>& value,
     return {};
 }
 
+Result<void> read_capture(const OptionValues& values, v1::StartCapture& command) {
+    if (const auto expression = values.text("filter")) {
+        OUTRIGGER_TRY(compile_filter(*expression, command));
+    }
+    command.set_frame_bytes_max(static_cast<uint32_t>(values.number("frame-bytes").value_or(0)));
+    command.set_file_bytes_max(values.number("file-bytes").value_or(0));
+    return {};
+}
+
 Result<void> read_choice(const std::string& value, v1::Request& request, std::string_view command) {
     if (command == "read-only" && (value == "on" || value == "off")) {
         request.mutable_set_read_only()->set_read_only(value == "on");
@@ -313,6 +351,11 @@ Result<void> read_command(const CommandSpec& spec,
         plan.image_read_only = values.flag("read-only");
         request.mutable_swap_image()->set_label(control::printable(*value));
         request.mutable_swap_image()->set_force(values.flag("force"));
+    } else if (spec.name == "capture") {
+        plan.capture_path = *value;
+        return read_capture(values, *request.mutable_start_capture());
+    } else if (spec.name == "capture-stop") {
+        request.mutable_stop_capture();
     } else if (spec.name == "fill") {
         return read_fill(value, values, *request.mutable_fill());
     } else if (spec.name == "pause") {

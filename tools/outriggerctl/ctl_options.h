@@ -29,9 +29,10 @@ struct CtlPlan {
     control::v1::Request request;
     std::string image_path;  ///< swap: to open and to send along
     bool image_read_only = false;
-    std::string state_path;  ///< state: to print
-    std::string binary;      ///< take-over: its path; empty: where the daemon's lay
-    pid_t keeper = 0;        ///< take-over: asked in place of a socket; 0: by --socket
+    std::string capture_path;  ///< capture: to make and to send along; "-": standard output
+    std::string state_path;    ///< state: to print
+    std::string binary;        ///< take-over: its path; empty: where the daemon's lay
+    pid_t keeper = 0;          ///< take-over: asked in place of a socket; 0: by --socket
     std::string man_page_template;
 };
 

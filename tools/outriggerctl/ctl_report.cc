@@ -315,6 +315,15 @@ void append_network(std::string& out, const v1::NetworkDevice& network) {
                            network.announcements(),
                            network.commands(),
                            network.commands_refused()));
+    if (network.has_capture()) {
+        append_row(out,
+                   "capture",
+                   fmt::format("{}: frames {}, dropped {}, bytes written {}",
+                               network.capture().state(),
+                               network.capture().frames(),
+                               network.capture().dropped(),
+                               network.capture().bytes()));
+    }
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "tools/outriggerctl/ctl_client.h"
 #include "tools/outriggerctl/ctl_options.h"
@@ -56,8 +58,27 @@ int report(const CtlPlan& plan, const control::v1::Reply& reply) {
     return reply.done().note().empty() ? kDone : print(reply.done().note() + "\n");
 }
 
+/// A file that nobody else may read, and that was not there.
+Result<UniqueFd> make_capture_file(const std::string& path) {
+    UniqueFd file(path == "-" ? ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3)
+                              : ::open(path.c_str(),
+                                       O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
+                                       S_IRUSR | S_IWUSR));
+    if (!file.valid()) {
+        return failure(error_from_errno("cannot make " + path));
+    }
+    return file;
+}
+
 int ask_daemon(const CtlPlan& plan) {
     UniqueFd image;
+    if (!plan.capture_path.empty()) {
+        auto file = make_capture_file(plan.capture_path);
+        if (!file) {
+            return complain(file.error().message, kFailed);
+        }
+        image = *std::move(file);
+    }
     if (!plan.image_path.empty()) {
         const int access = plan.image_read_only ? O_RDONLY : O_RDWR;
         // O_NONBLOCK in case it is a FIFO; the daemon takes the flag off, or refuses the file.
@@ -73,6 +94,10 @@ int ask_daemon(const CtlPlan& plan) {
     auto reply = ask(socket->get(), plan.request, image.get(), plan.timeout);
     if (reply) {
         make_printable(*reply);
+        if (reply->has_error() && !plan.capture_path.empty() && plan.capture_path != "-") {
+            // Made above, and empty.
+            (void)::unlink(plan.capture_path.c_str());
+        }
     }
     return reply ? report(plan, *reply) : complain(reply.error().message, kFailed);
 }

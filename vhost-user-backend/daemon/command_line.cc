@@ -73,13 +73,21 @@ Result<void> check_socket_path(std::string_view option, const std::string& path)
     return {};
 }
 
-Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
+/// What becomes of the settings. Who only looks at them may not have the sockets that a service
+/// manager passes to the program itself.
+enum class Purpose : uint8_t { kServe, kCheck };
+
+Result<void> read_endpoint(const OptionValues& values, Purpose purpose, DeviceSettings& settings) {
     const auto path = values.text("socket-path");
     const auto fd = values.number("fd");
     const auto fd_name = values.text("fd-name");
     if (path.has_value() + fd.has_value() + fd_name.has_value() > 1) {
         return usage_error(
             "--socket-path, --fd and --fd-name exclude each other: give one of them");
+    }
+    if (fd_name && purpose == Purpose::kCheck) {
+        settings.socket_path = "--fd-name=" + *fd_name;
+        return {};
     }
     if (fd_name) {
         settings.fd = OUTRIGGER_TRY(find_activated_socket("fd-name", *fd_name));
@@ -123,12 +131,32 @@ Result<ControlSettings> read_control(const OptionValues& values) {
     return settings;
 }
 
+Result<MetricsSettings> read_metrics(const OptionValues& values) {
+    MetricsSettings settings;
+    settings.text = values.text("metrics").value_or("");
+    constexpr std::string_view kUnix = "unix:";
+    if (settings.text.starts_with(kUnix) && settings.text.size() > kUnix.size()) {
+        settings.path = settings.text.substr(kUnix.size());
+        OUTRIGGER_TRY(check_socket_path("metrics", settings.path));
+    } else if (!settings.text.empty()) {
+        settings.tcp = parse_tcp_address(settings.text);
+        if (!settings.tcp) {
+            return usage_error(
+                "--metrics takes unix:PATH, or an address and a port like 127.0.0.1:9100, not '" +
+                settings.text + "'");
+        }
+    }
+    return settings;
+}
+
 /// Checks what was given for one device and fills in the defaults.
-Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& program) {
+Result<DeviceSettings> read_device(OptionValues values,
+                                   Purpose purpose,
+                                   const DeviceProgram& program) {
     values.set_defaults(device_common_options());
     values.set_defaults(program.options);
     DeviceSettings settings;
-    OUTRIGGER_TRY(read_endpoint(values, settings));
+    OUTRIGGER_TRY(read_endpoint(values, purpose, settings));
     settings.name = OUTRIGGER_TRY(read_name(values));
     if (const auto cpus = values.text("cpus")) {
         auto list = parse_cpu_list(*cpus);
@@ -161,12 +189,18 @@ Result<void> check_endpoints_differ(const CommandLine& line) {
         if (line.control.fd == one->fd && line.control.socket_path == one->socket_path) {
             return usage_error("the control socket is also that of a device: give it its own");
         }
+        if (!one->socket_path.empty() && line.metrics.path == one->socket_path) {
+            return usage_error("the metrics socket is also that of a device: give it its own");
+        }
         const auto namesake = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
             return !one->name.empty() && one->name == other.name;
         });
         if (namesake != devices.end()) {
             return usage_error("two devices are called " + one->name + ": give each its own name");
         }
+    }
+    if (!line.metrics.path.empty() && line.metrics.path == line.control.socket_path) {
+        return usage_error("the metrics socket is also the control socket: give it its own");
     }
     return {};
 }
@@ -203,6 +237,10 @@ struct Given {
     OptionValues device_defaults;
     OptionValues process;
     std::vector<std::string> devices;
+
+    [[nodiscard]] Purpose purpose() const {
+        return process.flag("check") ? Purpose::kCheck : Purpose::kServe;
+    }
 };
 
 Result<Given> read_arguments(std::span<const char* const> arguments, const Table& device_table) {
@@ -233,7 +271,7 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
     for (const std::string& text : given.devices) {
         OptionValues values = given.device_defaults;
         auto read = read_device_text(text, device_table, values);
-        auto device = read ? read_device(std::move(values), program)
+        auto device = read ? read_device(std::move(values), given.purpose(), program)
                            : Result<DeviceSettings>(std::unexpected(std::move(read).error()));
         if (!device) {
             return usage_error("--device " + text + ": " + device.error().message);
@@ -275,12 +313,13 @@ Result<std::vector<DeviceSettings>> read_sections(const std::string& text,
     for (const ConfigSection& section : config.sections) {
         OptionValues values = defaults;
         OUTRIGGER_TRY(read_items(section.items, table, values));
-        auto device = read_device(std::move(values), program);
+        const bool inherits = values.has("fd") || values.has("fd-name");
+        auto device = read_device(std::move(values), given.purpose(), program);
         if (!device) {
             return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
                                "]: " + device.error().message);
         }
-        if (device->fd) {
+        if (inherits) {
             // What it inherits is the same for every process that it is.
             return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
                                "]: fd is for --device: give socket-path");
@@ -301,7 +340,8 @@ Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
                                                      const std::string* config_text) {
     if (given.devices.empty() && config_text == nullptr) {
         std::vector<DeviceSettings> devices;
-        devices.push_back(OUTRIGGER_TRY(read_device(given.device_defaults, program)));
+        devices.push_back(
+            OUTRIGGER_TRY(read_device(given.device_defaults, given.purpose(), program)));
         devices.front().key = "0";
         return devices;
     }
@@ -384,7 +424,12 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
         read_all_devices(given, device_table, program, has_config ? &config_text : nullptr));
     line.control = OUTRIGGER_TRY(read_control(given.process));
     line.control.key = has_config ? "control" : std::to_string(line.devices.size());
+    line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
+    line.metrics.key = has_config ? "metrics" : std::to_string(line.devices.size() + 1);
     OUTRIGGER_TRY(check_endpoints_differ(line));
+    if (given.purpose() == Purpose::kCheck) {
+        line.action = CommandAction::kCheck;
+    }
     return line;
 }
 

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/sandbox.h"
+#include "vhost-user-backend/daemon/tcp_address.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 namespace outrigger {
@@ -41,8 +42,24 @@ struct ControlSettings {
     std::string key;  ///< as that of a device
 };
 
+/// Where metrics are told: nowhere when neither is set.
+struct MetricsSettings {
+    std::string text;  ///< as it was given
+    std::string path;  ///< of a Unix socket
+    std::optional<TcpAddress> tcp;
+    std::string key;  ///< as that of a device
+};
+
 /// What the command line asks for.
-enum class CommandAction : uint8_t { kServe, kTakeOver, kHelp, kVersion, kCapabilities, kManPage };
+enum class CommandAction : uint8_t {
+    kServe,
+    kCheck,  ///< as for kServe, but a socket of --fd-name need not be there
+    kTakeOver,
+    kHelp,
+    kVersion,
+    kCapabilities,
+    kManPage,
+};
 
 /// Who has the program's descriptors when it is killed, and starts it again.
 enum class KeeperKind : uint8_t {
@@ -56,6 +73,7 @@ struct CommandLine {
     CommandAction action = CommandAction::kServe;
     std::vector<DeviceSettings> devices;  ///< at least one for kServe, at most kDevicesMax
     ControlSettings control;
+    MetricsSettings metrics;
     std::string config_path;  ///< of --config; empty: there is none
     LoopKind loop = LoopKind::kAuto;
     SandboxMode sandbox = SandboxMode::kStandard;

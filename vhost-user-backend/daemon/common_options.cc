@@ -106,7 +106,7 @@ constexpr std::string_view kKeeperHelp =
 constexpr std::array<std::string_view, 5> kSandboxModes = {
     "standard", "strict", "log", "none", "on"};
 
-constexpr std::array<OptionSpec, 18> kProcessOptions = {{
+constexpr std::array<OptionSpec, 20> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
@@ -118,6 +118,11 @@ constexpr std::array<OptionSpec, 18> kProcessOptions = {{
          "keys of --device; keys before the first section are for all. With --keeper=fork, "
          "SIGHUP has FILE read again: sections that are new are served, and those that are "
          "gone are not any more, while all others go on; where FILE is wrong, nothing changes"},
+    {.name = "check",
+     .kind = OptionKind::kFlag,
+     .help = "Only look at the options and the file of --config: nothing is opened or served. The "
+             "exit status is 0 when nothing is wrong with them, else 2, and a line says what, with "
+             "the line of FILE"},
     {.name = "control-socket",
      .value_name = "PATH",
      .help = "Listen for outriggerctl on a Unix socket at PATH, for the user of this program and "
@@ -128,6 +133,11 @@ constexpr std::array<OptionSpec, 18> kProcessOptions = {{
      .help = "Take that socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "metrics",
+     .value_name = "WHERE",
+     .help = "Tell Prometheus, by HTTP at /metrics, what the queues and devices count and how long "
+             "requests take: on a Unix socket for our own user (unix:PATH), or for whoever reaches "
+             "an address and a port like 127.0.0.1:9100"},
     {.name = "io",
      .kind = OptionKind::kChoice,
      .value_name = "KIND",

@@ -6,8 +6,6 @@
 #include <chrono>
 #include <utility>
 
-#include <unistd.h>
-
 #include <outrigger_control.pb.h>
 
 #include "vhost-user-backend/base/platform.h"
@@ -43,24 +41,6 @@ std::string command_name(const v1::Request& request) {
     const auto* field =
         v1::Request::descriptor()->FindFieldByNumber(static_cast<int>(request.command_case()));
     return field != nullptr ? field->name() : "unknown command";
-}
-
-void describe_threads(const DeviceServer& server, v1::Device& out) {
-    const auto now = EventLoop::Clock::now();
-    for (const Worker* const worker : server.workers()) {
-        v1::QueueThread* const thread = out.add_threads();
-        thread->set_busy_nanoseconds(static_cast<uint64_t>(worker->busy_time().until(now).count()));
-        thread->set_polling_nanoseconds(worker->counters().polling_nanoseconds.value());
-    }
-    const auto queue_workers = server.queue_workers();
-    for (size_t queue = 0; queue < queue_workers.size(); ++queue) {
-        if (queue_workers[queue]) {
-            out.mutable_threads(static_cast<int>(*queue_workers[queue]))
-                ->add_queues(static_cast<uint32_t>(queue));
-        }
-    }
-    out.set_queue_moves(server.counters().queues_moved.value());
-    out.set_queue_moves_failed(server.counters().queue_moves_failed.value());
 }
 
 }  // namespace
@@ -187,23 +167,12 @@ void ControlServer::handle(const v1::Request& request,
     respond(reply);
 }
 
-const ControlServer::Target* ControlServer::find(const std::string& name) const {
-    const auto& targets = environment_.targets;
-    if (name.empty()) {
-        return targets.size() == 1 ? &targets.front() : nullptr;
-    }
-    const auto found = std::ranges::find_if(targets, [&](const Target& target) {
-        return target.name == name || target.socket == name;
-    });
-    return found != targets.end() ? &*found : nullptr;
-}
-
 void ControlServer::hand_on(const v1::Request& request,
                             std::vector<UniqueFd> fds,
                             const std::string& peer,
                             const ControlConnection::Respond& respond) {
     v1::Reply reply;
-    const Target* const target = find(request.device());
+    const auto* const target = environment_.description.find(request.device());
     if (target == nullptr) {
         set_error(reply,
                   v1::Error::UNKNOWN_DEVICE,
@@ -241,36 +210,14 @@ void ControlServer::hand_on(const v1::Request& request,
 }
 
 void ControlServer::describe(const v1::Request& request, v1::Reply& reply) const {
-    if (!request.device().empty() && find(request.device()) == nullptr) {
+    const ProgramDescription& description = environment_.description;
+    const bool of_one = !request.device().empty();
+    const auto* const only = of_one ? description.find(request.device()) : nullptr;
+    if (of_one && only == nullptr) {
         set_error(reply, v1::Error::UNKNOWN_DEVICE, "there is no device of that name or socket");
         return;
     }
-    v1::Program& program = *reply.mutable_program();
-    program.set_name(std::string(environment_.program));
-    program.set_version(std::string(environment_.version));
-    program.set_keeper_pid(static_cast<uint32_t>(environment_.keeper_pid));
-    program.set_pid(static_cast<uint32_t>(::getpid()));
-    program.set_log_level(std::string(log_level_name(log_level())));
-    for (const Target& target : environment_.targets) {
-        if (request.device().empty() || &target == find(request.device())) {
-            describe(target, reply);
-        }
-    }
-}
-
-void ControlServer::describe(const Target& target, v1::Reply& reply) const {
-    v1::Device& device = *reply.mutable_program()->add_devices();
-    device.set_name(target.name);
-    device.set_type(std::string(target.type));
-    device.set_socket(control::printable(target.socket));
-    device.set_connected(target.server.connected());
-    device.set_queues(target.device.identity().queue_count);
-    device.set_kicks(target.server.counters().kicks_received.value());
-    device.set_calls(target.server.counters().calls_sent.value());
-    describe_threads(target.server, device);
-    if (const control::DeviceControl* const control = target.device.control()) {
-        control->describe(device);
-    }
+    description.describe(*reply.mutable_program(), only);
 }
 
 }  // namespace outrigger

@@ -11,7 +11,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <sys/types.h>
@@ -19,8 +18,7 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/control_connection.h"
-#include "vhost-user-backend/daemon/device_server.h"
-#include "vhost-user-backend/device.h"
+#include "vhost-user-backend/daemon/program_description.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 namespace outrigger {
@@ -31,22 +29,11 @@ class ControlServer final {
     /// Clients at a time. What comes beyond is told so.
     static constexpr size_t kConnectionsMax = 16;
 
-    struct Target {
-        std::string name;
-        std::string_view type;
-        std::string socket;
-        Device& device;
-        const DeviceServer& server;
-    };
-
     struct Environment {
         EventLoop& loop;
-        std::string_view program;
-        std::string_view version;
-        uid_t own_user;        ///< may use the socket, as root may
-        uid_t root_user;       ///< what root looks like in our user namespace
-        pid_t keeper_pid = 0;  ///< our parent, if it is a keeper
-        std::vector<Target> targets;
+        const ProgramDescription& description;
+        uid_t own_user;   ///< may use the socket, as root may
+        uid_t root_user;  ///< what root looks like in our user namespace
         ControlConnection::Limits limits = kDefaultLimits;
     };
 
@@ -85,9 +72,7 @@ class ControlServer final {
                  std::vector<UniqueFd> fds,
                  const std::string& peer,
                  const ControlConnection::Respond& respond);
-    [[nodiscard]] const Target* find(const std::string& name) const;
     void describe(const control::v1::Request& request, control::v1::Reply& reply) const;
-    void describe(const Target& target, control::v1::Reply& reply) const;
 
     Environment environment_;
     Endpoint endpoint_;

@@ -44,6 +44,12 @@ class KeeperOfDevice final : public DeviceKeeper {
 
     void forget(std::string_view name) override { store_.forget_open(full(name)); }
 
+    Kept try_keep_open(std::string_view name, int fd) override {
+        return store_.try_keep_open(full(name), fd);
+    }
+
+    bool try_forget(std::string_view name) override { return store_.try_forget_open(full(name)); }
+
   private:
     [[nodiscard]] std::string full(std::string_view name) const {
         return prefix_ + std::string(name);
@@ -107,10 +113,10 @@ Result<void> Daemon::open() {
     if (control.fd || !control.socket_path.empty()) {
         OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
-        keeper_pid_ = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
         control_endpoint_ = OUTRIGGER_TRY(
             open_endpoint(control.socket_path, control.fd, "--control-fd", control.key));
     }
+    OUTRIGGER_TRY(open_metrics());
     adopt_leftovers();
     return {};
 }
@@ -236,7 +242,7 @@ void Daemon::adopt_leftovers() {
         return;
     }
     const auto is_ours = [this](std::string_view key) {
-        return key == settings_.control.key ||
+        return key == settings_.control.key || key == settings_.metrics.key ||
                std::ranges::find(settings_.devices, key, &DeviceSettings::key) !=
                    settings_.devices.end();
     };
@@ -272,6 +278,9 @@ Result<void> Daemon::drop_what_threads_inherit() {
     }
     if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
         socket_directories.push_back(control_endpoint_->listener->file->directory_fd());
+    }
+    if (metrics_listener_ && metrics_listener_->file) {
+        socket_directories.push_back(metrics_listener_->file->directory_fd());
     }
     for (const SocketFile& leftover : leftovers_) {
         socket_directories.push_back(leftover.directory_fd());
@@ -353,30 +362,18 @@ void Daemon::start_control() {
     if (!control_endpoint_) {
         return;
     }
-    std::vector<ControlServer::Target> targets;
-    for (size_t i = 0; i < served_.size(); ++i) {
-        const DeviceSettings& settings = settings_.devices[i];
-        Served& served = served_[i];
+    for (Served& served : served_) {
         if (control::DeviceControl* const control = served.device->control()) {
             control->attach(*loop_, served.worker_list);
             control->tell_departures_to(
                 [this, &served](bool departed) { return on_departure(served, departed); });
         }
-        targets.push_back(
-            {.name = name_of(i),
-             .type = program_.type,
-             .socket = settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path,
-             .device = *served.device,
-             .server = *served.server});
     }
     control_ =
         std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
-                                                                   .program = program_.name,
-                                                                   .version = OUTRIGGER_VERSION,
+                                                                   .description = description_,
                                                                    .own_user = own_user_,
-                                                                   .root_user = root_looks_like_,
-                                                                   .keeper_pid = keeper_pid_,
-                                                                   .targets = std::move(targets)},
+                                                                   .root_user = root_looks_like_},
                                         *std::exchange(control_endpoint_, std::nullopt));
     control_->start();
     if (!settings_.control.socket_path.empty()) {
@@ -459,6 +456,9 @@ void Daemon::leave() {
     if (control_ != nullptr) {
         control_->leave();
     }
+    if (metrics_ != nullptr) {
+        metrics_->leave();
+    }
 
     struct Leaving {
         size_t outstanding = 0;
@@ -528,6 +528,7 @@ void Daemon::accept() {
                             .require_sealed = settings_.require_sealed,
                             .notes_in_flight = store_ != nullptr,
                             .balances_queues = settings.balances_queues,
+                            .measures_latency = control_endpoint_ || metrics_listener_,
                             .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
                 .exit_on_disconnect = settings_.exit_on_disconnect,
                 .label = std::string(program_.type) + " " + where,
@@ -557,11 +558,16 @@ void Daemon::accept() {
         if (control_ != nullptr) {
             control_->stop_listening();
         }
+        if (metrics_ != nullptr) {
+            metrics_->stop_listening();
+        }
         for (const Served& served : served_) {
             served.server->shut_down();
         }
     });
+    describe_program();
     start_control();
+    start_metrics();
     begin_notifications();
     for (const Served& served : served_) {
         served.device->on_serving(served.worker_list);

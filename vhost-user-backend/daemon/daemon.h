@@ -19,6 +19,8 @@
 #include "vhost-user-backend/daemon/device_server.h"
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/kept_session.h"
+#include "vhost-user-backend/daemon/metrics_server.h"
+#include "vhost-user-backend/daemon/program_description.h"
 #include "vhost-user-backend/daemon/service_notifier.h"
 #include "vhost-user-backend/daemon/socket_file.h"
 #include "vhost-user-backend/device.h"
@@ -79,7 +81,10 @@ class Daemon final {
     [[nodiscard]] Result<void> confine_threads();
     [[nodiscard]] std::string name_of(size_t index) const;
     [[nodiscard]] Result<void> check_names() const;
+    [[nodiscard]] Result<void> open_metrics();
+    void describe_program();
     void start_control();
+    void start_metrics();
     void watch_keeper();
     [[nodiscard]] bool on_departure(Served& served, bool departed);
     void leave();
@@ -100,11 +105,13 @@ class Daemon final {
     UringOperations extra_operations_;
     std::optional<Endpoint> control_endpoint_;
     std::vector<SocketFile> leftovers_;  // of devices that are not there any more
-    uid_t own_user_ = 0;                 // the sandbox does not let us ask
+    std::optional<ListeningSocket> metrics_listener_;
+    uid_t own_user_ = 0;  // the sandbox does not let us ask
     /// What the control socket's connections say of root: in a user namespace not 0.
     uid_t root_looks_like_ = 0;
-    pid_t keeper_pid_ = 0;                       // our parent, if it is one
+    ProgramDescription description_;
     std::unique_ptr<ControlServer> control_;     // goes before the devices that it asks
+    std::unique_ptr<MetricsServer> metrics_;     // likewise
     std::unique_ptr<ServiceNotifier> notifier_;  // null: nobody wants to know
     std::optional<WatchId> keeper_watch_;
     size_t begun_ = 0;  // of the servers

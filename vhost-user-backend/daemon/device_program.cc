@@ -112,6 +112,15 @@ std::string obstacle(const DeviceProgram& program, const CommandLine& line) {
     return {};
 }
 
+Result<void> check_keeper(const DeviceProgram& program, const CommandLine& line) {
+    std::string reason = obstacle(program, line);
+    if (!reason.empty() &&
+        (line.keeper == KeeperKind::kFork || line.keeper == KeeperKind::kSystemd)) {
+        return failure(Error{.message = std::move(reason)});
+    }
+    return {};
+}
+
 int serve(const DeviceProgram& program, const CommandLine& line, std::span<char* const> arguments) {
     Result<std::unique_ptr<DescriptorStore>> store;
     if (std::getenv(DescriptorStore::kChannelVariable) != nullptr) {
@@ -119,13 +128,12 @@ int serve(const DeviceProgram& program, const CommandLine& line, std::span<char*
         platform::name_this_thread(std::string(program.name));
         store = DescriptorStore::from_parent();
     } else {
-        const std::string reason = obstacle(program, line);
-        if (!reason.empty() &&
-            (line.keeper == KeeperKind::kFork || line.keeper == KeeperKind::kSystemd)) {
-            (void)fail(program, Error{.message = reason});
+        if (const auto checked = check_keeper(program, line); !checked) {
+            (void)fail(program, checked.error());
             return kExitUsage;
         }
-        switch (reason.empty() ? choose_keeper(program, line) : KeeperKind::kNone) {
+        switch (obstacle(program, line).empty() ? choose_keeper(program, line)
+                                                : KeeperKind::kNone) {
             case KeeperKind::kAuto:
             case KeeperKind::kNone:
                 break;
@@ -156,6 +164,12 @@ int run(int argc, char** argv, const DeviceProgram& program) {
     switch (line->action) {
         case CommandAction::kServe:
             return serve(program, *line, std::span(argv, static_cast<size_t>(argc)));
+        case CommandAction::kCheck:
+            if (const auto checked = check_keeper(program, *line); !checked) {
+                (void)fail(program, checked.error());
+                return kExitUsage;
+            }
+            return 0;
         case CommandAction::kTakeOver:
             set_log_level(line->log_level);
             return take_over(program.name, line->take_over_pid);

@@ -29,6 +29,7 @@ DeviceServer::DeviceServer(Environment environment,
                            std::move_only_function<void()> on_finished)
     : environment_(std::move(environment)),
       endpoint_(std::move(endpoint)),
+      queue_metrics_(environment_.device.identity().queue_count),
       kept_(std::move(kept)),
       on_finished_(std::move(on_finished)) {}
 
@@ -60,6 +61,7 @@ Session::Environment DeviceServer::session_environment() {
             .control_loop = environment_.loop,
             .workers = environment_.workers,
             .counters = counters_,
+            .queue_metrics = queue_metrics_,
             .logs = logs_,
             .journal = kept_.journal.get()};
 }

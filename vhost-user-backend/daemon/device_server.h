@@ -19,6 +19,7 @@
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/virtq/queue_metrics.h"
 
 namespace outrigger {
 
@@ -72,6 +73,8 @@ class DeviceServer final {
 
     [[nodiscard]] const SessionCounters& counters() const { return counters_; }
 
+    [[nodiscard]] std::span<const QueueMetrics> queue_metrics() const { return queue_metrics_; }
+
     [[nodiscard]] std::span<Worker* const> workers() const { return environment_.workers; }
 
     /// The number of the worker that each queue is on, if it runs; empty without a front end.
@@ -99,6 +102,7 @@ class DeviceServer final {
 
     Environment environment_;
     Endpoint endpoint_;
+    std::vector<QueueMetrics> queue_metrics_;
     KeptSession kept_;
     std::move_only_function<void()> on_begun_;
     std::move_only_function<void()> on_finished_;

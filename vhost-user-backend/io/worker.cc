@@ -112,6 +112,7 @@ void Worker::serve() {
             continue;
         }
         const auto now = Clock::now();
+        note_time(now);
         busy_time_.end(now);
         if (adapts && !idle) {
             idle_since = now;
@@ -125,6 +126,7 @@ void Worker::serve() {
             (void)loop_->run_once(Clock::time_point::max());
             // It has called back already.
             busy_time_.begin(loop_->woke_at());
+            note_time(loop_->woke_at());
         } else {
             busy_time_.begin(Clock::now());
         }
@@ -158,6 +160,7 @@ bool Worker::look_for_work(Clock::time_point since) {
             return true;
         }
         now = Clock::now();
+        note_time(now);
     } while (now < end);
     counters_.polls_idle.add();
     note_looked(now - since);
@@ -171,6 +174,7 @@ void Worker::note_looked(Clock::duration time) {
 
 bool Worker::poll_sources() {
     bool worked = false;
+    ++recent_time_age_;
     // By index: a source may add or remove sources from within its poll().
     for (size_t i = 0; i < sources_.size(); ++i) {
         if (sources_[i] != nullptr) {

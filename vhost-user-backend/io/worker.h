@@ -82,6 +82,21 @@ class Worker final {
     /// another turn is due. Not from within a callback.
     [[nodiscard]] bool turn();
 
+    /// For measuring: a time that is at most a turn of the loop ago. Mostly known without a look at
+    /// the clock.
+    [[nodiscard]] EventLoop::Clock::time_point recent_time() {
+        if (recent_time_age_ > 1) {
+            note_time(EventLoop::Clock::now());
+        }
+        return recent_time_;
+    }
+
+    /// Whoever has looked at the clock says so.
+    void note_time(EventLoop::Clock::time_point now) {
+        recent_time_ = now;
+        recent_time_age_ = 0;
+    }
+
     /// Any thread.
     [[nodiscard]] const WorkerCounters& counters() const { return counters_; }
 
@@ -108,7 +123,9 @@ class Worker final {
     BusyTime busy_time_;
     std::unique_ptr<EventLoop> loop_;   // made and destroyed by the worker's thread
     std::vector<WorkSource*> sources_;  // null: removed, swept after the round
-    bool stopping_ = false;             // set by a task, so thread-bound
+    EventLoop::Clock::time_point recent_time_{};
+    uint32_t recent_time_age_ = 2;  // in rounds of poll_sources()
+    bool stopping_ = false;         // set by a task, so thread-bound
     std::latch stop_posted_{1};
     std::thread thread_;
 };

@@ -3,12 +3,14 @@
 /// so that tests and operators need not read logs.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
 
 #include "vhost-user-backend/base/counters.h"
+#include "vhost-user-backend/virtq/queue_metrics.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 
 namespace outrigger {
@@ -68,15 +70,34 @@ enum class Refusal : uint8_t {
 };
 inline constexpr size_t kRefusalCount = 29;
 
-/// An event counter that several threads write. It carries no ordering.
+/// An event counter that several threads write, each to a cache line of its own as long as there
+/// are lines. It carries no ordering.
 class SharedCounter final {
   public:
-    void add() { value_.fetch_add(1, std::memory_order_relaxed); }
+    void add() { lines_[line_of_thread()].value.fetch_add(1, std::memory_order_relaxed); }
 
-    [[nodiscard]] uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+    [[nodiscard]] uint64_t value() const {
+        uint64_t sum = 0;
+        for (const Line& line : lines_) {
+            sum += line.value.load(std::memory_order_relaxed);
+        }
+        return sum;
+    }
 
   private:
-    std::atomic<uint64_t> value_ = 0;
+    static constexpr size_t kLines = 16;
+
+    struct alignas(kCacheLinesApart) Line {
+        std::atomic<uint64_t> value = 0;
+    };
+
+    [[nodiscard]] static size_t line_of_thread() {
+        static std::atomic<size_t> threads = 0;
+        thread_local const size_t line = threads.fetch_add(1, std::memory_order_relaxed) % kLines;
+        return line;
+    }
+
+    std::array<Line, kLines> lines_;
 };
 
 /// Written by the control thread; the shared ones by the workers.

@@ -34,9 +34,11 @@ QueueRunner::QueueRunner(const Environment& environment,
       descriptors_(std::move(descriptors)),
       events_(std::move(events)),
       memory_losses_(environment.memory_losses.load(std::memory_order_relaxed)),
+      measures_latency_(queue_->config().measures_latency),
       enabled_(enabled),
       serves_disabled_(environment.device.identity().serves_disabled) {
     queue_->set_enabled(enabled);
+    work_before_ = work_done();
 }
 
 Result<void> QueueRunner::start() {
@@ -107,7 +109,7 @@ void QueueRunner::set_kick(SharedFd kick) {
 }
 
 void QueueRunner::kick_in_band(Done looked) {
-    environment_.counters.kicks_received.add();
+    count_kick();
     // The worker polls every source after its tasks.
     looked_ = std::move(looked);
 }
@@ -118,12 +120,17 @@ void QueueRunner::set_call(SharedFd call) {
     signal_call();
 }
 
+void QueueRunner::count_kick() {
+    environment_.counters.kicks_received.add();
+    environment_.metrics.kicks_received.add();
+}
+
 void QueueRunner::on_kick() {
     // The worker polls every source after its callbacks: reading the signal is all there is to do.
     switch (drain_notification(descriptors_.kick->get(), descriptors_.kick->kind)) {
         case DrainResult::kSignalled:
             empty_kicks_ = 0;
-            environment_.counters.kicks_received.add();
+            count_kick();
             return;
         case DrainResult::kEmpty:
             if (++empty_kicks_ < kEmptyKicksMax) {
@@ -151,8 +158,10 @@ void QueueRunner::signal_call() {
     if (send_notification(descriptors_.call->get(), descriptors_.call->kind) ==
         SignalResult::kDelivered) {
         environment_.counters.calls_sent.add();
+        environment_.metrics.calls_sent.add();
     } else {
         environment_.counters.calls_lost.add();
+        environment_.metrics.calls_lost.add();
     }
 }
 
@@ -163,7 +172,13 @@ void QueueRunner::signal_log_change() {
 }
 
 void QueueRunner::publish() {
-    if (queue_->publish()) {
+    const bool calls = queue_->publish();
+    if (queue_->has_unmeasured()) {
+        const auto now = EventLoop::Clock::now();
+        queue_->end_batch(now);
+        worker_->note_time(now);
+    }
+    if (calls) {
         signal_call();
     }
     signal_log_change();
@@ -185,6 +200,9 @@ bool QueueRunner::poll() {
     if (may_process() && queue_->has_available()) {
         if (std::exchange(kicks_enabled_, false)) {
             queue_->suppress_kicks();
+        }
+        if (measures_latency_) {
+            queue_->begin_batch(worker_->recent_time());
         }
         waiting_ = environment_.device.process_queue(environment_.index) == QueueProgress::kWaiting;
         worked = true;

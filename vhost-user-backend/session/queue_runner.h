@@ -61,6 +61,7 @@ class QueueRunner final : public WorkSource {
         QueueIndex index;
         Worker& worker;  ///< where it starts
         SessionCounters& counters;
+        QueueMetrics& metrics;  ///< of this queue: those of the ring, too
         /// Counts up when the session loses guest memory: rings of earlier counts break.
         const std::atomic<uint32_t>& memory_losses;
         /// Whoever balances queues looks at nothing, and wants to know of work; null: nobody does.
@@ -96,7 +97,8 @@ class QueueRunner final : public WorkSource {
     /// The end of a move: tasks that waited go to where the runner is.
     void go_on();
 
-    /// What the ring has done so far: requests, those of many bytes for more. Any thread.
+    /// What the ring has done since it was started: requests, those of many bytes for more. Any
+    /// thread.
     [[nodiscard]] uint64_t work_done() const;
 
     // --- Of the worker ---------------------------------------------------------------------------
@@ -164,6 +166,7 @@ class QueueRunner final : public WorkSource {
 
   private:
     [[nodiscard]] bool may_process() const;
+    void count_kick();
     void watch_kick();
     void unwatch_kick();
     void look_again_later();
@@ -214,6 +217,8 @@ class QueueRunner final : public WorkSource {
     Done looked_;  // of kick_in_band()
     Stopped stopped_;
     const uint32_t memory_losses_;  // when the ring was made
+    const bool measures_latency_;
+    uint64_t work_before_ = 0;  // of the queue's earlier rings
     uint32_t empty_kicks_ = 0;
     uint32_t rounds_ = 0;  // that did something
     bool enabled_;

@@ -111,7 +111,7 @@ void QueueRunner::go_on() {
 uint64_t QueueRunner::work_done() const {
     const VirtqueueCounters& counters = queue_->counters();
     return counters.chains_completed.value() +
-           counters.bytes_completed.value() / kBytesLikeARequest;
+           counters.bytes_completed.value() / kBytesLikeARequest - work_before_;
 }
 
 void QueueRunner::count_round() {

@@ -192,8 +192,10 @@ void Session::Impl::on_in_band_call(size_t index) {
     (void)call_posted_[index].exchange(false, std::memory_order_acq_rel);
     if (requests_.signal_ring(BackendRequests::RingSignal::kCall, index)) {
         environment_.counters.calls_sent.add();
+        environment_.queue_metrics[index].calls_sent.add();
     } else {
         environment_.counters.calls_lost.add();
+        environment_.queue_metrics[index].calls_lost.add();
     }
 }
 
@@ -285,7 +287,7 @@ void Session::Impl::start_ring(size_t index, RingStarted then) {
     worker.post([this,
                  index,
                  &worker,
-                 config = queue_config(ring),
+                 config = queue_config(index),
                  base = base_of(ring),
                  memory = memory_,
                  inflight = inflight_area(index),
@@ -317,6 +319,7 @@ void Session::Impl::run_ring(size_t index,
                                  .index = QueueIndex{static_cast<uint16_t>(index)},
                                  .worker = worker,
                                  .counters = environment_.counters,
+                                 .metrics = environment_.queue_metrics[index],
                                  .memory_losses = memory_losses_,
                                  .load_unwatched = placement_.load_unwatched()},
         std::move(queue),

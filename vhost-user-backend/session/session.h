@@ -18,6 +18,7 @@
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/session_logs.h"
+#include "vhost-user-backend/virtq/queue_metrics.h"
 
 namespace outrigger {
 
@@ -42,6 +43,8 @@ struct SessionOptions {
     bool notes_in_flight = false;
     /// Queues go to other workers as they have work; without it they stay where they started.
     bool balances_queues = false;
+    /// How long requests take is measured.
+    bool measures_latency = false;
     /// Where userfaultfds come from (borrowed): postcopy migration is offered, and VIRTIO's
     /// ACCESS_PLATFORM is not. Null: the other way round.
     const UserfaultSource* userfaults = nullptr;
@@ -56,6 +59,8 @@ class Session final {
         EventLoop& control_loop;
         std::span<Worker* const> workers;  ///< queue i first starts on worker i modulo their count
         SessionCounters& counters;
+        /// One of each queue.
+        std::span<QueueMetrics> queue_metrics;
         SessionLogs& logs;
         /// A keeper is there, and the session is to outlive this process; else null. It has no
         /// other session, and lives longer.

@@ -344,7 +344,7 @@ class Session::Impl final : public Connection::Handler,
     [[nodiscard]] SharedFd share_fd(UniqueFd fd, NotificationKind kind);
     [[nodiscard]] bool address_is_possible(const wire::VringAddress& address,
                                            std::optional<uint16_t> size) const;
-    [[nodiscard]] VirtqueueConfig queue_config(const Vring& ring) const;
+    [[nodiscard]] VirtqueueConfig queue_config(size_t index) const;
 
     Environment environment_;
     SessionOptions options_;

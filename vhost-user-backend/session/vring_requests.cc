@@ -24,7 +24,8 @@ std::optional<size_t> Session::Impl::ring_index(uint64_t raw) const {
     return raw < rings_.size() ? std::optional<size_t>(raw) : std::nullopt;
 }
 
-VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
+VirtqueueConfig Session::Impl::queue_config(size_t index) const {
+    const Vring& ring = rings_[index];
     return {.size = *ring.size,
             .packed = features_.has(kFeatureRingPacked),
             .event_idx = features_.has(kFeatureEventIdx),
@@ -32,6 +33,8 @@ VirtqueueConfig Session::Impl::queue_config(const Vring& ring) const {
             .in_order = features_.has(kFeatureInOrder),
             .version_1 = features_.has(kFeatureVersion1),
             .may_log = log_may_come(),
+            .measures_latency = options_.measures_latency,
+            .metrics = &environment_.queue_metrics[index],
             .descriptor_area = FrontendAddr{ring.address->descriptor},
             .driver_area = FrontendAddr{ring.address->available},
             .device_area = FrontendAddr{ring.address->used}};

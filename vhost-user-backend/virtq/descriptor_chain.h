@@ -32,6 +32,7 @@ struct ChainSlot {
     uint32_t memory_lease = 0;      // which of the ring's memory leases pins the segments
     uint16_t head = 0;              // split: head index; packed: buffer id
     uint16_t descriptor_count = 0;  // ring slots taken (packed: to skip on use)
+    int64_t taken_at = 0;           // LatencyMeter::taken_at()
     // In the in-flight log, where there is one.
     uint64_t inflight_counter = 0;
     uint16_t inflight_first = 0;  // packed: the chain's entries

@@ -107,7 +107,9 @@ Virtqueue::Virtqueue(const VirtqueueConfig& config,
       slots_({.size = config.size,
               .id_count = config.packed ? kPackedIds : config.size,
               .iommu = memory_.current().mode().iommu,
-              .keeps_writable = config.may_log}) {}
+              .keeps_writable = config.may_log}),
+      own_metrics_(config.metrics == nullptr ? std::make_unique<QueueMetrics>() : nullptr),
+      metrics_(config.metrics == nullptr ? *own_metrics_ : *config.metrics) {}
 
 Virtqueue::~Virtqueue() {
     OUTRIGGER_ASSERT(in_flight() == 0);
@@ -151,12 +153,13 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     }
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
+    slot.taken_at = meter_.taken_at();
     if (config_.in_order) {
         order_.append(slot);
     }
     slot.has_record = slot.is_replayed && outcomes_.has_value();
     retries_ = 0;
-    counters_.chains_popped.add();
+    metrics_.ring.chains_popped.add();
     return std::optional<DescriptorChain>(std::in_place, *this, slot);
 }
 
@@ -174,7 +177,7 @@ void Virtqueue::take_back_in_order() {
 }
 
 void Virtqueue::set_chain_aside(ChainSlot& slot) {
-    counters_.chains_set_aside.add();
+    metrics_.ring.chains_set_aside.add();
     if (logging_) {
         mark_writes(slot);  // some of it may have been served
     }
@@ -259,7 +262,7 @@ void Virtqueue::make_visible() {
     if (outcomes_) [[unlikely]] {
         outcomes_->note_published();
     }
-    counters_.batches_published.add();
+    metrics_.ring.batches_published.add();
     if (first_batch_) {
         // Whoever served this ring before may have published without calling.
         first_batch_ = false;
@@ -286,7 +289,7 @@ bool Virtqueue::decide_call() {
     if (!std::exchange(call_owed_, false) && !asked) {
         return false;
     }
-    counters_.calls_wanted.add();
+    metrics_.ring.calls_wanted.add();
     return true;
 }
 

@@ -23,9 +23,11 @@
 #include "vhost-user-backend/virtq/completion_order.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 #include "vhost-user-backend/virtq/inflight_buffer.h"
+#include "vhost-user-backend/virtq/latency_meter.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/outcome_journal.h"
 #include "vhost-user-backend/virtq/packed_virtqueue.h"
+#include "vhost-user-backend/virtq/queue_metrics.h"
 #include "vhost-user-backend/virtq/ring_error.h"
 #include "vhost-user-backend/virtq/ring_log.h"
 #include "vhost-user-backend/virtq/ring_place.h"
@@ -33,16 +35,6 @@
 #include "vhost-user-backend/virtq/virtqueue_config.h"
 
 namespace outrigger {
-
-struct VirtqueueCounters {
-    Counter chains_popped;
-    Counter chains_completed;
-    Counter bytes_completed;  ///< their buffers, of both directions
-    Counter chains_set_aside;
-    Counter completions_held;  ///< IN_ORDER: chains that had to wait for an earlier one
-    Counter batches_published;
-    Counter calls_wanted;  ///< how often publish() asked for a call
-};
 
 class Virtqueue final {
   public:
@@ -203,7 +195,18 @@ class Virtqueue final {
 
     [[nodiscard]] std::optional<RingError> broken() const { return broken_; }
 
-    [[nodiscard]] const VirtqueueCounters& counters() const { return counters_; }
+    /// Of this ring; with VirtqueueConfig::metrics, of all that the queue was.
+    [[nodiscard]] const VirtqueueCounters& counters() const { return metrics_.ring; }
+
+    /// Requests that are popped from now on count as taken at `now`. Only if
+    /// VirtqueueConfig::measures_latency.
+    void begin_batch(LatencyMeter::Clock::time_point now) { meter_.begin_batch(now); }
+
+    /// Is there something that end_batch() is to be told of?
+    [[nodiscard]] bool has_unmeasured() const { return meter_.has_answered(); }
+
+    /// What publish() made visible is so since `now`.
+    void end_batch(LatencyMeter::Clock::time_point now) { meter_.end_batch(now, metrics_.latency); }
 
     [[nodiscard]] const VirtqueueConfig& config() const { return config_; }
 
@@ -249,6 +252,7 @@ class Virtqueue final {
     void find_log_areas();
 
     void look_for_loss();
+    void note_answered(const ChainSlot& slot);
     void wait_for_translations();
     void wait_for_ring(const MissList& misses);
     void look_for_translations();
@@ -290,17 +294,22 @@ class Virtqueue final {
     CompletionOrder order_;                // of IN_ORDER rings
     std::unique_ptr<RingLog> log_;         // null until there was one
     std::optional<OutcomeJournal> outcomes_;
+    LatencyMeter meter_;
     // Whoever ran this ring before may have died between a store and its mark.
     bool areas_marked_ = false;
-    VirtqueueCounters counters_;
+    const std::unique_ptr<QueueMetrics> own_metrics_;  // null: somebody else has them
+    QueueMetrics& metrics_;
 };
 
 inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
-    counters_.chains_completed.add();
-    counters_.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
+    metrics_.ring.chains_completed.add();
+    metrics_.ring.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
     if (logging_) [[unlikely]] {
         mark_writes(slot);
+    }
+    if (config_.measures_latency) {
+        note_answered(slot);
     }
     memory_.unpin(slot.memory_lease);
     if (!config_.in_order) {
@@ -310,9 +319,15 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     slot.written_bytes = written_bytes;
     slot.completed = true;
     if (!order_.is_oldest(slot)) {
-        counters_.completions_held.add();
+        metrics_.ring.completions_held.add();
     }
     take_back_in_order();
+}
+
+inline void Virtqueue::note_answered(const ChainSlot& slot) {
+    if (meter_.note_answered(slot.taken_at)) [[unlikely]] {
+        meter_.end_batch(LatencyMeter::Clock::now(), metrics_.latency);
+    }
 }
 
 inline void Virtqueue::take_back(ChainSlot& slot, uint32_t written_bytes) {

@@ -50,7 +50,7 @@ class Daemon:
         if self.process.poll() is not None:
             raise Failure(f"the daemon ended with status {self.process.returncode}: {self.last_line()}")
         # The file of one that was killed may be there still; only a live one listens.
-        with open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
+        with open(f"/proc/{self.process.pid}/net/unix", encoding="utf-8", errors="replace") as sockets:
             return any(line.rstrip().endswith(" " + self.socket_path) and " 00010000 " in line for line in sockets)
 
     def log(self):
@@ -172,11 +172,38 @@ class Qmp:
         self._socket.close()
 
 
+class NetworkCard:
+    """A network device of a machine, and what its guest does by it (guest.sh)."""
+
+    def __init__(self, socket_path, where, number=1, pairs=4, **work):
+        self.socket_path = socket_path
+        self.where = where
+        self.number = number
+        self.pairs = pairs
+        self.work = work
+
+    def kernel_arguments(self):
+        work = "".join(f" survival.{name}={value}" for name, value in self.work.items())
+        return f" survival.net={self.where}{work}"
+
+    def arguments(self, setup):
+        options = f"netdev=net,mac=52:54:00:00:01:{self.number:02x},romfile=,disable-legacy=on"
+        options += f",packed={'on' if setup.rings == 'packed' else 'off'}"
+        if self.pairs > 1:
+            options += ",mq=on"
+        # See devices/net/host.sh: QEMU 7.2 crashes otherwise.
+        if setup.qemu_version < (9, 0) and setup.accelerator == "tcg":
+            options += ",vectors=0"
+        return ["-chardev", f"socket,id=net,path={self.socket_path}",
+                "-netdev", f"vhost-user,id=net,chardev=net,queues={self.pairs}",
+                "-device", f"virtio-net-pci,id=card,{options}"]
+
+
 class Machine:
     """One QEMU process. `setup` has what all of a test have in common (survive.py)."""
 
     def __init__(self, setup, name, disk=None, rng=None, sockets=None, socket_connections=0, socket_addresses=(),
-                 share=None, incoming=False, extra=()):
+                 share=None, network=None, incoming=False, extra=()):
         self.setup = setup
         self.streams = f"{socket_connections}," + ",".join(socket_addresses)
         self.name = name
@@ -189,7 +216,7 @@ class Machine:
         self._stop_reading = threading.Event()
         self._reader = None
         self.console_path = self._path("console.log")
-        command = [*setup.qemu, *self._arguments(disk, rng, sockets, share, incoming), *extra]
+        command = [*setup.qemu, *self._arguments(disk, rng, sockets, share, network, incoming), *extra]
         with open(self._path("qemu.log"), "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until("QEMU does not start: " + self.qemu_log(), self._has_monitor, 60)
@@ -210,7 +237,7 @@ class Machine:
         with open(self._path("qemu.log"), encoding="utf-8", errors="replace") as log:
             return " ".join(log.read().split())[-400:]
 
-    def _arguments(self, disk, rng, sockets, share, incoming):
+    def _arguments(self, disk, rng, sockets, share, network, incoming):
         setup = self.setup
         append = (f"panic=-1 no_timer_check console=ttyS0 loglevel=5 outrigger.rings={setup.rings} "
                   f"outrigger.iommu=off outrigger.devices=survival survival.threads={setup.threads} "
@@ -226,6 +253,8 @@ class Machine:
             append += f" survival.streams={self.streams}"
         if share:
             append += " survival.share"
+        if network:
+            append += network.kernel_arguments()
         arguments = ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                      "-machine", "q35,memory-backend=ram", "-accel", setup.accelerator,
                      "-cpu", "host" if setup.accelerator == "kvm" else "max",
@@ -249,6 +278,8 @@ class Machine:
             arguments += ["-chardev", f"socket,id=fs,path={share.socket_path}",
                           "-device", "vhost-user-fs-pci,chardev=fs,tag=share,queue-size=1024,num-request-queues=2,"
                                      f"packed={packed}"]
+        if network:
+            arguments += network.arguments(setup)
         if incoming:
             arguments += ["-incoming", "defer"]
         return arguments

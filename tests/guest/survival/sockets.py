@@ -26,11 +26,11 @@ _KINDS = {
 class Follower:
     """The host's end of the connections of one kind."""
 
-    def __init__(self, setup, name, address):
+    def __init__(self, setup, name, address, connections=_CONNECTIONS, before=()):
         self.name = name
         self.log_path = f"{setup.work}/{name}.log"
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen([setup.streams, "follow", str(_CONNECTIONS), address],
+            self.process = subprocess.Popen([*before, setup.streams, "follow", str(connections), address],
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def said(self):

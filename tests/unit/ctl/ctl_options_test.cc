@@ -55,6 +55,19 @@ TEST(CtlOptions, EveryCommandMakesItsRequest) {
     EXPECT_TRUE(swap.request.swap_image().force());
 }
 
+TEST(CtlOptions, CaptureIsStartedAndStopped) {
+    const CtlPlan capture = plan({"capture", "f", "--frame-bytes=100", "--file-bytes=1M"});
+    EXPECT_EQ(capture.capture_path, "f");
+    EXPECT_EQ(capture.request.start_capture().frame_bytes_max(), 100U);
+    EXPECT_EQ(capture.request.start_capture().file_bytes_max(), 1U << 20);
+    EXPECT_EQ(capture.request.start_capture().filter_size(), 0);
+    EXPECT_EQ(plan({"capture", "-"}).capture_path, "-");
+    EXPECT_TRUE(plan({"capture-stop"}).request.has_stop_capture());
+    EXPECT_EQ(complaint({"capture", "--socket=s"}), "capture takes FILE");
+    EXPECT_NE(complaint({"capture-stop", "--frame-bytes=100", "--socket=s"}), "");
+    EXPECT_NE(complaint({"capture", "f", "--frame-bytes=13", "--socket=s"}), "");
+}
+
 TEST(CtlOptions, FillIsStartedStoppedOrGivenARate) {
     EXPECT_TRUE(plan({"fill", "start"}).request.fill().run());
     EXPECT_FALSE(plan({"fill", "start"}).request.fill().has_bytes_per_second());
@@ -157,7 +170,7 @@ TEST(CtlOptions, WrongCommandLinesAreNamed) {
     EXPECT_EQ(complaint({"list"}), "--socket is required: say where the daemon listens");
     EXPECT_EQ(complaint({"--wings", "list"}), "there is no option --wings");
     EXPECT_EQ(complaint({"-x", "list"}), "there is no option -x");
-    EXPECT_EQ(complaint({"-", "list"}), "there is no option -");
+    EXPECT_EQ(complaint({"-", "list"}), "there is no command -");
     EXPECT_EQ(complaint({"list", "--socket"}), "--socket lacks its value");
     EXPECT_EQ(complaint({"list", "more", "--socket=s"}), "'more' is too much for list");
     EXPECT_EQ(complaint({"swap", "--socket=s"}), "swap takes PATH");

@@ -138,6 +138,22 @@ TEST(CommandLine, PostcopyIsOfEachDevice) {
     EXPECT_FALSE(line->devices[1].postcopy);
 }
 
+TEST(CommandLine, CheckTakesWhatServingTakesAndServesNot) {
+    EXPECT_EQ(parse({"--socket-path=/s"}).value().action, CommandAction::kServe);
+    EXPECT_EQ(parse({"--check", "--socket-path=/s"}).value().action, CommandAction::kCheck);
+    EXPECT_EQ(refusal({"--check"}), refusal({}));
+    EXPECT_EQ(refusal({"--check", "--socket-path=/s", "--queue-threads=0"}),
+              refusal({"--socket-path=/s", "--queue-threads=0"}));
+}
+
+TEST(CommandLine, CheckNeedsNoSocketOfTheServiceManager) {
+    EXPECT_NE(refusal({"--fd-name=vhost-user"}), "accepted");
+    EXPECT_EQ(refusal({"--check", "--fd-name=vhost-user"}), "accepted");
+    EXPECT_EQ(refusal({"--check", "--device=fd-name=a", "--device=fd-name=b"}), "accepted");
+    EXPECT_EQ(refusal({"--check", "--device=fd-name=a", "--device=fd-name=a"}),
+              "two devices have the same socket: give each its own");
+}
+
 TEST(CommandLine, SandboxIsOnUnlessToldOtherwise) {
     const auto line = parse({"--socket-path=/s"});
     ASSERT_TRUE(line);
@@ -211,6 +227,45 @@ TEST(CommandLine, FdReplacesThePath) {
 
 TEST(CommandLine, StandardDescriptorsAreNoSockets) {
     EXPECT_EQ(refusal({"--fd=2"}), "--fd takes a number from 3 to 1000000, not '2'");
+}
+
+// --- The metrics socket ------------------------------------------------------------------------
+
+TEST(CommandLine, MetricsAreToldAtAPathOrAnAddress) {
+    EXPECT_EQ(parse({"--socket-path=/s"})->metrics.text, "");
+    const auto path = parse({"--socket-path=/s", "--metrics=unix:/m"});
+    ASSERT_TRUE(path);
+    EXPECT_EQ(path->metrics.path, "/m");
+    EXPECT_FALSE(path->metrics.tcp);
+    for (const char* const text : {"--metrics=127.0.0.1:9100", "--metrics=[::1]:1"}) {
+        const auto tcp = parse({"--socket-path=/s", text});
+        ASSERT_TRUE(tcp) << text;
+        EXPECT_TRUE(tcp->metrics.tcp);
+        EXPECT_EQ(tcp->metrics.path, "");
+    }
+    EXPECT_EQ(parse_tcp_address("localhost:9100")->address.ss_family, AF_INET);
+    EXPECT_EQ(parse_tcp_address("[::]:65535")->address.ss_family, AF_INET6);
+}
+
+TEST(CommandLine, RefusesMetricsNowhere) {
+    for (const char* const text : {"--metrics=unix:",
+                                   "--metrics=/m",
+                                   "--metrics=9100",
+                                   "--metrics=:9100",
+                                   "--metrics=127.0.0.1",
+                                   "--metrics=127.0.0.1:0",
+                                   "--metrics=127.0.0.1:65536",
+                                   "--metrics=127.0.0.1:1x",
+                                   "--metrics=::1:9100",
+                                   "--metrics=[127.0.0.1]:9100",
+                                   "--metrics=[]:9100",
+                                   "--metrics=example.org:80"}) {
+        EXPECT_NE(refusal({"--socket-path=/s", text}), "") << text;
+    }
+    EXPECT_EQ(refusal({"--socket-path=/s", "--metrics=unix:/s"}),
+              "the metrics socket is also that of a device: give it its own");
+    EXPECT_EQ(refusal({"--socket-path=/s", "--control-socket=/c", "--metrics=unix:/c"}),
+              "the metrics socket is also the control socket: give it its own");
 }
 
 // --- The control socket ------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What the programs of both ends of the socket device's proofs share (traffic.cc, streams.cc): how
-/// an address is written, and how it is connected to and listened at.
+/// What the programs of both ends of a connection share (traffic.cc, streams.cc, calls.cc): how an
+/// address is written, and how it is connected to and listened at.
 ///
 /// vsock:CID:PORT, vsock-listen:PORT, unix:PATH, unix-listen:PATH, hybrid:PATH:PORT; with a leading
-/// "packet-", SOCK_SEQPACKET.
+/// "packet-", SOCK_SEQPACKET. tcp:ADDRESS:PORT of IPv4 or IPv6, tcp-listen:PORT of both.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,10 @@
 #include <cstring>
 #include <string>
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/vm_sockets.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -85,6 +87,20 @@ inline sockaddr_vm vsock_address(const Address& address) {
     return made;
 }
 
+/// Of IPv4 as IPv6 has it, so that there is one kind of socket.
+inline sockaddr_in6 internet_address(const Address& address) {
+    sockaddr_in6 made{};
+    made.sin6_family = AF_INET6;
+    made.sin6_port = htons(static_cast<uint16_t>(address.port));
+    const bool is_ipv4 = !address.path.empty() && address.path.find(':') == std::string::npos;
+    const std::string text = is_ipv4 ? "::ffff:" + address.path : address.path;
+    if (!text.empty() && ::inet_pton(AF_INET6, text.c_str(), &made.sin6_addr) != 1) {
+        errno = EINVAL;
+        fail(address.path);
+    }
+    return made;
+}
+
 template <class T>
 const sockaddr* generic(const T& address) {
     // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
@@ -98,6 +114,17 @@ inline int try_connect(const Address& address) {
         const int fd = ::socket(AF_VSOCK, address.type(), 0);
         const sockaddr_vm to = vsock_address(address);
         return ::connect(fd, generic(to), sizeof to) == 0 ? fd : -1;
+    }
+    if (address.kind == "tcp") {
+        const int fd = ::socket(AF_INET6, SOCK_STREAM, 0);
+        const sockaddr_in6 to = internet_address(address);
+        if (::connect(fd, generic(to), sizeof to) == 0) {
+            return fd;
+        }
+        const int error = errno;
+        ::close(fd);
+        errno = error;
+        return -1;
     }
     const int fd = ::socket(AF_UNIX, address.type(), 0);
     const bool is_hybrid = address.kind == "hybrid";
@@ -133,6 +160,12 @@ inline int listen_at(const Address& address, int backlog = 128) {
     if (address.kind == "vsock-listen") {
         fd = ::socket(AF_VSOCK, address.type(), 0);
         const sockaddr_vm at = vsock_address(address);
+        bound = ::bind(fd, generic(at), sizeof at) == 0;
+    } else if (address.kind == "tcp-listen") {
+        fd = ::socket(AF_INET6, SOCK_STREAM, 0);
+        const int on = 1;
+        (void)::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        const sockaddr_in6 at = internet_address(address);
         bound = ::bind(fd, generic(at), sizeof at) == 0;
     } else {
         fd = ::socket(AF_UNIX, address.type(), 0);

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Copies of what passes at a port, written to a file or a pipe of an operator as pcapng
+/// (draft-ietf-opsawg-pcapng), by a thread of its own. What the frames' way is stays the same: who
+/// copies never waits for the file, and what there is no room for is dropped from the capture.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/unique_fd.h"
+
+#include "devices/net/frame.h"
+#include "devices/net/packet_filter.h"
+
+namespace outrigger::net {
+
+struct CaptureOptions {
+    std::string interface_name;  ///< as it stands in the file
+    std::string filter_text;     ///< likewise
+    PacketFilter filter{};
+    size_t frame_bytes_max = kFrameBytesMax;  ///< what is longer is cut
+    uint64_t file_bytes_max = UINT64_MAX;     ///< then it ends
+};
+
+enum class CaptureState : uint8_t { kNone, kRunning, kStopped, kFull, kFailed };
+
+struct CaptureCounters {
+    CaptureState state = CaptureState::kNone;
+    uint64_t frames = 0;
+    uint64_t bytes = 0;    ///< of the file
+    uint64_t dropped = 0;  ///< because the file was too slow
+};
+
+class Capture final {
+  public:
+    /// What waits for the file.
+    static constexpr size_t kBufferBytesMax = 4 << 20;
+
+    Capture() = default;
+    Capture(const Capture&) = delete;
+    Capture& operator=(const Capture&) = delete;
+    ~Capture();
+
+    /// Control thread: checks the file, which is a regular one or a pipe, and open for writing. An
+    /// error also when one is running.
+    [[nodiscard]] Result<void> prepare(UniqueFd file, CaptureOptions options);
+    /// After prepare(), on a worker, whose confinement the thread inherits.
+    [[nodiscard]] Result<void> begin_from_worker();
+    /// Control thread: what is noted by now is written, as long as a pipe takes it within a second.
+    void stop();
+
+    /// Any thread.
+    [[nodiscard]] CaptureCounters counters() const;
+
+    enum class Direction : uint8_t { kToGuest = 1, kFromGuest = 2 };  ///< as in epb_flags
+
+    /// The device's worker.
+    [[nodiscard]] bool is_running() const { return running_.load(std::memory_order_relaxed); }
+
+    void note(const Frame& frame, Direction direction);
+
+  private:
+    void write_all();
+    [[nodiscard]] bool write_out(std::span<const std::byte> bytes);
+    [[nodiscard]] bool await_room() const;
+    void append_header();
+    void end(CaptureState state);
+
+    std::atomic<bool> running_ = false;  // frames are to be noted
+    std::atomic<bool> stopping_ = false;
+
+    mutable std::mutex mutex_;
+    std::condition_variable changed_;
+    std::vector<std::byte> filling_;  // guarded by mutex_, as all but what is said otherwise
+    CaptureCounters counters_;
+    CaptureOptions options_;
+    uint64_t bytes_noted_ = 0;
+
+    std::vector<std::byte> scratch_;
+
+    std::vector<std::byte> writing_;  // the writer's
+    UniqueFd file_;                   // likewise
+    bool is_pipe_ = false;
+    std::thread thread_;  // of the control thread and, while it waits, the worker
+};
+
+[[nodiscard]] std::string_view name_of(CaptureState state);
+
+}  // namespace outrigger::net

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A port of which an operator may capture what passes.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "devices/net/capture.h"
+#include "devices/net/port.h"
+
+namespace outrigger::net {
+
+class CapturedPort final : public Port {
+  public:
+    /// `capture` lives as long.
+    CapturedPort(std::unique_ptr<Port> port, Capture& capture)
+        : port_(std::move(port)), capture_(capture) {}
+
+    [[nodiscard]] Offloads takes() const override { return port_->takes(); }
+
+    void set_guest(const Offloads& taken) override { port_->set_guest(taken); }
+
+    void attach(EventLoop& loop, PortEvents& events) override { port_->attach(loop, events); }
+
+    void detach() override { port_->detach(); }
+
+    [[nodiscard]] size_t send(std::span<const Frame> frames) override {
+        const size_t sent = port_->send(frames);
+        if (capture_.is_running()) {
+            for (const Frame& frame : frames.first(sent)) {
+                capture_.note(frame, Capture::Direction::kFromGuest);
+            }
+        }
+        return sent;
+    }
+
+    [[nodiscard]] std::optional<Frame> next_frame() override { return port_->next_frame(); }
+
+    void drop_frame() override {
+        if (capture_.is_running()) {
+            if (const auto frame = port_->next_frame()) {
+                capture_.note(*frame, Capture::Direction::kToGuest);
+            }
+        }
+        port_->drop_frame();
+    }
+
+    void await_frames() override { port_->await_frames(); }
+
+    void count_drop(DropReason reason) override { port_->count_drop(reason); }
+
+    [[nodiscard]] PortState save() const override { return port_->save(); }
+
+    void load(const PortState& state) override { port_->load(state); }
+
+    [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
+
+  private:
+    const std::unique_ptr<Port> port_;
+    Capture& capture_;
+};
+
+}  // namespace outrigger::net

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// A capture of what passes at a port of outrigger-net, asked for by outriggerctl, in the sandbox.
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include <sys/stat.h>
+
+#include "tests/integration/net_daemon_test.h"
+
+namespace outrigger::testing {
+namespace {
+
+class NetCaptureTest : public NetDaemonTest {
+  protected:
+    void SetUp() override {
+        const char* program = std::getenv("OUTRIGGER_CTL_PROGRAM");
+        ASSERT_NE(program, nullptr) << "names outriggerctl";
+        ctl_ = program;
+        serve({"--backend=loop", "--control-socket=" + path("control")});
+    }
+
+    /// What it prints, if it ends so.
+    std::string ask(std::vector<std::string> arguments, int status = 0) {
+        arguments.insert(arguments.begin(), "--socket=" + path("control"));
+        ChildProcess asked(ctl_, {.arguments = std::move(arguments), .descriptors = {}});
+        EXPECT_EQ(asked.wait(), Ended{.status = status}) << asked.complained();
+        return asked.printed() + asked.complained();
+    }
+
+    [[nodiscard]] std::string file(const std::string& name) const {
+        std::ifstream in(path(name), std::ios::binary);
+        return {std::istreambuf_iterator<char>(in), {}};
+    }
+
+    void pass(const std::string& frame) {
+        ASSERT_TRUE(guest_->send(frame));
+        expect_received(frame);
+    }
+
+    static size_t count(const std::string& text, const std::string& part) {
+        size_t found = 0;
+        for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
+            ++found;
+        }
+        return found;
+    }
+
+    std::string ctl_;
+};
+
+TEST_F(NetCaptureTest, FileOfTheOperatorHasWhatPassesMeanwhile) {
+    pass(make_frame("before"));
+    EXPECT_EQ(ask({"capture", path("f.pcapng"), "--frame-bytes=1000"}), "");
+
+    struct stat status {};
+
+    ASSERT_EQ(::stat(path("f.pcapng").c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, 0600U);
+    pass(make_frame("meanwhile"));
+    EXPECT_NE(ask({"show"}).find("running: frames 2, dropped 0"), std::string::npos);
+    EXPECT_EQ(ask({"capture-stop"}), "2 frames were captured, and 0 dropped from the capture\n");
+    pass(make_frame("behind"));
+    // To the host and back.
+    const std::string captured = file("f.pcapng");
+    EXPECT_EQ(count(captured, make_frame("meanwhile")), 2U);
+    EXPECT_EQ(count(captured, "before"), 0U);
+    EXPECT_EQ(count(captured, "behind"), 0U);
+    EXPECT_NE(ask({"show"}).find("stopped: frames 2"), std::string::npos);
+    expect_good_end();
+}
+
+TEST_F(NetCaptureTest, RefusalLeavesNoFile) {
+    EXPECT_EQ(ask({"capture", path("f")}), "");
+    EXPECT_NE(ask({"capture", path("g")}, 1).find("a capture is running"), std::string::npos);
+    EXPECT_FALSE(std::filesystem::exists(path("g")));
+    // One that is there stays as it is.
+    EXPECT_NE(ask({"capture", path("f")}, 1).find("cannot make"), std::string::npos);
+    EXPECT_TRUE(std::filesystem::exists(path("f")));
+    (void)ask({"capture-stop"});
+    EXPECT_NE(ask({"capture-stop"}, 1).find("no capture is running"), std::string::npos);
+    // Standard output is no pipe here.
+    expect_good_end();
+}
+
+TEST_F(NetCaptureTest, ExpressionOfLibpcapDecides) {
+    const char* has_pcap = std::getenv("OUTRIGGER_HAS_PCAP");
+    ASSERT_NE(has_pcap, nullptr);
+    if (has_pcap == std::string("no")) {
+        EXPECT_NE(ask({"capture", path("f"), "--filter=udp"}, 2).find("libpcap"),
+                  std::string::npos);
+        return;
+    }
+    EXPECT_NE(ask({"capture", path("f"), "--filter=tcp prt"}, 2).find("syntax error"),
+              std::string::npos);
+    EXPECT_FALSE(std::filesystem::exists(path("f")));
+    EXPECT_EQ(ask({"capture", path("f"), "--filter=udp dst port 7"}), "");
+    pass(make_frame("of TCP", {.destination_port = 7}));
+    pass(make_frame("of UDP", {.udp = true, .destination_port = 7}));
+    pass(make_frame("of IPv6", {.ip6 = true, .udp = true, .destination_port = 7}));
+    pass(make_frame("elsewhere", {.udp = true, .destination_port = 8}));
+    EXPECT_EQ(ask({"capture-stop"}), "4 frames were captured, and 0 dropped from the capture\n");
+    const std::string captured = file("f");
+    EXPECT_EQ(count(captured, "of UDP"), 2U);
+    EXPECT_EQ(count(captured, "of IPv6"), 2U);
+    expect_good_end();
+}
+
+}  // namespace
+}  // namespace outrigger::testing

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The user network of outrigger-net, as a process that is killed.
+#include <cstring>
+#include <string>
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include "tests/integration/net_daemon_test.h"
+
+namespace outrigger::testing {
+namespace {
+
+constexpr uint8_t kSyn = 0x02;
+constexpr uint8_t kAck = 0x10;
+constexpr uint8_t kReset = 0x04;
+
+const std::string kGuest("\x0a\0\x02\x0f", 4);
+const std::string kRouter("\x0a\0\x02\x02", 4);
+
+class NetUserDaemonTest : public NetDaemonTest {
+  protected:
+    NetUserDaemonTest() : server_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t bytes = sizeof address;
+        // SAFETY: the sockets API takes every address family by this one pointer type.
+        auto* const generic = reinterpret_cast<sockaddr*>(&address);
+        EXPECT_EQ(::bind(server_.get(), generic, bytes), 0);
+        EXPECT_EQ(::listen(server_.get(), 4), 0);
+        EXPECT_EQ(::getsockname(server_.get(), generic, &bytes), 0);
+        port_ = ntohs(address.sin_port);
+    }
+
+    [[nodiscard]] FrameOptions to_server(uint8_t flags, uint32_t sequence, uint32_t ack) const {
+        FrameOptions options{.destination_port = port_, .sequence = sequence, .acknowledged = ack};
+        options.source = kGuest;
+        options.destination = kRouter;
+        options.to_mac = std::string("\x52\x55\x0a\0\x02\x02", 6);
+        options.tcp_flags = flags;
+        return options;
+    }
+
+    /// The next segment of TCP. Questions for our address are answered on the way.
+    std::optional<ReadFrame> receive_segment() {
+        while (const auto frame = guest_->receive()) {
+            const std::string& bytes = frame->bytes;
+            if (bytes.size() >= 42 && bytes.substr(12, 2) == "\x08\x06") {
+                const std::string mac("\x52\x54\0\0\0\x01", 6);
+                std::string reply = bytes.substr(6, 6) + mac + std::string("\x08\x06", 2);
+                reply += std::string("\0\x01\x08\0\x06\x04\0\x02", 8) + mac + bytes.substr(38, 4) +
+                         bytes.substr(6, 6) + bytes.substr(28, 4);
+                EXPECT_TRUE(guest_->send(reply));
+            } else if (bytes.substr(12, 2) == std::string("\x08\0", 2) && bytes[23] == 6) {
+                return read_frame(bytes);
+            }
+        }
+        return std::nullopt;
+    }
+
+    /// Both ends know of it; the server has sent nothing. What its next sequence number is.
+    uint32_t open_connection() {
+        EXPECT_TRUE(guest_->send(make_frame("", to_server(kSyn, 999, 0))));
+        const auto answer = receive_segment();
+        EXPECT_TRUE(answer && answer->tcp_flags == (kSyn | kAck)) << daemon_->complained();
+        const uint32_t next = answer ? answer->sequence + 1 : 0;
+        EXPECT_TRUE(guest_->send(make_frame("", to_server(kAck, 1000, next))));
+        pollfd entry{.fd = server_.get(), .events = POLLIN, .revents = 0};
+        EXPECT_EQ(::poll(&entry, 1, 20'000), 1);
+        return next;
+    }
+
+    UniqueFd server_;
+    uint16_t port_ = 0;
+};
+
+TEST_F(NetUserDaemonTest, WhoWaitsIsToldThatItsConnectionEndedWithTheProcess) {
+    serve({"--keeper=fork", "--backend=user", "--host-loopback=on"});
+    for (int round = 0; round < 3; ++round) {
+        const uint32_t next = open_connection();
+        kill_worker();
+        // We are asked, and answer as RFC 9293, 3.10.7.4 says.
+        const auto question = receive_segment();
+        ASSERT_TRUE(question) << daemon_->complained();
+        EXPECT_EQ(question->source, kRouter);
+        EXPECT_EQ(question->source_port, port_);
+        EXPECT_EQ(question->destination_port, 4000);
+        EXPECT_EQ(question->tcp_flags, kAck);
+        ASSERT_TRUE(guest_->send(make_frame("", to_server(kAck, 1000, next))));
+        const auto reset = receive_segment();
+        ASSERT_TRUE(reset) << daemon_->complained();
+        EXPECT_NE(reset->tcp_flags & kReset, 0);
+        EXPECT_EQ(reset->sequence, next);
+    }
+    // What is lost on the way is asked again.
+    const uint32_t next = open_connection();
+    kill_worker();
+    EXPECT_TRUE(receive_segment());
+    const auto again = receive_segment();
+    ASSERT_TRUE(again);
+    EXPECT_EQ(again->tcp_flags, kAck);
+    ASSERT_TRUE(guest_->send(make_frame("", to_server(kAck, 1000, next))));
+    const auto reset = receive_segment();
+    ASSERT_TRUE(reset);
+    EXPECT_NE(reset->tcp_flags & kReset, 0);
+    // The last one was reset, so nobody is asked about it.
+    kill_worker();
+    (void)open_connection();
+}
+
+}  // namespace
+}  // namespace outrigger::testing

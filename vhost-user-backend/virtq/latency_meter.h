@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Measures requests by batches: requests that were taken at one time and answered at one time need
+/// one look at the clock at either end and one entry in the histogram, however many they are.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "vhost-user-backend/base/latency_histogram.h"
+
+namespace outrigger {
+
+/// Thread-bound: queue worker. Allocates nothing.
+class LatencyMeter final {
+  public:
+    using Clock = std::chrono::steady_clock;
+
+    /// Requests that are taken from now on were taken at `now`.
+    void begin_batch(Clock::time_point now) { taken_at_ = nanoseconds(now); }
+
+    /// What a request carries until it is answered.
+    [[nodiscard]] int64_t taken_at() const { return taken_at_; }
+
+    /// A request of that time is answered. True: there is no room for the next one, so the batch
+    /// must end here.
+    [[nodiscard]] bool note_answered(int64_t taken_at) {
+        if (run_count_ > 0 && runs_[run_count_ - 1].taken_at == taken_at) {
+            ++runs_[run_count_ - 1].requests;
+            return false;
+        }
+        runs_[run_count_++] = {.taken_at = taken_at, .requests = 1};
+        return run_count_ == runs_.size();
+    }
+
+    [[nodiscard]] bool has_answered() const { return run_count_ > 0; }
+
+    /// What was answered is visible since `now`.
+    void end_batch(Clock::time_point now, LatencyHistogram& histogram) {
+        const int64_t answered_at = nanoseconds(now);
+        for (size_t i = 0; i < run_count_; ++i) {
+            const int64_t took = answered_at - runs_[i].taken_at;
+            histogram.add(took > 0 ? static_cast<uint64_t>(took) : 0, runs_[i].requests);
+        }
+        run_count_ = 0;
+    }
+
+  private:
+    /// Requests that were taken at one time and answered one after the other.
+    struct Run {
+        int64_t taken_at;
+        uint64_t requests;
+    };
+
+    [[nodiscard]] static int64_t nanoseconds(Clock::time_point time) {
+        return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch())
+            .count();
+    }
+
+    int64_t taken_at_ = 0;
+    size_t run_count_ = 0;
+    std::array<Run, 32> runs_{};
+};
+
+}  // namespace outrigger
