@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "devices/fs/fs_server.h"
@@ -57,7 +58,29 @@ timespec wished_time(const fuse_setattr_in& wish,
 
 }  // namespace
 
-Verdict FsServer::answer_attributes(Call& call, const struct statx& status) {
+fuse_attr FsServer::make_attr(const struct stat& status) const {
+    fuse_attr attr{};
+    attr.ino = status.st_ino;
+    attr.size = static_cast<uint64_t>(status.st_size);
+    attr.blocks = static_cast<uint64_t>(status.st_blocks);
+    attr.atime = static_cast<uint64_t>(status.st_atim.tv_sec);
+    attr.mtime = static_cast<uint64_t>(status.st_mtim.tv_sec);
+    attr.ctime = static_cast<uint64_t>(status.st_ctim.tv_sec);
+    attr.atimensec = static_cast<uint32_t>(status.st_atim.tv_nsec);
+    attr.mtimensec = static_cast<uint32_t>(status.st_mtim.tv_nsec);
+    attr.ctimensec = static_cast<uint32_t>(status.st_ctim.tv_nsec);
+    attr.mode = status.st_mode;
+    attr.nlink = static_cast<uint32_t>(status.st_nlink);
+    attr.uid = settings_.uids.to_guest(status.st_uid);
+    attr.gid = settings_.gids.to_guest(status.st_gid);
+    attr.rdev = encode_device(major(status.st_rdev), minor(status.st_rdev));
+    attr.blksize = static_cast<uint32_t>(status.st_blksize);
+    return attr;
+}
+
+Verdict FsServer::answer_attributes(Call& call, const Inode& inode) const {
+    struct stat status;
+    OUTRIGGER_FS_TRY(read_attributes(inode.fd.get(), status));
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(settings_.timeout);
     fuse_attr_out out{};
     out.attr_valid = static_cast<uint64_t>(seconds.count());
@@ -69,8 +92,7 @@ Verdict FsServer::answer_attributes(Call& call, const struct statx& status) {
 Verdict FsServer::getattr(Call& call) {
     OUTRIGGER_FS_TRY(parse_fixed<fuse_getattr_in>(call.body));
     const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    const auto status = OUTRIGGER_FS_TRY(stat_fd(inode->fd.get(), STATX_BASIC_STATS));
-    return answer_attributes(call, status);
+    return answer_attributes(call, *inode);
 }
 
 Verdict FsServer::statx(Call& call) {
@@ -171,8 +193,7 @@ Verdict FsServer::setattr(Call& call) {
             return failed(error);
         }
     }
-    const auto status = OUTRIGGER_FS_TRY(stat_fd(inode->fd.get(), STATX_BASIC_STATS));
-    return answer_attributes(call, status);
+    return answer_attributes(call, *inode);
 }
 
 Verdict FsServer::access(Call& call) {

@@ -87,14 +87,22 @@ void FsDevice::hurry_queue(QueueIndex index) {
     rings_[static_cast<size_t>(index)].queue->hurry();
 }
 
-void FsDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
-    Ring& ring = rings_[static_cast<size_t>(index)];
-    ring.queue->stop([&ring, drained = std::move(drained)]() mutable {
+std::move_only_function<void()> FsDevice::ending_queue(QueueIndex index,
+                                                       std::move_only_function<void()> drained) {
+    return [&ring = rings_[static_cast<size_t>(index)], drained = std::move(drained)]() mutable {
         // It calls this as the last thing that it does; the callback outlives it here.
         auto done = std::move(drained);
         ring.queue.reset();
         done();
-    });
+    };
+}
+
+void FsDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
+    rings_[static_cast<size_t>(index)].queue->stop(ending_queue(index, std::move(drained)));
+}
+
+void FsDevice::suspend_queue(QueueIndex index, std::move_only_function<void()> drained) {
+    rings_[static_cast<size_t>(index)].queue->suspend(ending_queue(index, std::move(drained)));
 }
 
 Result<std::vector<StateSection>> FsDevice::save_state() const {

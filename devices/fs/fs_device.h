@@ -32,6 +32,7 @@ class FsDevice final : public Device {
                                            Worker& worker) override;
     [[nodiscard]] QueueProgress process_queue(QueueIndex index) override;
     void stop_queue(QueueIndex index, std::move_only_function<void()> drained) override;
+    void suspend_queue(QueueIndex index, std::move_only_function<void()> drained) override;
     void hurry_queue(QueueIndex index) override;
     [[nodiscard]] std::span<const StateSectionKind> state_sections() const override;
     [[nodiscard]] Result<std::vector<StateSection>> save_state() const override;
@@ -49,6 +50,9 @@ class FsDevice final : public Device {
         uint64_t next_request = 0;       // Call::request; of the worker that has the queue
         std::unique_ptr<FsQueue> queue;  // while it runs; its worker's
     };
+
+    [[nodiscard]] std::move_only_function<void()> ending_queue(
+        QueueIndex index, std::move_only_function<void()> drained);
 
     const FsSettings settings_;
     const std::unique_ptr<FsKeeper> keeper_;  // null: there is none

@@ -31,10 +31,22 @@ Result<struct flock, Errno> host_lock(const fuse_file_lock& wish) {
     return lock;
 }
 
+/// The last byte of it.
+uint64_t end_of(const struct flock& lock) {
+    return lock.l_len == 0
+               ? kOffsetMax
+               : static_cast<uint64_t>(lock.l_start) + static_cast<uint64_t>(lock.l_len) - 1;
+}
+
 Errno try_flock(OpenFile& file, uint32_t type) {
     const int operation = type == F_UNLCK ? LOCK_UN : type == F_RDLCK ? LOCK_SH : LOCK_EX;
     if (::flock(file.fd.get(), operation | LOCK_NB) != 0) {
-        return errno;
+        const Errno error = errno;
+        if (error == EWOULDBLOCK && file.flock.load(std::memory_order_relaxed) != type) {
+            // The kernel lets go of the other kind before it looks for who has this one.
+            file.flock.store(F_UNLCK, std::memory_order_relaxed);
+        }
+        return error;
     }
     file.flock.store(type, std::memory_order_relaxed);
     return 0;
@@ -42,17 +54,23 @@ Errno try_flock(OpenFile& file, uint32_t type) {
 
 Errno try_lock(LockOwners::OpenDescription& description, struct flock& lock) {
     const std::lock_guard guard(description.mutex);
-    if (description.held.is_full()) {
+    HeldRanges next = description.held;
+    next.set({.start = static_cast<uint64_t>(lock.l_start),
+              .end = end_of(lock),
+              .type = static_cast<uint32_t>(lock.l_type)});
+    const size_t before = description.held.all().size();
+    const size_t behind = next.all().size();
+    if (!description.reserve(before, behind)) {
         return ENOLCK;
     }
     if (::fcntl(description.fd.get(), F_OFD_SETLK, &lock) != 0) {
+        const Errno error = errno;
+        description.resize(behind, before);
         // The C library of the guest knows both numbers for "somebody has it".
-        return errno == EACCES ? EAGAIN : errno;
+        return error == EACCES ? EAGAIN : error;
     }
-    const auto start = static_cast<uint64_t>(lock.l_start);
-    const uint64_t end =
-        lock.l_len == 0 ? kOffsetMax : start + static_cast<uint64_t>(lock.l_len) - 1;
-    description.held.set({.start = start, .end = end, .type = static_cast<uint32_t>(lock.l_type)});
+    description.resize(before, behind);
+    description.held = std::move(next);
     return 0;
 }
 
@@ -80,16 +98,18 @@ Result<LockOwners::Description, Errno> FsServer::description_of(uint64_t node,
 /// The guest's process that has this lock, which stands in the way of another one: the host knows
 /// it by our descriptor. 0: nobody of this guest has it, or several have.
 uint32_t FsServer::holder_of(const LockOwners::Key& asks, const struct flock& lock) {
+    uint32_t pid = 0;
+    const auto start = static_cast<uint64_t>(lock.l_start);
     for (const LockOwners::Description& other : lock_owners_.others(asks)) {
-        struct flock probe = lock;
-        probe.l_type = F_WRLCK;
-        probe.l_pid = 0;
-        // Its own lock is in nobody's way: the one for whom the range is free has it.
-        if (::fcntl(other->fd.get(), F_OFD_GETLK, &probe) == 0 && probe.l_type == F_UNLCK) {
-            return other->pid;
+        const std::lock_guard guard(other->mutex);
+        if (other->held.has_any(start, end_of(lock))) {
+            if (pid != 0) {
+                return 0;
+            }
+            pid = other->pid;
         }
     }
-    return 0;
+    return pid;
 }
 
 Verdict FsServer::getlk(Call& call) {
@@ -107,8 +127,7 @@ Verdict FsServer::getlk(Call& call) {
     out.lk.type = static_cast<uint32_t>(lock.l_type);
     if (lock.l_type != F_UNLCK) {
         out.lk.start = static_cast<uint64_t>(lock.l_start);
-        out.lk.end =
-            lock.l_len == 0 ? kOffsetMax : static_cast<uint64_t>(lock.l_start + lock.l_len - 1);
+        out.lk.end = end_of(lock);
         out.lk.pid = holder_of({.node = call.header.node, .owner = args.owner}, lock);
     }
     return call.reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);

@@ -79,11 +79,12 @@ size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
     if (!wanted.empty()) {
         find_names(share_, wanted);
     }
+    std::ranges::sort(wanted, {}, &WantedName::key);
     size_t left_count = 0;
     for (const uint64_t id : nameless) {
         const InodeRef inode = inodes_.find(id);
-        const auto found = std::ranges::find(wanted, inode->key, &WantedName::key);
-        if (found != wanted.end() && found->path) {
+        const auto found = std::ranges::lower_bound(wanted, inode->key, {}, &WantedName::key);
+        if (found != wanted.end() && found->key == inode->key && found->path) {
             save_named(inode, *found->path);
         } else if (!inode->handle.is_empty() && inode->fd.is_open()) {
             const auto handle = inode->handle.all();
@@ -157,7 +158,7 @@ Result<void> FsServer::load(const FsState& state) {
 
 Result<void> FsServer::load_all(const FsState& state) {
     const size_t held = state.files.size() + (handles_.are_used() ? 0 : state.nodes.size());
-    if (held >= settings_.descriptors_max - opened_by_handle_max_) {
+    if (held >= held_max()) {
         return failure(Error{.message = "the guest has more files than there are descriptors for"});
     }
     for (const SavedNode& node : state.nodes) {

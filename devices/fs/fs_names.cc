@@ -55,13 +55,16 @@ Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
                                                      const Name& name) {
     // A file that the guest knows is not opened again: what its number says is true as long as the
     // table holds it open.
-    const auto status = OUTRIGGER_TRY(stat_name(parent.fd.get(), name.c_str(), kStatMask));
+    Result<Found, Errno> found(std::in_place);
+    const struct statx& status = found->status;
+    OUTRIGGER_TRY(read_status(parent.fd.get(), name.c_str(), kStatMask, found->status));
     Asker one = asker;
     // A listing counts a file for each of its names: who of them an earlier process had counted
     // nobody knows, and one too many does less harm than one too few.
     one.again = one.again && (status.stx_nlink == 1 || type_of(status) == S_IFDIR);
-    if (InodeRef inode = inodes_.look_up(key_of(status), one)) {
-        return Found{.inode = std::move(inode), .status = status};
+    found->inode = inodes_.look_up(key_of(status), one);
+    if (found->inode) {
+        return found;
     }
     OUTRIGGER_TRY(reserve_descriptor());
     return add(one, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
@@ -201,6 +204,12 @@ Verdict FsServer::batch_forget(Call& call) {
     return Verdict::kSilent;
 }
 
+/// Root of the guest may do what root does, whoever that is here. And access lists are looked at by
+/// the guest: it names one group of the user's, and lists name others.
+bool FsServer::is_checked_by_host(const Call& call) const {
+    return agreed(kInitCreateSuppGroup) && call.header.uid != 0 && !agreed(FUSE_POSIX_ACL);
+}
+
 Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& extensions) const {
     // The kernel of the guest says -1 where it does not say who it is.
     if (call.header.uid == UINT32_MAX || call.header.gid == UINT32_MAX ||
@@ -210,7 +219,7 @@ Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& e
     GuestUser user{.uid = OUTRIGGER_TRY(settings_.uids.to_host(call.header.uid)),
                    .gid = OUTRIGGER_TRY(settings_.gids.to_host(call.header.gid)),
                    .group = {},
-                   .checks_access = agreed(kInitCreateSuppGroup)};
+                   .checks_access = is_checked_by_host(call)};
     if (extensions.group) {
         user.group = OUTRIGGER_TRY(settings_.gids.to_host(*extensions.group));
     }
@@ -402,13 +411,16 @@ Verdict FsServer::answer_creation(
 
 /// Opens what CREATE has found in the place of what it was to make. The guest has not looked
 /// whether its user may, and takes our word for it.
-Result<UniqueFd, Errno> FsServer::open_for(const GuestUser& user,
+Result<UniqueFd, Errno> FsServer::open_for(const Call& call,
+                                           const GuestUser& user,
                                            const Found& found,
                                            const fuse_create_in& wish) {
     const int flags = OUTRIGGER_TRY(host_flags(wish.flags));
-    const ScopedUser as(
-        capabilities_,
-        GuestUser{.uid = user.uid, .gid = user.gid, .group = user.group, .checks_access = true});
+    const ScopedUser as(capabilities_,
+                        GuestUser{.uid = user.uid,
+                                  .gid = user.gid,
+                                  .group = user.group,
+                                  .checks_access = call.header.uid != 0});
     if (!as.holds()) {
         return failure(EOVERFLOW);
     }
@@ -452,7 +464,7 @@ Verdict FsServer::create(Call& call) {
     if (!fd.valid() && error == EEXIST && (wish.args.flags & O_EXCL) == 0) {
         // It was made on the host meanwhile, and may be anything.
         Found found = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), *parent, wish.name));
-        auto opened = open_for(user, found, wish.args);
+        auto opened = open_for(call, user, found, wish.args);
         if (!opened) {
             inodes_.take_back(found.inode.id());
             return failed(opened.error());

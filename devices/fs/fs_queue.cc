@@ -8,8 +8,10 @@
 namespace outrigger::fs {
 namespace {
 
-/// Requests that are taken before the worker's other queues have their turn.
-constexpr int kBatch = 32;
+/// Requests that are taken before they are published, and the worker's other queues have their
+/// turn: few, so that the driver takes up the first answers meanwhile (ARCHITECTURE.md, decision
+/// 26).
+constexpr int kBatch = 8;
 
 /// The largest request but for what WRITE and BATCH_FORGET carry: SETXATTR of 64 KiB.
 constexpr size_t kBodyBytesMax = size_t{72} * 1024;
@@ -17,6 +19,10 @@ constexpr size_t kBodyBytesMax = size_t{72} * 1024;
 /// How often a lock that somebody else has is tried: often at first.
 constexpr auto kLockDelayMin = std::chrono::milliseconds(1);
 constexpr auto kLockDelayMax = std::chrono::milliseconds(50);
+
+/// What who waits for a lock is told where nobody can wait any longer. Linux makes "begin again" of
+/// EINTR for whoever was not interrupted, which reaches programs as the error 512.
+constexpr Verdict kCannotWait = failed(ENOLCK);
 
 bool is_silent(uint32_t opcode) {
     return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT;
@@ -132,6 +138,8 @@ void FsQueue::answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict
             break;
     }
     environment_.counters.failures.add();
+    // The guest's own limit is not meant: here they have run out.
+    verdict = verdict == failed(EMFILE) ? failed(ENFILE) : verdict;
     chain.complete(reply.finish_with_error(static_cast<int>(verdict)));
 }
 
@@ -198,7 +206,7 @@ void FsQueue::retry(Call& /*call*/, Call::Work attempt) {
     job.verdict = job.work(job.reply);
     // Nobody waits for a lock while the ring goes: whoever has it may be a guest that waits for us.
     if (job.verdict == failed(EAGAIN) && (drained_ || environment_.queue.is_ending())) {
-        job.verdict = failed(EINTR);
+        job.verdict = kCannotWait;
     }
     if (job.verdict != failed(EAGAIN)) {
         answer(*job.chain, job.reply, job.verdict);
@@ -243,9 +251,17 @@ void FsQueue::hurry() {
         environment_.worker.loop().cancel_timer(*std::exchange(lock_timer_, std::nullopt));
     }
     for (BlockingJob* const job : std::exchange(lock_waiters_, {})) {
-        answer(*job->chain, job->reply, failed(EINTR));
+        answer(*job->chain, job->reply, kCannotWait);
         put_back(*job);
     }
+}
+
+void FsQueue::suspend(std::move_only_function<void()> drained) {
+    for (BlockingJob* const job : std::exchange(lock_waiters_, {})) {
+        job->chain->set_aside();
+        put_back(*job);
+    }
+    stop(std::move(drained));
 }
 
 void FsQueue::stop(std::move_only_function<void()> drained) {

@@ -46,11 +46,14 @@ class FsQueue final : private Call::Queue {
 
     [[nodiscard]] QueueProgress process();
 
-    /// Whoever waits for a lock is told that it was interrupted.
+    /// Whoever waits for a lock is told that there is none to be had (ENOLCK).
     void hurry();
 
     /// Calls `drained` when the last request is back, perhaps at once. This may go then.
     void stop(std::move_only_function<void()> drained);
+
+    /// The same, and whoever waits for a lock waits on at whoever serves the ring next.
+    void suspend(std::move_only_function<void()> drained);
 
   private:
     // Call::Queue

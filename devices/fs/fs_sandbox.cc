@@ -42,6 +42,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "renameat2"},
     // Attributes.
     {.name = "statx"},
+    {.name = "fstat"},
     {.name = "fstatfs"},
     {.name = "faccessat2"},
     {.name = "fchmodat"},

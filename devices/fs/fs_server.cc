@@ -14,6 +14,10 @@ namespace {
 /// Inodes with a handle that are open at a time: each costs the kernel some 2 KiB.
 constexpr uint64_t kOpenedByHandleMax = 65'536;
 
+/// Inodes that a guest may know, which with handles no descriptor bounds: some 300 bytes each, with
+/// the handle and what a keeper has of it.
+constexpr size_t kInodesMax = size_t{2} * 1024 * 1024;
+
 constexpr bool kChanges = true;
 constexpr bool kCreates = true;
 constexpr bool kCounts = true;
@@ -100,10 +104,7 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     : settings_(settings),
       share_(std::move(share)),
       root_number_(number_of(share_.root_fd())),
-      opened_by_handle_max_(settings.handles == HandlePolicy::kNever
-                                ? 0
-                                : std::min(settings.descriptors_max / 2, kOpenedByHandleMax)),
-      handles_(settings.handles, share_, inodes_, opened_by_handle_max_) {
+      handles_(settings.handles, share_, inodes_, [this] { return opened_by_handle_max(); }) {
     const StatResult status = stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
@@ -200,10 +201,16 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
     const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size();
-    if (held >= settings_.descriptors_max - opened_by_handle_max_) [[unlikely]] {
+    if (held >= held_max() || inodes_.size() >= kInodesMax) [[unlikely]] {
         return failure(ENFILE);
     }
     return {};
+}
+
+uint64_t FsServer::opened_by_handle_max() const {
+    return settings_.handles == HandlePolicy::kNever
+               ? 0
+               : std::min(settings_.descriptors_of_share() / 2, kOpenedByHandleMax);
 }
 
 Verdict FsServer::destroy(Call& /*call*/) {

@@ -210,7 +210,15 @@ class FsServer final {
     [[nodiscard]] Result<InodeRef, Errno> directory_of(uint64_t node);
     [[nodiscard]] Result<OpenFileRef, Errno> file_of(uint64_t handle, uint64_t node);
 
-    /// ENFILE instead of a descriptor that the process needs for itself.
+    /// Of the descriptors that the guest may have, those that inodes with handles take.
+    [[nodiscard]] uint64_t opened_by_handle_max() const;
+
+    [[nodiscard]] uint64_t held_max() const {
+        return settings_.descriptors_of_share() - opened_by_handle_max();
+    }
+
+    /// ENFILE instead of a descriptor that the process, or another guest, needs for itself, and of
+    /// an inode more than there may be.
     [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
     [[nodiscard]] Result<Found, Errno> find_or_pin(const Asker& asker,
                                                    const Inode& parent,
@@ -221,10 +229,12 @@ class FsServer final {
     [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;
     [[nodiscard]] fuse_attr make_attr(const struct statx& status) const;
-    [[nodiscard]] Verdict answer_attributes(Call& call, const struct statx& status);
+    [[nodiscard]] fuse_attr make_attr(const struct stat& status) const;
+    [[nodiscard]] Verdict answer_attributes(Call& call, const Inode& inode) const;
 
     [[nodiscard]] Result<GuestUser, Errno> user_of(const Call& call,
                                                    const Extensions& extensions) const;
+    [[nodiscard]] bool is_checked_by_host(const Call& call) const;
     [[nodiscard]] Errno label(const Inode& inode, const Extensions& extensions);
     [[nodiscard]] Verdict finish_creation(Call& call,
                                           const Inode& parent,
@@ -239,7 +249,8 @@ class FsServer final {
     [[nodiscard]] Result<int, Errno> host_flags(uint32_t flags) const;
     [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, const InodeRef& inode, int flags);
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
-    [[nodiscard]] Result<UniqueFd, Errno> open_for(const GuestUser& user,
+    [[nodiscard]] Result<UniqueFd, Errno> open_for(const Call& call,
+                                                   const GuestUser& user,
                                                    const Found& found,
                                                    const fuse_create_in& wish);
     [[nodiscard]] Verdict answer_creation(Call& call,
@@ -277,8 +288,7 @@ class FsServer final {
     const FsSettings settings_;
     const Share share_;
     const uint64_t root_number_;
-    const uint64_t opened_by_handle_max_;  ///< of descriptors_max
-    FsKeeper* keeper_ = nullptr;           // null: there is none
+    FsKeeper* keeper_ = nullptr;  // null: there is none
     std::mutex open_again_mutex_;
     bool is_to_open_again_ = false;  // guarded by it
     OwnCapabilities capabilities_;

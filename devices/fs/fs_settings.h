@@ -2,6 +2,7 @@
 /// What the command line says of a share.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -21,13 +22,22 @@ enum class Demand : uint8_t { kNever, kAuto, kAlways };
 enum class HandlePolicy : uint8_t { kNever, kPrefer, kMandatory };
 
 struct FsSettings {
+    /// That the guest of this share may make us hold.
+    [[nodiscard]] uint64_t descriptors_of_share() const {
+        // Relaxed: all shares are there before one has a guest, but for those of a later SIGHUP.
+        return shares == nullptr ? descriptors_max
+                                 : descriptors_max / shares->load(std::memory_order_relaxed);
+    }
+
     std::string shared_dir;
     std::string tag;  ///< at most 36 bytes; empty: the device has no configuration space
     uint16_t request_queues = 8;
     CachePolicy cache = CachePolicy::kAuto;
     std::chrono::nanoseconds timeout{std::chrono::seconds(1)};  ///< of names and attributes
     uint64_t pool_threads = 4;
-    uint64_t descriptors_max = 1024;  ///< that the guest may make us hold
+    uint64_t descriptors_max = 1024;  ///< that the guests of all shares may make us hold
+    /// Shares of the process, which have equal parts of them: null stands for one. Any thread.
+    const std::atomic<uint64_t>* shares = nullptr;
     HandlePolicy handles = HandlePolicy::kNever;
     bool forgives_lost_files = false;  ///< --migration-on-error=guest-error
     bool writeback = false;

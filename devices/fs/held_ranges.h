@@ -15,7 +15,8 @@ namespace outrigger::fs {
 
 class HeldRanges final {
   public:
-    /// As many as one owner may have of a file: each takes memory of the kernel.
+    /// As many as there may be of a file: each takes memory of the kernel, which looks through all
+    /// of them for each new one.
     static constexpr size_t kRangesMax = 4096;
 
     struct Range {
@@ -25,9 +26,6 @@ class HeldRanges final {
 
         friend bool operator==(const Range&, const Range&) = default;
     };
-
-    /// May there be more? One lock or unlock adds two at most.
-    [[nodiscard]] bool is_full() const { return ranges_.size() + 2 > kRangesMax; }
 
     /// The owner has locked, or unlocked (F_UNLCK), these bytes; what it had of them is replaced.
     void set(const Range& wish) {
@@ -53,6 +51,12 @@ class HeldRanges final {
     }
 
     [[nodiscard]] std::span<const Range> all() const { return ranges_; }
+
+    /// Is any of these bytes locked?
+    [[nodiscard]] bool has_any(uint64_t start, uint64_t end) const {
+        return std::ranges::any_of(
+            ranges_, [&](const Range& range) { return range.start <= end && range.end >= start; });
+    }
 
     void clear() { ranges_.clear(); }
 

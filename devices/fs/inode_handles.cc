@@ -12,14 +12,19 @@
 namespace outrigger::fs {
 namespace {
 
-/// Something open on the mount of what `fd` pins, by which `handle` leads back to a file. Invalid
-/// where it does not.
-UniqueFd open_mount(const Share& share, int fd, uint32_t type, const FileHandle& handle) {
-    auto opened = share.reopen(fd, type, O_RDONLY);
-    if (!opened || !handle.pin(opened->get())) {
-        return UniqueFd();
-    }
-    return *std::move(opened);
+/// Something open on the mount of what `fd` pins, by which `handle` leads back to a file.
+Result<UniqueFd, Errno> open_mount(const Share& share,
+                                   int fd,
+                                   uint32_t type,
+                                   const FileHandle& handle) {
+    UniqueFd opened = OUTRIGGER_TRY(share.reopen(fd, type, O_RDONLY));
+    OUTRIGGER_TRY(handle.pin(opened.get()));
+    return opened;
+}
+
+/// The mount has no handles, or we may not use them; anything else passes.
+bool is_of_the_mount(Errno error) {
+    return error == EOPNOTSUPP || error == EPERM || error == ESTALE;
 }
 
 }  // namespace
@@ -27,8 +32,8 @@ UniqueFd open_mount(const Share& share, int fd, uint32_t type, const FileHandle&
 InodeHandles::InodeHandles(HandlePolicy policy,
                            const Share& share,
                            InodeTable& inodes,
-                           size_t open_max)
-    : policy_(policy), share_(share), inodes_(inodes), open_max_(open_max) {
+                           std::function<uint64_t()> open_max)
+    : policy_(policy), share_(share), inodes_(inodes), open_max_(std::move(open_max)) {
     if (!are_used()) {
         return;
     }
@@ -48,7 +53,7 @@ Result<HandlePolicy> InodeHandles::check(HandlePolicy policy, const Share& share
     const StatResult status = stat_fd(share.root_fd(), STATX_TYPE);
     const auto handle = FileHandle::of(share.root_fd());
     const uint32_t type = status ? uint32_t{status->stx_mode} & uint32_t{S_IFMT} : 0;
-    if (handle && open_mount(share, share.root_fd(), type, *handle).valid()) {
+    if (handle && open_mount(share, share.root_fd(), type, *handle)) {
         return policy;
     }
     constexpr const char* kWhy =
@@ -79,9 +84,12 @@ std::optional<int> InodeHandles::mount_of(int fd,
     if (type != S_IFREG && type != S_IFDIR) {
         return std::nullopt;
     }
-    UniqueFd opened = open_mount(share_, fd, type, handle);
+    auto opened = open_mount(share_, fd, type, handle);
+    if (!opened && !is_of_the_mount(opened.error())) {
+        return std::nullopt;  // the next file says it
+    }
     const std::lock_guard lock(mounts_mutex_);
-    const auto [at, is_new] = mounts_.emplace(key.mount, std::move(opened));
+    const auto [at, is_new] = mounts_.emplace(key.mount, opened ? *std::move(opened) : UniqueFd());
     if (is_new && keeper_ != nullptr && at->second.valid()) {
         keeper_->add_mount(key.mount, at->second.get());
     }
@@ -140,7 +148,8 @@ Result<void, Errno> InodeHandles::reopen(const InodeRef& inode) {
 void InodeHandles::note_open(const InodeRef& inode) {
     inode->is_recent.store(true, std::memory_order_relaxed);
     const std::lock_guard lock(open_mutex_);
-    while (open_.size() >= open_max_ && close_one()) {
+    const uint64_t open_max = open_max_();
+    while (open_.size() >= open_max && close_one()) {
     }
     open_.push_back(inode.id());
 }

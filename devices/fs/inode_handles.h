@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -23,9 +24,12 @@ namespace outrigger::fs {
 /// Any thread. What is used often takes no lock.
 class InodeHandles final {
   public:
-    /// `share` and `inodes` outlive it. At most `open_max` inodes that have a handle are open at a
-    /// time, but for those that requests use at this moment.
-    InodeHandles(HandlePolicy policy, const Share& share, InodeTable& inodes, size_t open_max);
+    /// `share` and `inodes` outlive it. At most `open_max()` inodes that have a handle are open at
+    /// a time, but for those that requests use at this moment.
+    InodeHandles(HandlePolicy policy,
+                 const Share& share,
+                 InodeTable& inodes,
+                 std::function<uint64_t()> open_max);
 
     /// Before a share is served: an error where `policy` cannot be had; HandlePolicy::kNever where
     /// it need not be.
@@ -83,7 +87,7 @@ class InodeHandles final {
     const HandlePolicy policy_;
     const Share& share_;
     InodeTable& inodes_;
-    const size_t open_max_;
+    const std::function<uint64_t()> open_max_;
     FsKeeper* keeper_ = nullptr;  // null: nothing is kept
 
     mutable std::mutex mounts_mutex_;

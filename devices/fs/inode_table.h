@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <compare>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -27,7 +28,7 @@ struct InodeKey {
     uint64_t device = 0;
     uint64_t number = 0;
 
-    friend bool operator==(const InodeKey&, const InodeKey&) = default;
+    friend auto operator<=>(const InodeKey&, const InodeKey&) = default;
 };
 
 /// The descriptor of an inode (O_PATH), which several threads may want to be the first to open.

@@ -55,7 +55,7 @@ void take_lock(std::string_view rest, KernelLocks& locks) {
     const uint32_t type = access == "READ" ? F_RDLCK : F_WRLCK;
     if (kind == "FLOCK") {
         locks.flock = type;
-    } else if (kind == "OFDLCK" && !locks.ranges.is_full()) {
+    } else if (kind == "OFDLCK" && locks.ranges.all().size() < HeldRanges::kRangesMax) {
         locks.ranges.set({.start = *start, .end = *end, .type = type});
     }
 }

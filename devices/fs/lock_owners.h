@@ -38,13 +38,69 @@ class LockOwners final {
         friend auto operator<=>(const Key&, const Key&) = default;
     };
 
+    /// How many ranges are locked.
+    class RangeCount final {
+      public:
+        /// False, and nothing is taken, beyond `most`.
+        [[nodiscard]] bool take(size_t more, size_t most) {
+            const size_t before = count_.fetch_add(more, std::memory_order_relaxed);
+            if (before + more <= most) {
+                return true;
+            }
+            give_back(more);
+            return false;
+        }
+
+        void add(size_t more) { count_.fetch_add(more, std::memory_order_relaxed); }
+
+        void give_back(size_t fewer) { count_.fetch_sub(fewer, std::memory_order_relaxed); }
+
+      private:
+        std::atomic<size_t> count_ = 0;
+    };
+
+    /// Of all files, and of one.
+    static constexpr size_t kRangesMax = 65'536;
+    static constexpr size_t kRangesOfFileMax = HeldRanges::kRangesMax;
+
     struct OpenDescription {
+        OpenDescription() = default;
+        OpenDescription(const OpenDescription&) = delete;
+        OpenDescription& operator=(const OpenDescription&) = delete;
+
+        ~OpenDescription() { resize(held.all().size(), 0); }
+
+        /// There are to be `next` ranges in place of `now`. False: those would be too many.
+        [[nodiscard]] bool reserve(size_t now, size_t next) {
+            if (next <= now) {
+                return true;  // until resize()
+            }
+            if (!of_all->take(next - now, kRangesMax)) {
+                return false;
+            }
+            if (!of_file->take(next - now, kRangesOfFileMax)) {
+                of_all->give_back(next - now);
+                return false;
+            }
+            return true;
+        }
+
+        /// Gives back what `next` leaves of `now`.
+        void resize(size_t now, size_t next) {
+            if (next < now) {
+                of_all->give_back(now - next);
+                of_file->give_back(now - next);
+            }
+        }
+
         UniqueFd fd;
         uint64_t handle = 0;                   ///< by which the owner had it opened
         uint32_t pid = 0;                      ///< in the guest
         std::optional<uint32_t> kept_place{};  ///< where the keeper has it, too
         std::mutex mutex{};  ///< held while it is locked, too: so the kernel and `held` agree
         HeldRanges held{};
+        std::shared_ptr<RangeCount> of_all{};
+        std::shared_ptr<RangeCount> of_file{};
     };
 
     /// Shared: a request that locks keeps it open, whoever forgets it meanwhile.
@@ -68,7 +124,7 @@ class LockOwners final {
         if (!opened) {
             return failure(int{opened.error()});
         }
-        auto description = std::make_shared<OpenDescription>();
+        const auto description = make(key.node);
         description->fd = *std::move(opened);
         description->handle = handle;
         description->pid = pid;
@@ -89,11 +145,13 @@ class LockOwners final {
     /// One of an earlier process. False: it is there twice, or one too many.
     [[nodiscard]] bool restore(const KeptLockOwner& kept, UniqueFd fd, HeldRanges held) {
         const std::lock_guard lock(mutex_);
-        auto description = std::make_shared<OpenDescription>();
+        const auto description = make(kept.node);
         description->fd = std::move(fd);
         description->handle = kept.handle;
         description->pid = kept.pid;
         description->kept_place = kept.place;
+        description->of_all->add(held.all().size());
+        description->of_file->add(held.all().size());
         description->held = std::move(held);
         const bool is_new =
             descriptions_.size() < kDescriptionsMax &&
@@ -161,6 +219,17 @@ class LockOwners final {
 
     using Descriptions = std::map<Key, Description>;
 
+    /// One that counts with the others of its file.
+    [[nodiscard]] Description make(uint64_t node) {
+        auto description = std::make_shared<OpenDescription>();
+        description->of_all = range_count_;
+        const auto other = descriptions_.lower_bound({.node = node, .owner = 0});
+        description->of_file = other != descriptions_.end() && other->first.node == node
+                                   ? other->second->of_file
+                                   : std::make_shared<RangeCount>();
+        return description;
+    }
+
     /// The keeper's descriptor is closed a moment later, so whoever waits for the locks should not
     /// wait for that. Who uses the description still has none any more, either.
     Descriptions::iterator erase(Descriptions::iterator at) {
@@ -181,6 +250,7 @@ class LockOwners final {
     std::mutex mutex_;
     std::atomic<size_t> count_ = 0;  // written with the mutex, read without
     Descriptions descriptions_;
+    const std::shared_ptr<RangeCount> range_count_ = std::make_shared<RangeCount>();
 };
 
 }  // namespace outrigger::fs

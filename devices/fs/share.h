@@ -76,6 +76,16 @@ class Share final {
 /// Of what `name` is in `directory`, a symbolic link itself.
 [[nodiscard]] StatResult stat_name(int directory, const char* name, unsigned mask);
 
+/// The same into `status`, which is as it was where that fails: nothing is copied twice.
+[[nodiscard]] Result<void, Errno> read_status(int directory,
+                                              const char* name,
+                                              unsigned mask,
+                                              struct statx& status);
+
+/// What a guest asks for most of all, of what `fd` has open or pins, by the cheapest call that
+/// there is.
+[[nodiscard]] Result<void, Errno> read_attributes(int fd, struct stat& status);
+
 /// The number of a descriptor as a name in /proc/self/fd.
 class FdName final {
   public:

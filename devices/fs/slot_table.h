@@ -116,6 +116,9 @@ class SlotTable final {
     /// An entry that nobody finds before publish(); an empty Ref when the table is full.
     [[nodiscard]] Ref allocate() {
         const std::lock_guard lock(mutex_);
+        if (free_.empty() && !holes_.empty()) {
+            fill_hole();
+        }
         if (!free_.empty()) {
             const uint32_t index = free_.back();
             free_.pop_back();
@@ -188,25 +191,25 @@ class SlotTable final {
     void finish_restoring(uint32_t newest) {
         const std::lock_guard lock(mutex_);
         free_.clear();
+        holes_.clear();
         for (uint32_t index = 1; index < next_; ++index) {
             const Slot* const slot = slot_at(index);
-            if (slot != nullptr) {
-                const uint64_t word = slot->word.load(std::memory_order_relaxed);
-                newest = std::max(newest, static_cast<uint32_t>(word >> 32));
+            if (slot == nullptr) {
+                index = last_of_chunk(index);
+                continue;
             }
+            const uint64_t word = slot->word.load(std::memory_order_relaxed);
+            newest = std::max(newest, static_cast<uint32_t>(word >> 32));
         }
         newest_generation_ = newest + 1;
         first_generation_ = newest_generation_;
         for (uint32_t index = 1; index < next_; ++index) {
-            std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
-            if (chunk.load(std::memory_order_relaxed) == nullptr) {
-                // Release: pairs with the acquire in slot_at().
-                chunk.store(new Chunk, std::memory_order_release);
-            }
             Slot* const slot = slot_at(index);
-            if ((slot->word.load(std::memory_order_relaxed) & (kAlive | kPins)) == 0) {
-                slot->word.store(uint64_t{newest_generation_} << 32, std::memory_order_relaxed);
-                free_.push_back(index);
+            if (slot == nullptr) {
+                holes_.push_back(index / kChunkSlots);
+                index = last_of_chunk(index);
+            } else if ((slot->word.load(std::memory_order_relaxed) & (kAlive | kPins)) == 0) {
+                free_slot(*slot, index);
             }
         }
     }
@@ -222,7 +225,11 @@ class SlotTable final {
         }
         for (uint32_t index = 1; index < end; ++index) {
             Slot* const slot = slot_at(index);
-            const uint64_t word = slot == nullptr ? 0 : slot->word.load(std::memory_order_relaxed);
+            if (slot == nullptr) {
+                index = last_of_chunk(index);
+                continue;
+            }
+            const uint64_t word = slot->word.load(std::memory_order_relaxed);
             if (Ref entry = is_alive(word) ? find((word >> 32 << 32) | index) : Ref()) {
                 each(entry);
             }
@@ -269,6 +276,30 @@ class SlotTable final {
         std::array<Slot, kChunkSlots> slots;
     };
 
+    [[nodiscard]] static uint32_t last_of_chunk(uint32_t index) {
+        return index / kChunkSlots * kChunkSlots + (kChunkSlots - 1);
+    }
+
+    void free_slot(Slot& slot, uint32_t index) {
+        slot.word.store(uint64_t{first_generation_} << 32, std::memory_order_relaxed);
+        free_.push_back(index);
+    }
+
+    /// Slots that restore() has passed over get memory when they are needed.
+    void fill_hole() {
+        const uint32_t chunk = holes_.back();
+        holes_.pop_back();
+        if (chunks_[chunk].load(std::memory_order_relaxed) != nullptr) {
+            return;
+        }
+        // Release: pairs with the acquire in slot_at().
+        chunks_[chunk].store(new Chunk, std::memory_order_release);
+        const uint32_t begin = chunk * kChunkSlots;
+        for (uint32_t index = std::max(begin, 1U); index < begin + kChunkSlots; ++index) {
+            free_slot(*slot_at(index), index);
+        }
+    }
+
     [[nodiscard]] static bool is_alive(uint64_t word) { return (word & kAlive) != 0; }
 
     [[nodiscard]] Slot* slot_at(uint32_t index) {
@@ -298,8 +329,9 @@ class SlotTable final {
     }
 
     std::array<std::atomic<Chunk*>, kSlotsMax / kChunkSlots> chunks_{};
-    mutable std::mutex mutex_;    // what follows
-    std::vector<uint32_t> free_;  // slots that were used before
+    mutable std::mutex mutex_;     // what follows
+    std::vector<uint32_t> free_;   // slots that were used before
+    std::vector<uint32_t> holes_;  // chunks below next_ that have no memory
     uint32_t newest_generation_ = 0;
     uint32_t first_generation_ = 0;  // of a slot that was never used
     uint32_t next_ = 1;              // slot 0 stays empty: the guest knows nothing by the number 0

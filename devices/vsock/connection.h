@@ -95,6 +95,9 @@ struct Connection {
     bool is_kept = false;         ///< the keeper has the socket, too
 
     HostBacklog backlog;
+    // kLingering: how far the host's program was when that was looked at last.
+    HostBacklog::Position lingering_at{};
+    size_t lingering_unread = 0;  ///< unread_bytes()
 
     // A message of the host on its way to the guest. It stays in the socket until all of it went.
     std::vector<std::byte> message{};
@@ -108,6 +111,8 @@ struct Connection {
     std::optional<Deadlines::iterator> deadline{};
     ListHook<Connection> control_hook{};
     ListHook<Connection> data_hook{};
+    ListHook<Connection> keeping_hook{};
+    ListHook<Connection> starved_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
 

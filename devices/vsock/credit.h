@@ -70,6 +70,12 @@ class ReceiveWindow final {
         return true;
     }
 
+    /// `bytes` is all that there may be of it from now on. Before the guest is told of more.
+    void limit(uint32_t bytes) {
+        bytes_max_ = std::min(bytes_max_, bytes);
+        bytes_ = std::min(bytes_, bytes_max_);
+    }
+
     /// So many of them have reached the host's socket.
     void note_forwarded(uint32_t bytes) { forwarded_ += bytes; }
 

@@ -64,17 +64,18 @@ void VsockEngine::keep_rest(Connection& connection, size_t written) {
 bool VsockEngine::on_write_error(Connection& connection, int os_error) {
     const bool waits =
         os_error == EAGAIN || os_error == EINTR || os_error == ENOBUFS || os_error == ENOMEM;
-    if (waits || connection.phase == Phase::kLingering) {
-        if (!waits) {
-            destroy(connection);
-        }
-        return waits;
+    if (waits) {
+        return true;
     }
     switch (os_error) {
         case ECONNRESET:
             connection.host_was_reset = true;
             [[fallthrough]];
         case EPIPE: {
+            if (connection.phase == Phase::kLingering) {
+                end(connection, EndReason::kHostReset);
+                return false;
+            }
             const uint32_t dropped = gathered_.bytes;
             on_host_deaf(connection);
             if (connection.phase == Phase::kOpen) {
@@ -135,9 +136,13 @@ void VsockEngine::write_backlog(Connection& connection) {
         const ssize_t count =
             connection.is_stream() ? send_stream(connection) : send_message(connection, front);
         if (count < 0) {
-            if (on_write_error(connection, errno)) {
-                // Anew: where memory was short for a moment the socket never stopped being
-                // writable, and no event would come.
+            const int os_error = errno;
+            const bool goes_on = on_write_error(connection, os_error);
+            if (goes_on && (os_error == ENOBUFS || os_error == ENOMEM)) {
+                // The socket never stopped being writable: no event would come, or one at once.
+                starved_.push_back(connection);
+                try_again_later();
+            } else if (goes_on) {
                 connection.waits_to_write = false;
                 set_waits_to_write(connection, true);
             }
@@ -156,6 +161,21 @@ void VsockEngine::write_backlog(Connection& connection) {
     set_waits_to_write(connection, false);
     after_backlog(connection);
     commit_if_there(id);
+}
+
+/// Each of them once.
+void VsockEngine::write_starved() {
+    std::vector<ConnectionId> ids;
+    while (Connection* const connection = starved_.front()) {
+        ids.push_back(connection->id);
+        starved_.remove(*connection);
+    }
+    for (const ConnectionId id : ids) {
+        Connection* const connection = table_.find(id);
+        if (connection != nullptr && !connection->is_written()) {
+            write_backlog(*connection);
+        }
+    }
 }
 
 /// The host has taken so much: there is room for as much of the guest's again.

@@ -17,6 +17,29 @@ constexpr int kCallsMax = 16;
 
 }  // namespace
 
+/// Of an earlier process, whose rules may have been others.
+bool VsockEngine::is_still_allowed(const Connection& connection) const {
+    if (!connection.is_of_sibling() || connection.phase == Phase::kDialing) {
+        return true;  // one that is yet to be called is asked about then
+    }
+    const std::shared_ptr<Sibling> other = Sibling::find(connection.key.peer_cid);
+    if (other == nullptr) {
+        return true;  // its end has gone with it, and is found
+    }
+    return connection.called ? other->lets_in(*self_, connection.key.peer_port)
+                             : self_->lets_in(*other, connection.key.guest_port);
+}
+
+/// Before anything of these connections goes either way: each device looks at its own ends. By now
+/// all devices of the program are there.
+void VsockEngine::end_forbidden() {
+    table_.for_each([this](Connection& connection) {
+        if (!is_still_allowed(connection)) {
+            end(connection, EndReason::kRuleWithdrawn);
+        }
+    });
+}
+
 /// The guest calls another one.
 void VsockEngine::call_sibling(Connection& connection) {
     const std::shared_ptr<Sibling> called = Sibling::find(connection.key.peer_cid);
@@ -81,9 +104,17 @@ void VsockEngine::take_calls() {
         if (!call) {
             return;
         }
-        // A call that is not taken up closes its end, which is the answer.
-        if (call->socket.valid() &&
-            (call->type == SocketType::kStream ? types_.stream : types_.seqpacket)) {
+        // A call that is not taken up closes its end, which is the answer. It may have been left by
+        // an earlier process, with other rules.
+        const std::shared_ptr<Sibling> caller = Sibling::find(call->from_cid);
+        if (caller == nullptr || !self_->lets_in(*caller, call->to_port)) {
+            note_end(EndReason::kRuleWithdrawn,
+                     fmt::format("{}:{} to port {} of the guest",
+                                 call->from_cid,
+                                 call->from_port,
+                                 call->to_port));
+        } else if (call->socket.valid() &&
+                   (call->type == SocketType::kStream ? types_.stream : types_.seqpacket)) {
             take_call(*std::move(call));
         }
         self_->drop_call();

@@ -110,6 +110,8 @@ void VsockEngine::attach(EventLoop& loop) {
     accept_pauses_ = false;
     watch_ = loop.watch_readable(epoll_.get(), [this] { on_sockets_ready(); });
     restart_timer();
+    try_again();
+    end_forbidden();
 }
 
 void VsockEngine::detach() {
@@ -117,7 +119,11 @@ void VsockEngine::detach() {
     if (timer_) {
         loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
     }
+    if (again_timer_) {
+        loop_->cancel_timer(*std::exchange(again_timer_, std::nullopt));
+    }
     release_news();
+    keep_the_rest();
     loop_ = nullptr;
 }
 
@@ -259,6 +265,8 @@ void VsockEngine::close_socket(Connection& connection) {
     connection.readable = false;
     connection.waits_to_write = false;
     readable_.remove(connection);
+    unkept_.remove(connection);
+    starved_.remove(connection);
     if (connection.socket.valid()) {
         // Of this process no other descriptor is open, but the keeper may have one.
         (void)control_epoll(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), 0, 0);
@@ -353,7 +361,7 @@ void VsockEngine::expire(Connection& connection) {
             begin_reset(connection);
             return;
         case Phase::kLingering:
-            destroy(connection);
+            linger_on(connection);
             return;
         case Phase::kResetting:
             return;  // has no deadline
@@ -390,6 +398,8 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
             drop_client(connection, reason);
             return;
         case Phase::kLingering:
+            // The guest has forgotten it; what it sent is lost.
+            note_end(reason, name_of(connection));
             destroy(connection);
             return;
         case Phase::kResetting:
@@ -437,7 +447,22 @@ void VsockEngine::linger_untold(Connection& connection) {
     table_.drop_key(connection);
     connection.pending = 0;
     connection.phase = Phase::kLingering;
-    set_deadline(connection, kLingerMax);
+    connection.lingering_unread = SIZE_MAX;
+    linger_on(connection);
+}
+
+/// For as long as the host's program goes on reading, however slowly. Its socket takes more only
+/// when much of what the kernel keeps was read, so that is looked at, too.
+void VsockEngine::linger_on(Connection& connection) {
+    const HostBacklog::Position& at = connection.backlog.position();
+    const size_t unread = unread_bytes(connection.socket.get());
+    if (at == connection.lingering_at && unread >= connection.lingering_unread) {
+        end(connection, EndReason::kHostSlow);
+        return;
+    }
+    connection.lingering_at = at;
+    connection.lingering_unread = unread;
+    set_deadline(connection, options_.linger_timeout);
 }
 
 void VsockEngine::destroy(Connection& connection) {
@@ -493,7 +518,12 @@ void VsockEngine::forget_guest() {
 void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
     for (const ConnectionKey& key : keys) {
         if (table_.is_full()) {
-            return;
+            add_reset({.source_cid = options_.guest_cid,
+                       .destination_cid = key.peer_cid,
+                       .source_port = key.guest_port,
+                       .destination_port = key.peer_port,
+                       .type = static_cast<uint16_t>(key.type)});
+            continue;
         }
         Connection& connection = begin_connection();
         connection.phase = Phase::kResetting;
@@ -504,6 +534,11 @@ void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
             destroy(connection);  // named twice
         }
     }
+    commit_numbers();
+}
+
+size_t VsockEngine::reset_later_max() const {
+    return options_.connections_max + kResetSlots / 2;
 }
 
 std::unique_ptr<Connection> VsockEngine::make_connection(ConnectionId id) const {

@@ -61,6 +61,8 @@ struct VsockOptions {
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
     uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
     std::chrono::milliseconds greeting_timeout{5000};
+    /// How long bytes of the guest wait, once it has gone, for a program that takes none of them.
+    std::chrono::milliseconds linger_timeout{30'000};
     SiblingRules siblings{};
 };
 
@@ -126,6 +128,9 @@ class VsockEngine final {
     /// The guest still has these connections of an earlier process of ours, and is to be told that
     /// they are gone. Nothing runs.
     void reset_later(std::span<const ConnectionKey> keys);
+
+    /// How many of them it can tell, where it has no connections.
+    [[nodiscard]] size_t reset_later_max() const;
 
     /// Does it go on with what another process had?
     [[nodiscard]] bool goes_on() const { return ledger_.goes_on(); }
@@ -207,6 +212,11 @@ class VsockEngine final {
 
     void expect(const Connection& connection);
     void adopt(Connection& connection, UniqueFd socket);
+    [[nodiscard]] bool keep_socket(Connection& connection);
+    void try_again_later();
+    void try_again();
+    void keep_the_rest();
+    void write_starved();
     void let_go(ConnectionId id, UniqueFd socket, bool is_kept);
     void release_backlog(Connection& connection, size_t kept);
     void find_place(Virtqueue& queue, bool& is_found, uint64_t& next);
@@ -232,6 +242,7 @@ class VsockEngine final {
     void begin_reset(Connection& connection);
     void linger(Connection& connection);
     void linger_untold(Connection& connection);
+    void linger_on(Connection& connection);
     void note_end(EndReason reason, std::string_view what);
     [[nodiscard]] std::string name_of(const Connection& connection) const;
     void wake_receive();
@@ -258,6 +269,8 @@ class VsockEngine final {
     void open_to_socket(Connection& connection);
 
     // --- engine_siblings.cc: other guests
+    [[nodiscard]] bool is_still_allowed(const Connection& connection) const;
+    void end_forbidden();
     void call_sibling(Connection& connection);
     void take_calls();
     void take_call(SiblingCall call);
@@ -355,6 +368,12 @@ class VsockEngine final {
 
     IntrusiveList<Connection, &Connection::control_hook> owing_;
     IntrusiveList<Connection, &Connection::data_hook> readable_;
+    // Sockets that the keeper, which did not read, is yet to be given, and to forget.
+    IntrusiveList<Connection, &Connection::keeping_hook> unkept_;
+    std::vector<ConnectionId> unforgotten_;
+    /// With a backlog that the kernel had no memory for.
+    IntrusiveList<Connection, &Connection::starved_hook> starved_;
+    std::optional<TimerId> again_timer_;
     Gathered gathered_;
     std::vector<Landing> landings_;
     size_t landing_room_ = 0;
@@ -363,6 +382,7 @@ class VsockEngine final {
     bool listening_ = false;
     bool accept_pauses_ = false;  // the process has no descriptors left
     LogLimiter keeping_limiter_;
+    LogLimiter late_limiter_;
 };
 
 }  // namespace outrigger::vsock

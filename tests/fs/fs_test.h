@@ -3,6 +3,7 @@
 /// shares, another one beside it that nobody may reach, and a guest that speaks FUSE by hand.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
@@ -98,8 +99,13 @@ class FsTest : public ::testing::Test {
         if (program == nullptr) {
             throw std::runtime_error("OUTRIGGER_FS_PROGRAM names no daemon");
         }
-        std::vector<std::string> arguments = {"--socket-path=" + (home_ / "socket"),
-                                              "--shared-dir=" + share()};
+        std::vector<std::string> arguments = {"--shared-dir=" + share()};
+        const bool names_devices = std::ranges::any_of(
+            options.arguments,
+            [](const std::string& argument) { return argument.starts_with("--device="); });
+        if (!names_devices) {
+            arguments.push_back("--socket-path=" + (home_ / "socket"));
+        }
         arguments.insert(arguments.end(), options.arguments.begin(), options.arguments.end());
         if (options.keeper) {
             arguments.emplace_back("--keeper=fork");

@@ -160,6 +160,25 @@ TEST_P(FsKills, LocksStay) {
     EXPECT_EQ(probe.l_type, F_UNLCK);
 }
 
+TEST_P(FsKills, WhoWaitsForALockWaitsOnBehindATakeOver) {
+    const OpenFile file = create("f", "content");
+    ASSERT_EQ(lock(file, 1, kWholeFile), 0);
+    const auto waits = guest().submit(ask::lock(FUSE_SETLKW, file.node, file.fh, 2, kWholeFile, 0));
+    ASSERT_TRUE(waits);
+    ASSERT_EQ(error_of(ask::getattr(file.node)), 0);  // behind it
+    ChildProcess next(std::getenv("OUTRIGGER_FS_PROGRAM"),
+                      {.arguments = {"--take-over=" + std::to_string(daemon().pid())}});
+    const auto ended = next.wait();
+    ASSERT_TRUE(ended.has_value());
+    ASSERT_EQ(*ended, (Ended{.status = 0})) << next.complained();
+    ASSERT_EQ(error_of(ask::getattr(file.node)), 0);
+    fuse_file_lock none = kWholeFile;
+    none.type = F_UNLCK;
+    ASSERT_EQ(lock(file, 1, none), 0);
+    EXPECT_EQ(guest().wait(*waits).error(), 0);
+    EXPECT_EQ(lock(file, 1, kWholeFile), EAGAIN);
+}
+
 TEST_P(FsKills, LocksOfFlockStay) {
     const OpenFile file = create("f");
     ASSERT_EQ(lock(file, 1, kWholeFile, FUSE_LK_FLOCK), 0);

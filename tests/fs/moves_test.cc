@@ -232,6 +232,18 @@ TEST_F(FsMovesLocks, LocksOfFlockGoAlong) {
     EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
 }
 
+// EINTR would be the error 512 for a program that nobody has interrupted.
+TEST_F(FsMovesLocks, WhoWaitsForALockWhenTheRingStopsIsTold) {
+    serve({.arguments = options_});
+    const OpenFile file = create("f", "0123456789");
+    ASSERT_EQ(lock(file, 1, kWholeFile), 0);
+    const auto waits = guest().submit(ask::lock(FUSE_SETLKW, file.node, file.fh, 2, kWholeFile, 0));
+    ASSERT_TRUE(waits);
+    ASSERT_EQ(error_of(ask::getattr(file.node)), 0);  // behind it
+    ASSERT_TRUE(guest().leave());
+    EXPECT_EQ(guest().wait(*waits).error(), ENOLCK);
+}
+
 TEST_F(FsMovesLocks, AGuestThatStaysHasItsLocks) {
     serve({.arguments = options_});
     const OpenFile file = create("f", "0123456789");

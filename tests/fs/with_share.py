@@ -7,7 +7,8 @@
 In the arguments {mount} stands for where the share is mounted, {backing} for the directory that is
 shared, {host} for an empty directory beside it. Prints the Test Anything Protocol: with --tap what the
 command prints of it, and its own cases: that the share was mounted and unmounted, that the daemon ended
-well, and that it holds no more descriptors than before the first request.
+well, that it holds no more descriptors than before the first request, and among them none of a file that
+the guest had looked up.
 
   --daemon-option=X   passed to the daemon; may be there more than once
   --queues=N          request queues of the bridge; default 2
@@ -98,6 +99,19 @@ def descriptors_of(pid):
         return 0
 
 
+def pinned_by(pid):
+    """Descriptors that only pin a file: those of the inodes that a guest has not forgotten, the share's and /proc's."""
+    count = 0
+    try:
+        for name in os.listdir(f"/proc/{pid}/fdinfo"):
+            with open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii") as info:
+                flags = next(line.split()[1] for line in info if line.startswith("flags:"))
+            count += (int(flags, 8) & os.O_PATH) != 0
+    except OSError:
+        return -1
+    return count
+
+
 class Process:
     """A child whose output is kept."""
 
@@ -146,6 +160,7 @@ class Share:
         self.daemon = Process(arguments, home, "daemon")
         wait_for(lambda: os.path.exists(self.socket) or not self.daemon.runs())
         self.descriptors = descriptors_of(self.serving())
+        self.pinned = -1
         self.bridge = Process([options.bridge, f"--socket={self.socket}", f"--mountpoint={self.mount}",
                                "--tag=share", f"--queues={options.queues}"], home, "bridge")
 
@@ -161,8 +176,10 @@ class Share:
             return 0
 
     def mounted(self):
-        return wait_for(lambda: "mounted " in self.bridge.said() or not self.bridge.runs()) and (
-            "mounted " in self.bridge.said())
+        wait_for(lambda: "mounted " in self.bridge.said() or not self.bridge.runs())
+        # Whoever has answered INIT has opened all it needs, and the guest has looked up nothing yet.
+        self.pinned = pinned_by(self.serving())
+        return "mounted " in self.bridge.said()
 
     def place(self, word):
         for name in ("mount", "backing", "host"):
@@ -243,6 +260,8 @@ def end_share(share, tap):
                        share.descriptors + DESCRIPTORS_KEPT_MAX, 5)
         tap.case(few, "share.descriptors-come-back",
                  f"{share.descriptors} before, {descriptors_of(share.serving())} now")
+        tap.case(wait_for(lambda: pinned_by(share.serving()) == share.pinned, 5), "share.inodes-forgotten",
+                 f"{share.pinned} pinned before, {pinned_by(share.serving())} now")
     status = share.daemon.end()
     tap.case(status == 0, "share.daemon-ends", f"the daemon ended with {status}\n{share.daemon.said()}")
 

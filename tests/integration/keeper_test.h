@@ -55,6 +55,12 @@ class KeeperTest : public ::testing::Test {
     void start(std::vector<std::string> more = {kManyRestarts}) {
         more.push_back("--keeper=fork");
         more.push_back("--socket-path=" + socket_.string());
+        if (daemon_ != nullptr) {
+            // The process that serves sees later that its keeper was killed, and has the socket.
+            const pid_t process = worker();
+            daemon_.reset();
+            ASSERT_TRUE(eventually([&] { return process < 0 || ::kill(process, 0) != 0; }));
+        }
         daemon_ =
             std::make_unique<ChildProcess>(program_, ChildProcess::Options{.arguments = more});
         ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();

@@ -27,6 +27,10 @@ class VsockSiblingTest : public VsockTest {
         options_.siblings = mine;
         serve();
         serve_other_device(others);
+        start_other_guest(other_receive_bytes);
+    }
+
+    void start_other_guest(uint32_t other_receive_bytes = 3776) {
         VsockGuestOptions options;
         options.packed = GetParam();
         options.cid = kCalled;
@@ -35,7 +39,7 @@ class VsockSiblingTest : public VsockTest {
         ASSERT_TRUE(other_guest_->is_up());
     }
 
-    void serve_other_device(const SiblingRules& rules) {
+    void serve_other_device(const SiblingRules& rules, Keeping keeping = {}) {
         VsockOptions options;
         options.guest_cid = kCalled;
         options.uds_path = folder_ / "other";
@@ -45,7 +49,8 @@ class VsockSiblingTest : public VsockTest {
         listeners.seqpacket =
             listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET}).value();
         other_device_ = std::make_unique<VsockDevice>(
-            options, VsockEngine::create(options, std::move(listeners)).value());
+            options,
+            VsockEngine::create(options, std::move(listeners), std::move(keeping)).value());
         other_host_ =
             std::make_unique<testing::SessionHost>(*other_device_, testing::SessionHostOptions{});
     }
@@ -181,6 +186,33 @@ TEST_P(VsockSiblingTest, GuestThatIsNotUpRefuses) {
     serve();
     serve_other_device(kGroupA);
     expect_refused(EndReason::kSiblingDown);
+}
+
+TEST_P(VsockSiblingTest, CallLeftUnderRulesOfBeforeIsRefused) {
+    serve();
+    // Of the process before: the mailbox, with a call that its rules allowed.
+    auto mailbox = Mailbox::create().value();
+    auto ends = Sibling::make_ends(SocketType::kStream).value();
+    {
+        Mailbox same{.inbox = UniqueFd(::dup(mailbox.inbox.get())),
+                     .outbox = UniqueFd(::dup(mailbox.outbox.get()))};
+        const auto before = Sibling::create(kCalled, kGroupA, std::move(same)).value();
+        ASSERT_TRUE(before->call(
+            {.from_cid = kCaller,
+             .from_port = kGuestPort,
+             .to_port = kPort,
+             .type = SocketType::kStream,
+             .socket = std::move(ends.called)},
+            [](int outbox, const msghdr& message) { return ::sendmsg(outbox, &message, 0); }));
+    }
+    Keeping keeping;
+    keeping.mailbox = std::move(mailbox);
+    serve_other_device({}, std::move(keeping));
+    start_other_guest();
+    EXPECT_TRUE(HostSocket(std::move(ends.caller)).ends());
+    EXPECT_EQ(other_device_->counters().ended.value(EndReason::kRuleWithdrawn), 1U);
+    testing::give_others_a_moment();
+    EXPECT_FALSE(other().receive_now());
 }
 
 TEST_P(VsockSiblingTest, RefusalOfTheCalledReachesTheCaller) {

@@ -53,14 +53,14 @@ TEST(HeldRanges, UnlockOfTheFirstByteTouchesNoOther) {
     EXPECT_EQ(after({{0, 1, F_WRLCK}, {0, 0, F_UNLCK}}), (Ranges{{1, 1, F_WRLCK}}));
 }
 
-TEST(HeldRanges, IsFullBeforeThereAreTooMany) {
+TEST(HeldRanges, KnowsWhetherAnyByteIsLocked) {
     HeldRanges held;
-    uint64_t at = 0;
-    for (; !held.is_full(); at += 2) {
-        held.set({at, at, F_RDLCK});
-    }
-    EXPECT_LE(held.all().size(), HeldRanges::kRangesMax);
-    EXPECT_GT(held.all().size(), HeldRanges::kRangesMax - 2);
+    held.set({.start = 3, .end = 9, .type = F_RDLCK});
+    EXPECT_TRUE(held.has_any(0, 3));
+    EXPECT_TRUE(held.has_any(9, 20));
+    EXPECT_TRUE(held.has_any(5, 5));
+    EXPECT_FALSE(held.has_any(0, 2));
+    EXPECT_FALSE(held.has_any(10, kEnd));
 }
 
 }  // namespace

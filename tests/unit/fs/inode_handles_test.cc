@@ -35,7 +35,7 @@ class InodeHandlesTest : public ::testing::Test {
         if (*policy != HandlePolicy::kPrefer) {
             GTEST_SKIP() << "no handles here, or not root";
         }
-        handles_.emplace(*policy, *share_, inodes_, kOpenMax);
+        handles_.emplace(*policy, *share_, inodes_, [] { return kOpenMax; });
         UniqueFd root = share_->duplicate_root();
         const auto status = stat_fd(root.get(), STATX_BASIC_STATS | STATX_MNT_ID);
         inodes_.set_root(std::move(root), key_of(*status), S_IFDIR);

@@ -249,5 +249,36 @@ TEST(SlotTable, ThreadsThatFindAndRetireClearEachEntryOnce) {
     EXPECT_EQ(table.size(), 0U);
 }
 
+struct Counted {
+    static inline size_t made = 0;
+
+    Counted() { ++made; }
+
+    void clear() {}
+};
+
+TEST(SlotTable, TakesNoMemoryForNumbersThatARestoredOneLeavesOut) {
+    SlotTable<Counted> table;
+    Counted::made = 0;
+    constexpr uint64_t kLast = SlotTable<Counted>::kSlotsMax - 1;
+    {
+        auto entry = table.restore(kLast, SlotTable<Counted>::kSlotsMax);
+        ASSERT_TRUE(entry);
+        table.publish(entry);
+        table.finish_restoring(1);
+        EXPECT_LE(Counted::made, 1024U);
+    }
+    // They are there all the same, and newer than all that were restored.
+    for (int i = 0; i < 3000; ++i) {
+        auto entry = table.allocate();
+        ASSERT_TRUE(entry);
+        EXPECT_GT(entry.id() >> 32, 1U);
+        table.publish(entry);
+    }
+    EXPECT_EQ(table.size(), 3001U);
+    EXPECT_LE(Counted::made, 4 * 1024U);
+    EXPECT_TRUE(table.find(kLast));
+}
+
 }  // namespace
 }  // namespace outrigger::fs

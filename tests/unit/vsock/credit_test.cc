@@ -97,5 +97,19 @@ TEST(ReceiveWindow, CountsWrap) {
     EXPECT_FALSE(window.admit(1));
 }
 
+TEST(ReceiveWindow, LimitHoldsForTheWindowAndItsGrowth) {
+    ReceiveWindow large(1000, 4000);
+    large.limit(1500);
+    EXPECT_EQ(large.bytes(), 1000U);
+    large.grow();
+    EXPECT_EQ(large.bytes(), 1500U);
+    ReceiveWindow small(1000, 4000);
+    small.limit(999);
+    EXPECT_EQ(small.bytes(), 999U);
+    small.limit(4000);  // and stays
+    small.grow();
+    EXPECT_EQ(small.bytes(), 999U);
+}
+
 }  // namespace
 }  // namespace outrigger::vsock
