@@ -137,7 +137,8 @@ TEST(Sandbox, ABugStillAborts) {
 TEST(Sandbox, OpenFailsAndTheProcessGoesOn) {
     const Ended ended = run_in_sandbox([] {
         const int fd = ::open("/etc/passwd", O_RDWR);
-        // Where the filter lets files be opened (the portable build's memory is one), none is there.
+        // Where the filter lets files be opened (the portable build's memory is one), none is
+        // there.
         return fd < 0 && errno == (kPortableBuild ? ENOENT : EACCES) ? kFine : 1;
     });
     EXPECT_TRUE(ended.status == kFine || (kSanitized && ended.signal == SIGSYS)) << ended.status;
