@@ -66,7 +66,7 @@ Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
     if (found->inode) {
         return found;
     }
-    OUTRIGGER_TRY(reserve_descriptor());
+    OUTRIGGER_TRY(reserve_inode());
     return add(one, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
 }
 
@@ -243,7 +243,7 @@ Verdict FsServer::finish_creation(Call& call,
 Verdict FsServer::mkdir(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_mkdir(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
-    OUTRIGGER_FS_TRY(reserve_descriptor());
+    OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     const auto earlier = begin_making(call);
     Errno error = 0;
@@ -266,7 +266,7 @@ Verdict FsServer::mkdir(Call& call) {
 Verdict FsServer::mknod(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_mknod(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
-    OUTRIGGER_FS_TRY(reserve_descriptor());
+    OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     const auto earlier = begin_making(call);
     Errno error = 0;
@@ -293,7 +293,7 @@ Verdict FsServer::mknod(Call& call) {
 Verdict FsServer::symlink(Call& call) {
     const Symlink wish = OUTRIGGER_FS_TRY(parse_symlink(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
-    OUTRIGGER_FS_TRY(reserve_descriptor());
+    OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     const auto earlier = begin_making(call);
     Errno error = 0;
@@ -434,7 +434,7 @@ Verdict FsServer::create(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_create(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
-    OUTRIGGER_FS_TRY(reserve_descriptor());
+    OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     if (const OpenFileRef file = made_before(call)) {
         return answer_again(call, file, true);
@@ -492,7 +492,7 @@ Verdict FsServer::tmpfile(Call& call) {
     const Tmpfile wish = OUTRIGGER_FS_TRY(parse_tmpfile(call.body, form_of(call.header)));
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     const int flags = OUTRIGGER_FS_TRY(host_flags(wish.args.flags));
-    OUTRIGGER_FS_TRY(reserve_descriptor());
+    OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
     if (const OpenFileRef file = made_before(call)) {
         return answer_again(call, file, true);

@@ -14,10 +14,6 @@ namespace {
 /// Inodes with a handle that are open at a time: each costs the kernel some 2 KiB.
 constexpr uint64_t kOpenedByHandleMax = 65'536;
 
-/// Inodes that a guest may know, which with handles no descriptor bounds: some 300 bytes each, with
-/// the handle and what a keeper has of it.
-constexpr size_t kInodesMax = size_t{2} * 1024 * 1024;
-
 constexpr bool kChanges = true;
 constexpr bool kCreates = true;
 constexpr bool kCounts = true;
@@ -201,10 +197,17 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
     const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size();
-    if (held >= held_max() || inodes_.size() >= kInodesMax) [[unlikely]] {
+    if (held >= held_max()) [[unlikely]] {
         return failure(ENFILE);
     }
     return {};
+}
+
+Result<void, Errno> FsServer::reserve_inode() const {
+    if (inodes_.size() >= settings_.inodes_max) [[unlikely]] {
+        return failure(ENFILE);
+    }
+    return reserve_descriptor();
 }
 
 uint64_t FsServer::opened_by_handle_max() const {

@@ -217,9 +217,10 @@ class FsServer final {
         return settings_.descriptors_of_share() - opened_by_handle_max();
     }
 
-    /// ENFILE instead of a descriptor that the process, or another guest, needs for itself, and of
-    /// an inode more than there may be.
+    /// ENFILE instead of a descriptor that the process, or another guest, needs for itself.
     [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
+    /// The same for an inode that may be new to the guest, and of one more than there may be.
+    [[nodiscard]] Result<void, Errno> reserve_inode() const;
     [[nodiscard]] Result<Found, Errno> find_or_pin(const Asker& asker,
                                                    const Inode& parent,
                                                    const Name& name);

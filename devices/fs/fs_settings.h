@@ -38,6 +38,9 @@ struct FsSettings {
     uint64_t descriptors_max = 1024;  ///< that the guests of all shares may make us hold
     /// Shares of the process, which have equal parts of them: null stands for one. Any thread.
     const std::atomic<uint64_t>* shares = nullptr;
+    /// That a guest may know, which with handles no descriptor bounds: some 300 bytes each, with
+    /// the handle and what a keeper has of it. Linux forgets only when its memory is short.
+    size_t inodes_max = size_t{8} * 1024 * 1024;
     HandlePolicy handles = HandlePolicy::kNever;
     bool forgives_lost_files = false;  ///< --migration-on-error=guest-error
     bool writeback = false;

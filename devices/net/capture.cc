@@ -157,7 +157,9 @@ Result<void> Capture::prepare(UniqueFd file, CaptureOptions options) {
     filling_.reserve(kBufferBytesMax);
     writing_.clear();  // what one that failed has left
     writing_.reserve(kBufferBytesMax);
-    scratch_.resize(options_.frame_bytes_max);
+    // The filter is to decide the same however little is kept.
+    scratch_.resize(options_.filter.wants_all() ? options_.frame_bytes_max : kFrameBytesMax);
+    last_write_ = std::chrono::steady_clock::time_point::max();
     bytes_noted_ = 0;
     append_header();
     return {};
@@ -211,7 +213,6 @@ void Capture::stop() {
     stopping_ = true;
     changed_.notify_one();
     thread_.join();
-    file_.reset();
 }
 
 void Capture::end(CaptureState state) {
@@ -237,10 +238,11 @@ void Capture::note(const Frame& frame, Direction direction) {
         return;
     }
     // A guest may write the frame while it is looked at, so it is the copy that is.
-    const auto bytes = std::span(scratch_).first(copy_front(frame, scratch_));
-    if (!options_.filter.wants(bytes, frame.bytes)) {
+    const auto front = std::span(scratch_).first(copy_front(frame, scratch_));
+    if (!options_.filter.wants(front, frame.bytes)) {
         return;
     }
+    const auto bytes = front.first(std::min(front.size(), options_.frame_bytes_max));
     const size_t block_bytes = kPacketBlockBytes + bytes.size();
     if (filling_.size() + block_bytes > kBufferBytesMax) {
         ++counters_.dropped;
@@ -289,7 +291,7 @@ void Capture::write_all() {
         }
         if (!write_out(writing_)) {
             end(CaptureState::kFailed);
-            return;
+            break;
         }
         {
             const std::lock_guard lock(mutex_);
@@ -297,6 +299,7 @@ void Capture::write_all() {
         }
         writing_.clear();
     }
+    file_.reset();  // a pipe's reader sees the end
 }
 
 /// False: the file takes no more.
@@ -318,17 +321,16 @@ bool Capture::write_out(std::span<const std::byte> bytes) {
     return true;
 }
 
-bool Capture::await_room() const {
+bool Capture::await_room() {
     using Clock = std::chrono::steady_clock;
-    Clock::time_point end = Clock::time_point::max();
-    while (Clock::now() < end) {
+    while (Clock::now() < last_write_) {
+        if (stopping_ && last_write_ == Clock::time_point::max()) {
+            last_write_ = Clock::now() + kLastWriteMax;
+        }
         pollfd pipe{.fd = file_.get(), .events = POLLOUT, .revents = 0};
         if (::poll(&pipe, 1, kLookMs) > 0) {
             // A reader that has gone: what write() says of it is told.
             return true;
-        }
-        if (stopping_ && end == Clock::time_point::max()) {
-            end = Clock::now() + kLastWriteMax;
         }
     }
     return false;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -53,7 +54,7 @@ class Capture final {
     [[nodiscard]] Result<void> prepare(UniqueFd file, CaptureOptions options);
     /// After prepare(), on a worker, whose confinement the thread inherits.
     [[nodiscard]] Result<void> begin_from_worker();
-    /// Control thread: what is noted by now is written, as long as a pipe takes it within a second.
+    /// Control thread: what is noted by now is written, of a pipe what it takes within a second.
     void stop();
 
     /// Any thread.
@@ -69,7 +70,7 @@ class Capture final {
   private:
     void write_all();
     [[nodiscard]] bool write_out(std::span<const std::byte> bytes);
-    [[nodiscard]] bool await_room() const;
+    [[nodiscard]] bool await_room();
     void append_header();
     void end(CaptureState state);
 
@@ -83,10 +84,11 @@ class Capture final {
     CaptureOptions options_;
     uint64_t bytes_noted_ = 0;
 
-    std::vector<std::byte> scratch_;
+    std::vector<std::byte> scratch_;  // as much of a frame as is looked at
 
-    std::vector<std::byte> writing_;  // the writer's
-    UniqueFd file_;                   // likewise
+    std::vector<std::byte> writing_;                    // the writer's
+    UniqueFd file_;                                     // likewise, until it has ended
+    std::chrono::steady_clock::time_point last_write_;  // likewise; the last moment for one
     bool is_pipe_ = false;
     std::thread thread_;  // of the control thread and, while it waits, the worker
 };

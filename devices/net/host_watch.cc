@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/host_watch.h"
 
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include <sys/epoll.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/log.h"
 
 namespace outrigger::net {
+namespace {
+
+/// Until what the kernel refused is tried again.
+constexpr auto kRetry = std::chrono::milliseconds(100);
+
+}  // namespace
 
 Result<HostWatch> HostWatch::create() {
     UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
@@ -27,6 +36,9 @@ void HostWatch::detach() {
     if (watch_) {
         loop_->unwatch(*std::exchange(watch_, std::nullopt));
     }
+    if (retry_) {
+        loop_->cancel_timer(*std::exchange(retry_, std::nullopt));
+    }
     loop_ = nullptr;
     await(false, false);
 }
@@ -39,24 +51,44 @@ void HostWatch::set_fd(int fd) {
     fd_ = fd;
     readable_ = false;
     writable_ = false;
+    watched_ = 0;
+}
+
+void HostWatch::await(bool readable, bool writable) {
+    if (fd_ < 0) {
+        return;
+    }
+    readable_ = readable;
+    writable_ = writable;
+    update();
 }
 
 /// A descriptor that is not awaited is not in the instance: it would report its end again and
-/// again.
-void HostWatch::await(bool readable, bool writable) {
-    if (fd_ < 0 || (readable == readable_ && writable == writable_)) {
+/// again. The kernel may have no memory, or no watches left for the user
+/// (fs.epoll.max_user_watches, which others share).
+void HostWatch::update() {
+    const uint32_t wanted =
+        (readable_ ? uint32_t{EPOLLIN} : 0) | (writable_ ? uint32_t{EPOLLOUT} : 0);
+    if (fd_ < 0 || wanted == watched_) {
         return;
     }
-    const bool was_in = readable_ || writable_;
-    const bool is_in = readable || writable;
-    readable_ = readable;
-    writable_ = writable;
     epoll_event event{};
-    event.events = (readable ? uint32_t{EPOLLIN} : 0) | (writable ? uint32_t{EPOLLOUT} : 0);
-    const int change = !is_in ? EPOLL_CTL_DEL : was_in ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    // A descriptor that cannot be watched is none of ours: see who calls set_fd().
-    const int done = ::epoll_ctl(epoll_.get(), change, fd_, &event);
-    OUTRIGGER_ASSERT(done == 0);
+    event.events = wanted;
+    const int change = wanted == 0 ? EPOLL_CTL_DEL : watched_ != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    // One that is closed has gone from the instance by itself.
+    if (::epoll_ctl(epoll_.get(), change, fd_, &event) == 0 || wanted == 0) {
+        watched_ = wanted;
+        return;
+    }
+    static LogLimiter limiter;
+    limiter.log(
+        LogLevel::kWarning, "net: cannot watch a descriptor of the host: {}", std::strerror(errno));
+    if (loop_ != nullptr && !retry_) {
+        retry_ = loop_->start_timer(EventLoop::Clock::now() + kRetry, [this] {
+            retry_.reset();
+            update();
+        });
+    }
 }
 
 void HostWatch::on_event() {

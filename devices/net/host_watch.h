@@ -39,6 +39,7 @@ class HostWatch final {
     explicit HostWatch(UniqueFd epoll) : epoll_(std::move(epoll)) {}
 
     void await(bool readable, bool writable);
+    void update();
     void on_event();
 
     UniqueFd epoll_;
@@ -46,8 +47,10 @@ class HostWatch final {
     std::optional<WatchId> watch_;
     std::move_only_function<void(Ready)> on_ready_;
     int fd_ = -1;
-    bool readable_ = false;
+    bool readable_ = false;  // is awaited
     bool writable_ = false;
+    uint32_t watched_ = 0;  // events that the kernel knows of; none: the descriptor is not in
+    std::optional<TimerId> retry_;
 };
 
 }  // namespace outrigger::net

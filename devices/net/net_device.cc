@@ -91,6 +91,7 @@ void NetDevice::note_stopped() {
     if (--running_ == 0) {
         port_->detach();
         looking_again_.cancel();
+        giving_up_.cancel();
         has_finished_ = false;
         segmenter_ = {};
         flows_.clear();

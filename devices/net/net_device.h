@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -46,6 +47,8 @@ struct NetOptions {
     uint16_t mtu = kMtuDefault;
     uint16_t queue_pairs = 1;
     std::string backend{};  ///< what the port is, for people
+    /// A frame that is longer than all buffers that a driver has given waits so long for more.
+    std::chrono::milliseconds buffers_wait{3000};
 };
 
 /// Written by the queues' worker.
@@ -142,6 +145,8 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] std::optional<Frame> next_frame(int& turns);
     void drop_frame();
     void look_again_soon();
+    void await_buffers();
+    void give_up_waiting();
     [[nodiscard]] std::optional<Frame> finish(const Frame& frame);
     void drop_to_guest(DropReason reason);
     [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
@@ -205,6 +210,7 @@ class NetDevice final : public Device, private PortEvents {
     iovec finished_{};
     bool has_finished_ = false;
     LaterCall looking_again_;
+    LaterCall giving_up_;
 };
 
 }  // namespace outrigger::net

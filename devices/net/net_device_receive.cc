@@ -58,6 +58,9 @@ QueueProgress NetDevice::receive(uint16_t pair) {
                 drop_frame();
                 break;
             case ReceiveQueue::Outcome::kNoBuffer:
+                if (queue.has_gathered()) {
+                    await_buffers();
+                }
                 // Its own worker's round asks for more. This one's ring may have some left.
                 return &queue == &called ? QueueProgress::kDrained : QueueProgress::kMore;
             case ReceiveQueue::Outcome::kBufferTooSmall:
@@ -194,6 +197,35 @@ void NetDevice::on_frames() {
 void NetDevice::look_again_soon() {
     const std::lock_guard lock(worker_mutex_);
     looking_again_.call_soon(worker_->loop(), [this] { on_frames(); });
+}
+
+/// A driver that has given all that it has will give no more before it gets some back, and the ring
+/// would stand still.
+void NetDevice::await_buffers() {
+    if (giving_up_.is_pending()) {
+        return;
+    }
+    for (ReceiveQueue& queue : receive_) {
+        (void)queue.take_served();
+    }
+    const std::lock_guard lock(worker_mutex_);
+    giving_up_.call_at(worker_->loop(), EventLoop::Clock::now() + options_.buffers_wait, [this] {
+        give_up_waiting();
+    });
+}
+
+void NetDevice::give_up_waiting() {
+    for (size_t pair = 0; pair < receive_.size(); ++pair) {
+        ReceiveQueue& queue = receive_[pair];
+        if (!queue.is_running() || !queue.has_gathered()) {
+            continue;
+        }
+        queue.set_gives_up(!queue.take_served());
+        if (receive(static_cast<uint16_t>(pair)) == QueueProgress::kMore) {
+            look_again_soon();
+        }
+        queue.set_gives_up(false);
+    }
 }
 
 }  // namespace outrigger::net

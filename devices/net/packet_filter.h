@@ -32,6 +32,8 @@ class PacketFilter final {
     [[nodiscard]] static std::optional<PacketFilter> parse(
         std::span<const FilterInstruction> program);
 
+    [[nodiscard]] bool wants_all() const { return program_.empty(); }
+
     /// `bytes` are the first of a frame of `frame_bytes`. A program that looks beyond them wants
     /// nothing.
     [[nodiscard]] bool wants(std::span<const std::byte> bytes, size_t frame_bytes) const;

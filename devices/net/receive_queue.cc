@@ -84,8 +84,10 @@ ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
         }
         std::optional<DescriptorChain> chain = ring_->pop();
         if (!chain) {
-            return Outcome::kNoBuffer;
+            const bool gives_up = !gathered_.empty() && std::exchange(gives_up_, false);
+            return gives_up ? Outcome::kBufferTooSmall : Outcome::kNoBuffer;
         }
+        is_served_ = true;
         if (gathered_.empty() && chain->writable_bytes() < format_.header_bytes) {
             chain->complete(0);
             return Outcome::kBufferTooSmall;

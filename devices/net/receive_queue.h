@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "vhost-user-backend/virtq/virtqueue.h"
@@ -52,6 +53,12 @@ class ReceiveQueue final {
 
     [[nodiscard]] bool has_gathered() const { return !gathered_.empty(); }
 
+    /// Did the driver give a buffer since this was asked last?
+    [[nodiscard]] bool take_served() { return std::exchange(is_served_, false); }
+
+    /// The next frame for which there is not enough is dropped, and does not wait.
+    void set_gives_up(bool gives_up) { gives_up_ = gives_up; }
+
     /// Gives buffers back that wait for more, empty.
     void return_gathered();
 
@@ -65,6 +72,8 @@ class ReceiveQueue final {
     BufferFormat format_;
     std::vector<DescriptorChain> gathered_;
     uint64_t room_ = 0;  // in gathered_
+    bool is_served_ = false;
+    bool gives_up_ = false;
 };
 
 }  // namespace outrigger::net

@@ -26,6 +26,9 @@ constexpr int64_t kNanosecondsPerMillisecond = 1'000'000;
 /// Descriptors that one look takes up; others stay ready.
 constexpr int kEventsMax = 256;
 
+/// Until a descriptor that the kernel did not take is tried again.
+constexpr uint32_t kWatchRetryMs = 100;
+
 uint32_t to_epoll(int events) {
     return ((events & SLIRP_POLL_IN) != 0 ? uint32_t{EPOLLIN} : 0) |
            ((events & SLIRP_POLL_OUT) != 0 ? uint32_t{EPOLLOUT} : 0) |
@@ -531,13 +534,21 @@ void UserPort::watch_descriptors() {
             continue;
         }
         const int change = watched.watched == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-        if (::epoll_ctl(epoll_.get(), change, fd, &event) != 0 &&
-            (errno == ENOENT || errno == EEXIST)) {
+        int done = ::epoll_ctl(epoll_.get(), change, fd, &event);
+        if (done != 0 && (errno == ENOENT || errno == EEXIST)) {
             // It was closed and opened again without a word.
-            (void)::epoll_ctl(
+            done = ::epoll_ctl(
                 epoll_.get(), errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event);
         }
-        watched.watched = watched.wanted;
+        if (done == 0) {
+            watched.watched = watched.wanted;
+        } else {
+            // No memory, or no watches left for the user (fs.epoll.max_user_watches).
+            limiter_.log(LogLevel::kWarning,
+                         "net: cannot watch a connection of the guest: {}",
+                         std::strerror(errno));
+            timeout_ms = std::min(timeout_ms, kWatchRetryMs);
+        }
         ++each;
     }
     update_timer(timeout_ms);

@@ -13,9 +13,11 @@
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/vsock/credit.h"
+#include "devices/vsock/engine_times.h"
 #include "devices/vsock/host_backlog.h"
 #include "devices/vsock/intrusive_list.h"
 #include "devices/vsock/packet.h"
+#include "devices/vsock/sibling_link.h"
 
 namespace outrigger::vsock {
 
@@ -90,11 +92,21 @@ struct Connection {
     bool guest_deaf = false;      ///< the guest will receive no more
     bool send_ended = false;      ///< and the host's socket has been told so
     bool waits_to_write = false;  ///< EPOLLOUT is on
-    bool called = false;          ///< kCalling: the call is in the other guest's mailbox
+    bool called = false;          ///< this guest's call was left in the other guest's mailbox
+    bool wants_room = false;      ///< the guest asked how much it may send, and has not sent since
     bool is_forwarded = false;    ///< the host's end is of AF_VSOCK, and hears of no CONNECT line
     bool is_kept = false;         ///< the keeper has the socket, too
 
+    // With another guest.
+    LinkId link = kNoLink;
+    SiblingEnd sibling{};
+    std::optional<Deadlines::iterator> question{};  ///< when the guest is asked what it has taken
+    std::chrono::milliseconds question_delay = kQuestionDelay;
+
     HostBacklog backlog;
+    // kLingering: how far the host's program was when that was looked at last.
+    HostBacklog::Position lingering_at{};
+    size_t lingering_unread = 0;  ///< unread_bytes()
 
     // A message of the host on its way to the guest. It stays in the socket until all of it went.
     std::vector<std::byte> message{};
@@ -108,6 +120,8 @@ struct Connection {
     std::optional<Deadlines::iterator> deadline{};
     ListHook<Connection> control_hook{};
     ListHook<Connection> data_hook{};
+    ListHook<Connection> keeping_hook{};
+    ListHook<Connection> starved_hook{};
 
     [[nodiscard]] bool is_stream() const { return key.type == SocketType::kStream; }
 
@@ -117,6 +131,12 @@ struct Connection {
     /// Nothing that could go to the host's socket waits. (Part of a message may, which cannot.)
     [[nodiscard]] bool is_written() const {
         return is_stream() ? backlog.empty() : !backlog.has_message();
+    }
+
+    /// The guest may need all that there is for the rest of a message, whose first part cannot
+    /// leave before that has come; or it has said that it waits.
+    [[nodiscard]] bool needs_all_room() const {
+        return wants_room || (!is_stream() && backlog.has_part());
     }
 
     void drop_message() {

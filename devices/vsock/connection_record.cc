@@ -25,7 +25,8 @@ constexpr std::array kFlags{Flag{&Connection::has_key, kRecordHasKey},
                             Flag{&Connection::send_ended, kRecordSendEnded},
                             Flag{&Connection::called, kRecordCalled},
                             Flag{&Connection::message_over, kRecordMessageOver},
-                            Flag{&Connection::is_forwarded, kRecordForwarded}};
+                            Flag{&Connection::is_forwarded, kRecordForwarded},
+                            Flag{&Connection::wants_room, kRecordWantsRoom}};
 
 constexpr uint32_t kPendingAll = kPendingRequest | kPendingResponse | kPendingReset |
                                  kPendingCreditRequest | kPendingCreditUpdate | kPendingShutdown;
@@ -59,7 +60,8 @@ ConnectionRecord record_of(const Connection& connection) {
                             .backlog_end = backlog.end,
                             .messages_begin = backlog.messages_begin,
                             .messages_end = backlog.messages_end,
-                            .message_sent = static_cast<uint32_t>(connection.message_sent)};
+                            .message_sent = static_cast<uint32_t>(connection.message_sent),
+                            .link = connection.link};
     for (const Flag& flag : kFlags) {
         record.flags |= connection.*flag.member ? flag.bit : 0;
     }
@@ -77,24 +79,29 @@ bool restore(Connection& connection, const ConnectionRecord& record) {
         !is_type(record.type) || (record.pending & ~kPendingAll) != 0 ||
         !connection.from_guest.restore(
             record.window_bytes,
-            {.received = record.received, .forwarded = record.forwarded, .told = record.told}) ||
+            {.received = record.received,
+             .written = record.received - (record.backlog_end - record.backlog_begin),
+             .forwarded = record.forwarded,
+             .told = record.told}) ||
         !connection.backlog.restore({.begin = record.backlog_begin,
                                      .end = record.backlog_end,
                                      .messages_begin = record.messages_begin,
-                                     .messages_end = record.messages_end}) ||
-        connection.backlog.bytes() >
-            connection.from_guest.received() - connection.from_guest.forwarded()) {
+                                     .messages_end = record.messages_end})) {
         return false;
     }
     for (const Flag& flag : kFlags) {
         connection.*flag.member = (record.flags & flag.bit) != 0;
     }
     connection.has_key = false;
-    connection.key.type = SocketType{record.type};
+    connection.key = {.peer_cid = record.peer_cid,
+                      .peer_port = record.peer_port,
+                      .guest_port = record.guest_port,
+                      .type = SocketType{record.type}};
     connection.phase = Phase{static_cast<uint8_t>(record.phase - 1)};
     connection.pending = record.pending;
     connection.to_guest.restore(record.guest_buffer_bytes, record.guest_forwarded, record.sent);
     connection.message_sent = record.message_sent;
+    connection.link = record.link;
     return true;
 }
 

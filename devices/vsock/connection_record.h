@@ -13,7 +13,7 @@ namespace outrigger::vsock {
 /// What is left of one that is gone.
 [[nodiscard]] ConnectionRecord record_of_none(ConnectionId id);
 
-/// Takes all of it but the key. False: it cannot be; anybody may have
+/// Takes all of it; the key is not in the table yet. False: it cannot be; anybody may have
 /// written it.
 [[nodiscard]] bool restore(Connection& connection, const ConnectionRecord& record);
 

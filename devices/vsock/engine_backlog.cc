@@ -64,17 +64,18 @@ void VsockEngine::keep_rest(Connection& connection, size_t written) {
 bool VsockEngine::on_write_error(Connection& connection, int os_error) {
     const bool waits =
         os_error == EAGAIN || os_error == EINTR || os_error == ENOBUFS || os_error == ENOMEM;
-    if (waits || connection.phase == Phase::kLingering) {
-        if (!waits) {
-            destroy(connection);
-        }
-        return waits;
+    if (waits) {
+        return true;
     }
     switch (os_error) {
         case ECONNRESET:
             connection.host_was_reset = true;
             [[fallthrough]];
         case EPIPE: {
+            if (connection.phase == Phase::kLingering) {
+                end(connection, EndReason::kHostReset);
+                return false;
+            }
             const uint32_t dropped = gathered_.bytes;
             on_host_deaf(connection);
             if (connection.phase == Phase::kOpen) {
@@ -114,7 +115,9 @@ ssize_t VsockEngine::send_message(Connection& connection, const HostBacklog::Mes
     message.msg_iovlen = pieces.size();
     ConnectionRecord behind = record_of(connection);
     const auto bytes = static_cast<uint32_t>(front.count);
-    behind.forwarded += bytes;
+    if (!connection.is_of_sibling()) {
+        behind.forwarded += bytes;
+    }
     behind.backlog_begin += bytes;
     ++behind.messages_begin;
     const uint32_t slot = slot_of(connection.id);
@@ -135,9 +138,13 @@ void VsockEngine::write_backlog(Connection& connection) {
         const ssize_t count =
             connection.is_stream() ? send_stream(connection) : send_message(connection, front);
         if (count < 0) {
-            if (on_write_error(connection, errno)) {
-                // Anew: where memory was short for a moment the socket never stopped being
-                // writable, and no event would come.
+            const int os_error = errno;
+            const bool goes_on = on_write_error(connection, os_error);
+            if (goes_on && (os_error == ENOBUFS || os_error == ENOMEM)) {
+                // The socket never stopped being writable: no event would come, or one at once.
+                starved_.push_back(connection);
+                try_again_later();
+            } else if (goes_on) {
                 connection.waits_to_write = false;
                 set_waits_to_write(connection, true);
             }
@@ -158,26 +165,48 @@ void VsockEngine::write_backlog(Connection& connection) {
     commit_if_there(id);
 }
 
-/// The host has taken so much: there is room for as much of the guest's again.
+/// Each of them once.
+void VsockEngine::write_starved() {
+    std::vector<ConnectionId> ids;
+    while (Connection* const connection = starved_.front()) {
+        ids.push_back(connection->id);
+        starved_.remove(*connection);
+    }
+    for (const ConnectionId id : ids) {
+        Connection* const connection = table_.find(id);
+        if (connection != nullptr && !connection->is_written()) {
+            write_backlog(*connection);
+        }
+    }
+}
+
+/// So much has left for the host: there is room for as much of the guest's again, unless that is
+/// another guest's to say.
 void VsockEngine::on_forwarded(Connection& connection, uint32_t bytes) {
-    connection.from_guest.note_forwarded(bytes);
+    connection.from_guest.note_written(bytes);
     if (!connection.host_deaf) {
         counters_.bytes_from_guest.add(bytes);
     }
-    const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
+    free_room(connection);
+    offer_room(connection);
+}
+
+/// Tells the guest of its room, if that is worth a packet.
+void VsockEngine::offer_room(Connection& connection) {
     if (connection.phase != Phase::kOpen) {
         return;
     }
+    const uint32_t guest_buffer = connection.to_guest.buffer_bytes();
     if (connection.from_guest.should_tell(guest_buffer)) {
         if (connection.backlog.empty() && connection.from_guest.bytes() < guest_buffer) {
             connection.from_guest.grow();
         }
         owe(connection, kPendingCreditUpdate);
-    } else if (!connection.is_stream() && connection.backlog.has_part() &&
-               connection.from_guest.has_news()) {
-        // The guest may need all room for the rest of the message, and this part cannot leave
-        // before that has come.
+    } else if (connection.needs_all_room() && connection.from_guest.has_news()) {
         owe(connection, kPendingCreditUpdate);
+    }
+    if (connection.sibling.valid()) {
+        await_room(connection);
     }
 }
 

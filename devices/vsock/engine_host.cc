@@ -45,7 +45,8 @@ bool VsockEngine::watch_listeners() {
     };
     bool added = epoll_.valid() && add(listeners_.stream.fd.get(), kStreamListener) &&
                  add(listeners_.seqpacket.fd.get(), kSeqpacketListener) &&
-                 add(self_->mailbox_fd(), kMailbox);
+                 add(self_->mailbox_fd(), kMailbox) && add(self_->bell_fd(), kBell);
+    watch_listener(epoll_.get(), self_->bell_fd(), true, kBell);
     for (size_t i = 0; i < listeners_.forwards.size(); ++i) {
         added = added && add(listeners_.forwards[i].get(), kForwardLast - i);
     }
@@ -134,12 +135,20 @@ void VsockEngine::read_greeting(Connection& connection) {
         }
         return;
     }
-    // In a message there is nothing behind the line.
     std::string line;
     for (const std::byte byte : there.first(static_cast<size_t>(newline - there.begin()))) {
         line.push_back(static_cast<char>(byte));
     }
-    ask_guest(connection, line, line.size() + (is_whole ? 1 : 0));
+    const size_t taken = line.size() + (is_whole ? 1 : 0);
+    if (!connection.is_stream()) {
+        // What is behind the line would go with its message.
+        const std::optional<NextMessage> message = next_message(connection.socket.get());
+        if (!message || message->bytes != taken) {
+            drop_client(connection, EndReason::kBadGreeting);
+            return;
+        }
+    }
+    ask_guest(connection, line, taken);
 }
 
 /// `taken`: bytes of the socket that were its line.

@@ -196,6 +196,9 @@ PacketHeader VsockEngine::header_for(Connection& connection,
                                      Operation operation,
                                      uint32_t length,
                                      uint32_t flags) {
+    if (connection.sibling.valid()) {
+        (void)free_room(connection);
+    }
     connection.from_guest.note_told();
     return {.source_cid = connection.key.peer_cid,
             .destination_cid = options_.guest_cid,
@@ -373,6 +376,7 @@ void VsockEngine::finish_landings(Connection& connection, size_t bytes) {
         counters_.packets_to_guest.add();
     }
     numbers.landed_slot = kNoSlot;
+    ask_guest(connection);
     commit(connection);
     for (Landing& landing : landings_) {
         landing.chain.complete(static_cast<uint32_t>(kHeaderBytes) + landing.bytes);
@@ -526,6 +530,7 @@ VsockEngine::Filled VsockEngine::fill_message(Connection& connection) {
     connection.to_guest.note_sent(static_cast<uint32_t>(count));
     connection.message_sent += count;
     connection.message_over = is_last;
+    ask_guest(connection);
     commit(connection);
     chain->complete(static_cast<uint32_t>(kHeaderBytes + count));
     if (is_last) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the engine leaves to another process, and takes up of one: see ledger.h.
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -49,13 +50,66 @@ void VsockEngine::set_flag(uint32_t flag, bool on) {
 /// Before the ledger says that the connection has it.
 void VsockEngine::adopt(Connection& connection, UniqueFd socket) {
     connection.socket = std::move(socket);
-    connection.is_kept =
-        keeper_ != nullptr && keeper_->keep_open(kept_name(connection.id), connection.socket.get());
-    if (keeper_ != nullptr && !connection.is_kept) {
+    if (!connection.is_stream() && !connection.is_of_sibling()) {
+        // The guest must be able to finish each message that its credit lets it begin.
+        connection.from_guest.limit(message_bytes_max(connection.socket.get()));
+    }
+    if (keeper_ != nullptr && !keep_socket(connection)) {
+        // Nobody waits for the keeper: until it reads, the connection ends with this process.
+        unkept_.push_back(connection);
+        try_again_later();
+        late_limiter_.log(LogLevel::kWarning,
+                          "vsock cid {}: the keeper does not read: until it does, connections that "
+                          "are new end with this process",
+                          options_.guest_cid);
+    }
+}
+
+/// False: not now.
+bool VsockEngine::keep_socket(Connection& connection) {
+    const Kept kept = keeper_->try_keep_open(kept_name(connection.id), connection.socket.get());
+    connection.is_kept = kept == Kept::kYes;
+    if (kept == Kept::kNever) {
         keeping_limiter_.log(LogLevel::kWarning,
                              "vsock cid {}: the keeper does not take a connection's socket: it "
                              "ends with this process",
                              options_.guest_cid);
+    }
+    return kept != Kept::kNotNow;
+}
+
+void VsockEngine::try_again_later() {
+    if (loop_ != nullptr && !again_timer_) {
+        again_timer_ = loop_->start_timer(EventLoop::Clock::now() + kTryAgain, [this] {
+            again_timer_.reset();
+            try_again();
+        });
+    }
+}
+
+void VsockEngine::try_again() {
+    while (!unforgotten_.empty() && keeper_->try_forget(kept_name(unforgotten_.back()))) {
+        unforgotten_.pop_back();
+    }
+    while (!unkept_.empty() && keep_socket(*unkept_.front())) {
+        unkept_.remove(*unkept_.front());
+    }
+    write_starved();
+    if (!unforgotten_.empty() || !unkept_.empty() || !starved_.empty()) {
+        try_again_later();
+    }
+}
+
+/// No guest depends on this thread now, and the process may be about to leave: the keeper is waited
+/// for, once.
+void VsockEngine::keep_the_rest() {
+    while (Connection* const connection = unkept_.front()) {
+        connection->is_kept =
+            keeper_->keep_open(kept_name(connection->id), connection->socket.get());
+        if (!connection->is_kept) {
+            return;
+        }
+        unkept_.remove(*connection);
     }
 }
 
@@ -65,7 +119,10 @@ void VsockEngine::let_go(ConnectionId id, UniqueFd socket, bool is_kept) {
         // The keeper closes its descriptor a moment later, and the program of the host should not
         // have to wait for that.
         (void)::shutdown(socket.get(), SHUT_RDWR);
-        keeper_->forget(kept_name(id));
+        if (!keeper_->try_forget(kept_name(id))) {
+            unforgotten_.push_back(id);
+            try_again_later();
+        }
     }
 }
 
@@ -99,6 +156,8 @@ void VsockEngine::resume(std::vector<UniqueFd> sockets) {
     for (uint32_t slot = 0; slot < options_.connections_max; ++slot) {
         resume_connection(slot, std::move(sockets[slot]));
     }
+    // Others may call it before its queues run again.
+    update_listeners();
     commit_numbers();
 }
 
@@ -119,7 +178,13 @@ void VsockEngine::resume_connection(uint32_t slot, UniqueFd socket) {
     counters_.connections.add();
     connection.socket = std::move(socket);
     connection.is_kept = connection.socket.valid();
+    if (connection.is_kept && !connection.is_stream() && !connection.is_of_sibling()) {
+        // The guest knows of the window that it has.
+        connection.from_guest.limit(
+            std::max(message_bytes_max(connection.socket.get()), connection.from_guest.bytes()));
+    }
     if (key && !table_.set_key(connection, *key)) {
+        connection.phase = Phase::kResetting;
         destroy(connection);  // named twice
         return;
     }
@@ -190,8 +255,13 @@ void VsockEngine::resume_phase(Connection& connection) {
             connection.pending = kPendingReset;
             break;
         case Phase::kLingering:
-            set_deadline(connection, kLingerMax);
+            connection.lingering_unread = SIZE_MAX;
+            linger_on(connection);
             break;
+    }
+    if (connection.is_of_sibling() && connection.socket.valid() &&
+        connection.phase != Phase::kLingering) {
+        join_sibling(connection, connection.called ? LinkSide::kCaller : LinkSide::kCalled);
     }
     if (connection.pending != 0) {
         owe(connection, 0);
@@ -204,11 +274,19 @@ void VsockEngine::resume_phase(Connection& connection) {
         drop_from_socket(connection);
     }
     watch_socket(connection);
+    if (table_.find(id) == nullptr) {
+        return;
+    }
     if (connection.phase == Phase::kOpen || connection.phase == Phase::kLingering) {
         write_backlog(connection);
     }
     if (table_.find(id) != nullptr && connection.phase == Phase::kOpen) {
         mark_readable(connection);
+        // Both say again what they wait for; whoever comes last finds the other.
+        if (connection.sibling.valid()) {
+            ring_sibling(connection);
+            hear_sibling(connection);
+        }
     }
 }
 

@@ -20,8 +20,13 @@ inline constexpr auto kGuestCloseMax = std::chrono::milliseconds(6000);
 /// Both directions were closed by the host: for the guest's RST.
 inline constexpr auto kHostCloseMax = std::chrono::milliseconds(10'000);
 
-/// How long bytes of the guest wait for a program of the host once the guest has gone.
-inline constexpr auto kLingerMax = std::chrono::milliseconds(30'000);
+/// When the keeper does not read, or the kernel is short of memory.
+inline constexpr auto kTryAgain = std::chrono::milliseconds(10);
+
+/// A guest that has room itself need not say when it has taken something. Where another guest waits
+/// for that, it is asked: first so long behind the last answer, then twice as long each time.
+inline constexpr auto kQuestionDelay = std::chrono::milliseconds(1);
+inline constexpr auto kQuestionDelayMax = std::chrono::milliseconds(256);
 
 /// When the process has no descriptors left.
 inline constexpr auto kAcceptPause = std::chrono::milliseconds(100);

@@ -118,7 +118,11 @@ void VsockEngine::take_packet_of(const ParsedPacket& parsed,
             end(*connection, EndReason::kMalformed);
         }
     } else {
+        const uint32_t taken_before = connection->to_guest.forwarded();
         connection->to_guest.update(parsed.packet.buffer_bytes, parsed.packet.forwarded_bytes);
+        if (connection->sibling.valid()) {
+            note_taken_by_guest(*connection, taken_before);
+        }
         if (connection->wants_credit && connection->to_guest.available() > 0) {
             connection->wants_credit = false;
             mark_readable(*connection);
@@ -171,6 +175,8 @@ void VsockEngine::take_control(Connection& connection, const Packet& packet) {
         case Operation::kCreditRequest:
             if (connection.phase == Phase::kOpen) {
                 owe(connection, kPendingCreditUpdate);
+                connection.wants_room = connection.sibling.valid();
+                offer_room(connection);
             }
             return;
         case Operation::kData:
@@ -245,6 +251,11 @@ void VsockEngine::take_shutdown(Connection& connection, uint32_t flags) {
         connection.drop_message();
         readable_.remove(connection);
         (void)::shutdown(connection.socket.get(), SHUT_RD);
+        if (connection.sibling.valid()) {
+            drop_question(connection);
+            connection.sibling.tell_deaf();
+            ring_sibling(connection);
+        }
     }
     if ((flags & kShutdownSend) != 0) {
         connection.guest_ended = true;
@@ -289,11 +300,12 @@ VsockEngine::Taken VsockEngine::take_data(Connection& connection,
                                           const Packet& packet,
                                           DescriptorChain& chain,
                                           ChainReader& reader) {
+    connection.wants_room = false;
     const bool may_gather = connection.phase == Phase::kOpen && connection.is_stream() &&
                             !connection.guest_ended && !connection.host_deaf &&
                             connection.backlog.empty() && packet.length > 0 &&
                             ledger_.numbers().skip_slot == kNoSlot;
-    if (may_gather && connection.from_guest.admit(packet.length)) [[likely]] {
+    if (may_gather) [[likely]] {
         return gather(connection, packet, chain, reader);
     }
     flush_gathered();
@@ -366,16 +378,24 @@ VsockEngine::Taken VsockEngine::gather(Connection& connection,
                                        DescriptorChain& chain,
                                        ChainReader& reader) {
     const std::span<const iovec> segments = reader.take_iovecs();
+    // Before it is admitted: what is committed behind that call is true of the packets before.
     if (gathered_.pieces.size() + segments.size() > kPiecesMax ||
-        gathered_.bytes >= kGatherBytesMax) {
+        gathered_.bytes >= kGatherBytesMax || !connection.from_guest.admits(packet.length)) {
         flush_gathered();
-        if (connection.phase != Phase::kOpen || connection.host_deaf) {
+        if (connection.phase != Phase::kOpen) {
             note_taken();
-            if (connection.phase == Phase::kOpen) {
-                on_forwarded(connection, packet.length);
-            }
             return Taken::kDone;  // it has just failed
         }
+    }
+    if (!connection.from_guest.admit(packet.length)) {
+        note_taken();
+        end(connection, EndReason::kCreditExceeded);
+        return Taken::kDone;
+    }
+    if (connection.host_deaf) {
+        note_taken();
+        on_forwarded(connection, packet.length);
+        return Taken::kDone;
     }
     const bool was_empty = connection.backlog.empty();
     if (segments.size() > kPiecesMax || !was_empty) {

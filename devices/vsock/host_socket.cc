@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/host_socket.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 
+#include <linux/sockios.h>
 #include <linux/vm_sockets.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -149,6 +151,17 @@ void prepare_connection(int socket, SocketType type) {
     }
 }
 
+uint32_t message_bytes_max(int socket) {
+    // What Linux wants besides, and what goes before a message between guests.
+    constexpr int kBesides = 32 + 1;
+    int bytes = 0;
+    socklen_t size = sizeof bytes;
+    if (::getsockopt(socket, SOL_SOCKET, SO_SNDBUF, &bytes, &size) != 0) {
+        bytes = 0;
+    }
+    return static_cast<uint32_t>(std::max(bytes, kBesides + 1) - kBesides);
+}
+
 size_t readable_bytes(int socket) {
     int count = 0;
     if (::ioctl(socket, FIONREAD, &count) == 0) {
@@ -162,6 +175,11 @@ size_t readable_bytes(int socket) {
         return 0;
     }
     return static_cast<size_t>(seen) < bytes.size() ? static_cast<size_t>(seen) : kManyBytes;
+}
+
+size_t unread_bytes(int socket) {
+    int count = 0;
+    return ::ioctl(socket, SIOCOUTQ, &count) == 0 && count > 0 ? static_cast<size_t>(count) : 0;
 }
 
 ssize_t send_pieces(int socket, std::span<const iovec> pieces) {

@@ -60,9 +60,16 @@ struct Dialled {
 /// Room in the kernel, and what messages need; best effort.
 void prepare_connection(int socket, SocketType type);
 
+/// How large a message the socket takes at most, between guests a little less.
+[[nodiscard]] uint32_t message_bytes_max(int socket);
+
 /// Bytes that can be read now: as many at least, where it is kManyBytes.
 inline constexpr size_t kManyBytes = SIZE_MAX;
 [[nodiscard]] size_t readable_bytes(int socket);
+
+/// What the kernel keeps for the other end, in bytes of its own: it shrinks as that reads. 0 where
+/// the socket cannot say.
+[[nodiscard]] size_t unread_bytes(int socket);
 
 /// write() of all pieces that never waits and never raises SIGPIPE; -1 and errno.
 [[nodiscard]] ssize_t send_pieces(int socket, std::span<const iovec> pieces);

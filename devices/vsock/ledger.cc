@@ -17,7 +17,7 @@ namespace outrigger::vsock {
 namespace {
 
 /// "OUTRVSK" and the version of this layout.
-constexpr uint64_t kMagic = 0x4f55'5452'5653'4b03;
+constexpr uint64_t kMagic = 0x4f55'5452'5653'4b04;
 
 /// The system may have larger ones; what is put back to it begins where those do.
 constexpr size_t kPage = 4096;
@@ -45,7 +45,7 @@ struct ResetBytes {
 };
 
 static_assert(sizeof(ResetBytes) == 24);
-static_assert(sizeof(ConnectionRecord) == 80);
+static_assert(sizeof(ConnectionRecord) == 88);
 static_assert(sizeof(Numbers) == 48);
 
 /// The reader comes when this process is dead: the compiler alone must keep to the order.
@@ -342,7 +342,9 @@ void Ledger::resolve_transfer() {
         case TransferKind::kDrain: {
             ConnectionRecord drained = record(slot);
             drained.backlog_begin += moved;
-            drained.forwarded += moved;
+            if (drained.peer_cid == kHostCid) {
+                drained.forwarded += moved;  // else the room is free when the other guest says so
+            }
             commit(slot, drained);
             return;
         }

@@ -60,6 +60,7 @@ struct ConnectionRecord {
     uint32_t messages_begin;
     uint32_t messages_end;
     uint32_t message_sent;  ///< bytes of the message at the front of the host's socket
+    uint64_t link;          ///< LinkId, of a connection with another guest
 };
 
 inline constexpr uint32_t kRecordHasKey = 1;
@@ -70,13 +71,16 @@ inline constexpr uint32_t kRecordHostWasReset = 16;
 inline constexpr uint32_t kRecordGuestEnded = 32;
 inline constexpr uint32_t kRecordGuestDeaf = 64;
 inline constexpr uint32_t kRecordSendEnded = 128;
-/// kCalling: the call is in the other guest's mailbox.
+/// The guest's call was left in the other guest's mailbox.
 inline constexpr uint32_t kRecordCalled = 256;
 /// The message at the front of the host's socket has gone to the guest, and is to be dropped.
 inline constexpr uint32_t kRecordMessageOver = 512;
 
 /// The host's end is of AF_VSOCK.
 inline constexpr uint32_t kRecordForwarded = 1024;
+
+/// The guest has asked how much it may send.
+inline constexpr uint32_t kRecordWantsRoom = 2048;
 
 inline constexpr uint32_t kNoSlot = ~uint32_t{0};
 
@@ -174,6 +178,11 @@ class Ledger final {
     /// Where the connection in `slot` keeps what its host has not taken.
     [[nodiscard]] std::span<std::byte> backlog(uint32_t slot) const;
     [[nodiscard]] std::span<uint32_t> message_ends(uint32_t slot) const;
+
+    /// All that another process finds, for whoever must know of each store to it.
+    [[nodiscard]] std::span<std::byte> memory() const {
+        return {mapping_.data(), bytes_for(shape_)};
+    }
 
   private:
     struct Places;

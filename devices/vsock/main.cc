@@ -100,7 +100,9 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "shutdown"},
     {.name = "madvise", .tests = {argument_is(2, MADV_REMOVE)}},
     {.name = "socketpair", .tests = {argument_is(0, AF_UNIX)}},
+    {.name = "getsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "ioctl", .tests = {argument_is(1, FIONREAD)}},
+    {.name = "ioctl", .tests = {argument_is(1, SIOCOUTQ)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PASSCRED)}},
 };

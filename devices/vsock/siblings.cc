@@ -25,6 +25,7 @@ struct CallMessage {
     uint32_t to_port;
     uint32_t type;
     uint32_t reserved;
+    uint64_t link;
 };
 
 struct Directory {
@@ -82,7 +83,8 @@ Result<std::shared_ptr<Sibling>> Sibling::create(uint64_t cid,
     if (!mailbox.inbox.valid() || !mailbox.outbox.valid()) {
         mailbox = OUTRIGGER_TRY(Mailbox::create());
     }
-    std::shared_ptr<Sibling> made(new Sibling(cid, rules, std::move(mailbox)));
+    Notifier bell = OUTRIGGER_TRY(Notifier::create());
+    std::shared_ptr<Sibling> made(new Sibling(cid, rules, std::move(mailbox), std::move(bell)));
     const std::lock_guard lock(directory().mutex);
     directory().siblings[cid] = made;
     return made;
@@ -127,7 +129,8 @@ bool Sibling::call(const SiblingCall& call, const SendCall& send) const {
                      .from_port = call.from_port,
                      .to_port = call.to_port,
                      .type = static_cast<uint32_t>(call.type),
-                     .reserved = 0};
+                     .reserved = 0,
+                     .link = call.link};
     iovec piece{.iov_base = &text, .iov_len = sizeof text};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
     msghdr message{};
@@ -162,7 +165,8 @@ std::optional<SiblingCall> Sibling::next_call() const {
                       .to_port = call.to_port,
                       .type = call.type == static_cast<uint32_t>(SocketType::kSeqpacket)
                                   ? SocketType::kSeqpacket
-                                  : SocketType::kStream};
+                                  : SocketType::kStream,
+                      .link = call.link};
     // Without a descriptor, when the process has none left, the caller finds that its end is alone.
     const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
     if (rights != nullptr && rights->cmsg_type == SCM_RIGHTS) {
@@ -171,6 +175,20 @@ std::optional<SiblingCall> Sibling::next_call() const {
         taken.socket = UniqueFd(fd);
     }
     return taken;
+}
+
+void Sibling::ring(uint64_t connection) {
+    {
+        const std::lock_guard lock(mutex_);
+        rings_.push_back(connection);
+    }
+    bell_.signal();
+}
+
+std::vector<uint64_t> Sibling::take_rings() {
+    bell_.drain();
+    const std::lock_guard lock(mutex_);
+    return std::exchange(rings_, {});
 }
 
 void Sibling::drop_call() const {

@@ -2,16 +2,18 @@
 /// How guests of one program reach one another: whom they may call, and where a call is left.
 ///
 /// A connection between two guests is a pair of connected Unix sockets, one end with each device,
-/// which serves it like any socket of the host. So their windows, their ends and their buffer sizes
-/// have nothing to do with one another, and no device touches what is another's. The device of the
-/// caller makes the pair and leaves one end in the mailbox of the called one; that asks its guest,
-/// and answers with one byte when it has accepted, or closes its end.
+/// which serves it like any socket of the host. So their ends and their buffer sizes have nothing
+/// to do with one another, and no device touches what is another's. The device of the caller makes
+/// the pair and leaves one end in the mailbox of the called one; that asks its guest, and answers
+/// with one byte when it has accepted, or closes its end. What a guest may send is what the other
+/// one has room for: see sibling_link.h.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,10 +21,12 @@
 
 #include <sys/socket.h>
 
+#include "vhost-user-backend/base/notifier.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/vsock/packet.h"
+#include "devices/vsock/sibling_link.h"
 
 namespace outrigger::vsock {
 
@@ -46,6 +50,7 @@ struct SiblingCall {
     uint32_t from_port = 0;
     uint32_t to_port = 0;
     SocketType type = SocketType::kStream;
+    LinkId link = kNoLink;
     UniqueFd socket{};
 };
 
@@ -108,15 +113,31 @@ class Sibling final {
     [[nodiscard]] std::optional<SiblingCall> next_call() const;
     void drop_call() const;
 
+    /// Tells its device that the other end of a connection of its own has news, by the name that it
+    /// gave to its end.
+    void ring(uint64_t connection);
+
+    /// Of its device alone: readable when it was rung.
+    [[nodiscard]] int bell_fd() const { return bell_.read_fd(); }
+
+    /// The connections that it was rung for since it was asked last.
+    [[nodiscard]] std::vector<uint64_t> take_rings();
+
   private:
-    Sibling(uint64_t cid, SiblingRules rules, Mailbox mailbox)
-        : cid_(cid), rules_(std::move(rules)), mailbox_(std::move(mailbox)) {}
+    Sibling(uint64_t cid, SiblingRules rules, Mailbox mailbox, Notifier bell)
+        : cid_(cid),
+          rules_(std::move(rules)),
+          mailbox_(std::move(mailbox)),
+          bell_(std::move(bell)) {}
 
     const uint64_t cid_;
     const SiblingRules rules_;
     const Mailbox mailbox_;
     // Orders nothing: a call that is left for one that goes down meanwhile is not answered in time.
     std::atomic<bool> up_ = false;
+    const Notifier bell_;
+    std::mutex mutex_;  // what follows
+    std::vector<uint64_t> rings_;
 };
 
 }  // namespace outrigger::vsock

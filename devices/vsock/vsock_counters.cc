@@ -35,6 +35,8 @@ constexpr std::array<Words, kEndReasonCount> kWords{{
     {"type-not-negotiated", "the guest's driver has no sockets of that type"},
     {"not-allowed", "no rule lets this guest call that one"},
     {"sibling-down", "the other guest takes no calls now"},
+    {"host-slow", "the host's program does not take what the guest sent before it closed"},
+    {"rule-withdrawn", "no rule lets the one guest call the other any more"},
 }};
 
 }  // namespace

@@ -36,9 +36,11 @@ enum class EndReason : uint8_t {
     kTypeNotNegotiated,   ///< the guest's driver does not have sockets of that type
     kNotAllowed,          ///< no rule lets this guest call that one
     kSiblingDown,         ///< the other guest's driver is not there, or its device takes no calls
+    kHostSlow,            ///< the guest has gone, and the host's program does not take what it sent
+    kRuleWithdrawn,       ///< rules of guests that may call one another were changed
 };
 
-inline constexpr size_t kEndReasonCount = 22;
+inline constexpr size_t kEndReasonCount = 24;
 
 /// A clause for logs: "nothing listens there".
 [[nodiscard]] std::string_view describe(EndReason reason);

@@ -116,6 +116,7 @@ Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker
         engine_->attach(worker.loop());
     }
     goes_on_[number] = false;
+    note_event_published();
     ++running_;
     queues_[number] = &queue;
     engine_->set_flag(has_run(number), true);
@@ -138,7 +139,17 @@ Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker
     return {};
 }
 
+/// The worker publishes what a queue has completed before it looks at another one, or stops it. A
+/// process that is killed before that leaves an event that is still to be sent: into the same
+/// buffer, which the driver has not had back.
+void VsockDevice::note_event_published() {
+    if (std::exchange(event_is_sent_, false)) {
+        engine_->set_flag(kNumberResetIsDue, false);
+    }
+}
+
 QueueProgress VsockDevice::process_queue(QueueIndex index) {
+    note_event_published();
     switch (to_number(index)) {
         case kReceive:
             return engine_->fill_receive_queue();
@@ -169,14 +180,14 @@ QueueProgress VsockDevice::send_events() {
     ChainWriter writer = chain->take_writer();
     const size_t written = writer.write(std::as_bytes(std::span(&kTransportReset, 1)));
     chain->complete(static_cast<uint32_t>(written));
-    engine_->set_flag(kNumberResetIsDue, false);
-    // The worker publishes the event before it looks at another queue.
+    event_is_sent_ = true;
     engine_->release_news();
     engine_->note_transport_reset();
     return QueueProgress::kWaiting;
 }
 
 void VsockDevice::stop_queue(QueueIndex index, std::move_only_function<void()> drained) {
+    note_event_published();
     const uint16_t number = to_number(index);
     switch (number) {
         case kReceive:
@@ -239,6 +250,13 @@ Result<void> VsockDevice::load_state(std::span<const StateSection> sections) {
         return failure(Error{.message = "the guest's CID was " + std::to_string(state.guest_cid) +
                                         ", and is " + std::to_string(options_.guest_cid) +
                                         " here"});
+    }
+    if (state.connections.size() > engine_->reset_later_max()) {
+        return failure(Error{
+            .message = "the guest has " + std::to_string(state.connections.size()) +
+                       " connections, which are more than it can be told here "
+                       "that they are gone (" +
+                       std::to_string(engine_->reset_later_max()) + "): raise --max-connections"});
     }
     engine_->forget_guest();
     engine_->set_next_port(state.next_port);

@@ -72,6 +72,7 @@ class VsockDevice final : public Device {
     static constexpr size_t kQueueCount = 3;
 
     [[nodiscard]] QueueProgress send_events();
+    void note_event_published();
     [[nodiscard]] bool is_of_new_driver(QueueIndex index, const Virtqueue& queue) const;
     void look_for_new_driver(QueueIndex index, const Virtqueue& queue);
     void forget_runs();
@@ -87,6 +88,7 @@ class VsockDevice final : public Device {
 
     // The worker's while queues run, and the control thread's otherwise.
     std::array<Virtqueue*, kQueueCount> queues_{};
+    bool event_is_sent_ = false;  // and not known to be published
     size_t running_ = 0;
     // The queue goes on where the process before was killed.
     std::array<bool, kQueueCount> goes_on_{};

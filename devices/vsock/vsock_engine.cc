@@ -25,6 +25,8 @@ namespace {
 constexpr size_t kEventsMax = 64;
 constexpr int kEventRoundsMax = 4;
 
+constexpr auto kNever = std::chrono::steady_clock::time_point::max();
+
 constexpr uint32_t kWatched = uint32_t{EPOLLIN} | uint32_t{EPOLLRDHUP} | uint32_t{EPOLLET};
 
 /// Ports that the host's connections come from, as other hybrid sockets have them: far from what a
@@ -110,6 +112,8 @@ void VsockEngine::attach(EventLoop& loop) {
     accept_pauses_ = false;
     watch_ = loop.watch_readable(epoll_.get(), [this] { on_sockets_ready(); });
     restart_timer();
+    try_again();
+    end_forbidden();
 }
 
 void VsockEngine::detach() {
@@ -117,7 +121,11 @@ void VsockEngine::detach() {
     if (timer_) {
         loop_->cancel_timer(*std::exchange(timer_, std::nullopt));
     }
+    if (again_timer_) {
+        loop_->cancel_timer(*std::exchange(again_timer_, std::nullopt));
+    }
     release_news();
+    keep_the_rest();
     loop_ = nullptr;
 }
 
@@ -175,6 +183,8 @@ void VsockEngine::on_sockets_ready() {
                 accept_clients(SocketType::kSeqpacket);
             } else if (event.data.u64 == kMailbox) {
                 take_calls();
+            } else if (event.data.u64 == kBell) {
+                take_rings();
             } else if (event.data.u64 > kForwardLast - listeners_.forwards.size()) {
                 accept_forwarded(kForwardLast - event.data.u64);
             } else if (Connection* const found = table_.find(ConnectionId{event.data.u64})) {
@@ -212,9 +222,11 @@ void VsockEngine::on_socket_event(Connection& connection, uint32_t events) {
             // Writing may have ended it.
             if (connection.phase == Phase::kOpen && (events & ~uint32_t{EPOLLOUT}) != 0) {
                 connection.host_ended = connection.host_ended || (is_gone && connection.guest_deaf);
-                if (is_gone && connection.host_ended) {
+                if (is_gone && (connection.host_ended || connection.is_of_sibling())) {
+                    // A guest that waits for room of another does not find out by writing.
                     on_host_deaf(connection);
-                } else {
+                }
+                if (connection.phase == Phase::kOpen && !connection.host_ended) {
                     mark_readable(connection);
                 }
             }
@@ -259,6 +271,8 @@ void VsockEngine::close_socket(Connection& connection) {
     connection.readable = false;
     connection.waits_to_write = false;
     readable_.remove(connection);
+    unkept_.remove(connection);
+    starved_.remove(connection);
     if (connection.socket.valid()) {
         // Of this process no other descriptor is open, but the keeper may have one.
         (void)control_epoll(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), 0, 0);
@@ -291,10 +305,11 @@ void VsockEngine::clear_deadline(Connection& connection) {
 
 /// A timer that is early finds nothing to do, and starts the next.
 void VsockEngine::restart_timer() {
-    if (loop_ == nullptr || deadlines_.empty()) {
+    if (loop_ == nullptr || (deadlines_.empty() && questions_.empty())) {
         return;
     }
-    const auto due = deadlines_.begin()->first;
+    const auto due = std::min(deadlines_.empty() ? kNever : deadlines_.begin()->first,
+                              questions_.empty() ? kNever : questions_.begin()->first);
     if (timer_) {
         if (timer_due_ <= due) {
             return;
@@ -317,6 +332,7 @@ void VsockEngine::on_deadline() {
         expire(connection);
         commit_if_there(id);
     }
+    ask_again();
     if (accept_pauses_) {
         accept_pauses_ = false;
         update_listeners();
@@ -353,7 +369,7 @@ void VsockEngine::expire(Connection& connection) {
             begin_reset(connection);
             return;
         case Phase::kLingering:
-            destroy(connection);
+            linger_on(connection);
             return;
         case Phase::kResetting:
             return;  // has no deadline
@@ -390,6 +406,8 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
             drop_client(connection, reason);
             return;
         case Phase::kLingering:
+            // The guest has forgotten it; what it sent is lost.
+            note_end(reason, name_of(connection));
             destroy(connection);
             return;
         case Phase::kResetting:
@@ -407,6 +425,7 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
 /// The guest is to be told by RST, as soon as it has a buffer, and nothing else is left.
 void VsockEngine::begin_reset(Connection& connection) {
     clear_deadline(connection);
+    leave_sibling(connection);
     connection.backlog.clear();
     connection.phase = Phase::kResetting;
     connection.pending = 0;
@@ -432,12 +451,28 @@ void VsockEngine::linger(Connection& connection) {
 }
 
 void VsockEngine::linger_untold(Connection& connection) {
+    leave_sibling(connection);
     owing_.remove(connection);
     readable_.remove(connection);
     table_.drop_key(connection);
     connection.pending = 0;
     connection.phase = Phase::kLingering;
-    set_deadline(connection, kLingerMax);
+    connection.lingering_unread = SIZE_MAX;
+    linger_on(connection);
+}
+
+/// For as long as the host's program goes on reading, however slowly. Its socket takes more only
+/// when much of what the kernel keeps was read, so that is looked at, too.
+void VsockEngine::linger_on(Connection& connection) {
+    const HostBacklog::Position& at = connection.backlog.position();
+    const size_t unread = unread_bytes(connection.socket.get());
+    if (at == connection.lingering_at && unread >= connection.lingering_unread) {
+        end(connection, EndReason::kHostSlow);
+        return;
+    }
+    connection.lingering_at = at;
+    connection.lingering_unread = unread;
+    set_deadline(connection, options_.linger_timeout);
 }
 
 void VsockEngine::destroy(Connection& connection) {
@@ -446,6 +481,7 @@ void VsockEngine::destroy(Connection& connection) {
         gathered_.connection = nullptr;
     }
     clear_deadline(connection);
+    leave_sibling(connection);
     owing_.remove(connection);
     readable_.remove(connection);
     if (connection.phase == Phase::kGreeting) {
@@ -488,12 +524,18 @@ void VsockEngine::forget_guest() {
     numbers = {.next_port = numbers.next_port, .flags = numbers.flags};
     commit_numbers();
     is_returning_ = false;
+    update_listeners();
 }
 
 void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
     for (const ConnectionKey& key : keys) {
         if (table_.is_full()) {
-            return;
+            add_reset({.source_cid = options_.guest_cid,
+                       .destination_cid = key.peer_cid,
+                       .source_port = key.guest_port,
+                       .destination_port = key.peer_port,
+                       .type = static_cast<uint16_t>(key.type)});
+            continue;
         }
         Connection& connection = begin_connection();
         connection.phase = Phase::kResetting;
@@ -504,6 +546,11 @@ void VsockEngine::reset_later(std::span<const ConnectionKey> keys) {
             destroy(connection);  // named twice
         }
     }
+    commit_numbers();
+}
+
+size_t VsockEngine::reset_later_max() const {
+    return options_.connections_max + kResetSlots / 2;
 }
 
 std::unique_ptr<Connection> VsockEngine::make_connection(ConnectionId id) const {

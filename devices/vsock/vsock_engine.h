@@ -61,6 +61,8 @@ struct VsockOptions {
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
     uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
     std::chrono::milliseconds greeting_timeout{5000};
+    /// How long bytes of the guest wait, once it has gone, for a program that takes none of them.
+    std::chrono::milliseconds linger_timeout{30'000};
     SiblingRules siblings{};
 };
 
@@ -127,6 +129,9 @@ class VsockEngine final {
     /// they are gone. Nothing runs.
     void reset_later(std::span<const ConnectionKey> keys);
 
+    /// How many of them it can tell, where it has no connections.
+    [[nodiscard]] size_t reset_later_max() const;
+
     /// Does it go on with what another process had?
     [[nodiscard]] bool goes_on() const { return ledger_.goes_on(); }
 
@@ -186,8 +191,9 @@ class VsockEngine final {
     static constexpr uint64_t kStreamListener = ~uint64_t{0};
     static constexpr uint64_t kSeqpacketListener = ~uint64_t{0} - 1;
     static constexpr uint64_t kMailbox = ~uint64_t{0} - 2;
+    static constexpr uint64_t kBell = ~uint64_t{0} - 3;
     /// And from there down, a listener of forwards each.
-    static constexpr uint64_t kForwardLast = ~uint64_t{0} - 3;
+    static constexpr uint64_t kForwardLast = ~uint64_t{0} - 4;
 
     VsockEngine(const VsockOptions& options,
                 HostListeners listeners,
@@ -207,6 +213,11 @@ class VsockEngine final {
 
     void expect(const Connection& connection);
     void adopt(Connection& connection, UniqueFd socket);
+    [[nodiscard]] bool keep_socket(Connection& connection);
+    void try_again_later();
+    void try_again();
+    void keep_the_rest();
+    void write_starved();
     void let_go(ConnectionId id, UniqueFd socket, bool is_kept);
     void release_backlog(Connection& connection, size_t kept);
     void find_place(Virtqueue& queue, bool& is_found, uint64_t& next);
@@ -232,6 +243,7 @@ class VsockEngine final {
     void begin_reset(Connection& connection);
     void linger(Connection& connection);
     void linger_untold(Connection& connection);
+    void linger_on(Connection& connection);
     void note_end(EndReason reason, std::string_view what);
     [[nodiscard]] std::string name_of(const Connection& connection) const;
     void wake_receive();
@@ -258,10 +270,24 @@ class VsockEngine final {
     void open_to_socket(Connection& connection);
 
     // --- engine_siblings.cc: other guests
+    [[nodiscard]] bool is_still_allowed(const Connection& connection) const;
+    void end_forbidden();
     void call_sibling(Connection& connection);
     void take_calls();
     void take_call(SiblingCall call);
     void on_sibling_answer(Connection& connection);
+    void join_sibling(Connection& connection, LinkSide side);
+    void leave_sibling(Connection& connection);
+    void ring_sibling(Connection& connection);
+    void take_rings();
+    void hear_sibling(Connection& connection);
+    bool free_room(Connection& connection);
+    void await_room(Connection& connection);
+    void note_taken_by_guest(Connection& connection, uint32_t before);
+    void ask_guest(Connection& connection);
+    void set_question(Connection& connection);
+    void drop_question(Connection& connection);
+    void ask_again();
 
     void on_host_deaf(Connection& connection);
 
@@ -298,6 +324,7 @@ class VsockEngine final {
     [[nodiscard]] ssize_t send_message(Connection& connection, const HostBacklog::Message& front);
     [[nodiscard]] bool on_write_error(Connection& connection, int os_error);
     void on_forwarded(Connection& connection, uint32_t bytes);
+    void offer_room(Connection& connection);
     void after_backlog(Connection& connection);
 
     // --- engine_receive.cc: to the guest
@@ -342,6 +369,7 @@ class VsockEngine final {
     std::optional<TimerId> timer_;
     std::chrono::steady_clock::time_point timer_due_{};
     Deadlines deadlines_;
+    Deadlines questions_;
 
     Virtqueue* receive_ = nullptr;
     Virtqueue* transmit_ = nullptr;
@@ -351,10 +379,17 @@ class VsockEngine final {
     uint64_t sequence_ = 0;  // of the chain in hand
     bool news_are_held_ = false;
     std::optional<TimerId> news_timer_;
+    LinkId next_link_ = first_link_id(options_.guest_cid);
     bool is_returning_ = false;  // the queues of the process before are about to run again
 
     IntrusiveList<Connection, &Connection::control_hook> owing_;
     IntrusiveList<Connection, &Connection::data_hook> readable_;
+    // Sockets that the keeper, which did not read, is yet to be given, and to forget.
+    IntrusiveList<Connection, &Connection::keeping_hook> unkept_;
+    std::vector<ConnectionId> unforgotten_;
+    /// With a backlog that the kernel had no memory for.
+    IntrusiveList<Connection, &Connection::starved_hook> starved_;
+    std::optional<TimerId> again_timer_;
     Gathered gathered_;
     std::vector<Landing> landings_;
     size_t landing_room_ = 0;
@@ -363,6 +398,7 @@ class VsockEngine final {
     bool listening_ = false;
     bool accept_pauses_ = false;  // the process has no descriptors left
     LogLimiter keeping_limiter_;
+    LogLimiter late_limiter_;
 };
 
 }  // namespace outrigger::vsock

@@ -277,6 +277,7 @@ def _head(machine, run, results):
         "For sockets, consoles and networks the driver has both ends, guest and host, on its processor: a request is a block that "
         "has arrived. The processor time of a daemon that polls while it waits is in the figures of depth 1 and of what "
         "the driver cannot keep busy.", "",
+        "No daemon here tells metrics; what they cost is measured by `tests/bench/metrics-cost`, and in [metrics.md](metrics.md).", "",
         own, ""]
 
 

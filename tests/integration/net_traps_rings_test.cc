@@ -293,6 +293,23 @@ TEST_P(NetTest, Trap12FramesWaitForBuffers) {
     }
 }
 
+// The driver has no more than these, and gives no other before it has some back.
+TEST_P(NetTest, Trap12FrameBeyondAllBuffersDoesNotHoldThemForEver) {
+    serve({.receive_buffers = 8}, {.mtu = 65535, .buffers_wait = std::chrono::milliseconds(200)});
+    for (int i = 0; i < 2; ++i) {
+        port().give(make_frame(make_payload(30'000)));
+    }
+    port().give(make_frame("behind"));
+    const auto received = guest().receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, make_frame("behind"));
+    EXPECT_EQ(counters().dropped_to_guest.value(DropReason::kBufferTooSmall), 2U);
+    EXPECT_EQ(guest().empty_buffers(), 0U);
+    port().give(make_frame(make_payload(9'000)));
+    EXPECT_TRUE(guest().receive());
+    expect_traffic();
+}
+
 TEST_P(NetTest, Trap12IdleDeviceTakesNoProcessor) {
     serve();
     expect_traffic();

@@ -206,6 +206,54 @@ TEST_F(VsockConfigTest, RulesOfGuestsThatStayFollow) {
     EXPECT_EQ(first->receive_op(), VIRTIO_VSOCK_OP_RST);
 }
 
+TEST_F(VsockConfigTest, ConnectionsEndWithTheRuleThatAllowedThem) {
+    start(section(7, "allow-from = 8\n") + section(8,
+                                                   "allow-from = 7:2\n"
+                                                   "allow-from = 7:5\n"));
+    const auto first = start_guest(7);
+    const auto second = start_guest(8);
+    const auto open = [](VsockGuest& caller, VsockGuest& called, uint32_t port, uint32_t at) {
+        const uint64_t caller_cid = caller.header(0, 0, 0).src_cid;
+        const uint64_t called_cid = called.header(0, 0, 0).src_cid;
+        EXPECT_TRUE(send_to(caller, called_cid, VIRTIO_VSOCK_OP_REQUEST, port, at));
+        EXPECT_EQ(called.receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+        EXPECT_TRUE(send_to(called, caller_cid, VIRTIO_VSOCK_OP_RESPONSE, at, port));
+        EXPECT_EQ(caller.receive_op(), VIRTIO_VSOCK_OP_RESPONSE);
+    };
+    open(*first, *second, 1, 2);
+    open(*first, *second, 1, 5);
+    // From a port that the other may call, which does not make it a call of the other.
+    open(*second, *first, 2, 9);
+
+    reload(section(7, "allow-from = 8\n") + section(8, "allow-from = 7:5\n"));
+    const auto expect_reset = [](VsockGuest& guest, uint32_t port, uint32_t peer_port) {
+        const auto packet = guest.receive_event();
+        ASSERT_TRUE(packet);
+        EXPECT_EQ(packet->op(), VIRTIO_VSOCK_OP_RST);
+        EXPECT_EQ(packet->header.dst_port, port);
+        EXPECT_EQ(packet->header.src_port, peer_port);
+    };
+    expect_reset(*first, 1, 2);
+    expect_reset(*second, 2, 1);
+    EXPECT_EQ(count("no rule lets the one guest call the other any more"), 2U);
+    const auto expect_passes = [](VsockGuest& from, VsockGuest& to, uint32_t port, uint32_t at) {
+        virtio_vsock_hdr header = from.header(VIRTIO_VSOCK_OP_RW, port, at);
+        header.dst_cid = to.header(0, 0, 0).src_cid;
+        header.len = 4;
+        ASSERT_TRUE(from.send(header, "ping"));
+        const auto packet = to.receive_event();
+        ASSERT_TRUE(packet);
+        EXPECT_EQ(packet->payload, "ping");
+    };
+    expect_passes(*first, *second, 1, 5);
+    expect_passes(*second, *first, 2, 9);
+
+    reload(section(7) + section(8, "allow-from = 7:5\n"));
+    expect_reset(*second, 2, 9);
+    expect_reset(*first, 9, 2);
+    expect_passes(*first, *second, 1, 5);
+}
+
 TEST_F(VsockConfigTest, FileThatIsWrongChangesNothingAlsoNotForTheNextProcess) {
     start(section(7));
     const auto guest = start_guest(7);

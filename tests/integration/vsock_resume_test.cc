@@ -2,6 +2,7 @@
 // A guest that goes on where it was: behind a migration, whose other end had its connections, and
 // behind a pause.
 #include <chrono>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -21,19 +22,38 @@ class VsockResumeTest : public VsockTest {
   protected:
     /// The device has the state of another one, whose guest had a connection.
     void serve_loaded(VsockGuestOptions options) {
+        serve_loaded(options, {{.peer_port = kOldHostPort, .guest_port = kOldPort}});
+    }
+
+    void serve_loaded(VsockGuestOptions options, const std::vector<ConnectionKey>& connections) {
+        create_device();
+        ASSERT_TRUE(device_->load_state(state_with(connections)));
+        host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
+        start_guest(options);
+    }
+
+    [[nodiscard]] static std::vector<StateSection> state_with(
+        const std::vector<ConnectionKey>& connections) {
+        return write_vsock_state(
+            {.guest_cid = 7, .next_port = 0x4000'0000, .connections = connections});
+    }
+
+    /// So many, from port 0 of the guest on.
+    [[nodiscard]] static std::vector<ConnectionKey> connections_of(uint32_t count) {
+        std::vector<ConnectionKey> connections;
+        for (uint32_t port = 0; port < count; ++port) {
+            connections.push_back({.peer_port = kOldHostPort, .guest_port = port});
+        }
+        return connections;
+    }
+
+    void create_device() {
         HostListeners listeners;
         listeners.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 32}).value();
         listeners.seqpacket =
             listen_at(seqpacket_path(base()), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
         device_ = std::make_unique<VsockDevice>(
             options_, VsockEngine::create(options_, std::move(listeners)).value());
-        const auto state = write_vsock_state(
-            {.guest_cid = 7,
-             .next_port = 0x4000'0000,
-             .connections = {{.peer_port = kOldHostPort, .guest_port = kOldPort}}});
-        ASSERT_TRUE(device_->load_state(state));
-        host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
-        start_guest(options);
     }
 
     /// Packets of the old connection and of a new call of the host; the ports that were called.
@@ -97,6 +117,30 @@ TEST_P(VsockResumeTest, EachConnectionIsResetWhereTheFrontEndKeepsTheEventQueue)
     EXPECT_TRUE(news.old_was_reset);
     EXPECT_TRUE(news.new_was_asked);
     EXPECT_EQ(counters().transport_resets.value(), 0U);
+}
+
+TEST_P(VsockResumeTest, ConnectionsBeyondTheLimitHereAreResetToo) {
+    options_.connections_max = 2;
+    constexpr uint32_t kThere = 40;
+    serve_loaded({.queue_count = 2}, connections_of(kThere));
+    std::set<uint32_t> told;
+    while (told.size() < kThere) {
+        const auto packet = guest().receive_event();
+        ASSERT_TRUE(packet) << told.size();
+        EXPECT_EQ(packet->op(), VIRTIO_VSOCK_OP_RST);
+        EXPECT_EQ(packet->header.src_port, kOldHostPort);
+        told.insert(packet->header.dst_port);
+    }
+    EXPECT_EQ(*told.rbegin(), kThere - 1);
+    expect_clean();
+}
+
+TEST_P(VsockResumeTest, StateWithMoreThanTheGuestCanBeToldIsRefused) {
+    options_.connections_max = 2;
+    constexpr uint32_t kTold = 2 + 4096;
+    create_device();
+    EXPECT_TRUE(device_->load_state(state_with(connections_of(kTold))));
+    EXPECT_FALSE(device_->load_state(state_with(connections_of(kTold + 1))));
 }
 
 TEST_P(VsockResumeTest, NothingIsResetWhereNothingWasLoaded) {

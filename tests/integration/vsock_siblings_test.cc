@@ -1,133 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guests of one program that call one another.
-#include <memory>
-#include <string>
+#include "tests/integration/vsock_siblings.h"
 
-#include "tests/integration/vsock_traps.h"
+#include <string>
 
 namespace outrigger::vsock {
 namespace {
-
-constexpr uint64_t kCaller = 7;
-constexpr uint64_t kCalled = 8;
-constexpr uint32_t kPort = 22;
-
-class VsockSiblingTest : public VsockTest {
-  protected:
-    ~VsockSiblingTest() override {
-        other_guest_.reset();
-        other_host_.reset();
-        other_device_.reset();
-    }
-
-    /// Both guests are up. `other`: what guest kCalled lets in.
-    void serve_both(const SiblingRules& mine,
-                    const SiblingRules& others,
-                    uint32_t other_receive_bytes = 3776) {
-        options_.siblings = mine;
-        serve();
-        serve_other_device(others);
-        VsockGuestOptions options;
-        options.packed = GetParam();
-        options.cid = kCalled;
-        options.receive_bytes = other_receive_bytes;
-        other_guest_ = std::make_unique<VsockGuest>(other_host_->connect(), options);
-        ASSERT_TRUE(other_guest_->is_up());
-    }
-
-    void serve_other_device(const SiblingRules& rules) {
-        VsockOptions options;
-        options.guest_cid = kCalled;
-        options.uds_path = folder_ / "other";
-        options.siblings = rules;
-        HostListeners listeners;
-        listeners.stream = listen_at(options.uds_path).value();
-        listeners.seqpacket =
-            listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET}).value();
-        other_device_ = std::make_unique<VsockDevice>(
-            options, VsockEngine::create(options, std::move(listeners)).value());
-        other_host_ =
-            std::make_unique<testing::SessionHost>(*other_device_, testing::SessionHostOptions{});
-    }
-
-    VsockGuest& other() { return *other_guest_; }
-
-    /// From the caller to the called.
-    virtio_vsock_hdr to_other(uint16_t op, uint16_t type = VIRTIO_VSOCK_TYPE_STREAM) {
-        virtio_vsock_hdr header = guest().header(op, kGuestPort, kPort);
-        header.dst_cid = kCalled;
-        header.type = type;
-        return header;
-    }
-
-    virtio_vsock_hdr to_caller(uint16_t op, uint16_t type = VIRTIO_VSOCK_TYPE_STREAM) {
-        virtio_vsock_hdr header = other().header(op, kPort, kGuestPort);
-        header.dst_cid = kCaller;
-        header.type = type;
-        return header;
-    }
-
-    void expect_refused(EndReason reason) {
-        ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST)));
-        const auto answer = guest().receive_event();
-        ASSERT_TRUE(answer);
-        EXPECT_EQ(answer->op(), VIRTIO_VSOCK_OP_RST);
-        EXPECT_EQ(answer->header.src_cid, kCalled);
-        EXPECT_EQ(ended(reason), 1U);
-    }
-
-    void open(uint16_t type = VIRTIO_VSOCK_TYPE_STREAM) {
-        ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST, type)));
-        const auto request = other().receive_event();
-        ASSERT_TRUE(request);
-        ASSERT_EQ(request->op(), VIRTIO_VSOCK_OP_REQUEST);
-        EXPECT_EQ(request->header.src_cid, kCaller);
-        EXPECT_EQ(request->header.src_port, kGuestPort);
-        EXPECT_EQ(request->header.dst_port, kPort);
-        ASSERT_TRUE(other().send(to_caller(VIRTIO_VSOCK_OP_RESPONSE, type)));
-        const auto response = guest().receive_event();
-        ASSERT_TRUE(response);
-        EXPECT_EQ(response->op(), VIRTIO_VSOCK_OP_RESPONSE);
-    }
-
-    void send_message(const std::string& text, uint32_t flags) {
-        virtio_vsock_hdr header = to_other(VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_TYPE_SEQPACKET);
-        header.len = static_cast<uint32_t>(text.size());
-        header.flags = flags;
-        ASSERT_TRUE(guest().send(header, text));
-    }
-
-    /// The other guest gets it, in however many packets, and the last has these flags.
-    void expect_message(const std::string& text, uint32_t flags) {
-        std::string got;
-        uint32_t got_flags = 0;
-        while (got_flags == 0) {
-            const auto packet = other().receive_event();
-            ASSERT_TRUE(packet);
-            got += packet->payload;
-            got_flags = packet->header.flags;
-        }
-        EXPECT_EQ(got, text);
-        EXPECT_EQ(got_flags, flags);
-    }
-
-    void expect_echo_between_guests() {
-        virtio_vsock_hdr header = to_other(VIRTIO_VSOCK_OP_RW);
-        header.len = 4;
-        ASSERT_TRUE(guest().send(header, "ping"));
-        EXPECT_EQ(other().receive_bytes(4), "ping");
-        header = to_caller(VIRTIO_VSOCK_OP_RW);
-        header.len = 4;
-        ASSERT_TRUE(other().send(header, "pong"));
-        EXPECT_EQ(guest().receive_bytes(4), "pong");
-    }
-
-    std::unique_ptr<VsockDevice> other_device_;
-    std::unique_ptr<testing::SessionHost> other_host_;
-    std::unique_ptr<VsockGuest> other_guest_;
-};
-
-const SiblingRules kGroupA{.groups = {"a"}};
 
 TEST_P(VsockSiblingTest, AreKeptApartWithoutARule) {
     serve_both({}, {});
@@ -183,6 +61,33 @@ TEST_P(VsockSiblingTest, GuestThatIsNotUpRefuses) {
     expect_refused(EndReason::kSiblingDown);
 }
 
+TEST_P(VsockSiblingTest, CallLeftUnderRulesOfBeforeIsRefused) {
+    serve();
+    // Of the process before: the mailbox, with a call that its rules allowed.
+    auto mailbox = Mailbox::create().value();
+    auto ends = Sibling::make_ends(SocketType::kStream).value();
+    {
+        Mailbox same{.inbox = UniqueFd(::dup(mailbox.inbox.get())),
+                     .outbox = UniqueFd(::dup(mailbox.outbox.get()))};
+        const auto before = Sibling::create(kCalled, kGroupA, std::move(same)).value();
+        ASSERT_TRUE(before->call(
+            {.from_cid = kCaller,
+             .from_port = kGuestPort,
+             .to_port = kPort,
+             .type = SocketType::kStream,
+             .socket = std::move(ends.called)},
+            [](int outbox, const msghdr& message) { return ::sendmsg(outbox, &message, 0); }));
+    }
+    Keeping keeping;
+    keeping.mailbox = std::move(mailbox);
+    serve_other_device({}, std::move(keeping));
+    start_other_guest();
+    EXPECT_TRUE(HostSocket(std::move(ends.caller)).ends());
+    EXPECT_EQ(other_device_->counters().ended.value(EndReason::kRuleWithdrawn), 1U);
+    testing::give_others_a_moment();
+    EXPECT_FALSE(other().receive_now());
+}
+
 TEST_P(VsockSiblingTest, RefusalOfTheCalledReachesTheCaller) {
     serve_both(kGroupA, kGroupA);
     ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST)));
@@ -193,7 +98,7 @@ TEST_P(VsockSiblingTest, RefusalOfTheCalledReachesTheCaller) {
 }
 
 TEST_P(VsockSiblingTest, PacketsAreCutToTheBuffersOfTheReceiver) {
-    serve_both(kGroupA, kGroupA, 100);
+    serve_both(kGroupA, kGroupA, {.receive_bytes = 100});
     open();
     const std::string text(30'000, 'x');
     virtio_vsock_hdr header = to_other(VIRTIO_VSOCK_OP_RW);
@@ -203,7 +108,7 @@ TEST_P(VsockSiblingTest, PacketsAreCutToTheBuffersOfTheReceiver) {
 }
 
 TEST_P(VsockSiblingTest, MessagesKeepTheirBounds) {
-    serve_both(kGroupA, kGroupA, 100);
+    serve_both(kGroupA, kGroupA, {.receive_bytes = 100});
     open(VIRTIO_VSOCK_TYPE_SEQPACKET);
     for (const std::string& text : {std::string("one"), std::string(200, 'x'), std::string()}) {
         send_message(text, VIRTIO_VSOCK_SEQ_EOM);
@@ -212,7 +117,7 @@ TEST_P(VsockSiblingTest, MessagesKeepTheirBounds) {
 }
 
 TEST_P(VsockSiblingTest, EndsOfRecordsArriveWithTheirMessages) {
-    serve_both(kGroupA, kGroupA, 100);
+    serve_both(kGroupA, kGroupA, {.receive_bytes = 100});
     open(VIRTIO_VSOCK_TYPE_SEQPACKET);
     constexpr uint32_t kRecord = VIRTIO_VSOCK_SEQ_EOM | VIRTIO_VSOCK_SEQ_EOR;
     for (const std::string& text : {std::string("one"), std::string(200, 'x'), std::string()}) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -22,6 +23,20 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "",
      .help = "Print all that is known of each device, or of the one that --device names",
      .options = ""},
+    {.name = "stat",
+     .value_name = "",
+     .help = "Print a line for each queue that runs or has run: what it has done since the daemon "
+             "was started, and how long requests took. With --json as show",
+     .options = ""},
+    {.name = "top",
+     .value_name = "SOCKET",
+     .value_optional = true,
+     .value_repeats = true,
+     .help = "Draw what each queue does now, again and again until q is pressed: requests, bytes, "
+             "kicks and calls a second, requests in flight, requests a batch, and what 50, 99 and "
+             "99.9 of 100 requests did not exceed. Of the daemon at --socket and those at each "
+             "SOCKET. Where the output is no terminal it is printed",
+     .options = " interval count batch "},
     {.name = "resize",
      .value_name = "SIZE",
      .value_optional = true,
@@ -166,6 +181,17 @@ constexpr OptionSpec kOptions[] = {
      .value_name = "SIZE",
      .help = "With capture: end it before the file is longer",
      .number_min = 4096},
+    {.name = "interval",
+     .value_name = "SECONDS",
+     .help = "With top: how often, 0.1 to 3600",
+     .default_value = "1"},
+    {.name = "count",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "With top: end after N times",
+     .number_min = 1,
+     .number_max = 1'000'000'000},
+    {.name = "batch", .kind = OptionKind::kFlag, .help = "With top: print, also to a terminal"},
     {.name = "keeper",
      .kind = OptionKind::kNumber,
      .value_name = "PID",
@@ -183,7 +209,7 @@ constexpr OptionSpec kOptions[] = {
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
-    "rate filter frame-bytes file-bytes keeper ";
+    "rate filter frame-bytes file-bytes interval count batch keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -331,9 +357,10 @@ Result<void> read_command(const CommandSpec& spec,
                           const OptionValues& values,
                           CtlPlan& plan) {
     v1::Request& request = plan.request;
-    if (spec.name == "list" || spec.name == "show") {
+    if (spec.name == "list" || spec.name == "show" || spec.name == "stat") {
         request.mutable_describe();
         plan.list = spec.name == "list";
+        plan.statistics = spec.name == "stat";
     } else if (spec.name == "resize") {
         request.mutable_resize()->set_force(values.flag("force"));
         if (value) {
@@ -376,6 +403,34 @@ Result<void> read_command(const CommandSpec& spec,
     return {};
 }
 
+Result<void> read_top(const Given& given, CtlPlan& plan) {
+    constexpr double kIntervalMin = 0.1;
+    constexpr double kIntervalMax = 3600;
+    plan.action = Action::kTop;
+    if (const auto socket = given.values.text("socket")) {
+        plan.sockets.push_back(*socket);
+    }
+    plan.sockets.insert(plan.sockets.end(), given.words.begin() + 1, given.words.end());
+    if (plan.sockets.empty()) {
+        return usage_error("top needs --socket, or the control sockets of daemons as words");
+    }
+    if (plan.json) {
+        return usage_error("--json does not go with top: ask stat");
+    }
+    const std::string text = given.values.text("interval").value_or("");
+    char* end = nullptr;
+    const double seconds = std::strtod(text.c_str(), &end);
+    // Also what is no number, or none at all, does not compare.
+    if (text.empty() || *end != '\0' || !(seconds >= kIntervalMin && seconds <= kIntervalMax)) {
+        return usage_error("--interval takes seconds, 0.1 to 3600, not '" + text + "'");
+    }
+    plan.interval = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+    plan.count = given.values.number("count").value_or(0);
+    plan.batch = given.values.flag("batch");
+    plan.request.mutable_describe();
+    return {};
+}
+
 Result<const CommandSpec*> find_command(const Given& given) {
     if (given.words.empty()) {
         return usage_error("say what to do: a command is missing");
@@ -385,12 +440,12 @@ Result<const CommandSpec*> find_command(const Given& given) {
         return usage_error("there is no command " + given.words[0]);
     }
     const size_t values = given.words.size() - 1;
-    const size_t values_max = spec->value_name.empty() ? 0 : 1;
+    const size_t values_max = spec->value_name.empty() ? 0 : spec->value_repeats ? values : 1;
     if (values > values_max) {
         return usage_error("'" + given.words[1 + values_max] + "' is too much for " +
                            given.words[0]);
     }
-    if (values < values_max && !spec->value_optional) {
+    if (values == 0 && !spec->value_name.empty() && !spec->value_optional) {
         return usage_error(given.words[0] + " takes " + std::string(spec->value_name));
     }
     for (const OptionSpec& option : kOptions) {
@@ -435,13 +490,17 @@ Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
     if (given.values.has("socket") == given.values.has("keeper") && spec->name == "take-over") {
         return usage_error("take-over needs either --socket or --keeper");
     }
-    if (!given.values.has("socket") && !given.values.has("keeper")) {
+    if (!given.values.has("socket") && !given.values.has("keeper") && spec->name != "top") {
         return usage_error("--socket is required: say where the daemon listens");
     }
     plan.socket = given.values.text("socket").value_or("");
     plan.json = given.values.flag("json");
     plan.timeout = std::chrono::seconds(given.values.number("timeout").value_or(0));
     plan.request.set_device(control::printable(given.values.text("device").value_or("")));
+    if (spec->name == "top") {
+        OUTRIGGER_TRY(read_top(given, plan));
+        return plan;
+    }
     if (spec->name == "take-over") {
         plan.action = Action::kTakeOver;
         plan.binary = given.words.size() > 1 ? given.words[1] : std::string();

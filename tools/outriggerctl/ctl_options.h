@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -18,21 +19,26 @@
 
 namespace outrigger::ctl {
 
-enum class Action : uint8_t { kAsk, kTakeOver, kPrintState, kHelp, kVersion, kManPage };
+enum class Action : uint8_t { kAsk, kTop, kTakeOver, kPrintState, kHelp, kVersion, kManPage };
 
 struct CtlPlan {
     Action action = Action::kAsk;
     std::string socket;
     bool json = false;
-    bool list = false;  ///< a line for each device, in place of everything
+    bool list = false;        ///< a line for each device, in place of everything
+    bool statistics = false;  ///< a line for each queue
     std::chrono::seconds timeout{30};
     control::v1::Request request;
     std::string image_path;  ///< swap: to open and to send along
     bool image_read_only = false;
-    std::string capture_path;  ///< capture: to make and to send along; "-": standard output
-    std::string state_path;    ///< state: to print
-    std::string binary;        ///< take-over: its path; empty: where the daemon's lay
-    pid_t keeper = 0;          ///< take-over: asked in place of a socket; 0: by --socket
+    std::string capture_path;          ///< capture: to make and to send along; "-": standard output
+    std::string state_path;            ///< state: to print
+    std::string binary;                ///< take-over: its path; empty: where the daemon's lay
+    pid_t keeper = 0;                  ///< take-over: asked in place of a socket; 0: by --socket
+    std::vector<std::string> sockets;  ///< top: all of them
+    std::chrono::milliseconds interval{1000};
+    uint64_t count = 0;  ///< top: ends after so many; 0: does not
+    bool batch = false;  ///< top: prints, also to a terminal
     std::string man_page_template;
 };
 
@@ -40,6 +46,7 @@ struct CommandSpec {
     std::string_view name;
     std::string_view value_name;  ///< empty: it takes none
     bool value_optional = false;
+    bool value_repeats = false;
     std::string_view help;     ///< a sentence without a full stop
     std::string_view options;  ///< its own, each between blanks: " force group "
 };

@@ -18,6 +18,9 @@ std::string usage_of(const CommandSpec& command) {
     if (command.value_name.empty()) {
         return std::string(command.name);
     }
+    if (command.value_repeats) {
+        return fmt::format("{} [{}]...", command.name, command.value_name);
+    }
     return command.value_optional ? fmt::format("{} [{}]", command.name, command.value_name)
                                   : fmt::format("{} {}", command.name, command.value_name);
 }
@@ -36,6 +39,7 @@ std::string roff_commands() {
 std::string ctl_help_text() {
     std::string out =
         "Usage: outriggerctl --socket=PATH COMMAND [VALUE] [OPTION]...\n"
+        "       outriggerctl top [SOCKET]... [OPTION]...\n"
         "       outriggerctl state FILE\n";
     append_wrapped(out, fmt::format("outriggerctl {}.", kSummary), 0);
     out += "\nCommands:\n";
@@ -58,6 +62,7 @@ Result<std::string> ctl_man_page(std::string_view page) {
                      ".SH SYNOPSIS\n"
                      ".B outriggerctl\n\\fB\\-\\-socket\\fR=\\fIPATH\\fR \\fICOMMAND\\fR "
                      "[\\fIVALUE\\fR] [\\fIOPTION\\fR]...\n"
+                     ".br\n.B outriggerctl\ntop [\\fISOCKET\\fR]... [\\fIOPTION\\fR]...\n"
                      ".br\n.B outriggerctl\nstate \\fIFILE\\fR\n",
                      OUTRIGGER_VERSION,
                      kSummary)},

@@ -15,8 +15,10 @@
 #include "tools/outriggerctl/ctl_client.h"
 #include "tools/outriggerctl/ctl_options.h"
 #include "tools/outriggerctl/ctl_report.h"
+#include "tools/outriggerctl/ctl_statistics.h"
 #include "tools/outriggerctl/state_file.h"
 #include "tools/outriggerctl/take_over.h"
+#include "tools/outriggerctl/top.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -53,7 +55,9 @@ int report(const CtlPlan& plan, const control::v1::Reply& reply) {
         return complain(reply.error().message(), kFailed);
     }
     if (reply.has_program()) {
-        return print(plan.list ? list_text(reply.program()) : show_text(reply.program()));
+        return print(plan.list         ? list_text(reply.program())
+                     : plan.statistics ? statistics_text(reply.program())
+                                       : show_text(reply.program()));
     }
     return reply.done().note().empty() ? kDone : print(reply.done().note() + "\n");
 }
@@ -110,6 +114,8 @@ int run(std::span<const char* const> arguments) {
     switch (plan->action) {
         case Action::kAsk:
             return ask_daemon(*plan);
+        case Action::kTop:
+            return top(*plan);
         case Action::kTakeOver:
             return take_over(*plan);
         case Action::kPrintState: {

@@ -131,6 +131,16 @@ Result<ControlSettings> read_control(const OptionValues& values) {
     return settings;
 }
 
+/// Another address is another socket: the one that an earlier process has left is not looked at,
+/// and goes. FNV-1a, because keys are short and the same in every build.
+std::string metrics_key(std::string_view address) {
+    uint64_t hash = 0xcbf2'9ce4'8422'2325;
+    for (const char letter : address) {
+        hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100'0000'01b3;
+    }
+    return "metrics-" + std::to_string(hash);
+}
+
 Result<MetricsSettings> read_metrics(const OptionValues& values) {
     MetricsSettings settings;
     settings.text = values.text("metrics").value_or("");
@@ -425,7 +435,7 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
     line.control = OUTRIGGER_TRY(read_control(given.process));
     line.control.key = has_config ? "control" : std::to_string(line.devices.size());
     line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
-    line.metrics.key = has_config ? "metrics" : std::to_string(line.devices.size() + 1);
+    line.metrics.key = metrics_key(line.metrics.text);
     OUTRIGGER_TRY(check_endpoints_differ(line));
     if (given.purpose() == Purpose::kCheck) {
         line.action = CommandAction::kCheck;

@@ -106,7 +106,7 @@ constexpr std::string_view kKeeperHelp =
 constexpr std::array<std::string_view, 5> kSandboxModes = {
     "standard", "strict", "log", "none", "on"};
 
-constexpr std::array<OptionSpec, 19> kProcessOptions = {{
+constexpr std::array<OptionSpec, 20> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "

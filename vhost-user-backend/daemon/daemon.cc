@@ -44,6 +44,12 @@ class KeeperOfDevice final : public DeviceKeeper {
 
     void forget(std::string_view name) override { store_.forget_open(full(name)); }
 
+    Kept try_keep_open(std::string_view name, int fd) override {
+        return store_.try_keep_open(full(name), fd);
+    }
+
+    bool try_forget(std::string_view name) override { return store_.try_forget_open(full(name)); }
+
   private:
     [[nodiscard]] std::string full(std::string_view name) const {
         return prefix_ + std::string(name);

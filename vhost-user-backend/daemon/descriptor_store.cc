@@ -100,9 +100,9 @@ void DescriptorStore::take_listen_fds() {
 /// descriptor, until it is read, and both read it before they look whether we have ended (systemd
 /// gives notifications the higher priority). So nobody needs to wait for BARRIER=1 before a message
 /// of a front end is taken.
-bool DescriptorStore::send(std::string_view text, int fd) const {
+bool DescriptorStore::send(std::string_view text, int fd, KeeperWait wait) const {
     const auto fds = fd >= 0 ? std::span<const int>(&fd, 1) : std::span<const int>();
-    return send_keeper_message(channel_.get(), text, fds);
+    return send_keeper_message(channel_.get(), text, fds, wait);
 }
 
 std::string DescriptorStore::known_name(int fd) const {
@@ -229,6 +229,35 @@ void DescriptorStore::forget_open(const std::string& name) {
         // If the keeper does not hear of it, it has gone, and with it what it had.
         (void)send("FDSTOREREMOVE=1\nFDNAME=" + name);
     }
+}
+
+Kept DescriptorStore::try_keep_open(const std::string& name, int fd) {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) {
+        return Kept::kNotNow;  // another thread may be waiting for the keeper
+    }
+    if (is_let_go()) {
+        return Kept::kNever;
+    }
+    if (!send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd, KeeperWait::kNever)) {
+        // ETOOMANYREFS: as many descriptors as the process may have are on their way.
+        return errno == EAGAIN || errno == ETOOMANYREFS ? Kept::kNotNow : Kept::kNever;
+    }
+    open_.insert(name);
+    return Kept::kYes;
+}
+
+bool DescriptorStore::try_forget_open(const std::string& name) {
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock) {
+        return false;
+    }
+    if (open_.contains(name) && !send("FDSTOREREMOVE=1\nFDNAME=" + name, -1, KeeperWait::kNever) &&
+        errno == EAGAIN) {
+        return false;
+    }
+    open_.erase(name);
+    return true;
 }
 
 void DescriptorStore::release() {

@@ -16,6 +16,8 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/device_keeper.h"
+#include "vhost-user-backend/daemon/keeper_message.h"
 #include "vhost-user-backend/session/session_journal.h"
 
 namespace outrigger {
@@ -70,6 +72,8 @@ class DescriptorStore final : public DescriptorKeeper {
     [[nodiscard]] UniqueFd take(const std::string& name);
     [[nodiscard]] bool keep_open(const std::string& name, int fd);
     void forget_open(const std::string& name);
+    [[nodiscard]] Kept try_keep_open(const std::string& name, int fd);
+    [[nodiscard]] bool try_forget_open(const std::string& name);
 
     /// Everything that is needed of the process before has been opened and claimed: closes what we
     /// were given, and forgets what nobody has claimed.
@@ -110,7 +114,9 @@ class DescriptorStore final : public DescriptorKeeper {
 
     [[nodiscard]] Result<void> wait_for_parent();
     void take_listen_fds();
-    [[nodiscard]] bool send(std::string_view text, int fd = -1) const;
+    [[nodiscard]] bool send(std::string_view text,
+                            int fd = -1,
+                            KeeperWait wait = KeeperWait::kWaits) const;
     [[nodiscard]] std::string known_name(int fd) const;
 
     /// Has the keeper let go of everything?

@@ -5,12 +5,20 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 namespace outrigger {
+
+/// What came of an attempt that does not wait.
+enum class Kept : uint8_t {
+    kYes,
+    kNotNow,  ///< the keeper has not read what was said before: try again in a moment
+    kNever,
+};
 
 /// Lives as long as the device. Names are of letters, digits, dots and '-', and the device's own.
 class DeviceKeeper {
@@ -45,6 +53,20 @@ class DeviceKeeper {
 
     /// Closes what the keeper has under that name, a moment later.
     virtual void forget(std::string_view name) = 0;
+
+    // Keepers that do not read hold the above up, for a second at most. These do not wait, for
+    // threads that guests depend on. (Of a keeper that never holds anybody up they are the same.)
+
+    /// keep_open().
+    [[nodiscard]] virtual Kept try_keep_open(std::string_view name, int fd) {
+        return keep_open(name, fd) ? Kept::kYes : Kept::kNever;
+    }
+
+    /// forget(). False: not now, try again in a moment.
+    [[nodiscard]] virtual bool try_forget(std::string_view name) {
+        forget(name);
+        return true;
+    }
 };
 
 }  // namespace outrigger

@@ -78,7 +78,10 @@ bool receive_keeper_message(int channel, KeeperMessage& message, KeeperWait wait
     return true;
 }
 
-bool send_keeper_message(int channel, std::string_view text, std::span<const int> fds) {
+bool send_keeper_message(int channel,
+                         std::string_view text,
+                         std::span<const int> fds,
+                         KeeperWait wait) {
     iovec range{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
     alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(kKeeperFdsMax * sizeof(int))> control{};
     msghdr message{};
@@ -98,6 +101,10 @@ bool send_keeper_message(int channel, std::string_view text, std::span<const int
             continue;
         }
         if (errno != EAGAIN && errno != ENOBUFS) {
+            return false;
+        }
+        if (wait == KeeperWait::kNever) {
+            errno = EAGAIN;
             return false;
         }
         pollfd writable{.fd = channel, .events = POLLOUT, .revents = 0};

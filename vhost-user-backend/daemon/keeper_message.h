@@ -37,10 +37,11 @@ struct KeeperMessage {
 enum class KeeperWait : uint8_t { kWaits, kNever };
 
 /// With at most kKeeperFdsMax descriptors (borrowed). False, with errno: the other end has gone, or
-/// does not read within a second.
+/// does not read within a second (kNever: EAGAIN, it has not read what was sent before).
 [[nodiscard]] bool send_keeper_message(int channel,
                                        std::string_view text,
-                                       std::span<const int> fds = {});
+                                       std::span<const int> fds = {},
+                                       KeeperWait wait = KeeperWait::kWaits);
 
 /// False when the other end is gone, or (kNever) nothing is there, or what came is no message: too
 /// long, or with descriptors that could not be taken.

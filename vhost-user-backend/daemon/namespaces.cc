@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/unique_fd.h"
@@ -65,6 +66,22 @@ Result<void> map_ourselves(uid_t user, gid_t group) {
     const std::string group_text = std::to_string(group);
     OUTRIGGER_TRY(write_file("/proc/self/uid_map", user_text + " " + user_text + " 1"));
     return write_file("/proc/self/gid_map", group_text + " " + group_text + " 1");
+}
+
+/// Whether a user namespace of our own is of use. Some systems let everybody make one and no rights
+/// come with it, and nobody who is in one gets out again: another process tries.
+bool can_use_own_user(int flags, uid_t user, gid_t group) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const bool can = ::unshare(flags | CLONE_NEWUSER) == 0 && map_ourselves(user, group) &&
+                         ::mount("none", kPlace, "tmpfs", kMountFlags, nullptr) == 0;
+        ::_exit(can ? 0 : 1);
+    }
+    int status = -1;
+    pid_t ended = -1;
+    while (child > 0 && (ended = ::waitpid(child, &status, 0)) < 0 && errno == EINTR) {
+    }
+    return child > 0 && ended == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 uid_t overflow_user() {
@@ -150,10 +167,14 @@ Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan) {
     const int flags =
         CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | (plan.keeps_network ? 0 : CLONE_NEWNET);
     if (::unshare(flags) != 0) {
-        if (errno != EPERM || plan.shows_owners || ::unshare(flags | CLONE_NEWUSER) != 0) {
-            entered.lack = error_from_errno("no namespaces of its own").message;
+        entered.lack = error_from_errno("no namespaces of its own").message;
+        if (errno != EPERM || plan.shows_owners || !can_use_own_user(flags, user, group)) {
             return entered;
         }
+        if (::unshare(flags | CLONE_NEWUSER) != 0) {
+            return entered;
+        }
+        entered.lack.clear();
         OUTRIGGER_TRY(map_ourselves(user, group));
         entered.others_look_like = others;
     }

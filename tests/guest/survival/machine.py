@@ -49,8 +49,12 @@ class Daemon:
     def _listens(self):
         if self.process.poll() is not None:
             raise Failure(f"the daemon ended with status {self.process.returncode}: {self.last_line()}")
-        # The file of one that was killed may be there still; only a live one listens.
-        with open(f"/proc/{self.process.pid}/net/unix", encoding="utf-8", errors="replace") as sockets:
+        # The file of one that was killed may be there still; only a live one listens. Its socket is of the network
+        # that it began in: ours, or, with a keeper, that of a namespace which that one stays in.
+        return any(self._listens_in(network) for network in ("/proc/net/unix", f"/proc/{self.process.pid}/net/unix"))
+
+    def _listens_in(self, network):
+        with open(network, encoding="utf-8", errors="replace") as sockets:
             return any(line.rstrip().endswith(" " + self.socket_path) and " 00010000 " in line for line in sockets)
 
     def log(self):

@@ -97,6 +97,25 @@ TEST(CtlOptions, AKeeperIsNamedOrAskedForAtTheSocket) {
     EXPECT_NE(complaint({"show", "--keeper=7"}), "");
 }
 
+TEST(CtlOptions, TopTakesSeveralSockets) {
+    const auto top = parse({"top", "/a", "--socket=/b", "/c", "--interval=0.5", "--count=3"});
+    ASSERT_TRUE(top) << top.error().message;
+    EXPECT_EQ(top->action, Action::kTop);
+    EXPECT_EQ(top->sockets, (std::vector<std::string>{"/b", "/a", "/c"}));
+    EXPECT_EQ(top->interval, std::chrono::milliseconds(500));
+    EXPECT_EQ(top->count, 3U);
+    EXPECT_FALSE(top->batch);
+    EXPECT_EQ(parse({"top", "/a"})->interval, std::chrono::seconds(1));
+    EXPECT_NE(complaint({"top"}), "");
+    EXPECT_NE(complaint({"top", "/a", "--json"}), "");
+    for (const char* const text : {"0", "0.09", "3601", "-1", "nan", "1s", "inf"}) {
+        const std::string option = std::string("--interval=") + text;
+        EXPECT_NE(complaint({"top", "/a", option.c_str()}), "") << text;
+    }
+    EXPECT_NE(complaint({"show", "--socket=s", "--count=1"}), "");
+    EXPECT_TRUE(plan({"stat"}).statistics);
+}
+
 TEST(CtlOptions, AStateIsPrintedWithoutADaemon) {
     const auto parsed = parse({"state", "blk.state"});
     ASSERT_TRUE(parsed);

@@ -247,6 +247,17 @@ TEST(CommandLine, MetricsAreToldAtAPathOrAnAddress) {
     EXPECT_EQ(parse_tcp_address("[::]:65535")->address.ss_family, AF_INET6);
 }
 
+TEST(CommandLine, MetricsOfAnotherAddressAreAnotherSocket) {
+    const auto key = [](const char* text, const char* socket = "--socket-path=/s") {
+        return parse({socket, text})->metrics.key;
+    };
+    EXPECT_EQ(key("--metrics=127.0.0.1:9100"), key("--metrics=127.0.0.1:9100"));
+    EXPECT_NE(key("--metrics=127.0.0.1:9100"), key("--metrics=127.0.0.1:9101"));
+    EXPECT_NE(key("--metrics=unix:/m"), key("--metrics=unix:/n"));
+    EXPECT_EQ(key("--metrics=unix:/m"), key("--metrics=unix:/m", "--device=socket-path=/s"))
+        << "however many devices there are";
+}
+
 TEST(CommandLine, RefusesMetricsNowhere) {
     for (const char* const text : {"--metrics=unix:",
                                    "--metrics=/m",

@@ -75,6 +75,23 @@ TEST_F(KeeperChannelTest, WhatIsTooLongIsNoMessageAndNotTheEnd) {
     EXPECT_EQ(message.text, "next");
 }
 
+TEST_F(KeeperChannelTest, WhoDoesNotWaitIsToldThatNothingWasReadYet) {
+    int sent = 0;
+    while (send_keeper_message(ours_.get(), "said", {}, KeeperWait::kNever)) {
+        ++sent;
+    }
+    EXPECT_EQ(errno, EAGAIN);
+    EXPECT_GT(sent, 0);
+    KeeperMessage message;
+    for (int i = 0; i < sent; ++i) {
+        ASSERT_TRUE(receive_keeper_message(theirs_.get(), message, KeeperWait::kNever));
+    }
+    EXPECT_TRUE(send_keeper_message(ours_.get(), "more", {}, KeeperWait::kNever));
+    theirs_.reset();
+    EXPECT_FALSE(send_keeper_message(ours_.get(), "gone", {}, KeeperWait::kNever));
+    EXPECT_NE(errno, EAGAIN);
+}
+
 TEST_F(KeeperChannelTest, TheEndIsSeen) {
     theirs_.reset();
     KeeperMessage message;

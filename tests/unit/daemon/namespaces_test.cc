@@ -2,6 +2,7 @@
 // What a process in namespaces of its own still reaches: each test lets one try.
 #include "vhost-user-backend/daemon/namespaces.h"
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -9,10 +10,12 @@
 #include <functional>
 #include <string>
 
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -43,24 +46,37 @@ int in_process_of_its_own(const std::function<int()>& body) {
     return ::waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+/// In a user namespace that has just been made: the one map that needs no capability outside.
+bool can_write_map(uid_t user) {
+    const std::string text = std::to_string(user) + " " + std::to_string(user) + " 1";
+    std::ofstream file("/proc/self/uid_map");
+    file << text << std::flush;
+    return file.good();
+}
+
 /// Runs `body` in namespaces of its own, where this system lets us make them: that is asked of the
 /// kernel, and not of what is tested. As ourselves and, as root, as another user.
-void expect_isolated(const NamespacePlan& plan, const std::function<int()>& body) {
+void expect_isolated(const NamespacePlan& plan,
+                     const std::function<int()>& body,
+                     bool looked_into_by_nobody = false) {
     if (kSanitized) {
         GTEST_SKIP() << "the sanitizers look at /proc";
     }
     constexpr uid_t kNobody = 65534;
     for (const bool other_user : {false, true}) {
         const auto begin = [&] {
-            return !other_user || (::setresgid(kNobody, kNobody, kNobody) == 0 &&
-                                   ::setresuid(kNobody, kNobody, kNobody) == 0);
+            const bool is_user = !other_user || (::setresgid(kNobody, kNobody, kNobody) == 0 &&
+                                                 ::setresuid(kNobody, kNobody, kNobody) == 0);
+            return is_user && ::prctl(PR_SET_DUMPABLE, looked_into_by_nobody ? 0 : 1) == 0;
         };
         if (other_user && ::geteuid() != 0) {
             continue;
         }
         const int possible = in_process_of_its_own([&] {
-            const bool own = begin() && (::unshare(CLONE_NEWNS) == 0 ||
-                                         ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0);
+            const uid_t user = begin() ? ::geteuid() : 0;
+            const bool own = ::unshare(CLONE_NEWNS) == 0 ||
+                             (::prctl(PR_SET_DUMPABLE, 1) == 0 &&
+                              ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0 && can_write_map(user));
             return own && ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0 ? kFine : 1;
         });
         const int ended = in_process_of_its_own([&] {
@@ -112,7 +128,40 @@ TEST(Namespaces, WhatIsVisibleKeepsItsNameAndNothingElseDoes) {
 
 // Whoever lets nobody look into it cannot write its own files in /proc.
 TEST(Namespaces, NobodyMayLookIntoItAfterwardsEither) {
-    expect_isolated({}, [] { return ::prctl(PR_GET_DUMPABLE) == (::geteuid() == 0) ? kFine : 2; });
+    expect_isolated(
+        {}, [] { return ::prctl(PR_GET_DUMPABLE) == 0 ? kFine : 2; }, true);
+}
+
+// As on systems that let everybody have a user namespace and give no rights in it: from Linux 5.12
+// on root is mapped by nobody who had not CAP_SETFCAP before.
+TEST(Namespaces, OneThatNobodyCanBeMappedIntoIsALack) {
+    if (::geteuid() != 0 || kSanitized) {
+        GTEST_SKIP() << "only root can lose what it needs";
+    }
+    const auto give_up_capabilities = [] {
+        __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+        std::array<__user_cap_data_struct, 2> none{};
+        return ::syscall(SYS_capset, &header, none.data()) == 0;
+    };
+    const int mapped = in_process_of_its_own([&] {
+        return give_up_capabilities() && ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
+                       can_write_map(0)
+                   ? 1
+                   : kFine;
+    });
+    if (mapped != kFine) {
+        GTEST_SKIP() << "this kernel maps root for everybody";
+    }
+    const int ended = in_process_of_its_own([&] {
+        const auto entered = give_up_capabilities()
+                                 ? enter_own_namespaces({})
+                                 : Result<OwnNamespaces>(failure(Error{.message = ""}));
+        // Nothing has changed: a user namespace without a map has no user.
+        return entered && !entered->lack.empty() && ::geteuid() == 0 && fs::exists("/proc/self")
+                   ? kFine
+                   : 1;
+    });
+    EXPECT_EQ(ended, kFine);
 }
 
 TEST(Namespaces, APathThatIsNotThereIsALackAndNoRoot) {

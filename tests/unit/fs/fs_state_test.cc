@@ -5,9 +5,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <span>
+#include <thread>
 #include <utility>
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <sys/stat.h>
 
 #include <gtest/gtest.h>
@@ -153,6 +156,51 @@ TEST_F(FsMoveTest, WhatWasLoadedIsSavedAgain) {
     EXPECT_EQ(saved->files, state().files);
     EXPECT_EQ(saved->agreed, state().agreed);
     EXPECT_TRUE(server.form().long_setxattr);
+}
+
+/// Of requests that are answered at once.
+class NoQueue final : public Call::Queue {
+  public:
+    void defer(Call& /*call*/, Call::Work /*work*/) override { ADD_FAILURE(); }
+
+    void retry(Call& /*call*/, Call::Work /*attempt*/) override { ADD_FAILURE(); }
+
+    void on_fault(std::span<const iovec> /*buffers*/) override { ADD_FAILURE(); }
+
+    [[nodiscard]] size_t read_more(std::span<std::byte> /*out*/) override { return 0; }
+
+    [[nodiscard]] EarlierRun earlier_run() override { return {}; }
+
+    void note_intent(std::span<const std::byte> /*intent*/) override {}
+};
+
+TEST_F(FsMoveTest, AGuestThatKnowsAsMuchAsItMayStillOpensIt) {
+    settings_.inodes_max = 3;  // the root's, and those of the state
+    std::ofstream(directory_ / "new");
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    NoQueue queue;
+    ReplyWriter nowhere;
+    const auto serve = [&](uint32_t opcode, uint64_t node, Bytes body) {
+        Call call{.header = {.opcode = opcode,
+                             .node = node,
+                             .body_bytes = static_cast<uint32_t>(body.size())},
+                  .body = body,
+                  .reply = nowhere,
+                  .queue = queue};
+        return server.serve(call);
+    };
+    const auto bytes_of = [](const auto& object) { return std::as_bytes(std::span(&object, 1)); };
+    std::thread thread([&] {  // which is not the same afterwards
+        ASSERT_TRUE(server.adopt_thread());
+        EXPECT_EQ(serve(FUSE_LOOKUP, FUSE_ROOT_ID, std::as_bytes(std::span("new"))),
+                  failed(ENFILE));
+        const fuse_open_in how{.flags = O_RDONLY, .open_flags = 0};
+        // There is no room for an answer.
+        EXPECT_NE(serve(FUSE_OPEN, 7, bytes_of(how)), failed(ENFILE));
+        EXPECT_NE(serve(FUSE_OPENDIR, 2, bytes_of(how)), failed(ENFILE));
+    });
+    thread.join();
 }
 
 TEST_F(FsMoveTest, AFileThatTheHostMovedIsSavedUnderItsNewName) {

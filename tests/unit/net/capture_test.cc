@@ -2,6 +2,7 @@
 #include "devices/net/capture.h"
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -150,6 +152,63 @@ TEST_F(CaptureTest, FramesAreCut) {
     ASSERT_EQ(blocks.size(), 4U);
     EXPECT_EQ(read_at<uint32_t>(blocks[2].body, 12), 4U);
     EXPECT_EQ(read_at<uint32_t>(blocks[2].body, 16), 10U);
+}
+
+TEST_F(CaptureTest, FilterSeesWhatIsCut) {
+    const FilterInstruction program[] = {{BPF_LD | BPF_B | BPF_ABS, 0, 0, 9},
+                                         {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, 'y'},
+                                         {BPF_RET | BPF_K, 0, 0, 1},
+                                         {BPF_RET | BPF_K, 0, 0, 0}};
+    begin(another(file_),
+          {.interface_name = "tap",
+           .filter_text = "",
+           .filter = PacketFilter::parse(program).value(),
+           .frame_bytes_max = 4});
+    note("xxxxxxxxxy");
+    note("xxxxxxxxxx");
+    capture_.stop();
+    const auto blocks = read_blocks(read_file(file_.get()));
+    ASSERT_EQ(blocks.size(), 4U);
+    EXPECT_EQ(read_at<uint32_t>(blocks[2].body, 12), 4U);
+    EXPECT_EQ(read_at<uint32_t>(blocks[2].body, 16), 10U);
+}
+
+TEST_F(CaptureTest, ReaderOfOneThatIsFullSeesItsEnd) {
+    Pipe pipe;
+    begin(std::move(pipe.writer),
+          {.interface_name = "tap", .filter_text = "", .file_bytes_max = 4096});
+    for (int i = 0; i < 100; ++i) {
+        note(std::string(200, 'x'));
+    }
+    std::array<char, 4096> bytes{};
+    ssize_t count = 1;
+    while (count > 0) {
+        pollfd reader{.fd = pipe.reader.get(), .events = POLLIN, .revents = 0};
+        ASSERT_EQ(::poll(&reader, 1, 20'000), 1) << "the writer has it open";
+        count = ::read(pipe.reader.get(), bytes.data(), bytes.size());
+    }
+    EXPECT_EQ(count, 0);
+}
+
+TEST_F(CaptureTest, SlowReaderIsNotWaitedForToTheEnd) {
+    Pipe pipe;
+    begin(std::move(pipe.writer));
+    for (size_t i = 0; i < Capture::kBufferBytesMax / 60000 + 1; ++i) {
+        note(std::string(60000, 'x'));
+    }
+    std::atomic<bool> reads = true;
+    std::thread reader([&] {
+        std::array<char, 4096> bytes{};
+        while (reads && ::read(pipe.reader.get(), bytes.data(), bytes.size()) > 0) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+        }
+    });
+    const auto began = std::chrono::steady_clock::now();
+    capture_.stop();
+    // All of it would take this reader 50 s.
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(20));
+    reads = false;
+    reader.join();
 }
 
 TEST_F(CaptureTest, FileEndsBeforeItIsTooLong) {

@@ -120,6 +120,7 @@ TEST_F(LedgerTest, AnotherProcessFindsWhatAnUncommittedTransferMoved) {
     {
         Ledger ledger = open();
         ConnectionRecord record{};
+        record.peer_cid = kHostCid;
         record.backlog_end = 100;
         ledger.commit(2, record);
         ASSERT_EQ(send(ledger, "12345"), 5);
@@ -130,6 +131,20 @@ TEST_F(LedgerTest, AnotherProcessFindsWhatAnUncommittedTransferMoved) {
     EXPECT_EQ(next.record(2).forwarded, 5U);
     // Once.
     EXPECT_EQ(open().record(2).backlog_begin, 5U);
+}
+
+TEST_F(LedgerTest, RoomOfWhatWasSentToAnotherGuestIsForThatToSay) {
+    {
+        Ledger ledger = open();
+        ConnectionRecord record{};
+        record.peer_cid = kGuestCidMin;
+        record.backlog_end = 100;
+        ledger.commit(2, record);
+        ASSERT_EQ(send(ledger, "12345"), 5);
+    }
+    const Ledger next = open();
+    EXPECT_EQ(next.record(2).backlog_begin, 5U);
+    EXPECT_EQ(next.record(2).forwarded, 0U);
 }
 
 TEST_F(LedgerTest, ATransferThatIsCommittedIsOver) {

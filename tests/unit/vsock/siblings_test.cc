@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/vsock/siblings.h"
 
+#include <utility>
+
 #include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/shared_memory.h"
+
+#include "devices/vsock/vsock_engine.h"
 
 namespace outrigger::vsock {
 namespace {
@@ -22,6 +28,28 @@ TEST(CallerRule, AnythingElseIsNone) {
          {"", ":", "4:", ":22", "4:x", "x", "2", "4294967295", "4:4294967296", "4:22:1", " 4"}) {
         EXPECT_FALSE(parse_caller_rule(text)) << text;
     }
+}
+
+/// Its driver is up: only the process is another.
+TEST(Sibling, ThatGoesOnCanBeCalledBeforeItsQueuesRunAgain) {
+    VsockOptions options;
+    options.guest_cid = 9;
+    options.connections_max = 4;
+    const Ledger::Shape shape = VsockEngine::ledger_shape(options);
+    const UniqueFd file = create_shared_memory("ledger", Ledger::bytes_for(shape)).value();
+    const auto serve = [&] {
+        return VsockEngine::create(
+                   options, {}, {.ledger = Ledger::open(file.get(), shape).value().value()})
+            .value();
+    };
+    {
+        const auto first = serve();
+        EXPECT_FALSE(Sibling::find(options.guest_cid)->is_up());
+    }
+    const auto next = serve();
+    EXPECT_TRUE(Sibling::find(options.guest_cid)->is_up());
+    next->forget_guest();
+    EXPECT_FALSE(Sibling::find(options.guest_cid)->is_up());
 }
 
 }  // namespace
