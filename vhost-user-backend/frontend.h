@@ -79,6 +79,10 @@ class Frontend {
     /// kValue: `range` is not the whole of one mapping.
     [[nodiscard]] virtual bool unmap_shared_memory(const SharedMemoryRange& range,
                                                    OnDone on_done) = 0;
+    /// An earlier process of ours has asked for `range` on this session, and the front end has it,
+    /// or may have: from now on it is taken for mapped (DeviceAbilities::keeps_itself). What could
+    /// not be mapped there is not adopted, either.
+    virtual void adopt_shared_memory(const SharedMemoryRange& range) = 0;
 };
 
 }  // namespace outrigger

@@ -415,6 +415,26 @@ TEST_F(ChannelMessages, ShmemUnmapThatIsRefusedLeavesTheMapping) {
     EXPECT_EQ(error_of(map(range, {.fd = some_file()})), FrontendError::kValue);
 }
 
+TEST_F(ChannelMessages, WhatAnEarlierProcessHadMappedIsUnmappedWhenItIsAdopted) {
+    run_with_channel();
+    const SharedMemoryRange range{.region = 0, .offset = 4 * kPage, .bytes = 2 * kPage};
+    EXPECT_EQ(error_of(unmap(range)), FrontendError::kValue);
+    const auto frontend = device_.frontend();
+    frontend->adopt_shared_memory(range);
+    frontend->adopt_shared_memory({.region = 0, .offset = 5 * kPage, .bytes = kPage});
+    frontend->adopt_shared_memory({.region = 0, .offset = 16 * kPage, .bytes = kPage});
+    EXPECT_EQ(
+        error_of(map({.region = 0, .offset = 5 * kPage, .bytes = kPage}, {.fd = some_file()})),
+        FrontendError::kValue);
+    EXPECT_EQ(error_of(unmap({.region = 0, .offset = 5 * kPage, .bytes = kPage})),
+              FrontendError::kValue);
+    auto done = unmap(range);
+    const auto message = expect_request(BackendRequest::kShmemUnmap);
+    EXPECT_EQ(payload_as<wire::ShmemMap>(message).shm_offset, 4 * kPage);
+    EXPECT_EQ(channel().reply(message, 0), Answer::kUnasked);
+    EXPECT_EQ(error_of(done), kNoError);
+}
+
 // "Mappings are automatically unmapped by the front-end across device reset operation."
 TEST_F(ChannelMessages, AResetUnmapsEverything) {
     run_with_channel();

@@ -95,6 +95,10 @@ class BackendRequests final {
                            Frontend::OnDone on_done);
     void unmap_shared_memory(const SharedMemoryRange& range, Frontend::OnDone on_done);
 
+    void adopt_shared_memory(const SharedMemoryRange& range) {
+        (void)shared_memory_.begin_map(range);
+    }
+
   private:
     /// A message of which one is unanswered at a time.
     struct Signal {

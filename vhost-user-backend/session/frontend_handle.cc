@@ -85,4 +85,13 @@ bool FrontendHandle::unmap_shared_memory(const SharedMemoryRange& range, OnDone 
     });
 }
 
+void FrontendHandle::adopt_shared_memory(const SharedMemoryRange& range) {
+    const bool posted = post([self = shared_from_this(), range] {
+        if (self->requests_ != nullptr) {
+            self->requests_->adopt_shared_memory(range);
+        }
+    });
+    (void)posted;  // without a session nothing is mapped
+}
+
 }  // namespace outrigger

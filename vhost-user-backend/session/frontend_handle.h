@@ -32,6 +32,7 @@ class FrontendHandle final : public Frontend, public std::enable_shared_from_thi
                                          SharedMemorySource source,
                                          OnDone on_done) override;
     [[nodiscard]] bool unmap_shared_memory(const SharedMemoryRange& range, OnDone on_done) override;
+    void adopt_shared_memory(const SharedMemoryRange& range) override;
 
   private:
     /// Runs `task` on the control thread; false when the session has ended.
