@@ -48,6 +48,12 @@ Result<KvmVm> KvmVm::create(const KvmHost& host) {
     if (::ioctl(fd.get(), KVM_CREATE_IRQCHIP, 0) != 0) {
         return failure(error_from_errno("KVM cannot create the interrupt controllers"));
     }
+    // Without it a program of the guest that uses such an instruction on shared memory which is in
+    // no slot yet gets a signal. Since Linux 5.16.
+    kvm_enable_cap tells = {};
+    tells.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE;
+    tells.args[0] = 1;
+    (void)::ioctl(fd.get(), KVM_ENABLE_CAP, &tells);
     return KvmVm(std::move(fd));
 }
 

@@ -202,7 +202,9 @@ bool Vcpu::stand_still() {
 
 void Vcpu::run_once() {
     if (::ioctl(fd_.get(), KVM_RUN, 0) == 0) {
-        memory_faults_ = 0;
+        if (run_->exit_reason != KVM_EXIT_INTERNAL_ERROR) {
+            memory_faults_ = 0;
+        }
         handle_exit();
         return;
     }
@@ -239,6 +241,12 @@ void Vcpu::handle_exit() {
             break;
         case KVM_EXIT_INTERNAL_ERROR:
             count(ExitKind::kOther);
+            // Of an access to a device it knows the simple ones; where a piece of shared memory is
+            // about to be there, the same instruction needs no emulation a moment later.
+            if (run_->internal.suberror == KVM_INTERNAL_ERROR_EMULATION &&
+                handler_.on_memory_fault(++memory_faults_)) {
+                break;
+            }
             fail(fmt::format("KVM cannot emulate an instruction of the guest (internal error {})",
                              run_->internal.suberror));
             break;

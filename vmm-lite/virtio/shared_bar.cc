@@ -16,6 +16,10 @@
 namespace outrigger::vmm {
 namespace {
 
+/// How long a vCPU waits for what is being replaced, and how many such places are known.
+constexpr std::chrono::milliseconds kHoleLife{200};
+constexpr size_t kHolesMax = 64;
+
 /// What a region takes in the BAR.
 uint64_t room_for(uint64_t bytes) {
     return (bytes + SharedBar::kAlignment - 1) & ~(SharedBar::kAlignment - 1);
@@ -121,8 +125,8 @@ void SharedBar::place(std::optional<uint64_t> address) {
     }
 }
 
-std::optional<SharedBar::Target> SharedBar::find(uint64_t offset, size_t bytes) {
-    const std::lock_guard lock(mutex_);
+/// With the lock.
+std::optional<SharedBar::Target> SharedBar::find(uint64_t offset, size_t bytes) const {
     const auto behind = pieces_.upper_bound(offset);
     if (behind == pieces_.begin()) {
         return std::nullopt;
@@ -134,11 +138,30 @@ std::optional<SharedBar::Target> SharedBar::find(uint64_t offset, size_t bytes) 
     return Target{.memory = piece.memory.data() + (offset - start), .writable = piece.writable};
 }
 
+std::optional<SharedBar::Target> SharedBar::find_soon(uint64_t offset, size_t bytes) {
+    std::unique_lock lock(mutex_);
+    auto target = find(offset, bytes);
+    if (target) {
+        return target;
+    }
+    const auto hole = std::ranges::find_if(holes_, [&](const Hole& one) {
+        return offset >= one.offset && range_fits<uint64_t>(offset - one.offset, bytes, one.bytes);
+    });
+    if (hole != holes_.end()) {
+        const Clock::time_point until = hole->until;
+        (void)mapped_.wait_until(lock, until, [&] {
+            target = find(offset, bytes);
+            return target.has_value();
+        });
+    }
+    return target;
+}
+
 /// Without the lock, while a file is read that may be slow: the loop wants it. The addresses stay
 /// reserved, and what is mapped there meanwhile is the guest's as well.
 void SharedBar::read(uint64_t offset, std::span<std::byte> out) {
     std::ranges::fill(out, std::byte{0xFF});
-    const auto target = find(offset, out.size());
+    const auto target = find_soon(offset, out.size());
     if (target && !copy(out.data(), target->memory, out.size(), false)) {
         std::ranges::fill(out, std::byte{0xFF});
         tell_lost(offset, out.size());
@@ -146,7 +169,7 @@ void SharedBar::read(uint64_t offset, std::span<std::byte> out) {
 }
 
 void SharedBar::write(uint64_t offset, std::span<const std::byte> in) {
-    const auto target = find(offset, in.size());
+    const auto target = find_soon(offset, in.size());
     if (target && target->writable && !copy(target->memory, in.data(), in.size(), true)) {
         tell_lost(offset, in.size());
     }
@@ -154,7 +177,10 @@ void SharedBar::write(uint64_t offset, std::span<const std::byte> in) {
 
 void SharedBar::tell_lost(uint64_t offset, size_t bytes) {
     // Not when the piece was unmapped while it was used.
-    if (find(offset, bytes) && memory_lost_) {
+    std::unique_lock lock(mutex_);
+    const bool is_there = find(offset, bytes).has_value();
+    lock.unlock();
+    if (is_there && memory_lost_) {
         memory_lost_();
     }
 }
@@ -169,6 +195,7 @@ Result<void> SharedBar::on_mapped(const DeviceProxy::SharedPiece& piece) {
         .memory = piece.memory, .bytes_there = piece.bytes_there, .writable = piece.writable};
     OUTRIGGER_TRY(show(*start + piece.offset, shown));
     pieces_[*start + piece.offset] = shown;
+    mapped_.notify_all();
     return {};
 }
 
@@ -192,6 +219,13 @@ void SharedBar::on_unmapping(uint8_t region, uint64_t offset) {
     const auto piece = start ? pieces_.find(*start + offset) : pieces_.end();
     if (piece != pieces_.end()) {
         hide(piece->second);
+        const Clock::time_point now = Clock::now();
+        while (!holes_.empty() && (holes_.size() == kHolesMax || holes_.front().until <= now)) {
+            holes_.pop_front();
+        }
+        holes_.push_back({.offset = piece->first,
+                          .bytes = piece->second.memory.size(),
+                          .until = now + kHoleLife});
         pieces_.erase(piece);
     }
 }

@@ -9,10 +9,16 @@
 /// guest wait for it for ever. Access to it is tried here, because the file may have become longer
 /// since, and fails with an alarm.
 ///
+/// A back end replaces a piece in two steps, because it may not map over what is mapped: it takes
+/// the old one away and maps the new one. A vCPU that comes in between waits for a moment.
+///
 /// Thread: it locks. Pieces come from the loop, the BAR's place and accesses from vCPUs.
 #pragma once
 
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -80,6 +86,14 @@ class SharedBar final : public DeviceProxy::SharedMemoryObserver {
     };
 
     using Pieces = std::map<uint64_t, Piece>;  // by their offset in the BAR
+    using Clock = std::chrono::steady_clock;
+
+    /// Where a piece was that may be about to be replaced.
+    struct Hole {
+        uint64_t offset = 0;
+        uint64_t bytes = 0;
+        Clock::time_point until{};
+    };
 
     /// Where an access of the guest goes.
     struct Target {
@@ -90,7 +104,8 @@ class SharedBar final : public DeviceProxy::SharedMemoryObserver {
     SharedBar(DeviceProxy& device, MemorySlots& slots, std::function<void()> memory_lost);
 
     [[nodiscard]] std::optional<uint64_t> offset_of(uint8_t region) const;
-    [[nodiscard]] std::optional<Target> find(uint64_t offset, size_t bytes);
+    [[nodiscard]] std::optional<Target> find(uint64_t offset, size_t bytes) const;
+    [[nodiscard]] std::optional<Target> find_soon(uint64_t offset, size_t bytes);
     void tell_lost(uint64_t offset, size_t bytes);
     [[nodiscard]] Result<void> show(uint64_t offset, Piece& piece);
     void hide(Piece& piece);
@@ -102,8 +117,10 @@ class SharedBar final : public DeviceProxy::SharedMemoryObserver {
     uint64_t bytes_ = 0;
 
     std::mutex mutex_;  // what follows
+    std::condition_variable mapped_;
     std::optional<uint64_t> address_;
     Pieces pieces_;
+    std::deque<Hole> holes_;  // the latest last
     LogLimiter slow_;
 };
 

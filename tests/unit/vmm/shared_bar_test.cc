@@ -2,8 +2,11 @@
 #include "vmm-lite/virtio/shared_bar.h"
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include <sys/mman.h>
@@ -221,6 +224,45 @@ TEST_F(ShortFileTest, WhereNothingIsMappedThereIsNoAlarm) {
 }
 
 /// VIRTIO 1.3, 4.1.4.7: the capability has the BAR, the region's id, and 64 bits of each.
+// A back end replaces a piece by taking it away and mapping another one.
+TEST_F(SharedBarTest, AnAccessToWhatIsBeingReplacedWaitsForIt) {
+    const auto bar = create();
+    bar->place(kBar);
+    memory_[7] = std::byte{0x42};
+    ASSERT_TRUE(bar->on_mapped(piece(2, 0, 2 * kPage)));
+    bar->on_unmapping(2, 0);
+    const uint64_t start = bar->regions()[1].offset;
+    std::array<std::byte, 4> out{};
+    std::atomic<bool> is_read = false;
+    std::thread vcpu([&] {
+        bar->read(start + 4, out);
+        is_read = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(is_read);
+    EXPECT_TRUE(bar->on_mapped(piece(2, 0, 2 * kPage)));
+    vcpu.join();
+    EXPECT_EQ(out[3], std::byte{0x42});
+}
+
+TEST_F(SharedBarTest, AnAccessToWhatIsGoneWaitsOnceAndNotForEver) {
+    const auto bar = create();
+    bar->place(kBar);
+    ASSERT_TRUE(bar->on_mapped(piece(2, 0, kPage)));
+    bar->on_unmapping(2, 0);
+    const uint64_t start = bar->regions()[1].offset;
+    std::array<std::byte, 2> out{};
+    bar->read(start, out);
+    EXPECT_EQ(out[0], std::byte{0xFF});
+    // Nothing was mapped behind it, nor is it a while later.
+    const auto began = std::chrono::steady_clock::now();
+    for (int i = 0; i < 1000; ++i) {
+        bar->read(start + kPage, out);
+        bar->read(start, out);
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(20));
+}
+
 TEST_F(SharedBarTest, IsDescribedByACapability) {
     FakeInterrupts interrupts;
     FakeDoorbells doorbells;
