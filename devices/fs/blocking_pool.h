@@ -5,6 +5,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -21,6 +22,13 @@
 namespace outrigger::fs {
 
 class FsQueue;
+struct BlockingJob;
+
+/// A job that somebody outside answers, if the queue does not.
+struct OutsideWait {
+    std::mutex mutex;
+    BlockingJob* job = nullptr;  ///< guarded by it; null: it is answered, or on its way
+};
 
 /// A request that has left its handler. Kept by its queue for the next one.
 struct BlockingJob {
@@ -29,6 +37,7 @@ struct BlockingJob {
     std::vector<iovec> payload;  ///< of a WRITE
     Call::Work work;
     Verdict verdict = Verdict::kAnswered;
+    std::shared_ptr<OutsideWait> outside{};  ///< null: it does not wait for anybody
     FsQueue* queue = nullptr;
     HandOver<BlockingJob>* finished = nullptr;
     BlockingJob* next = nullptr;  ///< of the pool, then of the way back

@@ -51,6 +51,14 @@ struct Call {
         /// EAGAIN any more, somebody interrupts the request, or nobody has time to wait for it.
         virtual void retry(Call& call, Work attempt) = 0;
 
+        using Answer = std::move_only_function<void(Verdict verdict)>;
+
+        /// From now on the request waits for somebody outside of this process, and nothing of ours
+        /// waits with it. Who calls what this returns, once and on any thread, answers it; it is
+        /// answered all the same (EIO) where the queue cannot wait any longer. The handler returns
+        /// Verdict::kLater.
+        [[nodiscard]] virtual Answer wait(Call& call) = 0;
+
         /// The kernel answered EFAULT for these.
         virtual void on_fault(std::span<const iovec> buffers) = 0;
 

@@ -75,6 +75,7 @@ fuse_attr FsServer::make_attr(const struct stat& status) const {
     attr.gid = settings_.gids.to_guest(status.st_gid);
     attr.rdev = encode_device(major(status.st_rdev), minor(status.st_rdev));
     attr.blksize = static_cast<uint32_t>(status.st_blksize);
+    attr.flags = attribute_flags(attr.mode, attr.size);
     return attr;
 }
 

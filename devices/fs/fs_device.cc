@@ -25,11 +25,19 @@ static_assert(sizeof(Config) == 40);
 
 }  // namespace
 
-FsDevice::FsDevice(const FsSettings& settings, Share share, std::unique_ptr<FsKeeper> keeper)
+FsDevice::FsDevice(const FsSettings& settings,
+                   Share share,
+                   std::unique_ptr<FsKeeper> keeper,
+                   std::unique_ptr<DaxRecords> mapped)
     : settings_(settings),
       keeper_(std::move(keeper)),
+      shared_memory_{settings.dax_window_bytes},
+      window_(settings.dax_window_bytes == 0
+                  ? nullptr
+                  : std::make_shared<DaxWindow>(settings.dax_window_bytes, std::move(mapped))),
       server_(settings, std::move(share)),
       rings_(size_t{1} + settings.request_queues) {
+    server_.show_in(window_);
     if (keeper_ != nullptr) {
         server_.go_on(*keeper_);
         const uint64_t start = keeper_->begin_requests();
@@ -40,7 +48,8 @@ FsDevice::FsDevice(const FsSettings& settings, Share share, std::unique_ptr<FsKe
 }
 
 DeviceAbilities FsDevice::abilities() const {
-    return {.keeps_itself = keeper_ != nullptr};
+    return {.keeps_itself = keeper_ != nullptr,
+            .shared_memory = window_ == nullptr ? std::span<const uint64_t>() : shared_memory_};
 }
 
 DeviceIdentity FsDevice::identity() const {
@@ -67,6 +76,7 @@ Result<void> FsDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& w
     OUTRIGGER_TRY(server_.adopt_thread());
     OUTRIGGER_TRY(pool_.start(settings_.pool_threads));
     server_.open_again();
+    server_.open_window_again();
     server_.take_locks();
     Ring& ring = rings_[static_cast<size_t>(index)];
     ring.queue = std::make_unique<FsQueue>(
@@ -122,8 +132,17 @@ std::span<const StateSectionKind> FsDevice::state_sections() const {
     return kKinds;
 }
 
+void FsDevice::on_frontend(std::shared_ptr<Frontend> frontend) {
+    if (window_ != nullptr) {
+        window_->use(std::move(frontend));
+    }
+}
+
 void FsDevice::reset() {
     server_.reset();
+    if (window_ != nullptr) {
+        window_->forget_all();
+    }
 }
 
 }  // namespace outrigger::fs

@@ -2,6 +2,7 @@
 /// The file system device: shows a directory of the host to the guest. VIRTIO 1.3, 5.11.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -16,7 +17,10 @@ namespace outrigger::fs {
 class FsDevice final : public Device {
   public:
     /// With a keeper it goes on with what an earlier process left there.
-    FsDevice(const FsSettings& settings, Share share, std::unique_ptr<FsKeeper> keeper = {});
+    FsDevice(const FsSettings& settings,
+             Share share,
+             std::unique_ptr<FsKeeper> keeper = {},
+             std::unique_ptr<DaxRecords> mapped = {});
 
     [[nodiscard]] DeviceIdentity identity() const override;
 
@@ -25,6 +29,8 @@ class FsDevice final : public Device {
     [[nodiscard]] FeatureSet offered_features() const override { return {}; }
 
     void on_negotiated(FeatureSet /*agreed*/) override {}
+
+    void on_frontend(std::shared_ptr<Frontend> frontend) override;
 
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
     [[nodiscard]] Result<void> start_queue(QueueIndex index,
@@ -55,7 +61,9 @@ class FsDevice final : public Device {
         QueueIndex index, std::move_only_function<void()> drained);
 
     const FsSettings settings_;
-    const std::unique_ptr<FsKeeper> keeper_;  // null: there is none
+    const std::unique_ptr<FsKeeper> keeper_;       // null: there is none
+    const std::array<uint64_t, 1> shared_memory_;  // by region: the DAX window
+    std::shared_ptr<DaxWindow> window_;            // null: there is none
     FsServer server_;
     std::vector<Ring> rings_;
     BlockingPool pool_;  // goes before what its threads use

@@ -126,7 +126,10 @@ Verdict FsServer::open(Call& call) {
 
 Verdict FsServer::release(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_release_in>(call.body));
-    if (const OpenFileRef file = files_.find(args.fh); !file || file->node != call.header.node) {
+    int flags = O_RDONLY;
+    if (const OpenFileRef file = files_.find(args.fh); file && file->node == call.header.node) {
+        flags = file->flags;
+    } else {
         return call.again && !file ? Verdict::kAnswered : failed(EBADF);
     }
     if (settings_.posix_locks) {
@@ -135,8 +138,14 @@ Verdict FsServer::release(Call& call) {
     if (!files_.remove(args.fh)) {
         return failed(EBADF);
     }
-    if (const InodeRef inode = keeper_ != nullptr ? inodes_.find(call.header.node) : InodeRef()) {
-        inode->opens.fetch_sub(1, std::memory_order_relaxed);
+    const bool is_counted = keeper_ != nullptr || window_ != nullptr;
+    if (const InodeRef inode = is_counted ? inodes_.find(call.header.node) : InodeRef()) {
+        if (keeper_ != nullptr) {
+            inode->opens.fetch_sub(1, std::memory_order_relaxed);
+        }
+        if (window_ != nullptr && (flags & O_ACCMODE) != O_RDONLY) {
+            inode->writers.fetch_sub(1, std::memory_order_relaxed);
+        }
     }
     return Verdict::kAnswered;
 }

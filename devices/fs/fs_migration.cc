@@ -100,6 +100,10 @@ size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
 }
 
 Result<FsState> FsServer::save() const {
+    if (agreed(FUSE_MAP_ALIGNMENT)) {
+        return failure(Error{.message = "the guest uses a DAX window, and what is mapped there "
+                                        "does not move (--dax-window=0)"});
+    }
     std::string root = name_of(share_.proc_fd(), share_.root_fd()).value_or("/");
     if (root == "/") {
         root.clear();
@@ -138,6 +142,9 @@ Result<FsState> FsServer::save() const {
 }
 
 Result<void> FsServer::load(const FsState& state) {
+    if ((state.agreed & FUSE_MAP_ALIGNMENT) != 0) {
+        return failure(Error{.message = "the guest uses a DAX window, which does not move"});
+    }
     // All of it or nothing: what fails on the way leaves an empty table, as it was.
     reset();
     Result<void> loaded = load_all(state);

@@ -114,6 +114,7 @@ fuse_attr FsServer::make_attr(const struct statx& status) const {
     attr.gid = settings_.gids.to_guest(status.stx_gid);
     attr.rdev = encode_device(status.stx_rdev_major, status.stx_rdev_minor);
     attr.blksize = status.stx_blksize;
+    attr.flags = attribute_flags(attr.mode, attr.size);
     return attr;
 }
 

@@ -26,6 +26,10 @@ constexpr std::array<std::string_view, 3> kDemands = {"never", "auto", "always"}
 
 constexpr size_t kTagBytesMax = 36;
 
+/// What vmm-lite takes at most, and how much a guest maps at a time (Linux).
+constexpr uint64_t kDaxWindowBytesMax = uint64_t{1} << 38;
+constexpr uint64_t kDaxGrain = uint64_t{2} << 20;
+
 /// Descriptors of the process's own: sockets, rings, memory, requests under way.
 constexpr uint64_t kOwnDescriptors = 1024;
 
@@ -124,6 +128,23 @@ constexpr std::array kOptions = {
                .value_name = "LIST",
                .help = "Keep more or fewer of root's capabilities than serving files takes: "
                        "+sys_admin:-mknod, say; trusted.* attributes need sys_admin"},
+    OptionSpec{.name = "dax-window",
+               .kind = OptionKind::kSize,
+               .value_name = "SIZE",
+               .help = "Offer a DAX window of SIZE, a multiple of 2M: the guest maps files there "
+                       "and reads and writes the host's page cache itself, where the front end can "
+                       "(vmm-lite); a guest that uses it does not migrate; 0 means none",
+               .default_value = "0",
+               .number_max = kDaxWindowBytesMax},
+    OptionSpec{.name = "dax-file-size",
+               .kind = OptionKind::kSize,
+               .value_name = "SIZE",
+               .help =
+                   "With --dax-window, have guests that leave the choice to us (mounted without "
+                   "dax=, or with dax=inode) map files of at least SIZE, because each takes 2M "
+                   "of the window",
+               .default_value = "0",
+               .number_max = kDaxWindowBytesMax},
     OptionSpec{.name = "migration-on-error",
                .kind = OptionKind::kChoice,
                .value_name = "WHAT",
@@ -255,6 +276,8 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     }
     settings.pool_threads = values.number("thread-pool-size").value_or(4);
     settings.killpriv_v2 = values.flag("killpriv-v2");
+    settings.dax_window_bytes = values.number("dax-window").value_or(0);
+    settings.dax_file_bytes_min = values.number("dax-file-size").value_or(0);
     settings.posix_locks = values.flag("posix-lock");
     settings.flock = values.flag("flock");
     settings.forgives_lost_files = values.text("migration-on-error") == "guest-error";
@@ -270,6 +293,9 @@ Result<void> check_options(const OptionValues& values) {
     }
     if (values.text("tag").value_or("").size() > kTagBytesMax) {
         return failure(Error{.message = "--tag takes at most 36 bytes"});
+    }
+    if (values.number("dax-window").value_or(0) % kDaxGrain != 0) {
+        return failure(Error{.message = "--dax-window takes a multiple of 2M"});
     }
     if (const auto list = values.text("modcaps")) {
         OUTRIGGER_TRY(parse_capability_changes(*list));
@@ -296,8 +322,12 @@ Result<std::unique_ptr<Device>> create(const OptionValues& values, DeviceKeeper*
     ::signal(SIGXFSZ, SIG_IGN);
     FsSettings settings = OUTRIGGER_TRY(read_settings(values));
     std::unique_ptr<FsKeeper> keeper;
+    std::unique_ptr<DaxRecords> mapped;
     if (device_keeper != nullptr) {
         keeper = OUTRIGGER_TRY(FsKeeper::open(*device_keeper));
+        if (settings.dax_window_bytes != 0) {
+            mapped = OUTRIGGER_TRY(DaxRecords::open(*device_keeper));
+        }
     }
     Share share = OUTRIGGER_TRY(open_share(settings, keeper.get()));
     settings.handles = OUTRIGGER_TRY(InodeHandles::check(
@@ -306,7 +336,8 @@ Result<std::unique_ptr<Device>> create(const OptionValues& values, DeviceKeeper*
     share_roots().push_back(share.root_fd());
     shares_by_handle().push_back(settings.handles != HandlePolicy::kNever);
     is_kept() = keeper != nullptr;
-    return std::make_unique<FsDevice>(settings, std::move(share), std::move(keeper));
+    return std::make_unique<FsDevice>(
+        settings, std::move(share), std::move(keeper), std::move(mapped));
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {

@@ -24,6 +24,10 @@ constexpr auto kLockDelayMax = std::chrono::milliseconds(50);
 /// EINTR for whoever was not interrupted, which reaches programs as the error 512.
 constexpr Verdict kCannotWait = failed(ENOLCK);
 
+/// A front end that is asked for something while it waits for the ring to stop answers at once, or
+/// not before the ring has stopped.
+constexpr auto kOutsideWaitMax = std::chrono::milliseconds(500);
+
 bool is_silent(uint32_t opcode) {
     return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT;
 }
@@ -37,6 +41,9 @@ FsQueue::FsQueue(const Environment& environment)
 
 FsQueue::~FsQueue() {
     OUTRIGGER_ASSERT(under_way_ == 0 && lock_waiters_.empty());
+    if (outside_timer_) {
+        environment_.worker.loop().cancel_timer(*outside_timer_);
+    }
 }
 
 QueueProgress FsQueue::process() {
@@ -179,6 +186,10 @@ BlockingJob& FsQueue::take_over() {
 void FsQueue::put_back(BlockingJob& job) {
     job.chain.reset();
     job.work = nullptr;
+    if (job.outside != nullptr) {
+        std::erase(outside_waiters_, &job);
+        job.outside.reset();
+    }
     free_jobs_.push_back(&job);
 }
 
@@ -198,6 +209,49 @@ void FsQueue::finish(BlockingJob& job) {
     answer(*job.chain, job.reply, job.verdict);
     put_back(job);
     check_drained();
+}
+
+Call::Queue::Answer FsQueue::wait(Call& /*call*/) {
+    BlockingJob& job = take_over();
+    job.outside = std::make_shared<OutsideWait>();
+    job.outside->job = &job;
+    outside_waiters_.push_back(&job);
+    ++under_way_;
+    return [outside = job.outside](Verdict verdict) {
+        const std::lock_guard lock(outside->mutex);
+        if (BlockingJob* const waiting = std::exchange(outside->job, nullptr)) {
+            waiting->verdict = verdict;
+            waiting->finished->give(*waiting);
+        }
+    };
+}
+
+/// Those that nobody outside has answered, nor will. The others are about to come.
+std::vector<BlockingJob*> FsQueue::take_outside_waiters() {
+    std::vector<BlockingJob*> taken;
+    for (BlockingJob* const job : outside_waiters_) {
+        const std::lock_guard lock(job->outside->mutex);
+        if (std::exchange(job->outside->job, nullptr) != nullptr) {
+            taken.push_back(job);
+        }
+    }
+    under_way_ -= taken.size();
+    return taken;
+}
+
+void FsQueue::limit_outside_waits() {
+    if (outside_timer_ || outside_waiters_.empty()) {
+        return;
+    }
+    outside_timer_ =
+        environment_.worker.loop().start_timer(EventLoop::Clock::now() + kOutsideWaitMax, [this] {
+            outside_timer_.reset();
+            for (BlockingJob* const job : take_outside_waiters()) {
+                answer(*job->chain, job->reply, failed(EIO));
+                put_back(*job);
+            }
+            check_drained();
+        });
 }
 
 void FsQueue::retry(Call& /*call*/, Call::Work attempt) {
@@ -254,9 +308,14 @@ void FsQueue::hurry() {
         answer(*job->chain, job->reply, kCannotWait);
         put_back(*job);
     }
+    limit_outside_waits();
 }
 
 void FsQueue::suspend(std::move_only_function<void()> drained) {
+    for (BlockingJob* const job : take_outside_waiters()) {
+        job->chain->set_aside();
+        put_back(*job);
+    }
     for (BlockingJob* const job : std::exchange(lock_waiters_, {})) {
         job->chain->set_aside();
         put_back(*job);

@@ -59,6 +59,7 @@ class FsQueue final : private Call::Queue {
     // Call::Queue
     void defer(Call& call, Call::Work work) override;
     void retry(Call& call, Call::Work attempt) override;
+    [[nodiscard]] Answer wait(Call& call) override;
     void on_fault(std::span<const iovec> buffers) override;
     [[nodiscard]] size_t read_more(std::span<std::byte> out) override;
     [[nodiscard]] EarlierRun earlier_run() override;
@@ -74,6 +75,8 @@ class FsQueue final : private Call::Queue {
     void try_locks();
     void start_lock_timer();
     void check_drained();
+    [[nodiscard]] std::vector<BlockingJob*> take_outside_waiters();
+    void limit_outside_waits();
 
     const Environment environment_;
     HandOver<BlockingJob> finished_;
@@ -90,7 +93,9 @@ class FsQueue final : private Call::Queue {
     std::vector<BlockingJob*> lock_waiters_;
     std::optional<TimerId> lock_timer_;
     std::chrono::milliseconds lock_delay_{1};
-    size_t under_way_ = 0;                     // jobs in the pool
+    std::vector<BlockingJob*> outside_waiters_;
+    std::optional<TimerId> outside_timer_;
+    size_t under_way_ = 0;                     // jobs in the pool, or that wait for somebody
     std::move_only_function<void()> drained_;  // null: does not stop
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -66,8 +67,8 @@ constexpr std::array<Operation, kOpcodeCount> make_operations() {
     table[FUSE_RENAME2] = {"RENAME2", &S::rename2, kChanges};
     table[FUSE_LSEEK] = {"LSEEK", &S::lseek};
     table[FUSE_COPY_FILE_RANGE] = {"COPY_FILE_RANGE", &S::copy_file_range, kChanges};
-    table[FUSE_SETUPMAPPING] = {"SETUPMAPPING", nullptr};
-    table[FUSE_REMOVEMAPPING] = {"REMOVEMAPPING", nullptr};
+    table[FUSE_SETUPMAPPING] = {"SETUPMAPPING", &S::setup_mapping};
+    table[FUSE_REMOVEMAPPING] = {"REMOVEMAPPING", &S::remove_mapping};
     table[FUSE_SYNCFS] = {"SYNCFS", &S::syncfs};
     table[FUSE_TMPFILE] = {"TMPFILE", &S::tmpfile, kChanges, kCreates, kCounts};
     table[kStatx] = {"STATX", &S::statx};
@@ -196,7 +197,8 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 }
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
-    const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size();
+    const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size() +
+                          (window_ == nullptr ? 0 : window_->descriptors());
     if (held >= held_max()) [[unlikely]] {
         return failure(ENFILE);
     }
@@ -218,6 +220,9 @@ uint64_t FsServer::opened_by_handle_max() const {
 
 Verdict FsServer::destroy(Call& /*call*/) {
     reset();
+    if (window_ != nullptr) {
+        window_->unmap_all();
+    }
     return Verdict::kAnswered;
 }
 
@@ -232,6 +237,10 @@ Verdict FsServer::init(Call& call) {
     }
     const InitAnswer answer = OUTRIGGER_FS_TRY(negotiate(settings_, offer));
     reset();
+    if (window_ != nullptr) {
+        window_->unmap_all();
+        out.map_alignment = static_cast<uint16_t>(std::countr_zero(DaxWindow::page_bytes()));
+    }
     out.minor = answer.minor;
     out.max_readahead = offer.readahead_max;
     out.flags = static_cast<uint32_t>(answer.flags);
@@ -280,6 +289,7 @@ Result<InitAnswer, Errno> negotiate(const FsSettings& settings, const Init& offe
     add_if(settings.allow_mmap, kInitDirectIoAllowMmap);
     add_if(settings.posix_locks, FUSE_POSIX_LOCKS);
     add_if(settings.flock, FUSE_FLOCK_LOCKS);
+    add_if(settings.dax_window_bytes != 0, FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX);
     constexpr uint64_t kAcl = FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT;
     const auto demand = [&](Demand wish, uint64_t needed) -> bool {
         const bool possible = (offer.flags & needed) == needed;

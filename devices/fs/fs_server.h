@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -15,6 +16,7 @@
 
 #include "devices/fs/call.h"
 #include "devices/fs/credentials.h"
+#include "devices/fs/dax_window.h"
 #include "devices/fs/fs_keeper.h"
 #include "devices/fs/fs_settings.h"
 #include "devices/fs/fs_state.h"
@@ -72,8 +74,12 @@ class FsServer final {
     /// down from now on what changes. Once, behind the constructor.
     void go_on(FsKeeper& keeper);
 
+    /// The DAX window; null where there is none. Control thread, before the first request.
+    void show_in(std::shared_ptr<DaxWindow> window) { window_ = std::move(window); }
+
     /// Before a queue starts, on its thread, which is confined: opens what that process had open.
     void open_again();
+    void open_window_again();
 
     /// Was the request with this number interrupted? Says so once.
     [[nodiscard]] bool take_interrupt(uint64_t unique);
@@ -129,6 +135,8 @@ class FsServer final {
     [[nodiscard]] Verdict setlk(Call& call);
     [[nodiscard]] Verdict setlkw(Call& call);
     [[nodiscard]] Verdict interrupt(Call& call);
+    [[nodiscard]] Verdict setup_mapping(Call& call);
+    [[nodiscard]] Verdict remove_mapping(Call& call);
 
   private:
     struct Found {
@@ -206,6 +214,9 @@ class FsServer final {
     [[nodiscard]] std::vector<SavedLock> held_locks() const;
     void let_go_of_locks() const;
     [[nodiscard]] Errno take_lock(const SavedLock& lock);
+    [[nodiscard]] Result<DaxWindow::Source, Errno> open_for_window(const fuse_setupmapping_in& args,
+                                                                   uint64_t node);
+    [[nodiscard]] uint32_t attribute_flags(uint32_t mode, uint64_t size) const;
     [[nodiscard]] Result<InodeRef, Errno> inode_of(uint64_t node);
     [[nodiscard]] Result<InodeRef, Errno> directory_of(uint64_t node);
     [[nodiscard]] Result<OpenFileRef, Errno> file_of(uint64_t handle, uint64_t node);
@@ -290,6 +301,7 @@ class FsServer final {
     const Share share_;
     const uint64_t root_number_;
     FsKeeper* keeper_ = nullptr;  // null: there is none
+    std::shared_ptr<DaxWindow> window_;
     std::mutex open_again_mutex_;
     bool is_to_open_again_ = false;  // guarded by it
     OwnCapabilities capabilities_;

@@ -61,6 +61,8 @@ struct FsSettings {
     std::string capabilities_name{};
     Demand posix_acl = Demand::kNever;
     Demand security_label = Demand::kNever;
+    uint64_t dax_window_bytes = 0;    ///< 0: there is none
+    uint64_t dax_file_bytes_min = 0;  ///< a guest that leaves the choice to us maps longer files
 };
 
 }  // namespace outrigger::fs

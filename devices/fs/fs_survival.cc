@@ -149,6 +149,9 @@ void FsServer::restore_file(const KeptFile& kept) {
     file->is_kept.store(is_kept, std::memory_order_relaxed);
     file->is_to_open = !is_kept;
     inode->opens.fetch_add(1, std::memory_order_relaxed);
+    if (window_ != nullptr && (kept.flags & O_ACCMODE) != O_RDONLY) {
+        inode->writers.fetch_add(1, std::memory_order_relaxed);
+    }
     is_to_open_again_ = is_to_open_again_ || !is_kept;
 }
 
@@ -174,6 +177,20 @@ void FsServer::open_again() {
         if (file->is_to_open) {
             open_again(file);
         }
+    });
+}
+
+void FsServer::open_window_again() {
+    if (window_ == nullptr) {
+        return;
+    }
+    window_->open_again([this](uint64_t node, bool writable) {
+        const auto inode = inode_of(node);
+        auto fd =
+            inode && (*inode)->type == S_IFREG
+                ? share_.reopen((*inode)->fd.get(), (*inode)->type, writable ? O_RDWR : O_RDONLY)
+                : Result<UniqueFd, Errno>(failure(ESTALE));
+        return fd ? *std::move(fd) : UniqueFd();
     });
 }
 

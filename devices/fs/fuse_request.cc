@@ -334,6 +334,21 @@ Result<Init, Errno> parse_init(Bytes body) {
                 .flags = flags};
 }
 
+Result<std::vector<RemovedMapping>, Errno> parse_removemapping(Bytes body) {
+    BodyReader reader(body);
+    const auto args = reader.take<fuse_removemapping_in>();
+    if (!args || args->count == 0 ||
+        reader.rest().size() != uint64_t{args->count} * sizeof(fuse_removemapping_one)) {
+        return failure(EINVAL);
+    }
+    std::vector<RemovedMapping> mappings;
+    mappings.reserve(args->count);
+    while (const auto one = reader.take<fuse_removemapping_one>()) {
+        mappings.push_back({.offset = one->moffset, .bytes = one->len});
+    }
+    return mappings;
+}
+
 Result<Ioctl, Errno> parse_ioctl(Bytes body) {
     BodyReader reader(body);
     const auto args = reader.take<fuse_ioctl_in>();

@@ -15,6 +15,7 @@
 #include <span>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
 
@@ -204,6 +205,15 @@ struct Init {
 
 /// Takes both sizes of the struct, with and without INIT_EXT.
 [[nodiscard]] Result<Init, Errno> parse_init(Bytes body);
+
+/// Bytes of the window.
+struct RemovedMapping {
+    uint64_t offset = 0;
+    uint64_t bytes = 0;
+};
+
+/// REMOVEMAPPING: as many as it says, and nothing behind them.
+[[nodiscard]] Result<std::vector<RemovedMapping>, Errno> parse_removemapping(Bytes body);
 
 struct Ioctl {
     fuse_ioctl_in args{};

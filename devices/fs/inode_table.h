@@ -73,8 +73,9 @@ struct Asker {
 };
 
 struct Inode {
-    InodeFd fd;         ///< open as long as somebody uses the inode, or for ever without a handle
-    FileHandle handle;  ///< empty: it has none
+    InodeFd fd;  ///< open as long as somebody uses the inode, or for ever without a handle
+    std::atomic<uint32_t> writers{0};  ///< open files that may write it, where there is a window
+    FileHandle handle;                 ///< empty: it has none
     InodeKey key{};
     uint32_t type = 0;                    ///< S_IFMT of its mode, which never changes
     uint32_t hash_next = 0;               ///< slot; guarded by the shard
@@ -90,6 +91,7 @@ struct Inode {
         handle = FileHandle();
         lookups.store(0, std::memory_order_relaxed);
         opens.store(0, std::memory_order_relaxed);
+        writers.store(0, std::memory_order_relaxed);
         loses_name.store(false, std::memory_order_relaxed);
         is_kept.store(false, std::memory_order_relaxed);
     }

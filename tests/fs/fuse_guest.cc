@@ -73,12 +73,18 @@ FuseGuest::FuseGuest(const std::string& socket_path, const Options& options) : o
 }
 
 driver::BringUpOptions FuseGuest::bring_up_options() const {
-    return {.protocol_features =
-                driver::kUsualProtocolFeatures.with(bit(wire::ProtocolFeature::kDeviceState)),
-            .packed = options_.packed,
-            .indirect_segments_max = FuseQueue::kSegmentsMax,
-            .queue_count = static_cast<uint16_t>(options_.request_queues + 1),
-            .queue_size = kRingSize};
+    const FeatureSet mapping = options_.shared_memory
+                                   ? FeatureSet::of({bit(wire::ProtocolFeature::kBackendReq),
+                                                     bit(wire::ProtocolFeature::kBackendSendFd),
+                                                     bit(wire::ProtocolFeature::kShmem)})
+                                   : FeatureSet{};
+    return {
+        .protocol_features =
+            driver::kUsualProtocolFeatures.with(bit(wire::ProtocolFeature::kDeviceState)) | mapping,
+        .packed = options_.packed,
+        .indirect_segments_max = FuseQueue::kSegmentsMax,
+        .queue_count = static_cast<uint16_t>(options_.request_queues + 1),
+        .queue_size = kRingSize};
 }
 
 std::optional<size_t> FuseGuest::submit(const FuseRequest& request, size_t queue) {

@@ -117,6 +117,7 @@ class FuseGuest final {
         uint16_t request_queues = 1;
         size_t slot_count = 16;  ///< requests in flight, of each queue
         bool packed = false;
+        bool shared_memory = false;  ///< the front end maps what it is asked to
     };
 
     /// Which queue: VIRTIO 1.3, 5.11.2, without the notification queue.

@@ -165,6 +165,11 @@ class NoQueue final : public Call::Queue {
 
     void retry(Call& /*call*/, Call::Work /*attempt*/) override { ADD_FAILURE(); }
 
+    [[nodiscard]] Answer wait(Call& /*call*/) override {
+        ADD_FAILURE();
+        return [](Verdict) {};
+    }
+
     void on_fault(std::span<const iovec> /*buffers*/) override { ADD_FAILURE(); }
 
     [[nodiscard]] size_t read_more(std::span<std::byte> /*out*/) override { return 0; }
