@@ -150,8 +150,7 @@ Result<void> Keeper::prepare() {
     if (::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0) {
         path_ = path.data();
     }
-    // What it is allowed it needs: a worker that it starts has no more than it has. But nobody
-    // reads its memory, and it has none that matters.
+    // What it is allowed its workers need, who have no more. But nobody reads its memory.
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(drop_privileges());
     if (settings_.is_confined && !kSanitized) {
