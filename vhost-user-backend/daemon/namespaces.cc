@@ -91,10 +91,11 @@ uid_t overflow_user() {
     return file >> user ? user : kUsual;
 }
 
-/// What is mounted at `path`, and below, neither spreads nor is spread to. False: `path` is no
+/// What is mounted at `path`, and below, does not spread; what the host mounts or unmounts there
+/// later still comes and goes here, too, so that nothing of it is kept busy. False: `path` is no
 /// mount.
-bool make_private(const char* path) {
-    return ::mount(nullptr, path, nullptr, MS_PRIVATE | MS_REC, nullptr) == 0;
+bool keep_mounts_to_ourselves(const char* path) {
+    return ::mount(nullptr, path, nullptr, MS_SLAVE | MS_REC, nullptr) == 0;
 }
 
 /// The working directory becomes the root, and the old root goes; but a process that begins in a
@@ -128,7 +129,7 @@ bool show(const fs::path& path) {
 /// Why not; empty: it is made.
 std::string make_root(const NamespacePlan& plan, const fs::path& directory) {
     // In a chroot "/" is no mount, and then it is enough that nothing spreads from kPlace.
-    if ((!make_private("/") && !make_private(kPlace)) ||
+    if ((!keep_mounts_to_ourselves("/") && !keep_mounts_to_ourselves(kPlace)) ||
         ::mount("none", kPlace, "tmpfs", kMountFlags, "mode=0755,size=64k,nr_inodes=1k") != 0) {
         return error_from_errno("no root directory of its own").message;
     }
@@ -187,6 +188,12 @@ Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan) {
     }
     (void)!::chdir(directory.c_str());
     return entered;
+}
+
+void take_own_mounts() {
+    if (::unshare(CLONE_NEWNS) == 0) {
+        (void)keep_mounts_to_ourselves("/");
+    }
 }
 
 }  // namespace outrigger
