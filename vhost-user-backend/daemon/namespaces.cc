@@ -122,8 +122,10 @@ bool show(const fs::path& path) {
     if (!is_directory && !UniqueFd(::open(to.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0)).valid()) {
         return false;
     }
-    // With all that is mounted below: what covers something must go on to cover it.
-    return !error && ::mount(path.c_str(), to.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0;
+    // With all that is mounted below: what covers something must go on to cover it. In a chroot,
+    // whose "/" is no mount, it is the host's peer until it is told not to be.
+    return !error && ::mount(path.c_str(), to.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0 &&
+           keep_mounts_to_ourselves(to.c_str());
 }
 
 /// Why not; empty: it is made.
