@@ -435,6 +435,19 @@ TEST_F(ChannelMessages, WhatAnEarlierProcessHadMappedIsUnmappedWhenItIsAdopted) 
     EXPECT_EQ(error_of(done), kNoError);
 }
 
+// The earlier process was killed before it had sent what it was about to ask for.
+TEST_F(ChannelMessages, WhatWasAdoptedAndIsNotThereLeavesItsPlaceFree) {
+    run_with_channel();
+    const SharedMemoryRange range{.region = 0, .offset = 4 * kPage, .bytes = 2 * kPage};
+    device_.frontend()->adopt_shared_memory(range);
+    auto refused = unmap(range);
+    EXPECT_EQ(channel().reply(expect_request(BackendRequest::kShmemUnmap), 1), Answer::kUnasked);
+    EXPECT_EQ(error_of(refused), FrontendError::kRefused);
+    auto mapped = map(range, {.fd = some_file()});
+    EXPECT_EQ(channel().reply(expect_request(BackendRequest::kShmemMap), 0), Answer::kUnasked);
+    EXPECT_EQ(error_of(mapped), kNoError);
+}
+
 // "Mappings are automatically unmapped by the front-end across device reset operation."
 TEST_F(ChannelMessages, AResetUnmapsEverything) {
     run_with_channel();

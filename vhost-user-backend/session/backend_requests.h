@@ -96,7 +96,7 @@ class BackendRequests final {
     void unmap_shared_memory(const SharedMemoryRange& range, Frontend::OnDone on_done);
 
     void adopt_shared_memory(const SharedMemoryRange& range) {
-        (void)shared_memory_.begin_map(range);
+        shared_memory_.adopt(range);
     }
 
   private:

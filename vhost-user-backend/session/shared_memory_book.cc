@@ -44,6 +44,12 @@ std::optional<SharedMemoryBook::Entry> SharedMemoryBook::begin_map(const SharedM
     return Entry{.region = range.region, .offset = range.offset, .serial = last_serial_};
 }
 
+void SharedMemoryBook::adopt(const SharedMemoryRange& range) {
+    if (const auto entry = begin_map(range)) {
+        find(*entry)->second.is_adopted = true;
+    }
+}
+
 std::optional<SharedMemoryBook::Entry> SharedMemoryBook::begin_unmap(
     const SharedMemoryRange& range) {
     const auto found = mappings_.find({range.region, range.offset});
@@ -69,6 +75,9 @@ void SharedMemoryBook::erase(const Entry& entry) {
 void SharedMemoryBook::keep(const Entry& entry) {
     if (const auto found = find(entry); found != mappings_.end()) {
         found->second.goes = false;
+        if (found->second.is_adopted) {
+            mappings_.erase(found);
+        }
     }
 }
 

@@ -33,13 +33,17 @@ class SharedMemoryBook final {
     /// outside its region or over an entry.
     [[nodiscard]] std::optional<Entry> begin_map(const SharedMemoryRange& range);
 
+    /// Enters what an earlier process asked for, if it could have. Whether it is there nobody
+    /// knows: a front end that refuses to unmap it does not have it.
+    void adopt(const SharedMemoryRange& range);
+
     /// Marks a mapping that is about to go; its place is free only after erase(). Nothing when
     /// `range` is not the whole of one that stays.
     [[nodiscard]] std::optional<Entry> begin_unmap(const SharedMemoryRange& range);
 
     /// The mapping is not there, or not any more. Entries that clear() dropped are ignored.
     void erase(const Entry& entry);
-    /// The mapping that was about to go has stayed.
+    /// The mapping that was about to go has stayed, or was never there.
     void keep(const Entry& entry);
 
     /// The device was reset, and the front end has unmapped everything.
@@ -52,6 +56,7 @@ class SharedMemoryBook final {
         uint64_t bytes = 0;
         uint64_t serial = 0;
         bool goes = false;
+        bool is_adopted = false;
     };
 
     using Place = std::pair<uint8_t, uint64_t>;  // region and offset
