@@ -12,6 +12,7 @@
 #include "vhost-user-backend/base/error.h"
 #include "vhost-user-backend/base/little_endian.h"
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/probe.h"
 
 #include "devices/blk/blk_slot.h"
 #include "devices/blk/segment_cursor.h"
@@ -180,6 +181,11 @@ void BlkQueue::serve(DescriptorChain chain) {
         refuse(chain, request.error());
         return;
     }
+    OUTRIGGER_PROBE(parse,
+                    &queue_,
+                    static_cast<unsigned>(request->command),
+                    request->offset_bytes,
+                    request->length_bytes);
     if (request->command == BlkCommand::kGetId) [[unlikely]] {
         answer_id(chain, *request);
         return;

@@ -12,17 +12,23 @@ Run it by with_share.py:
 
 pjdfstest is the built directory of the original in C and shell, which holds the program pjdfstest and
 the folder tests. Each of its files is run in both directories: the assertions that hold in one and not
-in the other are the differences. Of xfstests only the tests of one directory (TEST_DIR) are run, by the
+in the other are the differences. It expects less of a file system that it does not know; so df tells it that
+the share is of the host's type. Of xfstests only the tests of one directory (TEST_DIR) are run, by the
 programs in its folders src and ltp: fsx, fsstress and the like; what they print and return is compared.
-DIR empty, or not there: everything is skipped with that reason. Prints the Test Anything Protocol.
+DIR empty, or not there: everything is skipped with that reason. Where neither option is there, both are
+taken from OUTRIGGER_PJDFSTEST and OUTRIGGER_XFSTESTS. Prints the Test Anything Protocol.
 """
 
 import argparse
+import concurrent.futures
 import fnmatch
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 
 FILE_SECONDS_MAX = 600
 _UNDECIDED = "# TO" + "DO"
@@ -57,10 +63,11 @@ class Tap:
         print(f"ok {self.count} {name} # SKIP {reason}", flush=True)
 
 
-def run(words, directory):
+def run(words, directory, environment=None):
     try:
         done = subprocess.run(words, cwd=directory, capture_output=True, text=True, errors="replace",
-                              timeout=FILE_SECONDS_MAX, check=False, stdin=subprocess.DEVNULL)
+                              timeout=FILE_SECONDS_MAX, check=False, stdin=subprocess.DEVNULL,
+                              env=environment)
         return done.returncode, done.stdout + done.stderr
     except subprocess.TimeoutExpired:
         return -1, f"killed after {FILE_SECONDS_MAX} s"
@@ -72,9 +79,9 @@ def wanted(name, patterns):
     return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-def results_of(path, directory):
+def results_of(path, directory, environment):
     """Of one file of pjdfstest: {number: (good, text)}; 0 is whether it came to its end."""
-    status, output = run(["bash", path], directory)
+    status, output = run(["bash", path], directory, environment)
     found = {0: (status == 0, output.strip().splitlines()[-1] if output.strip() else "")}
     for line in output.splitlines():
         match = _RESULT.match(line)
@@ -83,7 +90,22 @@ def results_of(path, directory):
     return found
 
 
+def write_df(path, host):
+    """A df that tells of the host's directory, whatever it is asked for."""
+    with open(path, "w", encoding="utf-8") as script:
+        script.write(f"#!/bin/sh\nexec {shlex.quote(shutil.which('df'))} -PT {shlex.quote(host)}\n")
+    os.chmod(path, 0o755)
+
+
 def run_pjdfstest(root, options, tap):
+    with tempfile.TemporaryDirectory(prefix="outrigger-df-") as programs, \
+            concurrent.futures.ThreadPoolExecutor(2) as both:
+        write_df(os.path.join(programs, "df"), options.host)
+        environment = dict(os.environ, PATH=programs + os.pathsep + os.environ["PATH"])
+        compare_pjdfstest(root, options, tap, both, environment)
+
+
+def compare_pjdfstest(root, options, tap, both, environment):
     tests = os.path.join(root, "tests")
     files = sorted(os.path.relpath(os.path.join(where, name), tests)
                    for where, _, names in os.walk(tests) for name in names if name.endswith(".t"))
@@ -95,7 +117,9 @@ def run_pjdfstest(root, options, tap):
         for which, base in (("share", options.mount), ("host", options.host)):
             directory = os.path.join(base, "pjdfstest")
             os.makedirs(directory, exist_ok=True)
-            seen[which] = results_of(os.path.join(tests, name), directory)
+            seen[which] = both.submit(results_of, os.path.join(tests, name), directory, environment)
+        for which, future in seen.items():
+            seen[which] = future.result()
             held[which] += sum(good for number, (good, _) in seen[which].items() if number)
         numbers = sorted(set(seen["share"]) | set(seen["host"]))
         differences = []
@@ -107,6 +131,7 @@ def run_pjdfstest(root, options, tap):
                 differences += [f"host:  {host[1]}", f"share: {share[1]}"]
         tap.case(not differences, f"pjdfstest.{name}", differences)
     print(f"# assertions that hold: {held['share']} on the share, {held['host']} on the host")
+    tap.case(held["host"] > 0, "pjdfstest.asks")
 
 
 def run_xfstests(root, options, tap):
@@ -139,6 +164,9 @@ def main():
     parser.add_argument("--host", required=True)
     parser.add_argument("--tests", action="append", default=[])
     options = parser.parse_args()
+    if options.pjdfstest is None and options.xfstests is None:
+        options.pjdfstest = os.environ.get("OUTRIGGER_PJDFSTEST", "")
+        options.xfstests = os.environ.get("OUTRIGGER_XFSTESTS", "")
     tap = Tap()
     for name, root, runner in (("pjdfstest", options.pjdfstest, run_pjdfstest),
                                ("xfstests", options.xfstests, run_xfstests)):

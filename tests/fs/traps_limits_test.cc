@@ -458,7 +458,9 @@ TEST_F(FsTraps, FsTrap28RingsStopWhileRequestsAreInFlight) {
     for (int round = 0; round < 20; ++round) {
         std::vector<size_t> slots;
         for (int i = 0; i < 8; ++i) {
-            const auto slot = guest().submit(ask::read(file.node, file.fh, 0, 1 << 20));
+            // Each second one is of a thread that may wait.
+            const auto slot = guest().submit(i % 2 == 0 ? ask::read(file.node, file.fh, 0, 1 << 20)
+                                                        : ask::fsync(file.node, file.fh));
             ASSERT_TRUE(slot);
             slots.push_back(*slot);
         }
@@ -474,20 +476,24 @@ TEST_F(FsTraps, FsTrap28RingsStopWhileRequestsAreInFlight) {
         ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_kick(1, queue.kick_fd())));
         ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_enable(1, 1)));
         queue.kick();
-        for (const size_t slot : slots) {
-            const FuseAnswer answer = guest().wait(slot);
+        for (size_t i = 0; i < slots.size(); ++i) {
+            const FuseAnswer answer = guest().wait(slots[i]);
             ASSERT_EQ(answer.error(), 0) << round;
-            ASSERT_EQ(answer.body().size(), size_t{1} << 20);
+            ASSERT_EQ(answer.body().size(), i % 2 == 0 ? size_t{1} << 20 : 0);
         }
     }
 }
 
 TEST_F(FsTraps, FsTrap28TheGuestGoesInTheMidst) {
-    serve();
+    serve({.arguments = {"--posix-lock"}});
+    const fuse_file_lock whole = {.start = 0, .end = INT64_MAX, .type = F_WRLCK, .pid = 7};
     for (int round = 0; round < 20; ++round) {
         const OpenFile file = create(numbered("f", round), std::string(1 << 20, 'x'));
+        ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, file.node, file.fh, 1, whole, 0)), 0);
+        // One waits for ever, the others for the disk.
+        ASSERT_TRUE(guest().submit(ask::lock(FUSE_SETLKW, file.node, file.fh, 2, whole, 0)));
         for (int i = 0; i < 8; ++i) {
-            ASSERT_TRUE(guest().submit(ask::read(file.node, file.fh, 0, 1 << 20)));
+            ASSERT_TRUE(guest().submit(ask::fsync(file.node, file.fh)));
         }
         connect({});
     }

@@ -232,17 +232,20 @@ TEST_F(KeeperTest, ASessionThatEndsIsSeenToEnd) {
 }
 
 TEST_F(KeeperTest, GivesUpWhenTheProcessIsKilledTooOften) {
-    start({"--keeper-restarts=2"});
+    const fs::path metrics = folder_ / "metrics";
+    start({"--keeper-restarts=2", "--metrics=unix:" + metrics.string()});
     Frontend frontend = connect();
     ASSERT_TRUE(frontend.get_features());
     kill_worker();
     ASSERT_TRUE(frontend.get_features());
     kill_worker();
     ASSERT_TRUE(frontend.get_features());
+    ASSERT_TRUE(fs::exists(metrics));
     ASSERT_EQ(::kill(worker(), SIGKILL), 0);
     EXPECT_TRUE(frontend.wait_closed());
     EXPECT_EQ(daemon_->wait(), kFailed);
     EXPECT_FALSE(socket_exists());
+    EXPECT_FALSE(fs::exists(metrics));
     EXPECT_NE(daemon_->complained().find("giving up"), std::string::npos);
 }
 

@@ -38,6 +38,8 @@ class Client final {
         (void)::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL);
     }
 
+    void end() const { ::shutdown(socket_.get(), SHUT_WR); }
+
     /// Everything until the other end closes.
     [[nodiscard]] std::string receive() const {
         std::string all;
@@ -46,8 +48,12 @@ class Client final {
         while ((bytes = ::recv(socket_.get(), buffer.data(), buffer.size(), 0)) > 0) {
             all.append(buffer.data(), static_cast<size_t>(bytes));
         }
+        was_reset_ = bytes < 0;
         return all;
     }
+
+    /// receive() ended with an error in place of the end.
+    [[nodiscard]] bool was_reset() const { return was_reset_; }
 
     [[nodiscard]] std::string ask(std::string_view request) const {
         send(request);
@@ -63,6 +69,7 @@ class Client final {
 
     UniqueFd socket_;
     bool connected_ = false;
+    mutable bool was_reset_ = false;
 };
 
 /// "name{labels}" and its value.
@@ -207,9 +214,20 @@ TEST_F(MetricsTest, AnswersWhatIsNoRequestForMetrics) {
 TEST_F(MetricsTest, ARequestWithoutEndIsRefused) {
     start_with_metrics();
     const Client client(metrics_path());
-    // One read is 2048 bytes: nothing is left behind that would cut the answer off.
-    client.send(std::string(10240, 'x'));
+    client.send(std::string(100'000, 'x'));
+    client.end();
     EXPECT_TRUE(client.receive().starts_with("HTTP/1.1 400 Bad Request"));
+    EXPECT_FALSE(client.was_reset());
+}
+
+TEST_F(MetricsTest, AnAnswerIsNotLostWithABodyThatNobodyReads) {
+    start_with_metrics();
+    const Client client(metrics_path());
+    client.send("POST /metrics HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" +
+                std::string(100'000, 'x'));
+    client.end();
+    EXPECT_TRUE(client.receive().starts_with("HTTP/1.1 405 Method Not Allowed"));
+    EXPECT_FALSE(client.was_reset());
 }
 
 /// They take all places, and neither guests nor operators notice.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/integration/net_daemon_test.h"
 
@@ -77,6 +78,11 @@ TEST_F(NetCaptureTest, RefusalLeavesNoFile) {
     EXPECT_FALSE(std::filesystem::exists(path("g")));
     // One that is there stays as it is.
     EXPECT_NE(ask({"capture", path("f")}, 1).find("cannot make"), std::string::npos);
+    ChildProcess lost(
+        ctl_,
+        {.arguments = {"--socket=" + path("nobody"), "capture", path("h")}, .descriptors = {}});
+    EXPECT_EQ(lost.wait(), Ended{.status = 1}) << lost.complained();
+    EXPECT_EQ(::access(path("h").c_str(), F_OK), -1);
     EXPECT_TRUE(std::filesystem::exists(path("f")));
     (void)ask({"capture-stop"});
     EXPECT_NE(ask({"capture-stop"}, 1).find("no capture is running"), std::string::npos);

@@ -110,7 +110,9 @@ constexpr CommandSpec kCommands[] = {
      .help =
          "Have the daemon's keeper go on with another binary while guests use its devices: with "
          "PROGRAM, or with what lies at the path of the daemon's binary by now, as an update "
-         "leaves it. When that does not serve within 2 seconds, the one before does again",
+         "leaves it. The file of its --config is read anew: devices that are new in it come, and "
+         "those that are gone from it go. When that does not serve within 2 seconds, the one "
+         "before does again",
      .options = " keeper "},
     {.name = "state",
      .value_name = "FILE",

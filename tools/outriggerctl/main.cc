@@ -75,6 +75,11 @@ Result<UniqueFd> make_capture_file(const std::string& path) {
 }
 
 int ask_daemon(const CtlPlan& plan) {
+    // First, so that a wrong name of the socket leaves no empty file.
+    const auto socket = connect_to(plan.socket, plan.timeout);
+    if (!socket) {
+        return complain(socket.error().message, kFailed);
+    }
     UniqueFd image;
     if (!plan.capture_path.empty()) {
         auto file = make_capture_file(plan.capture_path);
@@ -90,10 +95,6 @@ int ask_daemon(const CtlPlan& plan) {
         if (!image.valid()) {
             return complain(error_from_errno("cannot open " + plan.image_path).message, kFailed);
         }
-    }
-    const auto socket = connect_to(plan.socket, plan.timeout);
-    if (!socket) {
-        return complain(socket.error().message, kFailed);
     }
     auto reply = ask(socket->get(), plan.request, image.get(), plan.timeout);
     if (reply) {

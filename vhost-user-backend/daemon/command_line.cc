@@ -433,7 +433,7 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
     line.devices = OUTRIGGER_TRY(
         read_all_devices(given, device_table, program, has_config ? &config_text : nullptr));
     line.control = OUTRIGGER_TRY(read_control(given.process));
-    line.control.key = has_config ? "control" : std::to_string(line.devices.size());
+    line.control.key = "control";
     line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
     line.metrics.key = metrics_key(line.metrics.text);
     OUTRIGGER_TRY(check_endpoints_differ(line));

@@ -54,6 +54,7 @@ std::vector<KeeperSettings::SocketPath> socket_paths(const CommandLine& line) {
         add(device.socket_path, device.key);
     }
     add(line.control.socket_path, line.control.key);
+    add(line.metrics.path, line.metrics.key);
     return paths;
 }
 

@@ -28,6 +28,7 @@
 #include "vhost-user-backend/daemon/keeper_filter.h"
 #include "vhost-user-backend/daemon/keeper_message.h"
 #include "vhost-user-backend/daemon/keeper_store.h"
+#include "vhost-user-backend/daemon/namespaces.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/sanitizers.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
@@ -149,11 +150,11 @@ Result<void> Keeper::prepare() {
     if (::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0) {
         path_ = path.data();
     }
-    // What it is allowed it needs: a worker that it starts has no more than it has. But nobody
-    // reads its memory, and it has none that matters.
+    // What it is allowed its workers need, who have no more. But nobody reads its memory.
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(drop_privileges());
     if (settings_.is_confined && !kSanitized) {
+        take_own_mounts();
         OUTRIGGER_TRY(enter_keeper_filter(settings_.needed_calls));
     }
     // It has a descriptor of each that its child has.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <sched.h>
+#include <sys/mount.h>
 
 #include "vhost-user-backend/daemon/seccomp_filter.h"
 
@@ -41,8 +42,8 @@ constexpr const char* kForbidden[] = {
     "add_key",
     "request_key",
     "keyctl",
-    // What is mounted where, and other namespaces. What the program takes namespaces of its own by
-    // stays: its own filters forbid that later.
+    // What is mounted where, and other namespaces. For what the program takes namespaces of its own
+    // by see kFlagsInUse: its own filters forbid that later.
     "move_mount",
     "open_tree",
     "mount_setattr",
@@ -93,6 +94,44 @@ constexpr uint8_t kFlagsOfClone = 1;
 constexpr uint8_t kFlagsOfClone = 0;
 #endif
 
+/// A call may have no other flags than those, and must have one of some.
+struct FlagsInUse {
+    const char* call;
+    uint8_t index;  ///< of the argument
+    uint64_t allowed;
+    uint64_t needed;
+};
+
+/// See namespaces.cc. CLONE_FS is of threads that go where others do not.
+constexpr FlagsInUse kFlagsInUse[] = {
+    {.call = "unshare",
+     .index = 0,
+     .allowed = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWUSER | CLONE_FS,
+     .needed = CLONE_NEWNS | CLONE_FS},
+    {.call = "mount",
+     .index = 3,
+     .allowed =
+         MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_REMOUNT | MS_BIND | MS_REC | MS_SLAVE,
+     .needed = MS_NOSUID | MS_BIND | MS_SLAVE},
+    {.call = "umount2", .index = 1, .allowed = MNT_DETACH, .needed = MNT_DETACH},
+};
+
+void add_denials_by_flags(std::vector<SystemCallRule>& rules) {
+    for (const FlagsInUse& each : kFlagsInUse) {
+        for (uint64_t flag = 1; flag <= 1U << 31U; flag <<= 1U) {
+            if ((each.allowed & flag) == 0) {
+                rules.push_back(
+                    {.name = each.call,
+                     .tests = {ArgumentTest{.index = each.index, .mask = flag, .value = flag}},
+                     .error = EPERM});
+            }
+        }
+        rules.push_back({.name = each.call,
+                         .tests = {argument_lacks(each.index, each.needed)},
+                         .error = EPERM});
+    }
+}
+
 std::vector<SystemCallRule> denials(std::span<const std::string_view> needed) {
     std::vector<SystemCallRule> rules;
     for (const char* const name : kForbidden) {
@@ -106,6 +145,7 @@ std::vector<SystemCallRule> denials(std::span<const std::string_view> needed) {
              .tests = {ArgumentTest{.index = kFlagsOfClone, .mask = each, .value = each}},
              .error = EPERM});
     }
+    add_denials_by_flags(rules);
     // What it is to do lies in memory, where no filter looks. The C library takes clone() then.
     rules.push_back({.name = "clone3", .error = ENOSYS});
     return rules;

@@ -7,6 +7,8 @@
 #include <span>
 #include <utility>
 
+#include <sys/socket.h>
+
 #include <fmt/core.h>
 
 #include "vhost-user-backend/wire/fd_passing.h"
@@ -168,6 +170,7 @@ void MetricsConnection::answer(const MetricsRequest& request) {
     if (request.kind != Kind::kMetricsHead) {
         outgoing_ += text;
     }
+    more_may_come_ = request.kind == Kind::kNotAllowed || request.kind == Kind::kMalformed;
     start_deadline(limits_.reply);
     send_more();
 }
@@ -188,7 +191,19 @@ void MetricsConnection::send_more() {
         }
         sent_ += result.bytes;
     }
+    if (more_may_come_ && sent_ == outgoing_.size() && ::shutdown(socket_.get(), SHUT_WR) == 0) {
+        watch_ = loop_.watch_readable(socket_.get(), [this] { on_rest(); });
+        return;
+    }
     end();
+}
+
+void MetricsConnection::on_rest() {
+    std::array<std::byte, 2048> buffer;
+    const wire::ReceiveStatus status = wire::receive_some(socket_.get(), buffer).status;
+    if (status != wire::ReceiveStatus::kWouldBlock && status != wire::ReceiveStatus::kData) {
+        end();
+    }
 }
 
 void MetricsConnection::end() {

@@ -57,6 +57,9 @@ class MetricsConnection final {
     void on_readable();
     void answer(const MetricsRequest& request);
     void send_more();
+    /// Reads a body that nobody wants, or the rest of what is no request, until the client ends:
+    /// the answer may be lost with a connection that is closed while there is something unread.
+    void on_rest();
     void start_deadline(EventLoop::Clock::duration delay);
     void stop_waiting();
     void end();
@@ -68,6 +71,7 @@ class MetricsConnection final {
     std::string head_;      // of the request, as far as it came
     std::string outgoing_;  // the answer
     size_t sent_ = 0;
+    bool more_may_come_ = false;
     std::optional<WatchId> watch_;
     std::optional<TimerId> deadline_;
     std::optional<TimerId> look_;               // at a socket that is full

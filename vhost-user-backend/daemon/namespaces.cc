@@ -91,10 +91,11 @@ uid_t overflow_user() {
     return file >> user ? user : kUsual;
 }
 
-/// What is mounted at `path`, and below, neither spreads nor is spread to. False: `path` is no
+/// What is mounted at `path`, and below, does not spread; what the host mounts or unmounts there
+/// later still comes and goes here, too, so that nothing of it is kept busy. False: `path` is no
 /// mount.
-bool make_private(const char* path) {
-    return ::mount(nullptr, path, nullptr, MS_PRIVATE | MS_REC, nullptr) == 0;
+bool keep_mounts_to_ourselves(const char* path) {
+    return ::mount(nullptr, path, nullptr, MS_SLAVE | MS_REC, nullptr) == 0;
 }
 
 /// The working directory becomes the root, and the old root goes; but a process that begins in a
@@ -121,14 +122,16 @@ bool show(const fs::path& path) {
     if (!is_directory && !UniqueFd(::open(to.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0)).valid()) {
         return false;
     }
-    // With all that is mounted below: what covers something must go on to cover it.
-    return !error && ::mount(path.c_str(), to.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0;
+    // With all that is mounted below: what covers something must go on to cover it. In a chroot,
+    // whose "/" is no mount, it is the host's peer until it is told not to be.
+    return !error && ::mount(path.c_str(), to.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0 &&
+           keep_mounts_to_ourselves(to.c_str());
 }
 
 /// Why not; empty: it is made.
 std::string make_root(const NamespacePlan& plan, const fs::path& directory) {
     // In a chroot "/" is no mount, and then it is enough that nothing spreads from kPlace.
-    if ((!make_private("/") && !make_private(kPlace)) ||
+    if ((!keep_mounts_to_ourselves("/") && !keep_mounts_to_ourselves(kPlace)) ||
         ::mount("none", kPlace, "tmpfs", kMountFlags, "mode=0755,size=64k,nr_inodes=1k") != 0) {
         return error_from_errno("no root directory of its own").message;
     }
@@ -187,6 +190,12 @@ Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan) {
     }
     (void)!::chdir(directory.c_str());
     return entered;
+}
+
+void take_own_mounts() {
+    if (::unshare(CLONE_NEWNS) == 0) {
+        (void)keep_mounts_to_ourselves("/");
+    }
 }
 
 }  // namespace outrigger

@@ -109,6 +109,7 @@ constexpr SystemCallRule kControl[] = {
     {.name = "getpeername"},
     {.name = "recvmsg"},
     {.name = "sendmsg"},
+    {.name = "shutdown", .tests = {argument_is(1, SHUT_WR)}},  // a client of the metrics
     // A keeper: messages stay in the socket until they are written down, and the socket says
     // whether one was taken; an answer is noted as it is sent, in a page that stays in memory. What
     // systemd has under one name it does not take under another.

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/probe.h"
 #include "vhost-user-backend/io/uring.h"
 #include "vhost-user-backend/io/uring_tables.h"
 
@@ -363,6 +364,9 @@ void UringLoop::sleep_until(Clock::time_point until) {
 }
 
 void UringLoop::report_submit_result(int result) {
+    if (result > 0) {
+        OUTRIGGER_PROBE(submit, result);
+    }
     if (result >= 0 || result == -ETIME || result == -EINTR) {
         return;
     }
@@ -447,6 +451,7 @@ void UringLoop::dispatch(const Completion& completion) {
     // last on_complete(); only the kernel carried the value in between.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
     auto* const operation = reinterpret_cast<UringOperation*>(completion.user_data);
+    OUTRIGGER_PROBE(complete_io, operation, completion.result);
     operation->on_complete(completion.result, completion.flags);
 }
 

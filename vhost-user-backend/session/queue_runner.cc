@@ -6,6 +6,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/notifier.h"
+#include "vhost-user-backend/base/probe.h"
 
 namespace outrigger {
 namespace {
@@ -130,6 +131,7 @@ void QueueRunner::on_kick() {
     switch (drain_notification(descriptors_.kick->get(), descriptors_.kick->kind)) {
         case DrainResult::kSignalled:
             empty_kicks_ = 0;
+            OUTRIGGER_PROBE(kick, to_number(environment_.index));
             count_kick();
             return;
         case DrainResult::kEmpty:
@@ -204,6 +206,7 @@ bool QueueRunner::poll() {
         if (measures_latency_) {
             queue_->begin_batch(worker_->recent_time());
         }
+        OUTRIGGER_PROBE(process, to_number(environment_.index), queue_.get());
         waiting_ = environment_.device.process_queue(environment_.index) == QueueProgress::kWaiting;
         worked = true;
         count_round();
@@ -241,6 +244,7 @@ bool QueueRunner::prepare_sleep() {
     // True when requests came between the last look and the arming: they may have seen kicks
     // suppressed, so nobody would wake us for them.
     const bool has_work = queue_->enable_kicks();
+    OUTRIGGER_PROBE(rearm, to_number(environment_.index), has_work);
     signal_log_change();
     return !has_work;
 }

@@ -6,6 +6,8 @@
 #include <bit>
 #include <span>
 
+#include "vhost-user-backend/base/probe.h"
+
 namespace outrigger {
 namespace {
 
@@ -42,6 +44,7 @@ Result<void, RingError> ChainBuilder::add_in_pieces(const Descriptor& descriptor
         if (slot_.segments.size() >= limits_.segments_max) {
             return failure(RingError::kChainTooLong);
         }
+        OUTRIGGER_PROBE(translate, address, remaining, piece.iov_len);
         push(piece);
         address += piece.iov_len;
         remaining -= piece.iov_len;

@@ -5,6 +5,7 @@
 
 #include "vhost-user-backend/base/checked_math.h"
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/probe.h"
 
 namespace outrigger {
 namespace {
@@ -151,6 +152,7 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (config_.may_log) {
         slot.keep_writable();
     }
+    OUTRIGGER_PROBE(fetch, this, slot.head, slot.segments.size());
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
     slot.taken_at = meter_.taken_at();
@@ -258,6 +260,7 @@ void Virtqueue::make_visible() {
     } else {
         split_.make_visible();
     }
+    OUTRIGGER_PROBE(publish, this, unpublished_);
     unpublished_ = 0;
     if (outcomes_) [[unlikely]] {
         outcomes_->note_published();

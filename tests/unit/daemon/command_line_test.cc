@@ -258,6 +258,15 @@ TEST(CommandLine, MetricsOfAnotherAddressAreAnotherSocket) {
         << "however many devices there are";
 }
 
+// What a store has under a number is a device's, and how many there are may change over a restart.
+TEST(CommandLine, TheControlSocketIsKnownByNoNumberOfDevices) {
+    const auto one = parse({"--device=socket-path=/1", "--control-socket=/c"});
+    const auto two =
+        parse({"--device=socket-path=/1", "--device=socket-path=/2", "--control-socket=/c"});
+    EXPECT_EQ(one->control.key, two->control.key);
+    EXPECT_NE(one->control.key, two->devices[1].key);
+}
+
 TEST(CommandLine, RefusesMetricsNowhere) {
     for (const char* const text : {"--metrics=unix:",
                                    "--metrics=/m",

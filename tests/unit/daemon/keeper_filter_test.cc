@@ -7,6 +7,7 @@
 #include <thread>
 
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -46,6 +47,45 @@ TEST(KeeperFilter, ForbidsToLookIntoOtherProcesses) {
 
 TEST(KeeperFilter, ForbidsToLeaveItsNamespaces) {
     EXPECT_EQ(confined([] { return static_cast<int>(::syscall(SYS_setns, -1, 0)); }), EPERM);
+}
+
+// EPERM is also what a user without rights gets: then the flag that is allowed gives the same.
+TEST(KeeperFilter, LetsNobodyMakeNamespacesThatTheProgramDoesNotMake) {
+    const auto unshare = [](int flags) {
+        static int these;
+        these = flags;
+        return confined([] { return ::unshare(these); });
+    };
+    EXPECT_EQ(unshare(CLONE_FS), 0);
+    EXPECT_EQ(unshare(0), EPERM);
+    EXPECT_EQ(unshare(CLONE_FILES), EPERM);
+    EXPECT_EQ(unshare(CLONE_FS | CLONE_NEWPID), EPERM);
+    EXPECT_EQ(unshare(CLONE_NEWUSER), EPERM);
+}
+
+// Of a name that is not there: what passes the filter gets as far as that, or as its rights.
+TEST(KeeperFilter, LetsNobodyMountButAsTheProgramMounts) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "nobody but root gets further than the filter";
+    }
+    const auto mount = [](unsigned long flags) {
+        static unsigned long these;
+        these = flags;
+        return confined([] { return ::mount("/none", "/no/such", "tmpfs", these, nullptr); });
+    };
+    EXPECT_EQ(mount(MS_NOSUID | MS_NODEV | MS_NOEXEC), ENOENT);
+    EXPECT_EQ(mount(MS_BIND | MS_REC), ENOENT);
+    EXPECT_EQ(mount(MS_SLAVE | MS_REC), ENOENT);
+    for (const unsigned long flags : {0UL,
+                                      static_cast<unsigned long>(MS_REMOUNT),
+                                      static_cast<unsigned long>(MS_MOVE),
+                                      static_cast<unsigned long>(MS_SHARED | MS_REC),
+                                      static_cast<unsigned long>(MS_BIND | MS_SHARED)}) {
+        EXPECT_EQ(mount(flags), EPERM) << std::hex << flags;
+    }
+    EXPECT_EQ(confined([] { return ::umount2("/no/such", MNT_DETACH); }), ENOENT);
+    EXPECT_EQ(confined([] { return ::umount2("/no/such", 0); }), EPERM);
+    EXPECT_EQ(confined([] { return ::umount2("/no/such", MNT_DETACH | MNT_FORCE); }), EPERM);
 }
 
 // As threads, but without what threads must share: the kernel would say EINVAL to whoever it lets

@@ -126,6 +126,60 @@ TEST(Namespaces, WhatIsVisibleKeepsItsNameAndNothingElseDoes) {
     fs::remove_all(folder);
 }
 
+// A mount of the host's in a folder that is visible, made while a process is isolated: it comes,
+// and what that process mounts does not go there. The host is a process with mounts of its own.
+TEST(Namespaces, MountsOfTheHostComeAndNoneGoThere) {
+    if (::geteuid() != 0 || kSanitized) {
+        GTEST_SKIP() << "the host of this test mounts";
+    }
+    std::string pattern = testing::TempDir() + "mounts-XXXXXX";
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    const fs::path folder = pattern;
+    const int ended = in_process_of_its_own([&] {
+        if (::unshare(CLONE_NEWNS) != 0 ||
+            ::mount("none", folder.c_str(), "tmpfs", 0, nullptr) != 0 ||
+            ::mount(nullptr, folder.c_str(), nullptr, MS_SHARED, nullptr) != 0 ||
+            !fs::create_directory(folder / "from-host") ||
+            !fs::create_directory(folder / "from-there")) {
+            return 1;
+        }
+        std::array<int, 2> there{};
+        std::array<int, 2> here{};
+        if (::pipe2(there.data(), O_CLOEXEC) != 0 || ::pipe2(here.data(), O_CLOEXEC) != 0) {
+            return 2;
+        }
+        char byte = 0;
+        const pid_t child = ::fork();
+        if (child == 0) {
+            const auto entered = enter_own_namespaces({.visible_paths = {folder}});
+            if (!entered || !entered->lack.empty() ||
+                ::mount("none", (folder / "from-there").c_str(), "tmpfs", 0, nullptr) != 0 ||
+                ::mkdir((folder / "from-there/mark").c_str(), 0700) != 0 ||
+                ::write(there[1], "x", 1) != 1 || ::read(here[0], &byte, 1) != 1) {
+                ::_exit(1);
+            }
+            ::_exit(fs::exists(folder / "from-host/mark") ? kFine : 2);
+        }
+        ::close(there[1]);
+        const bool is_isolated = ::read(there[0], &byte, 1) == 1;
+        const bool stays = !fs::exists(folder / "from-there/mark");
+        if (::mount("none", (folder / "from-host").c_str(), "tmpfs", 0, nullptr) != 0 ||
+            ::mkdir((folder / "from-host/mark").c_str(), 0700) != 0 ||
+            ::write(here[1], "x", 1) != 1) {
+            return 3;
+        }
+        int status = 0;
+        if (::waitpid(child, &status, 0) != child || !WIFEXITED(status)) {
+            return 4;
+        }
+        return !is_isolated ? kLacking : stays ? WEXITSTATUS(status) : 5;
+    });
+    const int possible =
+        in_process_of_its_own([] { return ::unshare(CLONE_NEWNS) == 0 ? kFine : 1; });
+    EXPECT_EQ(ended, possible == kFine ? kFine : 1);
+    fs::remove_all(folder);
+}
+
 // Whoever lets nobody look into it cannot write its own files in /proc.
 TEST(Namespaces, NobodyMayLookIntoItAfterwardsEither) {
     expect_isolated(

@@ -6,6 +6,7 @@ net_http=$(sed -n 's/.*outrigger\.net\.http=\([0-9]*\).*/\1/p' /proc/cmdline)
 net_sha256=$(sed -n 's/.*outrigger\.net\.sha256=\([0-9a-f]*\).*/\1/p' /proc/cmdline)
 
 net_backend=$(sed -n 's/.*outrigger\.net\.backend=\([a-z]*\).*/\1/p' /proc/cmdline)
+net_pairs=$(sed -n 's/.*outrigger\.net\.pairs=\([0-9]*\).*/\1/p' /proc/cmdline)
 net_host=10.0.2.2 net_host6=fec0::2
 [ "$net_backend" != tap ] || net_host=10.9.0.1 net_host6=fd09::1
 
@@ -68,6 +69,12 @@ net_configure6() {
 
 prove_net() {
     prove_negotiated net virtio_net
+    # Linux takes as many as it has processors, which are no fewer.
+    if [ "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)" = "$net_pairs" ]; then
+        pass net.pairs "$net_pairs"
+    else
+        fail net.pairs "$(ls /sys/class/net/eth0/queues | tr '\n' ' '), expected $net_pairs of each"
+    fi
     ip link set lo up
     ip link set eth0 up
     if net_configure; then

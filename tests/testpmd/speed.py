@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many frames of 60 bytes go from guest to guest, through us and through DPDK's own vhost driver."""
+
+import shutil
+import statistics
+import tempfile
+import time
+
+from testpmd import Daemon, Testpmd
+
+_STATIONS = ("02:00:00:00:00:01", "02:00:00:00:00:02")
+_SECONDS = 3
+_BURSTS = 16  # of 32 frames, that go round in each direction
+
+
+def guests(setup, work, sockets, packed):
+    """Two guests in one testpmd on processor 1: what one receives it sends by the other."""
+    devices = [f"net_virtio_user{number},path={path},queues=1,queue_size=1024,mac={_STATIONS[number]},"
+               f"packed_vq={int(packed)}" for number, path in enumerate(sockets)]
+    peers = [f"--eth-peer={number},{_STATIONS[1 - number]}" for number in range(2)]
+    return Testpmd(setup.root, work, devices, [*peers, "--txpkts=60"], cpus="1")
+
+
+def rate(testpmd):
+    """Frames a second that both guests received, and for how long it was looked."""
+    testpmd.ask(f"start tx_first {_BURSTS}")
+    time.sleep(1)
+    before, began = [testpmd.statistic(port, "RX-packets") for port in range(2)], time.monotonic()
+    time.sleep(_SECONDS)
+    after, ended = [testpmd.statistic(port, "RX-packets") for port in range(2)], time.monotonic()
+    testpmd.ask("stop")
+    return (sum(after) - sum(before)) / (ended - began)
+
+
+def ours(setup, packed):
+    work = tempfile.mkdtemp(prefix="outrigger-testpmd.")
+    sockets = [f"{work}/{number}.sock" for number in range(2)]
+    daemon = Daemon(setup.build, work, [f"--device=socket-path={path},backend=switch" for path in sockets], sockets,
+                    before=("taskset", "-c", "0"))
+    try:
+        testpmd = guests(setup, work, sockets, packed)
+        try:
+            began = daemon.cpu_seconds()
+            measured = rate(testpmd)
+            used = (daemon.cpu_seconds() - began) / (1 + _SECONDS)
+            # The guests are there, and send nothing.
+            time.sleep(0.5)
+            began = daemon.cpu_seconds()
+            time.sleep(_SECONDS)
+            idle = (daemon.cpu_seconds() - began) / _SECONDS
+            testpmd.quit()
+        finally:
+            testpmd.destroy()
+        daemon.stop()
+        return measured, used, idle
+    finally:
+        daemon.destroy()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def theirs(setup, packed):
+    work = tempfile.mkdtemp(prefix="outrigger-testpmd.")
+    sockets = [f"{work}/{number}.sock" for number in range(2)]
+    back_end = Testpmd(setup.root, work, [f"net_vhost{number},iface={path},queues=1"
+                                          for number, path in enumerate(sockets)],
+                       ["--auto-start", "--forward-mode=io"], name="vhost", cpus="0")
+    try:
+        testpmd = guests(setup, work, sockets, packed)
+        try:
+            measured = rate(testpmd)
+            testpmd.quit()
+        finally:
+            testpmd.destroy()
+        back_end.quit()
+        return measured
+    finally:
+        back_end.destroy()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def measure(setup):
+    for packed in (False, True):
+        kind = "packed" if packed else "split"
+        pairs = []
+        for number in range(setup.rounds):
+            our_rate, used, idle = ours(setup, packed)
+            their_rate = theirs(setup, packed)
+            pairs.append((our_rate, their_rate, used, idle))
+            print(f"    {kind}, round {number + 1}: {our_rate / 1e6:.2f} and {their_rate / 1e6:.2f} M frames/s", flush=True)
+        middle = [statistics.median(column) for column in zip(*pairs)]
+        ratio = statistics.median(our / their for our, their, _, _ in pairs)
+        print(f"  guest to guest, 60 B, {kind}: {middle[0] / 1e6:.2f} M frames/s, DPDK's vhost {middle[1] / 1e6:.2f}, "
+              f"ratio {ratio:.2f}; processors {middle[2]:.2f}, idle {middle[3]:.3f}", flush=True)
