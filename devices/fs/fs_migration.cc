@@ -157,8 +157,8 @@ Result<void> FsServer::load(const FsState& state) {
 }
 
 Result<void> FsServer::load_all(const FsState& state) {
-    const size_t held = state.files.size() + (handles_.are_used() ? 0 : state.nodes.size());
-    if (held >= held_max()) {
+    const size_t count = state.files.size() + (handles_.are_used() ? 0 : state.nodes.size());
+    if (!part_.has_room(held_count(), count)) {
         return failure(Error{.message = "the guest has more files than there are descriptors for"});
     }
     for (const SavedNode& node : state.nodes) {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -135,8 +134,8 @@ constexpr std::array kOptions = {
                .kind = OptionKind::kNumber,
                .value_name = "N",
                .help = "Let the process have N descriptors, of which guests may hold all but "
-                       "1024, those of each share an equal part; without it 1000000, or as "
-                       "many as the system allows",
+                       "1024 (of several shares half in equal parts, half for whoever needs more); "
+                       "without it 1000000, or as many as the system allows",
                .number_min = 2048,
                .number_max = 1'073'741'816},
 };
@@ -147,10 +146,10 @@ std::vector<int>& share_roots() {
     return roots;
 }
 
-/// How many there are.
-std::atomic<uint64_t>& share_count() {
-    static std::atomic<uint64_t> count = 1;
-    return count;
+/// What their guests may make us hold.
+const std::shared_ptr<DescriptorBudget>& budget() {
+    static const auto instance = std::make_shared<DescriptorBudget>(0);
+    return instance;
 }
 
 /// Whether each of them is served by handles.
@@ -260,7 +259,8 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.forgives_lost_files = values.text("migration-on-error") == "guest-error";
     const uint64_t limit = OUTRIGGER_TRY(raise_descriptor_limit(values.number("rlimit-nofile")));
     settings.descriptors_max = limit > 2 * kOwnDescriptors ? limit - kOwnDescriptors : limit / 2;
-    settings.shares = &share_count();
+    settings.budget = budget();
+    settings.budget->set_max(settings.descriptors_max);
     return settings;
 }
 
@@ -302,7 +302,6 @@ Result<std::unique_ptr<Device>> create(const OptionValues& values, DeviceKeeper*
     Share share = OUTRIGGER_TRY(open_share(settings, keeper.get()));
     settings.handles = OUTRIGGER_TRY(InodeHandles::check(
         choice<HandlePolicy>(values, "inode-file-handles", kHandlePolicies), share));
-    share_count().store(share_roots().size() + 1, std::memory_order_relaxed);
     share_roots().push_back(share.root_fd());
     shares_by_handle().push_back(settings.handles != HandlePolicy::kNever);
     is_kept() = keeper != nullptr;

@@ -100,7 +100,10 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     : settings_(settings),
       share_(std::move(share)),
       root_number_(number_of(share_.root_fd())),
-      handles_(settings.handles, share_, inodes_, [this] { return opened_by_handle_max(); }) {
+      handles_(settings.handles, share_, inodes_, [this] { return opened_by_handle_max(); }),
+      budget_(settings.budget ? settings.budget
+                              : std::make_shared<DescriptorBudget>(settings.descriptors_max)),
+      part_(*budget_, [this] { return held_count(); }) {
     const StatResult status = stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
@@ -196,8 +199,7 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 }
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
-    const uint64_t held = inodes_.held_count() + files_.size() + lock_owners_.size();
-    if (held >= held_max()) [[unlikely]] {
+    if (!part_.has_room(held_count())) [[unlikely]] {
         return failure(ENFILE);
     }
     return {};
@@ -213,7 +215,11 @@ Result<void, Errno> FsServer::reserve_inode() const {
 uint64_t FsServer::opened_by_handle_max() const {
     return settings_.handles == HandlePolicy::kNever
                ? 0
-               : std::min(settings_.descriptors_of_share() / 2, kOpenedByHandleMax);
+               : std::min(part_.size() / 2, kOpenedByHandleMax);
+}
+
+uint64_t FsServer::held_count() const {
+    return inodes_.held_count() + files_.size() + lock_owners_.size() + opened_by_handle_max();
 }
 
 Verdict FsServer::destroy(Call& /*call*/) {

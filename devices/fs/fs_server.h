@@ -213,9 +213,8 @@ class FsServer final {
     /// Of the descriptors that the guest may have, those that inodes with handles take.
     [[nodiscard]] uint64_t opened_by_handle_max() const;
 
-    [[nodiscard]] uint64_t held_max() const {
-        return settings_.descriptors_of_share() - opened_by_handle_max();
-    }
+    /// Any thread: what the guest makes us hold, with those.
+    [[nodiscard]] uint64_t held_count() const;
 
     /// ENFILE instead of a descriptor that the process, or another guest, needs for itself.
     [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
@@ -305,6 +304,8 @@ class FsServer final {
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it
+    const std::shared_ptr<DescriptorBudget> budget_;
+    const DescriptorBudget::Part part_;  // last: it asks this for what is held
 };
 
 /// What INIT comes to: pure.

@@ -2,12 +2,13 @@
 /// What the command line says of a share.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "devices/fs/attribute_map.h"
+#include "devices/fs/descriptor_budget.h"
 #include "devices/fs/id_map.h"
 
 namespace outrigger::fs {
@@ -22,13 +23,6 @@ enum class Demand : uint8_t { kNever, kAuto, kAlways };
 enum class HandlePolicy : uint8_t { kNever, kPrefer, kMandatory };
 
 struct FsSettings {
-    /// That the guest of this share may make us hold.
-    [[nodiscard]] uint64_t descriptors_of_share() const {
-        // Relaxed: all shares are there before one has a guest, but for those of a later SIGHUP.
-        return shares == nullptr ? descriptors_max
-                                 : descriptors_max / shares->load(std::memory_order_relaxed);
-    }
-
     std::string shared_dir;
     std::string tag;  ///< at most 36 bytes; empty: the device has no configuration space
     uint16_t request_queues = 8;
@@ -36,8 +30,8 @@ struct FsSettings {
     std::chrono::nanoseconds timeout{std::chrono::seconds(1)};  ///< of names and attributes
     uint64_t pool_threads = 4;
     uint64_t descriptors_max = 1024;  ///< that the guests of all shares may make us hold
-    /// Shares of the process, which have equal parts of them: null stands for one. Any thread.
-    const std::atomic<uint64_t>* shares = nullptr;
+    /// Of all shares of the process; null: this one has descriptors_max for itself.
+    std::shared_ptr<DescriptorBudget> budget{};
     /// That a guest may know, which with handles no descriptor bounds: some 300 bytes each, with
     /// the handle and what a keeper has of it. Linux forgets only when its memory is short.
     size_t inodes_max = size_t{8} * 1024 * 1024;

@@ -23,6 +23,7 @@ int main(int argument_count, char** arguments) {
     outrigger::fuzz::add_overlay_seeds(seeds);
     outrigger::fuzz::add_console_seeds(seeds);
     outrigger::fuzz::add_fs_seeds(seeds);
+    outrigger::fuzz::add_net_seeds(seeds);
     outrigger::fuzz::add_reply_seeds(seeds);
     outrigger::fuzz::add_session_seeds(seeds);
     outrigger::fuzz::add_state_seeds(seeds);

@@ -19,6 +19,7 @@ void add_qcow2_seeds(Seeds& seeds);
 void add_overlay_seeds(Seeds& seeds);
 void add_console_seeds(Seeds& seeds);
 void add_fs_seeds(Seeds& seeds);
+void add_net_seeds(Seeds& seeds);
 void add_reply_seeds(Seeds& seeds);
 void add_session_seeds(Seeds& seeds);
 void add_state_seeds(Seeds& seeds);

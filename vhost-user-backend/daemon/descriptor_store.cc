@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 #include <span>
+#include <thread>
 #include <utility>
 
 #include <fcntl.h>
@@ -100,9 +101,29 @@ void DescriptorStore::take_listen_fds() {
 /// descriptor, until it is read, and both read it before they look whether we have ended (systemd
 /// gives notifications the higher priority). So nobody needs to wait for BARRIER=1 before a message
 /// of a front end is taken.
-bool DescriptorStore::send(std::string_view text, int fd, KeeperWait wait) const {
+bool DescriptorStore::send(std::string_view text, int fd, KeeperWait wait) {
     const auto fds = fd >= 0 ? std::span<const int>(&fd, 1) : std::span<const int>();
-    return send_keeper_message(channel_.get(), text, fds, wait);
+    if (send_keeper_message(channel_.get(), text, fds, KeeperWait::kNever)) {
+        return true;
+    }
+    if (errno != EAGAIN || wait == KeeperWait::kNever) {
+        return false;
+    }
+    waits_ = true;
+    const bool sent = send_keeper_message(channel_.get(), text, fds, KeeperWait::kWaits);
+    waits_ = false;
+    return sent;
+}
+
+std::unique_lock<std::mutex> DescriptorStore::lock_unless_waiting() {
+    std::unique_lock lock(mutex_, std::defer_lock);
+    while (!lock.try_lock()) {
+        if (waits_) {
+            break;
+        }
+        std::this_thread::yield();
+    }
+    return lock;
 }
 
 std::string DescriptorStore::known_name(int fd) const {
@@ -232,9 +253,9 @@ void DescriptorStore::forget_open(const std::string& name) {
 }
 
 Kept DescriptorStore::try_keep_open(const std::string& name, int fd) {
-    const std::unique_lock lock(mutex_, std::try_to_lock);
+    const std::unique_lock lock = lock_unless_waiting();
     if (!lock) {
-        return Kept::kNotNow;  // another thread may be waiting for the keeper
+        return Kept::kNotNow;
     }
     if (is_let_go()) {
         return Kept::kNever;
@@ -248,7 +269,7 @@ Kept DescriptorStore::try_keep_open(const std::string& name, int fd) {
 }
 
 bool DescriptorStore::try_forget_open(const std::string& name) {
-    const std::unique_lock lock(mutex_, std::try_to_lock);
+    const std::unique_lock lock = lock_unless_waiting();
     if (!lock) {
         return false;
     }

@@ -116,7 +116,9 @@ class DescriptorStore final : public DescriptorKeeper {
     void take_listen_fds();
     [[nodiscard]] bool send(std::string_view text,
                             int fd = -1,
-                            KeeperWait wait = KeeperWait::kWaits) const;
+                            KeeperWait wait = KeeperWait::kWaits);
+    /// Not locked where a thread has it that waits for the keeper.
+    [[nodiscard]] std::unique_lock<std::mutex> lock_unless_waiting();
     [[nodiscard]] std::string known_name(int fd) const;
 
     /// Has the keeper let go of everything?
@@ -129,7 +131,8 @@ class DescriptorStore final : public DescriptorKeeper {
     std::atomic<bool> given_up_ = false;  // the main thread writes
     unsigned last_count_ = 0;             // LAST messages
     std::map<std::string, UniqueFd, std::less<>> given_;
-    std::mutex mutex_;  // what follows
+    std::atomic<bool> waits_ = false;  // a thread with the mutex, for the keeper
+    std::mutex mutex_;                 // what follows
     std::map<std::string, size_t> uses_;
     std::set<std::string, std::less<>> open_;  // of devices
     // Systemd drops a descriptor of an open file that it has under another name, and does not say

@@ -193,7 +193,12 @@ Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan) {
 }
 
 void take_own_mounts() {
-    if (::unshare(CLONE_NEWNS) == 0) {
+    struct statx root {};
+
+    // In a chroot "/" is no mount: others would see us under other names, and mounts still spread.
+    const bool can_keep = ::statx(AT_FDCWD, "/", 0, STATX_TYPE, &root) == 0 &&
+                          (root.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+    if (can_keep && ::unshare(CLONE_NEWNS) == 0) {
         (void)keep_mounts_to_ourselves("/");
     }
 }
