@@ -50,7 +50,7 @@ void VsockEngine::set_flag(uint32_t flag, bool on) {
 /// Before the ledger says that the connection has it.
 void VsockEngine::adopt(Connection& connection, UniqueFd socket) {
     connection.socket = std::move(socket);
-    if (!connection.is_stream() && !connection.is_of_sibling()) {
+    if (!connection.is_stream()) {
         // The guest must be able to finish each message that its credit lets it begin.
         connection.from_guest.limit(message_bytes_max(connection.socket.get()));
     }
@@ -178,7 +178,7 @@ void VsockEngine::resume_connection(uint32_t slot, UniqueFd socket) {
     counters_.connections.add();
     connection.socket = std::move(socket);
     connection.is_kept = connection.socket.valid();
-    if (connection.is_kept && !connection.is_stream() && !connection.is_of_sibling()) {
+    if (connection.is_kept && !connection.is_stream()) {
         // The guest knows of the window that it has.
         connection.from_guest.limit(
             std::max(message_bytes_max(connection.socket.get()), connection.from_guest.bytes()));

@@ -49,6 +49,24 @@ std::string_view describe(PacketFault fault) {
     return "unknown fault";
 }
 
+std::string_view name_of(PacketFault fault) {
+    switch (fault) {
+        case PacketFault::kTooShort:
+            return "too-short";
+        case PacketFault::kSourceCid:
+            return "source-cid";
+        case PacketFault::kType:
+            return "type";
+        case PacketFault::kOperation:
+            return "operation";
+        case PacketFault::kLength:
+            return "length";
+        case PacketFault::kPayloadOfControl:
+            return "payload-of-control";
+    }
+    return "unknown";
+}
+
 ParsedPacket parse_packet(const PacketHeader& header, const ParseContext& context) {
     ParsedPacket parsed;
     parsed.addresses = {.source_cid = header.source_cid,

@@ -84,7 +84,10 @@ enum class PacketFault : uint8_t {
 
 inline constexpr size_t kPacketFaultCount = 6;
 
+/// For logs: "no whole header".
 [[nodiscard]] std::string_view describe(PacketFault fault);
+/// A word for metrics: "too-short".
+[[nodiscard]] std::string_view name_of(PacketFault fault);
 
 /// A packet that keeps to the rules, of a type that was negotiated.
 struct Packet {

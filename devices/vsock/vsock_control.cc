@@ -82,6 +82,14 @@ void VsockControl::describe(v1::Device& out) const {
             ends.set_count(count);
         }
     }
+    for (size_t i = 0; i < kPacketFaultCount; ++i) {
+        const PacketFault fault{static_cast<uint8_t>(i)};
+        if (const uint64_t count = counters.malformed.value(fault); count > 0) {
+            v1::SocketFaults& faults = *socket.add_malformed();
+            faults.set_fault(std::string(name_of(fault)));
+            faults.set_count(count);
+        }
+    }
     uint32_t connections = 0;
     for (uint32_t slot = 0; slot < device_.connections_max(); ++slot) {
         const ConnectionRecord record = device_.look_at(slot);

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced after .ci/steps.sh, prepare.sh and qemu.sh: boots the guest once, with our daemons behind its
 # devices, and collects what it proves. A device is a folder in tests/guest/devices with
-#   modules    the kernel modules it needs, one a line
+#   modules    the kernel modules it needs, one a line; NAME? where the kernel has that
 #   guest.sh   prove_<device> and show_<device>, run in the guest by busybox
 #   host.sh    <device>_title, _program (below the build directory), _setup (files in $work, and for
 #              the guest in $guest_extra), _command SOCKET (sets daemon_command), _qemu_args SOCKET
@@ -334,7 +334,7 @@ boot_guest() {
         "${device}_setup" || { host_result "$device.setup" failed "cannot prepare"; return 1; }
     done
     pack_cpio "$guest_extra" "$work/extra.cpio" || return
-    cat "${guest_archives[@]}" "$guest_dir/initramfs" "$work/extra.cpio" >"$work/initramfs" || return
+    cat "${guest_archives[@]}" "$guest_initramfs" "$work/extra.cpio" >"$work/initramfs" || return
     for device in "${guest_devices[@]}"; do
         start_daemon "$device" || return
     done

@@ -6,6 +6,9 @@
 
 guest_source=$root/tests/guest
 guest_dir=$root/build/guest
+# use_sid_kernel changes both.
+guest_kernel_dir=$guest_dir/kernel
+guest_initramfs=$guest_dir/initramfs
 
 # newest_package NAME: the version that apt would download, "" when the lists do not know it.
 newest_package() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^  Candidate: \([^(].*\)/\1/p'; }
@@ -46,8 +49,59 @@ has_guest_downloads() {
     [[ -x $guest_dir/busybox/bin/busybox ]] && compgen -G "$guest_dir/kernel/boot/vmlinuz-*" >/dev/null
 }
 
-guest_kernel() { compgen -G "$guest_dir/kernel/boot/vmlinuz-*"; }
-guest_kernel_release() { basename "$(guest_kernel)" | sed 's/^vmlinuz-//'; }
+# Where it is: newer packages have it beside its modules, which are below /usr.
+guest_kernel() { compgen -G "$guest_kernel_dir/boot/vmlinuz-*" || compgen -G "$guest_kernel_dir/usr/lib/modules/*/vmlinuz"; }
+guest_modules() { compgen -G "$guest_kernel_dir/lib/modules/*" || compgen -G "$guest_kernel_dir/usr/lib/modules/*"; }
+guest_kernel_release() { basename "$(guest_modules)"; }
+
+# --- The kernel of Debian sid ----------------------------------------------------------------------
+
+sid_kernel_dir=$guest_dir/kernel-sid
+
+has_sid_kernel() { [[ -s $sid_kernel_dir/source-package ]] && compgen -G "$sid_kernel_dir/usr/lib/modules/*/vmlinuz" >/dev/null; }
+
+# open_sid DIR: the lists of sid's packages there; in_sid DIR TOOL ARGUMENT...: apt-get or apt-cache that
+# knows these.
+open_sid() {
+    local archive
+    archive=$(find_archive "$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)") || return
+    make_sources_directory "$1" || return
+    printf 'deb %s sid main\n' "$archive" >"$1/sources.list"
+    in_sid "$1" apt-get update
+}
+
+in_sid() { with_sources_in "$@"; }
+
+# fetch_sid_kernel DIR: of the lists there; and notes the name of the package of its source.
+fetch_sid_kernel() {
+    local image parts package new=$sid_kernel_dir.new
+    image=$(in_sid "$1" apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    # It is an empty package that names those which have the kernel and its modules.
+    mapfile -t parts < <(in_sid "$1" apt-cache depends "$image" | sed -n 's/.*Depends: \(linux-\(base\|binary\|modules\)-[0-9].*\)/\1/p')
+    rm -rf "$new"
+    mkdir "$new" || return
+    in_sid "$1" apt-cache depends linux-source | sed -n 's/.*Depends: \(linux-source-[0-9].*\)/\1/p' | head -n 1 >"$new/source-package"
+    [[ $image && -s $new/source-package ]] || { echo "sid's lists name no kernel"; return 1; }
+    (cd "$1/packages" && rm -f ./*.deb && in_sid "$1" apt-get download "$image" "${parts[@]}") || return
+    for package in "$1"/packages/*.deb; do
+        dpkg -x "$package" "$new" || return
+    done
+    rm -rf "$sid_kernel_dir"
+    mv "$new" "$sid_kernel_dir"
+}
+
+download_sid_kernel() {
+    open_sid "$guest_dir/apt-sid" && fetch_sid_kernel "$guest_dir/apt-sid" || return
+    rm -rf "$guest_dir/apt-sid"
+}
+
+# use_sid_kernel: it takes the place of the other. Before prepare_guest, or for what packs its own.
+use_sid_kernel() {
+    guest_kernel_dir=$sid_kernel_dir
+    guest_initramfs=$guest_dir/initramfs-sid
+}
+
+# --- What the guest boots --------------------------------------------------------------------------
 
 # unpacked_module FILE: the ELF object of FILE.ko, .ko.xz, .ko.gz or .ko.zst on stdout.
 unpacked_module() {
@@ -59,6 +113,9 @@ unpacked_module() {
     esac
 }
 
+# module_file NAME: "" when the kernel has none of that name.
+module_file() { find "$modules_from/kernel" -name "${1//[-_]/[-_]}.ko*" | head -n 1; }
+
 # copy_module NAME: copies NAME and, before it, what it depends on into $modules_to, and appends
 # the names in loading order to its list. The package has no modules.dep (that is made when it is
 # installed), so the dependencies come from each module's own .modinfo section.
@@ -67,7 +124,7 @@ copy_module() {
     [[ " $modules_copied " == *" $name "* ]] && return 0
     modules_copied+=" $name"
     tr - _ <"$modules_from/modules.builtin" | grep -q "/$name\.ko$" && return 0
-    file=$(find "$modules_from/kernel" -name "${name//_/[-_]}.ko*" | head -n 1)
+    file=$(module_file "$name")
     [[ $file ]] || { echo "the kernel has no module $name"; return 1; }
     unpacked_module "$file" >"$modules_to/$name.ko" || return
     needs=$(tr '\0' '\n' <"$modules_to/$name.ko" | sed -n 's/^depends=//p' | head -n 1)
@@ -99,12 +156,14 @@ pack_initramfs() {
     for device in "$guest_source"/devices/*/; do
         install -m 644 "$device/guest.sh" "$tree/proofs/$(basename "$device").sh" || return
     done
-    modules_from=$guest_dir/kernel/lib/modules/$(guest_kernel_release)
+    modules_from=$(guest_modules) || return
     modules_to=$tree/modules
     for module in $(modules_of_guest); do
+        [[ $module != *\? || $(module_file "${module%?}") ]] || continue
+        module=${module%\?}
         copy_module "$module" || return
     done
-    pack_cpio "$tree" "$guest_dir/initramfs.new" && mv "$guest_dir/initramfs.new" "$guest_dir/initramfs"
+    pack_cpio "$tree" "$guest_initramfs.new" && mv "$guest_initramfs.new" "$guest_initramfs"
     local status=$?
     rm -rf "$tree"
     return "$status"
@@ -129,9 +188,12 @@ prepare_guest() {
     local inputs
     has_guest_downloads ||
         step "fetching the guest's kernel" "$root/build/log/guest-download.log" download_guest || return
+    if [[ $guest_kernel_dir == "$sid_kernel_dir" ]] && ! has_sid_kernel; then
+        step "fetching the kernel of sid" "$root/build/log/guest-sid-kernel.log" with_retries download_sid_kernel || return
+    fi
     inputs=$(initramfs_inputs)
-    if [[ ! -s $guest_dir/initramfs || $(cat "$guest_dir/initramfs.inputs" 2>/dev/null) != "$inputs" ]]; then
+    if [[ ! -s $guest_initramfs || $(cat "$guest_initramfs.inputs" 2>/dev/null) != "$inputs" ]]; then
         step "packing the guest" "$root/build/log/guest-pack.log" pack_initramfs || return
-        echo "$inputs" >"$guest_dir/initramfs.inputs"
+        echo "$inputs" >"$guest_initramfs.inputs"
     fi
 }

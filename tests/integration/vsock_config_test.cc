@@ -312,6 +312,31 @@ TEST_F(VsockConfigTest, GuestThatIsServedKeepsItsAddressAndItsSockets) {
     EXPECT_EQ(accepted.receive(5), "first");
 }
 
+TEST_F(VsockConfigTest, SocketsOfAPathThatIsNotNamedAnyMoreAreRemoved) {
+    const std::string both = section(7, "forward-cid = 1\n");
+    start(both);
+    const auto guest = start_guest(7);
+    const HostSocket host = HostSocket::connect_to(path("v7"), SOCK_STREAM);
+    host.send("CONNECT 9\n");
+    const auto request = guest->receive_event();
+    ASSERT_TRUE(request);
+    ASSERT_TRUE(guest->send_op(VIRTIO_VSOCK_OP_RESPONSE, 9, request->header.src_port));
+    EXPECT_TRUE(host.receive(3).starts_with("OK "));
+    std::string forwarded = both;
+    const std::string line = "uds-path = " + path("v7") + "\n";
+    forwarded.erase(forwarded.find(line), line.size());
+    reload(forwarded);
+    EXPECT_TRUE(
+        eventually([&] { return !fs::exists(path("v7")) && !fs::exists(path("v7_seqpacket")); }));
+    EXPECT_TRUE(fs::exists(path("s7")));
+    host.send("behind");
+    EXPECT_EQ(guest->receive_bytes(6), "behind");
+    reload(both);
+    EXPECT_TRUE(fs::exists(path("v7")));
+    HostSocket::connect_to(path("v7"), SOCK_STREAM).send("CONNECT 3\n");
+    EXPECT_EQ(guest->receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+}
+
 TEST_F(VsockConfigTest, SocketsOfAnAddedGuestAreRemovedAtTheEnd) {
     start(section(7));
     reload(section(7) + section(8));

@@ -102,6 +102,23 @@ TEST_P(VsockControlTest, CountsWhyConnectionsEnded) {
     EXPECT_EQ(socket.ended(0).count(), 2U);
 }
 
+TEST_P(VsockControlTest, CountsMalformedPackets) {
+    serve();
+    virtio_vsock_hdr header = guest().header(99, kGuestPort, kHostPort);
+    ASSERT_TRUE(guest().send(header));
+    ASSERT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
+    // There is nobody to answer.
+    const driver::Segment part{.address = guest().memory().allocate(64, 16).value(),
+                               .length = sizeof header - 1};
+    ASSERT_TRUE(guest().queue(1).transact(std::span(&part, 1), driver::after(testing::kPatience)));
+    const v1::SocketDevice socket = look();
+    ASSERT_EQ(socket.malformed_size(), 2);
+    EXPECT_EQ(socket.malformed(0).fault(), "too-short");
+    EXPECT_EQ(socket.malformed(0).count(), 1U);
+    EXPECT_EQ(socket.malformed(1).fault(), "operation");
+    EXPECT_EQ(socket.malformed(1).count(), 1U);
+}
+
 TEST_P(VsockControlTest, ShowsAHundredAndCountsTheRest) {
     serve();
     const HostSocket listener = HostSocket::listen_at(path_of(kHostPort), SOCK_STREAM, 200);

@@ -96,6 +96,30 @@ class VsockDaemonTest : public ::testing::Test {
     std::unique_ptr<VsockGuest> guest_;
 };
 
+TEST_F(VsockDaemonTest, KeeperThatStartsNoOtherRemovesTheSockets) {
+    auto arguments = usual();
+    arguments.insert(arguments.end(), {"--keeper=fork", "--keeper-restarts=0"});
+    start(arguments);
+    ASSERT_TRUE(daemon_->wait_complained("listening"));
+    kill_worker();
+    EXPECT_EQ(daemon_->wait(), Ended{.status = 1});
+    for (const char* name : {"s", "v", "v_seqpacket"}) {
+        EXPECT_FALSE(fs::exists(path(name))) << name;
+    }
+}
+
+TEST_F(VsockDaemonTest, KeeperThatPassesAHangupOnRemovesTheSockets) {
+    auto arguments = usual();
+    arguments.emplace_back("--keeper=fork");
+    start(arguments);
+    ASSERT_TRUE(daemon_->wait_complained("listening"));
+    daemon_->send_signal(SIGHUP);
+    EXPECT_EQ(daemon_->wait(), (Ended{.signal = SIGHUP}));
+    for (const char* name : {"s", "v", "v_seqpacket"}) {
+        EXPECT_FALSE(fs::exists(path(name))) << name;
+    }
+}
+
 TEST_F(VsockDaemonTest, ServesConnectionsOfBothSidesInItsSandbox) {
     serve();
     start_guest();

@@ -178,6 +178,26 @@ TEST_P(VsockSiblingRoomTest, OfMessagesIsFreeWhenTheOtherGuestHasTakenThem) {
     EXPECT_EQ(told(), 40'000U);
 }
 
+/// What is longer is refused by the guest's own kernel (EMSGSIZE), and breaks nothing.
+TEST_P(VsockSiblingRoomTest, MessageOfAllTheRoomArrivesWhole) {
+    // More than the kernel lets the devices' sockets have.
+    constexpr uint32_t kOthersRoom = 64'000'000;
+    options_.window_bytes_max = kOthersRoom;
+    serve_both(kGroupA, kGroupA, {.credit = kOthersRoom});
+    constexpr uint16_t kType = VIRTIO_VSOCK_TYPE_SEQPACKET;
+    ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST, kType)));
+    ASSERT_EQ(other().receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    ASSERT_TRUE(other().send(to_caller(VIRTIO_VSOCK_OP_RESPONSE, kType)));
+    const auto response = guest().receive_event();
+    ASSERT_TRUE(response);
+    const uint32_t room = response->header.buf_alloc;
+    ASSERT_GE(room, 256U * 1024);
+    ASSERT_LT(room, kOthersRoom);
+    send_data(room, kType, VIRTIO_VSOCK_SEQ_EOM);
+    expect_delivered(room);
+    EXPECT_EQ(ended(EndReason::kMessageTooLong), 0U);
+}
+
 /// The rest of a message may need all room that there is.
 TEST_P(VsockSiblingRoomTest, IsToldBitByBitInTheMidstOfAMessage) {
     open_small(VIRTIO_VSOCK_TYPE_SEQPACKET);

@@ -274,6 +274,9 @@ void append_socket_device(std::string& out, const v1::SocketDevice& socket) {
     for (const v1::SocketEnds& ends : socket.ended()) {
         append_row(out, "ended", fmt::format("{}: {}", ends.reason(), ends.count()));
     }
+    for (const v1::SocketFaults& faults : socket.malformed()) {
+        append_row(out, "malformed", fmt::format("{}: {}", faults.fault(), faults.count()));
+    }
     for (const v1::SocketConnection& connection : socket.shown()) {
         append_connection(out, connection);
     }

@@ -248,9 +248,10 @@ void Daemon::adopt_leftovers() {
     };
     for (const std::string& name : store_->names(kStorePrefix)) {
         // "outrigger.lKEY.file" of a front end, "outrigger.dKEY.NAME-file" of the device itself.
+        // What a device that is ours wanted of its own, it has taken by now.
         const std::string_view rest = std::string_view(name).substr(kStorePrefix.size());
         if (!name.ends_with("file") || (rest[0] != 'l' && rest[0] != 'd') ||
-            is_ours(rest.substr(1, rest.find('.') - 1))) {
+            (rest[0] == 'l' && is_ours(rest.substr(1, rest.find('.') - 1)))) {
             continue;
         }
         // The name is the socket's own, and not for whoever kept the file to say.

@@ -459,8 +459,8 @@ void Keeper::start_again() {
 
 /// A program that has ended by itself has removed its sockets, if it came so far.
 void Keeper::finish(int status) {
-    store_.remove_socket_files();
     store_.close();
+    store_.remove_socket_files();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
         control::answer_take_over(take_over_->asked_by, control::TakeOverOutcome::kUnchanged);

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "vhost-user-backend/daemon/descriptor_store.h"
+#include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/daemon/socket_file.h"
 
 namespace outrigger {
@@ -74,11 +77,28 @@ bool KeeperStore::give_all(int channel, std::string_view go) const {
 }
 
 void KeeperStore::close() {
-    closed_ = true;
+    if (!std::exchange(closed_, true)) {
+        find_device_sockets();
+    }
     std::erase_if(stored_, [this](const auto& item) {
         return std::ranges::none_of(
             socket_paths_, [&](const auto& socket) { return socket.file_name == item.first; });
     });
+}
+
+/// "outrigger.dKEY.NAME-file" is the file of the listening socket "outrigger.dKEY.NAME", which a
+/// device has beside those of front ends.
+void KeeperStore::find_device_sockets() {
+    constexpr std::string_view kSuffix = "-file";
+    for (const auto& [name, file] : stored_) {
+        if (!name.starts_with(std::string(kStorePrefix) + "d") || !name.ends_with(kSuffix)) {
+            continue;
+        }
+        const auto socket = stored_.find(name.substr(0, name.size() - kSuffix.size()));
+        if (socket != stored_.end()) {
+            socket_paths_.push_back({.path = bound_path(socket->second.get()), .file_name = name});
+        }
+    }
 }
 
 void KeeperStore::remove_socket_files() const {

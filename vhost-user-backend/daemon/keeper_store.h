@@ -48,11 +48,13 @@ class KeeperStore final {
     /// nothing is taken.
     void close();
 
-    /// Removes the socket files that a program made and did not remove, for when no other can any
-    /// more. By now somebody else's may be there.
+    /// Behind close(): removes the socket files that a program made and did not remove, for when no
+    /// other can any more. By now somebody else's may be there.
     void remove_socket_files() const;
 
   private:
+    void find_device_sockets();
+
     std::vector<KeeperSettings::SocketPath> socket_paths_;
     std::map<std::string, UniqueFd, std::less<>> stored_;
     std::set<std::string, std::less<>> removed_later_;

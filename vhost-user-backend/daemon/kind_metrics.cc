@@ -149,6 +149,17 @@ constexpr DeviceMetric kMetrics[] = {
                  }
              }
          }},
+    {.name = "outrigger_vsock_malformed_total",
+     .help = "Packets of the guest that break the rules of packets, by what is wrong",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_socket_device()) {
+                 const auto& b = device.socket_device();
+                 for (const v1::SocketFaults& faults : b.malformed()) {
+                     samples.add({{"fault", faults.fault()}}, faults.count());
+                 }
+             }
+         }},
     {.name = "outrigger_vsock_bytes_total",
      .help = "Bytes of payload",
      .collect =
