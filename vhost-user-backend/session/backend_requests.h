@@ -95,9 +95,7 @@ class BackendRequests final {
                            Frontend::OnDone on_done);
     void unmap_shared_memory(const SharedMemoryRange& range, Frontend::OnDone on_done);
 
-    void adopt_shared_memory(const SharedMemoryRange& range) {
-        shared_memory_.adopt(range);
-    }
+    void adopt_shared_memory(const SharedMemoryRange& range) { shared_memory_.adopt(range); }
 
   private:
     /// A message of which one is unanswered at a time.
