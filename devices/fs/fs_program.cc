@@ -138,6 +138,14 @@ constexpr std::array kOptions = {
                        "without it 1000000, or as many as the system allows",
                .number_min = 2048,
                .number_max = 1'073'741'816},
+    OptionSpec{.name = "inodes-max",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Let the guest know N files at a time, some 300 bytes each, where "
+                       "--inode-file-handles keeps a descriptor for few of them",
+               .default_value = "8388608",
+               .number_min = 64,
+               .number_max = 16'000'000},
 };
 
 /// The descriptor of each share's root, in the order of the devices: for Landlock.
@@ -261,6 +269,7 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.descriptors_max = limit > 2 * kOwnDescriptors ? limit - kOwnDescriptors : limit / 2;
     settings.budget = budget();
     settings.budget->set_max(settings.descriptors_max);
+    settings.inodes_max = values.number("inodes-max").value_or(settings.inodes_max);
     return settings;
 }
 

@@ -53,6 +53,40 @@ class FsBounds : public FsTest {
         return found;
     }
 
+    int ioctl_of(const OpenFile& file, uint32_t uid, unsigned long command, const auto& value) {
+        FuseRequest request;
+        request.opcode = FUSE_IOCTL;
+        request.nodeid = file.node;
+        request.uid = request.gid = uid;
+        request.room = sizeof(fuse_ioctl_out);
+        request.arguments = FuseArguments()
+                                .add(fuse_ioctl_in{.fh = file.fh,
+                                                   .flags = 0,
+                                                   .cmd = static_cast<uint32_t>(command),
+                                                   .arg = 0,
+                                                   .in_size = sizeof value,
+                                                   .out_size = 0})
+                                .add(value);
+        return error_of(request);
+    }
+
+    int set_flags(const OpenFile& file, uint32_t uid, int flags) {
+        return ioctl_of(file, uid, FS_IOC_SETFLAGS, flags);
+    }
+
+    /// By which quotas are counted.
+    int set_project(const OpenFile& file, uint32_t uid) {
+        fsxattr attributes{};
+        attributes.fsx_projid = 7;
+        return ioctl_of(file, uid, FS_IOC_FSSETXATTR, attributes);
+    }
+
+    [[nodiscard]] int flags_on_the_host(std::string_view name) const {
+        const UniqueFd fd(::open(in_share(name).c_str(), O_RDONLY | O_CLOEXEC));
+        int flags = 0;
+        return ::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags) == 0 ? flags : 0;
+    }
+
     void make_files() const {
         for (int i = 0; i < kFiles; ++i) {
             ASSERT_EQ(::mknod(in_share(numbered("f", i)).c_str(), S_IFREG | 0644, 0), 0);
@@ -79,6 +113,54 @@ TEST_F(FsBounds, OfTwoSharesEachFindsItsPartOfTheDescriptors) {
     EXPECT_GT(others, 500);
     EXPECT_LE(found + others, 2048);
     EXPECT_EQ(guest().call(ask::getattr(FUSE_ROOT_ID)).error(), 0);
+}
+
+// With handles no descriptor bounds them.
+TEST_F(FsBounds, AGuestKnowsAsManyFilesAsItMay) {
+    if (!has_handles()) {
+        GTEST_SKIP() << "this needs root, and a file system with handles";
+    }
+    make_files();
+    serve({.arguments = {"--inode-file-handles=mandatory", "--inodes-max=500"}});
+    // The root is one of them.
+    EXPECT_EQ(look_up_all(guest()), 499);
+    EXPECT_EQ(error_of(ask::mkdir(FUSE_ROOT_ID, "d")), ENFILE);
+    EXPECT_FALSE(std::filesystem::exists(in_share("d")));
+    EXPECT_EQ(error_of(ask::create(FUSE_ROOT_ID, "new", O_RDWR)), ENFILE);
+    EXPECT_FALSE(std::filesystem::exists(in_share("new")));
+    // What it knows is opened all the same, and what it forgets makes room.
+    const uint64_t known = node_of(numbered("f", 0));
+    EXPECT_EQ(error_of(ask::open(known, O_RDONLY)), 0);
+    const uint64_t forgotten = node_of(numbered("f", 1));
+    EXPECT_EQ(node_of(numbered("f", 499)), 0U);
+    (void)guest().submit(ask::forget(forgotten, 2));
+    EXPECT_TRUE(eventually([&] { return node_of(numbered("f", 499)) != 0; }));
+    EXPECT_EQ(node_of(numbered("f", 500)), 0U);
+}
+
+// Guests before Linux 5.13 pass the request on without a look at who asks.
+TEST_F(FsBounds, FlagsAreTheOwnersAndRootsToChange) {
+    if (::getuid() != 0) {
+        GTEST_SKIP() << "this needs root";
+    }
+    write_in_share("f", "x");
+    ASSERT_EQ(::chown(in_share("f").c_str(), 1000, 1000), 0);
+    serve();
+    const uint64_t node = node_of("f");
+    const OpenFile file = {.node = node,
+                           .fh = call(ask::open(node, O_RDONLY)).as<fuse_open_out>().fh};
+    // Those that it has stay: a file system may refuse to take some away.
+    const int flags = flags_on_the_host("f");
+    const int marked = flags | FS_NODUMP_FL;
+    if (set_flags(file, 0, marked) == ENOTTY) {
+        GTEST_SKIP() << "files here have no flags";
+    }
+    EXPECT_EQ(set_flags(file, 0, flags), 0);
+    EXPECT_EQ(set_flags(file, 1001, marked), EPERM);
+    EXPECT_EQ(set_project(file, 1001), EPERM);
+    EXPECT_EQ(flags_on_the_host("f"), flags);
+    EXPECT_EQ(set_flags(file, 1000, marked), 0);
+    EXPECT_EQ(flags_on_the_host("f"), marked);
 }
 
 TEST_F(FsBounds, AnOwnerWithAllLocksCanUnlockThem) {

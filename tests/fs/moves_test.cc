@@ -232,6 +232,23 @@ TEST_F(FsMovesLocks, LocksOfFlockGoAlong) {
     EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
 }
 
+// The kernel lets go of the shared lock before it finds that somebody else has one, too.
+TEST_F(FsMovesLocks, AFlockThatWasLostInATryDoesNotGoAlong) {
+    serve({.arguments = options_});
+    const OpenFile file = create("f", "0123456789");
+    const UniqueFd host(::open(in_share("f").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_EQ(::flock(host.get(), LOCK_SH | LOCK_NB), 0);
+    fuse_file_lock shared = kWholeFile;
+    shared.type = F_RDLCK;
+    ASSERT_EQ(lock(file, 1, shared, FUSE_LK_FLOCK), 0);
+    EXPECT_EQ(lock(file, 1, kWholeFile, FUSE_LK_FLOCK), EAGAIN);
+    EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0) << "this kernel keeps it";
+    EXPECT_EQ(::flock(host.get(), LOCK_UN), 0);
+    move(options_);
+    EXPECT_EQ(error_of(ask::getattr(file.node)), 0);
+    EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
+}
+
 // EINTR would be the error 512 for a program that nobody has interrupted.
 TEST_F(FsMovesLocks, WhoWaitsForALockWhenTheRingStopsIsTold) {
     serve({.arguments = options_});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 
 #include <gtest/gtest.h>
 
@@ -206,6 +207,24 @@ TEST_F(InodeHandlesTest, ThreadsThatOpenAndCloseFindTheirFiles) {
     two.join();
     EXPECT_EQ(wrong, 0);
     EXPECT_LE(open_inodes(), kOpenMax + 3);
+}
+
+TEST_F(InodeHandlesTest, APassingErrorDoesNotTakeHandlesFromAMount) {
+    write("f");
+    // Whoever starts when no descriptor is left has not seen the share's own mount yet.
+    rlimit limit{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
+    const UniqueFd next(::dup(share_->root_fd()));
+    const rlimit none{.rlim_cur = static_cast<rlim_t>(next.get()) + 1, .rlim_max = limit.rlim_max};
+    UniqueFd fd(::openat(share_->root_fd(), "f", O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    ASSERT_TRUE(fd.valid());
+    const auto status = stat_fd(fd.get(), STATX_BASIC_STATS | STATX_MNT_ID);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+    InodeHandles handles(HandlePolicy::kMandatory, *share_, inodes_, [] { return kOpenMax; });
+    const auto refused = handles.make(fd, key_of(*status), S_IFREG);
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
+    EXPECT_FALSE(refused.has_value());
+    EXPECT_TRUE(handles.make(fd, key_of(*status), S_IFREG).has_value());
 }
 
 TEST(InodeHandlesCheck, RefusesWhereFilesCannotBeOpenedByThem) {
