@@ -101,6 +101,7 @@ TEST_F(VsockDaemonTest, KeeperThatStartsNoOtherRemovesTheSockets) {
     arguments.insert(arguments.end(), {"--keeper=fork", "--keeper-restarts=0"});
     start(arguments);
     ASSERT_TRUE(daemon_->wait_complained("listening"));
+    start_guest();  // one that has served nobody yet ends otherwise
     kill_worker();
     EXPECT_EQ(daemon_->wait(), Ended{.status = 1});
     for (const char* name : {"s", "v", "v_seqpacket"}) {
