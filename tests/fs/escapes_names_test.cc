@@ -282,9 +282,10 @@ TEST_P(FsEscapes, Escape28ListingsShowNothingAbove) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Sandbox, FsEscapes, ::testing::Values("on", "none"), [](const auto& mode) {
-    return std::string(mode.param);
-});
+INSTANTIATE_TEST_SUITE_P(Sandbox,
+                         FsEscapes,
+                         ::testing::Values("standard", "strict", "log", "none"),
+                         [](const auto& mode) { return std::string(mode.param); });
 
 }  // namespace
 }  // namespace outrigger::testing

@@ -362,8 +362,14 @@ TEST_P(FsHostRaces, Escape50RenameWhileTheTargetBecomesALink) {
 
 constexpr auto kName = [](const auto& mode) { return std::string(mode.param); };
 
-INSTANTIATE_TEST_SUITE_P(Sandbox, FsHostEscapes, ::testing::Values("on", "none"), kName);
-INSTANTIATE_TEST_SUITE_P(Sandbox, FsHostRaces, ::testing::Values("on", "none"), kName);
+INSTANTIATE_TEST_SUITE_P(Sandbox,
+                         FsHostEscapes,
+                         ::testing::Values("standard", "strict", "log", "none"),
+                         kName);
+INSTANTIATE_TEST_SUITE_P(Sandbox,
+                         FsHostRaces,
+                         ::testing::Values("standard", "strict", "log", "none"),
+                         kName);
 
 }  // namespace
 }  // namespace outrigger::testing
