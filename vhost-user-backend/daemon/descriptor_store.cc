@@ -321,6 +321,7 @@ void DescriptorStore::give_up(std::string_view reason) {
 }
 
 void DescriptorStore::take_up() {
+    const std::lock_guard lock(mutex_);
     if (is_parent_ && given_up_.exchange(false)) {
         log(LogLevel::kInfo, "a process that is killed is replaced again");
         ++last_count_;
@@ -330,6 +331,7 @@ void DescriptorStore::take_up() {
 
 void DescriptorStore::notify_ready() {
     takes_over_ = false;
+    const std::lock_guard lock(mutex_);
     // systemd is told by the ServiceNotifier, with or without a store.
     if (is_parent_ && !send("READY=1")) {
         log(LogLevel::kWarning, "{}", error_from_errno("cannot tell the keeper").message);
@@ -353,6 +355,7 @@ DescriptorStore::Word DescriptorStore::take_word() {
 }
 
 void DescriptorStore::notify_left() {
+    const std::lock_guard lock(mutex_);
     (void)send("LEFT=1");  // else it waits, not long, and kills us
 }
 

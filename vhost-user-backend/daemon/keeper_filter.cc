@@ -130,6 +130,19 @@ void add_denials_by_flags(std::vector<SystemCallRule>& rules) {
                          .tests = {argument_lacks(each.index, each.needed)},
                          .error = EPERM});
     }
+    // Without MS_BIND it is the file system that is changed, for all who have it mounted.
+    rules.push_back(
+        {.name = "mount",
+         .tests = {ArgumentTest{.index = 3, .mask = MS_REMOUNT | MS_BIND, .value = MS_REMOUNT}},
+         .error = EPERM});
+    for (const uint64_t each : kNamespaces) {
+        if (each != CLONE_NEWNS) {
+            rules.push_back(
+                {.name = "unshare",
+                 .tests = {ArgumentTest{.index = 0, .mask = each | CLONE_NEWNS, .value = each}},
+                 .error = EPERM});
+        }
+    }
 }
 
 std::vector<SystemCallRule> denials(std::span<const std::string_view> needed) {

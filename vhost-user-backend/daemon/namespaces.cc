@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -24,6 +26,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int kFieldOfMountPoint = 5;  // in mountinfo, from 1
 constexpr unsigned long kMountFlags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 /// Where the new root is put together. It is everywhere, and nothing there is needed any more.
 constexpr const char* kPlace = "/proc";
@@ -96,6 +99,28 @@ uid_t overflow_user() {
 /// mount.
 bool keep_mounts_to_ourselves(const char* path) {
     return ::mount(nullptr, path, nullptr, MS_SLAVE | MS_REC, nullptr) == 0;
+}
+
+/// Does what is mounted below "/" spread? In a chroot "/" is no mount, and others would see us
+/// under other names. A copy of a private one would see nothing that the host mounts later, and
+/// hold what it unmounts.
+bool is_root_shared() {
+    std::ifstream mounts("/proc/self/mountinfo");
+    bool is_shared = false;  // by the last one that covers it
+    for (std::string line; std::getline(mounts, line);) {
+        std::istringstream fields(line);
+        std::string field;
+        for (int i = 0; i < kFieldOfMountPoint; ++i) {
+            fields >> field;
+        }
+        if (field == "/") {
+            is_shared = false;
+            while (fields >> field && field != "-") {
+                is_shared = is_shared || field.starts_with("shared:");
+            }
+        }
+    }
+    return is_shared;
 }
 
 /// The working directory becomes the root, and the old root goes; but a process that begins in a
@@ -193,12 +218,7 @@ Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan) {
 }
 
 void take_own_mounts() {
-    struct statx root {};
-
-    // In a chroot "/" is no mount: others would see us under other names, and mounts still spread.
-    const bool can_keep = ::statx(AT_FDCWD, "/", 0, STATX_TYPE, &root) == 0 &&
-                          (root.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
-    if (can_keep && ::unshare(CLONE_NEWNS) == 0) {
+    if (is_root_shared() && ::unshare(CLONE_NEWNS) == 0) {
         (void)keep_mounts_to_ourselves("/");
     }
 }

@@ -35,9 +35,9 @@ struct OwnNamespaces {
 /// cannot go on half way.
 [[nodiscard]] Result<OwnNamespaces> enter_own_namespaces(const NamespacePlan& plan);
 
-/// A process that may mount has mounts of its own from now on, where the system lets it: what it
-/// mounts, or who subverts it, the host does not see. What the host mounts still comes. Who has no
-/// right to mount has nothing to keep.
+/// A process that may mount has mounts of its own from now on, where the system lets it and the
+/// host's are shared, as systemd has them: what it mounts, or who subverts it, the host does not
+/// see. What the host mounts still comes. Who has no right to mount has nothing to keep.
 void take_own_mounts();
 
 }  // namespace outrigger

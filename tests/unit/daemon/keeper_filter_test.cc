@@ -61,6 +61,7 @@ TEST(KeeperFilter, LetsNobodyMakeNamespacesThatTheProgramDoesNotMake) {
     EXPECT_EQ(unshare(CLONE_FILES), EPERM);
     EXPECT_EQ(unshare(CLONE_FS | CLONE_NEWPID), EPERM);
     EXPECT_EQ(unshare(CLONE_NEWUSER), EPERM);
+    EXPECT_EQ(unshare(CLONE_FS | CLONE_NEWUSER), EPERM);
 }
 
 // Of a name that is not there: what passes the filter gets as far as that, or as its rights.
@@ -76,7 +77,10 @@ TEST(KeeperFilter, LetsNobodyMountButAsTheProgramMounts) {
     EXPECT_EQ(mount(MS_NOSUID | MS_NODEV | MS_NOEXEC), ENOENT);
     EXPECT_EQ(mount(MS_BIND | MS_REC), ENOENT);
     EXPECT_EQ(mount(MS_SLAVE | MS_REC), ENOENT);
+    EXPECT_EQ(mount(MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID), ENOENT);
     for (const unsigned long flags : {0UL,
+                                      static_cast<unsigned long>(MS_REMOUNT | MS_NOSUID),
+                                      static_cast<unsigned long>(MS_REMOUNT | MS_SLAVE),
                                       static_cast<unsigned long>(MS_REMOUNT),
                                       static_cast<unsigned long>(MS_MOVE),
                                       static_cast<unsigned long>(MS_SHARED | MS_REC),

@@ -54,6 +54,15 @@ bool can_write_map(uid_t user) {
     return file.good();
 }
 
+/// In mounts of its own: nothing of what follows spreads to the host. In a chroot "/" is no mount,
+/// and then that holds for the mount `path` alone, if there is one.
+bool keep_mounts(const char* path) {
+    const auto keep = [](const char* place) {
+        return ::mount(nullptr, place, nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+    };
+    return keep("/") || (path != nullptr && keep(path));
+}
+
 /// Runs `body` in namespaces of its own, where this system lets us make them: that is asked of the
 /// kernel, and not of what is tested. As ourselves and, as root, as another user.
 void expect_isolated(const NamespacePlan& plan,
@@ -77,7 +86,9 @@ void expect_isolated(const NamespacePlan& plan,
             const bool own = ::unshare(CLONE_NEWNS) == 0 ||
                              (::prctl(PR_SET_DUMPABLE, 1) == 0 &&
                               ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0 && can_write_map(user));
-            return own && ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0 ? kFine : 1;
+            return own && keep_mounts("/proc") && ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0
+                       ? kFine
+                       : 1;
         });
         const int ended = in_process_of_its_own([&] {
             const auto entered = begin() ? enter_own_namespaces(plan)
@@ -132,11 +143,16 @@ TEST(Namespaces, MountsOfTheHostComeAndNoneGoThere) {
     if (::geteuid() != 0 || kSanitized) {
         GTEST_SKIP() << "the host of this test mounts";
     }
+    const int possible = in_process_of_its_own(
+        [] { return ::unshare(CLONE_NEWNS) == 0 && keep_mounts(nullptr) ? kFine : 1; });
+    if (possible != kFine) {
+        GTEST_SKIP() << "no mounts here that the host of the machine would not see";
+    }
     std::string pattern = testing::TempDir() + "mounts-XXXXXX";
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     const fs::path folder = pattern;
     const int ended = in_process_of_its_own([&] {
-        if (::unshare(CLONE_NEWNS) != 0 ||
+        if (::unshare(CLONE_NEWNS) != 0 || !keep_mounts(nullptr) ||
             ::mount("none", folder.c_str(), "tmpfs", 0, nullptr) != 0 ||
             ::mount(nullptr, folder.c_str(), nullptr, MS_SHARED, nullptr) != 0 ||
             !fs::create_directory(folder / "from-host") ||
@@ -174,10 +190,30 @@ TEST(Namespaces, MountsOfTheHostComeAndNoneGoThere) {
         }
         return !is_isolated ? kLacking : stays ? WEXITSTATUS(status) : 5;
     });
-    const int possible =
-        in_process_of_its_own([] { return ::unshare(CLONE_NEWNS) == 0 ? kFine : 1; });
-    EXPECT_EQ(ended, possible == kFine ? kFine : 1);
+    EXPECT_EQ(ended, kFine);
     fs::remove_all(folder);
+}
+
+TEST(Namespaces, AKeeperTakesMountsOfItsOwnWhereTheHostsSpread) {
+    const auto take = [](unsigned long spread) {
+        return in_process_of_its_own([spread] {
+            if (::unshare(CLONE_NEWNS) != 0 || !keep_mounts(nullptr)) {
+                return 1;
+            }
+            if (::mount(nullptr, "/", nullptr, MS_REC | spread, nullptr) != 0) {
+                return 2;
+            }
+            const fs::path before = fs::read_symlink("/proc/self/ns/mnt");
+            take_own_mounts();
+            return fs::read_symlink("/proc/self/ns/mnt") != before ? kFine : kLacking;
+        });
+    };
+    const int where_private = take(MS_PRIVATE);
+    if (where_private == 1) {
+        GTEST_SKIP() << "no mounts here that the host of the machine would not see";
+    }
+    EXPECT_EQ(where_private, kLacking);
+    EXPECT_EQ(take(MS_SHARED), kFine);
 }
 
 // Whoever lets nobody look into it cannot write its own files in /proc.
