@@ -162,8 +162,8 @@ constexpr std::array kOptions = {
     OptionSpec{.name = "inodes-max",
                .kind = OptionKind::kNumber,
                .value_name = "N",
-               .help = "Let the guest know N files at a time, some 300 bytes each, where "
-                       "--inode-file-handles keeps a descriptor for few of them",
+               .help = "Let the guest know N files at a time, some 300 bytes each; without "
+                       "--inode-file-handles descriptors run out before that",
                .default_value = "8388608",
                .number_min = 64,
                .number_max = 16'000'000},

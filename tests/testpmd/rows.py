@@ -207,8 +207,8 @@ def run_row(setup, row):
     verdict, detail = "passed", ""
     try:
         detail = row.run(setup, work)
-    except Failure as failure:
-        verdict, detail = "failed", str(failure).replace("\t", " ").replace("\n", " ")
+    except (Failure, OSError, struct.error, subprocess.SubprocessError) as failure:
+        verdict, detail = "failed", f"{type(failure).__name__}: {failure}".replace("\t", " ").replace("\n", " ")
         logs = os.path.join(os.path.dirname(setup.root), "logs")
         os.makedirs(logs, exist_ok=True)
         for path in glob.glob(f"{work}/*.log"):
