@@ -77,7 +77,8 @@ class Testpmd:
 
     _PROMPT = b"testpmd> "
 
-    def __init__(self, root, work, devices, arguments, name="guest", cpus="0-1", buffers=16384):
+    def __init__(self, root, work, devices, arguments, name="guest", cpus=None, buffers=16384):
+        cpus = cpus or ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:2])
         libraries = glob.glob(f"{root}/usr/lib/*-linux-gnu")[0]
         drivers = glob.glob(f"{libraries}/dpdk/pmds-*")[0]
         self._log_path = f"{work}/testpmd-{name}.log"
