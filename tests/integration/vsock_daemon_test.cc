@@ -121,6 +121,19 @@ TEST_F(VsockDaemonTest, KeeperThatPassesAHangupOnRemovesTheSockets) {
     }
 }
 
+TEST_F(VsockDaemonTest, KeeperUnderNohupStillReplacesAKilledProcess) {
+    auto arguments = usual();
+    arguments.emplace_back("--keeper=fork");
+    daemon_ = std::make_unique<ChildProcess>(
+        program_,
+        ChildProcess::Options{.arguments = arguments, .descriptors = {}, .ignores_hangup = true});
+    ASSERT_TRUE(daemon_->wait_complained("listening"));
+    start_guest();
+    daemon_->send_signal(SIGHUP);
+    kill_worker();
+    EXPECT_TRUE(daemon_->wait_complained("starting it again"));
+}
+
 TEST_F(VsockDaemonTest, ServesConnectionsOfBothSidesInItsSandbox) {
     serve();
     start_guest();

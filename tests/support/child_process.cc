@@ -74,6 +74,8 @@ ChildProcess::ChildProcess(const std::string& program, const Options& options)
         for (size_t i = 0; i < options.descriptors.size(); ++i) {
             ::dup2(kOutOfTheWay + static_cast<int>(i), options.descriptors[i].second);
         }
+        // Whatever it is to whoever started the test.
+        ::signal(SIGHUP, options.ignores_hangup ? SIG_IGN : SIG_DFL);
         ::execv(argv[0], argv.data());
         ::_exit(127);
     }

@@ -27,6 +27,7 @@ class ChildProcess final {
         std::vector<std::string> arguments{};
         /// Descriptors that the child inherits: ours, and the number that it has there.
         std::vector<std::pair<int, int>> descriptors{};
+        bool ignores_hangup = false;  ///< as under nohup
     };
 
     ChildProcess(const std::string& program, const Options& options);

@@ -162,13 +162,7 @@ Result<void> Keeper::prepare() {
         const rlimit all{.rlim_cur = files_before_.rlim_max, .rlim_max = files_before_.rlim_max};
         (void)::setrlimit(RLIMIT_NOFILE, &all);
     }
-    sigset_t ours;
-    sigemptyset(&ours);
-    for (const int each : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR2}) {
-        sigaddset(&ours, each);
-    }
-    ::sigprocmask(SIG_BLOCK, &ours, &mask_before_);
-    signals_ = UniqueFd(::signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK));
+    signals_ = worker_process::take_signals(!settings_.config_path.empty(), mask_before_);
     if (!signals_.valid()) {
         return failure(error_from_errno("cannot wait for signals"));
     }

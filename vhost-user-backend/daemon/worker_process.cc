@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,6 +24,25 @@ bool pass(const char* variable, int fd) {
 }
 
 }  // namespace
+
+UniqueFd take_signals(bool hangup_is_wish, sigset_t& before) {
+    sigset_t ours;
+    sigemptyset(&ours);
+    for (const int each : {SIGCHLD, SIGTERM, SIGINT, SIGUSR2}) {
+        sigaddset(&ours, each);
+    }
+
+    // Under nohup a terminal that hangs up is to end nothing, and the program ignores it, too: what
+    // is blocked would come all the same.
+    struct sigaction hangup {};
+
+    ::sigaction(SIGHUP, nullptr, &hangup);
+    if (hangup_is_wish || hangup.sa_handler != SIG_IGN) {
+        sigaddset(&ours, SIGHUP);
+    }
+    ::sigprocmask(SIG_BLOCK, &ours, &before);
+    return UniqueFd(::signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK));
+}
 
 /// The keeper has one thread, so anything may be called.
 void become(const Program& program) {

@@ -12,6 +12,8 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 
+#include "vhost-user-backend/base/unique_fd.h"
+
 namespace outrigger::worker_process {
 
 /// What a child of the keeper becomes. Descriptors are borrowed.
@@ -28,6 +30,10 @@ struct Program {
 
 /// Behind fork(), in the child.
 [[noreturn]] void become(const Program& program);
+
+/// Blocks what the keeper is told by signals, and gives the descriptor from which they come, with
+/// the mask of before; not valid, with errno: it cannot. Is SIGHUP a wish of its own here?
+[[nodiscard]] UniqueFd take_signals(bool hangup_is_wish, sigset_t& before);
 
 /// A process that has ended is -1 here, which would mean every process to kill().
 inline void signal(pid_t pid, int signal_number) {
