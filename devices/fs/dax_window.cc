@@ -194,6 +194,7 @@ void DaxWindow::forget_all() {
         for (const OperationPtr& operation : std::exchange(waiting_, {})) {
             ended.emplace_back(std::move(operation->done), EIO);
         }
+        waiting_ranges_ = 0;
         is_to_open_again_ = false;
         count_descriptors();
     }
@@ -204,10 +205,12 @@ void DaxWindow::submit(OperationPtr operation) {
     Ended ended;
     {
         const std::lock_guard lock(mutex_);
-        if (waiting_.size() >= kWaitingMax) {
+        if (waiting_.size() >= kWaitingMax ||
+            operation->ranges.size() > kWaitingRangesMax - waiting_ranges_) {
             ended.emplace_back(std::move(operation->done), ENOMEM);
         } else {
             operation->epoch = epoch_;
+            waiting_ranges_ += operation->ranges.size();
             waiting_.push_back(std::move(operation));
             start_waiting(ended);
         }
@@ -246,6 +249,7 @@ void DaxWindow::start_waiting(Ended& ended) {
             return;
         }
         waiting_.pop_front();
+        waiting_ranges_ -= operation->ranges.size();
         operation->error = plan(*operation);
         active_.push_back(operation);
         go_on(operation, ended);

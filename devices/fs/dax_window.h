@@ -39,6 +39,8 @@ class DaxWindow final : public std::enable_shared_from_this<DaxWindow> {
     static constexpr size_t kPiecesMax = 32'768;
     /// Requests that wait for one before them.
     static constexpr size_t kWaitingMax = 65'536;
+    /// What those may name together; one request alone may come to a MiB of it.
+    static constexpr size_t kWaitingRangesMax = 262'144;
     /// Requests that are carried out at a time: far below what a session may have unanswered.
     static constexpr size_t kActiveMax = 32;
 
@@ -156,6 +158,7 @@ class DaxWindow final : public std::enable_shared_from_this<DaxWindow> {
     std::shared_ptr<Frontend> frontend_;
     Pieces pieces_;
     std::deque<OperationPtr> waiting_;
+    size_t waiting_ranges_ = 0;  // of those
     std::list<OperationPtr> active_;
     uint64_t epoch_ = 0;  // resets of the device
     bool is_to_open_again_ = false;

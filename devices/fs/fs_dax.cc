@@ -47,7 +47,7 @@ Result<DaxWindow::Source, Errno> FsServer::open_for_window(const fuse_setupmappi
     }
     const auto open = [&](int flags) { return share_.reopen(inode->fd.get(), inode->type, flags); };
     Result<UniqueFd, Errno> opened = failure(EACCES);
-    if (!is_writable && args.fh == kNoHandle &&
+    if (!is_writable && !settings_.read_only && args.fh == kNoHandle &&
         inode->writers.load(std::memory_order_relaxed) != 0) {
         // Writing is about to be asked for, and could not be had then without a moment in which the
         // guest sees nothing there.

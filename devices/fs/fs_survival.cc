@@ -186,6 +186,8 @@ void FsServer::open_window_again() {
     }
     window_->open_again([this](uint64_t node, bool writable) {
         const auto inode = inode_of(node);
+        // What the process before left may be made up.
+        writable = writable && !settings_.read_only;
         auto fd =
             inode && (*inode)->type == S_IFREG
                 ? share_.reopen((*inode)->fd.get(), (*inode)->type, writable ? O_RDWR : O_RDONLY)

@@ -245,6 +245,40 @@ TEST_F(DaxWindowTest, OnlySoManyAreAskedForAtATime) {
     }
 }
 
+// A guest's memory for all of them may be the same, ours is not.
+TEST_F(DaxWindowTest, OnlySoManyRangesWait) {
+    constexpr size_t kEach = 65'536;
+    window_ = std::make_shared<DaxWindow>(2 * kEach * page());
+    window_->use(frontend_);
+    const auto slow = map(0, 1);
+    std::vector<DaxWindow::Range> every_second;
+    for (size_t i = 0; i < kEach; ++i) {
+        every_second.push_back({.offset = 2 * i * page(), .bytes = page()});
+    }
+    const auto remove = [&] {
+        auto outcome = std::make_shared<std::optional<Errno>>();
+        window_->unmap(every_second, [outcome](Errno error) { *outcome = error; });
+        return outcome;
+    };
+    std::vector<Outcome> waiting;
+    for (size_t i = 0; i < DaxWindow::kWaitingRangesMax / kEach; ++i) {
+        waiting.push_back(remove());
+        ASSERT_FALSE(waiting.back()->has_value()) << i;
+    }
+    EXPECT_EQ(*remove(), ENOMEM);
+    EXPECT_EQ(frontend_->answer(), "+0/1");
+    EXPECT_EQ(frontend_->answer(), "-0/1");
+    for (const auto& outcome : waiting) {
+        EXPECT_EQ(*outcome, 0);
+    }
+    EXPECT_EQ(*remove(), 0);
+    const auto again = map(0, 1);
+    const auto dropped = remove();
+    window_->forget_all();
+    EXPECT_EQ(*dropped, EIO);
+    EXPECT_EQ(*remove(), 0) << "nothing is counted any more";
+}
+
 // --- Records -----------------------------------------------------------------------------------
 
 class DaxRecordsTest : public DaxWindowTest {
