@@ -116,6 +116,7 @@ struct Connection {
     bool message_over = false;  ///< it has gone, and is to be dropped from the socket
 
     std::chrono::steady_clock::time_point dial_until{};
+    std::chrono::milliseconds dial_delay = kDialRetry;
 
     std::optional<Deadlines::iterator> deadline{};
     ListHook<Connection> control_hook{};

@@ -84,6 +84,9 @@ class ReceiveWindow final {
         bytes_ = std::min(bytes_, bytes_max_);
     }
 
+    /// So much, within the limit, before the guest is told of any.
+    void begin_with(uint32_t bytes) { bytes_ = std::min(bytes, bytes_max_); }
+
     /// So many of them have reached the host's socket.
     void note_written(uint32_t bytes) { written_ += bytes; }
 

@@ -26,6 +26,9 @@ namespace {
 /// Programs let in before anybody else has a turn.
 constexpr int kAcceptsMax = 16;
 constexpr int kPortAttemptsMax = 1 << 12;
+/// What a program that is sent away may have said, and is read for it.
+constexpr size_t kSaidBytesMax = 64 * 1024;
+constexpr int kSaidReadsMax = 16;
 
 void watch_listener(int epoll, int fd, bool on, uint64_t what) {
     epoll_event event{};
@@ -53,21 +56,26 @@ bool VsockEngine::watch_listeners() {
     return added;
 }
 
-/// Until the guest's driver is up, and while there is no room, programs wait in the kernel's
-/// backlog, which is bounded.
+/// Until the guest's driver is up, and while there is no room, programs of the host wait in the
+/// kernel's backlog, which is bounded.
 void VsockEngine::update_listeners() {
-    const bool listens = receive_ != nullptr && transmit_ != nullptr && !accept_pauses_ &&
-                         !table_.is_full() && greetings_ < kGreetingsMax;
-    if (listens != listening_) {
-        listening_ = listens;
+    const bool runs = receive_ != nullptr && transmit_ != nullptr;
+    const bool takes_forwards = runs && !accept_pauses_ && !table_.is_full();
+    const bool listens = takes_forwards && greetings_ < kGreetingsMax;
+    if (std::exchange(listening_, listens) != listens) {
         watch_listener(epoll_.get(), listeners_.stream.fd.get(), listens, kStreamListener);
         watch_listener(epoll_.get(), listeners_.seqpacket.fd.get(), listens, kSeqpacketListener);
-        watch_listener(epoll_.get(), self_->mailbox_fd(), listens, kMailbox);
+    }
+    if (std::exchange(takes_forwards_, takes_forwards) != takes_forwards) {
         for (size_t i = 0; i < listeners_.forwards.size(); ++i) {
-            watch_listener(epoll_.get(), listeners_.forwards[i].get(), listens, kForwardLast - i);
+            watch_listener(
+                epoll_.get(), listeners_.forwards[i].get(), takes_forwards, kForwardLast - i);
         }
     }
-    const bool runs = receive_ != nullptr && transmit_ != nullptr;
+    // Calls of other guests are answered at once, also where there is no room for them.
+    if (std::exchange(takes_calls_, runs) != runs) {
+        watch_listener(epoll_.get(), self_->mailbox_fd(), runs, kMailbox);
+    }
     is_returning_ = is_returning_ && !runs;
     self_->set_up(runs || is_returning_);
 }
@@ -190,7 +198,7 @@ void VsockEngine::take_host_port(Connection& connection, uint32_t guest_port) {
 
 /// Programs of the host that are connected already, as AF_VSOCK sees it, to a port of the guest.
 void VsockEngine::accept_forwarded(size_t listener) {
-    for (int i = 0; i < kAcceptsMax && listening_; ++i) {
+    for (int i = 0; i < kAcceptsMax && takes_forwards_; ++i) {
         UniqueFd socket = accept_from(listeners_.forwards[listener].get());
         if (!socket.valid()) {
             return;
@@ -242,10 +250,14 @@ bool VsockEngine::take_whole(Connection& connection, size_t bytes) {
 /// Of a program that the guest knows nothing of.
 void VsockEngine::drop_client(Connection& connection, EndReason reason) {
     note_end(reason, "a program that connected to " + options_.uds_path);
-    // So that it sees the end, and no error because of what it said.
-    std::array<std::byte, kHybridLineBytesMax> said{};
+    // So that it sees the end, and no error because of what it said, as long as that is no book.
+    std::array<std::byte, kSaidBytesMax / kSaidReadsMax> said{};
     constexpr bool kPeek = false;
-    (void)receive_bytes(connection.socket.get(), said, kPeek);
+    for (int i = 0; i < kSaidReadsMax; ++i) {
+        if (receive_bytes(connection.socket.get(), said, kPeek) <= 0) {
+            break;
+        }
+    }
     destroy(connection);
 }
 
@@ -258,8 +270,8 @@ void VsockEngine::confirm_to_client(Connection& connection) {
         mark_readable(connection);
         return;
     }
-    // Another guest's device waits for one byte, whatever it is.
-    std::string line = connection.is_of_sibling() ? "+" : make_ok_line(connection.key.peer_port);
+    std::string line = connection.is_of_sibling() ? std::string(1, kSiblingAccepts)
+                                                  : make_ok_line(connection.key.peer_port);
     clear_deadline(connection);
     connection.phase = Phase::kOpen;
     iovec piece{.iov_base = line.data(), .iov_len = line.size()};
@@ -331,7 +343,8 @@ void VsockEngine::dial_host(Connection& connection) {
             return;
         case DialOutcome::kBusy:
             if (std::chrono::steady_clock::now() < connection.dial_until) {
-                set_deadline(connection, kDialRetry);
+                set_deadline(connection, connection.dial_delay);
+                connection.dial_delay = std::min(2 * connection.dial_delay, kDialRetryMax);
                 return;
             }
             break;

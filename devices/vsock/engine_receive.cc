@@ -302,7 +302,14 @@ VsockEngine::Filled VsockEngine::fill_stream(Connection& connection) {
         // Told once, and before the bytes that came before: these come next.
         connection.host_was_reset = true;
     }
+    const bool had_room = landing_room_ > 0;
     finish_landings(connection, count > 0 ? static_cast<size_t>(count) : 0);
+    if (had_room && (count == 0 || os_error == EAGAIN)) {
+        // The kernel counts a byte that it does not give: of a process before that took the socket
+        // without SO_OOBINLINE.
+        on_nothing_left(connection, count == 0);
+        return Filled::kYes;
+    }
     if (os_error != 0 && os_error != EAGAIN && os_error != EINTR && os_error != ECONNRESET) {
         end(connection, EndReason::kHostError);
         return Filled::kNothing;
@@ -317,6 +324,17 @@ VsockEngine::Filled VsockEngine::fill_stream(Connection& connection) {
         readable_.remove(connection);
     }
     return Filled::kYes;
+}
+
+/// What else comes is told by an event of its own.
+void VsockEngine::on_nothing_left(Connection& connection, bool is_end) {
+    connection.readable = false;
+    readable_.remove(connection);
+    if (is_end) {
+        const ConnectionId id = connection.id;
+        on_host_ended(connection);
+        commit_if_there(id);
+    }
 }
 
 /// Takes buffers with room for `bytes` more, or as much as there are. False: there is none.
@@ -397,13 +415,7 @@ void VsockEngine::on_nothing_readable(Connection& connection) {
         end(connection, errno == ECONNRESET ? EndReason::kHostReset : EndReason::kHostError);
         return;
     }
-    connection.readable = false;
-    readable_.remove(connection);
-    if (seen == 0) {
-        const ConnectionId id = connection.id;
-        on_host_ended(connection);
-        commit_if_there(id);
-    }
+    on_nothing_left(connection, seen == 0);
 }
 
 /// All that the host sent has gone to the guest; the other direction goes on, unless the host has
@@ -444,16 +456,11 @@ bool VsockEngine::fetch_message(Connection& connection) {
             end(connection, errno == ECONNRESET ? EndReason::kHostReset : EndReason::kHostError);
             return false;
         }
-        connection.readable = false;
-        readable_.remove(connection);
+        on_nothing_left(connection, false);
         return false;
     }
     if (next->is_end) {
-        connection.readable = false;
-        readable_.remove(connection);
-        const ConnectionId id = connection.id;
-        on_host_ended(connection);
-        commit_if_there(id);
+        on_nothing_left(connection, true);
         return false;
     }
     const size_t prefix = connection.is_of_sibling() ? sizeof(SiblingMessageFlags) : 0;

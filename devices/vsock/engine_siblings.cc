@@ -17,6 +17,18 @@ namespace {
 /// Calls taken before anybody else has a turn.
 constexpr int kCallsMax = 16;
 
+/// Above kSiblingAccepts.
+constexpr uint8_t kFirstReason = 128;
+
+std::byte answer_of(EndReason reason) {
+    return std::byte(kFirstReason + static_cast<uint8_t>(reason));
+}
+
+EndReason reason_of(std::byte answer) {
+    const auto number = static_cast<size_t>(answer) - kFirstReason;
+    return number < kEndReasonCount ? static_cast<EndReason>(number) : EndReason::kGuestRefused;
+}
+
 }  // namespace
 
 /// Of an earlier process, whose rules may have been others.
@@ -55,7 +67,7 @@ void VsockEngine::call_sibling(Connection& connection) {
     }
     auto ends = Sibling::make_ends(connection.key.type);
     if (!ends) {
-        end(connection, EndReason::kSiblingDown);
+        end(connection, EndReason::kNoDescriptors);
         return;
     }
     adopt(connection, std::move(ends->caller));
@@ -83,9 +95,11 @@ void VsockEngine::call_sibling(Connection& connection) {
     watch_socket(connection);
 }
 
-/// One byte: the other guest has accepted. The end: it has not.
+/// One byte: the other guest has accepted, or why its device did not ask it. The end: it has not.
 void VsockEngine::on_sibling_answer(Connection& connection) {
-    const ssize_t count = look_for_byte(connection.socket.get());
+    std::byte answer{};
+    constexpr bool kPeek = true;
+    const ssize_t count = receive_bytes(connection.socket.get(), std::span(&answer, 1), kPeek);
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) {
         return;
     }
@@ -93,6 +107,11 @@ void VsockEngine::on_sibling_answer(Connection& connection) {
         end(connection, EndReason::kGuestRefused);
         return;
     }
+    if (answer != std::byte{kSiblingAccepts}) {
+        end(connection, reason_of(answer));
+        return;
+    }
+    fit_messages(connection);
     open_to_socket(connection);
     if (!take_whole(connection, 1)) {
         end(connection, EndReason::kGuestRefused);
@@ -105,35 +124,48 @@ void VsockEngine::on_sibling_answer(Connection& connection) {
 
 /// Other guests call this one.
 void VsockEngine::take_calls() {
-    for (int i = 0; i < kCallsMax && listening_; ++i) {
+    for (int i = 0; i < kCallsMax && takes_calls_; ++i) {
         std::optional<SiblingCall> call = self_->next_call();
         if (!call) {
             return;
         }
-        // A call that is not taken up closes its end, which is the answer. It may have been left by
-        // an earlier process, with other rules.
-        const std::shared_ptr<Sibling> caller = Sibling::find(call->from_cid);
-        if (caller == nullptr || !self_->lets_in(*caller, call->to_port)) {
-            note_end(EndReason::kRuleWithdrawn,
+        // A call that is not taken up closes its end, which is the answer.
+        if (const auto reason = take_call(*call)) {
+            note_end(*reason,
                      fmt::format("{}:{} to port {} of the guest",
                                  call->from_cid,
                                  call->from_port,
                                  call->to_port));
-        } else if (call->socket.valid() &&
-                   (call->type == SocketType::kStream ? types_.stream : types_.seqpacket)) {
-            take_call(*std::move(call));
+            if (call->socket.valid()) {
+                const std::byte why = answer_of(*reason);
+                (void)send_bytes(call->socket.get(), std::span(&why, 1));
+            }
         }
         self_->drop_call();
     }
 }
 
-void VsockEngine::take_call(SiblingCall call) {
+/// Why not, or nothing: it is taken up.
+std::optional<EndReason> VsockEngine::take_call(SiblingCall& call) {
+    const std::shared_ptr<Sibling> caller = Sibling::find(call.from_cid);
+    if (caller == nullptr || !self_->lets_in(*caller, call.to_port)) {
+        return EndReason::kRuleWithdrawn;  // it was left by an earlier process
+    }
+    if (!call.socket.valid()) {
+        return EndReason::kNoDescriptors;
+    }
+    if (!(call.type == SocketType::kStream ? types_.stream : types_.seqpacket)) {
+        return EndReason::kTypeNotNegotiated;
+    }
+    if (table_.is_full()) {
+        return EndReason::kTooManyConnections;
+    }
     const ConnectionKey key{.peer_cid = call.from_cid,
                             .peer_port = call.from_port,
                             .guest_port = call.to_port,
                             .type = call.type};
     if (table_.find(key) != nullptr) {
-        return;  // the last connection of that pair is not over here
+        return EndReason::kPortsInUse;
     }
     Connection& connection = begin_connection();
     const ConnectionId id = connection.id;
@@ -142,11 +174,13 @@ void VsockEngine::take_call(SiblingCall call) {
     adopt(connection, std::move(call.socket));
     connection.link = call.link;
     join_sibling(connection, LinkSide::kCalled);
+    fit_messages(connection);
     set_deadline(connection, kGuestAnswerMax);
     update_listeners();
     owe(connection, kPendingRequest);
     watch_socket(connection);
     commit_if_there(id);
+    return std::nullopt;
 }
 
 // --- Room --------------------------------------------------------------------------------------
@@ -168,6 +202,15 @@ void VsockEngine::join_sibling(Connection& connection, LinkSide side) {
     (void)connection.from_guest.grow_to(connection.sibling.room_there());
     if (connection.guest_deaf) {
         connection.sibling.tell_deaf();
+    }
+}
+
+/// A message goes to the other guest as a whole: this one, which is yet to be told of its window,
+/// may send none that has no room there. That is what the other's buffer is now; a guest that makes
+/// it smaller later may lose the connection.
+void VsockEngine::fit_messages(Connection& connection) {
+    if (!connection.is_stream() && connection.sibling.valid()) {
+        connection.from_guest.begin_with(connection.sibling.room_there());
     }
 }
 

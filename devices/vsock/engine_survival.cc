@@ -45,6 +45,13 @@ void VsockEngine::set_flag(uint32_t flag, bool on) {
     commit_numbers();
 }
 
+void VsockEngine::note_stopped(uint16_t queue, uint32_t base) {
+    Numbers& numbers = ledger_.numbers();
+    numbers.stopped_at[queue] = base;
+    numbers.flags &= ~(kNumberRuns << queue);
+    commit_numbers();
+}
+
 // --- Sockets -----------------------------------------------------------------------------------
 
 /// Before the ledger says that the connection has it.
@@ -270,8 +277,11 @@ void VsockEngine::resume_phase(Connection& connection) {
         return;
     }
     const ConnectionId id = connection.id;
-    if (connection.message_over) {
+    if (connection.message_over && connection.phase == Phase::kOpen && !connection.is_stream()) {
         drop_from_socket(connection);
+    }
+    if (!connection.socket.valid()) {
+        return;  // it was not as the ledger says
     }
     watch_socket(connection);
     if (table_.find(id) == nullptr) {

@@ -9,7 +9,9 @@ namespace outrigger::vsock {
 /// The host's program has a full backlog: Linux's guests wait two seconds for a connection, so they
 /// are told a little before.
 inline constexpr auto kDialMax = std::chrono::milliseconds(1500);
+/// It is tried again so long behind the first time, and then twice as long each time.
 inline constexpr auto kDialRetry = std::chrono::milliseconds(10);
+inline constexpr auto kDialRetryMax = std::chrono::milliseconds(160);
 
 /// From REQUEST to the guest's RESPONSE.
 inline constexpr auto kGuestAnswerMax = std::chrono::milliseconds(5000);
@@ -27,6 +29,9 @@ inline constexpr auto kTryAgain = std::chrono::milliseconds(10);
 /// for that, it is asked: first so long behind the last answer, then twice as long each time.
 inline constexpr auto kQuestionDelay = std::chrono::milliseconds(1);
 inline constexpr auto kQuestionDelayMax = std::chrono::milliseconds(256);
+
+/// Between two looks whether the driver has taken in that its connections are gone.
+inline constexpr auto kNewsTick = std::chrono::milliseconds(2);
 
 /// When the process has no descriptors left.
 inline constexpr auto kAcceptPause = std::chrono::milliseconds(100);

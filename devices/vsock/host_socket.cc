@@ -144,9 +144,12 @@ bool listens_at_vsock(int socket, uint32_t port) {
 
 void prepare_connection(int socket, SocketType type) {
     (void)::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof kSendBufferBytes);
-    if (type == SocketType::kSeqpacket) {
+    const int on = 1;
+    if (type == SocketType::kStream) {
+        // A byte that was sent out of band then comes in its place.
+        (void)::setsockopt(socket, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on);
+    } else {
         // Each message then brings its sender along, and the end of all does not.
-        const int on = 1;
         (void)::setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof on);
     }
 }

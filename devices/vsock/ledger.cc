@@ -17,7 +17,7 @@ namespace outrigger::vsock {
 namespace {
 
 /// "OUTRVSK" and the version of this layout.
-constexpr uint64_t kMagic = 0x4f55'5452'5653'4b04;
+constexpr uint64_t kMagic = 0x4f55'5452'5653'4b05;
 
 /// The system may have larger ones; what is put back to it begins where those do.
 constexpr size_t kPage = 4096;
@@ -46,7 +46,7 @@ struct ResetBytes {
 
 static_assert(sizeof(ResetBytes) == 24);
 static_assert(sizeof(ConnectionRecord) == 88);
-static_assert(sizeof(Numbers) == 48);
+static_assert(sizeof(Numbers) == 64);
 
 /// The reader comes when this process is dead: the compiler alone must keep to the order.
 void in_order() {

@@ -18,6 +18,7 @@
 /// looked at.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -101,12 +102,17 @@ struct Numbers {
     // Bytes of a connection's socket are in the next receive buffers, which lack their headers:
     uint32_t landed_slot = kNoSlot;
     uint32_t landed_bytes = 0;
+    /// Where each queue was stopped last, as SET_VRING_BASE says it.
+    std::array<uint32_t, 3> stopped_at{};
+    uint32_t unused = 0;
 };
 
 /// The driver is to be told that all connections are gone.
 inline constexpr uint32_t kNumberResetIsDue = 1;
 /// Queue n has run since the last reset: 2 << n.
 inline constexpr uint32_t kNumberHasRun = 2;
+/// Queue n runs: 16 << n. When a process finds that, it goes on with the queue.
+inline constexpr uint32_t kNumberRuns = 16;
 
 /// What a system call was about to do.
 enum class TransferKind : uint32_t {

@@ -104,6 +104,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, FIONREAD)}},
     {.name = "ioctl", .tests = {argument_is(1, SIOCOUTQ)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
+    {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_OOBINLINE)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_PASSCRED)}},
 };
 

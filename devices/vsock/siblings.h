@@ -73,6 +73,9 @@ struct SiblingEnds {
 using SiblingMessageFlags = uint8_t;
 inline constexpr SiblingMessageFlags kSiblingEndOfRecord = 1;
 
+/// The first byte from the called guest's device: that guest has accepted.
+inline constexpr char kSiblingAccepts = '+';
+
 /// A guest that may be called. Any thread, where a member does not say otherwise.
 class Sibling final {
   public:

@@ -37,6 +37,8 @@ constexpr std::array<Words, kEndReasonCount> kWords{{
     {"sibling-down", "the other guest takes no calls now"},
     {"host-slow", "the host's program does not take what the guest sent before it closed"},
     {"rule-withdrawn", "no rule lets the one guest call the other any more"},
+    {"ports-in-use", "the last connection of these ports has not ended there"},
+    {"no-descriptors", "the process has no descriptors left"},
 }};
 
 }  // namespace

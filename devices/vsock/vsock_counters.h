@@ -38,9 +38,11 @@ enum class EndReason : uint8_t {
     kSiblingDown,         ///< the other guest's driver is not there, or its device takes no calls
     kHostSlow,            ///< the guest has gone, and the host's program does not take what it sent
     kRuleWithdrawn,       ///< rules of guests that may call one another were changed
+    kPortsInUse,          ///< the called guest's side has yet to end the last one of those ports
+    kNoDescriptors,       ///< the process may open no more
 };
 
-inline constexpr size_t kEndReasonCount = 24;
+inline constexpr size_t kEndReasonCount = 26;
 
 /// A clause for logs: "nothing listens there".
 [[nodiscard]] std::string_view describe(EndReason reason);

@@ -31,8 +31,17 @@ constexpr uint32_t kFreshPacked = 0x8000'8000;
 /// told by it that the old ones are gone: front ends start queues one after the other.
 constexpr auto kEventQueueGrace = std::chrono::milliseconds(100);
 
+/// And how long for a driver with an event queue, which has to give a buffer for the event, and
+/// then another when it has taken it in.
+constexpr auto kEventBufferGrace = std::chrono::milliseconds(1000);
+constexpr auto kEventTakenGrace = std::chrono::milliseconds(1000);
+
 constexpr uint32_t has_run(uint16_t queue) {
     return kNumberHasRun << queue;
+}
+
+constexpr uint32_t runs(uint16_t queue) {
+    return kNumberRuns << queue;
 }
 
 }  // namespace
@@ -42,7 +51,6 @@ Result<void> VsockDevice::open(DeviceKeeper* keeper) {
     HostListeners listeners = OUTRIGGER_TRY(open_listeners(options_, keeper));
     engine_ =
         OUTRIGGER_TRY(VsockEngine::create(options_, std::move(listeners), std::move(keeping)));
-    goes_on_.fill(engine_->goes_on());
     return {};
 }
 
@@ -77,21 +85,21 @@ void VsockDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 
 /// A driver that has begun anew, without a reset that we were told of (a front end may stop and
 /// start the rings of a machine that reboots, and say no more), has a ring at its beginning where
-/// one had run and did not stand there when it was stopped: positions come round. (If a machine
-/// reboots just then, its new driver answers packets of the connections before by RST.) The event
-/// queue stands at its beginning until there is an event.
+/// one had run and did not stand there when it was stopped, if by another process: positions come
+/// round. (If a machine reboots just then, its new driver answers packets of the connections before
+/// by RST.)
 bool VsockDevice::is_of_new_driver(QueueIndex index, const Virtqueue& queue) const {
     const uint32_t fresh = queue.config().packed ? kFreshPacked : kFreshSplit;
     const uint16_t number = to_number(index);
     return engine_->has_flag(has_run(number)) && queue.base().raw == fresh &&
-           (number == kEvent || stopped_at_[number] != fresh);
+           engine_->stopped_at(number) != fresh;
 }
 
 /// Is the first queue that starts another driver's, or has the driver connections that are gone?
+/// (The event queue cannot tell: it stands at its beginning until there is an event.)
 void VsockDevice::look_for_new_driver(QueueIndex index, const Virtqueue& queue) {
-    if (std::exchange(goes_on_[to_number(index)], false) &&
-        engine_->has_flag(has_run(to_number(index)))) {
-        return;
+    if (engine_->has_flag(runs(to_number(index)))) {
+        return;  // a process was killed while it ran
     }
     if (is_of_new_driver(index, queue)) {
         forget_connections();
@@ -111,15 +119,13 @@ void VsockDevice::forget_runs() {
 
 Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     const uint16_t number = to_number(index);
-    if (running_ == 0) {
+    if (number != kEvent && !carries_packets()) {
         look_for_new_driver(index, queue);
         engine_->attach(worker.loop());
     }
-    goes_on_[number] = false;
     note_event_published();
-    ++running_;
     queues_[number] = &queue;
-    engine_->set_flag(has_run(number), true);
+    engine_->set_flag(has_run(number) | runs(number), true);
     engine_->set_types({.stream = stream_, .seqpacket = seqpacket_});
     switch (number) {
         case kReceive:
@@ -131,12 +137,19 @@ Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker
         default:
             break;
     }
-    if (engine_->has_flag(kNumberResetIsDue)) {
+    if (engine_->has_flag(kNumberResetIsDue) && carries_packets()) {
         // Not every front end has us run the event queue: then the guest finds out by itself.
         const bool has_events = queues_[kEvent] != nullptr;
-        engine_->hold_news(has_events ? std::nullopt : std::optional(kEventQueueGrace));
+        engine_->hold_news(has_events ? kEventBufferGrace : kEventQueueGrace);
+        if (has_events) {
+            queues_[kEvent]->request_processing();
+        }
     }
     return {};
+}
+
+bool VsockDevice::carries_packets() const {
+    return queues_[kReceive] != nullptr || queues_[kTransmit] != nullptr;
 }
 
 /// The worker publishes what a queue has completed before it looks at another one, or stops it. A
@@ -170,7 +183,7 @@ QueueProgress VsockDevice::send_events() {
         }
         return QueueProgress::kDrained;
     }
-    if (!engine_->has_flag(kNumberResetIsDue)) {
+    if (!engine_->has_flag(kNumberResetIsDue) || !carries_packets()) {
         return QueueProgress::kWaiting;
     }
     std::optional<DescriptorChain> chain = queue.pop();
@@ -181,8 +194,13 @@ QueueProgress VsockDevice::send_events() {
     const size_t written = writer.write(std::as_bytes(std::span(&kTransportReset, 1)));
     chain->complete(static_cast<uint32_t>(written));
     event_is_sent_ = true;
-    engine_->release_news();
     engine_->note_transport_reset();
+    // Linux takes in the event and its packets in any order, and ends all connections that are
+    // there by then: those of packets that came after the event, too. It gives the buffer back when
+    // that is done.
+    engine_->hold_news(kEventTakenGrace, [this, before = queue.available_count()] {
+        return queues_[kEvent] == nullptr || queues_[kEvent]->available_count() > before;
+    });
     return QueueProgress::kWaiting;
 }
 
@@ -197,12 +215,14 @@ void VsockDevice::stop_queue(QueueIndex index, std::move_only_function<void()> d
             engine_->set_transmit_queue(nullptr);
             break;
         default:
-            engine_->release_news();
+            if (carries_packets()) {
+                engine_->release_news();
+            }
             break;
     }
-    stopped_at_[number] = queues_[number]->base().raw;
+    engine_->note_stopped(number, queues_[number]->base().raw);
     queues_[number] = nullptr;
-    if (--running_ == 0) {
+    if (number != kEvent && !carries_packets()) {
         engine_->detach();
     }
     // No chain is ever held between two calls of process_queue().
@@ -213,8 +233,8 @@ void VsockDevice::on_frontend(std::shared_ptr<Frontend> frontend) {
     has_frontend_ = frontend != nullptr;
 }
 
-/// Closes them on the host. A guest that has not rebooted after all (QEMU also resets the device
-/// when it pauses a machine) is told of each when its rings run again; one that has does not know
+/// Closes them on the host. A guest that has not rebooted after all (it is for the front end to say
+/// when a device is reset) is told of each when its rings run again; one that has does not know
 /// them, and takes no notice.
 void VsockDevice::forget_connections() {
     const std::vector<ConnectionKey> keys = engine_->open_keys();
@@ -228,8 +248,11 @@ void VsockDevice::reset() {
     forget_connections();
     forget_runs();
     engine_->set_flag(kNumberResetIsDue, false);
-    goes_on_ = {};
-    stopped_at_ = {};
+    for (uint16_t number = 0; number < kQueueCount; ++number) {
+        if (queues_[number] == nullptr) {
+            engine_->set_flag(runs(number), false);
+        }
+    }
     stream_ = true;
     seqpacket_ = false;
 }

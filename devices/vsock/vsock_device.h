@@ -76,6 +76,7 @@ class VsockDevice final : public Device {
     [[nodiscard]] bool is_of_new_driver(QueueIndex index, const Virtqueue& queue) const;
     void look_for_new_driver(QueueIndex index, const Virtqueue& queue);
     void forget_runs();
+    [[nodiscard]] bool carries_packets() const;
     void forget_connections();
 
     const VsockOptions options_;
@@ -89,11 +90,6 @@ class VsockDevice final : public Device {
     // The worker's while queues run, and the control thread's otherwise.
     std::array<Virtqueue*, kQueueCount> queues_{};
     bool event_is_sent_ = false;  // and not known to be published
-    size_t running_ = 0;
-    // The queue goes on where the process before was killed.
-    std::array<bool, kQueueCount> goes_on_{};
-    // Where each queue stood when it was stopped last, as SET_VRING_BASE says it.
-    std::array<std::optional<uint32_t>, kQueueCount> stopped_at_{};
 };
 
 }  // namespace outrigger::vsock

@@ -149,19 +149,30 @@ void VsockEngine::wake_receive() {
     }
 }
 
-void VsockEngine::hold_news(std::optional<std::chrono::milliseconds> at_most) {
+void VsockEngine::hold_news(std::chrono::milliseconds at_most, std::function<bool()> is_known) {
     release_news();
     news_are_held_ = true;
-    if (at_most) {
-        news_timer_ = loop_->start_timer(EventLoop::Clock::now() + *at_most, [this] {
-            news_timer_.reset();
-            release_news();
-        });
+    news_until_ = EventLoop::Clock::now() + at_most;
+    news_are_known_ = std::move(is_known);
+    wait_with_news();
+}
+
+void VsockEngine::wait_with_news() {
+    const auto now = EventLoop::Clock::now();
+    if (now >= news_until_ || (news_are_known_ && news_are_known_())) {
+        release_news();
+        return;
     }
+    const auto due = news_are_known_ ? std::min(news_until_, now + kNewsTick) : news_until_;
+    news_timer_ = loop_->start_timer(due, [this] {
+        news_timer_.reset();
+        wait_with_news();
+    });
 }
 
 void VsockEngine::release_news() {
     news_are_held_ = false;
+    news_are_known_ = {};
     if (news_timer_) {
         loop_->cancel_timer(*std::exchange(news_timer_, std::nullopt));
     }
@@ -366,7 +377,7 @@ void VsockEngine::expire(Connection& connection) {
                 linger(connection);
                 return;
             }
-            begin_reset(connection);
+            end(connection, EndReason::kGuestSilent);
             return;
         case Phase::kLingering:
             linger_on(connection);
@@ -521,7 +532,8 @@ void VsockEngine::add_reset(const PacketAddresses& answered) {
 void VsockEngine::forget_guest() {
     table_.for_each([this](Connection& connection) { destroy(connection); });
     Numbers& numbers = ledger_.numbers();
-    numbers = {.next_port = numbers.next_port, .flags = numbers.flags};
+    numbers = {
+        .next_port = numbers.next_port, .flags = numbers.flags, .stopped_at = numbers.stopped_at};
     commit_numbers();
     is_returning_ = false;
     update_listeners();

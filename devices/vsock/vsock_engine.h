@@ -132,15 +132,20 @@ class VsockEngine final {
     /// How many of them it can tell, where it has no connections.
     [[nodiscard]] size_t reset_later_max() const;
 
-    /// Does it go on with what another process had?
-    [[nodiscard]] bool goes_on() const { return ledger_.goes_on(); }
-
     /// What the device has to remember with the connections: kNumber...
     [[nodiscard]] bool has_flag(uint32_t flag) const {
         return (ledger_.numbers().flags & flag) != 0;
     }
 
     void set_flag(uint32_t flag, bool on);
+
+    /// Of a queue that has run, and does not.
+    [[nodiscard]] uint32_t stopped_at(uint16_t queue) const {
+        return ledger_.numbers().stopped_at[queue];
+    }
+
+    /// `base`: as SET_VRING_BASE says it.
+    void note_stopped(uint16_t queue, uint32_t base);
 
     /// Those that the guest has now, as far as it has not been told otherwise. Nothing runs.
     [[nodiscard]] std::vector<ConnectionKey> open_keys();
@@ -154,8 +159,9 @@ class VsockEngine final {
     void note_transport_reset() { counters_.transport_resets.add(); }
 
     /// The driver has yet to be told that all its connections are gone: nothing of new ones goes to
-    /// it before release_news(), or for `at_most` so long. While the receive queue runs.
-    void hold_news(std::optional<std::chrono::milliseconds> at_most);
+    /// it before release_news(), or `is_known` says that it has taken that in (asked now and then,
+    /// where it is given), or for longer than `at_most`. Attached.
+    void hold_news(std::chrono::milliseconds at_most, std::function<bool()> is_known = {});
     void release_news();
 
     /// Any thread.
@@ -247,6 +253,7 @@ class VsockEngine final {
     void note_end(EndReason reason, std::string_view what);
     [[nodiscard]] std::string name_of(const Connection& connection) const;
     void wake_receive();
+    void wait_with_news();
     [[nodiscard]] size_t resets_waiting() const;
     void add_reset(const PacketAddresses& answered);
 
@@ -274,9 +281,10 @@ class VsockEngine final {
     void end_forbidden();
     void call_sibling(Connection& connection);
     void take_calls();
-    void take_call(SiblingCall call);
+    [[nodiscard]] std::optional<EndReason> take_call(SiblingCall& call);
     void on_sibling_answer(Connection& connection);
     void join_sibling(Connection& connection, LinkSide side);
+    static void fit_messages(Connection& connection);
     void leave_sibling(Connection& connection);
     void ring_sibling(Connection& connection);
     void take_rings();
@@ -350,6 +358,7 @@ class VsockEngine final {
     void finish_landings(Connection& connection, size_t bytes);
     void on_host_ended(Connection& connection);
     void on_nothing_readable(Connection& connection);
+    void on_nothing_left(Connection& connection, bool is_end);
     [[nodiscard]] std::optional<DescriptorChain> pop_receive_chain();
 
     const VsockOptions options_;
@@ -379,6 +388,8 @@ class VsockEngine final {
     uint64_t sequence_ = 0;  // of the chain in hand
     bool news_are_held_ = false;
     std::optional<TimerId> news_timer_;
+    std::chrono::steady_clock::time_point news_until_{};
+    std::function<bool()> news_are_known_;
     LinkId next_link_ = first_link_id(options_.guest_cid);
     bool is_returning_ = false;  // the queues of the process before are about to run again
 
@@ -395,8 +406,10 @@ class VsockEngine final {
     size_t landing_room_ = 0;
     std::vector<iovec> pieces_;
     size_t greetings_ = 0;
-    bool listening_ = false;
-    bool accept_pauses_ = false;  // the process has no descriptors left
+    bool listening_ = false;       // for programs that have yet to say what they want
+    bool takes_forwards_ = false;  // programs of AF_VSOCK
+    bool takes_calls_ = false;     // of other guests
+    bool accept_pauses_ = false;   // the process has no descriptors left
     LogLimiter keeping_limiter_;
     LogLimiter late_limiter_;
 };

@@ -311,8 +311,9 @@ TEST_P(VsockSiblingKills, MessagesOfAGuestThatHasGoneArriveWhole) {
     ASSERT_NO_FATAL_FAILURE(start());
     constexpr uint32_t kMessages = 4000;
     constexpr uint32_t kBytes = 60;
-    guests_[1]->credit = 10 * kBytes;
     Link& link = open(VIRTIO_VSOCK_TYPE_SEQPACKET, 11);
+    guests_[1]->credit = 10 * kBytes;
+    link.called.put(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
     for (uint32_t i = 0; i < kMessages; ++i) {
         ASSERT_NO_FATAL_FAILURE(link.caller.put_data(kBytes));
     }

@@ -198,6 +198,31 @@ TEST_P(VsockSiblingRoomTest, MessageOfAllTheRoomArrivesWhole) {
     EXPECT_EQ(ended(EndReason::kMessageTooLong), 0U);
 }
 
+/// A longer one would have to be taken apart, or lost.
+TEST_P(VsockSiblingRoomTest, OfMessagesIsNoMoreThanTheOtherGuestHas) {
+    constexpr uint16_t kType = VIRTIO_VSOCK_TYPE_SEQPACKET;
+    serve_both(kGroupA, kGroupA, {.credit = kBufferBytes});
+    guest().credit = kBufferBytes / 2;
+    ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST, kType)));
+    const auto request = other().receive_event();
+    ASSERT_TRUE(request);
+    EXPECT_EQ(request->header.buf_alloc, kBufferBytes / 2);
+    ASSERT_TRUE(other().send(to_caller(VIRTIO_VSOCK_OP_RESPONSE, kType)));
+    const auto response = guest().receive_event();
+    ASSERT_TRUE(response);
+    ASSERT_EQ(response->op(), VIRTIO_VSOCK_OP_RESPONSE);
+    EXPECT_EQ(response->header.buf_alloc, kBufferBytes);
+    send_data(kBufferBytes, kType, VIRTIO_VSOCK_SEQ_EOM);
+    expect_delivered(kBufferBytes);
+    // It makes more room later.
+    other().credit = 2 * kBufferBytes;
+    take(kBufferBytes, kType);
+    EXPECT_TRUE(eventually([&] {
+        const auto packet = guest().receive_now();
+        return packet && packet->header.buf_alloc == 2 * kBufferBytes;
+    }));
+}
+
 /// The rest of a message may need all room that there is.
 TEST_P(VsockSiblingRoomTest, IsToldBitByBitInTheMidstOfAMessage) {
     open_small(VIRTIO_VSOCK_TYPE_SEQPACKET);

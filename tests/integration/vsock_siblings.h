@@ -13,6 +13,8 @@ namespace outrigger::vsock {
 inline constexpr uint64_t kCaller = 7;
 inline constexpr uint64_t kCalled = 8;
 inline constexpr uint32_t kPort = 22;
+/// Connections that the called guest's device has room for.
+inline constexpr size_t kOthersMax = 160;
 
 class VsockSiblingTest : public VsockTest {
   protected:
@@ -44,8 +46,10 @@ class VsockSiblingTest : public VsockTest {
         options.guest_cid = kCalled;
         options.uds_path = folder_ / "other";
         options.siblings = rules;
+        options.connections_max = kOthersMax;
         HostListeners listeners;
-        listeners.stream = listen_at(options.uds_path).value();
+        listeners.stream =
+            listen_at(options.uds_path, {.type = SOCK_STREAM, .backlog = 256}).value();
         listeners.seqpacket =
             listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET}).value();
         other_device_ = std::make_unique<VsockDevice>(

@@ -82,7 +82,10 @@ TEST_P(VsockSiblingTest, CallLeftUnderRulesOfBeforeIsRefused) {
     keeping.mailbox = std::move(mailbox);
     serve_other_device({}, std::move(keeping));
     start_other_guest();
-    EXPECT_TRUE(HostSocket(std::move(ends.caller)).ends());
+    const HostSocket caller(std::move(ends.caller));
+    // Why, and the end.
+    EXPECT_NE(caller.receive(1), "+");
+    EXPECT_TRUE(caller.ends());
     EXPECT_EQ(other_device_->counters().ended.value(EndReason::kRuleWithdrawn), 1U);
     testing::give_others_a_moment();
     EXPECT_FALSE(other().receive_now());
@@ -95,6 +98,40 @@ TEST_P(VsockSiblingTest, RefusalOfTheCalledReachesTheCaller) {
     ASSERT_TRUE(other().send(to_caller(VIRTIO_VSOCK_OP_RST)));
     EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
     EXPECT_EQ(ended(EndReason::kGuestRefused), 1U);
+}
+
+TEST_P(VsockSiblingTest, Trap17GuestWithoutRoomForAnotherConnectionRefusesAtOnce) {
+    serve_both(kGroupA, kGroupA, {.device_features = 7});
+    // As many as the other device may have, of programs of the host that are let in or wait.
+    std::vector<HostSocket> programs;
+    for (size_t i = 0; i < kOthersMax; ++i) {
+        programs.push_back(HostSocket::connect_to(folder_ / "other", SOCK_STREAM));
+        programs.back().send("CONNECT " + std::to_string(100 + i) + "\n");
+        ASSERT_EQ(other().receive_op(), VIRTIO_VSOCK_OP_REQUEST);
+    }
+    expect_refused(EndReason::kTooManyConnections);
+    EXPECT_EQ(other_device_->counters().ended.value(EndReason::kTooManyConnections), 1U);
+}
+
+TEST_P(VsockSiblingTest, SilentProgramsDoNotKeepOtherGuestsFromCalling) {
+    serve_both(kGroupA, kGroupA);
+    std::vector<HostSocket> silent;
+    for (size_t i = 0; i < VsockEngine::kGreetingsMax + 8; ++i) {
+        silent.push_back(HostSocket::connect_to(folder_ / "other", SOCK_STREAM));
+    }
+    EXPECT_TRUE(eventually([&] {
+        return other_device_->counters().connections.value() == VsockEngine::kGreetingsMax;
+    }));
+    open();
+    expect_echo_between_guests();
+}
+
+TEST_P(VsockSiblingTest, CallerIsToldThatTheTypeIsNotTaken) {
+    serve_both(kGroupA, kGroupA, {.device_features = 1});  // STREAM
+    ASSERT_TRUE(guest().send(to_other(VIRTIO_VSOCK_OP_REQUEST, VIRTIO_VSOCK_TYPE_SEQPACKET)));
+    EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
+    EXPECT_EQ(ended(EndReason::kTypeNotNegotiated), 1U);
+    EXPECT_EQ(ended(EndReason::kGuestRefused), 0U);
 }
 
 TEST_P(VsockSiblingTest, PacketsAreCutToTheBuffersOfTheReceiver) {

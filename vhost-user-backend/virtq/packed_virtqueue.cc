@@ -170,6 +170,19 @@ void PackedVirtqueue::suppress_kicks() {
     }
 }
 
+uint16_t PackedVirtqueue::available_count() const {
+    Position position = next_available_;
+    uint16_t count = 0;
+    // Relaxed: nothing else of the descriptors is read by it.
+    while (count < size_ - entries_held_ &&
+           is_available(load<uint16_t>(entry(position.index) + kFlags, __ATOMIC_RELAXED),
+                        position.wrap)) {
+        position = position.behind(1, size_);
+        ++count;
+    }
+    return count;
+}
+
 bool PackedVirtqueue::enable_kicks() {
     kicks_suppressed_ = false;
     const uint32_t position = next_available_.index | uint32_t{next_available_.wrap}

@@ -59,6 +59,9 @@ class PackedVirtqueue final {
 
     [[nodiscard]] bool has_available() const;
 
+    /// Descriptors beside those of the log. Looks at each.
+    [[nodiscard]] uint16_t available_count() const;
+
     /// Chains of the log that were not fetched yet.
     [[nodiscard]] size_t resumed_count() const { return again_.size(); }
 

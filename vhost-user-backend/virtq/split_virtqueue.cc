@@ -107,6 +107,12 @@ void SplitVirtqueue::suppress_kicks() {
     }
 }
 
+uint16_t SplitVirtqueue::available_count() const {
+    // Relaxed: nothing of the heads is read by it.
+    const auto available = load<uint16_t>(areas_.driver + kIndex, __ATOMIC_RELAXED);
+    return std::min(static_cast<uint16_t>(available - next_available_), size_);
+}
+
 bool SplitVirtqueue::enable_kicks() {
     kicks_suppressed_ = false;
     if (event_idx_) {

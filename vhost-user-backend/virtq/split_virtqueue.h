@@ -55,6 +55,9 @@ class SplitVirtqueue final {
 
     [[nodiscard]] bool has_available() const;
 
+    /// Heads beside those of the log, at most the ring's size.
+    [[nodiscard]] uint16_t available_count() const;
+
     /// Chains of the log that were not fetched yet.
     [[nodiscard]] size_t resumed_count() const { return again_.size(); }
 

@@ -306,6 +306,13 @@ bool Virtqueue::has_available() const {
     return config_.packed ? packed_.has_available() : split_.has_available();
 }
 
+uint16_t Virtqueue::available_count() const {
+    if (!may_pop_ || holds_back() || ending_) {
+        return 0;
+    }
+    return config_.packed ? packed_.available_count() : split_.available_count();
+}
+
 void Virtqueue::suppress_kicks() {
     kicks_armed_ = false;
     if (!may_pop_) {

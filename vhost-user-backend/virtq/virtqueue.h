@@ -125,6 +125,11 @@ class Virtqueue final {
     /// for the IOMMU, or holding back.
     [[nodiscard]] bool has_available() const;
 
+    /// How many heads could be popped now, beside those that an earlier process left; of a packed
+    /// ring descriptors, of which a chain may have several. What the driver says, and at most
+    /// size(). 0 where has_available() is false for another reason than an empty ring.
+    [[nodiscard]] uint16_t available_count() const;
+
     /// Tells the driver that kicks are not needed while the device looks by itself.
     void suppress_kicks();
 

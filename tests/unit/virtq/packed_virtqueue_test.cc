@@ -142,6 +142,25 @@ TEST_F(PackedVirtqueueTest, OddSizeWrapsManyTimes) {
     EXPECT_EQ(queue_->base().raw, kFreshBase);  // 40 entries are 8 laps
 }
 
+TEST_F(PackedVirtqueueTest, DescriptorsThatCanBePoppedAreCounted) {
+    create();
+    EXPECT_EQ(queue_->available_count(), 0U);
+    offer(1, 2);
+    EXPECT_EQ(queue_->available_count(), 2U);
+    for (int lap = 0; lap < 3; ++lap) {
+        complete_one();
+        EXPECT_EQ(queue_->available_count(), 0U);
+        EXPECT_TRUE(queue_->publish());
+        offer(1, 1);
+        offer(2, 2);
+        EXPECT_EQ(queue_->available_count(), 3U) << lap;
+        complete_one();
+        EXPECT_EQ(queue_->available_count(), 2U) << lap;
+    }
+    offer(3, kSize - 3);
+    EXPECT_EQ(queue_->available_count(), kSize - 1U);
+}
+
 TEST_F(PackedVirtqueueTest, ChainOfTheWholeRingFlipsTheWrapCounter) {
     create();
     offer(1, kSize);

@@ -182,6 +182,21 @@ TEST_F(SplitVirtqueueTest, FullRingAcrossTheSixteenBitWrap) {
     EXPECT_FALSE(queue_->broken().has_value());
 }
 
+TEST_F(SplitVirtqueueTest, HeadsThatCanBePoppedAreCounted) {
+    ring_.start_at(0xfffe);
+    create(ring_.config(), 0xfffe);
+    EXPECT_EQ(queue_->available_count(), 0U);
+    for (uint16_t head = 0; head < 4; ++head) {
+        offer_simple(head);
+        EXPECT_EQ(queue_->available_count(), head + 1U);
+    }
+    complete_one();
+    EXPECT_EQ(queue_->available_count(), 3U);
+    // A driver may say anything.
+    ring_.set_available_index(0x7000);
+    EXPECT_EQ(queue_->available_count(), kSize);
+}
+
 TEST_F(SplitVirtqueueTest, UsedIndexIsTakenFromTheRing) {
     ring_.start_at(7);
     ring_.set_available_index(9);
