@@ -2,7 +2,9 @@
 // outrigger-net as a process: its options, and its ports inside the sandbox.
 #include "tests/integration/net_daemon_test.h"
 
+#include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <string>
 
 #include <sys/socket.h>
@@ -128,9 +130,9 @@ TEST_F(NetDaemonTest, DevicesOfASwitchMayShareAThread) {
         std::filesystem::directory_iterator("/proc/" + std::to_string(daemon_->pid()) + "/task");
     EXPECT_EQ(std::ranges::count_if(threads,
                                     [](const auto& thread) {
+                                        std::ifstream file(thread.path() / "comm");
                                         std::string name;
-                                        std::getline(std::ifstream(thread.path() / "comm"), name);
-                                        return name == "net-0";
+                                        return file >> name && name == "net-0";
                                     }),
               2);
     FrameOptions to_all;
