@@ -89,6 +89,10 @@ fuse_open_out FsServer::make_open(const OpenFileRef& file) const {
     if (!is_directory && (out.open_flags & FOPEN_DIRECT_IO) != 0) {
         out.open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
     }
+    // Who only reads has nothing to flush when he closes, but for the locks that he gives back.
+    if (!is_directory && (file->flags & O_ACCMODE) == O_RDONLY && !settings_.posix_locks) {
+        out.open_flags |= FOPEN_NOFLUSH;
+    }
     return out;
 }
 
@@ -226,6 +230,14 @@ Verdict FsServer::read(Call& call) {
     return Verdict::kLater;
 }
 
+/// And so will the next files of the same file system, each of which would be tried in vain.
+void FsServer::note_writes_wait(OpenFile& file, Errno error) {
+    file.writes_wait.store(true, std::memory_order_relaxed);
+    if (const InodeRef inode = never_can(error) ? inodes_.find(file.node) : InodeRef()) {
+        writes_wait_on_.store(inode->key.device, std::memory_order_relaxed);
+    }
+}
+
 Verdict FsServer::write(Call& call) {
     const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_write_in>(call.body));
     OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
@@ -256,7 +268,7 @@ Verdict FsServer::write(Call& call) {
             transfer = write_all(file->fd.get(), segments, args.offset + done, flags | RWF_NOWAIT);
             // ext4 calls it EINVAL, as it does a write that is not aligned.
             if (never_can(transfer.error) || transfer.error == EINVAL) {
-                file->writes_wait.store(true, std::memory_order_relaxed);
+                note_writes_wait(*file, transfer.error);
                 transfer.error = is_slow ? EAGAIN : 0;
             }
             done += transfer.done;
