@@ -217,16 +217,30 @@ Verdict FsServer::read(Call& call) {
             return transfer.error == 0 || done > 0 ? Verdict::kAnswered : failed(transfer.error);
         }
     }
-    call.queue.defer(
-        call,
-        [file = std::move(file), segments, done, offset = args.offset](ReplyWriter& reply) mutable {
-            const bool copies = (file->flags & O_DIRECT) != 0 && !are_sectors(segments);
-            const Transfer transfer = copies ? read_by_copy(file->fd.get(), segments, offset + done)
-                                             : read_all(file->fd.get(), segments, offset + done, 0);
-            reply.note_written(transfer.done);
-            return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
-                                                                   : failed(transfer.error);
-        });
+    const bool is_direct = (file->flags & O_DIRECT) != 0;
+    const bool copies = is_direct && !are_sectors(segments);
+    // What goes past the page cache may reach the guest's memory when this process has been killed:
+    // a keeper starts no other before that has ended, and nobody else knows. What goes through it
+    // ends with the process; where it cannot be asked without waiting, an io_uring is none the
+    // better for it.
+    const bool by_kernel =
+        !copies &&
+        (is_direct ? keeper_ != nullptr : !file->reads_wait.load(std::memory_order_relaxed));
+    const FileRead rest = {
+        .fd = file->fd.get(), .offset = args.offset + done, .segments = segments};
+    auto work = [file = std::move(file), segments, done, copies, offset = args.offset](
+                    ReplyWriter& reply) mutable {
+        const Transfer transfer = copies ? read_by_copy(file->fd.get(), segments, offset + done)
+                                         : read_all(file->fd.get(), segments, offset + done, 0);
+        reply.note_written(transfer.done);
+        return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
+                                                               : failed(transfer.error);
+    };
+    if (by_kernel) {
+        call.queue.read(call, rest, std::move(work));
+    } else {
+        call.queue.defer(call, std::move(work));
+    }
     return Verdict::kLater;
 }
 
