@@ -25,7 +25,7 @@ struct ProgramDescription {
         std::string_view type;
         std::string socket;
         Device& device;
-        const DeviceServer& server;
+        DeviceServer& server;
     };
 
     std::string_view program;
