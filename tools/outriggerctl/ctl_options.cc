@@ -130,6 +130,18 @@ constexpr CommandSpec kCommands[] = {
          "those that are gone from it go. When that does not serve within 2 seconds, the one "
          "before does again",
      .options = " keeper "},
+    {.name = "add",
+     .value_name = "NAME KEY=VALUE",
+     .value_repeats = true,
+     .help = "Have a daemon that was started with --config serve one device more while guests use "
+             "the others: writes a section [NAME] with these keys, which are those of --device, "
+             "to the end of that file, and has the daemon's keeper go on with it. When that "
+             "does not serve, the file is as before",
+     .options = ""},
+    {.name = "remove",
+     .value_name = "NAME",
+     .help = "Likewise take the section [NAME] out of the file, and its device away from its guest",
+     .options = ""},
     {.name = "state",
      .value_name = "FILE",
      .help =
@@ -472,6 +484,22 @@ Result<void> read_attach(const Given& given, CtlPlan& plan) {
     return {};
 }
 
+Result<void> read_device_change(const Given& given, CtlPlan& plan) {
+    const bool adds = given.words[0] == "add";
+    plan.action = adds ? Action::kAddDevice : Action::kRemoveDevice;
+    if (given.words.size() < (adds ? 3 : 2)) {
+        return usage_error("add takes the name of a device and at least one KEY=VALUE");
+    }
+    plan.section = given.words[1];
+    plan.items.assign(given.words.begin() + 2, given.words.end());
+    if (given.values.has("device")) {
+        return usage_error("--device does not go with " + given.words[0] +
+                           ": its word is the name");
+    }
+    plan.request.mutable_describe();
+    return {};
+}
+
 Result<const CommandSpec*> find_command(const Given& given) {
     if (given.words.empty()) {
         return usage_error("say what to do: a command is missing");
@@ -544,6 +572,10 @@ Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
     }
     if (spec->name == "attach") {
         OUTRIGGER_TRY(read_attach(given, plan));
+        return plan;
+    }
+    if (spec->name == "add" || spec->name == "remove") {
+        OUTRIGGER_TRY(read_device_change(given, plan));
         return plan;
     }
     if (spec->name == "take-over") {

@@ -24,6 +24,8 @@ namespace outrigger::ctl {
 enum class Action : uint8_t {
     kAsk,
     kAttach,
+    kAddDevice,
+    kRemoveDevice,
     kTop,
     kTakeOver,
     kPrintState,
@@ -46,6 +48,8 @@ struct CtlPlan {
     std::string state_path;            ///< state: to print
     std::string port;                  ///< attach: its name; empty: the only one
     std::optional<std::byte> escape;   ///< attach: the key that ends it; nullopt: none does
+    std::string section;               ///< add, remove: its name
+    std::vector<std::string> items;    ///< add: KEY=VALUE each
     std::string binary;                ///< take-over: its path; empty: where the daemon's lay
     pid_t keeper = 0;                  ///< take-over: asked in place of a socket; 0: by --socket
     std::vector<std::string> sockets;  ///< top: all of them

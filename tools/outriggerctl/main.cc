@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "tools/outriggerctl/attach.h"
+#include "tools/outriggerctl/change_devices.h"
 #include "tools/outriggerctl/ctl_client.h"
 #include "tools/outriggerctl/ctl_options.h"
 #include "tools/outriggerctl/ctl_report.h"
@@ -122,6 +123,9 @@ int run(std::span<const char* const> arguments) {
         }
         case Action::kTop:
             return top(*plan);
+        case Action::kAddDevice:
+        case Action::kRemoveDevice:
+            return change_devices(*plan);
         case Action::kTakeOver:
             return take_over(*plan);
         case Action::kPrintState: {

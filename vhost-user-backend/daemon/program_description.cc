@@ -163,6 +163,7 @@ void ProgramDescription::describe(v1::Program& out, const Target* only) const {
     out.set_name(std::string(program));
     out.set_version(std::string(version));
     out.set_keeper_pid(static_cast<uint32_t>(keeper_pid));
+    out.set_config_path(control::printable(config_path));
     out.set_pid(static_cast<uint32_t>(::getpid()));
     out.set_log_level(std::string(log_level_name(log_level())));
     for (const Target& target : targets) {
