@@ -27,6 +27,7 @@ from performance_page import fio_seconds, turns, write_page
 SECTIONS = ["null", "copy", "memory", "file", "direct", "queues", "vsock", "fs", "console", "net"]
 ROOT = Path(__file__).resolve().parents[2]
 _IMAGE_BYTES = 256 << 20
+_PIECE_BYTES = 64 << 10
 # How one row fails, and no other: ValueError and LookupError are of output that is not what it should be.
 FAILURES = (RuntimeError, ValueError, LookupError, subprocess.SubprocessError)
 # "    12.34%  [k] name     -   -": the last columns are of call graphs.
@@ -62,7 +63,7 @@ def find_tools(build):
     def daemon(name):
         return build / f"devices/{name}/outrigger-{name}"
     tools = SimpleNamespace(bench=build / "tools/outrigger-bench/outrigger-bench", blk=daemon("blk"),
-                            vsock=daemon("vsock"), fs=daemon("fs"), console=daemon("console"), net=daemon("net"),
+                            sockets=build / "tests/bench/socket-pair", vsock=daemon("vsock"), fs=daemon("fs"), console=daemon("console"), net=daemon("net"),
                             qemu=shutil.which("qemu-storage-daemon"), fio=shutil.which("fio"), perf=shutil.which("perf"),
                             peer_vsock=peer("vsock", "usr/bin/vhost-device-vsock"),
                             peer_fs=peer("fs", "usr/libexec/virtiofsd"))
@@ -153,6 +154,21 @@ class Runner:
     def copy(self, row):
         """Blocks a second that the back ends' processor copies: random ones, to as many buffers as the depth."""
         return self.calibrate(row)["copy"]["rate"]
+
+    def bare_sockets(self, row):
+        """Bytes a second that Unix sockets carry with nothing between their ends: of the blocks of the row from the
+        driver's processor, or from the back ends' in pieces of 64 KiB."""
+        to_guest = "--rw=to-guest" in row.options
+        ends = [self.driver_cpu, self.back_end_cpu] if to_guest else [self.back_end_cpu, self.driver_cpu]
+        write_bytes = row.block_bytes if to_guest else max(row.block_bytes, _PIECE_BYTES)
+        connections = next(option.split("=")[1] for option in row.options if option.startswith("--connections="))
+        command = [str(self.tools.sockets), str(write_bytes), str(4 * _PIECE_BYTES), connections, *ends,
+                   str(max(5 * self.round_ms, 300))]
+        rates = []
+        for _ in range(3):
+            run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+            rates.append(json.loads(run.stdout)["bytes_per_second"])
+        return median(rates)
 
     def copy_of(self, block_bytes):
         """Microseconds for copying a block of that size out of the page cache's like, 64 MiB of it."""
@@ -267,6 +283,8 @@ def collect_rows(arguments, tools, images, memory_images):
             left_out.append(f"there is no {name} (tests/bench/fetch-peers): nothing is compared with it")
             for row in rows:
                 row.b = None if row.peer == name else row.b
+    if "vsock" in wanted and not tools.sockets.exists():
+        left_out.append("there is no tests/bench/socket-pair (`ninja tests/bench/socket-pair`): bare sockets")
     rows += bench_rows.console_rows(arguments.full)
     rows += bench_rows.net_rows(arguments.full)
     if "console" in wanted:
@@ -306,6 +324,8 @@ def measure_rows(runner, rows, image, left_out):
                 outcome = runner.bench(row, "ab" if row.b else "a", runner.rounds, ["--system-calls"])
             if row.section == "null":
                 outcome["floor"] = runner.floor(row)
+            if row.section == "vsock" and "round-trip" not in row.options[0] and runner.tools.sockets.exists():
+                outcome["bare_sockets"] = runner.bare_sockets(row)
             if row.cpu_goal_us < 0:
                 outcome["copy_us"] = runner.copy_of(row.block_bytes)
         except FAILURES as error:

@@ -93,7 +93,8 @@ def _cells(cells):
 
 
 def _stream_table(results):
-    heads = ["work", "against", "MiB/s A", "MiB/s B", "thousand/s A / B", "ratio", "CPU s a GiB A / B", "CPU ratio", *_TAIL_HEADS]
+    with_bare = any("bare_sockets" in result.outcome for result in results)
+    heads = ["work", "against", "MiB/s A", "MiB/s B", *(["bare sockets"] if with_bare else []), "thousand/s A / B", "ratio", "CPU s a GiB A / B", "CPU ratio", *_TAIL_HEADS]
     lines = [_cells(heads), "|" + "---|" * len(heads)]
     for result in results:
         row, outcome = result.row, result.outcome
@@ -107,7 +108,8 @@ def _stream_table(results):
             known = side.get("cpu_seconds_per_million")
             return "-" if known is None else f"{known / 1e6 * (1 << 30) / row.block_bytes:.3g}"
 
-        lines.append(_cells([row.label, row.peer or "-", rate("a"), rate("b"),
+        bare = [f"{outcome['bare_sockets'] / _MIB:.4g}" if "bare_sockets" in outcome else "-"] if with_bare else []
+        lines.append(_cells([row.label, row.peer or "-", rate("a"), rate("b"), *bare,
                              _pair(outcome, lambda side: f"{side['rate_median'] / 1e3:.4g}"), _ratio(outcome),
                              _pair(outcome, cost), _ratio(outcome, "ratio_cpu"), *_tail_cells(result)]))
     return lines
@@ -213,6 +215,8 @@ def _goal_rows(results):
             measured += f", floor {floor:.2f} us"
             # The goal, or the measured floor and 0.4 us.
             met = mean <= max(float(row.goal.split()[1]), floor + 0.4)
+        elif "bare_sockets" in outcome:
+            measured += f"; {_mib(outcome['a'], row):.4g} MiB/s, bare sockets {outcome['bare_sockets'] / _MIB:.4g}"
         elif row.section == "direct":
             measured += f", CPU {outcome['ratio_cpu']:.2f}x"
             met = met and outcome["ratio_cpu"] < 1
@@ -276,7 +280,9 @@ def _head(machine, run, results):
         "driver used: where it is not near zero, the figures say little.", "",
         "For sockets, consoles and networks the driver has both ends, guest and host, on its processor: a request is a block that "
         "has arrived. The processor time of a daemon that polls while it waits is in the figures of depth 1 and of what "
-        "the driver cannot keep busy.", "",
+        "the driver cannot keep busy. Bare sockets are pairs of Unix sockets between the two processors and nothing else "
+        "(`tests/bench/socket-pair`): to the guest they carry the same blocks, to the host pieces of 64 KiB. No device whose "
+        "host's side they are can carry much more.", "",
         "No daemon here tells metrics; what they cost is measured by `tests/bench/metrics-cost`, and in [metrics.md](metrics.md).", "",
         own, ""]
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -133,21 +132,15 @@ class FsTest : public ::testing::Test {
         }
     }
 
-    /// Of the process that serves, the keeper's child; 0 while there is none.
-    [[nodiscard]] pid_t serving() const {
-        const std::string pid = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + pid + "/task/" + pid + "/children");
-        pid_t child = 0;
-        children >> child;
-        return child;
-    }
+    /// Of the process that serves, the keeper's child; -1 while there is none.
+    [[nodiscard]] pid_t serving() const { return daemon_->first_child(); }
 
     /// What is asked from now on waits for the next process.
     void kill() {
         const pid_t pid = serving();
         ASSERT_GT(pid, 0);
         ::kill(pid, SIGKILL);
-        EXPECT_TRUE(eventually([&] { return serving() != pid && serving() != 0; }));
+        EXPECT_TRUE(eventually([&] { return serving() != pid && serving() > 0; }));
     }
 
     [[nodiscard]] FuseGuest& guest() { return *guest_; }

@@ -262,6 +262,7 @@ TEST_P(FsKills, FilesWithTheNumbersOfOthersGoOn) {
 
 TEST_P(FsKills, AShareWhoseDirectoryWasReplacedIsNotGoneOnWith) {
     const pid_t before = serving();
+    ASSERT_GT(before, 0);
     std::filesystem::rename(share(), share() + "-old");
     std::filesystem::create_directory(share());
     ::kill(before, SIGKILL);

@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <future>
 #include <iterator>
 #include <memory>
@@ -114,11 +113,9 @@ class ZonedHost : public ::testing::TestWithParam<const char*> {
 
     /// The keeper's one child.
     void kill_worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
         ASSERT_TRUE(eventually([&] {
-            std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-            pid_t pid = -1;
-            return file >> pid && pid > 0 && ::kill(pid, SIGKILL) == 0;
+            const pid_t pid = daemon_->first_child();
+            return pid > 0 && ::kill(pid, SIGKILL) == 0;
         }));
     }
 

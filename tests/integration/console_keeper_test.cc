@@ -233,13 +233,7 @@ class ConsoleKeeperTest : public ::testing::TestWithParam<bool> {
         }
     }
 
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        file >> pid;
-        return file ? pid : -1;
-    }
+    [[nodiscard]] pid_t worker() const { return daemon_->first_child(); }
 
     /// A user at that socket, whom the keeper has.
     [[nodiscard]] HostUser connect_kept(const std::string& name) const {
@@ -531,6 +525,7 @@ TEST_P(ConsoleKeeperTest, UsersOfOneTerminalComeAndGoWhileItsProcessIsKilled) {
     HostUser first = open_terminal();
     auto message = guest_->wait_message(0, kPortOpen);
     ASSERT_TRUE(message);
+    ASSERT_GT(worker(), 0);
     ASSERT_EQ(::kill(worker(), SIGSTOP), 0);
     HostUser second = open_terminal();
     first.close();
@@ -540,6 +535,7 @@ TEST_P(ConsoleKeeperTest, UsersOfOneTerminalComeAndGoWhileItsProcessIsKilled) {
     second.write("typed");
     EXPECT_EQ(guest_->read(0, 5), "typed");
     EXPECT_EQ(guest_->next_message(milliseconds(50)), std::nullopt);
+    ASSERT_GT(worker(), 0);
     ASSERT_EQ(::kill(worker(), SIGSTOP), 0);
     second.close();
     ASSERT_TRUE(kill_worker());

@@ -123,10 +123,8 @@ class FailedSyncTest : public ::testing::TestWithParam<Kind> {
     }
 
     void kill_process() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t process = -1;
-        ASSERT_TRUE(children >> process);
+        const pid_t process = daemon_->first_child();
+        ASSERT_GT(process, 0);
         const size_t before = count("starting it again");
         ASSERT_EQ(::kill(process, SIGKILL), 0);
         ASSERT_TRUE(eventually([&] { return count("starting it again") > before; }));

@@ -74,13 +74,7 @@ class KeptDiskTest : public ::testing::TestWithParam<const char*> {
             DiskGuest::Options{.queue_count = 2, .inflight_queues = inflight_queues});
     }
 
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        file >> pid;
-        return file ? pid : -1;
-    }
+    [[nodiscard]] pid_t worker() const { return daemon_->first_child(); }
 
     [[nodiscard]] size_t sessions_gone_on_with() const {
         const std::string said = daemon_->complained();

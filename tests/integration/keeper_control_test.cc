@@ -3,7 +3,6 @@
 // refused, decides whether the next process may go on.
 #include <atomic>
 #include <chrono>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
@@ -39,13 +38,7 @@ class KeeperControlTest : public BlkControlTest {
   protected:
     void start_kept() { start({"--keeper=fork", "--keeper-restarts=1000"}); }
 
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        file >> pid;
-        return file ? pid : -1;
-    }
+    [[nodiscard]] pid_t worker() const { return daemon_->first_child(); }
 
     void kill_worker() const {
         const pid_t before = worker();

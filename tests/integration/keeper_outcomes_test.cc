@@ -142,10 +142,8 @@ class KeptOutcomes : public ::testing::TestWithParam<bool> {
     }
 
     void kill_worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        if (file >> pid && pid > 0) {
+        const pid_t pid = daemon_->first_child();
+        if (pid > 0) {
             ::kill(pid, SIGKILL);
         }
     }

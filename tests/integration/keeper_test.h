@@ -4,7 +4,6 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -70,13 +69,7 @@ class KeeperTest : public ::testing::Test {
     }
 
     /// The process that serves: the keeper's one child. -1 while there is none.
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream file("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        file >> pid;
-        return file ? pid : -1;
-    }
+    [[nodiscard]] pid_t worker() const { return daemon_->first_child(); }
 
     /// Kills the process that serves; the next one is there when this returns.
     void kill_worker() const {

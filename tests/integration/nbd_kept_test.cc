@@ -13,12 +13,7 @@ namespace {
 /// The daemon has a keeper, and its process is killed, mostly while the server is away.
 class NbdKept : public NbdTest {
   protected:
-    [[nodiscard]] pid_t process() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        return children >> pid ? pid : -1;
-    }
+    [[nodiscard]] pid_t process() const { return daemon_->first_child(); }
 
     /// The next one is there when this returns.
     void kill_process() const {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -92,10 +91,8 @@ class NetDaemonTest : public ::testing::Test {
 
     /// The process that serves; its keeper starts another one.
     void kill_worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t worker = -1;
-        ASSERT_TRUE(children >> worker);
+        const pid_t worker = daemon_->first_child();
+        ASSERT_GT(worker, 0);
         ASSERT_EQ(::kill(worker, SIGKILL), 0);
     }
 

@@ -97,10 +97,8 @@ class VsockConfigTest : public ::testing::Test {
     }
 
     void kill_worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t worker = -1;
-        ASSERT_TRUE(children >> worker);
+        const pid_t worker = daemon_->first_child();
+        ASSERT_GT(worker, 0);
         const size_t before = count("starting it again");
         ASSERT_EQ(::kill(worker, SIGKILL), 0);
         ASSERT_TRUE(eventually([&] { return count("starting it again") > before; }));

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -74,10 +73,8 @@ class VsockDaemonTest : public ::testing::Test {
     }
 
     void kill_worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t worker = -1;
-        ASSERT_TRUE(children >> worker);
+        const pid_t worker = daemon_->first_child();
+        ASSERT_GT(worker, 0);
         ASSERT_EQ(::kill(worker, SIGKILL), 0);
     }
 

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -138,10 +137,8 @@ class VsockForwardHostTest : public ::testing::Test {
     }
 
     void kill_worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t worker = -1;
-        ASSERT_TRUE(children >> worker);
+        const pid_t worker = daemon_->first_child();
+        ASSERT_GT(worker, 0);
         ASSERT_EQ(::kill(worker, SIGKILL), 0);
     }
 

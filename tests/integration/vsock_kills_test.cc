@@ -8,33 +8,27 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <deque>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <random>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 
 #include <gtest/gtest.h>
 
-#include "tests/support/child_process.h"
+#include "tests/integration/vsock_kept.h"
 #include "tests/support/vsock_guest.h"
 #include "tests/support/wait.h"
 
 namespace outrigger::testing {
 namespace {
 
-namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kKills = 60;
@@ -133,36 +127,17 @@ struct Link {
     }
 };
 
-class VsockKills : public ::testing::TestWithParam<bool> {
+class VsockKills : public VsockKeptTest {
   protected:
-    VsockKills() {
-        const char* program = std::getenv("OUTRIGGER_VSOCK_PROGRAM");
-        EXPECT_NE(program, nullptr) << "names the program under test";
-        std::string name = ::testing::TempDir() + "vsockk-XXXXXX";
-        EXPECT_NE(::mkdtemp(name.data()), nullptr);
-        folder_ = name;
-        daemon_ = std::make_unique<ChildProcess>(
-            program != nullptr ? program : "",
-            ChildProcess::Options{.arguments = {"--socket-path=" + path("s"),
-                                                "--guest-cid=7",
-                                                "--uds-path=" + path("v"),
-                                                "--sandbox=log",
-                                                "--keeper=fork",
-                                                "--keeper-restarts=1000000"}});
-    }
-
     ~VsockKills() override {
         stop_host();
         guest_.reset();
-        daemon_.reset();
-        std::error_code ignored;  // what a killed keeper's process takes away meanwhile
-        fs::remove_all(folder_, ignored);
     }
 
-    [[nodiscard]] std::string path(const std::string& name) const { return folder_ / name; }
-
     void start() {
-        ASSERT_TRUE(daemon_->wait_complained("listening"));
+        ASSERT_NO_FATAL_FAILURE(start_daemon(
+            {"--socket-path=" + path("s"), "--guest-cid=7", "--uds-path=" + path("v")}));
+        ASSERT_TRUE(daemon().wait_complained("listening"));
         guest_ = std::make_unique<VsockGuest>(
             driver::Frontend::connect(path("s"), driver::after(kPatience)).value(),
             VsockGuestOptions{.packed = GetParam(), .receive_buffers = 64});
@@ -415,27 +390,6 @@ class VsockKills : public ::testing::TestWithParam<bool> {
         return true;
     }
 
-    // --- Kills
-    // ------------------------------------------------------------------------------------
-
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        children >> pid;
-        return pid;
-    }
-
-    /// True when there was one that was not killed before.
-    bool kill_worker() {
-        const pid_t pid = worker();
-        if (pid <= 0 || pid == killed_) {
-            return false;
-        }
-        killed_ = pid;
-        return ::kill(pid, SIGKILL) == 0;
-    }
-
     [[nodiscard]] bool all_arrived() const {
         return std::ranges::all_of(links_, [](const auto& link) {
             return link->host_got == link->sent_at && link->from_host.at() == link->host_sent &&
@@ -443,8 +397,6 @@ class VsockKills : public ::testing::TestWithParam<bool> {
         });
     }
 
-    fs::path folder_;
-    std::unique_ptr<ChildProcess> daemon_;
     std::unique_ptr<VsockGuest> guest_;
     std::vector<std::unique_ptr<Link>> links_;
     std::vector<GuestAddr> buffers_;
@@ -455,7 +407,6 @@ class VsockKills : public ::testing::TestWithParam<bool> {
     std::atomic<bool> host_ends_ = false;
     std::atomic<bool> host_is_done_ = false;
     std::atomic<bool> host_is_wrong_ = false;
-    pid_t killed_ = -1;
 };
 
 INSTANTIATE_TEST_SUITE_P(Rings, VsockKills, ::testing::Bool(), [](const auto& parameter) {
@@ -479,13 +430,13 @@ TEST_P(VsockKills, NoConnectionIsLostAndNoByteIsWrong) {
     while (kills < kKills && Clock::now() < limit && !host_is_wrong_) {
         has_moved = work(true) || has_moved;
         ASSERT_FALSE(HasFatalFailure());
-        if (has_moved && Clock::now() >= kill_at && kill_worker()) {
+        if (has_moved && Clock::now() >= kill_at && kill_another()) {
             ++kills;
             has_moved = false;
             kill_at = Clock::now() + std::chrono::milliseconds(random_(generator_) % 50);
         }
     }
-    EXPECT_EQ(kills, kKills) << daemon_->complained();
+    EXPECT_EQ(kills, kKills) << daemon().complained();
 
     host_is_done_ = true;
     const auto patience = Clock::now() + kPatience;
@@ -516,7 +467,7 @@ TEST_P(VsockKills, NoConnectionIsLostAndNoByteIsWrong) {
         EXPECT_EQ(told->op(), VIRTIO_VSOCK_OP_SHUTDOWN);
     }
     if (HasFailure()) {
-        std::printf("%s\n", daemon_->complained().c_str());
+        std::printf("%s\n", daemon().complained().c_str());
     }
 }
 

@@ -6,31 +6,25 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <thread>
 #include <vector>
 
-#include <signal.h>
 #include <sys/socket.h>
 
 #include <gtest/gtest.h>
 
-#include "tests/support/child_process.h"
+#include "tests/integration/vsock_kept.h"
 #include "tests/support/vsock_guest.h"
 #include "tests/support/wait.h"
 
 namespace outrigger::testing {
 namespace {
 
-namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kKills = 24;
@@ -142,32 +136,12 @@ struct End {
     }
 };
 
-class VsockSiblingKills : public ::testing::TestWithParam<bool> {
+class VsockSiblingKills : public VsockKeptTest {
   protected:
-    VsockSiblingKills() {
-        const char* program = std::getenv("OUTRIGGER_VSOCK_PROGRAM");
-        EXPECT_NE(program, nullptr) << "names the program under test";
-        std::string name = ::testing::TempDir() + "vsocks-XXXXXX";
-        EXPECT_NE(::mkdtemp(name.data()), nullptr);
-        folder_ = name;
-        daemon_ = std::make_unique<ChildProcess>(
-            program != nullptr ? program : "",
-            ChildProcess::Options{.arguments = {"--device=" + device(7),
-                                                "--device=" + device(8),
-                                                "--sandbox=log",
-                                                "--keeper=fork",
-                                                "--keeper-restarts=1000000"}});
-    }
-
     ~VsockSiblingKills() override {
         stop_killing();
         guests_ = {};
-        daemon_.reset();
-        std::error_code ignored;  // what a killed keeper's process takes away meanwhile
-        fs::remove_all(folder_, ignored);
     }
-
-    [[nodiscard]] std::string path(const std::string& name) const { return folder_ / name; }
 
     [[nodiscard]] std::string device(uint64_t cid) const {
         const std::string number = std::to_string(cid);
@@ -176,7 +150,8 @@ class VsockSiblingKills : public ::testing::TestWithParam<bool> {
     }
 
     void start() {
-        ASSERT_TRUE(daemon_->wait_complained("s8: listening"));
+        ASSERT_NO_FATAL_FAILURE(start_daemon({"--device=" + device(7), "--device=" + device(8)}));
+        ASSERT_TRUE(daemon().wait_complained("s8: listening"));
         for (const uint64_t cid : {uint64_t{7}, uint64_t{8}}) {
             auto& guest = guests_[cid - 7];
             guest = std::make_unique<VsockGuest>(
@@ -254,22 +229,7 @@ class VsockSiblingKills : public ::testing::TestWithParam<bool> {
                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
             }
         }
-        ASSERT_TRUE(done()) << daemon_->complained();
-    }
-
-    [[nodiscard]] pid_t worker() const {
-        const std::string keeper = std::to_string(daemon_->pid());
-        std::ifstream children("/proc/" + keeper + "/task/" + keeper + "/children");
-        pid_t pid = -1;
-        children >> pid;
-        return pid;
-    }
-
-    /// One that was not killed before.
-    void kill_next() {
-        ASSERT_TRUE(eventually([&] { return worker() > 0 && worker() != killed_; }));
-        killed_ = worker();
-        ASSERT_EQ(::kill(killed_, SIGKILL), 0);
+        ASSERT_TRUE(done()) << daemon().complained();
     }
 
     /// Each process some time after something has passed through it.
@@ -283,11 +243,7 @@ class VsockSiblingKills : public ::testing::TestWithParam<bool> {
                 }
                 pause_ms = pause_ms * 17 % 31;
                 std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms));
-                const pid_t pid = worker();
-                if (pid > 0 && pid != killed_) {
-                    killed_ = pid;
-                    kills_ += ::kill(pid, SIGKILL) == 0 ? 1 : 0;
-                }
+                kills_ += kill_another() ? 1 : 0;
             }
         });
     }
@@ -299,15 +255,12 @@ class VsockSiblingKills : public ::testing::TestWithParam<bool> {
         }
     }
 
-    fs::path folder_;
-    std::unique_ptr<ChildProcess> daemon_;
     std::array<std::unique_ptr<VsockGuest>, 2> guests_;
     std::vector<std::unique_ptr<Link>> links_;
     std::thread killer_;
     std::atomic<bool> stops_killing_ = false;
     std::atomic<int> kills_ = 0;
     std::atomic<uint64_t> passed_ = 0;
-    pid_t killed_ = -1;  // of one thread at a time
 };
 
 INSTANTIATE_TEST_SUITE_P(Rings, VsockSiblingKills, ::testing::Bool(), [](const auto& parameter) {
@@ -326,9 +279,9 @@ TEST_P(VsockSiblingKills, GuestsThatTalkDoNotNotice) {
         Link& link = *links_[turn % links_.size()];
         link.caller.put_data(1 + turn * 7919 % kMessageBytesMax);
         link.called.put_data(1 + turn * 104'729 % kMessageBytesMax);
-        ASSERT_FALSE(HasFatalFailure()) << daemon_->complained();
+        ASSERT_FALSE(HasFatalFailure()) << daemon().complained();
         (void)take_all();
-        ASSERT_FALSE(HasFatalFailure()) << daemon_->complained();
+        ASSERT_FALSE(HasFatalFailure()) << daemon().complained();
         ++passed_;
         if (kills_ >= kKills / 2) {
             // From here on one direction of the first two is closed.
@@ -377,7 +330,7 @@ TEST_P(VsockSiblingKills, MessagesOfAGuestThatHasGoneArriveWhole) {
     ASSERT_NO_FATAL_FAILURE(kill_next());
     while (link.called.got < link.caller.sent) {
         const auto packet = link.called.guest->receive_event();
-        ASSERT_TRUE(packet) << link.called.got << "\n" << daemon_->complained();
+        ASSERT_TRUE(packet) << link.called.got << "\n" << daemon().complained();
         ASSERT_NO_FATAL_FAILURE(link.called.take(*packet, link.caller));
     }
     EXPECT_EQ(link.called.messages_got, kMessages);

@@ -90,6 +90,13 @@ ChildProcess::~ChildProcess() {
     ::unlink(stderr_path_.c_str());
 }
 
+pid_t ChildProcess::first_child() const {
+    const std::string parent = std::to_string(pid_);
+    std::ifstream children("/proc/" + parent + "/task/" + parent + "/children");
+    pid_t child = -1;
+    return children >> child ? child : -1;
+}
+
 void ChildProcess::send_signal(int signal_number) const {
     if (!ended_) {
         ::kill(pid_, signal_number);

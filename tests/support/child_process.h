@@ -38,6 +38,10 @@ class ChildProcess final {
 
     [[nodiscard]] pid_t pid() const { return pid_; }
 
+    /// The process that it has started, of several the one first: of a keeper, the one that serves.
+    /// -1 while there is none.
+    [[nodiscard]] pid_t first_child() const;
+
     void send_signal(int signal_number) const;
 
     /// Waits until it has ended; nullopt when it does not within kPatience.
