@@ -223,7 +223,7 @@ void VsockEngine::after_backlog(Connection& connection) {
         return;
     }
     if (connection.guest_deaf) {
-        finish(connection);
+        begin_reset(connection);
         return;
     }
     if (!connection.send_ended) {

@@ -389,7 +389,7 @@ void VsockEngine::on_host_deaf(Connection& connection) {
     set_waits_to_write(connection, false);
     on_forwarded(connection, dropped);
     if (connection.guest_ended && connection.guest_deaf) {
-        finish(connection);
+        begin_reset(connection);
         return;
     }
     if (connection.host_ended) {

@@ -239,7 +239,6 @@ class VsockEngine final {
     void close_socket(Connection& connection);
     void destroy(Connection& connection);
     void end(Connection& connection, EndReason reason);
-    void finish(Connection& connection);
     void begin_reset(Connection& connection);
     void linger(Connection& connection);
     void linger_untold(Connection& connection);
