@@ -405,15 +405,7 @@ TEST_P(VsockTest, PausedMachineKeepsItsConnections) {
     }
     host.send("meanwhile");
     for (uint16_t i = 0; i < 3; ++i) {
-        auto& queue = guest().queue(i);
-        ASSERT_EQ(guest().frontend().set_vring_base(i, queue.start_base()),
-                  driver::Answer::kAccepted);
-        ASSERT_TRUE(driver::went_well(
-            guest().frontend().set_vring_addr(queue.vring_address(guest().memory()))));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_call(i, queue.call_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_kick(i, queue.kick_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_enable(i, 1)));
-        queue.kick();
+        start_again(i, guest().queue(i).start_base());
     }
     EXPECT_EQ(guest().receive_bytes(9), "meanwhile");
     expect_echo(host);

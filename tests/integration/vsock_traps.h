@@ -81,14 +81,23 @@ class VsockTest : public ::testing::TestWithParam<bool> {
 
     [[nodiscard]] std::string path_of(uint32_t port) const { return port_path(base(), port); }
 
-    /// The device listens; no guest is there yet.
-    void serve_device() {
+    /// It listens, and nobody serves it yet.
+    [[nodiscard]] static std::unique_ptr<VsockDevice> make_device(const VsockOptions& options,
+                                                                  Keeping keeping = {}) {
         HostListeners listeners;
-        listeners.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 32}).value();
+        listeners.stream =
+            listen_at(options.uds_path, {.type = SOCK_STREAM, .backlog = 32}).value();
         listeners.seqpacket =
-            listen_at(seqpacket_path(base()), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
-        device_ = std::make_unique<VsockDevice>(
-            options_, VsockEngine::create(options_, std::move(listeners)).value());
+            listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET, .backlog = 32})
+                .value();
+        return std::make_unique<VsockDevice>(
+            options,
+            VsockEngine::create(options, std::move(listeners), std::move(keeping)).value());
+    }
+
+    /// No guest is there yet.
+    void serve_device(Keeping keeping = {}) {
+        device_ = make_device(options_, std::move(keeping));
         host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
     }
 
@@ -101,6 +110,13 @@ class VsockTest : public ::testing::TestWithParam<bool> {
     void serve(VsockGuestOptions options = {}) {
         serve_device();
         start_guest(options);
+    }
+
+    void stop_serving() {
+        guest_.reset();
+        ASSERT_TRUE(host_->wait_closed());
+        host_.reset();
+        device_.reset();
     }
 
     /// A ring that was stopped runs again, from `base` on.

@@ -193,10 +193,7 @@ TEST_P(VsockHostTrapTest, Trap16BuffersOfAnySizeAreFilled) {
         const HostSocket host = open_from_guest();
         host.send("some bytes");
         EXPECT_EQ(guest().receive_bytes(10), "some bytes");
-        guest_.reset();
-        ASSERT_TRUE(host_->wait_closed());
-        host_.reset();
-        device_.reset();
+        stop_serving();
     }
 }
 
