@@ -60,6 +60,18 @@ using testing::VsockPacket;
 inline constexpr uint32_t kGuestPort = 1111;
 inline constexpr uint32_t kHostPort = 2222;
 
+inline constexpr size_t kBytesAtOnce = 50'000;
+
+inline std::string pattern(size_t bytes) {
+    std::string text(bytes, '\0');
+    uint32_t state = 12345;
+    for (char& c : text) {
+        state = state * 1664525 + 1013904223;
+        c = static_cast<char>(state >> 24);
+    }
+    return text;
+}
+
 class VsockTest : public ::testing::TestWithParam<bool> {
   protected:
     VsockTest() {
@@ -179,6 +191,51 @@ class VsockTest : public ::testing::TestWithParam<bool> {
         EXPECT_EQ(host.receive(4), "ping");
         host.send("pong");
         EXPECT_EQ(guest().receive_bytes(4), "pong");
+    }
+
+    /// What the device says that it has forwarded of the connection at kGuestPort.
+    [[nodiscard]] std::optional<uint32_t> told_forwarded() {
+        EXPECT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
+        auto packet = guest().receive();
+        // Of two the last is the answer.
+        for (auto next = packet; next; next = guest().receive_now()) {
+            packet = next;
+        }
+        if (!packet) {
+            return std::nullopt;
+        }
+        const uint32_t forwarded = packet->header.fwd_cnt;
+        return forwarded;
+    }
+
+    /// The guest sends by the connection at kGuestPort, and nobody reads, until the kernel takes no
+    /// more and the device has so many bytes itself, or a piece more; all that was sent.
+    [[nodiscard]] std::string send_until_kept(size_t kept = 2 * kBytesAtOnce) {
+        constexpr size_t kMoreThanAnySocketHolds = 100'000'000;
+        const std::string piece = pattern(kBytesAtOnce);
+        std::string all;
+        size_t forwarded = 0;
+        while (all.size() - forwarded < kept) {
+            if (all.size() > kMoreThanAnySocketHolds ||
+                !guest().send_data(kGuestPort, kHostPort, piece)) {
+                ADD_FAILURE() << "nothing stays with the device: " << all.size();
+                return all;
+            }
+            all += piece;
+            forwarded = told_forwarded().value_or(all.size());
+        }
+        testing::give_others_a_moment();
+        EXPECT_LE(told_forwarded().value_or(all.size()), all.size() - kept);
+        return all;
+    }
+
+    /// The device's thread has nothing to do.
+    void expect_idle() {
+        testing::give_others_a_moment();
+        const Counter& turns = host_->worker_counters(0).turns;
+        const uint64_t before = turns.value();
+        testing::give_others_a_moment();
+        EXPECT_LT(turns.value() - before, 5U);
     }
 
     /// No connection is left, and the next one is served.

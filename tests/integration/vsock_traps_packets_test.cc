@@ -364,23 +364,12 @@ TEST_P(VsockTrapTest, Trap11ShutdownFlagsAddUp) {
 TEST_P(VsockTrapTest, Trap11ResetComesBehindTheDrainWhereTheHostIsSlow) {
     serve();
     const HostSocket host = open_from_guest();
-    // More than the kernel keeps for a socket, less than the window has let pass.
-    size_t sent = 0;
-    uint32_t forwarded = 0;
-    const std::string piece(50'000, 'x');
-    while (sent - forwarded < 150'000) {
-        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, piece));
-        sent += piece.size();
-        ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
-        const auto packet = guest().receive();
-        ASSERT_TRUE(packet);
-        forwarded = packet->header.fwd_cnt;
-    }
+    const std::string all = send_until_kept();
     ASSERT_TRUE(guest().send_op(
         VIRTIO_VSOCK_OP_SHUTDOWN, kGuestPort, kHostPort, VIRTIO_VSOCK_TYPE_STREAM, 3));
     testing::give_others_a_moment();
     EXPECT_FALSE(guest().receive_now());
-    EXPECT_EQ(host.receive(sent).size(), sent);
+    EXPECT_EQ(host.receive(all.size()), all);
     EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
     EXPECT_TRUE(host.ends());
     expect_clean();
