@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 
 #include "devices/vsock/connection_record.h"
-#include "devices/vsock/engine_times.h"
 #include "devices/vsock/vsock_engine.h"
 
 namespace outrigger::vsock {

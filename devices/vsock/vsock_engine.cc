@@ -16,7 +16,6 @@
 #include "vhost-user-backend/base/platform.h"
 
 #include "devices/vsock/connection_record.h"
-#include "devices/vsock/engine_times.h"
 
 namespace outrigger::vsock {
 namespace {

@@ -14,13 +14,13 @@
 ///  8  nothing to read takes no receive buffer
 ///  9  RST is not answered by RST; packets of no connection are
 /// 10  ports of the host are not used again soon
-/// 11  SHUTDOWN adds up; RST behind the drain
+/// 11  SHUTDOWN adds up; RST behind the drain, or in time
 /// 12  a listener that is not there, is busy or of another type holds up nobody
 /// 13  transmission goes on while nothing is received; resets are bounded
 /// 14  a side that does not read costs no processor
 /// 15  one read fills many buffers, and connections take turns
 /// 16  receive buffers of any size
-/// 17  foreign source addresses and unknown destinations
+/// 17  foreign source addresses, unknown destinations, peers of a guest that leaves
 /// 18  a guest cannot fill the log
 /// 19  programs of the host that close abruptly
 /// 20  the CONNECT line: bytes behind it, pieces, nonsense, silence
