@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
-#include "vhost-user-backend/control/device_control.h"
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
@@ -101,6 +100,7 @@ Result<void> Daemon::open() {
     for (const DeviceSettings& settings : settings_.devices) {
         served_.emplace_back();
         OUTRIGGER_TRY(create_device(served_.size() - 1));
+        OUTRIGGER_TRY(take_drain_mark(served_.size() - 1));
         add_extras(settings.values);
     }
     OUTRIGGER_TRY(open_userfaults());
@@ -359,47 +359,6 @@ Result<void> Daemon::confine_threads() {
     return enter_sandbox(settings_.sandbox, needs, workers);
 }
 
-void Daemon::start_control() {
-    if (!control_endpoint_) {
-        return;
-    }
-    for (Served& served : served_) {
-        if (control::DeviceControl* const control = served.device->control()) {
-            control->attach(*loop_, served.worker_list);
-            control->tell_departures_to(
-                [this, &served](bool departed) { return on_departure(served, departed); });
-        }
-    }
-    control_ =
-        std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
-                                                                   .description = description_,
-                                                                   .own_user = own_user_,
-                                                                   .root_user = root_looks_like_},
-                                        *std::exchange(control_endpoint_, std::nullopt));
-    control_->start();
-    if (!settings_.control.socket_path.empty()) {
-        log(LogLevel::kInfo, "control: listening at {}", settings_.control.socket_path);
-    }
-}
-
-bool Daemon::on_departure(Served& served, bool departed) {
-    if (store_ == nullptr) {
-        return true;
-    }
-    // Who is told to leave does nothing that the next process would not know of. The keeper, for
-    // its part, takes that back when it hears of a departure that was told before.
-    if (departed && (is_leaving_ || store_->is_spoken_to())) {
-        return false;
-    }
-    served.departed = departed;
-    if (std::ranges::any_of(served_, &Served::departed)) {
-        store_->give_up("an operator changed what its command line says");
-    } else {
-        store_->take_up();
-    }
-    return true;
-}
-
 /// What the process before left: nothing of it is trusted, so it is looked at in here.
 Result<void> Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
@@ -532,6 +491,7 @@ void Daemon::accept() {
                             .measures_latency = control_endpoint_ || metrics_listener_,
                             .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
                 .exit_on_disconnect = settings_.exit_on_disconnect,
+                .starts_drained = served.starts_drained,
                 .label = std::string(program_.type) + " " + where,
                 .keeper = store_.get(),
                 .listener_names = {listener_names(settings.key).socket,

@@ -62,6 +62,8 @@ class Daemon final {
         std::vector<Worker*> worker_list;
         std::unique_ptr<DeviceServer> server;
         bool departed = false;  // from what its command line says
+        UniqueFd drain_mark;    // kept while the device is drained
+        bool starts_drained = false;
     };
 
     [[nodiscard]] Result<void> run_stages();
@@ -87,6 +89,9 @@ class Daemon final {
     void start_metrics();
     void watch_keeper();
     [[nodiscard]] bool on_departure(Served& served, bool departed);
+    [[nodiscard]] std::string drain_mark_name(size_t index) const;
+    [[nodiscard]] Result<void> take_drain_mark(size_t index);
+    [[nodiscard]] bool on_drain(size_t index, bool drained);
     void leave();
     void begin_notifications();
     void show_status() const;
