@@ -201,6 +201,7 @@ void BlkControl::dispatch(const v1::Request& request, std::vector<UniqueFd> fds,
             return;
         case v1::Request::kDescribe:
         case v1::Request::kSetLogLevel:
+        case v1::Request::kDrain:
         case v1::Request::kSetPortPlugged:
         case v1::Request::kStartCapture:
         case v1::Request::kStopCapture:

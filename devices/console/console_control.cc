@@ -35,6 +35,10 @@ void ConsoleControl::describe(v1::Device& out) const {
         port.set_name(options.name);
         port.set_backend(std::string(console::describe(options.backend)));
         port.set_is_console(options.console);
+        port.set_place(options.place);
+        if (options.backend == Backend::kUnix) {
+            port.set_size_place(size_socket_path(options.place));
+        }
         port.set_plugged(state.plugged);
         port.set_guest_open(state.guest_open);
         port.set_host_open(state.host_open);

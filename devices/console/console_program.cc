@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
+#include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "devices/console/console_device.h"
@@ -64,8 +67,30 @@ Result<void> check_options(const OptionValues& values) {
     return {};
 }
 
+/// Relative paths are of the directory where we were started; who asks for them is elsewhere.
+std::string place_of(const PortOptions& port) {
+    switch (port.backend) {
+        case Backend::kPty:
+        case Backend::kUnix: {
+            std::error_code ignored;
+            return port.path.empty() ? "" : std::filesystem::absolute(port.path, ignored).string();
+        }
+        case Backend::kTcp:
+            return std::to_string(port.tcp_port);
+        case Backend::kStdio:
+        case Backend::kFile:
+        case Backend::kNull:
+            return "";
+    }
+    return "";
+}
+
 Result<ConsoleSettings> settings_from(const OptionValues& values) {
-    return ConsoleSettings{.ports = OUTRIGGER_TRY(parse_ports(values.texts("port"))),
+    auto ports = OUTRIGGER_TRY(parse_ports(values.texts("port")));
+    for (PortOptions& port : ports) {
+        port.place = place_of(port);
+    }
+    return ConsoleSettings{.ports = std::move(ports),
                            .multiport = values.flag("multiport"),
                            .resize_order = values.text("resize-order") == "legacy"
                                                ? ResizeOrder::kLegacy

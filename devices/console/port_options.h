@@ -35,6 +35,7 @@ struct PortOptions {
     bool plugged = true;         ///< there from the start
     std::string path{};          ///< pty: the link; unix: the socket; file: the file
     uint16_t tcp_port = 0;       ///< on 127.0.0.1
+    std::string place{};         ///< what the control socket says: see ConsolePort.place
     std::string log_path{};      ///< empty: no log
     uint64_t log_bytes_max = 0;  ///< rotate when it has so many; 0: never
     uint32_t log_files = 1;      ///< how many rotated ones are kept

@@ -91,7 +91,7 @@ void VsockEngine::call_sibling(Connection& connection) {
         end(connection, EndReason::kSiblingDown);
         return;
     }
-    set_deadline(connection, kGuestAnswerMax);
+    set_deadline(connection, options_.guest_answer_timeout);
     watch_socket(connection);
 }
 
@@ -137,8 +137,7 @@ void VsockEngine::take_calls() {
                                  call->from_port,
                                  call->to_port));
             if (call->socket.valid()) {
-                const std::byte why = answer_of(*reason);
-                (void)send_bytes(call->socket.get(), std::span(&why, 1));
+                send_byte(call->socket.get(), answer_of(*reason));
             }
         }
         self_->drop_call();
@@ -175,7 +174,7 @@ std::optional<EndReason> VsockEngine::take_call(SiblingCall& call) {
     connection.link = call.link;
     join_sibling(connection, LinkSide::kCalled);
     fit_messages(connection);
-    set_deadline(connection, kGuestAnswerMax);
+    set_deadline(connection, options_.guest_answer_timeout);
     update_listeners();
     owe(connection, kPendingRequest);
     watch_socket(connection);

@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -191,6 +192,7 @@ class ControlGuest final {
 class BlkControlTest : public ::testing::Test {
   protected:
     static constexpr uint64_t kDiskBytes = uint64_t{64} << 20;
+    static constexpr uint64_t kLimit = uint64_t{8} << 20;
 
     void SetUp() override {
         const char* program = std::getenv("OUTRIGGER_BLK_PROGRAM");
@@ -264,9 +266,19 @@ class BlkControlTest : public ::testing::Test {
         EXPECT_TRUE(ask([](v1::Request& request) { request.mutable_resume(); }).has_done());
     }
 
+    /// From here on the host fails writes behind kLimit with EFBIG.
+    void let_writes_fail() const { set_file_limit(kLimit); }
+
+    void heal() const { set_file_limit(RLIM_INFINITY); }
+
     [[nodiscard]] std::string socket_path() const { return (folder_ / "blk.sock").string(); }
 
     [[nodiscard]] std::string control_path() const { return (folder_ / "ctl.sock").string(); }
+
+    void set_file_limit(rlim_t bytes) const {
+        const rlimit limit{.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
+        ASSERT_EQ(::prlimit(daemon_->pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
+    }
 
     TemporaryImage backing_{kDiskBytes};
     std::string program_;

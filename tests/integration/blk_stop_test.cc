@@ -8,8 +8,6 @@
 #include <thread>
 #include <vector>
 
-#include <sys/resource.h>
-
 #include "tests/integration/blk_control.h"
 #include "tests/support/dirty_log_file.h"
 
@@ -18,20 +16,8 @@ namespace {
 
 using driver::Answer;
 
-constexpr uint64_t kLimit = uint64_t{8} << 20;
-
 class BlkStop : public BlkControlTest {
   protected:
-    /// From here on the host fails writes behind kLimit with EFBIG.
-    void let_writes_fail() const { set_file_limit(kLimit); }
-
-    void heal() const { set_file_limit(RLIM_INFINITY); }
-
-    void set_file_limit(rlim_t bytes) const {
-        const rlimit limit{.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
-        ASSERT_EQ(::prlimit(daemon_->pid(), RLIMIT_FSIZE, &limit, nullptr), 0);
-    }
-
     void hold_one(ControlGuest& guest, uint32_t slot = 0, int fill = 9) {
         let_writes_fail();
         guest.submit(slot, VIRTIO_BLK_T_OUT, 2 * kLimit, 4096, fill);

@@ -76,18 +76,8 @@ class VsockNextProcessTest : public VsockTest {
         Keeping keeping;
         keeping.ledger = Ledger::begin_anew(memory_.get(), shape()).value();
         keeping.keeper = &keeper_;
-        device_ = std::make_unique<VsockDevice>(
-            options_, VsockEngine::create(options_, listeners(base()), std::move(keeping)).value());
-        host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
+        serve_device(std::move(keeping));
         start_guest(options);
-    }
-
-    static HostListeners listeners(const std::string& path) {
-        HostListeners made;
-        made.stream = listen_at(path, {.type = SOCK_STREAM, .backlog = 32}).value();
-        made.seqpacket =
-            listen_at(seqpacket_path(path), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
-        return made;
     }
 
     void stop_rings() {
@@ -118,9 +108,9 @@ class VsockNextProcessTest : public VsockTest {
                                                                 : std::move(found->second));
         }
         keeping.ledger = std::move(*ledger);
-        next_device_ = std::make_unique<VsockDevice>(
-            options_,
-            VsockEngine::create(options_, listeners(folder_ / "next"), std::move(keeping)).value());
+        VsockOptions options = options_;
+        options.uds_path = folder_ / "next";
+        next_device_ = make_device(options, std::move(keeping));
     }
 
     void start_next_guest(VsockGuestOptions options = {}) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "vhost-user-backend/base/escape_key.h"
 #include "vhost-user-backend/control/printable_text.h"
 
 #include "tools/outriggerctl/ctl_filter.h"
@@ -73,13 +74,21 @@ constexpr CommandSpec kCommands[] = {
              "that; with --rate alone only how fast. What was copied stays, and show tells how "
              "far it is",
      .options = " rate "},
+    {.name = "drain",
+     .value_name = "",
+     .help = "Have a device of any kind begin no more requests of its guest, also of front ends "
+             "that connect later; done when none is in flight. Without --device all devices of "
+             "the daemon. When requests are still in flight after --timeout, that is told, and "
+             "no others are begun all the same",
+     .options = ""},
     {.name = "pause",
      .value_name = "",
-     .help = "Begin no more requests; done when none is in flight",
+     .help = "As drain, of a disk, and until this process ends: no other goes on with it",
      .options = ""},
     {.name = "resume",
      .value_name = "",
-     .help = "Go on after pause, and try requests again that the error policy holds",
+     .help = "Go on after drain and pause, and try requests again that a disk's error policy "
+             "holds. Without --device all devices of the daemon",
      .options = ""},
     {.name = "plug",
      .value_name = "PORT",
@@ -89,6 +98,13 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "PORT",
      .help = "Take a port of a console away from the guest; what is on the host stays, for plug",
      .options = ""},
+    {.name = "attach",
+     .value_name = "PORT",
+     .value_optional = true,
+     .help = "Connect this terminal to a port of a console, by its name; without PORT to the only "
+             "one that can be connected to, which those at a pseudo-terminal, a Unix socket or a "
+             "TCP port can. The port's guest is told this terminal's size. Ctrl-] leaves it",
+     .options = " escape "},
     {.name = "capture",
      .value_name = "FILE",
      .help = "Copy what passes at a network device's port to a new file of your own, or with - to "
@@ -114,6 +130,18 @@ constexpr CommandSpec kCommands[] = {
          "those that are gone from it go. When that does not serve within 2 seconds, the one "
          "before does again",
      .options = " keeper "},
+    {.name = "add",
+     .value_name = "NAME KEY=VALUE",
+     .value_repeats = true,
+     .help = "Have a daemon that was started with --config serve one device more while guests use "
+             "the others: writes a section [NAME] with these keys, which are those of --device, "
+             "to the end of that file, and has the daemon's keeper go on with it. When that "
+             "does not serve, the file is as before",
+     .options = ""},
+    {.name = "remove",
+     .value_name = "NAME",
+     .help = "Likewise take the section [NAME] out of the file, and its device away from its guest",
+     .options = ""},
     {.name = "state",
      .value_name = "FILE",
      .help =
@@ -121,6 +149,9 @@ constexpr CommandSpec kCommands[] = {
          "load it. No daemon is asked: --socket is not needed",
      .options = ""},
 };
+
+/// For an answer of which the time is the daemon's to keep.
+constexpr auto kAnswerTime = std::chrono::seconds(10);
 
 constexpr std::string_view kRateValue = "RATE[:BURST]";
 
@@ -130,7 +161,8 @@ constexpr OptionSpec kOptions[] = {
      .help = "The control socket of the daemon: its --control-socket"},
     {.name = "device",
      .value_name = "NAME",
-     .help = "The device that is meant, by its name or its socket; needed where there are several"},
+     .help = "The device that is meant, by its name or its socket; mostly needed where there are "
+             "several"},
     {.name = "json",
      .kind = OptionKind::kFlag,
      .help = "Print the answer as JSON, with the names of the protocol; 64-bit numbers are texts"},
@@ -167,6 +199,10 @@ constexpr OptionSpec kOptions[] = {
      .kind = OptionKind::kSize,
      .value_name = "SIZE",
      .help = "With fill: copy at most this much a second; 0 for as much as there is"},
+    {.name = "escape",
+     .value_name = "KEY",
+     .help = "With attach: the control key that ends it, as a caret and a character, or none",
+     .default_value = "^]"},
     {.name = "filter",
      .value_name = "EXPRESSION",
      .help = "With capture: only what this expression of libpcap wants, like 'tcp port 80'; see "
@@ -211,7 +247,7 @@ constexpr OptionSpec kOptions[] = {
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
-    "rate filter frame-bytes file-bytes interval count batch keeper ";
+    "rate escape filter frame-bytes file-bytes interval count batch keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -387,6 +423,10 @@ Result<void> read_command(const CommandSpec& spec,
         request.mutable_stop_capture();
     } else if (spec.name == "fill") {
         return read_fill(value, values, *request.mutable_fill());
+    } else if (spec.name == "drain") {
+        request.mutable_drain()->set_timeout_seconds(static_cast<uint32_t>(plan.timeout.count()));
+        // The daemon is to say what it waited for in vain.
+        plan.timeout += kAnswerTime;
     } else if (spec.name == "pause") {
         request.mutable_pause();
     } else if (spec.name == "resume") {
@@ -429,6 +469,33 @@ Result<void> read_top(const Given& given, CtlPlan& plan) {
     plan.interval = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
     plan.count = given.values.number("count").value_or(0);
     plan.batch = given.values.flag("batch");
+    plan.request.mutable_describe();
+    return {};
+}
+
+Result<void> read_attach(const Given& given, CtlPlan& plan) {
+    plan.action = Action::kAttach;
+    plan.port = given.words.size() > 1 ? given.words[1] : std::string();
+    if (plan.json) {
+        return usage_error("--json does not go with attach");
+    }
+    plan.escape = OUTRIGGER_TRY(parse_escape_key(given.values.text("escape").value_or("")));
+    plan.request.mutable_describe();
+    return {};
+}
+
+Result<void> read_device_change(const Given& given, CtlPlan& plan) {
+    const bool adds = given.words[0] == "add";
+    plan.action = adds ? Action::kAddDevice : Action::kRemoveDevice;
+    if (given.words.size() < (adds ? 3 : 2)) {
+        return usage_error("add takes the name of a device and at least one KEY=VALUE");
+    }
+    plan.section = given.words[1];
+    plan.items.assign(given.words.begin() + 2, given.words.end());
+    if (given.values.has("device")) {
+        return usage_error("--device does not go with " + given.words[0] +
+                           ": its word is the name");
+    }
     plan.request.mutable_describe();
     return {};
 }
@@ -501,6 +568,14 @@ Result<CtlPlan> parse_ctl_arguments(std::span<const char* const> arguments) {
     plan.request.set_device(control::printable(given.values.text("device").value_or("")));
     if (spec->name == "top") {
         OUTRIGGER_TRY(read_top(given, plan));
+        return plan;
+    }
+    if (spec->name == "attach") {
+        OUTRIGGER_TRY(read_attach(given, plan));
+        return plan;
+    }
+    if (spec->name == "add" || spec->name == "remove") {
+        OUTRIGGER_TRY(read_device_change(given, plan));
         return plan;
     }
     if (spec->name == "take-over") {

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,7 +21,18 @@
 
 namespace outrigger::ctl {
 
-enum class Action : uint8_t { kAsk, kTop, kTakeOver, kPrintState, kHelp, kVersion, kManPage };
+enum class Action : uint8_t {
+    kAsk,
+    kAttach,
+    kAddDevice,
+    kRemoveDevice,
+    kTop,
+    kTakeOver,
+    kPrintState,
+    kHelp,
+    kVersion,
+    kManPage
+};
 
 struct CtlPlan {
     Action action = Action::kAsk;
@@ -33,6 +46,10 @@ struct CtlPlan {
     bool image_read_only = false;
     std::string capture_path;          ///< capture: to make and to send along; "-": standard output
     std::string state_path;            ///< state: to print
+    std::string port;                  ///< attach: its name; empty: the only one
+    std::optional<std::byte> escape;   ///< attach: the key that ends it; nullopt: none does
+    std::string section;               ///< add, remove: its name
+    std::vector<std::string> items;    ///< add: KEY=VALUE each
     std::string binary;                ///< take-over: its path; empty: where the daemon's lay
     pid_t keeper = 0;                  ///< take-over: asked in place of a socket; 0: by --socket
     std::vector<std::string> sockets;  ///< top: all of them

@@ -45,6 +45,17 @@ std::string state_text(const v1::BlockDevice& block) {
     }
 }
 
+std::string intake_text(v1::Device::Intake intake) {
+    switch (intake) {
+        case v1::Device::DRAINING:
+            return "draining";
+        case v1::Device::DRAINED:
+            return "drained";
+        default:
+            return "taken";
+    }
+}
+
 std::string cache_text(const v1::BlockDevice& block, bool connected) {
     if (block.cache() == v1::WRITE_THROUGH) {
         return "writethrough";
@@ -358,6 +369,9 @@ std::string list_text(const v1::Program& program) {
     for (const v1::Device& device : program.devices()) {
         out += fmt::format("{}  {}  {}", device.name(), device.type(), device.socket());
         out += device.connected() ? "  connected" : "  waiting";
+        if (device.intake() != v1::Device::OPEN) {
+            out += "  " + intake_text(device.intake());
+        }
         if (device.has_block()) {
             const v1::BlockDevice& block = device.block();
             out += fmt::format("  {}  {}  {}  {}",
@@ -385,6 +399,7 @@ std::string show_text(const v1::Program& program) {
         append_row(out, "type", device.type());
         append_row(out, "socket", device.socket());
         append_row(out, "front end", device.connected() ? "connected" : "none");
+        append_row(out, "requests", intake_text(device.intake()));
         append_row(out, "queues", fmt::format("{}", device.queues()));
         append_row(out, "kicks", fmt::format("{}", device.kicks()));
         append_row(out, "calls", fmt::format("{}", device.calls()));

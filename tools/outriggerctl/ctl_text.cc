@@ -18,6 +18,9 @@ std::string usage_of(const CommandSpec& command) {
     if (command.value_name.empty()) {
         return std::string(command.name);
     }
+    if (command.value_repeats && !command.value_optional) {
+        return fmt::format("{} {}...", command.name, command.value_name);
+    }
     if (command.value_repeats) {
         return fmt::format("{} [{}]...", command.name, command.value_name);
     }

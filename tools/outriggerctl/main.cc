@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tools/outriggerctl/attach.h"
+#include "tools/outriggerctl/change_devices.h"
 #include "tools/outriggerctl/ctl_client.h"
 #include "tools/outriggerctl/ctl_options.h"
 #include "tools/outriggerctl/ctl_report.h"
@@ -115,8 +117,15 @@ int run(std::span<const char* const> arguments) {
     switch (plan->action) {
         case Action::kAsk:
             return ask_daemon(*plan);
+        case Action::kAttach: {
+            const auto attached = attach(*plan);
+            return attached ? kDone : complain(attached.error().message, kFailed);
+        }
         case Action::kTop:
             return top(*plan);
+        case Action::kAddDevice:
+        case Action::kRemoveDevice:
+            return change_devices(*plan);
         case Action::kTakeOver:
             return take_over(*plan);
         case Action::kPrintState: {

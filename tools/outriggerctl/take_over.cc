@@ -36,27 +36,9 @@ int complain(const std::string& what) {
     return kFailed;
 }
 
-Result<control::v1::Program> describe(const CtlPlan& plan) {
-    const UniqueFd socket = OUTRIGGER_TRY(connect_to(plan.socket, plan.timeout));
-    const auto reply = OUTRIGGER_TRY(ask(socket.get(), plan.request, -1, plan.timeout));
-    if (!reply.has_program()) {
-        return failure(Error{.message = "the daemon does not describe itself"});
-    }
-    return reply.program();
-}
-
 Result<pid_t> find_keeper(const CtlPlan& plan) {
-    if (plan.keeper != 0) {
-        return plan.keeper;
-    }
-    const control::v1::Program program = OUTRIGGER_TRY(describe(plan));
-    if (program.keeper_pid() == 0) {
-        return failure(Error{.message =
-                                 "the daemon has no keeper of its own: with --keeper=systemd the "
-                                 "service manager replaces it (systemctl restart, with "
-                                 "RestartKillSignal=SIGKILL), with --keeper=none nobody can"});
-    }
-    return static_cast<pid_t>(program.keeper_pid());
+    return plan.keeper != 0 ? Result<pid_t>(plan.keeper)
+                            : keeper_of(OUTRIGGER_TRY(describe_daemon(plan)));
 }
 
 /// The keeper takes the binary of who asks, so that binary asks.
@@ -84,7 +66,7 @@ Outcome ask_with(const std::string& binary, pid_t keeper) {
     }
 }
 
-Outcome ask_at_path(const CtlPlan& plan, pid_t keeper) {
+Outcome ask_keeper(const CtlPlan& plan, pid_t keeper, control::TakeOverRequest request) {
     const auto on_step = [&](TakeOverStep step) {
         if (!plan.json) {
             std::fputs(step == TakeOverStep::kStarting
@@ -93,8 +75,7 @@ Outcome ask_at_path(const CtlPlan& plan, pid_t keeper) {
                        stderr);
         }
     };
-    const auto outcome =
-        control::ask_take_over(keeper, control::TakeOverRequest::kAtPath, plan.timeout, on_step);
+    const auto outcome = control::ask_take_over(keeper, request, plan.timeout, on_step);
     if (!outcome) {
         return {.why = outcome.error().message};
     }
@@ -125,16 +106,10 @@ int exit_status_of(TakeOverOutcome how) {
     return kFailed;
 }
 
-}  // namespace
-
-int take_over(const CtlPlan& plan) {
-    const auto keeper = find_keeper(plan);
-    if (!keeper) {
-        return complain(keeper.error().message);
-    }
-    const auto began = std::chrono::steady_clock::now();
-    const Outcome outcome =
-        plan.binary.empty() ? ask_at_path(plan, *keeper) : ask_with(plan.binary, *keeper);
+int report(const CtlPlan& plan,
+           pid_t keeper,
+           const Outcome& outcome,
+           std::chrono::steady_clock::time_point began) {
     const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::steady_clock::now() - began);
     if (!outcome.why.empty()) {
@@ -143,13 +118,51 @@ int take_over(const CtlPlan& plan) {
     if (plan.json) {
         fmt::print("{{\n \"outcome\": \"{}\",\n \"keeper_pid\": {},\n \"milliseconds\": {}\n}}\n",
                    name_of(outcome.how),
-                   *keeper,
+                   keeper,
                    took.count());
     } else {
         fmt::print("{}\n", name_of(outcome.how));
     }
     std::fflush(stdout);
     return exit_status_of(outcome.how);
+}
+
+}  // namespace
+
+Result<control::v1::Program> describe_daemon(const CtlPlan& plan) {
+    const UniqueFd socket = OUTRIGGER_TRY(connect_to(plan.socket, plan.timeout));
+    const auto reply = OUTRIGGER_TRY(ask(socket.get(), plan.request, -1, plan.timeout));
+    if (!reply.has_program()) {
+        return failure(Error{.message = "the daemon does not describe itself"});
+    }
+    return reply.program();
+}
+
+Result<pid_t> keeper_of(const control::v1::Program& program) {
+    if (program.keeper_pid() == 0) {
+        return failure(Error{.message =
+                                 "the daemon has no keeper of its own: with --keeper=systemd the "
+                                 "service manager replaces it (systemctl restart, with "
+                                 "RestartKillSignal=SIGKILL), with --keeper=none nobody can"});
+    }
+    return static_cast<pid_t>(program.keeper_pid());
+}
+
+int take_over(const CtlPlan& plan, pid_t keeper, control::TakeOverRequest request) {
+    const auto began = std::chrono::steady_clock::now();
+    return report(plan, keeper, ask_keeper(plan, keeper, request), began);
+}
+
+int take_over(const CtlPlan& plan) {
+    const auto keeper = find_keeper(plan);
+    if (!keeper) {
+        return complain(keeper.error().message);
+    }
+    if (plan.binary.empty()) {
+        return take_over(plan, *keeper, control::TakeOverRequest::kAtPath);
+    }
+    const auto began = std::chrono::steady_clock::now();
+    return report(plan, *keeper, ask_with(plan.binary, *keeper), began);
 }
 
 }  // namespace outrigger::ctl

@@ -17,6 +17,7 @@ namespace outrigger::control {
 enum class TakeOverRequest : int {
     kOfSender = 0x4f52'746b,  ///< that of the process that asks
     kAtPath = 0x4f52'746c,    ///< what lies at the path of the daemon's binary by now; tell steps
+    kReload = 0x4f52'746d,    ///< the one that runs, with the file of --config read anew; likewise
 };
 
 enum class TakeOverOutcome : int {

@@ -26,6 +26,13 @@ constexpr DeviceMetric kMetrics[] = {
          [](const v1::Device& device, MetricSamples& samples) {
              samples.add({{"type", device.type()}}, device.connected() ? 1 : 0);
          }},
+    {.name = "outrigger_device_drained",
+     .help = "1 while an operator has the device begin no more requests",
+     .kind = MetricKind::kGauge,
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             samples.add({}, device.intake() != v1::Device::OPEN ? 1 : 0);
+         }},
     {.name = "outrigger_queue_running",
      .help = "1 while the ring runs",
      .kind = MetricKind::kGauge,

@@ -46,7 +46,11 @@ std::string command_name(const v1::Request& request) {
 }  // namespace
 
 ControlServer::ControlServer(Environment environment, Endpoint endpoint)
-    : environment_(std::move(environment)), endpoint_(std::move(endpoint)) {}
+    : environment_(std::move(environment)),
+      drains_({.loop = environment_.loop,
+               .description = environment_.description,
+               .tell_drain = environment_.tell_drain}),
+      endpoint_(std::move(endpoint)) {}
 
 ControlServer::~ControlServer() {
     unwatch();
@@ -172,13 +176,36 @@ void ControlServer::hand_on(const v1::Request& request,
                             const std::string& peer,
                             const ControlConnection::Respond& respond) {
     v1::Reply reply;
+    const bool drains = request.has_drain() || request.has_resume();
     const auto* const target = environment_.description.find(request.device());
-    if (target == nullptr) {
+    if (target == nullptr && !(drains && request.device().empty())) {
         set_error(reply,
                   v1::Error::UNKNOWN_DEVICE,
                   request.device().empty() ? "say which device: there are several"
                                            : "there is no device of that name or socket");
         respond(reply);
+        return;
+    }
+    const std::string name = target != nullptr ? target->name : "all devices";
+    auto answer =
+        [respond, peer, name, command = command_name(request)](control::CommandResult result) {
+            v1::Reply answered;
+            if (result) {
+                log(LogLevel::kInfo, "control: {}: {} {}: done", peer, command, name);
+                answered.mutable_done()->set_note(control::printable(*result));
+            } else {
+                const control::CommandError& error = result.error();
+                log(LogLevel::kInfo, "control: {}: {} {}: {}", peer, command, name, error.message);
+                set_error(answered, code_of(error.refusal), error.message);
+            }
+            respond(answered);
+        };
+    if (request.has_drain()) {
+        drains_.drain(request, std::move(answer));
+        return;
+    }
+    if (request.has_resume()) {
+        drains_.resume(request, std::move(answer));
         return;
     }
     control::DeviceControl* const device = target->device.control();
@@ -187,26 +214,7 @@ void ControlServer::hand_on(const v1::Request& request,
         respond(reply);
         return;
     }
-    device->handle(request,
-                   std::move(fds),
-                   [respond, peer, name = target->name, command = command_name(request)](
-                       control::CommandResult result) {
-                       v1::Reply answer;
-                       if (result) {
-                           log(LogLevel::kInfo, "control: {}: {} {}: done", peer, command, name);
-                           answer.mutable_done()->set_note(control::printable(*result));
-                       } else {
-                           log(LogLevel::kInfo,
-                               "control: {}: {} {}: {}",
-                               peer,
-                               command,
-                               name,
-                               result.error().message);
-                           set_error(
-                               answer, code_of(result.error().refusal), result.error().message);
-                       }
-                       respond(answer);
-                   });
+    device->handle(request, std::move(fds), std::move(answer));
 }
 
 void ControlServer::describe(const v1::Request& request, v1::Reply& reply) const {

@@ -18,6 +18,7 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/control_connection.h"
+#include "vhost-user-backend/daemon/drain_commands.h"
 #include "vhost-user-backend/daemon/program_description.h"
 #include "vhost-user-backend/io/event_loop.h"
 
@@ -34,6 +35,7 @@ class ControlServer final {
         const ProgramDescription& description;
         uid_t own_user;   ///< may use the socket, as root may
         uid_t root_user;  ///< what root looks like in our user namespace
+        TellDrain tell_drain;
         ControlConnection::Limits limits = kDefaultLimits;
     };
 
@@ -75,6 +77,7 @@ class ControlServer final {
     void describe(const control::v1::Request& request, control::v1::Reply& reply) const;
 
     Environment environment_;
+    DrainCommands drains_;
     Endpoint endpoint_;
     LogLimiter client_log_{10};
     std::optional<WatchId> watch_;

@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
-#include "vhost-user-backend/control/device_control.h"
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
@@ -101,6 +100,7 @@ Result<void> Daemon::open() {
     for (const DeviceSettings& settings : settings_.devices) {
         served_.emplace_back();
         OUTRIGGER_TRY(create_device(served_.size() - 1));
+        OUTRIGGER_TRY(take_drain_mark(served_.size() - 1));
         add_extras(settings.values);
     }
     OUTRIGGER_TRY(open_userfaults());
@@ -303,103 +303,6 @@ Result<void> Daemon::drop_what_threads_inherit() {
     return {};
 }
 
-Result<void> Daemon::start_workers() {
-    std::optional<UringOperations> uring_operations;
-    if (settings_.sandbox != SandboxMode::kNone) {
-        uring_operations.emplace(program_.sandbox.uring_operations.begin(),
-                                 program_.sandbox.uring_operations.end());
-        uring_operations->insert(
-            uring_operations->end(), extra_operations_.begin(), extra_operations_.end());
-    }
-    for (size_t i = 0; i < served_.size(); ++i) {
-        const DeviceSettings& settings = settings_.devices[i];
-        Served& served = served_[i];
-        const DeviceIdentity identity = served.device->identity();
-        const unsigned reserved = std::min(identity.priority_queues, identity.queue_count);
-        const unsigned count =
-            reserved + std::min<unsigned>(settings.queue_threads, identity.queue_count - reserved);
-        for (unsigned thread = 0; thread < count; ++thread) {
-            std::optional<unsigned> cpu;
-            if (!settings.cpus.empty()) {
-                cpu = settings.cpus[thread % settings.cpus.size()];
-            }
-            served.workers.push_back(OUTRIGGER_TRY(Worker::start(
-                {.thread_name = std::string(identity.name) + "-" + std::to_string(thread),
-                 .loop = settings_.loop,
-                 .uring_operations = uring_operations,
-                 .poll_max = settings.poll_max,
-                 .poll_cpu_percent = settings.poll_cpu_percent,
-                 .cpu = cpu})));
-            served.worker_list.push_back(served.workers.back().get());
-        }
-    }
-    return {};
-}
-
-/// Each thread enters its own filter, and all have before a front end is let in.
-Result<void> Daemon::confine_threads() {
-    if (settings_.sandbox == SandboxMode::kNone) {
-        return {};
-    }
-    std::vector<Worker*> workers;
-    for (const Served& served : served_) {
-        workers.insert(workers.end(), served.worker_list.begin(), served.worker_list.end());
-    }
-    SandboxNeeds needs = program_.sandbox;
-    std::vector<SystemCallRule> system_calls(needs.system_calls.begin(), needs.system_calls.end());
-    system_calls.insert(system_calls.end(), extra_calls_.begin(), extra_calls_.end());
-    needs.system_calls = system_calls;
-    std::vector<SystemCallRule> control_calls(needs.control_system_calls.begin(),
-                                              needs.control_system_calls.end());
-    if (userfaults_ != nullptr) {
-        const auto calls = userfault_system_calls();
-        control_calls.insert(control_calls.end(), calls.begin(), calls.end());
-    }
-    needs.control_system_calls = control_calls;
-    return enter_sandbox(settings_.sandbox, needs, workers);
-}
-
-void Daemon::start_control() {
-    if (!control_endpoint_) {
-        return;
-    }
-    for (Served& served : served_) {
-        if (control::DeviceControl* const control = served.device->control()) {
-            control->attach(*loop_, served.worker_list);
-            control->tell_departures_to(
-                [this, &served](bool departed) { return on_departure(served, departed); });
-        }
-    }
-    control_ =
-        std::make_unique<ControlServer>(ControlServer::Environment{.loop = *loop_,
-                                                                   .description = description_,
-                                                                   .own_user = own_user_,
-                                                                   .root_user = root_looks_like_},
-                                        *std::exchange(control_endpoint_, std::nullopt));
-    control_->start();
-    if (!settings_.control.socket_path.empty()) {
-        log(LogLevel::kInfo, "control: listening at {}", settings_.control.socket_path);
-    }
-}
-
-bool Daemon::on_departure(Served& served, bool departed) {
-    if (store_ == nullptr) {
-        return true;
-    }
-    // Who is told to leave does nothing that the next process would not know of. The keeper, for
-    // its part, takes that back when it hears of a departure that was told before.
-    if (departed && (is_leaving_ || store_->is_spoken_to())) {
-        return false;
-    }
-    served.departed = departed;
-    if (std::ranges::any_of(served_, &Served::departed)) {
-        store_->give_up("an operator changed what its command line says");
-    } else {
-        store_->take_up();
-    }
-    return true;
-}
-
 /// What the process before left: nothing of it is trusted, so it is looked at in here.
 Result<void> Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
@@ -492,8 +395,11 @@ void Daemon::begin_notifications() {
     for (size_t i = 0; i < served_.size(); ++i) {
         // A page of a guest that moves here by postcopy may come late, and a share's disk, too.
         if (!settings_.devices[i].postcopy && !program_.workers_may_wait) {
-            const auto& workers = served_[i].worker_list;
-            asked.insert(asked.end(), workers.begin(), workers.end());
+            for (Worker* const worker : served_[i].worker_list) {
+                if (std::ranges::find(asked, worker) == asked.end()) {
+                    asked.push_back(worker);
+                }
+            }
         }
     }
     notifier_->begin(*loop_, std::move(asked));
@@ -532,6 +438,7 @@ void Daemon::accept() {
                             .measures_latency = control_endpoint_ || metrics_listener_,
                             .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
                 .exit_on_disconnect = settings_.exit_on_disconnect,
+                .starts_drained = served.starts_drained,
                 .label = std::string(program_.type) + " " + where,
                 .keeper = store_.get(),
                 .listener_names = {listener_names(settings.key).socket,

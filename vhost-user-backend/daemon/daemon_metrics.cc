@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a daemon tells of itself: its description, and the socket that has it as metrics.
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <unistd.h>
@@ -14,6 +16,10 @@ namespace outrigger {
 Result<void> Daemon::open_metrics() {
     // The sandbox does not let us ask later.
     description_.keeper_pid = store_ != nullptr && store_->is_parent() ? ::getppid() : 0;
+    if (!settings_.config_path.empty()) {
+        std::error_code ignored;
+        description_.config_path = std::filesystem::absolute(settings_.config_path, ignored);
+    }
     const MetricsSettings& metrics = settings_.metrics;
     if (!metrics.text.empty()) {
         OUTRIGGER_TRY(check_names());  // they tell samples apart

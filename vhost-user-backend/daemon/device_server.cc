@@ -31,7 +31,11 @@ DeviceServer::DeviceServer(Environment environment,
       endpoint_(std::move(endpoint)),
       queue_metrics_(environment_.device.identity().queue_count),
       kept_(std::move(kept)),
-      on_finished_(std::move(on_finished)) {}
+      on_finished_(std::move(on_finished)) {
+    if (environment_.starts_drained) {
+        gate_.close();
+    }
+}
 
 DeviceServer::~DeviceServer() {
     stop_listening();
@@ -63,7 +67,9 @@ Session::Environment DeviceServer::session_environment() {
             .counters = counters_,
             .queue_metrics = queue_metrics_,
             .logs = logs_,
-            .journal = kept_.journal.get()};
+            .journal = kept_.journal.get(),
+            .gate = &gate_,
+            .on_quiet = [this] { on_quiet(); }};
 }
 
 void DeviceServer::go_on() {
@@ -193,6 +199,7 @@ void DeviceServer::on_closed(CloseReason reason) {
     // The session is still on the stack.
     environment_.loop.post([this] {
         session_.reset();
+        on_quiet();
         environment_.on_front_end();
         stop_limiting();
         if (shutting_down_ || environment_.exit_on_disconnect || !endpoint_.listener) {
@@ -210,6 +217,47 @@ void DeviceServer::leave(std::move_only_function<void(bool)> left) {
         session_->leave(std::move(left));
     } else {
         left(!shutting_down_);
+    }
+}
+
+void DeviceServer::drain(std::move_only_function<void(bool)> drained) {
+    waiting_for_quiet_.push_back(std::move(drained));
+    if (!gate_.is_closed()) {
+        gate_.close();
+        if (session_ != nullptr) {
+            session_->on_gate_changed();
+        }
+    }
+    on_quiet();
+}
+
+void DeviceServer::resume() {
+    if (!gate_.is_closed()) {
+        return;
+    }
+    gate_.open();
+    if (session_ != nullptr) {
+        session_->on_gate_changed();
+    }
+    tell_drained(false);
+}
+
+DeviceServer::Intake DeviceServer::intake() const {
+    if (!gate_.is_closed()) {
+        return Intake::kOpen;
+    }
+    return session_ == nullptr || session_->is_quiet() ? Intake::kDrained : Intake::kDraining;
+}
+
+void DeviceServer::on_quiet() {
+    if (intake() == Intake::kDrained) {
+        tell_drained(true);
+    }
+}
+
+void DeviceServer::tell_drained(bool drained) {
+    for (auto& waiting : std::exchange(waiting_for_quiet_, {})) {
+        waiting(drained);
     }
 }
 

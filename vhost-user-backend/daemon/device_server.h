@@ -19,6 +19,7 @@
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/session.h"
+#include "vhost-user-backend/virtq/intake_gate.h"
 #include "vhost-user-backend/virtq/queue_metrics.h"
 
 namespace outrigger {
@@ -38,7 +39,8 @@ class DeviceServer final {
         std::span<Worker* const> workers;
         SessionOptions session;
         bool exit_on_disconnect = false;
-        std::string label;  ///< for log lines: "rng /run/rng.sock"
+        bool starts_drained = false;  ///< as after drain()
+        std::string label;            ///< for log lines: "rng /run/rng.sock"
         /// Outlives the server; null: there is none.
         DescriptorKeeper* keeper = nullptr;
         std::vector<std::string> listener_names{};  ///< under which it keeps the listening socket
@@ -68,6 +70,21 @@ class DeviceServer final {
     /// Stops listening, removes the socket and closes the session; on_finished() follows.
     void shut_down();
 
+    /// Begins no more requests, whoever the front end is, until resume(). `drained` is called once,
+    /// at once or later: with true when none is in flight, with false when resume() came before.
+    void drain(std::move_only_function<void(bool)> drained);
+
+    /// Goes on after drain().
+    void resume();
+
+    enum class Intake : uint8_t {
+        kOpen,
+        kDraining,  ///< requests are in flight, and no more are begun
+        kDrained,   ///< none is
+    };
+
+    [[nodiscard]] Intake intake() const;
+
     /// Is a front end there?
     [[nodiscard]] bool connected() const { return session_ != nullptr; }
 
@@ -92,6 +109,8 @@ class DeviceServer final {
     void go_on();
     [[nodiscard]] Session::Environment session_environment();
     void close_listener();
+    void tell_drained(bool drained);
+    void on_quiet();
     void serve_next();
     void limit_waiting(EventLoop::Clock::duration delay);
     void on_waiting_timer();
@@ -108,6 +127,8 @@ class DeviceServer final {
     std::move_only_function<void()> on_finished_;
     SessionCounters counters_;
     SessionLogs logs_;
+    IntakeGate gate_;  // sessions use it
+    std::vector<std::move_only_function<void(bool)>> waiting_for_quiet_;
     LogLimiter session_log_{20};  // a front end may come and go as often as it likes
     std::unique_ptr<Session> session_;
     std::optional<WatchId> listen_watch_;

@@ -468,6 +468,11 @@ void Keeper::on_take_over_wanted(pid_t sender, int request) {
     using enum control::TakeOverRequest;
     const bool by_sender = request == static_cast<int>(kOfSender);
     const bool by_path = request == static_cast<int>(kAtPath);
+    if (request == static_cast<int>(kReload)) {
+        log(LogLevel::kInfo, "keeper: asked to read {} again", settings_.config_path);
+        begin_take_over(UniqueFd(::fcntl(program_.get(), F_DUPFD_CLOEXEC, 0)), sender, true);
+        return;
+    }
     begin_take_over(open_program(by_sender ? "/proc/" + std::to_string(sender) + "/exe" : path_),
                     by_sender || by_path ? sender : 0,
                     by_path);

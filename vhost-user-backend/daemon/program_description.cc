@@ -71,14 +71,10 @@ void describe_latency(const LatencyHistogram& histogram, v1::LatencyHistogram& o
 
 void describe_queue(const QueueMetrics& metrics, v1::QueueStatistics& out) {
     const VirtqueueCounters& ring = metrics.ring;
-    // What goes up later is read first, so that no difference is negative.
-    const uint64_t answered = ring.chains_completed.value();
-    const uint64_t left = ring.chains_set_aside.value();
-    const uint64_t taken = ring.chains_popped.value();
-    out.set_requests_taken(taken);
-    out.set_requests_answered(answered);
-    out.set_requests_left(left);
-    out.set_requests_in_flight(taken - std::min(taken, answered + left));
+    out.set_requests_in_flight(metrics.requests_in_flight());
+    out.set_requests_answered(ring.chains_completed.value());
+    out.set_requests_left(ring.chains_set_aside.value());
+    out.set_requests_taken(ring.chains_popped.value());
     out.set_bytes(ring.bytes_completed.value());
     out.set_batches(ring.batches_published.value());
     out.set_kicks(metrics.kicks_received.value());
@@ -121,11 +117,24 @@ void describe_sessions(const SessionCounters& counters, v1::SessionStatistics& o
     describe_reasons(counters.rings_broken, [&] { return out.add_rings_broken(); });
 }
 
+v1::Device::Intake describe_intake(DeviceServer::Intake intake) {
+    switch (intake) {
+        case DeviceServer::Intake::kOpen:
+            return v1::Device::OPEN;
+        case DeviceServer::Intake::kDraining:
+            return v1::Device::DRAINING;
+        case DeviceServer::Intake::kDrained:
+            return v1::Device::DRAINED;
+    }
+    return v1::Device::OPEN;
+}
+
 void describe_target(const ProgramDescription::Target& target, v1::Device& device) {
     device.set_name(target.name);
     device.set_type(std::string(target.type));
     device.set_socket(control::printable(target.socket));
     device.set_connected(target.server.connected());
+    device.set_intake(describe_intake(target.server.intake()));
     device.set_queues(target.device.identity().queue_count);
     device.set_kicks(target.server.counters().kicks_received.value());
     device.set_calls(target.server.counters().calls_sent.value());
@@ -154,6 +163,7 @@ void ProgramDescription::describe(v1::Program& out, const Target* only) const {
     out.set_name(std::string(program));
     out.set_version(std::string(version));
     out.set_keeper_pid(static_cast<uint32_t>(keeper_pid));
+    out.set_config_path(control::printable(config_path));
     out.set_pid(static_cast<uint32_t>(::getpid()));
     out.set_log_level(std::string(log_level_name(log_level())));
     for (const Target& target : targets) {

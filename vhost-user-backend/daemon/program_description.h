@@ -25,12 +25,13 @@ struct ProgramDescription {
         std::string_view type;
         std::string socket;
         Device& device;
-        const DeviceServer& server;
+        DeviceServer& server;
     };
 
     std::string_view program;
     std::string_view version;
-    pid_t keeper_pid = 0;  ///< our parent, if it is a keeper
+    pid_t keeper_pid = 0;       ///< our parent, if it is a keeper
+    std::string config_path{};  ///< absolute; empty: there is none
     std::vector<Target> targets{};
 
     /// The device of that name or socket; without a name, the only one. Null: there is none.

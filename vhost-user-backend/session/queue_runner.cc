@@ -190,10 +190,12 @@ bool QueueRunner::may_process() const {
     if (serving_resumed_) [[unlikely]] {
         return !waiting_;  // like requests in flight, for which it does not matter what is enabled
     }
-    return (enabled_ || serves_disabled_) && !stopping_ && !waiting_ && motion_ == Motion::kNone;
+    return (enabled_ || serves_disabled_) && !stopping_ && !waiting_ && motion_ == Motion::kNone &&
+           !IntakeGate::is_closed_at(gate_seen_);
 }
 
 bool QueueRunner::poll() {
+    look_at_gate();
     if (waiting_ && queue_->take_processing_request()) {
         waiting_ = false;
     }
@@ -221,11 +223,33 @@ bool QueueRunner::poll() {
     check_memory_released();
     check_resumed();
     check_quiet();
+    tell_of_quiet();
     // In a pause for a move the device has not looked: the first round behind it says so.
     if (looked_ && (motion_ == Motion::kNone || stopping_)) {
         std::exchange(looked_, nullptr)();
     }
     return worked;
+}
+
+/// Behind a closed gate the device may have looked at a ring in vain and wait for a kick.
+void QueueRunner::look_at_gate() {
+    if (environment_.gate == nullptr) {
+        return;
+    }
+    const auto changes = environment_.gate->changes();
+    if (std::exchange(gate_seen_, changes) != changes && !IntakeGate::is_closed_at(changes))
+        [[unlikely]] {
+        queue_->request_processing();
+    }
+}
+
+/// Behind publish(): the driver sees all answers.
+void QueueRunner::tell_of_quiet() {
+    if (IntakeGate::is_closed_at(gate_seen_) && gate_seen_ != quiet_told_ &&
+        queue_->in_flight() == 0) [[unlikely]] {
+        quiet_told_ = gate_seen_;
+        events_.on_quiet(gate_seen_);
+    }
 }
 
 bool QueueRunner::prepare_sleep() {

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/device.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/iotlb_misses.h"
+#include "vhost-user-backend/virtq/intake_gate.h"
 
 namespace outrigger {
 
@@ -54,6 +55,8 @@ class QueueRunner final : public WorkSource {
         std::move_only_function<void(std::span<const TranslationMiss>, MissTurn)> on_misses;
         /// The ring has been at work for a while, and `load_unwatched` was set, which is reset.
         std::move_only_function<void()> on_unwatched_load;
+        /// The gate is closed, and no request is in flight: once for each time that it was closed.
+        std::move_only_function<void(IntakeGate::Count)> on_quiet;
     };
 
     struct Environment {
@@ -66,6 +69,8 @@ class QueueRunner final : public WorkSource {
         const std::atomic<uint32_t>& memory_losses;
         /// Whoever balances queues looks at nothing, and wants to know of work; null: nobody does.
         std::atomic<bool>* load_unwatched = nullptr;
+        /// Null: it is always open.
+        const IntakeGate* gate = nullptr;
     };
 
     QueueRunner(const Environment& environment,
@@ -186,6 +191,8 @@ class QueueRunner final : public WorkSource {
     void check_memory_released();
     void serve_resumed();
     void check_resumed();
+    void look_at_gate();
+    void tell_of_quiet();
     void take_back(StopKind kind);
     void tell_of_left_requests() const;
     void finish_stop();
@@ -221,6 +228,8 @@ class QueueRunner final : public WorkSource {
     uint64_t work_before_ = 0;  // of the queue's earlier rings
     uint32_t empty_kicks_ = 0;
     uint32_t rounds_ = 0;  // that did something
+    IntakeGate::Count gate_seen_ = 0;
+    IntakeGate::Count quiet_told_ = 0;  // of which it was told
     bool enabled_;
     const bool serves_disabled_;
     bool lent_ = false;  // the device has the queue

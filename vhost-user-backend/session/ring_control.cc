@@ -95,7 +95,11 @@ void Session::Impl::stop_ring(size_t index, QueueRunner::StopKind kind, Continua
 
 void Session::Impl::on_ring_stopped(size_t index) {
     rings_[index].broken = false;
+    rings_[index].quiet_at = 0;
     requests_.on_state_changed();
+    if (environment_.gate != nullptr) {
+        environment_.on_quiet();
+    }
     if (!any_ring_running()) {
         state_.on_rings_stopped();
     }
@@ -184,7 +188,12 @@ QueueRunner::Events Session::Impl::runner_events(size_t index) {
                     });
             },
         .on_unwatched_load =
-            [this] { environment_.control_loop.post([this] { placement_.on_unwatched_load(); }); }};
+            [this] { environment_.control_loop.post([this] { placement_.on_unwatched_load(); }); },
+        .on_quiet =
+            [this, index](IntakeGate::Count closing) {
+                environment_.control_loop.post(
+                    [this, index, closing] { on_ring_quiet(index, closing); });
+            }};
 }
 
 void Session::Impl::on_in_band_call(size_t index) {
@@ -258,6 +267,28 @@ void Session::Impl::poison(size_t first_index) {
     }
 }
 
+// --- The gate ----------------------------------------------------------------------------------
+
+void Session::Impl::on_gate_changed() {
+    for (const Vring& ring : rings_) {
+        if (ring.runner != nullptr) {
+            ring.runner->post([] {});  // only a wake-up, as above
+        }
+    }
+}
+
+void Session::Impl::on_ring_quiet(size_t index, IntakeGate::Count closing) {
+    rings_[index].quiet_at = closing;
+    environment_.on_quiet();
+}
+
+bool Session::Impl::is_quiet() const {
+    const auto closing = environment_.gate->changes();
+    return std::ranges::all_of(rings_, [closing](const Vring& ring) {
+        return ring.runner == nullptr || ring.quiet_at == closing;
+    });
+}
+
 bool Session::Impl::effectively_enabled(const Vring& ring) const {
     // Without VHOST_USER_F_PROTOCOL_FEATURES rings are enabled from the start ("Ring states").
     return ring.enabled || !features_.has(wire::kProtocolFeaturesBit);
@@ -321,7 +352,8 @@ void Session::Impl::run_ring(size_t index,
                                  .counters = environment_.counters,
                                  .metrics = environment_.queue_metrics[index],
                                  .memory_losses = memory_losses_,
-                                 .load_unwatched = placement_.load_unwatched()},
+                                 .load_unwatched = placement_.load_unwatched(),
+                                 .gate = environment_.gate},
         std::move(queue),
         runner_descriptors(ring),
         effectively_enabled(ring),

@@ -37,6 +37,14 @@ void Session::move_queue(size_t index, size_t worker, std::move_only_function<vo
     impl_->move_queue(index, worker, std::move(done));
 }
 
+void Session::on_gate_changed() {
+    impl_->on_gate_changed();
+}
+
+bool Session::is_quiet() const {
+    return impl_->is_quiet();
+}
+
 std::vector<std::optional<size_t>> Session::queue_workers() const {
     return impl_->queue_workers();
 }

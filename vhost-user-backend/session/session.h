@@ -18,6 +18,7 @@
 #include "vhost-user-backend/io/worker.h"
 #include "vhost-user-backend/session/counters.h"
 #include "vhost-user-backend/session/session_logs.h"
+#include "vhost-user-backend/virtq/intake_gate.h"
 #include "vhost-user-backend/virtq/queue_metrics.h"
 
 namespace outrigger {
@@ -65,6 +66,10 @@ class Session final {
         /// A keeper is there, and the session is to outlive this process; else null. It has no
         /// other session, and lives longer.
         SessionJournal* journal = nullptr;
+        /// Lives longer; null: it is always open. on_gate_changed() follows each change.
+        const IntakeGate* gate = nullptr;
+        /// is_quiet() may have become true.
+        std::function<void()> on_quiet = [] {};
     };
 
     using OnClosed = std::move_only_function<void(CloseReason)>;
@@ -108,6 +113,12 @@ class Session final {
 
     /// The number of the worker that each queue is on; nullopt for one that does not run.
     [[nodiscard]] std::vector<std::optional<size_t>> queue_workers() const;
+
+    /// Of Environment::gate, which is not null.
+    void on_gate_changed();
+
+    /// With the gate closed: no ring has requests in flight, and the driver sees all answers.
+    [[nodiscard]] bool is_quiet() const;
 
   private:
     class Impl;

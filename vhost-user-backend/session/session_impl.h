@@ -51,6 +51,7 @@ struct Vring {
     /// Where it notes what it has in flight, since it was started last.
     std::shared_ptr<const InflightBuffer> noted_in = nullptr;
     std::move_only_function<void(bool)> move_done{};
+    IntakeGate::Count quiet_at = 0;  ///< the last closing of the gate at which it became quiet
 };
 
 class Session::Impl final : public Connection::Handler,
@@ -100,6 +101,9 @@ class Session::Impl final : public Connection::Handler,
     void move_queue(size_t index, size_t to, MoveDone done);
 
     [[nodiscard]] std::vector<std::optional<size_t>> queue_workers() const;
+
+    void on_gate_changed();
+    [[nodiscard]] bool is_quiet() const;
 
   private:
     /// The bytes of a reply; empty means "no reply of its own".
@@ -202,6 +206,7 @@ class Session::Impl final : public Connection::Handler,
     void on_ring_broken(size_t index, RingError error);
     void poison(size_t first_index);
     void on_ring_stopped(size_t index);
+    void on_ring_quiet(size_t index, IntakeGate::Count closing);
     void on_in_band_call(size_t index);
     [[nodiscard]] QueueRunner::Events runner_events(size_t index);
     [[nodiscard]] RingDescriptors runner_descriptors(const Vring& ring) const;

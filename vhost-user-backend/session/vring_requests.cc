@@ -35,6 +35,7 @@ VirtqueueConfig Session::Impl::queue_config(size_t index) const {
             .may_log = log_may_come(),
             .measures_latency = options_.measures_latency,
             .metrics = &environment_.queue_metrics[index],
+            .gate = environment_.gate,
             .descriptor_area = FrontendAddr{ring.address->descriptor},
             .driver_area = FrontendAddr{ring.address->available},
             .device_area = FrontendAddr{ring.address->used}};

@@ -3,7 +3,9 @@
 /// any thread, and on cache lines of their own, so that no worker waits for another's.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/base/latency_histogram.h"
@@ -34,6 +36,14 @@ struct alignas(kCacheLinesApart) QueueMetrics {
     /// times are those of batches: the first is when the worker last looked at the clock, which is
     /// at most a turn of its loop before.
     LatencyHistogram latency;
+
+    /// Neither answered nor left for the next process. What goes up later is read first, so that no
+    /// difference is negative.
+    [[nodiscard]] uint64_t requests_in_flight() const {
+        const uint64_t done = ring.chains_completed.value() + ring.chains_set_aside.value();
+        const uint64_t taken = ring.chains_popped.value();
+        return taken - std::min(taken, done);
+    }
 };
 
 }  // namespace outrigger

@@ -117,7 +117,7 @@ Virtqueue::~Virtqueue() {
 }
 
 std::optional<DescriptorChain> Virtqueue::pop() {
-    if (!may_pop_ || holds_back() || has_ended()) [[unlikely]] {
+    if (!may_pop_ || holds_back() || has_ended() || is_held()) [[unlikely]] {
         return std::nullopt;
     }
     if (memory_was_lost()) [[unlikely]] {
@@ -297,7 +297,7 @@ bool Virtqueue::decide_call() {
 }
 
 bool Virtqueue::has_available() const {
-    if (!may_pop_ || holds_back()) {
+    if (!may_pop_ || holds_back() || is_held()) {
         return false;
     }
     if (ending_) [[unlikely]] {

@@ -23,6 +23,7 @@
 #include "vhost-user-backend/virtq/completion_order.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 #include "vhost-user-backend/virtq/inflight_buffer.h"
+#include "vhost-user-backend/virtq/intake_gate.h"
 #include "vhost-user-backend/virtq/latency_meter.h"
 #include "vhost-user-backend/virtq/memory_leases.h"
 #include "vhost-user-backend/virtq/outcome_journal.h"
@@ -57,9 +58,9 @@ class Virtqueue final {
 
     // --- For devices ---------------------------------------------------------------------------
 
-    /// The next request, or nothing: the ring is empty, broken, waits for the IOMMU, or holds back
+    /// The next request, or nothing: the ring is empty, broken, waits for the IOMMU, holds back
     /// requests until some of those in flight complete (so that hostile giant chains cost bounded
-    /// memory).
+    /// memory), or an operator has the device begin no more.
     [[nodiscard]] std::optional<DescriptorChain> pop();
 
     /// Breaks the ring: for requests that leave no way to answer them. Safe while chains are out.
@@ -122,7 +123,7 @@ class Virtqueue final {
     void end_with_resumed() { ending_ = true; }
 
     /// Is there a head to pop now? One load of shared memory; false when broken, unmapped, waiting
-    /// for the IOMMU, or holding back.
+    /// for the IOMMU, holding back, or held by the gate.
     [[nodiscard]] bool has_available() const;
 
     /// How many heads could be popped now, beside those that an earlier process left; of a packed
@@ -246,6 +247,11 @@ class Virtqueue final {
     }
 
     [[nodiscard]] bool has_ended() const { return ending_ && resumed_count() == 0; }
+
+    /// What an earlier process had in hand is popped all the same when the ring ends.
+    [[nodiscard]] bool is_held() const {
+        return config_.gate != nullptr && config_.gate->is_closed() && !ending_;
+    }
 
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 

@@ -8,6 +8,7 @@
 
 namespace outrigger {
 
+class IntakeGate;
 struct QueueMetrics;
 
 /// VIRTIO 1.3, 2.7 and 2.8.10: the largest queue size.
@@ -19,11 +20,12 @@ struct VirtqueueConfig {
     bool packed = false;
     bool event_idx = false;
     bool indirect = false;
-    bool in_order = false;            ///< used in the order in which it was made available
-    bool version_1 = false;           ///< the driver is not a legacy one (VIRTIO 1.3, 6.1)
-    bool may_log = false;             ///< a dirty log may come at any time
-    bool measures_latency = false;    ///< Virtqueue::begin_batch() and end_batch() are called
-    QueueMetrics* metrics = nullptr;  ///< outlive the ring; null: it has its own
+    bool in_order = false;             ///< used in the order in which it was made available
+    bool version_1 = false;            ///< the driver is not a legacy one (VIRTIO 1.3, 6.1)
+    bool may_log = false;              ///< a dirty log may come at any time
+    bool measures_latency = false;     ///< Virtqueue::begin_batch() and end_batch() are called
+    QueueMetrics* metrics = nullptr;   ///< outlive the ring; null: it has its own
+    const IntakeGate* gate = nullptr;  ///< likewise; null: it is always open
     // As SET_VRING_ADDR names them: see FrontendAddr.
     FrontendAddr descriptor_area{};  ///< split: descriptor table; packed: descriptor ring
     FrontendAddr driver_area{};      ///< split: available ring; packed: driver event suppression

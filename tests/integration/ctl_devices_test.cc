@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// outriggerctl add and remove: disks of a file (--config) that come and go while others are used.
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include <sys/stat.h>
+
+#include "tests/integration/blk_control.h"
+
+namespace outrigger::testing {
+namespace {
+
+constexpr Ended kDone{.status = 0};
+constexpr Ended kRefused{.status = 1};
+constexpr Ended kUsage{.status = 2};
+constexpr Ended kRolledBack{.status = 3};
+
+class CtlDevicesTest : public BlkControlTest {
+  protected:
+    void SetUp() override {
+        BlkControlTest::SetUp();
+        const char* const program = std::getenv("OUTRIGGER_CTL_PROGRAM");
+        ASSERT_NE(program, nullptr) << "names the program under test";
+        ctl_ = program;
+    }
+
+    [[nodiscard]] std::string path(const std::string& name) const {
+        return (folder_ / name).string();
+    }
+
+    [[nodiscard]] std::string file() const {
+        std::ifstream stream(path("config"));
+        return {std::istreambuf_iterator<char>(stream), {}};
+    }
+
+    [[nodiscard]] std::string first() const {
+        return "# one\n[one]\nsocket-path = " + path("one.sock") + "\nnull-size = 1M\n";
+    }
+
+    void start_with(const std::string& text, const std::string& keeper = "fork") {
+        std::ofstream(path("config")) << text;
+        daemon_ = std::make_unique<ChildProcess>(
+            program_,
+            ChildProcess::Options{.arguments = {"--config=" + path("config"),
+                                                "--control-socket=" + control_path(),
+                                                "--keeper=" + keeper,
+                                                "--sandbox=log"}});
+        ASSERT_TRUE(daemon_->wait_complained("control: listening")) << daemon_->complained();
+    }
+
+    struct Said {
+        std::string out;
+        std::string err;
+    };
+
+    Said run(std::vector<std::string> arguments, const Ended& ended) const {
+        arguments.push_back("--socket=" + control_path());
+        ChildProcess ctl(ctl_, {.arguments = arguments});
+        EXPECT_EQ(ctl.wait(), ended) << ctl.complained() << daemon_->complained();
+        return {.out = ctl.printed(), .err = ctl.complained()};
+    }
+
+    [[nodiscard]] std::vector<std::string> names() const {
+        const auto reply = ask([](v1::Request& request) { request.mutable_describe(); });
+        std::vector<std::string> names;
+        for (const v1::Device& device : reply.program().devices()) {
+            names.push_back(device.name());
+        }
+        return names;
+    }
+
+    std::string ctl_;
+};
+
+using Names = std::vector<std::string>;
+
+TEST_F(CtlDevicesTest, ADiskComesAndGoesWhileAnotherIsUsed) {
+    start_with(first());
+    ASSERT_EQ(::chmod(path("config").c_str(), 0640), 0);
+    ControlGuest guest = connect_to(path("one.sock"));
+    ASSERT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+
+    const Said added =
+        run({"add", "two", "socket-path=" + path("two.sock"), "null-size=2M"}, kDone);
+    EXPECT_EQ(added.out, "taken\n") << added.err;
+    EXPECT_EQ(names(), (Names{"one", "two"}));
+    EXPECT_EQ(
+        file(),
+        first() + "\n[two]\nsocket-path = \"" + path("two.sock") + "\"\nnull-size = \"2M\"\n");
+
+    struct stat status {};
+
+    ASSERT_EQ(::stat(path("config").c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 07777U, 0640U);
+    EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+    {
+        ControlGuest second = connect_to(path("two.sock"));
+        EXPECT_EQ(second.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+        EXPECT_EQ(run({"remove", "two", "--json"}, kDone).out.find("\"outcome\": \"taken\"") !=
+                      std::string::npos,
+                  true);
+        EXPECT_TRUE(second.frontend().wait_closed());
+    }
+    EXPECT_EQ(names(), Names{"one"});
+    EXPECT_FALSE(std::filesystem::exists(path("two.sock")));
+    EXPECT_EQ(file(), first() + "\n");
+    EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+}
+
+/// The name and the comment of the section behind stay.
+TEST_F(CtlDevicesTest, ASectionInTheMiddleGoes) {
+    const std::string middle =
+        "[two]\nsocket-path = " + path("two.sock") + "\nnull-size = 2M\n; of two\n\n";
+    const std::string last =
+        "# three\n# is large\n[three]\nsocket-path=" + path("three.sock") + "\nnull-size=3M";
+    start_with(first() + middle + last);
+    run({"remove", "two"}, kDone);
+    EXPECT_EQ(file(), first() + last);
+    EXPECT_EQ(names(), (Names{"one", "three"}));
+}
+
+TEST_F(CtlDevicesTest, WhatCannotBeServedLeavesTheFileAsItWas) {
+    start_with(first());
+    ControlGuest guest = connect_to(path("one.sock"));
+    const Said unknown =
+        run({"add", "two", "socket-path=" + path("two.sock"), "colour=red"}, kRefused);
+    EXPECT_EQ(unknown.out, "unchanged\n");
+    EXPECT_NE(unknown.err.find("its file is as before"), std::string::npos) << unknown.err;
+    EXPECT_TRUE(daemon_->wait_complained("colour")) << daemon_->complained();
+    EXPECT_EQ(file(), first());
+    // What it cannot open it finds when the program before has left.
+    const Said missing = run(
+        {"add", "two", "socket-path=" + path("two.sock"), "blk-file=" + path("none")}, kRolledBack);
+    EXPECT_EQ(missing.out, "rolled-back\n");
+    EXPECT_EQ(file(), first());
+    // The last one cannot go.
+    run({"remove", "one"}, kRefused);
+    EXPECT_EQ(file(), first());
+    EXPECT_EQ(names(), Names{"one"});
+    EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+}
+
+TEST_F(CtlDevicesTest, WhatIsNoSectionIsRefused) {
+    start_with(first());
+    const auto expect = [&](const std::vector<std::string>& arguments,
+                            const std::string& why,
+                            const Ended& ended = kRefused) {
+        const Said said = run(arguments, ended);
+        EXPECT_NE(said.err.find(why), std::string::npos) << said.err;
+    };
+    expect({"add", "one", "null-size=1M"}, "there is a section [one] already");
+    expect({"remove", "two"}, "there is no section [two]");
+    expect({"add", "two", "null-size"}, "is not KEY=VALUE");
+    expect({"add", "a b", "null-size=1M"}, "the name of a section");
+    expect({"add", "two", "null-size=1M\n[three]\nnull-size=1M"}, "as a section of a file");
+    expect({"add", "two]\n[three", "null-size=1M"}, "a file cannot say that");
+    expect({"add", "two", "null-size=\"1M\""}, "as a section of a file");
+    expect({"add", "two"}, "at least one KEY=VALUE", kUsage);
+    expect({"remove"}, "remove takes NAME", kUsage);
+    expect({"add", "two", "null-size=1M", "--device=one"}, "--device does not go with", kUsage);
+    EXPECT_EQ(file(), first());
+    EXPECT_EQ(names(), Names{"one"});
+}
+
+TEST_F(CtlDevicesTest, ADaemonWithoutAFileOrAKeeperSaysSo) {
+    start({"--keeper=fork"});
+    EXPECT_NE(run({"add", "two", "null-size=1M"}, kRefused).err.find("started without --config"),
+              std::string::npos);
+    daemon_->send_signal(SIGTERM);
+    ASSERT_TRUE(daemon_->wait());
+    start_with(first(), "none");
+    EXPECT_NE(run({"remove", "one"}, kRefused).err.find("has no keeper"), std::string::npos);
+    EXPECT_EQ(file(), first());
+}
+
+}  // namespace
+}  // namespace outrigger::testing

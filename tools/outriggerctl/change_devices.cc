@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/outriggerctl/change_devices.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <system_error>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vhost-user-backend/control/printable_text.h"
+#include "vhost-user-backend/daemon/config_text.h"
+
+#include "tools/outriggerctl/config_sections.h"
+#include "tools/outriggerctl/take_over.h"
+
+namespace outrigger::ctl {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::unexpected<Error> refuse(std::string message) {
+    return failure(Error{.message = std::move(message)});
+}
+
+Result<void> write_all(int fd, std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t count = ::write(fd, text.data(), text.size());
+        if (count < 0 && errno != EINTR) {
+            return failure(error_from_errno("cannot write"));
+        }
+        text.remove_prefix(count > 0 ? static_cast<size_t>(count) : 0);
+    }
+    return {};
+}
+
+/// The file as we found it, which nobody else of us changes meanwhile.
+class ConfigFile final {
+  public:
+    [[nodiscard]] static Result<ConfigFile> open(const std::string& given) {
+        std::error_code error;
+        ConfigFile file;
+        // What a link leads to is changed, and not the link.
+        file.path_ = fs::canonical(given, error);
+        if (error) {
+            return failure(error_from_code("cannot find " + given, error.value()));
+        }
+        // Of the directory, because the file is another one behind each change.
+        file.lock_.reset(
+            ::open(file.path_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!file.lock_.valid() || ::flock(file.lock_.get(), LOCK_EX) != 0) {
+            return failure(error_from_errno("cannot lock " + file.path_.parent_path().string()));
+        }
+        if (::stat(file.path_.c_str(), &file.status_) != 0 || !S_ISREG(file.status_.st_mode) ||
+            file.status_.st_size > static_cast<off_t>(kConfigBytesMax)) {
+            return refuse(file.path_.string() + " is no file, or too long");
+        }
+        std::ifstream stream(file.path_);
+        file.text_.assign(std::istreambuf_iterator<char>(stream), {});
+        if (!stream) {
+            return failure(error_from_errno("cannot read " + file.path_.string()));
+        }
+        return file;
+    }
+
+    [[nodiscard]] const std::string& text() const { return text_; }
+
+    /// All of it at once: whoever reads the file finds the one or the other.
+    [[nodiscard]] Result<void> replace(const std::string& text) const {
+        std::string name = path_.string() + ".XXXXXX";
+        const UniqueFd fd(::mkostemp(name.data(), O_CLOEXEC));
+        if (!fd.valid()) {
+            return failure(error_from_errno("cannot write beside " + path_.string()));
+        }
+        // Best effort: only root can give it to another user.
+        (void)!::fchown(fd.get(), status_.st_uid, status_.st_gid);
+        auto written = write_all(fd.get(), text);
+        if (written && (::fchmod(fd.get(), status_.st_mode & 07777U) != 0 ||
+                        ::fsync(fd.get()) != 0 || ::rename(name.c_str(), path_.c_str()) != 0)) {
+            written = failure(error_from_errno("cannot replace " + path_.string()));
+        }
+        if (!written) {
+            (void)::unlink(name.c_str());
+        }
+        return written;
+    }
+
+  private:
+    ConfigFile() = default;
+
+    fs::path path_;
+    UniqueFd lock_;
+
+    struct stat status_ {};
+
+    std::string text_;
+};
+
+Result<std::string> changed_text(const CtlPlan& plan, const std::string& text) {
+    return plan.action == Action::kAddDevice ? with_section(text, plan.section, plan.items)
+                                             : without_section(text, plan.section);
+}
+
+Result<int> change(const CtlPlan& plan) {
+    const control::v1::Program program = OUTRIGGER_TRY(describe_daemon(plan));
+    const pid_t keeper = OUTRIGGER_TRY(keeper_of(program));
+    if (program.config_path().empty()) {
+        return refuse(
+            "the daemon was started without --config: its devices are those of its command line "
+            "as long as it runs");
+    }
+    const ConfigFile file = OUTRIGGER_TRY(ConfigFile::open(program.config_path()));
+    const std::string text = OUTRIGGER_TRY(changed_text(plan, file.text()));
+    OUTRIGGER_TRY(file.replace(text));
+    const int status = take_over(plan, keeper, control::TakeOverRequest::kReload);
+    if (status != 0) {
+        OUTRIGGER_TRY(file.replace(file.text()));
+        std::fputs(
+            "outriggerctl: that is not served, and the daemon's log says why; its file is "
+            "as before\n",
+            stderr);
+    }
+    return status;
+}
+
+}  // namespace
+
+int change_devices(const CtlPlan& plan) {
+    const auto status = change(plan);
+    if (!status) {
+        std::fprintf(
+            stderr, "outriggerctl: %s\n", control::printable(status.error().message).c_str());
+        return 1;
+    }
+    return *status;
+}
+
+}  // namespace outrigger::ctl
