@@ -15,6 +15,7 @@
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/io/hand_over.h"
+#include "vhost-user-backend/io/uring.h"
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 
 #include "devices/fs/call.h"
@@ -31,12 +32,15 @@ struct OutsideWait {
 };
 
 /// A request that has left its handler. Kept by its queue for the next one.
-struct BlockingJob {
+struct BlockingJob final : UringOperation {
+    void on_complete(int32_t result, uint32_t cqe_flags) override;
+
     std::optional<DescriptorChain> chain;
     ReplyWriter reply;
     std::vector<iovec> payload;  ///< of a WRITE
     Call::Work work;
     Verdict verdict = Verdict::kAnswered;
+    size_t wanted_bytes = 0;                 ///< of a read by io_uring
     std::shared_ptr<OutsideWait> outside{};  ///< null: it does not wait for anybody
     FsQueue* queue = nullptr;
     HandOver<BlockingJob>* finished = nullptr;

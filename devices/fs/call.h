@@ -36,6 +36,12 @@ enum class Verdict : int {
         *std::move(try_result_);                                 \
     })
 
+struct FileRead {
+    int fd = -1;
+    uint64_t offset = 0;
+    std::span<const iovec> segments{};
+};
+
 /// Thread-bound: queue worker.
 struct Call {
     /// Makes the rest of the request where waiting does no harm, with the reply's writer; returns
@@ -46,6 +52,12 @@ struct Call {
       public:
         /// From now on the request belongs to the work; the handler returns Verdict::kLater.
         virtual void defer(Call& call, Work work) = 0;
+
+        /// As defer(), for a read that has to wait for the disk: the kernel makes it where the
+        /// worker has an io_uring. `work`, which reads the same, is done where it has none, or
+        /// where that came to anything but all or nothing. Until then `work` holds what `read`
+        /// names.
+        virtual void read(Call& call, const FileRead& read, Work work) = 0;
 
         /// As defer(), for a lock: `attempt` is made at once and again, until it does not fail with
         /// EAGAIN any more, somebody interrupts the request, or nobody has time to wait for it.

@@ -79,9 +79,7 @@ fuse_attr FsServer::make_attr(const struct stat& status) const {
     return attr;
 }
 
-Verdict FsServer::answer_attributes(Call& call, const Inode& inode) const {
-    struct stat status;
-    OUTRIGGER_FS_TRY(read_attributes(inode.fd.get(), status));
+Verdict FsServer::answer_attributes(Call& call, const struct stat& status) const {
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(settings_.timeout);
     fuse_attr_out out{};
     out.attr_valid = static_cast<uint64_t>(seconds.count());
@@ -92,8 +90,16 @@ Verdict FsServer::answer_attributes(Call& call, const Inode& inode) const {
 
 Verdict FsServer::getattr(Call& call) {
     OUTRIGGER_FS_TRY(parse_fixed<fuse_getattr_in>(call.body));
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    return answer_attributes(call, *inode);
+
+    struct stat status;
+    {
+        // Given back before the answer: that takes an atomic operation, which waits for the stores
+        // before it, and those to memory that the driver has just used take long.
+        const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+        OUTRIGGER_FS_TRY(read_attributes(inode->fd.get(), status));
+    }
+
+    return answer_attributes(call, status);
 }
 
 Verdict FsServer::statx(Call& call) {
@@ -194,7 +200,9 @@ Verdict FsServer::setattr(Call& call) {
             return failed(error);
         }
     }
-    return answer_attributes(call, *inode);
+    struct stat status;
+    OUTRIGGER_FS_TRY(read_attributes(inode->fd.get(), status));
+    return answer_attributes(call, status);
 }
 
 Verdict FsServer::access(Call& call) {

@@ -89,6 +89,10 @@ fuse_open_out FsServer::make_open(const OpenFileRef& file) const {
     if (!is_directory && (out.open_flags & FOPEN_DIRECT_IO) != 0) {
         out.open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
     }
+    // Who only reads has nothing to flush when he closes, but for the locks that he gives back.
+    if (!is_directory && (file->flags & O_ACCMODE) == O_RDONLY && !settings_.posix_locks) {
+        out.open_flags |= FOPEN_NOFLUSH;
+    }
     return out;
 }
 
@@ -213,17 +217,39 @@ Verdict FsServer::read(Call& call) {
             return transfer.error == 0 || done > 0 ? Verdict::kAnswered : failed(transfer.error);
         }
     }
-    call.queue.defer(
-        call,
-        [file = std::move(file), segments, done, offset = args.offset](ReplyWriter& reply) mutable {
-            const bool copies = (file->flags & O_DIRECT) != 0 && !are_sectors(segments);
-            const Transfer transfer = copies ? read_by_copy(file->fd.get(), segments, offset + done)
-                                             : read_all(file->fd.get(), segments, offset + done, 0);
-            reply.note_written(transfer.done);
-            return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
-                                                                   : failed(transfer.error);
-        });
+    const bool is_direct = (file->flags & O_DIRECT) != 0;
+    const bool copies = is_direct && !are_sectors(segments);
+    // What goes past the page cache may reach the guest's memory when this process has been killed:
+    // a keeper starts no other before that has ended, and nobody else knows. What goes through it
+    // ends with the process; where it cannot be asked without waiting, an io_uring is none the
+    // better for it.
+    const bool by_kernel =
+        !copies &&
+        (is_direct ? keeper_ != nullptr : !file->reads_wait.load(std::memory_order_relaxed));
+    const FileRead rest = {
+        .fd = file->fd.get(), .offset = args.offset + done, .segments = segments};
+    auto work = [file = std::move(file), segments, done, copies, offset = args.offset](
+                    ReplyWriter& reply) mutable {
+        const Transfer transfer = copies ? read_by_copy(file->fd.get(), segments, offset + done)
+                                         : read_all(file->fd.get(), segments, offset + done, 0);
+        reply.note_written(transfer.done);
+        return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
+                                                               : failed(transfer.error);
+    };
+    if (by_kernel) {
+        call.queue.read(call, rest, std::move(work));
+    } else {
+        call.queue.defer(call, std::move(work));
+    }
     return Verdict::kLater;
+}
+
+/// And so will the next files of the same file system, each of which would be tried in vain.
+void FsServer::note_writes_wait(OpenFile& file, Errno error) {
+    file.writes_wait.store(true, std::memory_order_relaxed);
+    if (const InodeRef inode = never_can(error) ? inodes_.find(file.node) : InodeRef()) {
+        writes_wait_on_.store(inode->key.device, std::memory_order_relaxed);
+    }
 }
 
 Verdict FsServer::write(Call& call) {
@@ -256,7 +282,7 @@ Verdict FsServer::write(Call& call) {
             transfer = write_all(file->fd.get(), segments, args.offset + done, flags | RWF_NOWAIT);
             // ext4 calls it EINVAL, as it does a write that is not aligned.
             if (never_can(transfer.error) || transfer.error == EINVAL) {
-                file->writes_wait.store(true, std::memory_order_relaxed);
+                note_writes_wait(*file, transfer.error);
                 transfer.error = is_slow ? EAGAIN : 0;
             }
             done += transfer.done;

@@ -134,25 +134,29 @@ fuse_entry_out FsServer::make_entry(const Inode& parent, const Found& found) con
     return entry;
 }
 
-Verdict FsServer::answer_entry(Call& call, const Inode& parent, const Found& found) {
-    if (call.reply.append_object(make_entry(parent, found))) {
+Verdict FsServer::answer_entry(Call& call, const fuse_entry_out& entry) {
+    if (call.reply.append_object(entry)) {
         return Verdict::kAnswered;
     }
-    inodes_.take_back(found.inode.id());
+    inodes_.take_back(entry.nodeid);
     return failed(EINVAL);
 }
 
 Verdict FsServer::look_up_and_answer(Call& call, const Inode& parent, const Name& name) {
     const Found found = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), parent, name));
-    return answer_entry(call, parent, found);
+    return answer_entry(call, make_entry(parent, found));
 }
 
 Verdict FsServer::look_up(Call& call) {
     const Name name = OUTRIGGER_FS_TRY(parse_name(call.body));
-    const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     auto found = find_or_pin(asker_of(call), *parent, name);
     if (found) {
-        return answer_entry(call, *parent, *found);
+        const fuse_entry_out entry = make_entry(*parent, *found);
+        // Before the answer, as in getattr().
+        found->inode.release();
+        parent.release();
+        return answer_entry(call, entry);
     }
     if (found.error() == ENOENT && settings_.cache == CachePolicy::kAlways) {
         // An entry without a node: the guest remembers that there is none.
@@ -238,7 +242,7 @@ Verdict FsServer::finish_creation(Call& call,
             parent.fd.get(), name.c_str(), found.inode->type == S_IFDIR ? AT_REMOVEDIR : 0);
         return failed(error);
     }
-    return answer_entry(call, parent, found);
+    return answer_entry(call, make_entry(parent, found));
 }
 
 Verdict FsServer::mkdir(Call& call) {

@@ -178,6 +178,9 @@ OpenFileRef FsServer::add_file(
                                    .is_directory = (flags & O_DIRECTORY) == O_DIRECTORY,
                                    .made_by = call.request,
                                    .has_no_name = has_no_name});
+    if (file && inode->key.device == writes_wait_on_.load(std::memory_order_relaxed)) {
+        file->writes_wait.store(true, std::memory_order_relaxed);
+    }
     if (file && window_ != nullptr && (flags & O_ACCMODE) != O_RDONLY) {
         inode->writers.fetch_add(1, std::memory_order_relaxed);
     }

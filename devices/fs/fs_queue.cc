@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <utility>
 
+#include <liburing.h>
+
 namespace outrigger::fs {
 namespace {
 
@@ -199,6 +201,61 @@ void FsQueue::defer(Call& /*call*/, Call::Work work) {
     environment_.counters.deferred.add();
     ++under_way_;
     environment_.pool.submit(job);
+}
+
+void FsQueue::read(Call& /*call*/, const FileRead& read, Call::Work work) {
+    BlockingJob& job = take_over();
+    job.work = std::move(work);
+    ++under_way_;
+    if (!submit_read(job, read)) {
+        environment_.counters.deferred.add();
+        environment_.pool.submit(job);
+    }
+}
+
+/// False: there is no io_uring, or it takes nothing.
+bool FsQueue::submit_read(BlockingJob& job, const FileRead& read) {
+    Uring* const uring = environment_.worker.loop().uring();
+    io_uring_sqe* const sqe = uring != nullptr ? uring->next_sqe() : nullptr;
+    if (sqe == nullptr) {
+        return false;
+    }
+    job.wanted_bytes = 0;
+    for (const iovec& segment : read.segments) {
+        job.wanted_bytes += segment.iov_len;
+    }
+    if (read.segments.size() == 1) {
+        // Without the vector, whose import costs the kernel a copy.
+        const iovec& only = read.segments.front();
+        io_uring_prep_read(
+            sqe, read.fd, only.iov_base, static_cast<unsigned>(only.iov_len), read.offset);
+    } else {
+        // More than the kernel takes are refused, and read by the pool.
+        io_uring_prep_readv(sqe,
+                            read.fd,
+                            read.segments.data(),
+                            static_cast<unsigned>(read.segments.size()),
+                            read.offset);
+    }
+    uring->bind(sqe, job);
+    return true;
+}
+
+/// A part may be the file's last one, or not: who reads once more knows.
+void FsQueue::finish_read(BlockingJob& job, int32_t result) {
+    const bool is_whole = result >= 0 && static_cast<size_t>(result) == job.wanted_bytes;
+    if (!is_whole && result != 0) {
+        environment_.counters.deferred.add();
+        environment_.pool.submit(job);
+        return;
+    }
+    job.reply.note_written(static_cast<size_t>(result));
+    job.verdict = Verdict::kAnswered;
+    finish(job);
+}
+
+void BlockingJob::on_complete(int32_t result, uint32_t /*cqe_flags*/) {
+    queue->finish_read(*this, result);
 }
 
 void FsQueue::finish(BlockingJob& job) {

@@ -56,8 +56,11 @@ class FsQueue final : private Call::Queue {
     void suspend(std::move_only_function<void()> drained);
 
   private:
+    friend struct BlockingJob;
+
     // Call::Queue
     void defer(Call& call, Call::Work work) override;
+    void read(Call& call, const FileRead& read, Call::Work work) override;
     void retry(Call& call, Call::Work attempt) override;
     [[nodiscard]] Answer wait(Call& call) override;
     void on_fault(std::span<const iovec> buffers) override;
@@ -72,6 +75,8 @@ class FsQueue final : private Call::Queue {
     [[nodiscard]] BlockingJob& take_over();
     void put_back(BlockingJob& job);
     void finish(BlockingJob& job);
+    [[nodiscard]] bool submit_read(BlockingJob& job, const FileRead& read);
+    void finish_read(BlockingJob& job, int32_t result);
     void try_locks();
     void start_lock_timer();
     void check_drained();

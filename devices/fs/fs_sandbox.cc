@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/fs.h>
+#include <linux/io_uring.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -100,10 +101,15 @@ constexpr uint64_t bit(int capability) {
     return uint64_t{1} << capability;
 }
 
+/// FsQueue::submit_read().
+constexpr uint8_t kUringOperations[] = {IORING_OP_READ, IORING_OP_READV};
+
 }  // namespace
 
 SandboxNeeds fs_sandbox_needs() {
-    return {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls};
+    return {.system_calls = kSystemCalls,
+            .control_system_calls = kControlSystemCalls,
+            .uring_operations = kUringOperations};
 }
 
 std::span<const SystemCallRule> fs_extra_system_calls(bool opens_by_handle, bool is_kept) {

@@ -236,12 +236,12 @@ class FsServer final {
                                                    const Name& name);
     [[nodiscard]] Result<Found, Errno> pin_opened(const Asker& asker, const UniqueFd& fd);
     [[nodiscard]] Result<Found, Errno> add(const Asker& asker, UniqueFd fd);
-    [[nodiscard]] Verdict answer_entry(Call& call, const Inode& parent, const Found& found);
+    [[nodiscard]] Verdict answer_entry(Call& call, const fuse_entry_out& entry);
     [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;
     [[nodiscard]] fuse_attr make_attr(const struct statx& status) const;
     [[nodiscard]] fuse_attr make_attr(const struct stat& status) const;
-    [[nodiscard]] Verdict answer_attributes(Call& call, const Inode& inode) const;
+    [[nodiscard]] Verdict answer_attributes(Call& call, const struct stat& status) const;
 
     [[nodiscard]] Result<GuestUser, Errno> user_of(const Call& call,
                                                    const Extensions& extensions) const;
@@ -258,6 +258,7 @@ class FsServer final {
     [[nodiscard]] Errno change_size(const Inode& inode, const fuse_setattr_in& wish);
     [[nodiscard]] Errno change_times(const Inode& inode, const fuse_setattr_in& wish);
     [[nodiscard]] Result<int, Errno> host_flags(uint32_t flags) const;
+    void note_writes_wait(OpenFile& file, Errno error);
     [[nodiscard]] Verdict answer_open(Call& call, UniqueFd fd, const InodeRef& inode, int flags);
     [[nodiscard]] fuse_open_out make_open(const OpenFileRef& file) const;
     [[nodiscard]] Result<UniqueFd, Errno> open_for(const Call& call,
@@ -306,8 +307,9 @@ class FsServer final {
     OwnCapabilities capabilities_;
     std::once_flag capabilities_read_;
     std::atomic<bool> initialized_{false};
-    std::atomic<uint64_t> agreed_{0};  // flags of INIT
-    mutable InodeTable inodes_;        // save() pins what it looks at
+    std::atomic<uint64_t> agreed_{0};          // flags of INIT
+    std::atomic<uint64_t> writes_wait_on_{0};  // InodeKey::device; see OpenFile::writes_wait
+    mutable InodeTable inodes_;                // save() pins what it looks at
     mutable InodeHandles handles_;
     mutable OpenFiles files_;
     mutable LockOwners lock_owners_;

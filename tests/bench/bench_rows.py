@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured for docs/performance.md: the rows, the goals, and the back ends' command lines."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 NULL_BYTES = 4 << 30
 QUEUES = 4
@@ -26,6 +26,8 @@ class Row:
     block_bytes: int = 4096
     cpu_goal_us: float = 0  # processor time of A for a request, or for each of `parts` of it; 0: none
     parts: int = 1
+    in_memory: bool = False  # the share lies in a tmpfs
+    host_calls: str = ""     # what tests/bench/share-calls measures beside it
 
 
 def ours(*options):
@@ -166,17 +168,40 @@ def their_fs(*options):
         [tools.peer_fs, f"--socket-path={socket}", f"--shared-dir={socket}.share", "--log-level=error", *options])
 
 
-# Its namespaces are in a process of their own, whose processor time nobody would count.
-def _fs_row(label, options, depth, completion, goal="", cpu_goal_us=0.0, parts=1, block_bytes=4096):
+def their_c_fs(*options):
+    """That of Debian 12's QEMU, in C; threads beside the one of the queue would be slower."""
+    return lambda tools, socket: " ".join(
+        [tools.peer_c_fs, f"--socket-path={socket}", "-o", f"source={socket}.share,sandbox=chroot",
+         "--thread-pool-size=0", *options])
+
+
+_HOST_CALLS = {"--rw=getattr": "getattr", "--rw=lookup": "lookup", "--rw=randread": "read", "--rw=read": "read",
+               "--rw=readdirplus": "readdirplus", "--rw=create": "create"}
+
+
+def _fs_row(label, options, depth, completion, goal="", cpu_goal_us=0.0, parts=1, block_bytes=4096, **more):
     # What changes nothing is refused.
     asks_for_names = options[0] in ("--rw=getattr", "--rw=lookup", "--rw=create", "--rw=readdirplus")
     if asks_for_names:
         options = [*options, f"--files={FILES}"]
     if options[0] not in ("--rw=getattr", "--rw=lookup"):
         options = [*options, f"--bs={block_bytes}"]
-    return Row("fs", f"{label}, depth {depth}, {completion}", our_fs(), their_fs("--sandbox=chroot"), "virtiofsd",
-               [*options, f"--depth={depth}", f"--completion={completion}"],
-               goal, 0, depth, workload="fs", block_bytes=block_bytes, cpu_goal_us=cpu_goal_us, parts=parts)
+    direct = ["--allow-direct-io"] if "--direct" in options else []
+    # With a keeper io_uring reads past the page cache.
+    ours_with = [*direct, "--keeper=fork"] if direct else []
+    # Its namespaces are in a process of their own, whose processor time nobody would count.
+    row = Row("fs", f"{label}, depth {depth}, {completion}", our_fs(*ours_with), their_fs("--sandbox=chroot", *direct),
+              "virtiofsd", [*options, f"--depth={depth}", f"--completion={completion}"], goal, 0, depth, workload="fs",
+              block_bytes=block_bytes, cpu_goal_us=cpu_goal_us, parts=parts, **more)
+    if not direct:
+        row.host_calls = _HOST_CALLS.get(options[0], "")
+    return row
+
+
+def _beside_c(row):
+    """The same beside the other virtiofsd; the goal is one of ours."""
+    direct = ["-o", "allow_direct_io"] if "--direct" in row.options else []
+    return replace(row, b=their_c_fs(*direct), peer="C virtiofsd", goal="", cpu_goal_us=0.0, ratio_goal=0)
 
 
 def fs_rows(full):
@@ -187,9 +212,9 @@ def fs_rows(full):
         bound = depth == 32
 
         def row(label, options, goal="", limit=0.0, parts=1, block_bytes=4096, depth=depth, completion=completion,
-                bound=bound):
+                bound=bound, **more):
             rows.append(_fs_row(label, options, depth, completion, goal if bound else "", limit if bound else 0.0, parts,
-                                block_bytes))
+                                block_bytes, **more))
 
         row("GETATTR", ["--rw=getattr"], "<= 0.35 us CPU", 0.35)
         row("LOOKUP", ["--rw=lookup"], "<= 0.7 us CPU", 0.7)
@@ -200,10 +225,26 @@ def fs_rows(full):
             row("WRITE 1 MiB", ["--rw=write"], block_bytes=1 << 20)
         row("READ 1 MiB", ["--rw=read"], "the copy + 5 % CPU", -1, block_bytes=1 << 20)
         row(f"READDIRPLUS, {FILES} entries", ["--rw=readdirplus"], "<= 0.9 us CPU an entry", 0.9, FILES + 2, 64 << 10)
-        row("create, write, flush, release, unlink, forget", ["--rw=create"], "<= 12 us CPU", 12.0)
+        steps = "create, write, flush, release, unlink, forget"
+        row(steps, ["--rw=create"], "<= 12 us CPU", 12.0)
+        # On a disk its file system is most of it.
+        row(f"{steps}, tmpfs", ["--rw=create"], "<= 12 us CPU", 12.0, in_memory=True)
+    cold = _fs_row("READ 4 KiB, O_DIRECT", ["--rw=randread", "--direct"], 32, "eventfd", ">= 3x")
+    rows.append(replace(cold, ratio_goal=3.0))
     if full:
         rows.append(_fs_row("GETATTR, 2 queues", ["--rw=getattr", "--queues=2"], 32, "spin"))
-    return rows
+    return [one for row in rows for one in (row, _beside_c(row))]
+
+
+# Files whose inodes are in memory: few, and as many more as are counted.
+INODES = (1000, 100_000)
+
+
+def inode_rows():
+    """(daemon, command, goal in bytes, or 0): resident memory of an inode that the guest knows."""
+    return [("outrigger-fs", our_fs(), 200),
+            ("outrigger-fs --inode-file-handles=mandatory", our_fs("--inode-file-handles=mandatory"), 0),
+            ("virtiofsd", their_fs("--sandbox=chroot"), 0), ("C virtiofsd", their_c_fs(), 0)]
 
 
 def our_console(console):

@@ -59,15 +59,23 @@ def peer(name, program):
     return shlex.join([str(loaders[0]), "--library-path", str(loaders[0].parent), str(path)])
 
 
+def find_c_virtiofsd():
+    """That of Debian 12's qemu-system-common; None: it is not there."""
+    path = Path("/usr/lib/qemu/virtiofsd")
+    return str(path) if path.exists() else None
+
+
 def find_tools(build):
     def daemon(name):
         return build / f"devices/{name}/outrigger-{name}"
     tools = SimpleNamespace(bench=build / "tools/outrigger-bench/outrigger-bench", blk=daemon("blk"),
-                            sockets=build / "tests/bench/socket-pair", vsock=daemon("vsock"), fs=daemon("fs"), console=daemon("console"), net=daemon("net"),
+                            sockets=build / "tests/bench/socket-pair", vsock=daemon("vsock"), fs=daemon("fs"),
+                            console=daemon("console"), net=daemon("net"),
                             qemu=shutil.which("qemu-storage-daemon"), fio=shutil.which("fio"), perf=shutil.which("perf"),
                             peer_vsock=peer("vsock", "usr/bin/vhost-device-vsock"),
-                            peer_fs=peer("fs", "usr/libexec/virtiofsd"))
-    ours = (tools.bench, tools.blk, tools.vsock, tools.fs, tools.console, tools.net)
+                            peer_fs=peer("fs", "usr/libexec/virtiofsd"), peer_c_fs=find_c_virtiofsd(),
+                            share_calls=build / "tests/bench/share-calls")
+    ours = (tools.bench, tools.blk, tools.vsock, tools.fs, tools.console, tools.net, tools.share_calls)
     missing = [str(path) for path in ours if not path.exists()]
     if missing:
         sys.exit("make-performance: not built: " + ", ".join(missing))
@@ -77,8 +85,9 @@ def find_tools(build):
 class Runner:
     """Runs rows in a scratch directory."""
 
-    def __init__(self, arguments, tools, scratch):
-        self.arguments, self.tools, self.scratch = arguments, tools, scratch
+    def __init__(self, arguments, tools, scratch, memory):
+        self.arguments, self.tools, self.scratch, self.memory = arguments, tools, scratch, memory
+        self.calls_known = {}
         self.back_end_cpu, self.driver_cpu = arguments.cpus.split(",", 1)
         self.rounds = arguments.rounds or (40 if arguments.full else 10)
         self.round_ms = arguments.round_ms or (250 if arguments.full else 100)
@@ -90,7 +99,7 @@ class Runner:
         if row.section != "queues":
             command.append(f"--cpus={self.driver_cpu}")
         for side in sides:
-            socket = self.scratch / f"{side}.sock"
+            socket = (self.memory if row.in_memory else self.scratch) / f"{side}.sock"
             back_end = getattr(row, side)(self.tools, socket)
             command += [f"--{side}={socket}", f"--{side}-command={back_end}"]
             if side in row.hosts:
@@ -177,6 +186,44 @@ class Runner:
         run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return 1e6 / json.loads(run.stdout)["copy"]["rate"]
 
+    def calls_of(self, row):
+        """Processor microseconds of the system calls that the row's request cannot do without."""
+        where = self.memory if row.in_memory else self.scratch
+        command = ["taskset", "-c", self.back_end_cpu, str(self.tools.share_calls), row.host_calls, str(where / "calls"),
+                   str(row.block_bytes)]
+        if tuple(command) not in self.calls_known:
+            (where / "calls").mkdir(exist_ok=True)
+            run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+            self.calls_known[tuple(command)] = float(run.stdout)
+        return self.calls_known[tuple(command)]
+
+    def inode_bytes(self, command):
+        """Resident memory of one inode of those that the guest knows, by the peaks with few and with many."""
+        few, many = (self.peak_bytes(command, files) for files in bench_rows.INODES)
+        return (many - few) / (bench_rows.INODES[1] - bench_rows.INODES[0])
+
+    def peak_bytes(self, command, files):
+        """Resident memory of the daemon, when it had most, while a guest knew that many files."""
+        socket = self.memory / "i.sock"
+        Path(f"{socket}.share").mkdir(exist_ok=True)
+        back_end = subprocess.Popen(shlex.split(command(self.tools, socket)), stderr=subprocess.DEVNULL)
+        try:
+            wait_for(socket)
+            bench = subprocess.Popen([str(self.tools.bench), "fs", f"--a={socket}", f"--a-pid={back_end.pid}",
+                                      "--rw=getattr", f"--files={files}", "--rounds=1", "--round-ms=2000"],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            # Some daemons end with their guest: what is there last counts.
+            peak = 0
+            while bench.poll() is None:
+                peak = max(peak, peak_of(back_end.pid))
+                time.sleep(0.02)
+            if bench.returncode != 0:
+                raise RuntimeError(bench.stderr.read())
+        finally:
+            end(back_end)
+            socket.unlink(missing_ok=True)
+        return peak
+
     def against_copy(self, row):
         """A and bare copies in turn. What a disk in memory never held is not copied from memory: it is filled first."""
         socket = self.scratch / "m.sock"
@@ -236,6 +283,17 @@ def make_image(directory):
     return Path(name)
 
 
+def peak_of(pid):
+    """Bytes that the process and its children have had resident at most."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return (int(peak.group(1)) * 1024 if peak else 0) + sum(peak_of(child) for child in children)
+
+
 def end(back_end):
     """Whatever it does: the next row needs its processor."""
     back_end.terminate()
@@ -276,13 +334,16 @@ def collect_rows(arguments, tools, images, memory_images):
                         f"{os.cpu_count()}: two for the disk and two for the driver")
     else:
         rows += bench_rows.queue_rows()
-    for name, command, peer_rows in (("vhost-device-vsock", tools.peer_vsock, bench_rows.vsock_rows),
-                                     ("virtiofsd", tools.peer_fs, bench_rows.fs_rows)):
-        rows += peer_rows(arguments.full)
+    rows += bench_rows.vsock_rows(arguments.full)
+    rows += bench_rows.fs_rows(arguments.full)
+    for name, command in (("vhost-device-vsock", tools.peer_vsock), ("virtiofsd", tools.peer_fs)):
         if command is None:
             left_out.append(f"there is no {name} (tests/bench/fetch-peers): nothing is compared with it")
             for row in rows:
                 row.b = None if row.peer == name else row.b
+    if tools.peer_c_fs is None:
+        left_out.append("there is no virtiofsd in C (qemu-system-common of Debian 12): nothing is compared with it")
+        rows = [row for row in rows if row.peer != "C virtiofsd"]
     if "vsock" in wanted and not tools.sockets.exists():
         left_out.append("there is no tests/bench/socket-pair (`ninja tests/bench/socket-pair`): bare sockets")
     rows += bench_rows.console_rows(arguments.full)
@@ -328,6 +389,8 @@ def measure_rows(runner, rows, image, left_out):
                 outcome["bare_sockets"] = runner.bare_sockets(row)
             if row.cpu_goal_us < 0:
                 outcome["copy_us"] = runner.copy_of(row.block_bytes)
+            if row.host_calls:
+                outcome["calls_us"] = runner.calls_of(row)
         except FAILURES as error:
             print(error, file=sys.stderr)
             left_out.append(f"{row.label}, {row.peer}: it failed: {last_words(error)}")
@@ -337,6 +400,21 @@ def measure_rows(runner, rows, image, left_out):
         print(f"      {ratio}others used {100 * (outcome['others_load'] or 0):.0f} %", flush=True)
         results.append(SimpleNamespace(row=row, outcome=outcome, profile=profile))
     return results
+
+
+def measure_inodes(runner, left_out):
+    """(daemon, bytes, goal) for each that is there."""
+    found = []
+    for name, command, goal in bench_rows.inode_rows():
+        if (runner.tools.peer_fs if name == "virtiofsd" else runner.tools.peer_c_fs if name[0] == "C" else name) is None:
+            continue
+        print(f"[inodes] {name}", flush=True)
+        try:
+            found.append((name, runner.inode_bytes(command), goal))
+        except FAILURES as error:
+            print(error, file=sys.stderr)
+            left_out.append(f"memory of an inode of {name}: it failed: {last_words(error)}")
+    return found
 
 
 def version_of(program, *arguments):
@@ -351,6 +429,7 @@ def describe_machine(tools):
     peers += [version_of(tools.fio, "--version")] if tools.fio else []
     peers += [version_of(*shlex.split(tools.peer_vsock), "--version")] if tools.peer_vsock else []
     peers += [version_of(*shlex.split(tools.peer_fs), "--version")] if tools.peer_fs else []
+    peers += [f"C {version_of(tools.peer_c_fs, '--version')}"] if tools.peer_c_fs else []
     return {"processor": f"{os.cpu_count()} of {model}", "kernel": platform.release(), "peers": peers,
             "date": time.strftime("%Y-%m-%d"), "version": version_of(str(tools.bench), "--version")}
 
@@ -362,20 +441,22 @@ def main():
     tools = find_tools(arguments.build.resolve())
     images = []
     # Shares lie there, too: on the disk, in whose page cache reads find what was written.
-    with tempfile.TemporaryDirectory(prefix="outrigger-performance-", dir=arguments.directory) as scratch:
+    with (tempfile.TemporaryDirectory(prefix="outrigger-performance-", dir=arguments.directory) as scratch,
+          tempfile.TemporaryDirectory(prefix="outrigger-performance-", dir=arguments.memory) as memory):
         try:
             for directory in [arguments.directory] * 2 + [arguments.memory] * 2:
                 images.append(make_image(directory))
             rows, left_out = collect_rows(arguments, tools, images[:2], images[2:])
-            runner = Runner(arguments, tools, Path(scratch))
+            runner = Runner(arguments, tools, Path(scratch), Path(memory))
             results = measure_rows(runner, rows, images[0], left_out)
+            inodes = measure_inodes(runner, left_out) if any(row.section == "fs" for row in rows) else []
         finally:
             for image in images:
                 image.unlink(missing_ok=True)
     if not results:
         sys.exit("make-performance: nothing was measured")
     command = shlex.join(["tests/bench/make-performance", *sys.argv[1:]])
-    write_page(arguments.output, results, left_out, describe_machine(tools),
+    write_page(arguments.output, results, inodes, left_out, describe_machine(tools),
                {"command": command, "rounds": runner.rounds, "round_ms": runner.round_ms})
     return 0
 

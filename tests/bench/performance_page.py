@@ -58,7 +58,7 @@ def _share_plot(results):
     groups = []
     for result in results:
         a, b = (_request_us(result.outcome[side], result.row) if side in result.outcome else None for side in "ab")
-        if a is not None and b:
+        if a is not None and b and result.row.peer == "virtiofsd":
             groups.append((result.row.label, [(a / b, None), (1.0, None)]))
     return bar_chart(f"{_SECTIONS['fs']}: processor time of a request, virtiofsd's is 1 (less is better)", "",
                      ["outrigger-fs", "virtiofsd"], groups)
@@ -116,7 +116,8 @@ def _stream_table(results):
 
 
 def _share_table(results):
-    heads = ["work", "against", "thousand/s A", "thousand/s B", "ratio", "CPU us A / B", "CPU ratio", *_TAIL_HEADS]
+    heads = ["work", "against", "thousand/s A", "thousand/s B", "ratio", "CPU us A / B", "host's calls us", "CPU ratio",
+             *_TAIL_HEADS]
     lines = [_cells(heads), "|" + "---|" * len(heads)]
     for result in results:
         row, outcome = result.row, result.outcome
@@ -129,7 +130,8 @@ def _share_table(results):
         def cost(side):
             return "-" if side.get("cpu_seconds_per_million") is None else f"{side['cpu_seconds_per_million']:.3g}"
 
-        lines.append(_cells([row.label, row.peer, rate("a"), rate("b"), _ratio(outcome), _pair(outcome, cost),
+        calls = f"{outcome['calls_us']:.3g}" if "calls_us" in outcome else "-"
+        lines.append(_cells([row.label, row.peer, rate("a"), rate("b"), _ratio(outcome), _pair(outcome, cost), calls,
                              _ratio(outcome, "ratio_cpu"), *_tail_cells(result)]))
     return lines
 
@@ -189,6 +191,8 @@ def _share_goal(result):
     peer = _request_us(outcome["b"], row) if "b" in outcome else None
     if peer is not None:
         measured += f", {row.peer} {peer:.3g} us"
+    if "calls_us" in outcome:
+        measured += f"; the host's system calls alone {outcome['calls_us'] / row.parts:.3g} us"
     return f"{row.label}, {row.peer}", row.goal, measured, cost is not None and cost <= limit
 
 
@@ -227,11 +231,30 @@ def _goal_rows(results):
             yield f"CPU per request: {result.row.label}, {result.row.peer}", "<= 0.5x", f"{cpu:.2f}x", cpu <= 0.5
 
 
-def _goals(results):
+def _inode_goals(inodes):
+    for name, size, goal in inodes:
+        if goal:
+            others = "".join(f", {other} {known:.0f} B" for other, known, _ in inodes if other != name)
+            yield f"resident memory of an inode, {name}", f"<= {goal} B", f"{size:.0f} B{others}", size <= goal
+
+
+def _goals(results, inodes):
     lines = ["## Against the goals", "", "| work | goal | measured | met |", "|---|---|---|---|"]
     lines += [f"| {work} | {goal} | {measured} | {'yes' if met else 'no'} |"
-              for work, goal, measured, met in _goal_rows(results)]
+              for work, goal, measured, met in [*_goal_rows(results), *_inode_goals(inodes)]]
     return lines + [""]
+
+
+def _share_notes(inodes):
+    """What stands below the table of shares."""
+    lines = ["The host's calls are those that a request cannot do without, in a plain loop on the same processor, without "
+             "guest, rings and daemon (`tests/bench/share-calls`): no daemon can be cheaper on this machine. Of READ that "
+             "is the copy into the guest's memory, too. Depth 32 with O_DIRECT reads past the page cache, from the disk.",
+             ""]
+    if inodes:
+        lines += ["| daemon | resident memory of an inode that the guest knows |", "|---|---|"]
+        lines += [f"| {name} | {size:.0f} B |" for name, size, _ in inodes] + [""]
+    return lines
 
 
 def _profiles(results):
@@ -287,13 +310,13 @@ def _head(machine, run, results):
         own, ""]
 
 
-def write_page(output, results, left_out, machine, run):
+def write_page(output, results, inodes, left_out, machine, run):
     """`performance.md` and a plot for each section, in the directory `output`."""
     output.mkdir(parents=True, exist_ok=True)
     lines = _head(machine, run, results)
     if left_out:
         lines += ["Not measured here:", ""] + [f"- {reason}" for reason in left_out] + [""]
-    lines += _goals(results)
+    lines += _goals(results, inodes)
     for section, title in _SECTIONS.items():
         of_section = [result for result in results if result.row.section == section]
         if not of_section:
@@ -307,6 +330,7 @@ def write_page(output, results, left_out, machine, run):
             drawing, table = _rate_plot(section, of_section), _table(of_section)
         (output / plot).write_text(drawing, encoding="utf-8")
         lines += [f"## {title}", "", f"![{title}]({plot})", ""] + table + [""]
+        lines += _share_notes(inodes) if section == "fs" else []
     disks = [result for result in results if result.row.section in _DISK_SECTIONS]
     if disks:
         (output / "performance-cpu.svg").write_text(_cpu_plot(disks), encoding="utf-8")

@@ -183,6 +183,18 @@ TEST_F(FsTraps, FsTrap18LocksThatAreNotOfferedAreRefused) {
     }
 }
 
+TEST_F(FsTraps, FsTrap18OnlyWhoWritesIsAskedToFlush) {
+    serve();
+    const uint64_t node = create("f", "x").node;
+    const auto open_flags = [&](uint32_t flags) {
+        return call(ask::open(node, flags)).as<fuse_open_out>().open_flags;
+    };
+    EXPECT_NE(open_flags(O_RDONLY) & FOPEN_NOFLUSH, 0U);
+    EXPECT_EQ(open_flags(O_WRONLY) & FOPEN_NOFLUSH, 0U);
+    EXPECT_EQ(open_flags(O_RDWR) & FOPEN_NOFLUSH, 0U);
+    EXPECT_EQ(call(ask::opendir(FUSE_ROOT_ID)).as<fuse_open_out>().open_flags & FOPEN_NOFLUSH, 0U);
+}
+
 class FsTrapLocks : public FsTraps {
   protected:
     void SetUp() override {
@@ -216,6 +228,13 @@ TEST_F(FsTrapLocks, FsTrap18FlushEndsThoseOfItsOwner) {
     EXPECT_EQ(lock(2, kWholeFile), EAGAIN);
     EXPECT_EQ(error_of(ask::flush(file_.node, file_.fh, 1)), 0);
     EXPECT_EQ(lock(2, kWholeFile), 0);
+}
+
+/// Closing gives locks back by a flush, and who reads may have some.
+TEST_F(FsTrapLocks, FsTrap18WithLocksReadersFlush) {
+    const FuseAnswer opened = call(ask::open(file_.node, O_RDONLY));
+    EXPECT_EQ(opened.error(), 0);
+    EXPECT_EQ(opened.as<fuse_open_out>().open_flags & FOPEN_NOFLUSH, 0U);
 }
 
 TEST_F(FsTrapLocks, FsTrap18WaitersHoldUpNobody) {

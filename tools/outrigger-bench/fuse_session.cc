@@ -165,7 +165,12 @@ Result<void> FuseSession::clean_up() {
         return {};  // the run has failed, and says why
     }
     for (const std::string& name : names_) {
-        const auto removed = remove(FUSE_UNLINK, directory_, name);
+        // As Linux does: some shares fail otherwise with removing what is not there.
+        chain_->begin(FUSE_LOOKUP, directory_);
+        chain_->add_name(name);
+        chain_->expect<fuse_entry_out>();
+        const auto found = ask(name);
+        const auto removed = found ? remove(FUSE_UNLINK, directory_, name) : found;
         if (!removed && removed.error().os_error != ENOENT) {
             return removed;
         }

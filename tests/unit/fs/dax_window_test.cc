@@ -123,13 +123,23 @@ class Memory final : public DeviceKeeper {
 
 class DaxWindowTest : public testing::Test {
   protected:
+    ~DaxWindowTest() override { drop_requests(); }
+
     void begin(std::unique_ptr<DaxRecords> records = {}) {
+        drop_requests();
         window_ = std::make_shared<DaxWindow>(kPages * page(), std::move(records));
         frontend_ = std::make_shared<Asked>();
         window_->use(frontend_);
     }
 
     void SetUp() override { begin(); }
+
+    /// What nobody answers holds the window, which holds the front end.
+    void drop_requests() {
+        if (frontend_) {
+            frontend_->requests.clear();
+        }
+    }
 
     [[nodiscard]] static uint64_t page() { return DaxWindow::page_bytes(); }
 

@@ -163,6 +163,10 @@ class NoQueue final : public Call::Queue {
   public:
     void defer(Call& /*call*/, Call::Work /*work*/) override { ADD_FAILURE(); }
 
+    void read(Call& /*call*/, const FileRead& /*read*/, Call::Work /*work*/) override {
+        ADD_FAILURE();
+    }
+
     void retry(Call& /*call*/, Call::Work /*attempt*/) override { ADD_FAILURE(); }
 
     [[nodiscard]] Answer wait(Call& /*call*/) override {
