@@ -12,7 +12,7 @@
 
 namespace outrigger::net {
 
-class CapturedPort final : public Port {
+class CapturedPort final : public Port, private PortEvents {
   public:
     /// `capture` lives as long.
     CapturedPort(std::unique_ptr<Port> port, Capture& capture)
@@ -22,9 +22,15 @@ class CapturedPort final : public Port {
 
     void set_guest(const Offloads& taken) override { port_->set_guest(taken); }
 
-    void attach(EventLoop& loop, PortEvents& events) override { port_->attach(loop, events); }
+    void attach(EventLoop& loop, PortEvents& events) override {
+        events_ = &events;
+        port_->attach(loop, *this);
+    }
 
-    void detach() override { port_->detach(); }
+    void detach() override {
+        port_->detach();
+        events_ = nullptr;
+    }
 
     [[nodiscard]] size_t send(std::span<const Frame> frames) override {
         const size_t sent = port_->send(frames);
@@ -58,8 +64,19 @@ class CapturedPort final : public Port {
     [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
 
   private:
+    // PortEvents.
+    void on_frames() override { events_->on_frames(); }
+
+    void on_room() override { events_->on_room(); }
+
+    /// While somebody captures frames wait at the port, where drop_frame() sees each.
+    [[nodiscard]] size_t take_frames(std::span<const Frame> frames) override {
+        return capture_.is_running() ? 0 : events_->take_frames(frames);
+    }
+
     const std::unique_ptr<Port> port_;
     Capture& capture_;
+    PortEvents* events_ = nullptr;
 };
 
 }  // namespace outrigger::net

@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/frame_queue.h"
 
+#include <algorithm>
+
 #include "vhost-user-backend/base/error.h"
 
 namespace outrigger::net {
+namespace {
+
+constexpr size_t kPlacesAtFirst = 256;
+
+}  // namespace
 
 std::optional<size_t> FrameQueue::find_room(size_t bytes) const {
-    if (frames_.empty()) {
+    if (count_ == 0) {
         return bytes <= bytes_max_ ? std::optional<size_t>(0) : std::nullopt;
     }
-    const size_t begin = frames_.front().begin;
-    const size_t end = frames_.back().begin + frames_.back().bytes;
+    const size_t begin = place(0).begin;
+    const Place& last = place(count_ - 1);
+    const size_t end = last.begin + last.bytes;
     if (end > begin) {
         if (bytes <= bytes_max_ - end) {
             return end;
@@ -26,29 +34,72 @@ bool FrameQueue::push(const Frame& frame) {
     if (!at || frame.bytes == 0) {
         return false;
     }
-    buffer_.resize(bytes_max_);
+    if (buffer_.empty()) {
+        buffer_.resize(bytes_max_);
+    }
+    if (count_ == places_.size()) {
+        grow();
+    }
     const size_t copied = copy_front(frame, std::span(buffer_).subspan(*at, frame.bytes));
     OUTRIGGER_ASSERT(copied == frame.bytes);
-    frames_.push_back({.begin = *at, .bytes = frame.bytes, .offload = frame.offload});
+    places_[(first_ + count_) & (places_.size() - 1)] = {
+        .begin = *at, .bytes = frame.bytes, .offload = frame.offload};
+    ++count_;
     return true;
 }
 
+/// Each frame has a byte at least, so the buffer bounds it.
+void FrameQueue::grow() {
+    std::vector<Place> larger(std::max(kPlacesAtFirst, 2 * places_.size()));
+    for (size_t i = 0; i < count_; ++i) {
+        larger[i] = place(i);
+    }
+    places_.swap(larger);
+    first_ = 0;
+}
+
+FrameQueue::Stored FrameQueue::stored(size_t number) {
+    const Place& found = place(number);
+    return {.piece = {.iov_base = buffer_.data() + found.begin, .iov_len = found.bytes},
+            .offload = found.offload};
+}
+
 std::optional<Frame> FrameQueue::front() {
-    if (frames_.empty()) {
+    if (count_ == 0) {
         return std::nullopt;
     }
-    const Place& place = frames_.front();
-    front_ = {.iov_base = buffer_.data() + place.begin, .iov_len = place.bytes};
-    return Frame{.pieces = std::span(&front_, 1), .bytes = place.bytes, .offload = place.offload};
+    front_ = stored(0);
+    return front_.frame();
+}
+
+size_t FrameQueue::peek(std::span<Stored> out, size_t bytes_max) {
+    size_t count = 0;
+    size_t bytes = 0;
+    while (count < std::min(count_, out.size())) {
+        out[count] = stored(count);
+        bytes += out[count].piece.iov_len;
+        if (count > 0 && bytes > bytes_max) {
+            break;
+        }
+        ++count;
+    }
+    return count;
 }
 
 void FrameQueue::pop() {
-    OUTRIGGER_ASSERT(!frames_.empty());
-    frames_.pop_front();
+    pop(1);
+}
+
+void FrameQueue::pop(size_t count) {
+    OUTRIGGER_ASSERT(count <= count_);
+    if (count > 0) {
+        first_ = (first_ + count) & (places_.size() - 1);
+        count_ -= count;
+    }
 }
 
 void FrameQueue::clear() {
-    frames_.clear();
+    count_ = 0;
 }
 
 }  // namespace outrigger::net

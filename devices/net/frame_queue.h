@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <deque>
 #include <optional>
 #include <span>
 #include <vector>
@@ -29,9 +28,27 @@ class FrameQueue final {
 
     void clear();
 
-    [[nodiscard]] bool empty() const { return frames_.empty(); }
+    /// One of several that are looked at together.
+    struct Stored {
+        iovec piece{};
+        FrameOffload offload{};
 
-    [[nodiscard]] size_t size() const { return frames_.size(); }
+        /// Borrows the piece.
+        [[nodiscard]] Frame frame() const {
+            return {.pieces = std::span(&piece, 1), .bytes = piece.iov_len, .offload = offload};
+        }
+    };
+
+    /// The oldest frames, of together no more than `bytes_max` but for the first; how many. Their
+    /// bytes stay where they are until as many have been popped, whatever is pushed meanwhile.
+    [[nodiscard]] size_t peek(std::span<Stored> out, size_t bytes_max);
+
+    /// Of the oldest; there are as many.
+    void pop(size_t count);
+
+    [[nodiscard]] bool empty() const { return count_ == 0; }
+
+    [[nodiscard]] size_t size() const { return count_; }
 
   private:
     struct Place {
@@ -43,10 +60,20 @@ class FrameQueue final {
     /// Where a frame of `bytes` fits, which are contiguous.
     [[nodiscard]] std::optional<size_t> find_room(size_t bytes) const;
 
+    [[nodiscard]] const Place& place(size_t number) const {
+        return places_[(first_ + number) & (places_.size() - 1)];
+    }
+
+    [[nodiscard]] Stored stored(size_t number);
+    void grow();
+
     const size_t bytes_max_;
     std::vector<std::byte> buffer_;
-    std::deque<Place> frames_;
-    iovec front_{};
+    // A ring, whose size is 0 or a power of two. It keeps its room: without allocations.
+    std::vector<Place> places_;
+    size_t first_ = 0;
+    size_t count_ = 0;
+    Stored front_{};
 };
 
 }  // namespace outrigger::net

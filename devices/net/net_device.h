@@ -131,9 +131,10 @@ class NetDevice final : public Device, private PortEvents {
     // PortEvents.
     void on_frames() override;
     void on_room() override;
+    [[nodiscard]] size_t take_frames(std::span<const Frame> frames) override;
 
     [[nodiscard]] QueueProgress transmit(uint16_t pair);
-    void take_chain(uint16_t pair, DescriptorChain chain);
+    void take_chain(uint16_t pair, DescriptorChain chain, const Offloads& allowed);
     void drop_from_guest(DropReason reason);
     [[nodiscard]] QueueProgress discard(Transmit& queue);
     void leave_transmit(uint16_t pair, bool set_aside);
@@ -142,6 +143,9 @@ class NetDevice final : public Device, private PortEvents {
     void leave_queue(QueueIndex index, bool set_aside);
 
     [[nodiscard]] QueueProgress receive(uint16_t pair);
+    [[nodiscard]] std::optional<DropReason> refusal(const Frame& frame) const;
+    [[nodiscard]] bool is_whole_for_guest(const Frame& frame) const;
+    void note_given(const Frame& frame);
     [[nodiscard]] std::optional<Frame> next_frame(int& turns);
     void drop_frame();
     void look_again_soon();

@@ -42,19 +42,14 @@ QueueProgress NetDevice::receive(uint16_t pair) {
             port_->await_frames();
             return QueueProgress::kWaiting;
         }
-        if (!settings_.wants_all() && !is_wanted(*frame)) {
-            drop_to_guest(DropReason::kFiltered);
-            continue;
-        }
-        if (is_over_mtu(*frame)) {
-            drop_to_guest(DropReason::kOverMtu);
+        if (const auto reason = refusal(*frame)) {
+            drop_to_guest(*reason);
             continue;
         }
         ReceiveQueue& queue = choose_queue(*frame, called);
         switch (queue.write(*frame)) {
             case ReceiveQueue::Outcome::kWritten:
-                counters_.frames_to_guest.add();
-                counters_.bytes_to_guest.add(frame->bytes);
+                note_given(*frame);
                 drop_frame();
                 break;
             case ReceiveQueue::Outcome::kNoBuffer:
@@ -69,6 +64,68 @@ QueueProgress NetDevice::receive(uint16_t pair) {
         }
     }
     return QueueProgress::kMore;
+}
+
+/// Nothing: the driver is to have it.
+std::optional<DropReason> NetDevice::refusal(const Frame& frame) const {
+    if (!settings_.wants_all() && !is_wanted(frame)) {
+        return DropReason::kFiltered;
+    }
+    return is_over_mtu(frame) ? std::optional(DropReason::kOverMtu) : std::nullopt;
+}
+
+void NetDevice::note_given(const Frame& frame) {
+    counters_.frames_to_guest.add();
+    counters_.bytes_to_guest.add(frame.bytes);
+}
+
+/// What cannot go to a ring this very moment, as it is, goes the long way.
+size_t NetDevice::take_frames(std::span<const Frame> frames) {
+    if (has_finished_ || !segmenter_.is_done()) {
+        return 0;
+    }
+    const ReceiveQueue* begun = nullptr;
+    for (size_t taken = 0; taken < frames.size(); ++taken) {
+        const Frame& frame = frames[taken];
+        ReceiveQueue& queue = choose_queue(frame, receive_.front());
+        if (!queue.is_running() || !is_whole_for_guest(frame)) {
+            return taken;
+        }
+        if (std::exchange(begun, &queue) != &queue) {
+            // As the ring's own round begins.
+            queue.ring().check_memory();
+            queue.ring().begin_batch(worker_->recent_time());
+        }
+        if (!queue.is_ready_for(frame)) {
+            return taken;
+        }
+        if (const auto reason = refusal(frame)) {
+            counters_.dropped_to_guest.add(*reason);
+            continue;
+        }
+        switch (queue.write(frame)) {
+            case ReceiveQueue::Outcome::kWritten:
+                note_given(frame);
+                break;
+            case ReceiveQueue::Outcome::kNoBuffer:
+                return taken;
+            case ReceiveQueue::Outcome::kBufferTooSmall:
+                counters_.dropped_to_guest.add(DropReason::kBufferTooSmall);
+                break;
+        }
+    }
+    return frames.size();
+}
+
+/// Does the driver take what it leaves unfinished?
+bool NetDevice::is_whole_for_guest(const Frame& frame) const {
+    const FrameOffload& offload = frame.offload;
+    if (!offload.needs_checksum && offload.segmentation == Segmentation::kNone) [[likely]] {
+        return true;
+    }
+    std::array<std::byte, kEthernetHeaderBytes + 2 * kVlanTagBytes> type;
+    const bool is_ip6 = is_ip6_frame(std::span(type).first(copy_front(frame, type)));
+    return is_taken(offload, is_ip6, guest_offloads());
 }
 
 /// As the guest can take it. Each frame that is given or dropped here takes one off `turns`;
@@ -88,13 +145,7 @@ std::optional<Frame> NetDevice::next_frame(int& turns) {
         if (!frame) {
             return std::nullopt;
         }
-        const FrameOffload& offload = frame->offload;
-        if (!offload.needs_checksum && offload.segmentation == Segmentation::kNone) [[likely]] {
-            return frame;
-        }
-        std::array<std::byte, kEthernetHeaderBytes + 2 * kVlanTagBytes> type;
-        const bool is_ip6 = is_ip6_frame(std::span(type).first(copy_front(*frame, type)));
-        if (is_taken(offload, is_ip6, guest_offloads())) {
+        if (is_whole_for_guest(*frame)) {
             return frame;
         }
         if (auto finished = finish(*frame)) {

@@ -20,6 +20,8 @@ constexpr std::string_view kBackends[] = {
     "null",
     "loop"};
 
+constexpr std::string_view kSwitchThreads[] = {"own", "shared"};
+
 #ifdef OUTRIGGER_SLIRP
 constexpr std::string_view kBackendDefault = "user";
 #else
@@ -135,6 +137,16 @@ constexpr std::array kOptions = {
                .default_value = "10000",
                .number_min = 1,
                .number_max = 100'000'000},
+    OptionSpec{.name = "switch-thread",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHOSE",
+               .help =
+                   "Of switch: own, a thread for each device; or shared, one for all devices of "
+                   "the switch that say so, made as the first of them says (--cpus, --poll-us): "
+                   "frames between these are copied once, from ring to ring, and need no other "
+                   "processor",
+               .default_value = "own",
+               .choices = kSwitchThreads},
     OptionSpec{.name = "peer",
                .value_name = "PATH",
                .help = "Of stream and dgram: connect to the program that has this socket, and try "

@@ -357,6 +357,12 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
     return extras;
 }
 
+std::string thread_group(const OptionValues& values) {
+    const bool is_shared =
+        values.text("backend") == "switch" && values.text("switch-thread") == "shared";
+    return is_shared ? *values.text("switch") : std::string();
+}
+
 }  // namespace
 
 std::optional<MacAddress> parse_mac(std::string_view text) {
@@ -396,6 +402,7 @@ const DeviceProgram kNetProgram{
     .check_options = check_options,
     .sandbox = {.system_calls = kSystemCalls},
     .sandbox_extras = sandbox_extras,
+    .thread_group = thread_group,
 };
 
 }  // namespace outrigger::net

@@ -26,6 +26,12 @@ class PortEvents {
     /// send() may take more.
     virtual void on_room() = 0;
 
+    /// Gives the guest frames at once, without a copy of the port's: how many of the first were
+    /// taken care of, given or dropped. What is left waits at the port, as other frames do; there
+    /// must be none that wait already. Borrows `frames` for the call; others may write what they
+    /// point to meanwhile. On the worker's thread, also from within a call of another port.
+    [[nodiscard]] virtual size_t take_frames(std::span<const Frame> /*frames*/) { return 0; }
+
   protected:
     ~PortEvents() = default;
 };

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "devices/net/packet_layout.h"
-#include "devices/net/vnet_header.h"
 
 namespace outrigger::net {
 namespace {
@@ -64,7 +63,28 @@ void ReceiveQueue::return_gathered() {
 }
 
 ReceiveQueue::Outcome ReceiveQueue::write(const Frame& frame) {
-    const Outcome outcome = gather(format_.header_bytes + frame.bytes);
+    const size_t bytes = format_.header_bytes + frame.bytes;
+    if (gathered_.empty()) [[likely]] {
+        std::optional<DescriptorChain> chain = ring_->pop();
+        if (!chain) {
+            return Outcome::kNoBuffer;
+        }
+        is_served_ = true;
+        if (chain->writable_bytes() >= bytes) [[likely]] {
+            ChainWriter writer = chain->take_writer();
+            write_header(writer, make_header(frame, 1));
+            FrameReader(frame).write_to(writer, frame.bytes);
+            chain->complete(static_cast<uint32_t>(bytes));
+            return Outcome::kWritten;
+        }
+        if (chain->writable_bytes() < format_.header_bytes) {
+            chain->complete(0);
+            return Outcome::kBufferTooSmall;
+        }
+        room_ = chain->writable_bytes();
+        gathered_.push_back(*std::move(chain));
+    }
+    const Outcome outcome = gather(bytes);
     if (outcome == Outcome::kWritten) {
         fill(frame);
     }
@@ -88,14 +108,26 @@ ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
             return gives_up ? Outcome::kBufferTooSmall : Outcome::kNoBuffer;
         }
         is_served_ = true;
-        if (gathered_.empty() && chain->writable_bytes() < format_.header_bytes) {
-            chain->complete(0);
-            return Outcome::kBufferTooSmall;
-        }
         room_ += chain->writable_bytes();
         gathered_.push_back(*std::move(chain));
     }
     return Outcome::kWritten;
+}
+
+VnetHeader ReceiveQueue::make_header(const Frame& frame, size_t buffer_count) const {
+    FrameOffload offload = frame.offload;
+    offload.checksum_valid &= format_.checksums;
+    const size_t hint = offload.segmentation == Segmentation::kNone ? 0 : header_bytes_of(frame);
+    return make_vnet_header(offload, hint, static_cast<uint16_t>(buffer_count));
+}
+
+/// How many bytes. Of a size that is known when this is compiled, where that is the usual one.
+size_t ReceiveQueue::write_header(ChainWriter& writer, const VnetHeader& header) const {
+    const auto bytes = std::as_bytes(std::span(&header, 1));
+    if (format_.header_bytes == sizeof(header)) [[likely]] {
+        return writer.write(bytes);
+    }
+    return writer.write(bytes.first(format_.header_bytes));
 }
 
 /// VIRTIO 1.3, 5.1.6.4: every buffer but the last is filled, and num_buffers is there always.
@@ -106,10 +138,7 @@ void ReceiveQueue::fill(const Frame& frame) {
     for (size_t left = format_.header_bytes + frame.bytes; left > 0; ++count) {
         left -= std::min<uint64_t>(left, gathered_[count].writable_bytes());
     }
-    FrameOffload offload = frame.offload;
-    offload.checksum_valid &= format_.checksums;
-    const VnetHeader header =
-        make_vnet_header(offload, header_bytes_of(frame), static_cast<uint16_t>(count));
+    const VnetHeader header = make_header(frame, count);
     FrameReader reader(frame);
     size_t left = frame.bytes;
     for (size_t i = 0; i < count; ++i) {
@@ -117,8 +146,7 @@ void ReceiveQueue::fill(const Frame& frame) {
         ChainWriter writer = chain.take_writer();
         size_t written = 0;
         if (i == 0) {
-            written =
-                writer.write(std::as_bytes(std::span(&header, 1)).first(format_.header_bytes));
+            written = write_header(writer, header);
         }
         const size_t bytes = std::min<uint64_t>(left, writer.remaining());
         reader.write_to(writer, bytes);

@@ -10,6 +10,7 @@
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "devices/net/frame.h"
+#include "devices/net/vnet_header.h"
 
 namespace outrigger::net {
 
@@ -67,6 +68,8 @@ class ReceiveQueue final {
   private:
     [[nodiscard]] Outcome gather(size_t bytes);
     void fill(const Frame& frame);
+    [[nodiscard]] VnetHeader make_header(const Frame& frame, size_t buffer_count) const;
+    size_t write_header(ChainWriter& writer, const VnetHeader& header) const;
 
     Virtqueue* ring_ = nullptr;
     BufferFormat format_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -26,25 +27,35 @@ constexpr size_t kSourceAt = 6;
 /// is posted to its thread.
 class SwitchPort::Inbox final : public std::enable_shared_from_this<Inbox> {
   public:
-    explicit Inbox(uint32_t number) : number_(number) {}
+    Inbox(uint32_t number, PortCounters& counters) : number_(number), counters_(counters) {}
 
     [[nodiscard]] uint32_t number() const { return number_; }
 
     // Any thread.
 
-    /// A reason: it was not taken.
-    [[nodiscard]] std::optional<DropReason> put(const Frame& frame) {
-        const std::lock_guard lock(mutex_);
-        if (loop_ == nullptr) {
-            return DropReason::kNoPeer;
+    struct Taken {
+        size_t frames = 0;
+        size_t bytes = 0;
+        DropReason reason{};  ///< why the others were not
+    };
+
+    /// Of frames that come from a port on `loop`: the guest has them at once if that is this
+    /// port's loop, too, and otherwise they wait here.
+    [[nodiscard]] Taken put(std::span<const Frame> frames, const EventLoop* loop) {
+        Taken taken;
+        if (is_idle_on(loop)) {
+            const size_t given = events_->take_frames(frames);
+            for (const Frame& frame : frames.first(given)) {
+                taken.bytes += frame.bytes;
+            }
+            taken.frames = given;
+            counters_.frames_received.add(given);
+            counters_.bytes_received.add(taken.bytes);
         }
-        if (!queue_.push(frame)) {
-            return DropReason::kQueueFull;
+        if (taken.frames < frames.size()) {
+            store(frames.subspan(taken.frames), taken);
         }
-        if (std::exchange(awaited_, false)) {
-            loop_->post([self = shared_from_this()] { self->tell(); });
-        }
-        return std::nullopt;
+        return taken;
     }
 
     // The port's thread.
@@ -61,22 +72,27 @@ class SwitchPort::Inbox final : public std::enable_shared_from_this<Inbox> {
         events_ = nullptr;
         awaited_ = false;
         queue_.clear();
+        seen_ = seen_next_ = 0;
     }
 
     /// Its bytes stay as they are until drop(): what is put in goes elsewhere.
     [[nodiscard]] std::optional<Frame> front() {
-        const std::lock_guard lock(mutex_);
-        return queue_.front();
+        if (seen_next_ == seen_ && !look()) {
+            return std::nullopt;
+        }
+        return seen_frames_[seen_next_].frame();
     }
 
+    /// What front() gave.
     void drop() {
-        const std::lock_guard lock(mutex_);
-        queue_.pop();
+        counters_.frames_received.add();
+        counters_.bytes_received.add(seen_frames_[seen_next_].piece.iov_len);
+        ++seen_next_;
     }
 
     void await() {
         const std::lock_guard lock(mutex_);
-        awaited_ = queue_.empty();
+        awaited_ = queue_.size() == seen_next_;
         if (!awaited_) {
             // It came since the port looked.
             loop_->post([self = shared_from_this()] { self->tell(); });
@@ -84,6 +100,47 @@ class SwitchPort::Inbox final : public std::enable_shared_from_this<Inbox> {
     }
 
   private:
+    /// Frames, and bytes, that are taken out with the lock held once.
+    static constexpr size_t kSeenMax = 64;
+    static constexpr size_t kSeenBytesMax = 128 << 10;
+
+    void store(std::span<const Frame> frames, Taken& taken) {
+        const std::lock_guard lock(mutex_);
+        if (loop_ == nullptr) {
+            taken.reason = DropReason::kNoPeer;
+            return;
+        }
+        bool came = false;
+        for (const Frame& frame : frames) {
+            if (!queue_.push(frame)) {
+                taken.reason = DropReason::kQueueFull;
+                continue;  // a shorter one may fit
+            }
+            came = true;
+            ++taken.frames;
+            taken.bytes += frame.bytes;
+        }
+        if (came && std::exchange(awaited_, false)) {
+            loop_->post([self = shared_from_this()] { self->tell(); });
+        }
+    }
+
+    /// Is this the port's thread, and does nothing wait? Only that thread changes what is looked
+    /// at without the lock.
+    [[nodiscard]] bool is_idle_on(const EventLoop* loop) {
+        const std::lock_guard lock(mutex_);
+        return loop_ != nullptr && loop_ == loop && seen_next_ == seen_ && queue_.size() == seen_;
+    }
+
+    /// Frees the room of those that were taken out, and looks for others.
+    [[nodiscard]] bool look() {
+        const std::lock_guard lock(mutex_);
+        queue_.pop(seen_next_);
+        seen_ = queue_.peek(seen_frames_, kSeenBytesMax);
+        seen_next_ = 0;
+        return seen_ > 0;
+    }
+
     void tell() {
         // The port may have been closed since it was posted. Nobody else changes it.
         if (events_ != nullptr) {
@@ -92,11 +149,16 @@ class SwitchPort::Inbox final : public std::enable_shared_from_this<Inbox> {
     }
 
     const uint32_t number_;
+    PortCounters& counters_;  // of the port, which nobody uses once it is closed
     std::mutex mutex_;
     EventLoop* loop_ = nullptr;     // guarded by mutex_
     PortEvents* events_ = nullptr;  // the port's thread
     bool awaited_ = false;          // guarded by mutex_
     FrameQueue queue_{kInboxBytesMax};
+    // The port's thread: the oldest of queue_, and which of them is the next to be taken out.
+    std::array<FrameQueue::Stored, kSeenMax> seen_frames_{};
+    size_t seen_ = 0;
+    size_t seen_next_ = 0;
 };
 
 /// Its lock is taken before an inbox's.
@@ -183,7 +245,7 @@ uint32_t next_number() {
 
 SwitchPort::SwitchPort(const SwitchOptions& options)
     : switch_(find_switch(options)),
-      inbox_(std::make_shared<Inbox>(next_number())),
+      inbox_(std::make_shared<Inbox>(next_number(), counters_)),
       flood_max_(options.flood_max),
       number_(inbox_->number()) {}
 
@@ -196,6 +258,7 @@ Offloads SwitchPort::takes() const {
 }
 
 void SwitchPort::attach(EventLoop& loop, PortEvents& events) {
+    loop_ = &loop;
     inbox_->open(loop, events);
     switch_->join(inbox_, stations_);
 }
@@ -203,6 +266,7 @@ void SwitchPort::attach(EventLoop& loop, PortEvents& events) {
 void SwitchPort::detach() {
     stations_ = switch_->leave(number_);
     inbox_->close();
+    loop_ = nullptr;
 }
 
 PortState SwitchPort::save() const {
@@ -217,41 +281,76 @@ void SwitchPort::load(const PortState& state) {
 
 size_t SwitchPort::send(std::span<const Frame> frames) {
     const auto now = AddressTable::Clock::now();
-    for (const Frame& frame : frames) {
-        send_one(frame, now);
+    // What goes from one station to another is looked up and put there together.
+    for (auto rest = frames; !rest.empty();) {
+        const Stations stations = read_stations(rest.front());
+        size_t count = 1;
+        while (count < rest.size() && read_stations(rest[count]) == stations) {
+            ++count;
+        }
+        send_run(rest.first(count), stations, now);
+        rest = rest.subspan(count);
     }
     return frames.size();
 }
 
-void SwitchPort::send_one(const Frame& frame, AddressTable::Clock::time_point now) {
-    // A copy: the guest may write the frame meanwhile.
-    std::array<std::byte, kEthernetHeaderBytes> header{};
-    (void)copy_front(frame, header);
-    const StationAddress destination = read_station(header, 0);
-    if (is_of_the_link(destination)) {
-        counters_.dropped.add(DropReason::kPeerRefused);
+/// From a copy: the guest may write the frame meanwhile. Then it goes where it once said.
+SwitchPort::Stations SwitchPort::read_stations(const Frame& frame) {
+    std::array<std::byte, 2 * kStationBytes> header{};
+    const iovec& first = frame.pieces.front();
+    if (first.iov_len >= header.size()) [[likely]] {
+        std::memcpy(header.data(), first.iov_base, header.size());
+    } else {
+        (void)copy_front(frame, header);
+    }
+    return {.source = read_station(header, kSourceAt), .destination = read_station(header, 0)};
+}
+
+void SwitchPort::send_run(std::span<const Frame> frames,
+                          const Stations& stations,
+                          AddressTable::Clock::time_point now) {
+    if (is_of_the_link(stations.destination)) {
+        counters_.dropped.add(DropReason::kPeerRefused, frames.size());
         return;
     }
-    const auto known = switch_->look_up(read_station(header, kSourceAt), destination, number_, now);
+    const auto known = switch_->look_up(stations.source, stations.destination, number_, now);
     if (known == inbox_) {
         // It is at this port itself, where everybody has the frame already.
-        counters_.dropped.add(DropReason::kNoPeer);
+        counters_.dropped.add(DropReason::kNoPeer, frames.size());
         return;
     }
-    std::optional<DropReason> reason = DropReason::kNoPeer;
-    if (known != nullptr) {
-        reason = known->put(frame);
-    } else if (!may_flood(now)) {
-        reason = DropReason::kFlood;
-    } else {
-        for (const auto& other : switch_->all_but(number_)) {
-            // One that takes it is enough; what others cannot is counted on their account.
-            const auto refused = other->put(frame);
-            reason = reason && refused ? refused : std::nullopt;
+    if (known == nullptr) {
+        for (const Frame& frame : frames) {
+            flood(frame, now);
+        }
+        return;
+    }
+    const Inbox::Taken taken = known->put(frames, loop_);
+    counters_.frames_sent.add(taken.frames);
+    counters_.bytes_sent.add(taken.bytes);
+    if (taken.frames < frames.size()) {
+        counters_.dropped.add(taken.reason, frames.size() - taken.frames);
+    }
+}
+
+void SwitchPort::flood(const Frame& frame, AddressTable::Clock::time_point now) {
+    if (!may_flood(now)) {
+        counters_.dropped.add(DropReason::kFlood);
+        return;
+    }
+    bool is_taken = false;
+    DropReason reason = DropReason::kNoPeer;
+    for (const auto& other : switch_->all_but(number_)) {
+        // One that takes it is enough; what others cannot is counted on their account.
+        const Inbox::Taken taken = other->put(std::span(&frame, 1), loop_);
+        if (taken.frames > 0) {
+            is_taken = true;
+        } else {
+            reason = taken.reason;
         }
     }
-    if (reason) {
-        counters_.dropped.add(*reason);
+    if (!is_taken) {
+        counters_.dropped.add(reason);
         return;
     }
     counters_.frames_sent.add();
@@ -273,14 +372,10 @@ bool SwitchPort::may_flood(AddressTable::Clock::time_point now) {
 // --- From other guests -------------------------------------------------------------------------
 
 std::optional<Frame> SwitchPort::next_frame() {
-    const auto frame = inbox_->front();
-    front_bytes_ = frame ? frame->bytes : 0;
-    return frame;
+    return inbox_->front();
 }
 
 void SwitchPort::drop_frame() {
-    counters_.frames_received.add();
-    counters_.bytes_received.add(front_bytes_);
     inbox_->drop();
 }
 

@@ -45,7 +45,19 @@ class SwitchPort final : public Port {
     class Inbox;
     class Switch;
 
-    void send_one(const Frame& frame, AddressTable::Clock::time_point now);
+    /// Of one station to another one, as the frames say.
+    struct Stations {
+        StationAddress source = 0;
+        StationAddress destination = 0;
+
+        friend bool operator==(const Stations&, const Stations&) = default;
+    };
+
+    [[nodiscard]] static Stations read_stations(const Frame& frame);
+    void send_run(std::span<const Frame> frames,
+                  const Stations& stations,
+                  AddressTable::Clock::time_point now);
+    void flood(const Frame& frame, AddressTable::Clock::time_point now);
     [[nodiscard]] bool may_flood(AddressTable::Clock::time_point now);
 
     [[nodiscard]] static std::shared_ptr<Switch> find_switch(const SwitchOptions& options);
@@ -55,8 +67,8 @@ class SwitchPort final : public Port {
     const uint32_t flood_max_;
     const uint32_t number_;
     std::vector<StationAddress> stations_;  // that were at the port before it was attached
-    size_t front_bytes_ = 0;
-    uint32_t flooded_ = 0;  // since second_
+    const EventLoop* loop_ = nullptr;       // while it is attached
+    uint32_t flooded_ = 0;                  // since second_
     std::optional<AddressTable::Clock::time_point> second_;
 };
 

@@ -25,14 +25,20 @@ constexpr size_t kTypeBytesMax = kEthernetHeaderBytes + 2 * kVlanTagBytes;
 
 }  // namespace
 
-bool TransmitBatch::has_room() const {
-    return frames_.size() < kFramesMax && kArenaBytes - arena_used_ >= kSegmentedBytesMax;
+size_t TransmitBatch::room() const {
+    if (frames_.size() >= kFramesMax) {
+        return 0;
+    }
+    if (takes_all_) {
+        return kFramesMax - frames_.size();
+    }
+    return kArenaBytes - arena_used_ >= kSegmentedBytesMax ? 1 : 0;
 }
 
 std::optional<DropReason> TransmitBatch::add(DescriptorChain chain,
                                              uint16_t queue,
                                              const Frame& frame) {
-    OUTRIGGER_ASSERT(has_room());
+    OUTRIGGER_ASSERT(room() > 0);
     if (frames_.capacity() < kEntriesMax) {
         frames_.reserve(kEntriesMax);
         entries_.reserve(kEntriesMax);

@@ -22,10 +22,13 @@ namespace outrigger::net {
 /// Thread-bound to the worker of the queues.
 class TransmitBatch final {
   public:
-    explicit TransmitBatch(const Offloads& taken) : taken_(taken) {}
+    explicit TransmitBatch(const Offloads& taken)
+        : taken_(taken),
+          takes_all_(taken.checksum && taken.tcp4 && taken.tcp6 && taken.ecn && taken.udp4 &&
+                     taken.udp6) {}
 
-    /// Is there room for whatever the next chain has?
-    [[nodiscard]] bool has_room() const;
+    /// For so many chains, whatever they have.
+    [[nodiscard]] size_t room() const;
 
     [[nodiscard]] bool empty() const { return frames_.empty(); }
 
@@ -55,6 +58,7 @@ class TransmitBatch final {
     void forget(size_t count);
 
     const Offloads taken_;
+    const bool takes_all_;  // nothing is ever finished here
     std::vector<Frame> frames_;
     std::vector<Entry> entries_;
     size_t sent_ = 0;  // of frames_

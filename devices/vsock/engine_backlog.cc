@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 
 #include "devices/vsock/connection_record.h"
-#include "devices/vsock/engine_times.h"
 #include "devices/vsock/vsock_engine.h"
 
 namespace outrigger::vsock {
@@ -223,7 +222,7 @@ void VsockEngine::after_backlog(Connection& connection) {
         return;
     }
     if (connection.guest_deaf) {
-        finish(connection);
+        begin_reset(connection);
         return;
     }
     if (!connection.send_ended) {

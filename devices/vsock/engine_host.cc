@@ -165,7 +165,7 @@ void VsockEngine::ask_guest(Connection& connection, std::string_view line, size_
     take_host_port(connection, *port);
     --greetings_;
     connection.phase = Phase::kAskingGuest;
-    set_deadline(connection, kGuestAnswerMax);
+    set_deadline(connection, options_.guest_answer_timeout);
     owe(connection, kPendingRequest);
     update_listeners();
     if (!take_whole(connection, taken)) {
@@ -205,7 +205,7 @@ void VsockEngine::accept_forwarded(size_t listener) {
         take_host_port(connection, options_.forward.listen_at[listener]);
         connection.phase = Phase::kAskingGuest;
         adopt(connection, std::move(socket));
-        set_deadline(connection, kGuestAnswerMax);
+        set_deadline(connection, options_.guest_answer_timeout);
         update_listeners();
         owe(connection, kPendingRequest);
         watch_socket(connection);
@@ -389,11 +389,11 @@ void VsockEngine::on_host_deaf(Connection& connection) {
     set_waits_to_write(connection, false);
     on_forwarded(connection, dropped);
     if (connection.guest_ended && connection.guest_deaf) {
-        finish(connection);
+        begin_reset(connection);
         return;
     }
     if (connection.host_ended) {
-        set_deadline(connection, kHostCloseMax);
+        set_deadline(connection, options_.host_close_timeout);
     }
     owe(connection, kPendingShutdown);
 }

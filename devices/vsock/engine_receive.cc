@@ -9,7 +9,6 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "devices/vsock/engine_times.h"
 #include "devices/vsock/host_socket.h"
 #include "devices/vsock/vsock_engine.h"
 
@@ -419,7 +418,7 @@ void VsockEngine::on_host_ended(Connection& connection) {
         on_host_deaf(connection);
     }
     if (connection.phase == Phase::kOpen && connection.host_deaf) {
-        set_deadline(connection, kHostCloseMax);
+        set_deadline(connection, options_.host_close_timeout);
     }
 }
 

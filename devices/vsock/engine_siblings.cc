@@ -79,7 +79,7 @@ void VsockEngine::call_sibling(Connection& connection) {
         end(connection, EndReason::kSiblingDown);
         return;
     }
-    set_deadline(connection, kGuestAnswerMax);
+    set_deadline(connection, options_.guest_answer_timeout);
     watch_socket(connection);
 }
 
@@ -142,7 +142,7 @@ void VsockEngine::take_call(SiblingCall call) {
     adopt(connection, std::move(call.socket));
     connection.link = call.link;
     join_sibling(connection, LinkSide::kCalled);
-    set_deadline(connection, kGuestAnswerMax);
+    set_deadline(connection, options_.guest_answer_timeout);
     update_listeners();
     owe(connection, kPendingRequest);
     watch_socket(connection);

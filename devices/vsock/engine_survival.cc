@@ -225,7 +225,7 @@ void VsockEngine::resume_phase(Connection& connection) {
             set_deadline(connection, options_.greeting_timeout);
             break;
         case Phase::kAskingGuest:
-            set_deadline(connection, kGuestAnswerMax);
+            set_deadline(connection, options_.guest_answer_timeout);
             break;
         case Phase::kDialing:
             connection.dial_until = std::chrono::steady_clock::now() + kDialMax;
@@ -239,13 +239,13 @@ void VsockEngine::resume_phase(Connection& connection) {
                 set_deadline(connection, kDialRetry);
                 return;
             }
-            set_deadline(connection, kGuestAnswerMax);
+            set_deadline(connection, options_.guest_answer_timeout);
             break;
         case Phase::kOpen:
             if (connection.guest_ended && connection.guest_deaf) {
-                set_deadline(connection, kGuestCloseMax);
+                set_deadline(connection, options_.guest_close_timeout);
             } else if (connection.host_ended && connection.host_deaf) {
-                set_deadline(connection, kHostCloseMax);
+                set_deadline(connection, options_.host_close_timeout);
             }
             if (connection.from_guest.should_tell(connection.to_guest.buffer_bytes())) {
                 connection.pending |= kPendingCreditUpdate;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// How long the parts of a connection's life may take.
+/// How long the parts of a connection's life may take, but for those in VsockOptions.
 #pragma once
 
 #include <chrono>
@@ -10,15 +10,6 @@ namespace outrigger::vsock {
 /// are told a little before.
 inline constexpr auto kDialMax = std::chrono::milliseconds(1500);
 inline constexpr auto kDialRetry = std::chrono::milliseconds(10);
-
-/// From REQUEST to the guest's RESPONSE.
-inline constexpr auto kGuestAnswerMax = std::chrono::milliseconds(5000);
-
-/// The guest has closed, and the host has not taken all: Linux's guests wait eight seconds for RST.
-inline constexpr auto kGuestCloseMax = std::chrono::milliseconds(6000);
-
-/// Both directions were closed by the host: for the guest's RST.
-inline constexpr auto kHostCloseMax = std::chrono::milliseconds(10'000);
 
 /// When the keeper does not read, or the kernel is short of memory.
 inline constexpr auto kTryAgain = std::chrono::milliseconds(10);

@@ -262,7 +262,7 @@ void VsockEngine::take_shutdown(Connection& connection, uint32_t flags) {
     }
     if (connection.guest_ended) {
         if (connection.guest_deaf && !connection.is_written() && !connection.deadline) {
-            set_deadline(connection, kGuestCloseMax);
+            set_deadline(connection, options_.guest_close_timeout);
         }
         after_backlog(connection);
     }

@@ -10,6 +10,7 @@
 #include <linux/vm_sockets.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 
 #include "vhost-user-backend/base/error.h"
@@ -180,18 +181,6 @@ size_t readable_bytes(int socket) {
 size_t unread_bytes(int socket) {
     int count = 0;
     return ::ioctl(socket, SIOCOUTQ, &count) == 0 && count > 0 ? static_cast<size_t>(count) : 0;
-}
-
-ssize_t send_pieces(int socket, std::span<const iovec> pieces) {
-    msghdr message{};
-    // SAFETY: sendmsg() does not write through msg_iov; its type serves recvmsg(), too.
-    message.msg_iov = const_cast<iovec*>(pieces.data());
-    message.msg_iovlen = pieces.size();
-    return ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
-ssize_t send_bytes(int socket, std::span<const std::byte> bytes) {
-    return ::send(socket, bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 ssize_t look_for_byte(int socket) {

@@ -7,10 +7,8 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include <sys/types.h>
-#include <sys/uio.h>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
@@ -70,10 +68,6 @@ inline constexpr size_t kManyBytes = SIZE_MAX;
 /// What the kernel keeps for the other end, in bytes of its own: it shrinks as that reads. 0 where
 /// the socket cannot say.
 [[nodiscard]] size_t unread_bytes(int socket);
-
-/// write() of all pieces that never waits and never raises SIGPIPE; -1 and errno.
-[[nodiscard]] ssize_t send_pieces(int socket, std::span<const iovec> pieces);
-[[nodiscard]] ssize_t send_bytes(int socket, std::span<const std::byte> bytes);
 
 /// Is there a byte, the end, or neither? 1, 0, or -1 and errno.
 [[nodiscard]] ssize_t look_for_byte(int socket);

@@ -16,7 +16,6 @@
 #include "vhost-user-backend/base/platform.h"
 
 #include "devices/vsock/connection_record.h"
-#include "devices/vsock/engine_times.h"
 
 namespace outrigger::vsock {
 namespace {
@@ -422,7 +421,8 @@ void VsockEngine::end(Connection& connection, EndReason reason) {
     begin_reset(connection);
 }
 
-/// The guest is to be told by RST, as soon as it has a buffer, and nothing else is left.
+/// The guest is to be told by RST, as soon as it has a buffer, and nothing else is left. That is
+/// also how it learns that all has arrived, where both sides have closed.
 void VsockEngine::begin_reset(Connection& connection) {
     clear_deadline(connection);
     leave_sibling(connection);
@@ -433,11 +433,6 @@ void VsockEngine::begin_reset(Connection& connection) {
     commit(connection);
     release_backlog(connection, 0);
     close_socket(connection);
-}
-
-/// Both sides have closed it, and all has arrived: RST is how the guest learns that.
-void VsockEngine::finish(Connection& connection) {
-    begin_reset(connection);
 }
 
 /// The guest need not wait for what a slow program of the host has not read yet.

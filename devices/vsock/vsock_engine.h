@@ -61,6 +61,13 @@ struct VsockOptions {
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
     uint32_t window_bytes_max = 1024 * 1024;  ///< and at most; not below window_bytes
     std::chrono::milliseconds greeting_timeout{5000};
+    /// From REQUEST to the guest's RESPONSE.
+    std::chrono::milliseconds guest_answer_timeout{5000};
+    /// The guest has closed, and the host has not taken all: Linux's guests wait eight seconds for
+    /// RST.
+    std::chrono::milliseconds guest_close_timeout{6000};
+    /// The host has closed both directions: for the guest's RST.
+    std::chrono::milliseconds host_close_timeout{10'000};
     /// How long bytes of the guest wait, once it has gone, for a program that takes none of them.
     std::chrono::milliseconds linger_timeout{30'000};
     SiblingRules siblings{};
@@ -239,7 +246,6 @@ class VsockEngine final {
     void close_socket(Connection& connection);
     void destroy(Connection& connection);
     void end(Connection& connection, EndReason reason);
-    void finish(Connection& connection);
     void begin_reset(Connection& connection);
     void linger(Connection& connection);
     void linger_untold(Connection& connection);

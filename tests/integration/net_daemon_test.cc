@@ -2,7 +2,9 @@
 // outrigger-net as a process: its options, and its ports inside the sandbox.
 #include "tests/integration/net_daemon_test.h"
 
+#include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <string>
 
 #include <sys/socket.h>
@@ -100,6 +102,62 @@ TEST_F(NetDaemonTest, DevicesOfOneProgramReachEachOtherByASwitch) {
         ASSERT_TRUE(other.send(make_frame("welcome")));
         expect_received(make_frame("welcome"));
     }
+}
+
+TEST_F(NetDaemonTest, DevicesOfASwitchMayShareAThread) {
+    const auto device = [&](const std::string& socket, const std::string& thread) {
+        return "--device=socket-path=" + path(socket) + ",backend=switch,switch-thread=" + thread;
+    };
+    daemon_ =
+        std::make_unique<ChildProcess>(program_,
+                                       ChildProcess::Options{.arguments = {"--sandbox=log",
+                                                                           "--keeper=none",
+                                                                           device("s", "shared"),
+                                                                           device("s2", "shared"),
+                                                                           device("s3", "own")},
+                                                             .descriptors = {}});
+    connect_guest({});
+    const auto connect = [&](const std::string& socket) {
+        return std::make_unique<NetGuest>(
+            driver::Frontend::connect(path(socket), driver::after(kPatience)).value(),
+            NetGuestOptions{});
+    };
+    auto second = connect("s2");
+    const auto third = connect("s3");
+    ASSERT_TRUE(second->is_up());
+    ASSERT_TRUE(third->is_up());
+    const auto threads =
+        std::filesystem::directory_iterator("/proc/" + std::to_string(daemon_->pid()) + "/task");
+    EXPECT_EQ(std::ranges::count_if(threads,
+                                    [](const auto& thread) {
+                                        std::ifstream file(thread.path() / "comm");
+                                        std::string name;
+                                        return file >> name && name == "net-0";
+                                    }),
+              2);
+    FrameOptions to_all;
+    to_all.to_mac = std::string(6, '\xff');
+    for (int i = 0; i < 100; ++i) {
+        ASSERT_TRUE(guest_->send(make_frame("hello", to_all)));
+        for (NetGuest* const other : {second.get(), third.get()}) {
+            const auto received = other->receive();
+            ASSERT_TRUE(received) << daemon_->complained();
+            EXPECT_EQ(received->bytes, make_frame("hello", to_all));
+        }
+        // Whoever leaves takes nobody's thread along.
+        if (i % 20 == 0) {
+            second.reset();
+            second = connect("s2");
+            ASSERT_TRUE(second->is_up());
+        }
+        ASSERT_TRUE(second->send(make_frame("welcome", to_all)));
+        expect_received(make_frame("welcome", to_all));
+        const auto received = third->receive();
+        ASSERT_TRUE(received) << daemon_->complained();
+        EXPECT_EQ(received->bytes, make_frame("welcome", to_all));
+    }
+    second.reset();
+    expect_good_end();
 }
 
 TEST_F(NetDaemonTest, Trap19GuestGoesOnWhenTheProcessIsKilled) {

@@ -12,7 +12,13 @@ namespace {
 
 const std::string kEverybodyMac(6, '\xff');
 
-class NetSwitchTest : public ::testing::TestWithParam<bool> {
+/// Whose thread serves a guest: on one of all guests frames go straight from ring to ring.
+struct SwitchRow {
+    bool packed = false;
+    bool shares_thread = false;
+};
+
+class NetSwitchTest : public ::testing::TestWithParam<SwitchRow> {
   protected:
     struct Station {
         SwitchPort* port = nullptr;
@@ -38,10 +44,16 @@ class NetSwitchTest : public ::testing::TestWithParam<bool> {
         Station station{.port = port.get()};
         station.device = std::make_unique<NetDevice>(NetOptions{.mtu = 65535}, std::move(port));
         EXPECT_TRUE(state.empty() || station.device->load_state(state));
-        station.host =
-            std::make_unique<testing::SessionHost>(*station.device, testing::SessionHostOptions{});
+        if (GetParam().shares_thread && worker_ == nullptr) {
+            worker_ = Worker::start({.thread_name = "test-shared",
+                                     .loop = testing::loop_under_test(),
+                                     .cpu = std::nullopt})
+                          .value();
+        }
+        station.host = std::make_unique<testing::SessionHost>(
+            *station.device, testing::SessionHostOptions{.worker = worker_.get()});
         NetGuestOptions options = guest;
-        options.packed = GetParam();
+        options.packed = GetParam().packed;
         station.guest = std::make_unique<NetGuest>(station.host->connect(), options);
         EXPECT_TRUE(station.guest->is_up());
         stations_.push_back(std::move(station));
@@ -98,6 +110,7 @@ class NetSwitchTest : public ::testing::TestWithParam<bool> {
     }
 
     SwitchOptions options_{.name = "test"};
+    std::unique_ptr<Worker> worker_;  // null: each guest has its own
     std::vector<Station> stations_;
 };
 
@@ -293,8 +306,54 @@ TEST_P(NetSwitchTest, SwitchesOfOtherNamesAreApart) {
     expect_nothing(1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Rings, NetSwitchTest, ::testing::Bool(), [](const auto& row) {
-    return row.param ? "Packed" : "Split";
+/// More than fits into one look at what waits, of lengths that fill the buffer in odd places.
+TEST_P(NetSwitchTest, FramesStayInTheirOrderWhereBuffersAreFew) {
+    join();
+    join({.receive_buffers = 4});
+    introduce();
+    guest(1).hold_buffers();
+    constexpr size_t kCount = 300;
+    const auto text = [](size_t number) {
+        return std::to_string(number) + make_payload(1 + number * 37 % 1300);
+    };
+    for (size_t number = 0; number < kCount; ++number) {
+        expect_sent(0, frame(mac(0), mac(1), text(number)));
+    }
+    for (size_t number = 0; number < kCount; ++number) {
+        if (number == 4) {
+            guest(1).post_buffers();
+        }
+        expect_received(1, frame(mac(0), mac(1), text(number)));
+    }
+    expect_nothing(1);
+}
+
+TEST_P(NetSwitchTest, PortsCountWhatPassesThem) {
+    join();
+    join();
+    introduce();
+    const PortCounters& sender = stations_[0].port->counters();
+    const PortCounters& receiver = stations_[1].port->counters();
+    const uint64_t sent = sender.bytes_sent.value();
+    const uint64_t received = receiver.bytes_received.value();
+    const std::string bytes = frame(mac(0), mac(1), "counted");
+    for (int i = 0; i < 100; ++i) {
+        expect_sent(0, bytes);
+        expect_received(1, bytes);
+    }
+    EXPECT_EQ(sender.frames_sent.value(), 101U);
+    EXPECT_EQ(sender.bytes_sent.value() - sent, 100 * bytes.size());
+    EXPECT_EQ(receiver.frames_received.value(), 101U);
+    EXPECT_EQ(receiver.bytes_received.value() - received, 100 * bytes.size());
+    EXPECT_EQ(stations_[1].device->counters().frames_to_guest.value(), 101U);
+}
+
+constexpr SwitchRow kRows[] = {
+    {}, {.packed = true}, {.shares_thread = true}, {.packed = true, .shares_thread = true}};
+
+INSTANTIATE_TEST_SUITE_P(Rings, NetSwitchTest, ::testing::ValuesIn(kRows), [](const auto& row) {
+    return std::string(row.param.packed ? "Packed" : "Split") +
+           (row.param.shares_thread ? "OneThread" : "");
 });
 
 }  // namespace

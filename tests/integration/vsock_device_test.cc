@@ -10,16 +10,6 @@
 namespace outrigger::vsock {
 namespace {
 
-std::string pattern(size_t bytes) {
-    std::string text(bytes, '\0');
-    uint32_t state = 12345;
-    for (char& c : text) {
-        state = state * 1664525 + 1013904223;
-        c = static_cast<char>(state >> 24);
-    }
-    return text;
-}
-
 TEST_P(VsockTest, GuestReachesAProgramOfTheHost) {
     serve();
     expect_echo(open_from_guest());
@@ -71,19 +61,15 @@ TEST_P(VsockTest, ManyBytesToTheGuestArriveInOrder) {
 TEST_P(VsockTest, SlowHostKeepsBytesInOrderUpToTheWindowAndDrains) {
     serve();
     const HostSocket host = open_from_guest();
-    const std::string text = pattern(1'000'000);
+    const std::string text = send_until_kept(options_.window_bytes - 2 * kBytesAtOnce);
     const std::string other = "others are not held up";
-    size_t sent = 0;
-    // As much as the first window lets pass while nobody reads.
-    const auto response_window = options_.window_bytes;
-    while (sent + 50'000 <= response_window) {
-        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, text.substr(sent, 50'000)));
-        sent += 50'000;
-    }
     const HostSocket second = open_from_guest(VIRTIO_VSOCK_TYPE_STREAM, 5, 6);
     ASSERT_TRUE(guest().send_data(5, 6, other));
     EXPECT_EQ(second.receive(other.size()), other);
-    EXPECT_EQ(host.receive(sent), text.substr(0, sent));
+    EXPECT_EQ(host.receive(text.size()), text);
+    // Nothing is left with the device, so the guest has all the room again.
+    ASSERT_TRUE(eventually([&] { return told_forwarded() == text.size(); }));
+    expect_echo(host);
 }
 
 TEST_P(VsockTest, EndOfTheGuestReachesTheHostAndTheOtherDirectionGoesOn) {
@@ -177,25 +163,9 @@ TEST_P(VsockTest, GuestThatReadsNoMoreIsToldToTheHostAndMayGoOnSending) {
 }
 
 TEST_P(VsockTest, BytesOfAGuestThatDoesNotWaitForTheEndReachASlowHost) {
-    options_.window_bytes = 8'000'000;
-    options_.window_bytes_max = 8'000'000;
     serve();
     const HostSocket host = open_from_guest();
-    // Until some stay with the device: nobody reads.
-    const std::string piece = pattern(50'000);
-    std::string all;
-    for (uint32_t told = 0; all.size() - told < 100'000;) {
-        ASSERT_LT(all.size(), 7'900'000U);
-        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, piece));
-        all += piece;
-        ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
-        const auto packet = guest().receive();
-        ASSERT_TRUE(packet);
-        told = packet->header.fwd_cnt;
-    }
-    testing::give_others_a_moment();
-    while (guest().receive_now()) {
-    }
+    const std::string all = send_until_kept();
     ASSERT_TRUE(guest().send_op(
         VIRTIO_VSOCK_OP_SHUTDOWN, kGuestPort, kHostPort, VIRTIO_VSOCK_TYPE_STREAM, 3));
     ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_RST, kGuestPort, kHostPort));
@@ -405,15 +375,7 @@ TEST_P(VsockTest, PausedMachineKeepsItsConnections) {
     }
     host.send("meanwhile");
     for (uint16_t i = 0; i < 3; ++i) {
-        auto& queue = guest().queue(i);
-        ASSERT_EQ(guest().frontend().set_vring_base(i, queue.start_base()),
-                  driver::Answer::kAccepted);
-        ASSERT_TRUE(driver::went_well(
-            guest().frontend().set_vring_addr(queue.vring_address(guest().memory()))));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_call(i, queue.call_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_kick(i, queue.kick_fd())));
-        ASSERT_TRUE(driver::went_well(guest().frontend().set_vring_enable(i, 1)));
-        queue.kick();
+        start_again(i, guest().queue(i).start_base());
     }
     EXPECT_EQ(guest().receive_bytes(9), "meanwhile");
     expect_echo(host);

@@ -19,13 +19,12 @@
 namespace outrigger::vsock {
 namespace {
 
-/// From now on the kernel has no memory for what this process sends by sendmmsg(). Cannot be
-/// undone.
-void starve_senders() {
+/// From now on this call fails in this process. Cannot be undone.
+void refuse_call(uint32_t number, uint32_t os_error) {
     std::array<sock_filter, 4> program{
         sock_filter{BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
-        sock_filter{BPF_JMP | BPF_JEQ | BPF_K, 0, 1, __NR_sendmmsg},
-        sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | ENOBUFS},
+        sock_filter{BPF_JMP | BPF_JEQ | BPF_K, 0, 1, number},
+        sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | os_error},
         sock_filter{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
     const sock_fprog filter{.len = program.size(), .filter = program.data()};
     ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
@@ -58,6 +57,22 @@ class VsockEndTest : public VsockTest {
     }
 
     static constexpr uint32_t kLeftBehind = 4 * 1024 * 1024;
+
+    /// In a process of its own: the device's thread must begin with the filter, and nothing else
+    /// may have it.
+    template <typename Body>
+    void where_call_is_refused(uint32_t number, uint32_t os_error, const Body& body) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            refuse_call(number, os_error);
+            serve();
+            body();
+            ::_exit(HasFailure() ? 1 : 0);
+        }
+        int status = -1;
+        EXPECT_EQ(::waitpid(child, &status, 0), child);
+        EXPECT_EQ(status, 0);
+    }
 
     [[nodiscard]] bool send_message(std::string_view text) {
         return guest().send_data(
@@ -132,11 +147,7 @@ TEST_P(VsockEndTest, WhatTheGuestLeftBehindIsLostWithAReasonWhereTheProgramEnds)
 }
 
 TEST_P(VsockEndTest, ShortageOfMemoryCostsNoProcessor) {
-    // The device's thread must begin with the filter, and nothing else may have it.
-    const pid_t child = ::fork();
-    if (child == 0) {
-        starve_senders();
-        serve();
+    where_call_is_refused(__NR_sendmmsg, ENOBUFS, [&] {
         const HostSocket host = open_from_guest();
         EXPECT_TRUE(guest().send_data(kGuestPort, kHostPort, "waits"));
         const Counter& turns = host_->worker_counters(0).turns;
@@ -149,11 +160,27 @@ TEST_P(VsockEndTest, ShortageOfMemoryCostsNoProcessor) {
         EXPECT_LT(turns.value() - before, static_cast<uint64_t>(tries));
         EXPECT_GT(turns.value(), before);
         EXPECT_FALSE(host.has_news());
-        ::_exit(HasFailure() ? 1 : 0);
-    }
-    int status = -1;
-    EXPECT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
+    });
+}
+
+TEST_P(VsockEndTest, SocketThatFailsInWritingIsTheReasonForTheReset) {
+    where_call_is_refused(__NR_sendmmsg, EIO, [&] {
+        const HostSocket host = open_from_guest();
+        EXPECT_TRUE(guest().send_data(kGuestPort, kHostPort, "is lost"));
+        EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
+        EXPECT_TRUE(host.ends());
+        EXPECT_EQ(ended(EndReason::kHostError), 1U);
+    });
+}
+
+TEST_P(VsockEndTest, SocketThatFailsInReadingIsTheReasonForTheReset) {
+    where_call_is_refused(__NR_recvmmsg, EIO, [&] {
+        const HostSocket host = open_from_guest();
+        host.send("is never read");
+        EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
+        EXPECT_TRUE(eventually([&] { return counters().connections_gone.value() == 1; }));
+        EXPECT_EQ(ended(EndReason::kHostError), 1U);
+    });
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, VsockEndTest, ::testing::Bool(), [](const auto& param) {

@@ -236,6 +236,16 @@ TEST_P(VsockForwardTest, ProgramsWaitForTheGuestsDriver) {
     EXPECT_TRUE(host.valid());
 }
 
+TEST_P(VsockForwardTest, ProgramSeesTheEndWhereTheGuestHasNoStreams) {
+    constexpr uint64_t kSeqpacketAlone = 0b110;  // and not what implies streams
+    serve_forwards();
+    start_guest({.device_features = kSeqpacketAlone});
+    const HostSocket host = call_guest();
+    EXPECT_TRUE(host.ends());
+    EXPECT_EQ(ended(EndReason::kTypeNotNegotiated), 1U);
+    EXPECT_FALSE(guest().receive_now());
+}
+
 INSTANTIATE_TEST_SUITE_P(Rings, VsockForwardTest, ::testing::Bool(), [](const auto& param) {
     return param.param ? "Packed" : "Split";
 });

@@ -92,16 +92,9 @@ class VsockKeeperTest : public VsockTest {
     }
 
     void serve_kept() {
-        HostListeners listeners;
-        listeners.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 32}).value();
-        listeners.seqpacket =
-            listen_at(seqpacket_path(base()), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
         Keeping keeping;
         keeping.keeper = &keeper_;
-        device_ = std::make_unique<VsockDevice>(
-            options_,
-            VsockEngine::create(options_, std::move(listeners), std::move(keeping)).value());
-        host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
+        serve_device(std::move(keeping));
         start_guest();
     }
 

@@ -26,7 +26,7 @@ class VsockResumeTest : public VsockTest {
     }
 
     void serve_loaded(VsockGuestOptions options, const std::vector<ConnectionKey>& connections) {
-        create_device();
+        device_ = make_device(options_);
         ASSERT_TRUE(device_->load_state(state_with(connections)));
         host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
         start_guest(options);
@@ -45,15 +45,6 @@ class VsockResumeTest : public VsockTest {
             connections.push_back({.peer_port = kOldHostPort, .guest_port = port});
         }
         return connections;
-    }
-
-    void create_device() {
-        HostListeners listeners;
-        listeners.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 32}).value();
-        listeners.seqpacket =
-            listen_at(seqpacket_path(base()), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
-        device_ = std::make_unique<VsockDevice>(
-            options_, VsockEngine::create(options_, std::move(listeners)).value());
     }
 
     /// Packets of the old connection and of a new call of the host; the ports that were called.
@@ -138,7 +129,7 @@ TEST_P(VsockResumeTest, ConnectionsBeyondTheLimitHereAreResetToo) {
 TEST_P(VsockResumeTest, StateWithMoreThanTheGuestCanBeToldIsRefused) {
     options_.connections_max = 2;
     constexpr uint32_t kTold = 2 + 4096;
-    create_device();
+    device_ = make_device(options_);
     EXPECT_TRUE(device_->load_state(state_with(connections_of(kTold))));
     EXPECT_FALSE(device_->load_state(state_with(connections_of(kTold + 1))));
 }

@@ -44,13 +44,7 @@ class VsockSiblingTest : public VsockTest {
         options.guest_cid = kCalled;
         options.uds_path = folder_ / "other";
         options.siblings = rules;
-        HostListeners listeners;
-        listeners.stream = listen_at(options.uds_path).value();
-        listeners.seqpacket =
-            listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET}).value();
-        other_device_ = std::make_unique<VsockDevice>(
-            options,
-            VsockEngine::create(options, std::move(listeners), std::move(keeping)).value());
+        other_device_ = make_device(options, std::move(keeping));
         other_host_ =
             std::make_unique<testing::SessionHost>(*other_device_, testing::SessionHostOptions{});
     }

@@ -14,13 +14,13 @@
 ///  8  nothing to read takes no receive buffer
 ///  9  RST is not answered by RST; packets of no connection are
 /// 10  ports of the host are not used again soon
-/// 11  SHUTDOWN adds up; RST behind the drain
+/// 11  SHUTDOWN adds up; RST behind the drain, or in time
 /// 12  a listener that is not there, is busy or of another type holds up nobody
 /// 13  transmission goes on while nothing is received; resets are bounded
 /// 14  a side that does not read costs no processor
 /// 15  one read fills many buffers, and connections take turns
 /// 16  receive buffers of any size
-/// 17  foreign source addresses and unknown destinations
+/// 17  foreign source addresses, unknown destinations, peers of a guest that leaves
 /// 18  a guest cannot fill the log
 /// 19  programs of the host that close abruptly
 /// 20  the CONNECT line: bytes behind it, pieces, nonsense, silence
@@ -60,6 +60,18 @@ using testing::VsockPacket;
 inline constexpr uint32_t kGuestPort = 1111;
 inline constexpr uint32_t kHostPort = 2222;
 
+inline constexpr size_t kBytesAtOnce = 50'000;
+
+inline std::string pattern(size_t bytes) {
+    std::string text(bytes, '\0');
+    uint32_t state = 12345;
+    for (char& c : text) {
+        state = state * 1664525 + 1013904223;
+        c = static_cast<char>(state >> 24);
+    }
+    return text;
+}
+
 class VsockTest : public ::testing::TestWithParam<bool> {
   protected:
     VsockTest() {
@@ -81,14 +93,23 @@ class VsockTest : public ::testing::TestWithParam<bool> {
 
     [[nodiscard]] std::string path_of(uint32_t port) const { return port_path(base(), port); }
 
-    /// The device listens; no guest is there yet.
-    void serve_device() {
+    /// It listens, and nobody serves it yet.
+    [[nodiscard]] static std::unique_ptr<VsockDevice> make_device(const VsockOptions& options,
+                                                                  Keeping keeping = {}) {
         HostListeners listeners;
-        listeners.stream = listen_at(base(), {.type = SOCK_STREAM, .backlog = 32}).value();
+        listeners.stream =
+            listen_at(options.uds_path, {.type = SOCK_STREAM, .backlog = 32}).value();
         listeners.seqpacket =
-            listen_at(seqpacket_path(base()), {.type = SOCK_SEQPACKET, .backlog = 32}).value();
-        device_ = std::make_unique<VsockDevice>(
-            options_, VsockEngine::create(options_, std::move(listeners)).value());
+            listen_at(seqpacket_path(options.uds_path), {.type = SOCK_SEQPACKET, .backlog = 32})
+                .value();
+        return std::make_unique<VsockDevice>(
+            options,
+            VsockEngine::create(options, std::move(listeners), std::move(keeping)).value());
+    }
+
+    /// No guest is there yet.
+    void serve_device(Keeping keeping = {}) {
+        device_ = make_device(options_, std::move(keeping));
         host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
     }
 
@@ -101,6 +122,13 @@ class VsockTest : public ::testing::TestWithParam<bool> {
     void serve(VsockGuestOptions options = {}) {
         serve_device();
         start_guest(options);
+    }
+
+    void stop_serving() {
+        guest_.reset();
+        ASSERT_TRUE(host_->wait_closed());
+        host_.reset();
+        device_.reset();
     }
 
     /// A ring that was stopped runs again, from `base` on.
@@ -163,6 +191,51 @@ class VsockTest : public ::testing::TestWithParam<bool> {
         EXPECT_EQ(host.receive(4), "ping");
         host.send("pong");
         EXPECT_EQ(guest().receive_bytes(4), "pong");
+    }
+
+    /// What the device says that it has forwarded of the connection at kGuestPort.
+    [[nodiscard]] std::optional<uint32_t> told_forwarded() {
+        EXPECT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
+        auto packet = guest().receive();
+        // Of two the last is the answer.
+        for (auto next = packet; next; next = guest().receive_now()) {
+            packet = next;
+        }
+        if (!packet) {
+            return std::nullopt;
+        }
+        const uint32_t forwarded = packet->header.fwd_cnt;
+        return forwarded;
+    }
+
+    /// The guest sends by the connection at kGuestPort, and nobody reads, until the kernel takes no
+    /// more and the device has so many bytes itself, or a piece more; all that was sent.
+    [[nodiscard]] std::string send_until_kept(size_t kept = 2 * kBytesAtOnce) {
+        constexpr size_t kMoreThanAnySocketHolds = 100'000'000;
+        const std::string piece = pattern(kBytesAtOnce);
+        std::string all;
+        size_t forwarded = 0;
+        while (all.size() - forwarded < kept) {
+            if (all.size() > kMoreThanAnySocketHolds ||
+                !guest().send_data(kGuestPort, kHostPort, piece)) {
+                ADD_FAILURE() << "nothing stays with the device: " << all.size();
+                return all;
+            }
+            all += piece;
+            forwarded = told_forwarded().value_or(all.size());
+        }
+        testing::give_others_a_moment();
+        EXPECT_LE(told_forwarded().value_or(all.size()), all.size() - kept);
+        return all;
+    }
+
+    /// The device's thread has nothing to do.
+    void expect_idle() {
+        testing::give_others_a_moment();
+        const Counter& turns = host_->worker_counters(0).turns;
+        const uint64_t before = turns.value();
+        testing::give_others_a_moment();
+        EXPECT_LT(turns.value() - before, 5U);
     }
 
     /// No connection is left, and the next one is served.

@@ -2,9 +2,14 @@
 // Traps that others fell into, 1 to 11: packets, credit, resets. Those of the host's side are in
 // vsock_traps_host_test.cc.
 #include <array>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "vhost-user-backend/base/shared_memory.h"
+
+#include "devices/vsock/vsock_state.h"
 #include "tests/integration/vsock_traps.h"
 
 namespace outrigger::vsock {
@@ -342,6 +347,58 @@ TEST_P(VsockTrapTest, Trap10HostPortsAreNotUsedAgainSoon) {
     expect_echo(second.socket, kGuestPort, second.host_port);
 }
 
+TEST_P(VsockTrapTest, Trap10HostPortsBeginAnywhere) {
+    std::set<uint32_t> first;
+    for (int i = 0; i < 3; ++i) {
+        serve();
+        first.insert(open_from_host().host_port);
+        stop_serving();
+    }
+    // Two of 2^30 are the same once in a lifetime, three never.
+    EXPECT_GT(first.size(), 1U);
+}
+
+TEST_P(VsockTrapTest, Trap10HostPortsGoOnInAnotherProcess) {
+    const Ledger::Shape shape = VsockEngine::ledger_shape(options_);
+    const UniqueFd memory = create_shared_memory("ledger", Ledger::bytes_for(shape)).value();
+    const auto serve_kept = [&] {
+        Keeping keeping;
+        keeping.ledger = Ledger::open(memory.get(), shape).value();
+        serve_device(std::move(keeping));
+        start_guest();
+    };
+    serve_kept();
+    const uint32_t before = open_from_host().host_port;
+    stop_serving();
+    serve_kept();
+    EXPECT_EQ(open_from_host().host_port, before + 1);
+}
+
+TEST_P(VsockTrapTest, Trap10HostPortOfAnOpenConnectionIsNotGivenAway) {
+    device_ = make_device(options_);
+    constexpr uint32_t kNext = 0x4000'0005;
+    ASSERT_TRUE(device_->load_state(
+        write_vsock_state({.guest_cid = 7, .next_port = kNext, .connections = {}})));
+    host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
+    start_guest({.queue_count = 2});
+    // The guest has called there by itself, and may not have one pair twice.
+    const HostSocket called = open_from_guest(VIRTIO_VSOCK_TYPE_STREAM, kGuestPort, kNext);
+    const FromHost other = open_from_host();
+    EXPECT_EQ(other.host_port, kNext + 1);
+    expect_echo(called, kGuestPort, kNext);
+}
+
+TEST_P(VsockTrapTest, Trap10HostPortIsFreedByItsOwnConnectionAlone) {
+    serve();
+    const FromHost opened = open_from_host();
+    // Nothing but the pair of ports and the type names a connection.
+    ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_RST, kGuestPort + 1, opened.host_port));
+    ASSERT_TRUE(guest().send_op(
+        VIRTIO_VSOCK_OP_RST, kGuestPort, opened.host_port, VIRTIO_VSOCK_TYPE_SEQPACKET));
+    EXPECT_FALSE(opened.socket.has_news());
+    expect_echo(opened.socket, kGuestPort, opened.host_port);
+}
+
 TEST_P(VsockTrapTest, Trap11ShutdownFlagsAddUp) {
     serve();
     const HostSocket host = open_from_guest();
@@ -364,23 +421,12 @@ TEST_P(VsockTrapTest, Trap11ShutdownFlagsAddUp) {
 TEST_P(VsockTrapTest, Trap11ResetComesBehindTheDrainWhereTheHostIsSlow) {
     serve();
     const HostSocket host = open_from_guest();
-    // More than the kernel keeps for a socket, less than the window has let pass.
-    size_t sent = 0;
-    uint32_t forwarded = 0;
-    const std::string piece(50'000, 'x');
-    while (sent - forwarded < 150'000) {
-        ASSERT_TRUE(guest().send_data(kGuestPort, kHostPort, piece));
-        sent += piece.size();
-        ASSERT_TRUE(guest().send_op(VIRTIO_VSOCK_OP_CREDIT_REQUEST, kGuestPort, kHostPort));
-        const auto packet = guest().receive();
-        ASSERT_TRUE(packet);
-        forwarded = packet->header.fwd_cnt;
-    }
+    const std::string all = send_until_kept();
     ASSERT_TRUE(guest().send_op(
         VIRTIO_VSOCK_OP_SHUTDOWN, kGuestPort, kHostPort, VIRTIO_VSOCK_TYPE_STREAM, 3));
     testing::give_others_a_moment();
     EXPECT_FALSE(guest().receive_now());
-    EXPECT_EQ(host.receive(sent).size(), sent);
+    EXPECT_EQ(host.receive(all.size()), all);
     EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_RST);
     EXPECT_TRUE(host.ends());
     expect_clean();

@@ -26,7 +26,10 @@ SessionHost::SessionHost(Device& device, const SessionHostOptions& options)
     : device_(device), options_(options) {
     // As the daemon shell does: a call whose reader is gone is an error code, not a signal.
     (void)std::signal(SIGPIPE, SIG_IGN);
-    for (size_t i = 0; i < options.worker_count; ++i) {
+    if (options.worker != nullptr) {
+        worker_pointers_.push_back(options.worker);
+    }
+    for (size_t i = 0; i < options.worker_count && options.worker == nullptr; ++i) {
         auto worker = Worker::start({.thread_name = "test-worker",
                                      .loop = loop_under_test(),
                                      .poll_max = options.poll_max,
@@ -44,6 +47,11 @@ SessionHost::~SessionHost() {
     OUTRIGGER_ASSERT(wait_closed().has_value());
     // The workers first: one of them may still be inside post() of the control loop.
     workers_.clear();
+    if (options_.worker != nullptr) {
+        std::promise<void> passed;
+        options_.worker->post([&passed] { passed.set_value(); });
+        passed.get_future().wait();
+    }
     loop_.load()->post([this] { stopping_ = true; });
     stop_posted_.count_down();
     control_.join();

@@ -28,6 +28,8 @@ namespace outrigger::testing {
 
 struct SessionHostOptions {
     size_t worker_count = 1;
+    /// Borrowed; in place of one of our own, for devices that share it.
+    Worker* worker = nullptr;
     SessionOptions session{};
     std::chrono::microseconds poll_max{0};
     /// Borrowed; sessions are to outlive the process: their journal is there under journal_name().

@@ -127,13 +127,14 @@ def guest_device(number, path, row):
 
 
 class Row:
-    def __init__(self, backend, is_packed, is_in_order, queues, is_merging):
+    def __init__(self, backend, is_packed, is_in_order, queues, is_merging, shares_thread):
         self.backend = backend
+        self.shares_thread = shares_thread
         self.is_packed = is_packed
         self.is_in_order = is_in_order
         self.queues = queues
         self.is_merging = is_merging
-        self.name = (f"{backend}, {'packed' if is_packed else 'split'}, "
+        self.name = (f"{backend}{', one thread' if shares_thread else ''}, {'packed' if is_packed else 'split'}, "
                      f"{'in order' if is_in_order else 'any order'}, {queues} {'pair' if queues == 1 else 'pairs'}, "
                      f"{'mergeable' if is_merging else 'whole'} buffers")
 
@@ -142,6 +143,8 @@ class Row:
         sockets = [f"{work}/{number}.sock" for number in range(guests)]
         # To a station that has not sent yet frames are flooded; testpmd sends faster than that is limited to.
         more = ",flood-limit=10000000" if self.backend == "switch" else ""
+        if self.shares_thread:
+            more += ",switch-thread=shared"
         options = [f"--device=socket-path={path},backend={self.backend},queue-pairs={self.queues}{more}"
                    for path in sockets]
         sides = [Side(work, number, self.queues, setup.frames) for number in range(guests)]
@@ -196,9 +199,9 @@ class Row:
 
 
 def rows():
-    for backend, is_packed, is_in_order, queues, is_merging in itertools.product(
-            ("loop", "switch"), (False, True), (True, False), (1, 2), (True, False)):
-        yield Row(backend, is_packed, is_in_order, queues, is_merging)
+    for (backend, shares_thread), is_packed, is_in_order, queues, is_merging in itertools.product(
+            (("loop", False), ("switch", False), ("switch", True)), (False, True), (True, False), (1, 2), (True, False)):
+        yield Row(backend, is_packed, is_in_order, queues, is_merging, shares_thread)
 
 
 def run_row(setup, row):

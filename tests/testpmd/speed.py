@@ -32,10 +32,11 @@ def rate(testpmd):
     return (sum(after) - sum(before)) / (ended - began)
 
 
-def ours(setup, packed):
+def ours(setup, packed, thread):
     work = tempfile.mkdtemp(prefix="outrigger-testpmd.")
     sockets = [f"{work}/{number}.sock" for number in range(2)]
-    daemon = Daemon(setup.build, work, [f"--device=socket-path={path},backend=switch" for path in sockets], sockets,
+    daemon = Daemon(setup.build, work, [f"--device=socket-path={path},backend=switch,switch-thread={thread}"
+                                        for path in sockets], sockets,
                     before=("taskset", "-c", "0"))
     try:
         testpmd = guests(setup, work, sockets, packed)
@@ -81,13 +82,18 @@ def theirs(setup, packed):
 def measure(setup):
     for packed in (False, True):
         kind = "packed" if packed else "split"
-        pairs = []
+        rates = {"own": [], "shared": []}
+        theirs_of_rounds = []
         for number in range(setup.rounds):
-            our_rate, used, idle = ours(setup, packed)
-            their_rate = theirs(setup, packed)
-            pairs.append((our_rate, their_rate, used, idle))
-            print(f"    {kind}, round {number + 1}: {our_rate / 1e6:.2f} and {their_rate / 1e6:.2f} M frames/s", flush=True)
-        middle = [statistics.median(column) for column in zip(*pairs)]
-        ratio = statistics.median(our / their for our, their, _, _ in pairs)
-        print(f"  guest to guest, 60 B, {kind}: {middle[0] / 1e6:.2f} M frames/s, DPDK's vhost {middle[1] / 1e6:.2f}, "
-              f"ratio {ratio:.2f}; processors {middle[2]:.2f}, idle {middle[3]:.3f}", flush=True)
+            for thread, measured in rates.items():
+                measured.append(ours(setup, packed, thread))
+            theirs_of_rounds.append(theirs(setup, packed))
+            print(f"    {kind}, round {number + 1}: "
+                  f"{', '.join(f'{measured[-1][0] / 1e6:.2f} ({thread} thread)' for thread, measured in rates.items())} "
+                  f"and {theirs_of_rounds[-1] / 1e6:.2f} M frames/s", flush=True)
+        for thread, measured in rates.items():
+            rate_of_ours, used, idle = (statistics.median(column) for column in zip(*measured))
+            ratio = statistics.median(our / their for (our, _, _), their in zip(measured, theirs_of_rounds))
+            print(f"  guest to guest, 60 B, {kind}, {thread} thread: {rate_of_ours / 1e6:.2f} M frames/s, DPDK's vhost "
+                  f"{statistics.median(theirs_of_rounds) / 1e6:.2f}, ratio {ratio:.2f}; processors {used:.2f}, "
+                  f"idle {idle:.3f}", flush=True)

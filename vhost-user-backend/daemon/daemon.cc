@@ -303,62 +303,6 @@ Result<void> Daemon::drop_what_threads_inherit() {
     return {};
 }
 
-Result<void> Daemon::start_workers() {
-    std::optional<UringOperations> uring_operations;
-    if (settings_.sandbox != SandboxMode::kNone) {
-        uring_operations.emplace(program_.sandbox.uring_operations.begin(),
-                                 program_.sandbox.uring_operations.end());
-        uring_operations->insert(
-            uring_operations->end(), extra_operations_.begin(), extra_operations_.end());
-    }
-    for (size_t i = 0; i < served_.size(); ++i) {
-        const DeviceSettings& settings = settings_.devices[i];
-        Served& served = served_[i];
-        const DeviceIdentity identity = served.device->identity();
-        const unsigned reserved = std::min(identity.priority_queues, identity.queue_count);
-        const unsigned count =
-            reserved + std::min<unsigned>(settings.queue_threads, identity.queue_count - reserved);
-        for (unsigned thread = 0; thread < count; ++thread) {
-            std::optional<unsigned> cpu;
-            if (!settings.cpus.empty()) {
-                cpu = settings.cpus[thread % settings.cpus.size()];
-            }
-            served.workers.push_back(OUTRIGGER_TRY(Worker::start(
-                {.thread_name = std::string(identity.name) + "-" + std::to_string(thread),
-                 .loop = settings_.loop,
-                 .uring_operations = uring_operations,
-                 .poll_max = settings.poll_max,
-                 .poll_cpu_percent = settings.poll_cpu_percent,
-                 .cpu = cpu})));
-            served.worker_list.push_back(served.workers.back().get());
-        }
-    }
-    return {};
-}
-
-/// Each thread enters its own filter, and all have before a front end is let in.
-Result<void> Daemon::confine_threads() {
-    if (settings_.sandbox == SandboxMode::kNone) {
-        return {};
-    }
-    std::vector<Worker*> workers;
-    for (const Served& served : served_) {
-        workers.insert(workers.end(), served.worker_list.begin(), served.worker_list.end());
-    }
-    SandboxNeeds needs = program_.sandbox;
-    std::vector<SystemCallRule> system_calls(needs.system_calls.begin(), needs.system_calls.end());
-    system_calls.insert(system_calls.end(), extra_calls_.begin(), extra_calls_.end());
-    needs.system_calls = system_calls;
-    std::vector<SystemCallRule> control_calls(needs.control_system_calls.begin(),
-                                              needs.control_system_calls.end());
-    if (userfaults_ != nullptr) {
-        const auto calls = userfault_system_calls();
-        control_calls.insert(control_calls.end(), calls.begin(), calls.end());
-    }
-    needs.control_system_calls = control_calls;
-    return enter_sandbox(settings_.sandbox, needs, workers);
-}
-
 /// What the process before left: nothing of it is trusted, so it is looked at in here.
 Result<void> Daemon::take_kept_sessions() {
     if (store_ == nullptr) {
@@ -451,8 +395,11 @@ void Daemon::begin_notifications() {
     for (size_t i = 0; i < served_.size(); ++i) {
         // A page of a guest that moves here by postcopy may come late, and a share's disk, too.
         if (!settings_.devices[i].postcopy && !program_.workers_may_wait) {
-            const auto& workers = served_[i].worker_list;
-            asked.insert(asked.end(), workers.begin(), workers.end());
+            for (Worker* const worker : served_[i].worker_list) {
+                if (std::ranges::find(asked, worker) == asked.end()) {
+                    asked.push_back(worker);
+                }
+            }
         }
     }
     notifier_->begin(*loop_, std::move(asked));

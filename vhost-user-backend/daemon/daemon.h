@@ -38,6 +38,10 @@ class Daemon final {
            std::unique_ptr<DescriptorStore> store)
         : program_(program), settings_(settings), store_(std::move(store)) {}
 
+    Daemon(const Daemon&) = delete;
+    Daemon& operator=(const Daemon&) = delete;
+    ~Daemon();
+
     /// The names under which the store has the listening socket and its file of the device with
     /// that key (DeviceSettings), or of the control socket.
     struct ListenerNames {
@@ -58,7 +62,7 @@ class Daemon final {
         std::unique_ptr<Device> device;
         Endpoint endpoint;
         KeptSession kept;
-        std::vector<std::unique_ptr<Worker>> workers;
+        std::vector<std::shared_ptr<Worker>> workers;  // some devices share them
         std::vector<Worker*> worker_list;
         std::unique_ptr<DeviceServer> server;
         bool departed = false;  // from what its command line says
@@ -80,6 +84,8 @@ class Daemon final {
     [[nodiscard]] Result<void> take_kept_sessions();
     [[nodiscard]] Result<void> drop_what_threads_inherit();
     [[nodiscard]] Result<void> start_workers();
+    [[nodiscard]] const Served* find_thread_group(size_t index) const;
+    [[nodiscard]] std::vector<Worker*> all_workers() const;
     [[nodiscard]] Result<void> confine_threads();
     [[nodiscard]] std::string name_of(size_t index) const;
     [[nodiscard]] Result<void> check_names() const;

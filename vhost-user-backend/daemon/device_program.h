@@ -47,6 +47,9 @@ struct DeviceProgram {
     /// System calls that keepers forbid to what they start (keeper_filter.h), and that the program
     /// makes before it confines itself, or allows its threads.
     std::span<const std::string_view> keeper_calls{};
+    /// Devices of one name that is not empty share their queue threads, which are made as the first
+    /// of them says. May be null: each has its own.
+    std::string (*thread_group)(const OptionValues& values) = nullptr;
     /// Do its queue workers wait for the host, for as long as that takes? Then a watchdog does not
     /// ask them for signs of life.
     bool workers_may_wait = false;
