@@ -208,7 +208,7 @@ void VsockEngine::join_sibling(Connection& connection, LinkSide side) {
 /// may send none that has no room there. That is what the other's buffer is now; a guest that makes
 /// it smaller later may lose the connection.
 void VsockEngine::fit_messages(Connection& connection) {
-    if (!connection.is_stream() && connection.sibling.valid()) {
+    if (!connection.is_stream() && connection.sibling.valid() && connection.sibling.taken_there()) {
         connection.from_guest.begin_with(connection.sibling.room_there());
     }
 }
