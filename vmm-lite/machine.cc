@@ -251,6 +251,13 @@ Result<void> Machine::prepare_operation() {
     if (!options_.control_socket.empty()) {
         operators_ = OUTRIGGER_TRY(OperatorServer::listen(loop_, options_.control_socket, *this));
     }
+    if (!options_.metrics_socket.empty()) {
+        metrics_ = OUTRIGGER_TRY(MetricsServer::listen(
+            loop_,
+            options_.metrics_socket,
+            [this](MetricsFormat format) { return machine_metrics_text(metrics(), format); },
+            {}));
+    }
     if (options_.sandbox) {
         vcpu_filter_ = OUTRIGGER_TRY(ThreadFilter::for_vcpu());
         loop_filter_ = OUTRIGGER_TRY(ThreadFilter::for_loop());
@@ -432,6 +439,7 @@ void Machine::run_guest() {
     signal_watch_ = {};
     quit_ = {};
     operators_.reset();
+    metrics_.reset();
     end_ = static_cast<int>(judge_end());
     // From here on nobody calls anybody: devices go before what they were told of.
     functions_.clear();

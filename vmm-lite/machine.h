@@ -14,6 +14,7 @@
 #include "vmm-lite/boot/loader.h"
 #include "vmm-lite/bus/bus.h"
 #include "vmm-lite/children.h"
+#include "vmm-lite/control/metrics_server.h"
 #include "vmm-lite/control/operator_server.h"
 #include "vmm-lite/exit_status.h"
 #include "vmm-lite/frontend/remote_device.h"
@@ -24,6 +25,7 @@
 #include "vmm-lite/kvm/vcpu.h"
 #include "vmm-lite/legacy/power.h"
 #include "vmm-lite/loop/event_loop.h"
+#include "vmm-lite/machine_metrics.h"
 #include "vmm-lite/machine_options.h"
 #include "vmm-lite/mem/guest_memory.h"
 #include "vmm-lite/pci/pci_bus.h"
@@ -45,6 +47,9 @@ class Machine final : private ExitHandler, private MachineOperator {
     [[nodiscard]] MachineEnd run();
 
     [[nodiscard]] MachineStatistics statistics() const;
+
+    /// Thread: the loop's.
+    [[nodiscard]] MachineMetrics metrics() const;
 
   private:
     struct SetupFailure {
@@ -117,6 +122,7 @@ class Machine final : private ExitHandler, private MachineOperator {
     UniqueFd signals_;
     EventLoop::Watch signal_watch_;
     std::unique_ptr<OperatorServer> operators_;
+    std::unique_ptr<MetricsServer> metrics_;
     EventLoop::Timer quit_;
     std::optional<ThreadFilter> vcpu_filter_;
     std::optional<ThreadFilter> loop_filter_;

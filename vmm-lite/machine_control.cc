@@ -66,6 +66,21 @@ void Machine::describe(v1::Costs& out) const {
     out.set_text(statistics_text(costs));
 }
 
+MachineMetrics Machine::metrics() const {
+    MachineMetrics out{
+        .statistics = statistics(), .memory_bytes = options_.memory_bytes, .paused = paused_};
+    for (const auto& vcpu : vcpus_) {
+        auto& exits = out.exits_of_processors.emplace_back();
+        for (size_t i = 0; i < kExitKinds; ++i) {
+            exits[i] = vcpu->exit_counts()[i].load(std::memory_order_relaxed);
+        }
+    }
+    for (const auto& device : devices_) {
+        out.devices.push_back(device->status());
+    }
+    return out;
+}
+
 /// First the processors, so that nobody asks anything of the devices; then these, which finish
 /// what they have taken.
 void Machine::pause(Done done) {

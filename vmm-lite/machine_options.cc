@@ -111,6 +111,11 @@ constexpr OptionSpec kTable[] = {
      .value_name = "PATH",
      .help = "Listen for vmm-lite ctl on a Unix socket at PATH, for the user of this program and "
              "root alone"},
+    {.name = "metrics",
+     .value_name = "unix:PATH",
+     .help =
+         "Tell Prometheus, or whoever asks by HTTP for /metrics on a Unix socket at PATH, for "
+         "the user of this program and root alone, what processors, devices and the start cost"},
     {.name = "sandbox",
      .kind = OptionKind::kChoice,
      .value_name = "on|off",
@@ -299,6 +304,13 @@ Result<void> apply(const OptionValues& values, MachineOptions& options) {
         options.kernel_cache.clear();
     }
     options.control_socket = values.text("control-socket").value_or("");
+    if (const std::string metrics = values.text("metrics").value_or(""); !metrics.empty()) {
+        constexpr std::string_view kUnix = "unix:";
+        if (!metrics.starts_with(kUnix) || metrics.size() == kUnix.size()) {
+            return usage_error("--metrics takes unix:PATH, not '" + metrics + "'");
+        }
+        options.metrics_socket = metrics.substr(kUnix.size());
+    }
     options.sandbox = values.text("sandbox") == "on";
     const auto stats = values.text("stats");
     options.statistics = stats == "json"   ? MachineOptions::Statistics::kJson

@@ -44,6 +44,7 @@ struct MachineOptions {
     bool serial = false;
     std::vector<DeviceOptions> devices;
     std::string control_socket;  ///< "": none
+    std::string metrics_socket;  ///< likewise
     bool sandbox = true;
     Statistics statistics = Statistics::kOff;
     LogLevel log_level = LogLevel::kInfo;

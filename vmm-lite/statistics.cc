@@ -24,6 +24,10 @@ std::string member_name(std::string_view name) {
 
 }  // namespace
 
+std::string_view boot_phase_name(BootPhase phase) {
+    return kPhaseNames[static_cast<size_t>(phase)];
+}
+
 void BootPhases::reach(BootPhase phase) {
     const auto now = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start_);
     const std::lock_guard lock(mutex_);

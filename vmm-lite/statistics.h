@@ -24,6 +24,7 @@ enum class BootPhase : uint8_t {
     kInit,              ///< the guest says that its init runs: docs/boot.md
 };
 inline constexpr size_t kBootPhases = 4;
+[[nodiscard]] std::string_view boot_phase_name(BootPhase phase);
 
 /// Since the program started. Thread: any.
 class BootPhases final {

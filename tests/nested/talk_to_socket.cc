@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // In level 1: somebody at the console of a machine, whose daemon listens at a Unix socket.
-// usage: talk-to-socket PATH LINE. Prints what comes, and says LINE when "READY" has come.
+// usage: talk-to-socket PATH LINE [first]. Prints what comes, and says LINE when "READY" has come,
+// or first of all.
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -38,13 +39,18 @@ int connect_to(const char* path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const int socket = argc == 3 ? connect_to(argv[1]) : -1;
+    const bool first = argc == 4 && std::strcmp(argv[3], "first") == 0;
+    const int socket = argc == 3 || first ? connect_to(argv[1]) : -1;
     if (socket < 0) {
         std::fputs("talk-to-socket: nobody listens\n", stderr);
         return 1;
     }
     std::string line = std::string(argv[2]) + "\n";
     std::string seen;
+    if (first) {
+        (void)!::write(socket, line.data(), line.size());
+        line.clear();
+    }
     std::array<char, 4096> buffer;
     for (ssize_t bytes = ::read(socket, buffer.data(), buffer.size()); bytes > 0;
          bytes = ::read(socket, buffer.data(), buffer.size())) {

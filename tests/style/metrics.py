@@ -7,12 +7,13 @@ import re
 from source_tree import ROOT
 
 _DAEMON = ROOT / "vhost-user-backend" / "daemon"
+_MACHINE = ROOT / "vmm-lite" / "machine_metrics.cc"
 _PAGE = ROOT / "docs" / "metrics.md"
 _DASHBOARD = ROOT / "docs" / "grafana-dashboard.json"
 _IN_TABLE = re.compile(
-    r'\{\.name = "(outrigger_\w+)",\s*\.help =\s*"([^"]*)"((?:\s*"[^"]*")*),(\s*\.kind = MetricKind::kGauge)?'
+    r'\{\.name = "((?:outrigger|vmm_lite)_\w+)",\s*\.help =\s*"([^"]*)"((?:\s*"[^"]*")*),(\s*\.kind = MetricKind::kGauge)?'
 )
-_ROW = re.compile(r"^\| `(outrigger_\w+)` \| (\w+) \| [^|]+ \| ([^|]*) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `((?:outrigger|vmm_lite)_\w+)` \| (\w+) \| [^|]+ \| ([^|]*) \|$", re.MULTILINE)
 _USED = re.compile(r"\boutrigger_\w+")
 _HISTOGRAM = "outrigger_queue_latency_seconds"
 # Of metrics_text.cc, whose values are not numbers of a device.
@@ -22,13 +23,13 @@ _OTHERS = {"outrigger_program_info": "gauge", _HISTOGRAM: "histogram"}
 def _told():
     """{name: (type, help)} of the tables of metrics."""
     told = {}
-    for name in ("common_metrics.cc", "kind_metrics.cc"):
-        text = (_DAEMON / name).read_text()
+    for path in (_DAEMON / "common_metrics.cc", _DAEMON / "kind_metrics.cc", _MACHINE):
+        text = path.read_text()
         for metric, first, more, gauge in _IN_TABLE.findall(text):
             help_text = first + "".join(re.findall(r'"([^"]*)"', more))
             told[metric] = ("gauge" if gauge else "counter", help_text)
         if len(re.findall(r"\{\.name = ", text)) != len(_IN_TABLE.findall(text)):
-            raise ValueError(f"{name}: a row of the table is not understood")
+            raise ValueError(f"{path.name}: a row of the table is not understood")
     return told
 
 

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/metrics_connection.h"
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <span>
 #include <utility>
 
 #include <sys/socket.h>
-
-#include <fmt/core.h>
 
 #include "vhost-user-backend/wire/fd_passing.h"
 
@@ -19,83 +16,7 @@ namespace {
 /// How often a socket without room is tried again.
 constexpr auto kSendInterval = std::chrono::milliseconds(20);
 
-char to_lower(char letter) {
-    return letter >= 'A' && letter <= 'Z' ? static_cast<char>(letter - 'A' + 'a') : letter;
-}
-
-/// The end of a request's head: an empty line, whose lines may end without a carriage return.
-bool is_complete(std::string_view head) {
-    return head.find("\r\n\r\n") != std::string_view::npos ||
-           head.find("\n\n") != std::string_view::npos;
-}
-
-/// Does a field named "accept" name OpenMetrics?
-bool accepts_open_metrics(std::string_view fields) {
-    while (!fields.empty()) {
-        const std::string_view line = fields.substr(0, fields.find('\n'));
-        fields.remove_prefix(std::min(fields.size(), line.size() + 1));
-        std::string name(line.substr(0, line.find(':')));
-        std::ranges::transform(name, name.begin(), to_lower);
-        if (name == "accept" &&
-            line.find("application/openmetrics-text") != std::string_view::npos) {
-            return true;
-        }
-    }
-    return false;
-}
-
-std::string_view status_of(MetricsRequest::Kind kind) {
-    switch (kind) {
-        case MetricsRequest::Kind::kMetrics:
-        case MetricsRequest::Kind::kMetricsHead:
-            return "200 OK";
-        case MetricsRequest::Kind::kNotFound:
-            return "404 Not Found";
-        case MetricsRequest::Kind::kNotAllowed:
-            return "405 Method Not Allowed";
-        case MetricsRequest::Kind::kMalformed:
-            return "400 Bad Request";
-    }
-    return "400 Bad Request";
-}
-
 }  // namespace
-
-MetricsRequest parse_metrics_request(std::string_view head) {
-    using Kind = MetricsRequest::Kind;
-    const size_t line_bytes = head.find('\n');
-    if (line_bytes == std::string_view::npos) {
-        return {};
-    }
-    std::string_view line = head.substr(0, line_bytes);
-    if (line.ends_with('\r')) {
-        line.remove_suffix(1);
-    }
-    const size_t first = line.find(' ');
-    const size_t last = line.rfind(' ');
-    if (first == std::string_view::npos || first == 0 || last == first ||
-        !line.substr(last + 1).starts_with("HTTP/1.")) {
-        return {};
-    }
-    const std::string_view method = line.substr(0, first);
-    std::string_view target = line.substr(first + 1, last - first - 1);
-    target = target.substr(0, target.find('?'));
-    if (target.empty() || target.find(' ') != std::string_view::npos) {
-        return {};
-    }
-    MetricsRequest request;
-    if (method != "GET" && method != "HEAD") {
-        request.kind = Kind::kNotAllowed;
-    } else if (target != "/metrics") {
-        request.kind = Kind::kNotFound;
-    } else {
-        request.kind = method == "GET" ? Kind::kMetrics : Kind::kMetricsHead;
-        request.format = accepts_open_metrics(head.substr(line_bytes + 1))
-                             ? MetricsFormat::kOpenMetrics
-                             : MetricsFormat::kPrometheus;
-    }
-    return request;
-}
 
 MetricsConnection::MetricsConnection(EventLoop& loop,
                                      UniqueFd socket,
@@ -147,9 +68,9 @@ void MetricsConnection::on_readable() {
     for (const std::byte each : std::span(buffer).first(received.bytes)) {
         head_ += static_cast<char>(each);
     }
-    if (is_complete(head_)) {
+    if (is_complete_request(head_)) {
         answer(parse_metrics_request(head_));
-    } else if (head_.size() > kRequestBytesMax) {
+    } else if (head_.size() > kMetricsRequestBytesMax) {
         answer({});
     }
 }
@@ -157,19 +78,8 @@ void MetricsConnection::on_readable() {
 void MetricsConnection::answer(const MetricsRequest& request) {
     stop_waiting();
     using Kind = MetricsRequest::Kind;
-    const std::string_view status = status_of(request.kind);
     const bool found = request.kind == Kind::kMetrics || request.kind == Kind::kMetricsHead;
-    const std::string text =
-        found ? handler_.text(request.format) : std::string(status).append(1, '\n');
-    outgoing_ = fmt::format(
-        "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}Connection: close\r\n\r\n",
-        status,
-        found ? metrics_content_type(request.format) : "text/plain; charset=utf-8",
-        text.size(),
-        request.kind == Kind::kNotAllowed ? "Allow: GET, HEAD\r\n" : "");
-    if (request.kind != Kind::kMetricsHead) {
-        outgoing_ += text;
-    }
+    outgoing_ = metrics_answer(request, found ? handler_.text(request.format) : "");
     more_may_come_ = request.kind == Kind::kNotAllowed || request.kind == Kind::kMalformed;
     start_deadline(limits_.reply);
     send_more();

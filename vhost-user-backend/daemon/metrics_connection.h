@@ -8,35 +8,16 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 
 #include "vhost-user-backend/base/unique_fd.h"
-#include "vhost-user-backend/daemon/metrics_text.h"
+#include "vhost-user-backend/control/metrics_http.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 namespace outrigger {
 
-/// What a request asks for.
-struct MetricsRequest {
-    enum class Kind : uint8_t {
-        kMetrics,
-        kMetricsHead,  ///< without the text
-        kNotFound,
-        kNotAllowed,  ///< another method than GET and HEAD
-        kMalformed,
-    };
-    Kind kind = Kind::kMalformed;
-    MetricsFormat format = MetricsFormat::kPrometheus;
-};
-
-/// A request line and header fields (RFC 9112), as far as they matter here.
-[[nodiscard]] MetricsRequest parse_metrics_request(std::string_view head);
-
 /// Thread-bound: control thread. Never waits for its client.
 class MetricsConnection final {
   public:
-    static constexpr size_t kRequestBytesMax = 8192;
-
     struct Limits {
         EventLoop::Clock::duration request;  ///< for a client to send its request
         EventLoop::Clock::duration reply;    ///< and to take the answer

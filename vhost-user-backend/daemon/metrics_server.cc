@@ -8,6 +8,7 @@
 #include <outrigger_control.pb.h>
 
 #include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/daemon/metrics_text.h"
 
 namespace outrigger {
 namespace {

@@ -20,89 +20,41 @@ constexpr std::string_view kLatencyHelp =
 constexpr unsigned kFirstBound = 9;
 constexpr unsigned kLastBound = 33;
 
-std::string seconds(uint64_t nanoseconds) {
-    return fmt::format("{}.{:09}", nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000);
-}
-
-/// Behind a label's quotes, and the same in a help text.
-std::string escaped(std::string_view text) {
-    std::string out;
-    for (const char each : text) {
-        if (each == '\\' || each == '"') {
-            out += '\\';
-            out += each;
-        } else if (each == '\n') {
-            out += "\\n";
-        } else {
-            out += each;
-        }
-    }
-    return out;
-}
-
-class Writer final {
-  public:
-    explicit Writer(MetricsFormat format) : format_(format) {}
-
-    void begin(std::string_view name, std::string_view type, std::string_view help) {
-        // In OpenMetrics a family is called without what its counters' names end with.
-        if (format_ == MetricsFormat::kOpenMetrics && name.ends_with("_total")) {
-            name.remove_suffix(std::string_view("_total").size());
-        }
-        out_ += fmt::format("# HELP {} {}\n# TYPE {} {}\n", name, help, name, type);
-    }
-
-    void sample(std::string_view name, std::string_view labels, std::string_view value) {
-        out_ += fmt::format("{}{{{}}} {}\n", name, labels, value);
-    }
-
-    [[nodiscard]] std::string take() {
-        if (format_ == MetricsFormat::kOpenMetrics) {
-            out_ += "# EOF\n";
-        }
-        return std::move(out_);
-    }
-
-  private:
-    const MetricsFormat format_;
-    std::string out_;
-};
-
 class DeviceSamples final : public MetricSamples {
   public:
-    DeviceSamples(Writer& writer, const DeviceMetric& metric, const v1::Device& device)
+    DeviceSamples(MetricsWriter& writer, const DeviceMetric& metric, const v1::Device& device)
         : writer_(writer), metric_(metric), device_(device) {}
 
     void add(std::initializer_list<Label> labels, uint64_t value) override {
-        std::string text = fmt::format("device=\"{}\"", escaped(device_.name()));
+        std::string text = fmt::format("device=\"{}\"", escaped_label(device_.name()));
         for (const Label& label : labels) {
-            text += fmt::format(",{}=\"{}\"", label.name, escaped(label.value));
+            text += fmt::format(",{}=\"{}\"", label.name, escaped_label(label.value));
         }
-        writer_.sample(
-            metric_.name, text, metric_.is_nanoseconds ? seconds(value) : fmt::format("{}", value));
+        writer_.sample(metric_.name,
+                       text,
+                       metric_.is_nanoseconds ? metric_seconds(value) : fmt::format("{}", value));
     }
 
   private:
-    Writer& writer_;
+    MetricsWriter& writer_;
     const DeviceMetric& metric_;
     const v1::Device& device_;
 };
 
 /// A name that no device here has samples of is told all the same: it can be asked for.
-void write_metric(Writer& writer, const DeviceMetric& metric, const v1::Program& program) {
-    writer.begin(
-        metric.name, metric.kind == MetricKind::kCounter ? "counter" : "gauge", metric.help);
+void write_metric(MetricsWriter& writer, const DeviceMetric& metric, const v1::Program& program) {
+    writer.begin(metric.name, metric.kind, metric.help);
     for (const v1::Device& device : program.devices()) {
         DeviceSamples samples(writer, metric, device);
         metric.collect(device, samples);
     }
 }
 
-void write_latency(Writer& writer,
+void write_latency(MetricsWriter& writer,
                    const std::string& device,
                    const v1::QueueStatistics& statistics) {
     const std::string labels =
-        fmt::format("device=\"{}\",queue=\"{}\"", escaped(device), statistics.queue());
+        fmt::format("device=\"{}\",queue=\"{}\"", escaped_label(device), statistics.queue());
     const std::string bucket_name = std::string(kLatencyName) + "_bucket";
     const auto& buckets = statistics.latency().buckets();
     auto next = buckets.begin();
@@ -113,7 +65,7 @@ void write_latency(Writer& writer,
             count += next->count();
         }
         writer.sample(bucket_name,
-                      fmt::format("{},le=\"{}\"", labels, seconds(bound)),
+                      fmt::format("{},le=\"{}\"", labels, metric_seconds(bound)),
                       fmt::format("{}", count));
     }
     for (; next != buckets.end(); ++next) {
@@ -123,32 +75,26 @@ void write_latency(Writer& writer,
     writer.sample(bucket_name, labels + ",le=\"+Inf\"", total);
     writer.sample(std::string(kLatencyName) + "_sum",
                   labels,
-                  seconds(statistics.latency().sum_nanoseconds()));
+                  metric_seconds(statistics.latency().sum_nanoseconds()));
     writer.sample(std::string(kLatencyName) + "_count", labels, total);
 }
 
 }  // namespace
 
-std::string_view metrics_content_type(MetricsFormat format) {
-    return format == MetricsFormat::kOpenMetrics
-               ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
-               : "text/plain; version=0.0.4; charset=utf-8";
-}
-
 std::string metrics_text(const v1::Program& program, MetricsFormat format) {
-    Writer writer(format);
-    writer.begin("outrigger_program_info", "gauge", "What runs; its value is 1");
-    writer.sample(
-        "outrigger_program_info",
-        fmt::format(
-            "program=\"{}\",version=\"{}\"", escaped(program.name()), escaped(program.version())),
-        "1");
+    MetricsWriter writer(format);
+    writer.begin("outrigger_program_info", MetricKind::kGauge, "What runs; its value is 1");
+    writer.sample("outrigger_program_info",
+                  fmt::format("program=\"{}\",version=\"{}\"",
+                              escaped_label(program.name()),
+                              escaped_label(program.version())),
+                  "1");
     for (const auto& metrics : {common_metrics(), kind_metrics()}) {
         for (const DeviceMetric& metric : metrics) {
             write_metric(writer, metric, program);
         }
     }
-    writer.begin(kLatencyName, "histogram", kLatencyHelp);
+    writer.begin(kLatencyName, MetricKind::kHistogram, kLatencyHelp);
     for (const v1::Device& device : program.devices()) {
         for (const v1::QueueStatistics& statistics : device.queue_statistics()) {
             write_latency(writer, device.name(), statistics);

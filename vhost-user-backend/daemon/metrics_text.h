@@ -8,19 +8,15 @@
 #include <string>
 #include <string_view>
 
+#include "vhost-user-backend/control/metrics_http.h"
+#include "vhost-user-backend/control/metrics_writer.h"
+
 namespace outrigger {
 
 namespace control::v1 {
 class Device;
 class Program;
 }  // namespace control::v1
-
-enum class MetricsFormat : uint8_t {
-    kPrometheus,   ///< text format 0.0.4
-    kOpenMetrics,  ///< 1.0.0
-};
-
-[[nodiscard]] std::string_view metrics_content_type(MetricsFormat format);
 
 [[nodiscard]] std::string metrics_text(const control::v1::Program& program, MetricsFormat format);
 
@@ -37,11 +33,6 @@ class MetricSamples {
 
   protected:
     ~MetricSamples() = default;
-};
-
-enum class MetricKind : uint8_t {
-    kCounter,  ///< goes up, and begins at 0 again with each process
-    kGauge,
 };
 
 /// A metric of devices, of one value for each set of labels.

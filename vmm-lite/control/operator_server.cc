@@ -3,13 +3,8 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <utility>
 
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <machine_control.pb.h>
@@ -17,72 +12,18 @@
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/control/printable_text.h"
 
+#include "vmm-lite/control/listening_socket.h"
+
 namespace outrigger::vmm {
 namespace {
 
 namespace v1 = control::v1;
 
 constexpr std::chrono::milliseconds kAcceptRetry{250};
-constexpr int kBacklog = 16;
 
 void set_error(v1::Reply& reply, v1::Error::Code code, const std::string& message) {
     reply.mutable_error()->set_code(code);
     reply.mutable_error()->set_message(outrigger::control::printable(message));
-}
-
-Result<sockaddr_un> address_of(const std::string& path) {
-    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
-    if (path.empty() || path.size() >= sizeof address.sun_path) {
-        return failure(Error{.message = "--control-socket: '" + path +
-                                        "' is empty or too long: at most 107 bytes"});
-    }
-    std::memcpy(address.sun_path, path.data(), path.size());
-    return address;
-}
-
-/// True when a socket is there that nobody listens on.
-bool is_stale(const sockaddr_un& address) {
-    struct stat file {};
-
-    if (::lstat(address.sun_path, &file) != 0 || !S_ISSOCK(file.st_mode)) {
-        return false;
-    }
-    const UniqueFd probe = platform::open_unix_socket(SOCK_STREAM);
-    // Non-blocking: one whose backlog is full is no stale one.
-    if (!probe.valid() || ::fcntl(probe.get(), F_SETFL, O_NONBLOCK) != 0) {
-        return false;
-    }
-    // SAFETY: the socket interface takes every address by the type of their common head.
-    const auto* const general = reinterpret_cast<const sockaddr*>(&address);
-    return ::connect(probe.get(), general, sizeof address) != 0 && errno == ECONNREFUSED;
-}
-
-Result<UniqueFd> listen_at(const std::string& path) {
-    const sockaddr_un address = OUTRIGGER_TRY(address_of(path));
-    UniqueFd listener = platform::open_unix_socket(SOCK_STREAM);
-    if (!listener.valid()) {
-        return failure(error_from_errno("cannot make a control socket"));
-    }
-    if (is_stale(address)) {
-        (void)::unlink(address.sun_path);
-    }
-    // SAFETY: as above.
-    const auto* const general = reinterpret_cast<const sockaddr*>(&address);
-    // The mode that the file has from its first moment on. No other thread makes files now.
-    const mode_t before = ::umask(0177);
-    const int bound = ::bind(listener.get(), general, sizeof address);
-    const int bind_error = errno;
-    ::umask(before);
-    if (bound != 0) {
-        return failure(error_from_code("cannot make the control socket " + path, bind_error));
-    }
-    if (::fcntl(listener.get(), F_SETFL, O_NONBLOCK) != 0 ||
-        ::listen(listener.get(), kBacklog) != 0) {
-        const Error error = error_from_errno("cannot listen at " + path);
-        (void)::unlink(address.sun_path);
-        return failure(error);
-    }
-    return listener;
 }
 
 }  // namespace
@@ -91,7 +32,7 @@ Result<std::unique_ptr<OperatorServer>> OperatorServer::listen(EventLoop& loop,
                                                                const std::string& path,
                                                                MachineOperator& machine,
                                                                const OperatorLimits& limits) {
-    UniqueFd listener = OUTRIGGER_TRY(listen_at(path));
+    UniqueFd listener = OUTRIGGER_TRY(listen_at(path, "--control-socket"));
     auto server = std::unique_ptr<OperatorServer>(
         new OperatorServer(loop, path, std::move(listener), machine, limits));
     OUTRIGGER_TRY(server->watch());
