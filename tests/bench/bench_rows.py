@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured for docs/performance.md: the rows, the goals, and the back ends' command lines."""
 
+import resource
 from dataclasses import dataclass, field, replace
 
 NULL_BYTES = 4 << 30
@@ -236,8 +237,9 @@ def fs_rows(full):
     return [one for row in rows for one in (row, _beside_c(row))]
 
 
-# Files whose inodes are in memory: few, and as many more as are counted.
-INODES = (1000, 100_000)
+# Files whose inodes are in memory: few, and many, but each takes a descriptor of most daemons.
+_DESCRIPTORS_MAX = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # negative: no end
+INODES = (1000, 100_000 if _DESCRIPTORS_MAX < 0 else min(100_000, _DESCRIPTORS_MAX - 4000))
 
 
 def inode_rows():

@@ -2,6 +2,7 @@
 """Writes what was measured as a page with plots."""
 
 from bar_chart import bar_chart
+from bench_rows import INODES
 
 _SECTIONS = {
     "null": "Null image: everything but the storage",
@@ -245,15 +246,21 @@ def _goals(results, inodes):
     return lines + [""]
 
 
-def _share_notes(inodes):
+def _share_notes(shares):
     """What stands below the table of shares."""
     lines = ["The host's calls are those that a request cannot do without, in a plain loop on the same processor, without "
              "guest, rings and daemon (`tests/bench/share-calls`): no daemon can be cheaper on this machine. Of READ that "
              "is the copy into the guest's memory, too. Depth 32 with O_DIRECT reads past the page cache, from the disk.",
              ""]
-    if inodes:
-        lines += ["| daemon | resident memory of an inode that the guest knows |", "|---|---|"]
-        lines += [f"| {name} | {size:.0f} B |" for name, size, _ in inodes] + [""]
+    if shares.inodes:
+        lines += [f"| daemon | resident memory of an inode that the guest knows, of {INODES[1]} |", "|---|---|"]
+        lines += [f"| {name} | {size:.0f} B |" for name, size, _ in shares.inodes] + [""]
+    if shares.guest:
+        lines += ["From inside of an emulated guest (`tests/guest/share-speed`: medians; most of the guest's time is the "
+                  "emulation, and the daemons have their processor time for themselves):", "",
+                  "| work | daemon | s in the guest | processor s of the daemon |", "|---|---|---|---|"]
+        lines += [f"| {work} | {daemon} | {guest:.2f} | {processor:.2f} |"
+                  for work, daemon, guest, processor in shares.guest] + [""]
     return lines
 
 
@@ -310,13 +317,13 @@ def _head(machine, run, results):
         own, ""]
 
 
-def write_page(output, results, inodes, left_out, machine, run):
+def write_page(output, results, shares, left_out, machine, run):
     """`performance.md` and a plot for each section, in the directory `output`."""
     output.mkdir(parents=True, exist_ok=True)
     lines = _head(machine, run, results)
     if left_out:
         lines += ["Not measured here:", ""] + [f"- {reason}" for reason in left_out] + [""]
-    lines += _goals(results, inodes)
+    lines += _goals(results, shares.inodes)
     for section, title in _SECTIONS.items():
         of_section = [result for result in results if result.row.section == section]
         if not of_section:
@@ -330,7 +337,7 @@ def write_page(output, results, inodes, left_out, machine, run):
             drawing, table = _rate_plot(section, of_section), _table(of_section)
         (output / plot).write_text(drawing, encoding="utf-8")
         lines += [f"## {title}", "", f"![{title}]({plot})", ""] + table + [""]
-        lines += _share_notes(inodes) if section == "fs" else []
+        lines += _share_notes(shares) if section == "fs" else []
     disks = [result for result in results if result.row.section in _DISK_SECTIONS]
     if disks:
         (output / "performance-cpu.svg").write_text(_cpu_plot(disks), encoding="utf-8")
