@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/frame_queue.h"
 
+#include <array>
 #include <deque>
 #include <string>
 
@@ -69,6 +70,54 @@ TEST(FrameQueue, NoFrameIsOverwrittenByAnyOrderOfSizes) {
         }
         ASSERT_EQ(queue.size(), model.size());
     }
+}
+
+TEST(FrameQueue, ShowsSeveralUntilTheyArePopped) {
+    FrameQueue queue(1000);
+    std::array<FrameQueue::Stored, 3> seen;
+    EXPECT_EQ(queue.peek(seen, 1000), 0U);
+    for (const char* const text : {"one", "three", "seven", "eight"}) {
+        ASSERT_TRUE(push(queue, text));
+    }
+    EXPECT_EQ(queue.peek(seen, 1000), 3U);
+    EXPECT_EQ(queue.peek(seen, 8), 2U);
+    EXPECT_EQ(queue.peek(seen, 7), 1U);
+    // The first one always.
+    EXPECT_EQ(queue.peek(seen, 1), 1U);
+    ASSERT_EQ(queue.peek(seen, 1000), 3U);
+    // What comes behind them leaves their bytes alone.
+    while (push(queue, std::string(100, 'x'))) {
+    }
+    std::string text;
+    for (const FrameQueue::Stored& each : seen) {
+        std::string bytes(each.frame().bytes, '\0');
+        (void)copy_front(each.frame(), std::as_writable_bytes(std::span(bytes)));
+        text += bytes + ' ';
+    }
+    EXPECT_EQ(text, "one three seven ");
+    const size_t before = queue.size();
+    queue.pop(3);
+    EXPECT_EQ(queue.size(), before - 3);
+    EXPECT_EQ(front(queue), "eight");
+    queue.pop(0);
+    EXPECT_EQ(front(queue), "eight");
+}
+
+/// Its places grow while they are in use, from the middle.
+TEST(FrameQueue, KeepsTheOrderOfManySmallOnes) {
+    FrameQueue queue(1 << 16);
+    for (size_t i = 0; i < 200; ++i) {
+        ASSERT_TRUE(push(queue, "old " + std::to_string(i)));
+    }
+    queue.pop(150);
+    for (size_t i = 200; i < 3000; ++i) {
+        ASSERT_TRUE(push(queue, "old " + std::to_string(i)));
+    }
+    for (size_t i = 150; i < 3000; ++i) {
+        ASSERT_EQ(front(queue), "old " + std::to_string(i));
+        queue.pop();
+    }
+    EXPECT_TRUE(queue.empty());
 }
 
 }  // namespace
