@@ -56,6 +56,7 @@ inline constexpr uint16_t kRingSize = 16;
 inline constexpr uint64_t kBufferBytes = 64 * 1024;
 inline constexpr uint64_t kReceiveBytes = 4096;
 inline constexpr uint32_t kGuestCredit = 1 << 20;
+inline constexpr uint32_t kOtherRoom = 1 << 20;
 
 /// A split ring at the start of a page, and its driver.
 class CrashRing final {
@@ -433,7 +434,10 @@ class CrashWorld final {
         const auto receive = start(receive_, 0);
         const auto transmit = start(transmit_, 1);
         const auto loop = create_event_loop(LoopKind::kAsio).value();
-        const SiblingEnd other_end(other_link, LinkSide::kCalled, 1, other_has_taken);
+        SiblingEnd other_end(other_link, LinkSide::kCalled, 1, other_has_taken);
+        if (other_end.valid()) {
+            (void)other_end.tell_room(kOtherRoom);
+        }
         Teller teller(device_end_.get());
         Keeping keeping{.ledger = Ledger::open(ledger_.get(), shape_).value().value(),
                         .keeper = &teller,
