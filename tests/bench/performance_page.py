@@ -249,8 +249,9 @@ def _goals(results, inodes):
 def _share_notes(shares):
     """What stands below the table of shares."""
     lines = ["The host's calls are those that a request cannot do without, in a plain loop on the same processor, without "
-             "guest, rings and daemon (`tests/bench/share-calls`): no daemon can be cheaper on this machine. Of READ that "
-             "is the copy into the guest's memory, too. Depth 32 with O_DIRECT reads past the page cache, from the disk.",
+             "guest, rings and daemon (`tests/bench/share_calls.cc`), so no daemon can be cheaper on this machine. Of READ "
+             "that is the copy into the guest's memory, too. What files cost that are made on a disk changes with its "
+             "journal, from one second to the next. O_DIRECT reads past the page cache, from the disk.",
              ""]
     if shares.inodes:
         lines += [f"| daemon | resident memory of an inode that the guest knows, of {INODES[1]} |", "|---|---|"]
