@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // outriggerctl add and remove: disks of a file (--config) that come and go while others are used.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "tests/integration/blk_control.h"
 
@@ -40,14 +42,33 @@ class CtlDevicesTest : public BlkControlTest {
         return "# one\n[one]\nsocket-path = " + path("one.sock") + "\nnull-size = 1M\n";
     }
 
+    [[nodiscard]] std::vector<std::string> arguments(const std::string& keeper) const {
+        return {"--config=" + path("config"),
+                "--control-socket=" + control_path(),
+                "--keeper=" + keeper,
+                "--sandbox=log"};
+    }
+
+    /// As that user, who may go to no other place.
+    void start_as(uid_t user, const std::string& text) {
+        std::ofstream(path("config")) << text;
+        std::filesystem::copy_file(program_, path("program"));
+        for (const std::string& each : {folder_.string(), path("config"), path("program")}) {
+            ASSERT_EQ(::chown(each.c_str(), user, user), 0);
+        }
+        const std::string number = std::to_string(user);
+        std::vector<std::string> command = {
+            "--reuid=" + number, "--regid=" + number, "--clear-groups", path("program")};
+        std::ranges::copy(arguments("fork"), std::back_inserter(command));
+        daemon_ = std::make_unique<ChildProcess>("/usr/bin/setpriv",
+                                                 ChildProcess::Options{.arguments = command});
+        ASSERT_TRUE(daemon_->wait_complained("control: listening")) << daemon_->complained();
+    }
+
     void start_with(const std::string& text, const std::string& keeper = "fork") {
         std::ofstream(path("config")) << text;
         daemon_ = std::make_unique<ChildProcess>(
-            program_,
-            ChildProcess::Options{.arguments = {"--config=" + path("config"),
-                                                "--control-socket=" + control_path(),
-                                                "--keeper=" + keeper,
-                                                "--sandbox=log"}});
+            program_, ChildProcess::Options{.arguments = arguments(keeper)});
         ASSERT_TRUE(daemon_->wait_complained("control: listening")) << daemon_->complained();
     }
 
@@ -108,6 +129,24 @@ TEST_F(CtlDevicesTest, ADiskComesAndGoesWhileAnotherIsUsed) {
     EXPECT_FALSE(std::filesystem::exists(path("two.sock")));
     EXPECT_EQ(file(), first() + "\n");
     EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+}
+
+/// A keeper without privileges cannot answer root.
+TEST_F(CtlDevicesTest, RootAsksTheKeeperOfAnotherUser) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "takes root";
+    }
+    constexpr uid_t kNobody = 65534;
+    start_as(kNobody, first());
+    EXPECT_EQ(run({"add", "two", "socket-path=" + path("two.sock"), "null-size=2M"}, kDone).out,
+              "taken\n");
+    EXPECT_EQ(names(), (Names{"one", "two"}));
+    EXPECT_EQ(run({"remove", "two"}, kDone).out, "taken\n");
+    EXPECT_EQ(names(), Names{"one"});
+    EXPECT_EQ(run({"take-over"}, kDone).out, "taken\n");
+    EXPECT_EQ(run({"take-over", path("program")}, kDone).out, "taken\n");
+    EXPECT_EQ(run({"add", "two", "colour=red"}, kRefused).out, "unchanged\n");
+    EXPECT_EQ(file(), first() + "\n");
 }
 
 /// The name and the comment of the section behind stay.

@@ -202,6 +202,28 @@ TEST_F(DrainTest, ProcessesThatAreKilledAreFollowedByOneThatIsDrained) {
     EXPECT_EQ(guest.request(VIRTIO_BLK_T_IN, 0), VIRTIO_BLK_S_OK);
 }
 
+/// What a process had taken, and not answered, was taken before the drain.
+TEST_F(DrainTest, RequestsOfAProcessThatIsKilledAreAnsweredByTheNext) {
+    start({"--on-error=stop", "--keeper=fork", "--keeper-restarts=1000"});
+    ControlGuest guest = connect();
+    const pid_t before = daemon_->first_child();
+    ASSERT_GT(before, 0);
+    const rlimit limit{.rlim_cur = kLimit, .rlim_max = RLIM_INFINITY};
+    ASSERT_EQ(::prlimit(before, RLIMIT_FSIZE, &limit, nullptr), 0);
+    guest.submit(1, VIRTIO_BLK_T_OUT, 2 * kLimit);
+    ASSERT_TRUE(eventually([&] { return block().held_requests() == 1; }));
+    EXPECT_EQ(drain("", 1).error().code(), v1::Error::FAILED);
+    // The next one may write.
+    ASSERT_EQ(::kill(before, SIGKILL), 0);
+    EXPECT_EQ(guest.wait_answer(), 1U) << daemon_->complained();
+    EXPECT_EQ(guest.status(1), VIRTIO_BLK_S_OK);
+    EXPECT_TRUE(eventually([&] { return device().intake() == v1::Device::DRAINED; }));
+    guest.submit(2, VIRTIO_BLK_T_IN, 0);
+    EXPECT_FALSE(guest.wait_answer(kQuietTime));
+    resume();
+    EXPECT_EQ(guest.wait_answer(), 2U);
+}
+
 TEST_F(DrainTest, OutriggerctlDrainsAndSays) {
     const char* const program = std::getenv("OUTRIGGER_CTL_PROGRAM");
     ASSERT_NE(program, nullptr) << "names the program under test";

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/outriggerctl/change_devices.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -11,6 +13,7 @@
 #include <system_error>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,6 +28,9 @@ namespace outrigger::ctl {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// More than a keeper needs, with the way back.
+constexpr auto kPatience = std::chrono::seconds(15);
 
 std::unexpected<Error> refuse(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -103,6 +109,15 @@ class ConfigFile final {
     std::string text_;
 };
 
+void block_signals() {
+    sigset_t ends;
+    sigemptyset(&ends);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+        sigaddset(&ends, number);
+    }
+    ::sigprocmask(SIG_BLOCK, &ends, nullptr);
+}
+
 Result<std::string> changed_text(const CtlPlan& plan, const std::string& text) {
     return plan.action == Action::kAddDevice ? with_section(text, plan.section, plan.items)
                                              : without_section(text, plan.section);
@@ -118,16 +133,26 @@ Result<int> change(const CtlPlan& plan) {
     }
     const ConfigFile file = OUTRIGGER_TRY(ConfigFile::open(program.config_path()));
     const std::string text = OUTRIGGER_TRY(changed_text(plan, file.text()));
+    // From here on file and daemon are not to part ways because of us.
+    block_signals();
     OUTRIGGER_TRY(file.replace(text));
-    const int status = take_over(plan, keeper, control::TakeOverRequest::kReload);
-    if (status != 0) {
+    const auto outcome = take_over(plan,
+                                   keeper,
+                                   control::TakeOverRequest::kReload,
+                                   std::max<std::chrono::milliseconds>(plan.timeout, kPatience));
+    if (!outcome) {
+        return refuse(
+            "what came of it is not known, and the file has the change: see what `list` says, "
+            "and the daemon's log");
+    }
+    if (*outcome != control::TakeOverOutcome::kTaken) {
         OUTRIGGER_TRY(file.replace(file.text()));
         std::fputs(
             "outriggerctl: that is not served, and the daemon's log says why; its file is "
             "as before\n",
             stderr);
     }
-    return status;
+    return exit_status_of(outcome);
 }
 
 }  // namespace

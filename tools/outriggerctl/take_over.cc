@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include "vhost-user-backend/control/take_over.h"
 
 #include "tools/outriggerctl/ctl_client.h"
+#include "tools/outriggerctl/keeper_user.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -26,9 +28,14 @@ constexpr int kDone = 0;
 constexpr int kFailed = 1;
 constexpr int kRolledBack = 3;
 
+/// Of a keeper that is busy, between two questions.
+constexpr auto kBusyPause = std::chrono::milliseconds(50);
+/// The exit status of a child that asks and does not know what came of it; else the outcome.
+constexpr int kUnknown = 64;
+
 struct Outcome {
-    TakeOverOutcome how = TakeOverOutcome::kUnchanged;
-    std::string why{};  ///< of kUnchanged; may be empty
+    MaybeOutcome how = TakeOverOutcome::kUnchanged;
+    std::string why{};  ///< of kUnchanged, or not known; may be empty
 };
 
 int complain(const std::string& what) {
@@ -41,18 +48,26 @@ Result<pid_t> find_keeper(const CtlPlan& plan) {
                             : keeper_of(OUTRIGGER_TRY(describe_daemon(plan)));
 }
 
-/// The keeper takes the binary of who asks, so that binary asks.
-Outcome ask_with(const std::string& binary, pid_t keeper) {
-    const std::string option = "--take-over=" + std::to_string(keeper);
-    const pid_t child = ::fork();
-    if (child == 0) {
-        ::execl(binary.c_str(), binary.c_str(), option.c_str(), nullptr);
-        constexpr int kNotStarted = 127;
-        ::_exit(kNotStarted);
-    }
+int wait_for(pid_t child) {
     int status = 0;
     while (child > 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) {
     }
+    return status;
+}
+
+/// The keeper takes the binary of who asks, so that binary asks.
+Outcome ask_with(const std::string& binary, pid_t keeper) {
+    const std::string option = "--take-over=" + std::to_string(keeper);
+    const auto user = other_user_of(keeper);
+    const pid_t child = ::fork();
+    if (child == 0 && (!user || become(*user))) {
+        ::execl(binary.c_str(), binary.c_str(), option.c_str(), nullptr);
+    }
+    if (child == 0) {
+        constexpr int kNotStarted = 127;
+        ::_exit(kNotStarted);
+    }
+    const int status = wait_for(child);
     if (child < 0 || !WIFEXITED(status) || WEXITSTATUS(status) == 127) {
         return {.why = "cannot run " + binary};
     }
@@ -66,7 +81,10 @@ Outcome ask_with(const std::string& binary, pid_t keeper) {
     }
 }
 
-Outcome ask_keeper(const CtlPlan& plan, pid_t keeper, control::TakeOverRequest request) {
+Outcome ask_here(const CtlPlan& plan,
+                 pid_t keeper,
+                 control::TakeOverRequest request,
+                 std::chrono::milliseconds patience) {
     const auto on_step = [&](TakeOverStep step) {
         if (!plan.json) {
             std::fputs(step == TakeOverStep::kStarting
@@ -75,17 +93,60 @@ Outcome ask_keeper(const CtlPlan& plan, pid_t keeper, control::TakeOverRequest r
                        stderr);
         }
     };
-    const auto outcome = control::ask_take_over(keeper, request, plan.timeout, on_step);
-    if (!outcome) {
-        return {.why = outcome.error().message};
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    while (true) {
+        const auto outcome = control::ask_take_over(keeper, request, patience, on_step);
+        if (!outcome) {
+            const bool was_asked = outcome.error().os_error == 0;
+            return {.how = was_asked ? std::nullopt : MaybeOutcome(TakeOverOutcome::kUnchanged),
+                    .why = outcome.error().message};
+        }
+        if (*outcome != TakeOverOutcome::kBusy) {
+            return {.how = *outcome};
+        }
+        if (std::chrono::steady_clock::now() > deadline) {
+            return {.why = "the keeper is starting a program, or replacing one"};
+        }
+        std::this_thread::sleep_for(kBusyPause);
     }
-    return {.how = *outcome};
 }
 
-std::string_view name_of(TakeOverOutcome how) {
-    switch (how) {
+Outcome ask_keeper(const CtlPlan& plan,
+                   pid_t keeper,
+                   control::TakeOverRequest request,
+                   std::chrono::milliseconds patience) {
+    const auto user = other_user_of(keeper);
+    if (!user) {
+        return ask_here(plan, keeper, request, patience);
+    }
+    const pid_t child = ::fork();
+    if (child == 0) {
+        const Outcome outcome = become(*user)
+                                    ? ask_here(plan, keeper, request, patience)
+                                    : Outcome{.why = "cannot become the user of the keeper"};
+        if (!outcome.why.empty()) {
+            (void)complain(outcome.why);
+        }
+        ::_exit(outcome.how ? static_cast<int>(*outcome.how) : kUnknown);
+    }
+    if (child < 0) {
+        return {.why = error_from_errno("cannot start a process").message};
+    }
+    const int status = wait_for(child);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) == kUnknown) {
+        return {.how = std::nullopt};
+    }
+    return {.how = static_cast<TakeOverOutcome>(WEXITSTATUS(status))};
+}
+
+std::string_view name_of(MaybeOutcome how) {
+    if (!how) {
+        return "unknown";
+    }
+    switch (*how) {
         case TakeOverOutcome::kTaken:
             return "taken";
+        case TakeOverOutcome::kBusy:
         case TakeOverOutcome::kUnchanged:
             return "unchanged";
         case TakeOverOutcome::kRolledBack:
@@ -94,22 +155,10 @@ std::string_view name_of(TakeOverOutcome how) {
     return "unchanged";
 }
 
-int exit_status_of(TakeOverOutcome how) {
-    switch (how) {
-        case TakeOverOutcome::kTaken:
-            return kDone;
-        case TakeOverOutcome::kUnchanged:
-            return kFailed;
-        case TakeOverOutcome::kRolledBack:
-            return kRolledBack;
-    }
-    return kFailed;
-}
-
-int report(const CtlPlan& plan,
-           pid_t keeper,
-           const Outcome& outcome,
-           std::chrono::steady_clock::time_point began) {
+void report(const CtlPlan& plan,
+            pid_t keeper,
+            const Outcome& outcome,
+            std::chrono::steady_clock::time_point began) {
     const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::steady_clock::now() - began);
     if (!outcome.why.empty()) {
@@ -124,7 +173,6 @@ int report(const CtlPlan& plan,
         fmt::print("{}\n", name_of(outcome.how));
     }
     std::fflush(stdout);
-    return exit_status_of(outcome.how);
 }
 
 }  // namespace
@@ -148,9 +196,21 @@ Result<pid_t> keeper_of(const control::v1::Program& program) {
     return static_cast<pid_t>(program.keeper_pid());
 }
 
-int take_over(const CtlPlan& plan, pid_t keeper, control::TakeOverRequest request) {
+MaybeOutcome take_over(const CtlPlan& plan,
+                       pid_t keeper,
+                       control::TakeOverRequest request,
+                       std::chrono::milliseconds patience) {
     const auto began = std::chrono::steady_clock::now();
-    return report(plan, keeper, ask_keeper(plan, keeper, request), began);
+    const Outcome outcome = ask_keeper(plan, keeper, request, patience);
+    report(plan, keeper, outcome, began);
+    return outcome.how;
+}
+
+int exit_status_of(MaybeOutcome how) {
+    if (how == TakeOverOutcome::kTaken) {
+        return kDone;
+    }
+    return how == TakeOverOutcome::kRolledBack ? kRolledBack : kFailed;
 }
 
 int take_over(const CtlPlan& plan) {
@@ -159,10 +219,13 @@ int take_over(const CtlPlan& plan) {
         return complain(keeper.error().message);
     }
     if (plan.binary.empty()) {
-        return take_over(plan, *keeper, control::TakeOverRequest::kAtPath);
+        return exit_status_of(
+            take_over(plan, *keeper, control::TakeOverRequest::kAtPath, plan.timeout));
     }
     const auto began = std::chrono::steady_clock::now();
-    return report(plan, *keeper, ask_with(plan.binary, *keeper), began);
+    const Outcome outcome = ask_with(plan.binary, *keeper);
+    report(plan, *keeper, outcome, began);
+    return exit_status_of(outcome.how);
 }
 
 }  // namespace outrigger::ctl

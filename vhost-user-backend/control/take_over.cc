@@ -95,7 +95,8 @@ Result<TakeOverOutcome> ask_take_over(pid_t keeper,
             take_step(info, keeper, on_step);
         }
         const bool is_known = said == static_cast<int>(TakeOverOutcome::kTaken) ||
-                              said == static_cast<int>(TakeOverOutcome::kRolledBack);
+                              said == static_cast<int>(TakeOverOutcome::kRolledBack) ||
+                              said == static_cast<int>(TakeOverOutcome::kBusy);
         return is_known ? static_cast<TakeOverOutcome>(said) : TakeOverOutcome::kUnchanged;
     }
 }

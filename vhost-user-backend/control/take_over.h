@@ -24,6 +24,7 @@ enum class TakeOverOutcome : int {
     kTaken = 1,       ///< front ends are served by it
     kUnchanged = 2,   ///< refused, or it did not come up: nobody has noticed
     kRolledBack = 3,  ///< it did not serve in time: the binary before does again
+    kBusy = 4,        ///< another one is under way, or the daemon is starting: ask again
 };
 
 /// Told by SIGRTMIN, to those who asked for it; all of them before the outcome.
@@ -32,9 +33,10 @@ enum class TakeOverStep : int {
     kHandingOver = 2,  ///< it is there: the one before is told to go
 };
 
-/// Asks process `keeper`, and waits for the outcome. An Error: it cannot be reached, or does not
-/// answer within `patience`; its log may say more. Blocks both signals for the calling thread, for
-/// good. Thread: that of a program that has one.
+/// Asks process `keeper`, which must be of our user (its answer does not reach another's), and
+/// waits for the outcome. An Error: it cannot be reached (os_error), or does not answer within
+/// `patience` (none), and what comes of it is not known; its log may say more. Blocks both signals
+/// for the calling thread, for good. Thread: that of a program that has one.
 [[nodiscard]] Result<TakeOverOutcome> ask_take_over(
     pid_t keeper,
     TakeOverRequest request,

@@ -492,7 +492,8 @@ void Keeper::on_reload_wanted() {
 void Keeper::begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tells_steps) {
     if (take_over_ || ending_ || worker_.last || !worker_.ready) {
         log(LogLevel::kWarning, "keeper: no other program can take over now");
-        control::answer_take_over(asked_by, control::TakeOverOutcome::kUnchanged);
+        using enum control::TakeOverOutcome;
+        control::answer_take_over(asked_by, ending_ || worker_.last ? kUnchanged : kBusy);
         return;
     }
     auto config = program ? read_config() : Result<UniqueFd>(std::unexpected(program.error()));

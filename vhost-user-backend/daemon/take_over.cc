@@ -33,6 +33,12 @@ int take_over(std::string_view program, pid_t keeper) {
                 program,
                 keeper);
             return kExitUnchanged;
+        case control::TakeOverOutcome::kBusy:
+            log(LogLevel::kError,
+                "{}: process {} is starting a program, or replacing one: ask again",
+                program,
+                keeper);
+            return kExitUnchanged;
         case control::TakeOverOutcome::kRolledBack:
             log(LogLevel::kError,
                 "{}: process {} has gone back to the program before: this one did not serve in "

@@ -191,7 +191,7 @@ bool QueueRunner::may_process() const {
         return !waiting_;  // like requests in flight, for which it does not matter what is enabled
     }
     return (enabled_ || serves_disabled_) && !stopping_ && !waiting_ && motion_ == Motion::kNone &&
-           !IntakeGate::is_closed_at(gate_seen_);
+           (!IntakeGate::is_closed_at(gate_seen_) || queue_->has_resumed());
 }
 
 bool QueueRunner::poll() {
@@ -246,7 +246,7 @@ void QueueRunner::look_at_gate() {
 /// Behind publish(): the driver sees all answers.
 void QueueRunner::tell_of_quiet() {
     if (IntakeGate::is_closed_at(gate_seen_) && gate_seen_ != quiet_told_ &&
-        queue_->in_flight() == 0) [[unlikely]] {
+        queue_->in_flight() == 0 && queue_->resumed_count() == 0) [[unlikely]] {
         quiet_told_ = gate_seen_;
         events_.on_quiet(gate_seen_);
     }

@@ -248,9 +248,9 @@ class Virtqueue final {
 
     [[nodiscard]] bool has_ended() const { return ending_ && resumed_count() == 0; }
 
-    /// What an earlier process had in hand is popped all the same when the ring ends.
+    /// What an earlier process had in hand was taken before: it is popped all the same.
     [[nodiscard]] bool is_held() const {
-        return config_.gate != nullptr && config_.gate->is_closed() && !ending_;
+        return config_.gate != nullptr && config_.gate->is_closed() && resumed_count() == 0;
     }
 
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
