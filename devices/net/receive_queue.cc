@@ -102,7 +102,8 @@ ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
             }
             return Outcome::kBufferTooSmall;
         }
-        std::optional<DescriptorChain> chain = ring_->pop();
+        std::optional<DescriptorChain> chain =
+            gathered_.empty() ? ring_->pop() : ring_->pop_another();
         if (!chain) {
             const bool gives_up = !gathered_.empty() && std::exchange(gives_up_, false);
             return gives_up ? Outcome::kBufferTooSmall : Outcome::kNoBuffer;

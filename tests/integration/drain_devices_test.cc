@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <string>
 #include <system_error>
@@ -140,6 +141,32 @@ TEST_F(DrainDevicesTest, FramesWaitOnBothSidesOfANetworkDevice) {
         EXPECT_EQ(peer.receive_frame(), out);
         EXPECT_TRUE(guest.await_posted(1));
     }
+}
+
+/// What has some of the buffers that it needs was begun.
+TEST_F(DrainDevicesTest, AFrameThatWaitsForMoreBuffersGetsThem) {
+    const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
+    start("OUTRIGGER_NET_PROGRAM", {"--backend=stream", "--peer=" + path("peer")});
+    NetGuest guest(connect(), {.receive_buffers = 1, .receive_bytes = 1000});
+    ASSERT_TRUE(guest.is_up());
+    const UnixPeer peer = listener.accept();
+    ASSERT_TRUE(peer.valid());
+    const std::string long_frame(1400, 'l');
+    peer.send_frame(long_frame);
+    std::this_thread::sleep_for(kQuietTime);
+    auto drained = std::async(std::launch::async, [this] { drain(); });
+    ASSERT_TRUE(eventually([&] { return intake() == v1::Device::DRAINING; }));
+    guest.add_buffer();
+    const auto frame = guest.receive();
+    ASSERT_TRUE(frame);
+    EXPECT_EQ(frame->bytes, long_frame);
+    EXPECT_EQ(frame->buffers, 2U);
+    drained.get();
+    peer.send_frame(long_frame);
+    std::this_thread::sleep_for(kQuietTime);
+    EXPECT_FALSE(guest.receive_now());
+    resume();
+    EXPECT_TRUE(guest.receive());
 }
 
 TEST_F(DrainDevicesTest, BytesWaitOnBothSidesOfAConsole) {

@@ -117,7 +117,11 @@ Virtqueue::~Virtqueue() {
 }
 
 std::optional<DescriptorChain> Virtqueue::pop() {
-    if (!may_pop_ || holds_back() || has_ended() || is_held()) [[unlikely]] {
+    return is_held() ? std::nullopt : pop_another();
+}
+
+std::optional<DescriptorChain> Virtqueue::pop_another() {
+    if (!may_pop_ || holds_back() || has_ended()) [[unlikely]] {
         return std::nullopt;
     }
     if (memory_was_lost()) [[unlikely]] {

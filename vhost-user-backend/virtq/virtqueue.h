@@ -63,6 +63,10 @@ class Virtqueue final {
     /// memory), or an operator has the device begin no more.
     [[nodiscard]] std::optional<DescriptorChain> pop();
 
+    /// The same for a device that has chains of this ring for something that takes more of them: an
+    /// operator who waits for those in flight waits for that.
+    [[nodiscard]] std::optional<DescriptorChain> pop_another();
+
     /// Breaks the ring: for requests that leave no way to answer them. Safe while chains are out.
     void break_ring(RingError error);
 
