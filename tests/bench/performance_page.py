@@ -312,7 +312,7 @@ def _head(machine, run, results):
         "For sockets, consoles and networks the driver has both ends, guest and host, on its processor: a request is a block that "
         "has arrived. The processor time of a daemon that polls while it waits is in the figures of depth 1 and of what "
         "the driver cannot keep busy. Bare sockets are pairs of Unix sockets between the two processors and nothing else "
-        "(`tests/bench/socket-pair`): to the guest they carry the same blocks, to the host pieces of 64 KiB. No device whose "
+        "(`tests/bench/socket_pair.cc`): to the guest they carry the same blocks, to the host pieces of 64 KiB. No device whose "
         "host's side they are can carry much more.", "",
         "No daemon here tells metrics; what they cost is measured by `tests/bench/metrics-cost`, and in [metrics.md](metrics.md).", "",
         own, ""]
