@@ -114,6 +114,8 @@ def main():
     parser = argparse.ArgumentParser(prog="tap-speed", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default=f"{_ROOT}/build/release", help="where outrigger-net and tap-forward are; "
                         "default build/release (`ninja -C build/release tests/bench/tap-forward`)")
+    parser.add_argument("--results", help="appends a line for each direction and kind of rings, tab-separated: both, "
+                        "GB for a second of the processor, of the plain program, ratio, GB/s, of the plain program, ratio")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of each run")
     parser.add_argument("--pump", choices=("send", "receive"), help=argparse.SUPPRESS)
@@ -141,13 +143,17 @@ def main():
         plain = results[direction, "plain"]
         for way in ("split", "packed"):
             ours = results[direction, way]
-            words = []
+            words, figures = [], []
             for column, unit in ((1, "GB for a second of the processor"), (0, "GB/s")):
                 a, b = ([measured[column] / 1e9 for measured in all_of] for all_of in (ours, plain))
                 ratio = statistics.median(x / y for x, y in zip(a, b))
+                figures += [statistics.median(a), statistics.median(b), ratio]
                 words.append(f"{statistics.median(a):.2f} ({min(a):.2f}, {max(a):.2f}) and plain "
                              f"{statistics.median(b):.2f} ({min(b):.2f}, {max(b):.2f}) {unit}, ratio {ratio:.2f}")
             print(f"{direction}, {way}: {'; '.join(words)}", flush=True)
+            if arguments.results:
+                with open(arguments.results, "a", encoding="utf-8") as results_file:
+                    print(direction, way, *(f"{figure:.2f}" for figure in figures), sep="\t", file=results_file)
 
 
 if __name__ == "__main__":
