@@ -145,6 +145,13 @@ void EchoDevice::answer_held(Queue& queue) {
     }
 }
 
+void EchoDevice::serve_out_of_turn(QueueIndex index) {
+    const std::lock_guard lock(workers_mutex_);
+    if (Worker* const worker = workers_[to_number(index)]) {
+        worker->post([this, index] { (void)process_queue(index); });
+    }
+}
+
 void EchoDevice::release_held(QueueIndex index) {
     const std::lock_guard lock(workers_mutex_);
     if (Worker* const worker = workers_[to_number(index)]) {

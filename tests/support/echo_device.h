@@ -53,6 +53,9 @@ class EchoDevice final : public Device {
     /// From now on requests are popped and kept, until release_held().
     void hold(bool held) { hold_ = held; }
 
+    /// Serves what is there beside the queue's turn, as for another queue.
+    void serve_out_of_turn(QueueIndex index);
+
     /// Answers what is held.
     void release_held(QueueIndex index);
 

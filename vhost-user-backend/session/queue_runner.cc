@@ -261,7 +261,8 @@ bool QueueRunner::prepare_sleep() {
         look_again_later();
         return true;
     }
-    if (kicks_enabled_) {
+    // A device may have popped beside its turn, for another of its queues.
+    if (kicks_enabled_ && !queue_->kicks_are_stale()) {
         return true;
     }
     kicks_enabled_ = true;

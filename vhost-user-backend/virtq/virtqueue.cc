@@ -335,6 +335,7 @@ void Virtqueue::suppress_kicks() {
 
 bool Virtqueue::enable_kicks() {
     kicks_armed_ = true;
+    kicks_place_ = place_of_next();
     if (!may_pop_) {
         return false;  // adopt_memory() arms kicks when the ring comes back
     }
@@ -499,6 +500,10 @@ bool Virtqueue::buffers_were_lost(std::span<const iovec> buffers) {
 
 bool Virtqueue::old_memory_released() const {
     return memory_.old_count() == 0;
+}
+
+uint16_t Virtqueue::place_of_next() const {
+    return static_cast<uint16_t>(base().raw);
 }
 
 VringBase Virtqueue::base() const {

@@ -144,6 +144,10 @@ class Virtqueue final {
     /// unmapped; kicks are armed all the same, at the latest when it is mapped again.
     [[nodiscard]] bool enable_kicks();
 
+    /// Were chains popped since enable_kicks()? With event indices it asked for a kick at a place
+    /// that the driver has passed by now, and no other would come.
+    [[nodiscard]] bool kicks_are_stale() const { return kicks_place_ != place_of_next(); }
+
     /// Makes all completed chains visible with one store, then says whether the driver wants a
     /// call for them. Cheap when nothing was completed.
     [[nodiscard]] bool publish();
@@ -258,6 +262,9 @@ class Virtqueue final {
         return config_.gate != nullptr && config_.gate->is_closed() && resumed_count() == 0;
     }
 
+    /// Of the next chain: what base() has of it, whatever the kind of ring.
+    [[nodiscard]] uint16_t place_of_next() const;
+
     void update_may_pop() { may_pop_ = covered_ && !broken_ && misses_.empty(); }
 
     // What the log is told; only while logging.
@@ -290,6 +297,7 @@ class Virtqueue final {
     bool processing_requested_ = false;
     bool enabled_ = true;
     bool kicks_armed_ = false;  // what the caller asked for last
+    uint16_t kicks_place_ = 0;  // place_of_next() at that time
     bool call_owed_ = false;    // something became visible for which publish() must ask for a call
     bool set_aside_ = false;    // IN_ORDER: some chain was, so none behind it is used
     bool first_batch_ = true;   // nothing has been published yet
