@@ -16,7 +16,6 @@ constexpr uint8_t kIcmp = 1;
 /// What a packet makes the library do, by the part that is behind the network's headers.
 struct Packet {
     uint8_t protocol = 0;
-    bool is_fragment = false;  ///< it may be anything when it is whole
     std::span<const std::byte> source{};
     std::span<const std::byte> destination{};
     std::span<const std::byte> transport{};
@@ -32,13 +31,11 @@ std::optional<Packet> parse_packet(std::span<const std::byte> frame) {
     const uint16_t type = read_be16(frame, 12);
     const auto ip = frame.subspan(kEthernetHeaderBytes);
     if (type == 0x0800 && ip.size() >= kIp4Bytes) {
-        constexpr uint16_t kFragmentMask = 0x3fff;  // more of them, or not at the start
         const size_t header_bytes = 4 * (std::to_integer<size_t>(ip[0]) & 0xf);
         if (header_bytes < kIp4Bytes || header_bytes > ip.size()) {
             return std::nullopt;
         }
         return Packet{.protocol = std::to_integer<uint8_t>(ip[9]),
-                      .is_fragment = (read_be16(ip, 6) & kFragmentMask) != 0,
                       .source = ip.subspan(12, 4),
                       .destination = ip.subspan(16, 4),
                       .transport = ip.subspan(header_bytes)};
@@ -96,8 +93,7 @@ bool ConnectionLimit::judge(std::span<const std::byte> frame) {
     if (!packet) {
         return true;
     }
-    const bool is_datagram =
-        packet->protocol == kUdp && !packet->is_fragment && packet->transport.size() >= kPortsBytes;
+    const bool is_datagram = packet->protocol == kUdp && packet->transport.size() >= kPortsBytes;
     if (is_datagram) {
         source_ = source_of(packet->source, packet->transport.first(2));
     }
@@ -105,9 +101,6 @@ bool ConnectionLimit::judge(std::span<const std::byte> frame) {
         return true;
     }
     const bool is_ip4 = packet->source.size() == 4;
-    if (packet->is_fragment) {
-        return false;
-    }
     switch (packet->protocol) {
         case kTcp:
             return packet->transport.size() <= kTcpFlagsAt ||

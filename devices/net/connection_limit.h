@@ -21,7 +21,8 @@ class ConnectionLimit final {
   public:
     explicit ConnectionLimit(size_t sockets_max) : sockets_max_(sockets_max) {}
 
-    /// The next packet of the guest. False: it might open a socket more than there may be.
+    /// The next packet of the guest, which is no fragment. False: it might open a socket more than
+    /// there may be.
     [[nodiscard]] bool admits(std::span<const std::byte> frame);
 
     /// The packet was taken in.

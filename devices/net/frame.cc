@@ -32,6 +32,7 @@ constexpr std::array<Words, kDropReasonCount> kWords{{
     {"queue-full", "too many frames wait for the guest"},
     {"flood", "too many of its port went to everybody"},
     {"connections", "the guest has as many connections as it may"},
+    {"fragment", "it is a piece of a packet that fits no other piece"},
     {"filtered", "the driver does not want it"},
     {"spoofed", "the guest is somebody else"},
 }};

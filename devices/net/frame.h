@@ -72,11 +72,12 @@ enum class DropReason : uint8_t {
     kQueueFull,       ///< too many wait for the guest
     kFlood,           ///< too many of its port went to everybody
     kConnections,     ///< the user network has as many connections as it may
+    kFragment,        ///< a piece of a packet that fits no other piece
     kFiltered,        ///< the driver has said that it does not want such
     kSpoofed,         ///< sent as somebody else than the guest may be
 };
 
-inline constexpr size_t kDropReasonCount = 19;
+inline constexpr size_t kDropReasonCount = 20;
 
 /// A word for metrics: "checksum-range".
 [[nodiscard]] std::string_view name_of(DropReason reason);

@@ -369,7 +369,19 @@ std::optional<DropReason> UserPort::refusal_of(std::span<const std::byte> frame)
 size_t UserPort::send(std::span<const Frame> frames) {
     for (const Frame& frame : frames) {
         // A copy, because the guest may write the frame while it is looked at.
-        const auto bytes = std::span(frame_).first(copy_front(frame, frame_));
+        auto bytes = std::span(frame_).first(copy_front(frame, frame_));
+        if (Ip4Reassembler::is_fragment(bytes)) {
+            const auto taken = reassembler_.add(bytes, Ip4Reassembler::Clock::now());
+            if (taken.refused) {
+                counters_.dropped.add(DropReason::kFragment);
+                continue;
+            }
+            if (taken.whole.empty()) {
+                note_sent(frame);
+                continue;
+            }
+            bytes = taken.whole;
+        }
         if (const auto reason = refusal_of(bytes)) {
             counters_.dropped.add(*reason);
             continue;
@@ -386,8 +398,7 @@ size_t UserPort::send(std::span<const Frame> frames) {
         const auto* const data = reinterpret_cast<const uint8_t*>(bytes.data());
         ::slirp_input(slirp_, data, static_cast<int>(bytes.size()));
         limit_.end_packet();
-        counters_.frames_sent.add();
-        counters_.bytes_sent.add(bytes.size());
+        note_sent(frame);
     }
     // Nothing of the host's: what waited for an address of the guest goes on now.
     ::slirp_pollfds_poll(slirp_, 1, Callbacks::get_revents, this);
@@ -396,6 +407,11 @@ size_t UserPort::send(std::span<const Frame> frames) {
         tell_later();
     }
     return frames.size();
+}
+
+void UserPort::note_sent(const Frame& frame) {
+    counters_.frames_sent.add();
+    counters_.bytes_sent.add(frame.bytes);
 }
 
 // --- To the guest ------------------------------------------------------------------------------

@@ -20,6 +20,7 @@
 #include "devices/net/connection_limit.h"
 #include "devices/net/frame_queue.h"
 #include "devices/net/guest_connections.h"
+#include "devices/net/ip4_reassembler.h"
 #include "devices/net/later_call.h"
 #include "devices/net/port.h"
 #include "devices/net/segment_merger.h"
@@ -80,6 +81,7 @@ class UserPort final : public Port {
     void note_listeners();
 
     [[nodiscard]] std::optional<DropReason> refusal_of(std::span<const std::byte> frame);
+    void note_sent(const Frame& frame);
     [[nodiscard]] bool is_refused(std::span<const std::byte> frame) const;
     void look();
     void serve();
@@ -110,6 +112,7 @@ class UserPort final : public Port {
     FrameQueue queue_;  // to the guest
     SegmentMerger merger_{queue_};
     std::vector<std::byte> frame_;
+    Ip4Reassembler reassembler_;
     std::optional<AddressRewriter> dns4_;
     std::optional<AddressRewriter> dns6_;
     std::vector<std::unique_ptr<Timer>> timers_;
