@@ -125,7 +125,7 @@ bool NetDevice::is_whole_for_guest(const Frame& frame) const {
     }
     std::array<std::byte, kEthernetHeaderBytes + 2 * kVlanTagBytes> type;
     const bool is_ip6 = is_ip6_frame(std::span(type).first(copy_front(frame, type)));
-    return is_taken(offload, is_ip6, guest_offloads());
+    return is_taken(offload, is_ip6, guest_offloads()) && !is_unfinished_dhcp(frame);
 }
 
 /// As the guest can take it. Each frame that is given or dropped here takes one off `turns`;

@@ -2,6 +2,7 @@
 #include "devices/net/offload.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "vhost-user-backend/base/error.h"
@@ -22,6 +23,10 @@ constexpr size_t kIp4IdentityOffset = 4;
 constexpr size_t kIp4ChecksumOffset = 10;
 constexpr size_t kIp6LengthOffset = 4;
 constexpr size_t kIp6HeaderBytes = 40;
+
+// RFC 2131, 4.1; RFC 8415, 7.2.
+constexpr uint16_t kDhcp4ServerPort = 67;
+constexpr uint16_t kDhcp6ServerPort = 547;
 
 void store_sum(std::span<std::byte> frame, size_t at, uint16_t folded) {
     std::memcpy(frame.data() + at, &folded, sizeof folded);
@@ -102,6 +107,22 @@ bool is_taken(const FrameOffload& offload, bool is_ip6, const Offloads& taker) {
             return is_ip6 ? taker.udp6 : taker.udp4;
     }
     return false;
+}
+
+bool is_unfinished_dhcp(const Frame& frame) {
+    const FrameOffload& offload = frame.offload;
+    if (!offload.needs_checksum || offload.segmentation != Segmentation::kNone ||
+        offload.checksum_offset != kUdpChecksumOffset) {
+        return false;
+    }
+    std::array<std::byte, kHeadersBytesMax> front;
+    const auto bytes = std::span(front).first(copy_front(frame, front));
+    const auto layout = find_layout(bytes);
+    if (!layout || layout->protocol != kUdpProtocol) {
+        return false;
+    }
+    const uint16_t source = read_be16(bytes, layout->transport_start);
+    return source == (layout->network == NetworkKind::kIp4 ? kDhcp4ServerPort : kDhcp6ServerPort);
 }
 
 void finish_checksum(std::span<std::byte> frame, FrameOffload& offload) {

@@ -46,7 +46,7 @@ std::optional<DropReason> TransmitBatch::add(DescriptorChain chain,
     std::byte type[kTypeBytesMax];
     const bool is_cut = frame.offload.segmentation == Segmentation::kUdp;
     const bool is_ip6 = is_cut && is_ip6_frame(std::span(type).first(copy_front(frame, type)));
-    if (is_taken(frame.offload, is_ip6, taken_)) {
+    if (is_taken(frame.offload, is_ip6, taken_) && !is_unfinished_dhcp(frame)) {
         frames_.push_back(frame);
         entries_.push_back({.chain = std::move(chain), .queue = queue});
         return std::nullopt;

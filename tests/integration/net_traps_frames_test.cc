@@ -152,6 +152,34 @@ constexpr FrameOffload kUnfinished = {.needs_checksum = true,
                                       .checksum_offset = 16};
 
 // Other guests at a switch may send these faster than they can be dropped.
+/// Clients read them by a raw socket and look at the checksum themselves.
+TEST_P(NetFrameTest, Trap10AnswersOfDhcpAreWholeWhoeverTakesThem) {
+    serve();
+    for (const bool ip6 : {false, true}) {
+        FrameOptions options{.ip6 = ip6, .udp = true, .partial_checksum = true};
+        const uint16_t server = ip6 ? 547 : 67;
+        const FrameOffload offload{.needs_checksum = true,
+                                   .checksum_start = static_cast<uint16_t>(ip6 ? 54 : 34),
+                                   .checksum_offset = 6};
+        // Those of others stay as they are.
+        for (const uint16_t source : {server, uint16_t{68}}) {
+            options.source_port = source;
+            const std::string frame = make_frame("lease", options);
+            port().give(frame, offload);
+            const auto received = guest().receive();
+            ASSERT_TRUE(received);
+            EXPECT_EQ(received->header.flags, source == server ? 0 : VIRTIO_NET_HDR_F_NEEDS_CSUM);
+            EXPECT_EQ(read_frame(received->bytes).has_value(), source == server);
+
+            ASSERT_TRUE(guest().send(frame, header_of(options)));
+            const auto sent = port().take();
+            ASSERT_TRUE(sent);
+            EXPECT_EQ(sent->offload.needs_checksum, source != server);
+            EXPECT_EQ(read_frame(sent->bytes).has_value(), source == server);
+        }
+    }
+}
+
 TEST_P(NetFrameTest, Trap10FramesThatCannotBeFinishedHoldUpNothingElse) {
     serve({.features = 0});
     port().set_endless(true);
