@@ -48,6 +48,29 @@ bool FrameQueue::push(const Frame& frame) {
     return true;
 }
 
+std::span<const std::byte> FrameQueue::newest() {
+    if (given_ == count_) {
+        return {};
+    }
+    const Place& last = place(count_ - 1);
+    return std::span(buffer_).subspan(last.begin, last.bytes);
+}
+
+std::span<std::byte> FrameQueue::extend_newest(std::span<const std::byte> bytes,
+                                               const FrameOffload& offload) {
+    OUTRIGGER_ASSERT(given_ < count_);
+    Place& last = places_[(first_ + count_ - 1) & (places_.size() - 1)];
+    const size_t end = last.begin + last.bytes;
+    // Where the next frame would lie, if it need not go round to the start.
+    if (find_room(bytes.size()) != end) {
+        return {};
+    }
+    std::ranges::copy(bytes, buffer_.begin() + static_cast<ptrdiff_t>(end));
+    last.bytes += bytes.size();
+    last.offload = offload;
+    return std::span(buffer_).subspan(last.begin, last.bytes);
+}
+
 /// Each frame has a byte at least, so the buffer bounds it.
 void FrameQueue::grow() {
     std::vector<Place> larger(std::max(kPlacesAtFirst, 2 * places_.size()));
@@ -68,6 +91,7 @@ std::optional<Frame> FrameQueue::front() {
     if (count_ == 0) {
         return std::nullopt;
     }
+    given_ = std::max(given_, size_t{1});
     front_ = stored(0);
     return front_.frame();
 }
@@ -83,6 +107,7 @@ size_t FrameQueue::peek(std::span<Stored> out, size_t bytes_max) {
         }
         ++count;
     }
+    given_ = std::max(given_, count);
     return count;
 }
 
@@ -95,11 +120,13 @@ void FrameQueue::pop(size_t count) {
     if (count > 0) {
         first_ = (first_ + count) & (places_.size() - 1);
         count_ -= count;
+        given_ -= std::min(given_, count);
     }
 }
 
 void FrameQueue::clear() {
     count_ = 0;
+    given_ = 0;
 }
 
 }  // namespace outrigger::net

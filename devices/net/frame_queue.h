@@ -21,6 +21,14 @@ class FrameQueue final {
     /// Copies it behind the others; false: there is no room.
     [[nodiscard]] bool push(const Frame& frame);
 
+    /// The newest frame; empty when there is none, or front() or peek() has given it to somebody.
+    [[nodiscard]] std::span<const std::byte> newest();
+
+    /// Puts bytes behind those of newest(), which is not empty, and says what is left to do to it
+    /// now: all of it, to be changed until something else is called; empty: there is no room.
+    [[nodiscard]] std::span<std::byte> extend_newest(std::span<const std::byte> bytes,
+                                                     const FrameOffload& offload);
+
     /// The oldest; valid until pop() or clear().
     [[nodiscard]] std::optional<Frame> front();
 
@@ -73,6 +81,7 @@ class FrameQueue final {
     std::vector<Place> places_;
     size_t first_ = 0;
     size_t count_ = 0;
+    size_t given_ = 0;  ///< of the oldest: others may have them
     Stored front_{};
 };
 

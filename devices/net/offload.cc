@@ -129,6 +129,14 @@ bool write_checksums(std::span<std::byte> frame, const PacketLayout& layout) {
     return true;
 }
 
+void begin_checksums(std::span<std::byte> frame, const PacketLayout& layout) {
+    write_network_length(frame, layout);
+    const size_t transport_bytes = frame.size() - layout.transport_start;
+    store_sum(frame,
+              layout.transport_start + kTcpChecksumOffset,
+              fold_sum(pseudo_header_sum(frame, layout, transport_bytes)));
+}
+
 Result<void, DropReason> finish_giant(std::span<std::byte> frame, FrameOffload& offload) {
     const auto layout = find_layout(frame.first(std::min(frame.size(), kHeadersBytesMax)));
     if (!layout || !is_of_kind(*layout, offload.segmentation) ||

@@ -39,6 +39,10 @@ void finish_checksum(std::span<std::byte> frame, FrameOffload& offload);
 /// written.
 [[nodiscard]] bool write_checksums(std::span<std::byte> frame, const PacketLayout& layout);
 
+/// Of a frame of TCP that is to be cut, as a driver leaves it: lengths are those of all of it, the
+/// checksum of IPv4 is right, and that of TCP has the sum of the pseudo header.
+void begin_checksums(std::span<std::byte> frame, const PacketLayout& layout);
+
 /// Cuts a frame into segments with full checksums, one after the other. Borrows the frame.
 class Segmenter final {
   public:

@@ -91,6 +91,7 @@ ReceiveQueue::Outcome ReceiveQueue::write(const Frame& frame) {
     return outcome;
 }
 
+/// There is a buffer at least.
 ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
     while (room_ < bytes) {
         // A ring full of buffers that are not enough will never have more.
@@ -102,11 +103,9 @@ ReceiveQueue::Outcome ReceiveQueue::gather(size_t bytes) {
             }
             return Outcome::kBufferTooSmall;
         }
-        std::optional<DescriptorChain> chain =
-            gathered_.empty() ? ring_->pop() : ring_->pop_another();
+        std::optional<DescriptorChain> chain = ring_->pop_another();
         if (!chain) {
-            const bool gives_up = !gathered_.empty() && std::exchange(gives_up_, false);
-            return gives_up ? Outcome::kBufferTooSmall : Outcome::kNoBuffer;
+            return std::exchange(gives_up_, false) ? Outcome::kBufferTooSmall : Outcome::kNoBuffer;
         }
         is_served_ = true;
         room_ += chain->writable_bytes();

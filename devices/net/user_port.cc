@@ -420,12 +420,7 @@ void UserPort::take_packet(std::span<const std::byte> packet) {
 }
 
 void UserPort::give_to_guest(std::span<const std::byte> bytes) {
-    // SAFETY: a frame that is sent is only read.
-    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast)
-    const iovec piece{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
-    const Frame frame{
-        .pieces = std::span(&piece, 1), .bytes = bytes.size(), .offload = {.checksum_valid = true}};
-    if (!queue_.push(frame)) {
+    if (!merger_.push(bytes)) {
         counters_.dropped.add(DropReason::kQueueFull);
     }
 }

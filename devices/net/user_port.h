@@ -22,6 +22,7 @@
 #include "devices/net/guest_connections.h"
 #include "devices/net/later_call.h"
 #include "devices/net/port.h"
+#include "devices/net/segment_merger.h"
 #include "devices/net/user_options.h"
 
 struct Slirp;
@@ -39,6 +40,8 @@ class UserPort final : public Port {
 
     /// The library refuses IPv6 packets beyond the MTU, and no others.
     [[nodiscard]] Offloads takes() const override { return {.giants = true}; }
+
+    void set_guest(const Offloads& taken) override { merger_.set_guest(taken); }
 
     void attach(EventLoop& loop, PortEvents& events) override;
     void detach() override;
@@ -105,6 +108,7 @@ class UserPort final : public Port {
     unsigned questions_left_ = kQuestionsMax;
     std::optional<TimerId> question_timer_;
     FrameQueue queue_;  // to the guest
+    SegmentMerger merger_{queue_};
     std::vector<std::byte> frame_;
     std::optional<AddressRewriter> dns4_;
     std::optional<AddressRewriter> dns6_;

@@ -26,7 +26,8 @@ namespace {
 /// Programs let in before anybody else has a turn.
 constexpr int kAcceptsMax = 16;
 constexpr int kPortAttemptsMax = 1 << 12;
-/// What a program that is sent away may have said, and is read for it.
+/// Of what a program that is sent away has said, so much is read. One that has said more sees
+/// ECONNRESET.
 constexpr size_t kSaidBytesMax = 64 * 1024;
 constexpr int kSaidReadsMax = 16;
 
@@ -250,7 +251,7 @@ bool VsockEngine::take_whole(Connection& connection, size_t bytes) {
 /// Of a program that the guest knows nothing of.
 void VsockEngine::drop_client(Connection& connection, EndReason reason) {
     note_end(reason, "a program that connected to " + options_.uds_path);
-    // So that it sees the end, and no error because of what it said, as long as that is no book.
+    // So that it sees the end, and no error because something that it said was not read.
     std::array<std::byte, kSaidBytesMax / kSaidReadsMax> said{};
     constexpr bool kPeek = false;
     for (int i = 0; i < kSaidReadsMax; ++i) {

@@ -31,11 +31,6 @@ constexpr uint32_t kFreshPacked = 0x8000'8000;
 /// told by it that the old ones are gone: front ends start queues one after the other.
 constexpr auto kEventQueueGrace = std::chrono::milliseconds(100);
 
-/// And how long for a driver with an event queue, which has to give a buffer for the event, and
-/// then another when it has taken it in.
-constexpr auto kEventBufferGrace = std::chrono::milliseconds(1000);
-constexpr auto kEventTakenGrace = std::chrono::milliseconds(1000);
-
 constexpr uint32_t has_run(uint16_t queue) {
     return kNumberHasRun << queue;
 }
@@ -140,7 +135,7 @@ Result<void> VsockDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker
     if (engine_->has_flag(kNumberResetIsDue) && carries_packets()) {
         // Not every front end has us run the event queue: then the guest finds out by itself.
         const bool has_events = queues_[kEvent] != nullptr;
-        engine_->hold_news(has_events ? kEventBufferGrace : kEventQueueGrace);
+        engine_->hold_news(has_events ? options_.event_timeout : kEventQueueGrace);
         if (has_events) {
             queues_[kEvent]->request_processing();
         }
@@ -198,7 +193,7 @@ QueueProgress VsockDevice::send_events() {
     // Linux takes in the event and its packets in any order, and ends all connections that are
     // there by then: those of packets that came after the event, too. It gives the buffer back when
     // that is done.
-    engine_->hold_news(kEventTakenGrace, [this, before = queue.available_count()] {
+    engine_->hold_news(options_.event_timeout, [this, before = queue.available_count()] {
         return queues_[kEvent] == nullptr || queues_[kEvent]->available_count() > before;
     });
     return QueueProgress::kWaiting;

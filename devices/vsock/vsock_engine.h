@@ -70,6 +70,10 @@ struct VsockOptions {
     std::chrono::milliseconds host_close_timeout{10'000};
     /// How long bytes of the guest wait, once it has gone, for a program that takes none of them.
     std::chrono::milliseconds linger_timeout{30'000};
+    /// How long packets of new connections wait for a driver that is to be told that the old ones
+    /// are gone: first for a buffer for the event, and then for another one, which says that it has
+    /// taken that in.
+    std::chrono::milliseconds event_timeout{1000};
     SiblingRules siblings{};
 };
 

@@ -45,6 +45,8 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, help="rounds of each row; default 10, with --full 40")
     parser.add_argument("--round-ms", type=int, help="milliseconds of a round; default 100, with --full 250")
     parser.add_argument("--share-speed", type=Path, help="results of tests/guest/share-speed, for the page")
+    parser.add_argument("--tap-speed", type=Path, help="results of tests/bench/tap-speed, for the page")
+    parser.add_argument("--network-speed", type=Path, help="results of tests/guest/network-speed, for the page")
     parser.add_argument("--only", default="", help="sections with commas between: " + ",".join(SECTIONS))
     parser.add_argument("--cpus", default="0,1", help="processor of the back ends, and of the driver")
     return parser.parse_args()
@@ -425,6 +427,12 @@ def guest_works(results):
             for work, daemon, guest, processor in (line.split("\t") for line in lines)]
 
 
+def lines_of(results):
+    """The fields of each line, tab-separated."""
+    lines = results.read_text(encoding="utf-8").splitlines() if results else []
+    return [line.split("\t") for line in lines]
+
+
 def version_of(program, *arguments):
     run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     return run.stdout.splitlines()[0] if run.stdout else "unknown"
@@ -459,13 +467,14 @@ def main():
             results = measure_rows(runner, rows, images[0], left_out)
             inodes = measure_inodes(runner, left_out) if any(row.section == "fs" for row in rows) else []
             shares = SimpleNamespace(inodes=inodes, guest=guest_works(arguments.share_speed))
+            networks = SimpleNamespace(taps=lines_of(arguments.tap_speed), guest=lines_of(arguments.network_speed))
         finally:
             for image in images:
                 image.unlink(missing_ok=True)
     if not results:
         sys.exit("make-performance: nothing was measured")
     command = shlex.join(["tests/bench/make-performance", *sys.argv[1:]])
-    write_page(arguments.output, results, shares, left_out, describe_machine(tools),
+    write_page(arguments.output, results, shares, networks, left_out, describe_machine(tools),
                {"command": command, "rounds": runner.rounds, "round_ms": runner.round_ms})
     return 0
 

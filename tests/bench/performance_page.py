@@ -239,10 +239,10 @@ def _inode_goals(inodes):
             yield f"resident memory of an inode, {name}", f"<= {goal} B", f"{size:.0f} B{others}", size <= goal
 
 
-def _goals(results, inodes):
+def _goals(results, inodes, networks):
     lines = ["## Against the goals", "", "| work | goal | measured | met |", "|---|---|---|---|"]
     lines += [f"| {work} | {goal} | {measured} | {'yes' if met else 'no'} |"
-              for work, goal, measured, met in [*_goal_rows(results), *_inode_goals(inodes)]]
+              for work, goal, measured, met in [*_goal_rows(results), *_inode_goals(inodes), *_network_goals(networks)]]
     return lines + [""]
 
 
@@ -262,6 +262,38 @@ def _share_notes(shares):
                   "| work | daemon | s in the guest | processor s of the daemon |", "|---|---|---|---|"]
         lines += [f"| {work} | {daemon} | {guest:.2f} | {processor:.2f} |"
                   for work, daemon, guest, processor in shares.guest] + [""]
+    return lines
+
+
+def _network_goals(networks):
+    for direction, rings, _, _, ratio, *_ in networks.taps:
+        yield (f"TCP by a tap, {direction}, {rings}, data for a second of the processor, plain forwarder", ">= 0.8x",
+               f"{ratio}x", float(ratio) >= 0.8)
+    rates = {(kind, way): float(rate) for kind, way, rate, _ in networks.guest}
+    for kind, peer, goal in (("user", "qemu-user", 3), ("tap", "passt", 1)):
+        for way in ("up", "down"):
+            if {(kind, way), (peer, way)} <= rates.keys():
+                ratio = rates[kind, way] / rates[peer, way]
+                yield f"TCP of an emulated guest, {way}, {kind}, {peer}", f">= {goal}x", f"{ratio:.2f}x", ratio >= goal
+
+
+def _network_notes(networks):
+    """What stands below the table of networks."""
+    lines = []
+    if networks.taps:
+        lines += ["TCP between two network namespaces, MTU 1500, through outrigger-net with a tap (A) and through a program "
+                  "that only reads from one tap and writes to the other (B), in turn (`tests/bench/tap-speed`: medians). A's "
+                  "guest is a program on the processor that sends and receives, which B has none of: data for each second "
+                  "of the back end's own processor is what can be compared.", "",
+                  "| direction | rings | GB a processor s, A / B | ratio | GB/s A / B | ratio |", "|---|---|---|---|---|---|"]
+        lines += [f"| {direction} | {rings} | {a} / {b} | {ratio} | {rate_a} / {rate_b} | {rate_ratio} |"
+                  for direction, rings, a, b, ratio, rate_a, rate_b, rate_ratio in networks.taps] + [""]
+    if networks.guest:
+        lines += ["TCP between an emulated guest and its host, MTU 1500, by interfaces of one guest in turn "
+                  "(`tests/guest/network-speed`: medians): outrigger-net's user network and tap, QEMU's own `-netdev user`, "
+                  "and passt at a Unix stream socket. Most of the guest's time is the emulation.", "",
+                  "| network | direction | Mbit/s | ratios |", "|---|---|---|---|"]
+        lines += [f"| {kind} | {way} | {rate} | {ratios} |" for kind, way, rate, ratios in networks.guest] + [""]
     return lines
 
 
@@ -318,13 +350,13 @@ def _head(machine, run, results):
         own, ""]
 
 
-def write_page(output, results, shares, left_out, machine, run):
+def write_page(output, results, shares, networks, left_out, machine, run):
     """`performance.md` and a plot for each section, in the directory `output`."""
     output.mkdir(parents=True, exist_ok=True)
     lines = _head(machine, run, results)
     if left_out:
         lines += ["Not measured here:", ""] + [f"- {reason}" for reason in left_out] + [""]
-    lines += _goals(results, shares.inodes)
+    lines += _goals(results, shares.inodes, networks)
     for section, title in _SECTIONS.items():
         of_section = [result for result in results if result.row.section == section]
         if not of_section:
@@ -339,6 +371,7 @@ def write_page(output, results, shares, left_out, machine, run):
         (output / plot).write_text(drawing, encoding="utf-8")
         lines += [f"## {title}", "", f"![{title}]({plot})", ""] + table + [""]
         lines += _share_notes(shares) if section == "fs" else []
+        lines += _network_notes(networks) if section == "net" else []
     disks = [result for result in results if result.row.section in _DISK_SECTIONS]
     if disks:
         (output / "performance-cpu.svg").write_text(_cpu_plot(disks), encoding="utf-8")

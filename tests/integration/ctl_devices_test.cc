@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -147,6 +149,49 @@ TEST_F(CtlDevicesTest, RootAsksTheKeeperOfAnotherUser) {
     EXPECT_EQ(run({"take-over", path("program")}, kDone).out, "taken\n");
     EXPECT_EQ(run({"add", "two", "colour=red"}, kRefused).out, "unchanged\n");
     EXPECT_EQ(file(), first() + "\n");
+}
+
+TEST_F(CtlDevicesTest, WhoeverHasTheFileIsWaitedForNoLongerThanSaid) {
+    start_with(first());
+    const UniqueFd directory(::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    ASSERT_EQ(::flock(directory.get(), LOCK_SH), 0);
+    const std::vector<std::string> add{
+        "add", "two", "socket-path=" + path("two.sock"), "null-size=2M", "--timeout=1"};
+    EXPECT_NE(run(add, kRefused).err.find("cannot lock"), std::string::npos);
+    ASSERT_EQ(::flock(directory.get(), LOCK_UN), 0);
+    run(add, kDone);
+    EXPECT_EQ(names(), (Names{"one", "two"}));
+}
+
+/// Otherwise the keeper, which is of that group, could not read it again.
+TEST_F(CtlDevicesTest, AFileThatCannotStayItsOwnersIsNotChanged) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "takes root";
+    }
+    constexpr uid_t kNobody = 65534;
+    start_as(kNobody, first());
+    std::filesystem::copy_file(ctl_, path("ctl"));
+    ASSERT_EQ(::chown(path("config").c_str(), 0, kNobody), 0);
+    ASSERT_EQ(::chmod(path("config").c_str(), 0640), 0);
+    ChildProcess ctl("/usr/bin/setpriv",
+                     {.arguments = {"--reuid=65534",
+                                    "--regid=65534",
+                                    "--clear-groups",
+                                    path("ctl"),
+                                    "add",
+                                    "two",
+                                    "socket-path=" + path("two.sock"),
+                                    "null-size=2M",
+                                    "--socket=" + control_path()}});
+    EXPECT_EQ(ctl.wait(), kRefused) << ctl.complained();
+    EXPECT_NE(ctl.complained().find("ask as its owner"), std::string::npos) << ctl.complained();
+
+    struct stat status {};
+
+    ASSERT_EQ(::stat(path("config").c_str(), &status), 0);
+    EXPECT_EQ(status.st_uid, 0U);
+    EXPECT_EQ(file(), first());
+    EXPECT_EQ(names(), Names{"one"});
 }
 
 /// The name and the comment of the section behind stay.

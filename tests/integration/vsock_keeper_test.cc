@@ -10,18 +10,8 @@ namespace outrigger::vsock {
 namespace {
 
 /// Has room or has not, as it is told. Whoever waits for it is counted.
-class SlowKeeper final : public DeviceKeeper {
+class SlowKeeper final : public SocketKeeper {
   public:
-    bool goes_on() const override { return false; }
-
-    bool can_hand_back() const override { return false; }
-
-    Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
-        return failure(Error{.message = "not asked for"});
-    }
-
-    UniqueFd take(std::string_view /*name*/) override { return {}; }
-
     bool keep_open(std::string_view name, int /*fd*/) override {
         const std::lock_guard lock(mutex_);
         ++waits_;

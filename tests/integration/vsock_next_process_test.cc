@@ -18,18 +18,8 @@ namespace {
 
 /// Has a descriptor of its own for each socket. Used from the worker; looked at while no queue
 /// runs.
-class HoldingKeeper final : public DeviceKeeper {
+class HoldingKeeper final : public SocketKeeper {
   public:
-    bool goes_on() const override { return false; }
-
-    bool can_hand_back() const override { return false; }
-
-    Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
-        return failure(Error{.message = "not asked for"});
-    }
-
-    UniqueFd take(std::string_view /*name*/) override { return {}; }
-
     bool keep_open(std::string_view name, int fd) override {
         kept[std::string(name)] = UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
         return true;
@@ -151,7 +141,7 @@ TEST_P(VsockNextProcessTest, Trap26RebootDuringWhichTheProcessIsReplacedEndsConn
     EXPECT_TRUE(host.ends());
 }
 
-/// The peer's flag SO_OOBINLINE is not there, as a process of an older version left it.
+/// The socket has no SO_OOBINLINE, as a process of an older version left it.
 TEST_P(VsockNextProcessTest, Trap14ByteOutOfBandThatWasKeptCostsNothing) {
     serve_kept();
     const HostSocket host = open_from_guest();

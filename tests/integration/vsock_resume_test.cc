@@ -70,6 +70,7 @@ class VsockResumeTest : public VsockTest {
 };
 
 TEST_P(VsockResumeTest, TransportResetComesBeforeAnythingNewWhereTheFrontEndPassesTheEventQueue) {
+    options_.event_timeout = std::chrono::hours(1);
     serve_loaded({.queue_count = 3});
     const HostSocket host = HostSocket::connect_to(base(), SOCK_STREAM);
     host.send("CONNECT 5\n");
@@ -97,12 +98,9 @@ TEST_P(VsockResumeTest, TransportResetComesBeforeAnythingNewWhereTheFrontEndPass
     std::this_thread::sleep_for(kLongerThanTheGrace);
     EXPECT_FALSE(guest().receive_now());
     // Once: the next buffer, which says that it has, stays with the device.
-    const auto given = std::chrono::steady_clock::now();
     ASSERT_TRUE(guest().queue(2).try_add(std::span(&event, 1), 0));
     (void)guest().queue(2).publish_and_kick();
     EXPECT_EQ(guest().receive_op(), VIRTIO_VSOCK_OP_REQUEST);
-    // Sooner than if it had said nothing.
-    EXPECT_LT(std::chrono::steady_clock::now() - given, std::chrono::milliseconds(700));
     EXPECT_EQ(counters().transport_resets.value(), 1U);
 }
 

@@ -36,6 +36,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <stdlib.h>
@@ -71,6 +72,20 @@ inline std::string pattern(size_t bytes) {
     }
     return text;
 }
+
+/// A keeper of sockets and of nothing else.
+class SocketKeeper : public DeviceKeeper {
+  public:
+    bool goes_on() const override { return false; }
+
+    bool can_hand_back() const override { return false; }
+
+    Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
+        return failure(Error{.message = "not asked for"});
+    }
+
+    UniqueFd take(std::string_view /*name*/) override { return {}; }
+};
 
 class VsockTest : public ::testing::TestWithParam<bool> {
   protected:

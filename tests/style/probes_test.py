@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 _ROW = re.compile(r"^\| (\d+) \| `(\w+)` \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
-_NOTE = re.compile(r"Provider: (\S+)\s+Name: (\S+)\s+Location: [^\n]*\n\s+Arguments:([^\n]*)")
+_NOTE = re.compile(r"Provider: (\S+)\s+Name: (\S+)\s+Location: [^\n]*Semaphore: (\S+)\n\s+Arguments:([^\n]*)")
 _USED = re.compile(r"usdt:(\S+):outrigger:(\w+)")
 _ARGUMENT = re.compile(r"\barg(\d)\b")
 _ALONE = re.compile(r"\(`(\S+)` alone\)")
@@ -32,9 +32,11 @@ def main():
     for daemon in daemons:
         notes = subprocess.run(["readelf", "-nW", daemon], capture_output=True, text=True, check=True).stdout
         found = {}
-        for provider, name, arguments in _NOTE.findall(notes):
+        for provider, name, semaphore, arguments in _NOTE.findall(notes):
             if provider == "outrigger":
                 found.setdefault(name, set()).add(len(arguments.split()))
+                if int(semaphore, 16) == 0:
+                    problems.append(f"{name} of {daemon.name} has no semaphore: nobody could watch it")
         wanted = {name for name in listed if alone.get(name, daemon.name) == daemon.name}
         problems += [f"{daemon.name} lacks the probe {name}" for name in sorted(wanted - found.keys())]
         problems += [f"{page.name} lacks the probe {name} of {daemon.name}" for name in sorted(found.keys() - wanted)]

@@ -11,6 +11,7 @@
 #include <iterator>
 #include <string>
 #include <system_error>
+#include <thread>
 
 #include <fcntl.h>
 #include <signal.h>
@@ -47,10 +48,26 @@ Result<void> write_all(int fd, std::string_view text) {
     return {};
 }
 
+/// False, and errno: somebody else has the lock all the time, or it failed.
+bool lock_within(int fd, std::chrono::milliseconds patience) {
+    constexpr std::chrono::milliseconds kPause{20};
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EINTR &&
+            (errno != EWOULDBLOCK || std::chrono::steady_clock::now() > deadline)) {
+            return false;
+        }
+        std::this_thread::sleep_for(kPause);
+    }
+    return true;
+}
+
 /// The file as we found it, which nobody else of us changes meanwhile.
 class ConfigFile final {
   public:
-    [[nodiscard]] static Result<ConfigFile> open(const std::string& given) {
+    /// Waits so long for whoever else has it.
+    [[nodiscard]] static Result<ConfigFile> open(const std::string& given,
+                                                 std::chrono::milliseconds patience) {
         std::error_code error;
         ConfigFile file;
         // What a link leads to is changed, and not the link.
@@ -61,7 +78,7 @@ class ConfigFile final {
         // Of the directory, because the file is another one behind each change.
         file.lock_.reset(
             ::open(file.path_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (!file.lock_.valid() || ::flock(file.lock_.get(), LOCK_EX) != 0) {
+        if (!file.lock_.valid() || !lock_within(file.lock_.get(), patience)) {
             return failure(error_from_errno("cannot lock " + file.path_.parent_path().string()));
         }
         if (::stat(file.path_.c_str(), &file.status_) != 0 || !S_ISREG(file.status_.st_mode) ||
@@ -85,21 +102,42 @@ class ConfigFile final {
         if (!fd.valid()) {
             return failure(error_from_errno("cannot write beside " + path_.string()));
         }
-        // Best effort: only root can give it to another user.
-        (void)!::fchown(fd.get(), status_.st_uid, status_.st_gid);
-        auto written = write_all(fd.get(), text);
+        auto written = keep_owner(fd.get());
+        if (written) {
+            written = write_all(fd.get(), text);
+        }
         if (written && (::fchmod(fd.get(), status_.st_mode & 07777U) != 0 ||
                         ::fsync(fd.get()) != 0 || ::rename(name.c_str(), path_.c_str()) != 0)) {
             written = failure(error_from_errno("cannot replace " + path_.string()));
         }
         if (!written) {
             (void)::unlink(name.c_str());
+            return written;
         }
-        return written;
+        // So that it is there behind a loss of power, too, like what it says is served.
+        (void)::fsync(lock_.get());
+        return {};
     }
 
   private:
     ConfigFile() = default;
+
+    /// Who may read the file has to stay: the keeper does, and not with our rights.
+    [[nodiscard]] Result<void> keep_owner(int fd) const {
+        // Only root can give it to another user, but to a group of ours others can, too.
+        if (::fchown(fd, status_.st_uid, status_.st_gid) != 0) {
+            (void)!::fchown(fd, static_cast<uid_t>(-1), status_.st_gid);
+        }
+
+        struct stat made {};
+
+        if (::fstat(fd, &made) != 0 || made.st_uid != status_.st_uid ||
+            made.st_gid != status_.st_gid) {
+            return refuse("cannot give " + path_.string() +
+                          " back to its owner and group: ask as its owner");
+        }
+        return {};
+    }
 
     fs::path path_;
     UniqueFd lock_;
@@ -131,7 +169,7 @@ Result<int> change(const CtlPlan& plan) {
             "the daemon was started without --config: its devices are those of its command line "
             "as long as it runs");
     }
-    const ConfigFile file = OUTRIGGER_TRY(ConfigFile::open(program.config_path()));
+    const ConfigFile file = OUTRIGGER_TRY(ConfigFile::open(program.config_path(), plan.timeout));
     const std::string text = OUTRIGGER_TRY(changed_text(plan, file.text()));
     // From here on file and daemon are not to part ways because of us.
     block_signals();

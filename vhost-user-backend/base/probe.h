@@ -4,11 +4,33 @@
 
 #ifndef OUTRIGGER_NO_USDT
 #define SDT_USE_VARIADIC
+#define _SDT_HAS_SEMAPHORES  // NOLINT(bugprone-reserved-identifier): how sys/sdt.h is asked
 #include <sys/sdt.h>
 
-/// One instruction that does nothing, and a note of the binary where it is and where its arguments,
-/// which must cost nothing to make, are.
-#define OUTRIGGER_PROBE(name, ...) STAP_PROBEV(outrigger, name, __VA_ARGS__)
+extern "C" {
+// How many watch each probe: whoever traces counts itself here, by the note of the binary.
+extern volatile unsigned short outrigger_kick_semaphore;
+extern volatile unsigned short outrigger_process_semaphore;
+extern volatile unsigned short outrigger_fetch_semaphore;
+extern volatile unsigned short outrigger_translate_semaphore;
+extern volatile unsigned short outrigger_parse_semaphore;
+extern volatile unsigned short outrigger_submit_semaphore;
+extern volatile unsigned short outrigger_complete_io_semaphore;
+extern volatile unsigned short outrigger_answer_semaphore;
+extern volatile unsigned short outrigger_publish_semaphore;
+extern volatile unsigned short outrigger_rearm_semaphore;
+}
+
+#define OUTRIGGER_PROBE_IS_WATCHED(name) (outrigger_##name##_semaphore != 0)
+
+/// While nobody watches, one comparison: the arguments are not made, and the compiler need not keep
+/// anything in memory for a statement that might look at it.
+#define OUTRIGGER_PROBE(name, ...)                         \
+    do {                                                   \
+        if (OUTRIGGER_PROBE_IS_WATCHED(name)) [[unlikely]] \
+            STAP_PROBEV(outrigger, name, __VA_ARGS__);     \
+    } while (false)
 #else
+#define OUTRIGGER_PROBE_IS_WATCHED(name) false
 #define OUTRIGGER_PROBE(name, ...) static_cast<void>(0)
 #endif

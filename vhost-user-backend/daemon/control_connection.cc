@@ -183,21 +183,17 @@ void ControlConnection::answer(const v1::Reply& reply, State state) {
 }
 
 void ControlConnection::send_more() {
-    while (sent_ < outgoing_.size()) {
-        const auto rest = std::as_bytes(std::span(outgoing_)).subspan(sent_);
-        const wire::SendResult result = wire::send_some(socket_.get(), rest, {}, {});
-        if (result.status == wire::SendStatus::kFailed) {
-            end();
-            return;
-        }
-        if (result.status == wire::SendStatus::kWouldBlock) {
-            look_ = loop_.start_timer(EventLoop::Clock::now() + kSendInterval, [this] {
-                look_.reset();
-                send_more();
-            });
-            return;
-        }
-        sent_ += result.bytes;
+    const wire::SendStatus status = wire::send_rest(socket_.get(), outgoing_, sent_);
+    if (status == wire::SendStatus::kFailed) {
+        end();
+        return;
+    }
+    if (status == wire::SendStatus::kWouldBlock) {
+        look_ = loop_.start_timer(EventLoop::Clock::now() + kSendInterval, [this] {
+            look_.reset();
+            send_more();
+        });
+        return;
     }
     outgoing_.clear();
     stop_waiting();

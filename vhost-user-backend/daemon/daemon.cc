@@ -391,15 +391,14 @@ void Daemon::begin_notifications() {
     if (notifier_ == nullptr) {
         return;
     }
-    std::vector<Worker*> asked;
+    // A page of a guest that moves here by postcopy may come late, and a share's disk, too.
+    std::vector<Worker*> asked = all_workers();
     for (size_t i = 0; i < served_.size(); ++i) {
-        // A page of a guest that moves here by postcopy may come late, and a share's disk, too.
-        if (!settings_.devices[i].postcopy && !program_.workers_may_wait) {
-            for (Worker* const worker : served_[i].worker_list) {
-                if (std::ranges::find(asked, worker) == asked.end()) {
-                    asked.push_back(worker);
-                }
-            }
+        if (settings_.devices[i].postcopy || program_.workers_may_wait) {
+            std::erase_if(asked, [&](Worker* worker) {
+                return std::ranges::find(served_[i].worker_list, worker) !=
+                       served_[i].worker_list.end();
+            });
         }
     }
     notifier_->begin(*loop_, std::move(asked));

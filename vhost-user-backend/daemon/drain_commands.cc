@@ -78,9 +78,17 @@ DrainCommands::Numbers DrainCommands::meant_by(const std::string& name) const {
 void DrainCommands::drain(const control::v1::Request& request, Answer answer) {
     const Numbers devices = meant_by(request.device());
     const auto& targets = environment_.description.targets;
+    Numbers told;
     for (const size_t device : devices) {
-        if (targets[device].server.intake() == DeviceServer::Intake::kOpen &&
-            !environment_.tell_drain(device, true)) {
+        if (targets[device].server.intake() != DeviceServer::Intake::kOpen) {
+            continue;
+        }
+        if (environment_.tell_drain(device, true)) {
+            told.push_back(device);
+        } else {
+            for (const size_t other : told) {
+                (void)environment_.tell_drain(other, false);
+            }
             answer(failure(CommandError{
                 .message = "another process is about to take over and would not know of it: try "
                            "again"}));

@@ -86,22 +86,16 @@ void MetricsConnection::answer(const MetricsRequest& request) {
 }
 
 void MetricsConnection::send_more() {
-    while (sent_ < outgoing_.size()) {
-        const auto rest = std::as_bytes(std::span(outgoing_)).subspan(sent_);
-        const wire::SendResult result = wire::send_some(socket_.get(), rest, {}, {});
-        if (result.status == wire::SendStatus::kFailed) {
-            break;
-        }
-        if (result.status == wire::SendStatus::kWouldBlock) {
-            look_ = loop_.start_timer(EventLoop::Clock::now() + kSendInterval, [this] {
-                look_.reset();
-                send_more();
-            });
-            return;
-        }
-        sent_ += result.bytes;
+    const wire::SendStatus status = wire::send_rest(socket_.get(), outgoing_, sent_);
+    if (status == wire::SendStatus::kWouldBlock) {
+        look_ = loop_.start_timer(EventLoop::Clock::now() + kSendInterval, [this] {
+            look_.reset();
+            send_more();
+        });
+        return;
     }
-    if (more_may_come_ && sent_ == outgoing_.size() && ::shutdown(socket_.get(), SHUT_WR) == 0) {
+    if (more_may_come_ && status == wire::SendStatus::kSent &&
+        ::shutdown(socket_.get(), SHUT_WR) == 0) {
         watch_ = loop_.watch_readable(socket_.get(), [this] { on_rest(); });
         return;
     }

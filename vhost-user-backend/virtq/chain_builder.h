@@ -31,6 +31,7 @@ class ChainBuilder final {
         /// so that one round trip to the front end fetches several, and ends as kBufferUnmapped or
         /// kIndirectUnmapped.
         MissList* misses = nullptr;
+        bool told_of = false;  ///< somebody watches the probe of each piece
     };
 
     /// The slot's segment list must be empty.
@@ -54,7 +55,8 @@ class ChainBuilder final {
             memory_
                 .translate_prefix(GuestAddr{descriptor.address}, descriptor.length, hint_, access())
                 .as_iovec();
-        if (piece.iov_len == descriptor.length && piece.iov_len != 0) [[likely]] {
+        if (piece.iov_len == descriptor.length && piece.iov_len != 0 && !limits_.told_of)
+            [[likely]] {
             push(piece);
             return {};
         }

@@ -13,8 +13,8 @@ class IntakeGate final {
     /// Of which change something is true: see changes().
     using Count = uint32_t;
 
-    /// No ring gives a request any more, but for what an earlier process had taken of one that
-    /// stops. Only when open.
+    /// No ring gives a request any more, but for those that an earlier process had taken, and what
+    /// one that was begun needs besides (Virtqueue::pop_another()). Only when open.
     void close() { changes_.fetch_add(1, std::memory_order_relaxed); }
 
     /// Only when closed.

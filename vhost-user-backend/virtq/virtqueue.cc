@@ -138,7 +138,8 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
                          slot,
                          {.indirect = config_.indirect,
                           .segments_max = slots_.segments_max(),
-                          .misses = memory_.current().mode().iommu ? &misses_ : nullptr});
+                          .misses = memory_.current().mode().iommu ? &misses_ : nullptr,
+                          .told_of = OUTRIGGER_PROBE_IS_WATCHED(translate)});
     const auto fetched = ring.fetch(builder, slots_);
     if (!fetched) [[unlikely]] {
         const bool can_come = fetched.error() == RingError::kBufferUnmapped ||

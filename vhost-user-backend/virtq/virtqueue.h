@@ -130,9 +130,10 @@ class Virtqueue final {
     /// for the IOMMU, holding back, or held by the gate.
     [[nodiscard]] bool has_available() const;
 
-    /// How many heads could be popped now, beside those that an earlier process left; of a packed
-    /// ring descriptors, of which a chain may have several. What the driver says, and at most
-    /// size(). 0 where has_available() is false for another reason than an empty ring.
+    /// How many heads the driver has made available that were not popped, beside those that an
+    /// earlier process left; of a packed ring descriptors, of which a chain may have several. What
+    /// the driver says, and at most size(). 0 while the ring is broken, unmapped, waits for the
+    /// IOMMU, holds back or ends.
     [[nodiscard]] uint16_t available_count() const;
 
     /// Tells the driver that kicks are not needed while the device looks by itself.

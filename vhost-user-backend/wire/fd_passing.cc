@@ -140,6 +140,18 @@ SendResult send_some(int socket,
     return to_result(count);
 }
 
+SendStatus send_rest(int socket, std::string_view text, size_t& sent) {
+    while (sent < text.size()) {
+        const SendResult result =
+            send_some(socket, std::as_bytes(std::span(text.substr(sent))), {}, {});
+        if (result.status != SendStatus::kSent) {
+            return result.status;
+        }
+        sent += result.bytes;
+    }
+    return SendStatus::kSent;
+}
+
 SendResult send_noted(int socket,
                       std::span<const std::byte> head,
                       std::span<const std::byte> payload,

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "vhost-user-backend/base/platform.h"
@@ -58,7 +59,11 @@ struct SendResult {
                                    std::span<const std::byte> payload,
                                    std::span<const int> fds);
 
-/// The same, and `note` has how much was sent as soon as it is: see
+/// What is left of `text`, of which `sent` bytes were sent before, and that counts on: kSent when
+/// all is. As send_some(); there may be nothing left.
+[[nodiscard]] SendStatus send_rest(int socket, std::string_view text, size_t& sent);
+
+/// The same as send_some(), and `note` has how much was sent as soon as it is: see
 /// platform::send_noted_message().
 [[nodiscard]] SendResult send_noted(int socket,
                                     std::span<const std::byte> head,

@@ -78,18 +78,14 @@ class MetricsServer::Client final {
     }
 
     void send_more() {
-        while (sent_ < outgoing_.size()) {
-            const auto rest = std::as_bytes(std::span(outgoing_)).subspan(sent_);
-            const wire::SendResult result = wire::send_some(socket_.get(), rest, {}, {});
-            if (result.status == wire::SendStatus::kFailed) {
-                end();
-                return;
-            }
-            if (result.status == wire::SendStatus::kWouldBlock) {
-                watch_.when_writable([this] { send_more(); });
-                return;
-            }
-            sent_ += result.bytes;
+        const wire::SendStatus status = wire::send_rest(socket_.get(), outgoing_, sent_);
+        if (status == wire::SendStatus::kFailed) {
+            end();
+            return;
+        }
+        if (status == wire::SendStatus::kWouldBlock) {
+            watch_.when_writable([this] { send_more(); });
+            return;
         }
         // The client ends, too, or its time does.
         if (::shutdown(socket_.get(), SHUT_WR) != 0) {

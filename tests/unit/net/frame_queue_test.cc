@@ -29,6 +29,11 @@ std::string front(FrameQueue& queue) {
     return text;
 }
 
+bool extend(FrameQueue& queue, const std::string& text) {
+    return !queue.newest().empty() &&
+           !queue.extend_newest(std::as_bytes(std::span(text)), {}).empty();
+}
+
 TEST(FrameQueue, GivesBackWhatCameInItsOrder) {
     FrameQueue queue(1000);
     EXPECT_FALSE(queue.front());
@@ -56,7 +61,12 @@ TEST(FrameQueue, NoFrameIsOverwrittenByAnyOrderOfSizes) {
     uint32_t random = 1;
     for (int step = 0; step < 20'000; ++step) {
         random = random * 1664525 + 1013904223;
-        if ((random >> 28) % 3 != 0) {
+        if ((random >> 28) % 5 == 4) {
+            const std::string text = testing::make_payload(1 + (random >> 16) % 200, random);
+            if (extend(queue, text)) {
+                model.back() += text;
+            }
+        } else if ((random >> 28) % 3 != 0) {
             const std::string text = testing::make_payload(1 + (random >> 16) % 400, random);
             if (push(queue, text)) {
                 model.push_back(text);
@@ -70,6 +80,47 @@ TEST(FrameQueue, NoFrameIsOverwrittenByAnyOrderOfSizes) {
         }
         ASSERT_EQ(queue.size(), model.size());
     }
+}
+
+TEST(FrameQueue, NewestFrameGrowsUntilItIsGiven) {
+    FrameQueue queue(1000);
+    EXPECT_TRUE(queue.newest().empty());
+    ASSERT_TRUE(push(queue, "first"));
+    EXPECT_TRUE(extend(queue, " and more"));
+    EXPECT_EQ(front(queue), "first and more");
+    EXPECT_FALSE(extend(queue, "."));
+    ASSERT_TRUE(push(queue, "second"));
+    EXPECT_TRUE(extend(queue, "..."));
+    std::array<FrameQueue::Stored, 2> seen;
+    ASSERT_EQ(queue.peek(seen, 1000), 2U);
+    EXPECT_FALSE(extend(queue, "."));
+    queue.pop();
+    EXPECT_FALSE(extend(queue, "."));
+    EXPECT_EQ(front(queue), "second...");
+    queue.pop();
+    EXPECT_TRUE(queue.newest().empty());
+    ASSERT_TRUE(push(queue, "third"));
+    EXPECT_EQ(queue.newest().size(), 5U);
+    queue.clear();
+    EXPECT_TRUE(queue.newest().empty());
+}
+
+TEST(FrameQueue, FrameGrowsIntoNoOther) {
+    FrameQueue queue(1000);
+    ASSERT_TRUE(push(queue, std::string(600, 'a')));
+    EXPECT_TRUE(extend(queue, std::string(400, 'a')));
+    EXPECT_FALSE(extend(queue, "a"));
+    queue.clear();
+    ASSERT_TRUE(push(queue, std::string(500, 'a')));
+    ASSERT_TRUE(push(queue, std::string(500, 'b')));
+    queue.pop();
+    ASSERT_TRUE(push(queue, std::string(100, 'c')));
+    // Below the other, one byte stays free.
+    EXPECT_FALSE(extend(queue, std::string(400, 'c')));
+    EXPECT_TRUE(extend(queue, std::string(399, 'c')));
+    EXPECT_EQ(front(queue), std::string(500, 'b'));
+    queue.pop();
+    EXPECT_EQ(front(queue), std::string(499, 'c'));
 }
 
 TEST(FrameQueue, ShowsSeveralUntilTheyArePopped) {

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "vhost-user-backend/base/probe.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 #include "tests/unit/virtq/guest_memory.h"
@@ -310,6 +311,30 @@ TEST_F(SplitVirtqueueTest, EmptyBufferIsNoSegmentWhereverItPoints) {
     EXPECT_EQ(chain->take_reader().take_iovecs().size(), 1U);
     EXPECT_TRUE(chain->take_writer().take_iovecs().empty());
 }
+
+#ifndef OUTRIGGER_NO_USDT
+/// Buffers that are whole take another way then, on which each piece is told of.
+TEST_F(SplitVirtqueueTest, ChainIsTheSameWhileItsPiecesAreWatched) {
+    outrigger_translate_semaphore = 1;
+    create();
+    memory_.write(kData, "header");
+    memory_.write(kMore - 3, "abc");
+    memory_.write(kMore, "defg");
+    ring_.set_descriptor(0, {.address = kData, .length = 6, .flags = kNext, .next = 1});
+    ring_.set_descriptor(1, {.address = kData, .length = 0, .flags = kNext, .next = 2});
+    ring_.set_descriptor(2, {.address = kMore - 3, .length = 7, .flags = kNext, .next = 3});
+    ring_.set_descriptor(3, {.address = kData + 64, .length = 8, .flags = kWrite});
+    ring_.offer(0);
+    auto chain = queue_->pop();
+    outrigger_translate_semaphore = 0;
+
+    ASSERT_TRUE(chain.has_value());
+    EXPECT_EQ(chain->readable_bytes(), 13U);
+    EXPECT_EQ(chain->writable_bytes(), 8U);
+    EXPECT_EQ(read_all(*chain), "headerabcdefg");
+    ASSERT_EQ(chain->take_writer().take_iovecs().size(), 1U);
+}
+#endif
 
 // --- Calls -------------------------------------------------------------------------------------
 

@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What metrics and probes cost outrigger-blk with its null image, which reads in turn from a daemon without and one
+with them, both on processor 0, by outrigger-bench on processor 1.
+
+    tests/bench/metrics-cost [--build=DIR] [--with=DIR] [--starts=N] [OPTION OF outrigger-bench]...
+
+Where a daemon and its guest's memory come to lie is worth several percent, for as long as they live, so both are
+started anew again and again, and change places. As often one without is compared with another without: what that
+tells is not of the metrics. --with takes the daemon with metrics from another build: --build from one without probes.
+"""
+
+import json
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _start(bench, directory, commands, options):
+    """How many times as fast the first of two daemons is as the second, and what part of the machine others used."""
+    arguments = [bench, "blk", "--json", "--cpus=1", "--rounds=30", "--round-ms=15"]
+    for side, command in zip("ab", commands, strict=True):
+        socket = directory / f"{side}.sock"
+        line = shlex.join([*command, f"--socket-path={socket}", "--null-size=4294967296", "--log-level=warning"])
+        arguments += [f"--{side}={socket}", f"--{side}-cpu=0", f"--{side}-command={line}"]
+    done = subprocess.run([*arguments, *options], capture_output=True, text=True, timeout=120)
+    if done.returncode != 0:
+        sys.exit(done.stderr or done.stdout)
+    told = json.loads(done.stdout)
+    if told["complaint"]:
+        sys.exit(told["complaint"])
+    return told["ratio_median"], told["others_load"]
+
+
+def _median(ratios):
+    """The median, and where it lies with 95 % when the starts are drawn again."""
+    draw = random.Random(1)
+    drawn = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(2000))
+    return f"{statistics.median(ratios):.3f} ({drawn[50]:.3f} to {drawn[1949]:.3f})"
+
+
+def main():
+    build, with_, starts, options = _ROOT / "build/release", None, 60, []
+    for argument in sys.argv[1:]:
+        name, _, value = argument.partition("=")
+        if name == "--build":
+            build = Path(value)
+        elif name == "--with":
+            with_ = Path(value)
+        elif name == "--starts":
+            starts = int(value)
+        elif name == "--help":
+            print(__doc__)
+            return
+        else:
+            options.append(argument)
+    bench = build / "tools/outrigger-bench/outrigger-bench"
+    plain = [str(build / "devices/blk/outrigger-blk")]
+    same, cost, others = [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        measured = [str((with_ or build) / "devices/blk/outrigger-blk"), f"--metrics=unix:{directory}/metrics.sock"]
+        for i in range(starts):
+            for ratios, other in ((same, plain), (cost, measured)):
+                pair = [plain, other] if i % 2 == 0 else [other, plain]
+                ratio, used = _start(bench, directory, pair, options)
+                ratios.append(ratio if i % 2 == 0 else 1 / ratio)
+                others.append(used)
+    print(f"times as fast without, median of {starts} starts (95 % of medians drawn again)")
+    print(f"  than another without  {_median(same)}")
+    print(f"  than with             {_median(cost)}")
+    print(f"others used {statistics.mean(others):.0%} of the machine")
+
+
+if __name__ == "__main__":
+    main()
