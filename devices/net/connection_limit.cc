@@ -63,6 +63,24 @@ bool asks_for_an_address(const Packet& packet) {
 
 }  // namespace
 
+bool is_to_loopback(std::span<const std::byte> frame) {
+    constexpr size_t kDestinationAt = kEthernetHeaderBytes + 16;
+    constexpr uint8_t kLoopbackNetwork = 127;
+    constexpr size_t kIp6DestinationAt = kEthernetHeaderBytes + 24;
+    if (frame.size() >= kDestinationAt + 4 && read_be16(frame, 12) == 0x0800) {
+        const auto first = std::to_integer<uint8_t>(frame[kDestinationAt]);
+        return first == kLoopbackNetwork || first == 0;
+    }
+    if (frame.size() >= kIp6DestinationAt + 16 && read_be16(frame, 12) == 0x86dd) {
+        const auto to = frame.subspan(kIp6DestinationAt, 16);
+        // ::1, ::, and IPv4 in IPv6.
+        const auto zeroes =
+            std::ranges::find_if(to.first(10), [](std::byte byte) { return byte != std::byte{0}; });
+        return zeroes == to.first(10).end();
+    }
+    return false;
+}
+
 std::string ConnectionLimit::source_of(std::span<const std::byte> address,
                                        std::span<const std::byte> port) {
     std::string text;

@@ -16,6 +16,10 @@
 
 namespace outrigger::net {
 
+/// Does it lead to a loopback address, by which the library would reach the host's own? RFC 1122,
+/// 3.2.1.3: no packet on a wire has one. `frame` has no VLAN tags.
+[[nodiscard]] bool is_to_loopback(std::span<const std::byte> frame);
+
 /// Thread-bound to whoever calls the library.
 class ConnectionLimit final {
   public:

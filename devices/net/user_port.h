@@ -82,7 +82,6 @@ class UserPort final : public Port {
 
     [[nodiscard]] std::optional<DropReason> refusal_of(std::span<const std::byte> frame);
     void note_sent(const Frame& frame);
-    [[nodiscard]] bool is_refused(std::span<const std::byte> frame) const;
     void look();
     void serve();
     void watch_descriptors();
