@@ -2,6 +2,7 @@
 #include "devices/fs/fs_queue.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -13,7 +14,7 @@ namespace {
 /// Requests that are taken before they are published, and the worker's other queues have their
 /// turn: few, so that the driver takes up the first answers meanwhile (ARCHITECTURE.md, decision
 /// 26).
-constexpr int kBatch = 8;
+constexpr size_t kBatch = 8;
 
 /// The largest request but for what WRITE and BATCH_FORGET carry: SETXATTR of 64 KiB.
 constexpr size_t kBodyBytesMax = size_t{72} * 1024;
@@ -49,14 +50,17 @@ FsQueue::~FsQueue() {
 }
 
 QueueProgress FsQueue::process() {
-    for (int served = 0; served < kBatch; ++served) {
-        std::optional<DescriptorChain> chain = environment_.queue.pop();
-        if (!chain) {
-            return QueueProgress::kDrained;
-        }
-        serve(*std::move(chain));
+    // All are fetched before the first is read, so that the cache misses of one do not wait for
+    // those of another.
+    std::array<std::optional<DescriptorChain>, kBatch> chains;
+    size_t count = 0;
+    while (count < kBatch && (chains[count] = environment_.queue.pop())) {
+        chains[count++]->prefetch_readable();
     }
-    return QueueProgress::kMore;
+    for (size_t i = 0; i < count; ++i) {
+        serve(*std::move(chains[i]));
+    }
+    return count == kBatch ? QueueProgress::kMore : QueueProgress::kDrained;
 }
 
 void FsQueue::serve(DescriptorChain chain) {

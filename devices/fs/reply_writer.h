@@ -55,6 +55,7 @@ class ReplyWriter final {
     [[nodiscard]] uint64_t unique() const { return unique_; }
 
   private:
+    void prefetch() const;
     void write_header(int32_t error, uint32_t length);
 
     uint64_t unique_ = 0;

@@ -216,6 +216,9 @@ class Bridge final {
         // The kernel sends it over virtio-fs, and not over /dev/fuse.
         if (!hung_up_ && clean) {
             clean = guest_.call({.opcode = FUSE_DESTROY, .nodeid = 0}).used;
+            if (!clean) {
+                complain("the device does not answer DESTROY");
+            }
         }
         return clean;
     }

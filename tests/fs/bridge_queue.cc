@@ -147,7 +147,10 @@ BridgeQueue::Step BridgeQueue::take_request() {
         queue_.give_back(*slot);
         // ENOENT: the request was taken back. ENODEV: unmounted.
         const bool again = reason == EAGAIN || reason == EINTR || reason == ENOENT;
-        failed_ = failed_ || (!again && reason != ENODEV);
+        if (!again && reason != ENODEV) {
+            std::fprintf(stderr, "bridge: reading a request: %s\n", std::strerror(reason));
+            failed_ = true;
+        }
         return again ? Step::kNothing : Step::kEnd;
     }
     const auto request = room.first(static_cast<size_t>(count));
@@ -166,6 +169,12 @@ BridgeQueue::Step BridgeQueue::take_request() {
         default:
             failed_ = !submit(*slot, request.size());
             break;
+    }
+    if (failed_) {
+        std::fprintf(stderr,
+                     "bridge: the device does not take opcode %u: %s\n",
+                     header_of(request).opcode,
+                     describe(queue_.ring().fault()).data());
     }
     return failed_ ? Step::kEnd : Step::kTaken;
 }
