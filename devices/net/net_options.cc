@@ -94,6 +94,15 @@ constexpr std::array kOptions = {
                .default_value = "1023",
                .number_min = 1,
                .number_max = 16384},
+    OptionSpec{.name = "merge",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHEN",
+               .help = "Of user: give the guest segments of TCP that follow one another as one "
+                       "frame, where it takes such (GUEST_TSO4, GUEST_TSO6). off is for guests "
+                       "that stop taking them without a word to us, as those do that load an XDP "
+                       "program behind QEMU",
+               .default_value = "on",
+               .choices = kOnOff},
     OptionSpec{
         .name = "restricted",
         .kind = OptionKind::kFlag,

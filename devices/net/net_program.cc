@@ -102,6 +102,7 @@ Result<UserOptions> parse_user_options(const OptionValues& values) {
     options.host_name = values.text("host-name").value_or("");
     options.host_loopback = values.text("host-loopback") == "on";
     options.restricted = values.flag("restricted");
+    options.merge = values.text("merge") == "on";
     options.sockets_max = *values.number("max-connections");
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     if (options.mtu > kUserMtuMax) {

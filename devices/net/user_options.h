@@ -61,6 +61,7 @@ struct UserOptions {
     size_t sockets_max = 1023;   ///< of the host, for connections; those of `forwards` apart
     bool host_loopback = false;  ///< the guest reaches the host's own address by that of the router
     bool restricted = false;     ///< nothing but the forwarded ports
+    bool merge = true;           ///< segments for the guest into long frames, where it takes them
 };
 
 // The numbers that QEMU's user network has made familiar.

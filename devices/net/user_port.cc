@@ -210,6 +210,7 @@ UserPort::UserPort(const UserOptions& options, Mapping kept)
     : epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       limit_(options.sockets_max),
       connections_(std::move(kept)),
+      merges_(options.merge),
       queue_(kQueueBytesMax),
       frame_(kFrameBytesMax) {
     if (options.ip4 && options.dns4) {

@@ -42,7 +42,9 @@ class UserPort final : public Port {
     /// The library refuses IPv6 packets beyond the MTU, and no others.
     [[nodiscard]] Offloads takes() const override { return {.giants = true}; }
 
-    void set_guest(const Offloads& taken) override { merger_.set_guest(taken); }
+    void set_guest(const Offloads& taken) override {
+        merger_.set_guest(merges_ ? taken : Offloads{});
+    }
 
     void attach(EventLoop& loop, PortEvents& events) override;
     void detach() override;
@@ -108,6 +110,7 @@ class UserPort final : public Port {
     /// Of a process before this one: how often the guest is asked yet, and when.
     unsigned questions_left_ = kQuestionsMax;
     std::optional<TimerId> question_timer_;
+    const bool merges_;
     FrameQueue queue_;  // to the guest
     SegmentMerger merger_{queue_};
     std::vector<std::byte> frame_;

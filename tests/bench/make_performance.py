@@ -47,6 +47,7 @@ def parse_arguments():
     parser.add_argument("--share-speed", type=Path, help="results of tests/guest/share-speed, for the page")
     parser.add_argument("--tap-speed", type=Path, help="results of tests/bench/tap-speed, for the page")
     parser.add_argument("--network-speed", type=Path, help="results of tests/guest/network-speed, for the page")
+    parser.add_argument("--testpmd-speed", type=Path, help="results of tests/testpmd/run --speed, for the page")
     parser.add_argument("--only", default="", help="sections with commas between: " + ",".join(SECTIONS))
     parser.add_argument("--cpus", default="0,1", help="processor of the back ends, and of the driver")
     return parser.parse_args()
@@ -467,7 +468,8 @@ def main():
             results = measure_rows(runner, rows, images[0], left_out)
             inodes = measure_inodes(runner, left_out) if any(row.section == "fs" for row in rows) else []
             shares = SimpleNamespace(inodes=inodes, guest=guest_works(arguments.share_speed))
-            networks = SimpleNamespace(taps=lines_of(arguments.tap_speed), guest=lines_of(arguments.network_speed))
+            networks = SimpleNamespace(taps=lines_of(arguments.tap_speed), guest=lines_of(arguments.network_speed),
+                                       guests=lines_of(arguments.testpmd_speed))
         finally:
             for image in images:
                 image.unlink(missing_ok=True)

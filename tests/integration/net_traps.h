@@ -5,7 +5,8 @@
 ///
 ///  1  rings are enabled before they start, and all pairs start whether they are used or not
 ///  2  nothing is offered that no message would bring to us: RSS, hash reports; the control queue
-///     is ours where its ring starts (net_control_test.cc), and the front end's elsewhere
+///     is ours where its ring starts (net_control_test.cc), and the front end's elsewhere, where
+///     what a guest stops to take is unknown to us: --merge=off (net_user_test.cc)
 ///  3  frames go to pairs that the driver uses, the first before it says so
 ///  4  a ring beyond the last is refused, and harms nothing
 ///  5  GET_QUEUE_NUM counts rings, two a pair and one

@@ -80,7 +80,7 @@ std::string make_frame(std::string_view payload, const FrameOptions& options) {
         const auto words = static_cast<uint32_t>(5 + options.tcp_option_bytes / 4);
         transport += be32(options.sequence) + be32(options.acknowledged) +
                      be16(words << 12 | options.tcp_flags);
-        transport += be16(1024) + be16(0) + be16(0);
+        transport += be16(options.window) + be16(0) + be16(0);
         transport += std::string(options.tcp_option_bytes, '\x01');
     }
     transport += payload;

@@ -28,6 +28,7 @@ struct FrameOptions {
     std::string to_mac{"\x52\x54\0\0\0\x02", 6};
     uint8_t tcp_flags = 0x18;  ///< ACK and PSH
     uint16_t identity = 77;    ///< IPv4
+    uint16_t window = 1024;
     /// As a driver leaves it: the checksum field has the sum of the pseudo header.
     bool partial_checksum = false;
 };

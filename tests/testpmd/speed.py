@@ -97,3 +97,7 @@ def measure(setup):
             print(f"  guest to guest, 60 B, {kind}, {thread} thread: {rate_of_ours / 1e6:.2f} M frames/s, DPDK's vhost "
                   f"{statistics.median(theirs_of_rounds) / 1e6:.2f}, ratio {ratio:.2f}; processors {used:.2f}, "
                   f"idle {idle:.3f}", flush=True)
+            if setup.results:
+                with open(setup.results, "a", encoding="utf-8") as results:
+                    print(kind, thread, f"{rate_of_ours / 1e6:.2f}", f"{statistics.median(theirs_of_rounds) / 1e6:.2f}",
+                          f"{ratio:.2f}", sep="\t", file=results)
