@@ -125,7 +125,7 @@ Verdict FsServer::open(Call& call) {
         drop_mapped_capabilities(inode->fd.get());
     }
     UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, flags));
-    return answer_open(call, std::move(fd), inode, flags & ~O_TRUNC);
+    return answer_open(call, std::move(fd), inode, flags);
 }
 
 Verdict FsServer::release(Call& call) {

@@ -174,7 +174,7 @@ OpenFileRef FsServer::add_file(
     const Call& call, UniqueFd fd, const InodeRef& inode, int flags, bool has_no_name) {
     OpenFileRef file = files_.add({.fd = std::move(fd),
                                    .node = inode.id(),
-                                   .flags = flags,
+                                   .flags = flags & ~O_TRUNC,  // that was done once
                                    .is_directory = (flags & O_DIRECTORY) == O_DIRECTORY,
                                    .made_by = call.request,
                                    .has_no_name = has_no_name});

@@ -62,6 +62,22 @@ TEST_P(FsKills, NodesAndOpenFilesGoOn) {
     EXPECT_EQ(error_of(ask::getattr(inner)), 0);
 }
 
+/// As a shell makes what it writes to.
+TEST_P(FsKills, FilesThatWereMadeAndTruncatedAtOnceGoOn) {
+    const OpenFile file = create("f", "content", O_RDWR | O_CREAT | O_TRUNC);
+    const FuseAnswer made = call(ask::tmpfile(FUSE_ROOT_ID, O_RDWR | O_TRUNC));
+    ASSERT_EQ(made.error(), 0);
+    const OpenFile nameless{.node = made.as<fuse_entry_out>().nodeid,
+                            .fh = made.as<fuse_open_out>(sizeof(fuse_entry_out)).fh};
+    EXPECT_EQ(error_of(ask::write(nameless.node, nameless.fh, 0, "content")), 0);
+    for (int i = 0; i < 2; ++i) {
+        kill();
+        EXPECT_EQ(read(file, 7), "content");
+        EXPECT_EQ(read(nameless, 7), "content");
+        EXPECT_EQ(error_of(ask::write(file.node, file.fh, 0, "content")), 0);
+    }
+}
+
 TEST_P(FsKills, ANodeIsForgottenWhenAllItsLookupsAre) {
     write_in_share("f", "");
     const uint64_t node = node_of("f");

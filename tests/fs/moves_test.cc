@@ -76,6 +76,16 @@ TEST_F(FsMoves, NodesAndOpenFilesGoOn) {
     EXPECT_NE(next.fh, listed);
 }
 
+/// As a shell makes what it writes to.
+TEST_F(FsMoves, FilesThatWereMadeAndTruncatedAtOnceGoOn) {
+    serve();
+    const OpenFile file = create("f", "0123456789", O_RDWR | O_CREAT | O_TRUNC);
+    move();
+    EXPECT_EQ(call(ask::read(file.node, file.fh, 3, 4)).text(), "3456");
+    EXPECT_EQ(error_of(ask::write(file.node, file.fh, 0, "abc")), 0);
+    EXPECT_EQ(read_in_share("f"), "abc3456789");
+}
+
 TEST_F(FsMoves, FilesThatHaveOnlyAnotherNameGoOn) {
     serve();
     std::filesystem::create_directories(in_share("d/e"));

@@ -77,7 +77,7 @@ bool open_file(Twin& twin, Dice& dice) {
     const std::string path = random_path(dice);
     constexpr std::array kAccess = {O_RDONLY, O_WRONLY, O_RDWR, O_RDWR};
     constexpr std::array kMore = {
-        0, O_CREAT, O_CREAT, O_CREAT | O_EXCL, O_TRUNC, O_APPEND | O_CREAT, O_NOFOLLOW};
+        0, O_CREAT, O_CREAT | O_TRUNC, O_CREAT | O_EXCL, O_TRUNC, O_APPEND | O_CREAT, O_NOFOLLOW};
     const int flags = kAccess[dice.below(kAccess.size())] | kMore[dice.below(kMore.size())];
     const mode_t mode = 0600 | (dice.below(64));
     return twin.both("open " + path + " " + std::to_string(flags), [&](Twin::Side& side) {
