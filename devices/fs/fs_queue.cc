@@ -27,6 +27,10 @@ constexpr auto kLockDelayMax = std::chrono::milliseconds(50);
 /// EINTR for whoever was not interrupted, which reaches programs as the error 512.
 constexpr Verdict kCannotWait = failed(ENOLCK);
 
+/// Requests that wait for a lock may have an eighth of the ring: without indirect descriptors each
+/// takes four, and they are half of it then.
+constexpr size_t kRingPartOfLockWaiters = 8;
+
 /// A front end that is asked for something while it waits for the ring to stop answers at once, or
 /// not before the ring has stopped.
 constexpr auto kOutsideWaitMax = std::chrono::milliseconds(500);
@@ -320,7 +324,11 @@ void FsQueue::retry(Call& /*call*/, Call::Work attempt) {
     job.work = std::move(attempt);
     job.verdict = job.work(job.reply);
     // Nobody waits for a lock while the ring goes: whoever has it may be a guest that waits for us.
-    if (job.verdict == failed(EAGAIN) && (drained_ || environment_.queue.is_ending())) {
+    const bool is_leaving = drained_ || environment_.queue.is_ending();
+    // And not so many that the request by which somebody lets go finds no room in the ring.
+    const bool are_many =
+        lock_waiters_.size() >= environment_.queue.size() / kRingPartOfLockWaiters;
+    if (job.verdict == failed(EAGAIN) && (is_leaving || are_many)) {
         job.verdict = kCannotWait;
     }
     if (job.verdict != failed(EAGAIN)) {

@@ -8,8 +8,6 @@
 namespace outrigger::testing {
 namespace {
 
-constexpr uint16_t kRingSize = 1024;
-
 /// How often one who waits looks whether there is still a device.
 constexpr std::chrono::milliseconds kLookAround{250};
 
@@ -84,7 +82,7 @@ driver::BringUpOptions FuseGuest::bring_up_options() const {
         .packed = options_.packed,
         .indirect_segments_max = FuseQueue::kSegmentsMax,
         .queue_count = static_cast<uint16_t>(options_.request_queues + 1),
-        .queue_size = kRingSize};
+        .queue_size = options_.queue_size};
 }
 
 std::optional<size_t> FuseGuest::submit(const FuseRequest& request, size_t queue) {

@@ -115,6 +115,7 @@ class FuseGuest final {
   public:
     struct Options {
         uint16_t request_queues = 1;
+        uint16_t queue_size = 1024;
         size_t slot_count = 16;  ///< requests in flight, of each queue
         bool packed = false;
         bool shared_memory = false;  ///< the front end maps what it is asked to

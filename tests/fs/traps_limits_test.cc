@@ -263,6 +263,18 @@ TEST_F(FsTrapLocks, FsTrap18WaitersHoldUpNobody) {
     EXPECT_EQ(std::ranges::count(had, true), static_cast<std::ptrdiff_t>(waiting.size()));
 }
 
+TEST_F(FsTrapLocks, FsTrap18WaitersDoNotFillTheRing) {
+    connect({.guest = {.queue_size = 64}});
+    file_ = create("g", "0123456789");
+    EXPECT_EQ(lock(1, kWholeFile), 0);
+    for (uint64_t owner = 2; owner < 2 + 64 / 8; ++owner) {
+        ASSERT_TRUE(
+            guest().submit(ask::lock(FUSE_SETLKW, file_.node, file_.fh, owner, kWholeFile)));
+    }
+    EXPECT_EQ(error_of(ask::lock(FUSE_SETLKW, file_.node, file_.fh, 5000, kWholeFile)), ENOLCK);
+    EXPECT_EQ(lock(1, kNoLock), 0);
+}
+
 TEST_F(FsTrapLocks, FsTrap18InterruptEndsAWait) {
     EXPECT_EQ(lock(1, kWholeFile), 0);
     FuseRequest wait = ask::lock(FUSE_SETLKW, file_.node, file_.fh, 2, kWholeFile);
