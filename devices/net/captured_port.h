@@ -69,9 +69,14 @@ class CapturedPort final : public Port, private PortEvents {
 
     void on_room() override { events_->on_room(); }
 
-    /// While somebody captures frames wait at the port, where drop_frame() sees each.
     [[nodiscard]] size_t take_frames(std::span<const Frame> frames) override {
-        return capture_.is_running() ? 0 : events_->take_frames(frames);
+        const size_t taken = events_->take_frames(frames);
+        if (capture_.is_running()) {
+            for (const Frame& frame : frames.first(taken)) {
+                capture_.note(frame, Capture::Direction::kToGuest);
+            }
+        }
+        return taken;
     }
 
     const std::unique_ptr<Port> port_;

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/capture.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,6 +20,10 @@
 #include <unistd.h>
 
 #include <gtest/gtest.h>
+
+#include "vhost-user-backend/io/asio_loop.h"
+
+#include "devices/net/captured_port.h"
 
 namespace outrigger::net {
 namespace {
@@ -275,6 +283,51 @@ TEST_F(CaptureTest, FilesThatCannotBeAreRefused) {
     EXPECT_TRUE(is_refused(std::move(pipe.reader)));
     EXPECT_FALSE(capture_.is_running());
     EXPECT_EQ(capture_.counters().state, CaptureState::kNone);
+}
+
+/// Frames that go from ring to ring do so while they are captured, too.
+TEST_F(CaptureTest, DeviceTakesFramesAsWithoutIt) {
+    struct HandingPort final : Port {
+        void attach(EventLoop& /*loop*/, PortEvents& to) override { events = &to; }
+
+        void detach() override { events = nullptr; }
+
+        size_t send(std::span<const Frame> frames) override { return frames.size(); }
+
+        std::optional<Frame> next_frame() override { return std::nullopt; }
+
+        void drop_frame() override {}
+
+        void await_frames() override {}
+
+        PortEvents* events = nullptr;
+    };
+
+    struct TakesOne final : PortEvents {
+        void on_frames() override {}
+
+        void on_room() override {}
+
+        size_t take_frames(std::span<const Frame> frames) override {
+            return std::min(frames.size(), size_t{1});
+        }
+    };
+
+    auto made = std::make_unique<HandingPort>();
+    HandingPort& port = *made;
+    CapturedPort captured(std::move(made), capture_);
+    const std::unique_ptr<EventLoop> loop = create_asio_loop().value();
+    TakesOne device;
+    captured.attach(*loop, device);
+    begin(another(file_));
+    std::string bytes = "a frame";
+    const iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
+    const std::array<Frame, 2> frames{{{.pieces = std::span(&piece, 1), .bytes = bytes.size()},
+                                       {.pieces = std::span(&piece, 1), .bytes = bytes.size()}}};
+    EXPECT_EQ(port.events->take_frames(frames), 1U);
+    capture_.stop();
+    EXPECT_EQ(capture_.counters().frames, 1U);
+    captured.detach();
 }
 
 }  // namespace
