@@ -19,6 +19,9 @@ namespace {
 /// What waits for one guest.
 constexpr size_t kInboxBytesMax = 4 << 20;
 
+/// Of a frame that goes to everybody, so many count as one.
+constexpr size_t kFloodedBytes = 1500;
+
 constexpr size_t kSourceAt = 6;
 
 }  // namespace
@@ -334,7 +337,7 @@ void SwitchPort::send_run(std::span<const Frame> frames,
 }
 
 void SwitchPort::flood(const Frame& frame, AddressTable::Clock::time_point now) {
-    if (!may_flood(now)) {
+    if (!may_flood(frame, now)) {
         counters_.dropped.add(DropReason::kFlood);
         return;
     }
@@ -357,7 +360,7 @@ void SwitchPort::flood(const Frame& frame, AddressTable::Clock::time_point now) 
     counters_.bytes_sent.add(frame.bytes);
 }
 
-bool SwitchPort::may_flood(AddressTable::Clock::time_point now) {
+bool SwitchPort::may_flood(const Frame& frame, AddressTable::Clock::time_point now) {
     if (!second_ || now - *second_ >= std::chrono::seconds(1)) {
         second_ = now;
         flooded_ = 0;
@@ -365,7 +368,8 @@ bool SwitchPort::may_flood(AddressTable::Clock::time_point now) {
     if (flooded_ >= flood_max_) {
         return false;
     }
-    ++flooded_;
+    // Each of the others gets a copy: a long frame counts as what it would be cut into.
+    flooded_ += 1 + frame.bytes / kFloodedBytes;
     return true;
 }
 

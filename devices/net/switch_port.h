@@ -58,7 +58,7 @@ class SwitchPort final : public Port {
                   const Stations& stations,
                   AddressTable::Clock::time_point now);
     void flood(const Frame& frame, AddressTable::Clock::time_point now);
-    [[nodiscard]] bool may_flood(AddressTable::Clock::time_point now);
+    [[nodiscard]] bool may_flood(const Frame& frame, AddressTable::Clock::time_point now);
 
     [[nodiscard]] static std::shared_ptr<Switch> find_switch(const SwitchOptions& options);
 
@@ -68,7 +68,7 @@ class SwitchPort final : public Port {
     const uint32_t number_;
     std::vector<StationAddress> stations_;  // that were at the port before it was attached
     const EventLoop* loop_ = nullptr;       // while it is attached
-    uint32_t flooded_ = 0;                  // since second_
+    uint64_t flooded_ = 0;                  // since second_
     std::optional<AddressTable::Clock::time_point> second_;
 };
 

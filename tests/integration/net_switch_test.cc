@@ -270,6 +270,26 @@ TEST_P(NetSwitchTest, PortMayNotFloodTheOthers) {
     EXPECT_EQ(dropped(1, DropReason::kFlood), 0U);
 }
 
+TEST_P(NetSwitchTest, LongFrameToEverybodyCountsAsWhatItWouldBeCutInto) {
+    options_.flood_max = 5;
+    join();
+    join({.receive_bytes = 4096});
+    const FrameOptions options{.partial_checksum = true};
+    const std::string sent = frame(mac(0), kEverybodyMac, make_payload(20'000), options);
+    // A second may begin between the two.
+    for (int i = 0; i < 5 && dropped(0, DropReason::kFlood) == 0; ++i) {
+        ASSERT_TRUE(guest(0).send(sent, header_of(options, 1400)));
+        const auto received = guest(1).receive();
+        ASSERT_TRUE(received);
+        EXPECT_EQ(received->bytes, sent);
+        ASSERT_TRUE(guest(0).send(frame(mac(0), kEverybodyMac, "flood")));
+        EXPECT_TRUE(eventually([&] {
+            return dropped(0, DropReason::kFlood) > 0 || guest(1).receive_now().has_value();
+        }));
+    }
+    EXPECT_EQ(dropped(0, DropReason::kFlood), 1U);
+}
+
 TEST_P(NetSwitchTest, GuestThatTakesNothingHoldsUpNobody) {
     join();
     join({.receive_buffers = 4});
