@@ -31,6 +31,47 @@ std::optional<std::string> name_of(int proc_fd, int fd) {
     return std::string(text.data(), static_cast<size_t>(bytes));
 }
 
+/// What INIT agreed on at the other side has to be what this side's options stand for, or requests
+/// would be answered by other rules than the guest goes by.
+Result<void> check_agreed(const FsSettings& settings, uint64_t agreed) {
+    struct Need {
+        uint64_t flags;
+        std::string_view option;
+    };
+
+    constexpr Need kNeeds[] = {
+        {FUSE_WRITEBACK_CACHE, "--writeback"},
+        {FUSE_HANDLE_KILLPRIV_V2, "--killpriv-v2"},
+        {FUSE_POSIX_LOCKS, "--posix-lock"},
+        {FUSE_FLOCK_LOCKS, "--flock"},
+        {FUSE_POSIX_ACL, "--posix-acl"},
+        {FUSE_SECURITY_CTX, "--security-label"},
+    };
+    // Whether the guest goes on with these costs nobody anything.
+    constexpr uint64_t kHarmless = FUSE_CACHE_SYMLINKS | FUSE_DO_READDIRPLUS |
+                                   FUSE_READDIRPLUS_AUTO | FUSE_SUBMOUNTS | FUSE_DONT_MASK |
+                                   FUSE_SETXATTR_EXT | kInitDirectIoAllowMmap | kInitAllowIdmap;
+    const auto possible =
+        negotiate(settings, {.major = FUSE_KERNEL_VERSION, .minor = kMinorMax, .flags = agreed});
+    if (!possible) {
+        return failure(Error{.message = "the guest did not agree on what --posix-acl or "
+                                        "--security-label demands here"});
+    }
+    const uint64_t lacking = agreed & ~possible->flags & ~kHarmless;
+    for (const Need& need : kNeeds) {
+        if ((lacking & need.flags) != 0) {
+            return failure(
+                Error{.message = fmt::format("the guest goes by {}, which this side does not have",
+                                             need.option)});
+        }
+    }
+    if (lacking != 0) {
+        return failure(
+            Error{.message = fmt::format("nobody agrees on the INIT flags {:#x}", lacking)});
+    }
+    return {};
+}
+
 }  // namespace
 
 /// From the root of the share; nothing where the file cannot be found there, because its name was
@@ -59,8 +100,14 @@ size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
                                .type = inode->type,
                                .path = std::move(path)});
     };
+
+    struct Nameless {
+        uint64_t id;
+        bool is_removed;
+    };
+
     std::vector<WantedName> wanted;
-    std::vector<uint64_t> nameless;
+    std::vector<Nameless> nameless;
     inodes_.for_each([&](InodeRef& inode) {
         if (inode.id() == InodeTable::kRootId) {
             return;
@@ -74,19 +121,19 @@ size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
         if (status && status->stx_nlink > 0 && inode->type != S_IFDIR) {
             wanted.push_back({.key = inode->key});
         }
-        nameless.push_back(inode.id());
+        nameless.push_back({.id = inode.id(), .is_removed = status && status->stx_nlink == 0});
     });
     if (!wanted.empty()) {
         find_names(share_, wanted);
     }
     std::ranges::sort(wanted, {}, &WantedName::key);
     size_t left_count = 0;
-    for (const uint64_t id : nameless) {
+    for (const auto& [id, is_removed] : nameless) {
         const InodeRef inode = inodes_.find(id);
         const auto found = std::ranges::lower_bound(wanted, inode->key, {}, &WantedName::key);
         if (found != wanted.end() && found->key == inode->key && found->path) {
             save_named(inode, *found->path);
-        } else if (!inode->handle.is_empty() && inode->fd.is_open()) {
+        } else if (is_removed && !inode->handle.is_empty() && inode->fd.is_open()) {
             const auto handle = inode->handle.all();
             state.removed.push_back({.id = id,
                                      .lookups = inode->lookups.load(std::memory_order_relaxed),
@@ -122,8 +169,9 @@ Result<FsState> FsServer::save() const {
             std::ranges::binary_search(state.nodes, file->node, {}, &SavedNode::id) ||
             std::ranges::binary_search(state.removed, file->node, {}, &SavedRemoved::id);
         if (!is_found) {
-            outcome = failure(Error{.message = "the guest has a file open that was removed, which "
-                                               "moves by --inode-file-handles alone"});
+            outcome = failure(Error{.message = "the guest has a file open that was moved out of "
+                                               "the share, or removed, which moves by "
+                                               "--inode-file-handles alone"});
         }
         state.files.push_back(
             {.handle = file.id(), .node = file->node, .flags = static_cast<uint32_t>(file->flags)});
@@ -131,7 +179,9 @@ Result<FsState> FsServer::save() const {
     OUTRIGGER_TRY(std::move(outcome));
     if (left_count > 0) {
         log(LogLevel::kInfo,
-            "fs: {} files that were removed, and that the guest has not forgotten, do not move",
+            "fs: {} files that were removed or are nowhere in the share, and that the guest has "
+            "not "
+            "forgotten, do not move",
             left_count);
     }
     state.locks = held_locks();
@@ -144,6 +194,9 @@ Result<FsState> FsServer::save() const {
 Result<void> FsServer::load(const FsState& state) {
     if ((state.agreed & FUSE_MAP_ALIGNMENT) != 0) {
         return failure(Error{.message = "the guest uses a DAX window, which does not move"});
+    }
+    if (state.initialized) {
+        OUTRIGGER_TRY(check_agreed(settings_, state.agreed));
     }
     // All of it or nothing: what fails on the way leaves an empty table, as it was.
     reset();

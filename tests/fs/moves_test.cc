@@ -116,6 +116,20 @@ TEST_F(FsMoves, WhatInitAgreedOnGoesAlong) {
     EXPECT_EQ(call(ask::getxattr(file.node, "user.a", 100)).text(), "value");
 }
 
+TEST_F(FsMoves, WhatTheOtherSideHasNoOptionForIsRefused) {
+    for (const std::string option : {"--writeback", "--posix-lock", "--flock", "--killpriv-v2"}) {
+        serve({.arguments = {option}});
+        const auto state = guest().leave();
+        ASSERT_TRUE(state) << daemon().complained();
+        start_other({});
+        EXPECT_FALSE(guest().arrive(other_socket(), *state)) << option;
+        EXPECT_NE(other_->complained().find(option), std::string::npos) << other_->complained();
+        guest_.reset();
+        other_.reset();
+        daemon_.reset();
+    }
+}
+
 TEST_F(FsMoves, SupplementaryGroupsAreStillBelieved) {
     // virtiofsd 1.14 answered EACCES from then on.
     if (!is_root()) {
@@ -176,6 +190,21 @@ TEST_F(FsMoves, ARemovedFileThatIsOpenGoesAlongByItsHandle) {
     daemon_.reset();
     EXPECT_EQ(call(ask::read(file.node, file.fh, 0, 100)).text(), "0123456789");
     EXPECT_EQ(call(ask::getattr(file.node)).as<fuse_attr_out>().attr.nlink, 0U);
+}
+
+/// Somebody on the host has moved it; the guest merely remembers.
+TEST_F(FsMoves, AFileThatLeftTheShareHoldsUpNobody) {
+    std::vector<std::string> options;
+    if (has_handles()) {
+        options.emplace_back("--inode-file-handles=mandatory");
+    }
+    serve({.arguments = options});
+    const OpenFile file = create("f", "0123456789");
+    EXPECT_EQ(error_of(ask::release(file.node, file.fh)), 0);
+    std::filesystem::rename(in_share("f"), home_ / "outside");
+    move(options);
+    EXPECT_NE(error_of(ask::getattr(file.node)), 0);
+    EXPECT_NE(create("f", "x").node, file.node);
 }
 
 TEST_F(FsMoves, ARemovedFileThatIsOpenRefusesToMoveWithoutHandles) {
