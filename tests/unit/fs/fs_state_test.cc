@@ -134,7 +134,7 @@ class FsMoveTest : public ::testing::Test {
 
     FsState state() {
         return {.initialized = true,
-                .agreed = FUSE_POSIX_ACL | FUSE_SETXATTR_EXT,
+                .agreed = FUSE_BIG_WRITES | FUSE_SETXATTR_EXT,
                 .node_generation = 0,
                 .file_generation = 0,
                 .nodes = {{.id = 2, .lookups = 3, .type = S_IFDIR, .path = "d"},
@@ -238,6 +238,17 @@ TEST_F(FsMoveTest, AFileThatTookTheNameOfARemovedOneIsNotMistakenForIt) {
     const auto saved = server.save();
     ASSERT_TRUE(saved.has_value());
     EXPECT_EQ(saved->nodes.size(), 1U);
+}
+
+TEST_F(FsMoveTest, WhatNobodyCouldHaveAgreedOnIsRefused) {
+    FsServer server = make_server();
+    for (const uint64_t agreed :
+         {uint64_t{FUSE_POSIX_ACL}, uint64_t{FUSE_SECURITY_CTX}, uint64_t{1} << 62}) {
+        FsState wrong = state();
+        wrong.agreed |= agreed;
+        EXPECT_FALSE(server.load(wrong)) << agreed;
+    }
+    EXPECT_TRUE(server.load(state()));
 }
 
 TEST_F(FsMoveTest, AMissingFileRefusesAllOfIt) {
