@@ -179,10 +179,13 @@ TEST_F(ProxiedDiskTest, ServesAgainAfterAReset) {
 TEST_F(ProxiedDiskTest, TakesWhatWasMadeAvailableBeforeItStarted) {
     start_daemon();
     start_host();
+    daemon_->send_signal(SIGKILL);
+    ASSERT_TRUE(daemon_->wait());
     host_->activate({.count = 1});
     disk_.emplace(*host_, uint16_t{1});
-    // Kicked or not, before the rings run or after.
+    // Nobody kicks for it, so whoever begins has to look.
     disk_->submit_silently(0, 3);
+    start_daemon();
     ASSERT_TRUE(eventually([&] { return host_->queue(0).poll_used().has_value(); }));
 }
 
