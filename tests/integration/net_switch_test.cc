@@ -2,6 +2,7 @@
 // Guests at one switch, each with a device, a worker and a session of its own.
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "devices/net/switch_port.h"
@@ -286,6 +287,10 @@ TEST_P(NetSwitchTest, LongFrameToEverybodyCountsAsWhatItWouldBeCutInto) {
         EXPECT_TRUE(eventually([&] {
             return dropped(0, DropReason::kFlood) > 0 || guest(1).receive_now().has_value();
         }));
+        if (dropped(0, DropReason::kFlood) == 0) {
+            // So that no try counts for the next one.
+            std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+        }
     }
     EXPECT_EQ(dropped(0, DropReason::kFlood), 1U);
 }
