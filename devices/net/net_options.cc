@@ -143,7 +143,7 @@ constexpr std::array kOptions = {
                .value_name = "N",
                .help = "Of switch: pass at most N frames a second on to everybody, which are those "
                        "to everybody, to groups, and to stations that nobody knows; one of more "
-                       "than 1500 bytes counts as several",
+                       "than 1518 bytes counts as several",
                .default_value = "10000",
                .number_min = 1,
                .number_max = 100'000'000},

@@ -112,7 +112,7 @@ bool is_taken(const FrameOffload& offload, bool is_ip6, const Offloads& taker) {
 bool is_unfinished_dhcp(const Frame& frame) {
     const FrameOffload& offload = frame.offload;
     if (!offload.needs_checksum || offload.segmentation != Segmentation::kNone ||
-        offload.checksum_offset != kUdpChecksumOffset) {
+        offload.checksum_offset != kUdpChecksumOffset || frame.bytes > kDhcpBytesMax) {
         return false;
     }
     std::array<std::byte, kHeadersBytesMax> front;

@@ -26,6 +26,9 @@ inline constexpr size_t kSegmentedBytesMax = kFrameBytesMax + kSegmentsMax * kHe
 /// Is the frame IPv6? Only looks at the Ethernet header, VLAN tags included.
 [[nodiscard]] bool is_ip6_frame(std::span<const std::byte> front);
 
+/// Longer frames are no answers of DHCP.
+inline constexpr size_t kDhcpBytesMax = 9216;
+
 /// Is it an answer of DHCP whose checksum is left out? Clients that read such by a raw socket take
 /// it for wrong, so it has to be finished whoever takes it. Only looks at frames of that kind.
 [[nodiscard]] bool is_unfinished_dhcp(const Frame& frame);

@@ -20,7 +20,7 @@ namespace {
 constexpr size_t kInboxBytesMax = 4 << 20;
 
 /// Of a frame that goes to everybody, so many count as one.
-constexpr size_t kFloodedBytes = 1500;
+constexpr size_t kFloodedBytes = 1518;
 
 constexpr size_t kSourceAt = 6;
 
@@ -369,7 +369,7 @@ bool SwitchPort::may_flood(const Frame& frame, AddressTable::Clock::time_point n
         return false;
     }
     // Each of the others gets a copy: a long frame counts as what it would be cut into.
-    flooded_ += 1 + frame.bytes / kFloodedBytes;
+    flooded_ += (frame.bytes + kFloodedBytes - 1) / kFloodedBytes;
     return true;
 }
 

@@ -17,6 +17,9 @@ static_assert(kArenaBytes >= 2 * kSegmentedBytesMax);
 /// Frames that are collected for one call of the port.
 constexpr size_t kFramesMax = 64;
 
+// Where the port takes all, these are the only frames that are copied.
+static_assert(kArenaBytes >= kFramesMax * kDhcpBytesMax);
+
 /// All that one chain can add to what kFramesMax allows.
 constexpr size_t kEntriesMax = kFramesMax + kSegmentsMax;
 

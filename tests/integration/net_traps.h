@@ -49,6 +49,7 @@
 namespace outrigger::net {
 
 using testing::eventually;
+using testing::fragment_of;
 using testing::FrameOptions;
 using testing::give_others_a_moment;
 using testing::make_frame;

@@ -180,6 +180,26 @@ TEST_P(NetFrameTest, Trap10AnswersOfDhcpAreWholeWhoeverTakesThem) {
     }
 }
 
+/// What is finished for a host that takes everything is copied: many such frames have to have room.
+TEST_P(NetFrameTest, Trap10LongDatagramsFromThatPortAreNoSuchAnswers) {
+    serve();
+    port().set_room(0);
+    const FrameOptions options{.udp = true, .source_port = 67, .partial_checksum = true};
+    const std::string frame = make_frame(make_payload(60'000), options);
+    constexpr int kFrames = 40;
+    for (int i = 0; i < kFrames; ++i) {
+        ASSERT_TRUE(guest().post_frame(frame, 0, header_of(options)));
+    }
+    EXPECT_TRUE(eventually([&] { return port().waits() > 0; }));
+    port().set_room(SIZE_MAX);
+    for (int i = 0; i < kFrames; ++i) {
+        const auto sent = port().take();
+        ASSERT_TRUE(sent);
+        EXPECT_TRUE(sent->offload.needs_checksum);
+        EXPECT_EQ(sent->bytes, frame);
+    }
+}
+
 TEST_P(NetFrameTest, Trap10FramesThatCannotBeFinishedHoldUpNothingElse) {
     serve({.features = 0});
     port().set_endless(true);

@@ -39,6 +39,19 @@ TEST_P(NetUserTest, DatagramsReachTheHostAndAnswersTheGuest) {
     EXPECT_EQ(answer->destination_port, 4000);
 }
 
+TEST_P(NetUserTest, DatagramsPassInFragments) {
+    serve();
+    LoopbackSocket server(AF_INET, SOCK_DGRAM);
+    for (const size_t bytes : {size_t{3000}, size_t{60'000}}) {
+        const std::string payload = make_payload(bytes);
+        const std::string frame = make_frame(payload, to(ip4("10.0.2.2"), server.port(), true));
+        for (size_t at = 0; at < bytes + 8; at += 1480) {
+            ASSERT_TRUE(guest().send(fragment_of(frame, at, std::min(at + 1480, bytes + 8))));
+        }
+        EXPECT_EQ(server.receive(), payload);
+    }
+}
+
 TEST_P(NetUserTest, DatagramsPassOverIp6) {
     serve();
     LoopbackSocket server(AF_INET6, SOCK_DGRAM);

@@ -117,6 +117,19 @@ std::string make_frame(std::string_view payload, const FrameOptions& options) {
     return frame + be16(options.ip6 ? 0x86dd : 0x0800) + network + transport;
 }
 
+std::string fragment_of(std::string_view frame, size_t begin, size_t end) {
+    const size_t header = 4 * (byte_at(frame, kEthernet) & 0xf);
+    const std::string_view payload = frame.substr(kEthernet + header);
+    const uint32_t more = end < payload.size() ? 0x2000 : 0;
+    std::string network(frame.substr(kEthernet, header));
+    network.replace(2, 2, be16(static_cast<uint32_t>(header + end - begin)));
+    network.replace(6, 2, be16(static_cast<uint32_t>(begin / 8) | more));
+    network.replace(10, 2, be16(0));
+    network.replace(10, 2, be16(sum_of(network) ^ 0xffffU));
+    return std::string(frame.substr(0, kEthernet)) + network +
+           std::string(payload.substr(begin, end - begin));
+}
+
 std::optional<ReadFrame> read_frame(std::string_view frame) {
     size_t at = 12;
     while (be16_at(frame, at) == 0x8100) {

@@ -36,6 +36,10 @@ struct FrameOptions {
 /// TCP or UDP from 10.0.0.1 to 10.0.0.2, or fd00::1 to fd00::2, with right lengths and checksums.
 [[nodiscard]] std::string make_frame(std::string_view payload, const FrameOptions& options = {});
 
+/// The part of what an IPv4 packet carries from byte `begin` to `end`, as a fragment of its own.
+/// `frame` has no tags.
+[[nodiscard]] std::string fragment_of(std::string_view frame, size_t begin, size_t end);
+
 /// What a frame is, as far as it is right.
 struct ReadFrame {
     size_t transport_start = 0;

@@ -58,7 +58,9 @@ class NetGuest final {
                                 uint16_t pair = 0);
 
     /// Makes it available, and does not wait. False: there is no room.
-    [[nodiscard]] bool post_frame(std::string_view frame, uint16_t pair = 0);
+    [[nodiscard]] bool post_frame(std::string_view frame,
+                                  uint16_t pair = 0,
+                                  const virtio_net_hdr_v1& header = {});
     /// So many that were posted are back, within kPatience.
     [[nodiscard]] bool await_posted(size_t count, uint16_t pair = 0);
     /// How many that were posted are back by now.

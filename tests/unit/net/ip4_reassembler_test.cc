@@ -12,34 +12,10 @@
 namespace outrigger::net {
 namespace {
 
+using testing::fragment_of;
 using testing::FrameOptions;
 using testing::make_frame;
 using testing::make_payload;
-
-constexpr size_t kEthernet = 14;
-
-/// The part of a frame's packet from `begin` to `end`, as a packet of its own.
-std::string cut(const std::string& frame, size_t header_bytes, size_t begin, size_t end) {
-    std::string header = frame.substr(kEthernet, header_bytes);
-    const std::string payload = frame.substr(kEthernet + header_bytes);
-    const bool has_more = end < payload.size();
-    const size_t bytes = header_bytes + end - begin;
-    const size_t place = begin / 8 | (has_more ? 0x2000U : 0U);
-    for (const auto& [at, value] : {std::pair{size_t{2}, bytes}, std::pair{size_t{6}, place}}) {
-        header[at] = static_cast<char>(value >> 8);
-        header[at + 1] = static_cast<char>(value);
-    }
-    header[10] = header[11] = '\0';
-    uint32_t sum = 0;
-    for (size_t i = 0; i < header.size(); i += 2) {
-        sum += static_cast<uint32_t>(static_cast<uint8_t>(header[i]) << 8 |
-                                     static_cast<uint8_t>(header[i + 1]));
-    }
-    sum = ~((sum & 0xffff) + (sum >> 16));
-    header[10] = static_cast<char>(sum >> 8);
-    header[11] = static_cast<char>(sum);
-    return frame.substr(0, kEthernet) + header + payload.substr(begin, end - begin);
-}
 
 class Ip4ReassemblerTest : public ::testing::Test {
   protected:
@@ -88,9 +64,10 @@ TEST_F(Ip4ReassemblerTest, PartsComeInAnyOrder) {
     const std::vector<std::pair<size_t, size_t>> parts{{0, 1480}, {1480, 2960}, {2960, 4008}};
     for (const std::vector<size_t>& order : std::vector<std::vector<size_t>>{
              {0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}) {
-        EXPECT_TRUE(waits(cut(frame, 20, parts[order[0]].first, parts[order[0]].second)));
-        EXPECT_TRUE(waits(cut(frame, 20, parts[order[1]].first, parts[order[1]].second)));
-        const auto whole = read(add(cut(frame, 20, parts[order[2]].first, parts[order[2]].second)));
+        EXPECT_TRUE(waits(fragment_of(frame, parts[order[0]].first, parts[order[0]].second)));
+        EXPECT_TRUE(waits(fragment_of(frame, parts[order[1]].first, parts[order[1]].second)));
+        const auto whole =
+            read(add(fragment_of(frame, parts[order[2]].first, parts[order[2]].second)));
         ASSERT_TRUE(whole);
         EXPECT_EQ(whole->payload, make_payload(4000));
     }
@@ -98,8 +75,8 @@ TEST_F(Ip4ReassemblerTest, PartsComeInAnyOrder) {
 
 TEST_F(Ip4ReassemblerTest, TheFirstPartsOptionsStay) {
     const std::string frame = datagram(1000, {.ip_option_bytes = 8});
-    EXPECT_TRUE(waits(cut(frame, 28, 504, 1008)));
-    const auto taken = add(cut(frame, 28, 0, 504));
+    EXPECT_TRUE(waits(fragment_of(frame, 504, 1008)));
+    const auto taken = add(fragment_of(frame, 0, 504));
     const auto whole = read(taken);
     ASSERT_TRUE(whole);
     EXPECT_EQ(whole->payload, make_payload(1000));
@@ -109,9 +86,9 @@ TEST_F(Ip4ReassemblerTest, TheFirstPartsOptionsStay) {
 TEST_F(Ip4ReassemblerTest, LongestPacketThatThereIs) {
     const std::string frame = datagram(65507);
     for (size_t at = 0; at + 1480 < 65515; at += 1480) {
-        EXPECT_TRUE(waits(cut(frame, 20, at, at + 1480)));
+        EXPECT_TRUE(waits(fragment_of(frame, at, at + 1480)));
     }
-    const auto whole = read(add(cut(frame, 20, 65120, 65515)));
+    const auto whole = read(add(fragment_of(frame, 65120, 65515)));
     ASSERT_TRUE(whole);
     EXPECT_EQ(whole->payload, make_payload(65507));
 }
@@ -119,74 +96,74 @@ TEST_F(Ip4ReassemblerTest, LongestPacketThatThereIs) {
 TEST_F(Ip4ReassemblerTest, PacketsThatMixStayApart) {
     const std::string a = datagram(1000);
     const std::string b = datagram(1200, {.identity = 78});
-    EXPECT_TRUE(waits(cut(a, 20, 0, 800)));
-    EXPECT_TRUE(waits(cut(b, 20, 0, 800)));
-    const auto first = read(add(cut(a, 20, 800, 1008)));
+    EXPECT_TRUE(waits(fragment_of(a, 0, 800)));
+    EXPECT_TRUE(waits(fragment_of(b, 0, 800)));
+    const auto first = read(add(fragment_of(a, 800, 1008)));
     ASSERT_TRUE(first);
     EXPECT_EQ(first->payload, make_payload(1000));
-    const auto second = read(add(cut(b, 20, 800, 1208)));
+    const auto second = read(add(fragment_of(b, 800, 1208)));
     ASSERT_TRUE(second);
     EXPECT_EQ(second->payload, make_payload(1200));
 }
 
 TEST_F(Ip4ReassemblerTest, PartThatComesTwiceChangesNothing) {
     const std::string frame = datagram(1000);
-    EXPECT_TRUE(waits(cut(frame, 20, 0, 800)));
-    EXPECT_TRUE(waits(cut(frame, 20, 0, 800)));
-    EXPECT_TRUE(waits(cut(frame, 20, 160, 320)));
-    EXPECT_TRUE(read(add(cut(frame, 20, 800, 1008))));
+    EXPECT_TRUE(waits(fragment_of(frame, 0, 800)));
+    EXPECT_TRUE(waits(fragment_of(frame, 0, 800)));
+    EXPECT_TRUE(waits(fragment_of(frame, 160, 320)));
+    EXPECT_TRUE(read(add(fragment_of(frame, 800, 1008))));
 }
 
 TEST_F(Ip4ReassemblerTest, PartsThatOverlapEndTheirPacket) {
     const std::string frame = datagram(1000);
-    EXPECT_TRUE(waits(cut(frame, 20, 0, 800)));
-    EXPECT_TRUE(refused(cut(frame, 20, 792, 904)));
-    EXPECT_TRUE(waits(cut(frame, 20, 800, 1008)));
+    EXPECT_TRUE(waits(fragment_of(frame, 0, 800)));
+    EXPECT_TRUE(refused(fragment_of(frame, 792, 904)));
+    EXPECT_TRUE(waits(fragment_of(frame, 800, 1008)));
 }
 
 TEST_F(Ip4ReassemblerTest, WhatLiesBehindTheEndEndsItsPacket) {
     const std::string frame = datagram(1000);
     const std::string longer = datagram(2000);
-    EXPECT_TRUE(waits(cut(frame, 20, 800, 1008)));
-    EXPECT_TRUE(refused(cut(longer, 20, 1600, 1608)));
-    EXPECT_TRUE(waits(cut(longer, 20, 1600, 1608)));
-    EXPECT_TRUE(refused(cut(frame, 20, 800, 1008)));
+    EXPECT_TRUE(waits(fragment_of(frame, 800, 1008)));
+    EXPECT_TRUE(refused(fragment_of(longer, 1600, 1608)));
+    EXPECT_TRUE(waits(fragment_of(longer, 1600, 1608)));
+    EXPECT_TRUE(refused(fragment_of(frame, 800, 1008)));
     // Two ends.
-    EXPECT_TRUE(waits(cut(longer, 20, 1600, 2008)));
-    EXPECT_TRUE(refused(cut(frame, 20, 800, 1008)));
+    EXPECT_TRUE(waits(fragment_of(longer, 1600, 2008)));
+    EXPECT_TRUE(refused(fragment_of(frame, 800, 1008)));
 }
 
 TEST_F(Ip4ReassemblerTest, HeadersThatAreWrongAreRefused) {
     const std::string frame = datagram(1000);
-    const std::string good = cut(frame, 20, 0, 800);
+    const std::string good = fragment_of(frame, 0, 800);
     for (const size_t at : {14U, 16U, 18U, 24U}) {
         std::string bad = good;
         bad[at] = static_cast<char>(bad[at] ^ 0x01);  // the checksum is that of another header
         EXPECT_TRUE(refused(bad)) << at;
     }
     EXPECT_TRUE(refused(good.substr(0, good.size() - 1)));
-    EXPECT_TRUE(refused(cut(frame, 20, 0, 801)));  // more are to come, but at what place?
-    EXPECT_TRUE(refused(cut(frame, 20, 0, 0)));    // nothing
-    std::string last = cut(datagram(65507), 20, 65512, 65515);
+    EXPECT_TRUE(refused(fragment_of(frame, 0, 801)));  // more are to come, but at what place?
+    EXPECT_TRUE(refused(fragment_of(frame, 0, 0)));    // nothing
+    std::string last = fragment_of(datagram(65507), 65512, 65515);
     EXPECT_TRUE(waits(last));
     // Beyond what a length can say.
-    EXPECT_TRUE(refused(cut(datagram(65515), 20, 65512, 65523)));
+    EXPECT_TRUE(refused(fragment_of(datagram(65515), 65512, 65523)));
 }
 
 TEST_F(Ip4ReassemblerTest, WhatDoesNotComeInTimeIsForgotten) {
     const std::string frame = datagram(1000);
-    EXPECT_TRUE(waits(cut(frame, 20, 0, 800)));
+    EXPECT_TRUE(waits(fragment_of(frame, 0, 800)));
     now_ += Ip4Reassembler::kLifetime + std::chrono::seconds(1);
-    EXPECT_TRUE(waits(cut(frame, 20, 800, 1008)));
-    EXPECT_TRUE(read(add(cut(frame, 20, 0, 800))));
+    EXPECT_TRUE(waits(fragment_of(frame, 800, 1008)));
+    EXPECT_TRUE(read(add(fragment_of(frame, 0, 800))));
 }
 
 TEST_F(Ip4ReassemblerTest, TheOldestGivesWayToOneTooMany) {
     for (uint16_t i = 0; i <= Ip4Reassembler::kPacketsMax; ++i) {
-        EXPECT_TRUE(waits(cut(datagram(1000, {.identity = i}), 20, 0, 800)));
+        EXPECT_TRUE(waits(fragment_of(datagram(1000, {.identity = i}), 0, 800)));
     }
-    EXPECT_TRUE(read(add(cut(datagram(1000, {.identity = 1}), 20, 800, 1008))));
-    EXPECT_TRUE(waits(cut(datagram(1000, {.identity = 0}), 20, 800, 1008)));
+    EXPECT_TRUE(read(add(fragment_of(datagram(1000, {.identity = 1}), 800, 1008))));
+    EXPECT_TRUE(waits(fragment_of(datagram(1000, {.identity = 0}), 800, 1008)));
 }
 
 }  // namespace
