@@ -168,7 +168,8 @@ constexpr std::array kOptions = {
     OptionSpec{.name = "reconnect-ms",
                .kind = OptionKind::kNumber,
                .value_name = "MS",
-               .help = "Try to connect to --peer again after so many milliseconds",
+               .help = "Of stream and dgram: try to connect to --peer again after so many "
+                       "milliseconds",
                .default_value = "1000",
                .number_min = 10,
                .number_max = 600'000},

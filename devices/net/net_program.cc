@@ -19,6 +19,7 @@
 #include "vhost-user-backend/daemon/descriptor_room.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 
+#include "devices/net/backend_options.h"
 #include "devices/net/captured_port.h"
 #include "devices/net/datagram_port.h"
 #include "devices/net/guarded_port.h"
@@ -110,19 +111,6 @@ Result<UserOptions> parse_user_options(const OptionValues& values) {
     }
     return options;
 }
-
-Result<void> check_user_options(std::string_view backend, const OptionValues& values) {
-    const bool is_user = backend == "user";
-    for (const std::string_view name : {"forward", "dns", "search", "host-name", "restricted"}) {
-        if (!is_user && values.has(name)) {
-            return failure(Error{.message = "--" + std::string(name) + " is of --backend=user"});
-        }
-    }
-    if (is_user) {
-        (void)OUTRIGGER_TRY(parse_user_options(values));
-    }
-    return {};
-}
 #endif
 
 Result<void> check_socket_options(std::string_view backend, const OptionValues& values) {
@@ -136,11 +124,11 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
         return failure(Error{.message = "--backend=dgram needs --peer or --listen: give the path "
                                         "of the other program's socket, or of ours"});
     }
-    if (backend != "stream" && backend != "dgram" && (has_peer || has_listen)) {
-        return failure(Error{.message = "--peer and --listen are of --backend=stream and dgram"});
-    }
-    if (values.flag("vfkit") && (backend != "dgram" || !has_peer)) {
-        return failure(Error{.message = "--vfkit is of --backend=dgram with --peer"});
+    for (const std::string_view name : {"vfkit", "reconnect-ms"}) {
+        if (!has_peer && !values.texts(name).empty()) {
+            return failure(Error{.message = "--" + std::string(name) +
+                                            " says how to connect to a program: give --peer, too"});
+        }
     }
     for (const std::string_view name : {"peer", "listen"}) {
         if (const auto path = values.text(name)) {
@@ -151,13 +139,9 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
 }
 
 Result<void> check_tap_options(std::string_view backend, const OptionValues& values) {
-    const bool is_tap = backend == "tap";
-    if (is_tap && values.has("tap") == values.has("tap-fd")) {
+    if (backend == "tap" && values.has("tap") == values.has("tap-fd")) {
         return failure(Error{.message = "--backend=tap needs either --tap or --tap-fd: give the "
                                         "name of the interface, or a descriptor"});
-    }
-    if (!is_tap && (values.has("tap") || values.has("tap-fd"))) {
-        return failure(Error{.message = "--tap and --tap-fd are of --backend=tap"});
     }
     if (const auto name = values.text("tap"); name && !is_interface_name(*name)) {
         return failure(Error{.message = "--tap=" + *name +
@@ -195,8 +179,11 @@ Result<void> check_options(const OptionValues& values) {
         return failure(Error{.message = "--mac=" + *mac +
                                         " is no address of a station, like 52:54:00:12:34:56"});
     }
+    OUTRIGGER_TRY(check_backend_options(*backend, values));
 #ifdef OUTRIGGER_SLIRP
-    OUTRIGGER_TRY(check_user_options(*backend, values));
+    if (*backend == "user") {
+        (void)OUTRIGGER_TRY(parse_user_options(values));
+    }
 #endif
     (void)OUTRIGGER_TRY(parse_sender_rules(values));
     OUTRIGGER_TRY(check_tap_options(*backend, values));

@@ -224,6 +224,21 @@ TEST_F(NetDaemonTest, GuestIsWhoItMayBe) {
     expect_good_end();
 }
 
+TEST_F(NetDaemonTest, OptionsOfOtherBackEndsAreRefused) {
+    const std::string peer = "--peer=" + path("p");
+    expect_refusal({"--backend=loop", "--tap=t"}, "--tap is of --backend=tap");
+    expect_refusal({"--backend=loop", "--tap-fd=5"}, "--tap-fd is of --backend=tap");
+    expect_refusal({"--backend=loop", peer}, "--peer is of --backend=stream and dgram");
+    expect_refusal({"--backend=stream", peer, "--vfkit"}, "--vfkit is of --backend=dgram");
+    expect_refusal({"--backend=tap", "--tap=t", "--switch=x"}, "--switch is of --backend=switch");
+    expect_refusal({"--backend=null", "--flood-limit=5"}, "--flood-limit is of --backend=switch");
+    expect_refusal({"--backend=null", "--reconnect-ms=1000"}, "with --backend=null: leave it out");
+    if (has_user_network()) {
+        expect_refusal({"--backend=null", "--forward=tcp:1-2"}, "--forward is of --backend=user");
+        expect_refusal({"--backend=switch", "--merge=on"}, "--merge is of --backend=user");
+    }
+}
+
 TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     const std::string peer = "--peer=" + path("p");
     const std::string listen = "--listen=" + path("l");
@@ -234,12 +249,10 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     expect_refusal({"--backend=tap"}, "either --tap or --tap-fd");
     expect_refusal({"--backend=tap", "--tap=t", "--tap-fd=5"}, "either --tap or --tap-fd");
     expect_refusal({"--backend=tap", "--tap=tap%d"}, "no name of an interface");
-    expect_refusal({"--backend=loop", "--tap=t"}, "are of --backend=tap");
-    expect_refusal({"--backend=loop", peer}, "are of --backend=stream");
-    expect_refusal({"--backend=dgram", listen, "--vfkit"}, "--vfkit is of");
+    expect_refusal({"--backend=dgram", listen, "--vfkit"}, "give --peer, too");
+    expect_refusal({"--backend=dgram", listen, "--reconnect-ms=50"}, "give --peer, too");
     expect_refusal({"--backend=stream", "--peer=" + std::string(200, 'x')}, "no path of a Unix");
     if (has_user_network()) {
-        expect_refusal({"--backend=null", "--forward=tcp:1-2"}, "is of --backend=user");
         expect_refusal({"--forward=tcp:1"}, "is not of the form");
         expect_refusal({"--ipv4=10.0.2.1/24"}, "is not of the form");
         expect_refusal({"--ipv6=fd00::/48"}, "is not of the form");

@@ -102,12 +102,10 @@ Result<void> OptionValues::set(const OptionSpec& spec, std::string_view text) {
             break;
         }
     }
-    if (spec.repeatable) {
-        const auto before = values_.find(spec.name);
-        value.texts =
-            before != values_.end() ? std::move(before->second.texts) : std::vector<std::string>();
-        value.texts.push_back(value.text);
+    if (const auto before = values_.find(spec.name); spec.repeatable && before != values_.end()) {
+        value.texts = std::move(before->second.texts);
     }
+    value.texts.push_back(value.text);
     values_.insert_or_assign(std::string(spec.name), std::move(value));
     return {};
 }
@@ -117,6 +115,9 @@ void OptionValues::set_defaults(std::span<const OptionSpec> specs) {
         if (!spec.default_value.empty() && !has(spec.name)) {
             // A default that the option itself does not take is a bug in the table.
             OUTRIGGER_ASSERT(set(spec, spec.default_value).has_value());
+            if (!spec.repeatable) {
+                values_.find(spec.name)->second.texts.clear();
+            }
         }
     }
 }

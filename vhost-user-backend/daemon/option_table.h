@@ -53,14 +53,14 @@ class OptionValues final {
     /// The value, or nullopt when neither given nor defaulted.
     [[nodiscard]] std::optional<std::string> text(std::string_view name) const;
     [[nodiscard]] std::optional<uint64_t> number(std::string_view name) const;
-    /// Every value of a repeatable option, in the order in which they were given.
+    /// What was given, in that order; a default counts for repeatable options only.
     [[nodiscard]] std::vector<std::string> texts(std::string_view name) const;
 
   private:
     struct Value {
         std::string text;  // the last one
         uint64_t number = 0;
-        std::vector<std::string> texts{};  // of a repeatable option
+        std::vector<std::string> texts{};  // see texts()
     };
 
     std::map<std::string, Value, std::less<>> values_;

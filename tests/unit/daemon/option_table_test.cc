@@ -136,6 +136,23 @@ TEST(OptionValues, DefaultsFillOnlyWhatIsMissing) {
     EXPECT_EQ(values.number("missing"), 2U);
 }
 
+TEST(OptionValues, TellsWhatWasGivenFromDefaults) {
+    constexpr std::array<OptionSpec, 3> kSpecs = {{
+        {.name = "given", .kind = OptionKind::kNumber, .default_value = "1"},
+        {.name = "missing", .kind = OptionKind::kNumber, .default_value = "2"},
+        {.name = "repeated", .default_value = "c", .repeatable = true},
+    }};
+    OptionValues values;
+    ASSERT_TRUE(values.set(kSpecs[0], "7"));
+    ASSERT_TRUE(values.set(kSpecs[0], "1"));
+
+    values.set_defaults(kSpecs);
+
+    EXPECT_EQ(values.texts("given"), std::vector<std::string>{"1"});
+    EXPECT_TRUE(values.texts("missing").empty());
+    EXPECT_EQ(values.texts("repeated"), std::vector<std::string>{"c"});
+}
+
 TEST(OptionValues, OptionsWithoutDefaultStayUnset) {
     OptionValues values;
 
