@@ -147,9 +147,7 @@ std::optional<uint8_t> NetGuest::command(std::string_view bytes,
     return static_cast<uint8_t>(answer.front());
 }
 
-bool NetGuest::post_frame(std::string_view frame,
-                          uint16_t pair,
-                          const virtio_net_hdr_v1& header) {
+bool NetGuest::post_frame(std::string_view frame, uint16_t pair, const virtio_net_hdr_v1& header) {
     const std::string bytes = header_bytes_of(header) + std::string(frame);
     if (posted_bytes_ + bytes.size() > kPostedBytes) {
         posted_bytes_ = 0;  // what was there is long sent
