@@ -43,6 +43,14 @@ bool waits_for_the_disk(int flags) {
     return (flags & (O_DIRECT | O_DSYNC | O_SYNC)) != 0;
 }
 
+/// On a thread that may wait: the front end may have truncated the memory of `rest`. The queue
+/// finds out when the request comes back to it.
+void look_for_loss(const Transfer& transfer, std::span<const iovec> rest) {
+    if (transfer.error == EFAULT) {
+        sigbus_guard::look_for_loss(rest);
+    }
+}
+
 }  // namespace
 
 /// The flags of a guest's open() that are for the host's.
@@ -139,9 +147,15 @@ Verdict FsServer::release(Call& call) {
     if (settings_.posix_locks) {
         lock_owners_.forget_handle(call.header.node, args.fh);
     }
-    if (!files_.remove(args.fh)) {
+    OpenFileRef closed = files_.remove(args.fh);
+    if (!closed) {
         return failed(EBADF);
     }
+    SlowClose slow(slow_closes_);
+    if (handles_.are_used()) {
+        slow.take(closed->fd.get());  // without, the inode's descriptor is the last one
+    }
+    closed.release();
     const bool is_counted = keeper_ != nullptr || window_ != nullptr;
     if (const InodeRef inode = is_counted ? inodes_.find(call.header.node) : InodeRef()) {
         if (keeper_ != nullptr) {
@@ -151,7 +165,7 @@ Verdict FsServer::release(Call& call) {
             inode->writers.fetch_sub(1, std::memory_order_relaxed);
         }
     }
-    return Verdict::kAnswered;
+    return close_later(call, std::move(slow), Verdict::kAnswered);
 }
 
 Verdict FsServer::flush(Call& call) {
@@ -232,6 +246,7 @@ Verdict FsServer::read(Call& call) {
                     ReplyWriter& reply) mutable {
         const Transfer transfer = copies ? read_by_copy(file->fd.get(), segments, offset + done)
                                          : read_all(file->fd.get(), segments, offset + done, 0);
+        look_for_loss(transfer, segments);
         reply.note_written(transfer.done);
         return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
                                                                : failed(transfer.error);
@@ -315,6 +330,7 @@ Verdict FsServer::write(Call& call) {
             const Transfer transfer =
                 copies ? write_by_copy(file->fd.get(), segments, offset + done, flags, lost_before)
                        : write_all(file->fd.get(), segments, offset + done, flags);
+            look_for_loss(transfer, segments);
             done += transfer.done;
             return transfer.error == 0 || done > 0 ? answer_write(reply, done)
                                                    : failed(transfer.error);

@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <sys/file.h>
 
+#include <fmt/core.h>
+
 #include "vhost-user-backend/base/log.h"
 
 #include "devices/fs/fs_server.h"
@@ -263,12 +265,21 @@ Errno FsServer::take_lock(const SavedLock& lock) {
 
 void FsServer::take_locks() {
     const std::lock_guard lock(wanted_locks_mutex_);
+    // One line, because the state of a guest may name as many as it likes.
+    size_t lost_count = 0;
+    Errno why = 0;
     for (const SavedLock& one : std::exchange(wanted_locks_, {})) {
         if (const Errno error = take_lock(one); error != 0) {
-            log(LogLevel::kError,
-                "fs: a lock that the guest had cannot be had again: {}",
-                error_from_code("", error).message);
+            ++lost_count;
+            why = error;
         }
+    }
+    if (lost_count > 0) {
+        log(LogLevel::kError,
+            "fs: {}",
+            error_from_code(
+                fmt::format("{} locks that the guest had cannot be had again", lost_count), why)
+                .message);
     }
 }
 

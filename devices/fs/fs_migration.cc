@@ -31,8 +31,17 @@ std::optional<std::string> name_of(int proc_fd, int fd) {
     return std::string(text.data(), static_cast<size_t>(bytes));
 }
 
-/// What INIT agreed on at the other side has to be what this side's options stand for, or requests
-/// would be answered by other rules than the guest goes by.
+/// As a log may have it: anybody may have written the path.
+std::string shown(std::string_view path) {
+    constexpr size_t kShownMax = 256;
+    std::string text(path.substr(0, kShownMax));
+    std::ranges::replace_if(
+        text, [](char letter) { return (letter >= 0 && letter < ' ') || letter == 0x7f; }, '?');
+    return path.size() > kShownMax ? text + "..." : text;
+}
+
+}  // namespace
+
 Result<void> check_agreed(const FsSettings& settings, uint64_t agreed) {
     struct Need {
         uint64_t flags;
@@ -46,6 +55,7 @@ Result<void> check_agreed(const FsSettings& settings, uint64_t agreed) {
         {FUSE_FLOCK_LOCKS, "--flock"},
         {FUSE_POSIX_ACL, "--posix-acl"},
         {FUSE_SECURITY_CTX, "--security-label"},
+        {FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX, "--dax-window"},
     };
     // Whether the guest goes on with these costs nobody anything.
     constexpr uint64_t kHarmless = FUSE_CACHE_SYMLINKS | FUSE_DO_READDIRPLUS |
@@ -71,8 +81,6 @@ Result<void> check_agreed(const FsSettings& settings, uint64_t agreed) {
     }
     return {};
 }
-
-}  // namespace
 
 /// From the root of the share; nothing where the file cannot be found there, because its name was
 /// removed, or another file has it now.
@@ -221,11 +229,17 @@ Result<void> FsServer::load_all(const FsState& state) {
     if (!part_.has_room(held_count(), count)) {
         return failure(Error{.message = "the guest has more files than there are descriptors for"});
     }
+    lost_count_ = 0;
     for (const SavedNode& node : state.nodes) {
         OUTRIGGER_TRY(load_node(node));
     }
     for (const SavedRemoved& node : state.removed) {
         OUTRIGGER_TRY(load_removed(node));
+    }
+    if (lost_count_ > 0) {
+        log(LogLevel::kWarning,
+            "fs: {} files that the guest knows are not here, and it finds out by itself",
+            lost_count_);
     }
     for (const SavedFile& file : state.files) {
         OUTRIGGER_TRY(load_file(file));
@@ -241,7 +255,7 @@ Result<void> FsServer::load_node(const SavedNode& node) {
                         node.lookups,
                         node.type,
                         share_.pin_path(node.path),
-                        "what the guest knows as '" + node.path + "'");
+                        "what the guest knows as '" + shown(node.path) + "'");
 }
 
 Result<void> FsServer::load_removed(const SavedRemoved& node) {
@@ -251,6 +265,14 @@ Result<void> FsServer::load_removed(const SavedRemoved& node) {
                         node.type,
                         handle ? handles_.pin_removed(*handle) : failure(EINVAL),
                         "a file that was removed while the guest had it open");
+}
+
+/// The first by name: whoever made the state up may have lost millions.
+void FsServer::log_missing(const Error& lost) {
+    constexpr size_t kNamed = 8;
+    if (lost_count_++ < kNamed) {
+        log(LogLevel::kWarning, "fs: {}", lost.message);
+    }
 }
 
 /// One inode, or why it is not there; which the guest finds out by itself, if the operator says so.
@@ -279,7 +301,7 @@ Result<void> FsServer::add_restored(uint64_t id,
         if (!settings_.forgives_lost_files) {
             return failure(std::move(lost));
         }
-        log(LogLevel::kWarning, "fs: {}", lost.message);
+        log_missing(lost);
         fd = UniqueFd();
     }
     if (!inodes_.restore(

@@ -168,11 +168,31 @@ Verdict FsServer::look_up(Call& call) {
     return failed(found.error());
 }
 
+void FsServer::forget(uint64_t node, uint64_t count, SlowClose& slow) {
+    if (const InodeRef gone = inodes_.forget(node, count); gone && gone->type == S_IFREG) {
+        slow.take(gone->fd.get());
+    }
+}
+
+/// The queue of high priority, which all others wait for, waits for no disk.
+Verdict FsServer::close_later(Call& call, SlowClose slow, Verdict verdict) {
+    if (slow.is_empty()) {
+        return verdict;
+    }
+    call.queue.defer(call, [slow = std::move(slow), verdict](ReplyWriter& /*reply*/) mutable {
+        slow.close();
+        return verdict;
+    });
+    return Verdict::kLater;
+}
+
 Verdict FsServer::forget(Call& call) {
     const auto args = parse_fixed<fuse_forget_in>(call.body);
     if (args && !earlier_intent(call)) {
         note_intent(call, {});
-        inodes_.forget(call.header.node, args->nlookup);
+        SlowClose slow(slow_closes_);
+        forget(call.header.node, args->nlookup, slow);
+        return close_later(call, std::move(slow), Verdict::kSilent);
     }
     return Verdict::kSilent;
 }
@@ -190,6 +210,7 @@ Verdict FsServer::batch_forget(Call& call) {
     // An earlier process forgot so many: at most the last of them it did not.
     const Intent earlier = earlier_intent(call).value_or(Intent{});
     Intent progress;
+    SlowClose slow(slow_closes_);
     while (left > 0) {
         const size_t count = std::min(left, kBatch);
         const auto wanted = std::as_writable_bytes(std::span(batch).first(count));
@@ -198,7 +219,7 @@ Verdict FsServer::batch_forget(Call& call) {
         for (const fuse_forget_one& one : std::span(batch).first(whole)) {
             if (++progress.count > earlier.count) {
                 note_intent(call, progress);
-                inodes_.forget(one.nodeid, one.nlookup);
+                forget(one.nodeid, one.nlookup, slow);
             }
         }
         if (whole < count) {
@@ -206,7 +227,7 @@ Verdict FsServer::batch_forget(Call& call) {
         }
         left -= count;
     }
-    return Verdict::kSilent;
+    return close_later(call, std::move(slow), Verdict::kSilent);
 }
 
 /// Root of the guest may do what root does, whoever that is here. And access lists are looked at by
@@ -250,7 +271,7 @@ Verdict FsServer::mkdir(Call& call) {
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
-    const auto earlier = begin_making(call);
+    const auto earlier = begin_making(call, *parent, wish.name);
     Errno error = 0;
     {
         const ScopedUser as(capabilities_, user);
@@ -273,7 +294,7 @@ Verdict FsServer::mknod(Call& call) {
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
-    const auto earlier = begin_making(call);
+    const auto earlier = begin_making(call, *parent, wish.name);
     Errno error = 0;
     {
         const ScopedUser as(capabilities_, user);
@@ -300,7 +321,7 @@ Verdict FsServer::symlink(Call& call) {
     const InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     OUTRIGGER_FS_TRY(reserve_inode());
     const GuestUser user = OUTRIGGER_FS_TRY(user_of(call, wish.extensions));
-    const auto earlier = begin_making(call);
+    const auto earlier = begin_making(call, *parent, wish.name);
     Errno error = 0;
     {
         const ScopedUser as(capabilities_, user);
@@ -338,7 +359,7 @@ Verdict FsServer::link(Call& call) {
     if (inode->type == S_IFDIR) {
         return failed(EPERM);
     }
-    const auto earlier = begin_making(call);
+    const auto earlier = begin_making(call, *parent, wish.name);
     if (::linkat(share_.proc_fd(),
                  FdName(inode->fd.get()).c_str(),
                  parent->fd.get(),
@@ -444,7 +465,7 @@ Verdict FsServer::create(Call& call) {
     if (const OpenFileRef file = made_before(call)) {
         return answer_again(call, file, true);
     }
-    const auto earlier = begin_making(call);
+    const auto earlier = begin_making(call, *parent, wish.name);
     UniqueFd fd;
     int error = 0;
     {

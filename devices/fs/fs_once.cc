@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "devices/fs/file_transfer.h"
@@ -19,11 +18,6 @@ namespace outrigger::fs {
 namespace {
 
 constexpr unsigned kStatMask = STATX_BASIC_STATS | STATX_MNT_ID | STATX_BTIME;
-
-/// Where the file system does not know when a file was made, its last change stands for that.
-const statx_timestamp& birth_of(const struct statx& status) {
-    return (status.stx_mask & STATX_BTIME) != 0 ? status.stx_btime : status.stx_ctime;
-}
 
 /// Takes so many bytes away from the front.
 void consume(std::span<iovec>& segments, uint64_t bytes) {
@@ -81,35 +75,32 @@ Intent FsServer::intent_of(const struct statx& status) {
     return intent;
 }
 
-/// A name is about to be made that may be there already: since when it is there tells.
-std::optional<Intent> FsServer::begin_making(Call& call) const {
+/// A name is about to be made that may be there already: whether it was before this request began
+/// tells who made it. (When it was made tells less: the clock that says so may be another host's.)
+std::optional<Intent> FsServer::begin_making(Call& call,
+                                             const Inode& parent,
+                                             const Name& name) const {
     if (keeper_ == nullptr) {
         return std::nullopt;
     }
     const auto earlier = earlier_intent(call);
     if (!earlier) {
-        timespec now{};
-        // The clock that files get their times from.
-        (void)::clock_gettime(CLOCK_REALTIME_COARSE, &now);
-        note_intent(call,
-                    {.seconds = now.tv_sec, .nanoseconds = static_cast<uint64_t>(now.tv_nsec)});
+        const StatResult there = stat_name(parent.fd.get(), name.c_str(), STATX_TYPE);
+        note_intent(call, {.count = !there && there.error() == ENOENT ? 1U : 0U});
     }
     return earlier;
 }
 
-/// What has the name was made since an earlier process began with the request.
+/// What has the name was not there when an earlier process began with the request.
 bool FsServer::was_made(const std::optional<Intent>& earlier,
                         const Inode& parent,
                         const Name& name,
                         uint32_t type) {
-    const StatResult status =
-        earlier ? stat_name(parent.fd.get(), name.c_str(), kStatMask) : failure(ENOENT);
-    if (!status || (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != type) {
+    if (!earlier || earlier->count == 0) {
         return false;
     }
-    const statx_timestamp& birth = birth_of(*status);
-    return std::pair(int64_t{birth.tv_sec}, uint64_t{birth.tv_nsec}) >=
-           std::pair(earlier->seconds, earlier->nanoseconds);
+    const StatResult status = stat_name(parent.fd.get(), name.c_str(), STATX_TYPE);
+    return status && (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) == type;
 }
 
 /// False: an earlier process has removed it, whoever has the name now.

@@ -341,6 +341,9 @@ Result<std::unique_ptr<Device>> create(const OptionValues& values, DeviceKeeper*
     Share share = OUTRIGGER_TRY(open_share(settings, keeper.get()));
     settings.handles = OUTRIGGER_TRY(InodeHandles::check(
         choice<HandlePolicy>(values, "inode-file-handles", kHandlePolicies), share));
+    if (keeper != nullptr) {
+        OUTRIGGER_TRY(check_kept(settings, *keeper));
+    }
     share_roots().push_back(share.root_fd());
     shares_by_handle().push_back(settings.handles != HandlePolicy::kNever);
     is_kept() = keeper != nullptr;

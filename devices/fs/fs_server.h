@@ -25,6 +25,7 @@
 #include "devices/fs/lock_owners.h"
 #include "devices/fs/open_files.h"
 #include "devices/fs/share.h"
+#include "devices/fs/slow_close.h"
 
 namespace outrigger::fs {
 
@@ -168,6 +169,7 @@ class FsServer final {
                                             uint32_t type,
                                             Result<UniqueFd, Errno> fd,
                                             const std::string& what);
+    void log_missing(const Error& lost);
     // Going on (fs_survival.cc).
     void restore_inode(const KeptInode& kept);
     void restore_file(const KeptFile& kept);
@@ -181,7 +183,9 @@ class FsServer final {
     void begin_once(Call& call, bool notes) const;
     [[nodiscard]] static std::optional<Intent> earlier_intent(const Call& call);
     void note_intent(Call& call, Intent facts) const;
-    [[nodiscard]] std::optional<Intent> begin_making(Call& call) const;
+    [[nodiscard]] std::optional<Intent> begin_making(Call& call,
+                                                     const Inode& parent,
+                                                     const Name& name) const;
     [[nodiscard]] static bool was_made(const std::optional<Intent>& earlier,
                                        const Inode& parent,
                                        const Name& name,
@@ -201,6 +205,8 @@ class FsServer final {
                                           uint64_t end,
                                           std::span<const iovec> segments);
     void keep_opened(const struct statx& status);
+    void forget(uint64_t node, uint64_t count, SlowClose& slow);
+    [[nodiscard]] static Verdict close_later(Call& call, SlowClose slow, Verdict verdict);
 
     /// What an earlier process opened for this request.
     [[nodiscard]] OpenFileRef made_before(const Call& call) {
@@ -318,6 +324,8 @@ class FsServer final {
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it
+    std::atomic<size_t> slow_closes_{0};     // SlowClose
+    size_t lost_count_ = 0;                  // files of load(), which runs on one thread
     const std::shared_ptr<DescriptorBudget> budget_;
     const DescriptorBudget::Part part_;  // last: it asks this for what is held
 };
@@ -330,6 +338,13 @@ struct InitAnswer {
 
 /// EPROTO when the driver is too old, or cannot do what an option demands.
 [[nodiscard]] Result<InitAnswer, Errno> negotiate(const FsSettings& settings, const Init& offer);
+
+/// What INIT agreed on with another process has to be what these options stand for, or requests
+/// would be answered by other rules than the guest goes by.
+[[nodiscard]] Result<void> check_agreed(const FsSettings& settings, uint64_t agreed);
+
+/// Before go_on(): can a server of these settings go on with what another process left?
+[[nodiscard]] Result<void> check_kept(const FsSettings& settings, FsKeeper& kept);
 
 /// As the guest's kernel encodes the number of a device in 32 bits.
 [[nodiscard]] uint32_t encode_device(uint32_t major, uint32_t minor);

@@ -62,6 +62,21 @@ void log_lost(std::string_view what, uint64_t id) {
 
 }  // namespace
 
+Result<void> check_kept(const FsSettings& settings, FsKeeper& kept) {
+    if (const FsKeeper::Session session = kept.session(); session.initialized) {
+        OUTRIGGER_TRY(check_agreed(settings, session.agreed));
+    }
+    bool needs_handles = false;
+    kept.for_each_inode([&](const KeptInode& inode) {
+        needs_handles = needs_handles || (!inode.handle.empty() && !inode.has_descriptor);
+    });
+    if (needs_handles && settings.handles == HandlePolicy::kNever) {
+        return failure(Error{.message = "the files of the guest are kept by their handles, which "
+                                        "are not used here (--inode-file-handles)"});
+    }
+    return {};
+}
+
 void FsServer::go_on(FsKeeper& keeper) {
     keeper_ = &keeper;
     keeper.for_each_mount(
@@ -202,7 +217,9 @@ void FsServer::open_again(OpenFileRef& file) {
     auto fd = inode ? share_.reopen((*inode)->fd.get(), (*inode)->type, file->flags)
                     : Result<UniqueFd, Errno>(failure(int{inode.error()}));
     if (!fd) {
-        log(LogLevel::kError,
+        static LogLimiter limiter;
+        limiter.log(
+            LogLevel::kError,
             "fs: {}",
             error_from_code("a file that the guest has open cannot be opened again", fd.error())
                 .message);

@@ -193,10 +193,10 @@ void InodeTable::remove_locked(Shard& shard, uint64_t hash, const InodeRef& inod
     --shard.count;
 }
 
-void InodeTable::forget(uint64_t id, uint64_t count) {
+InodeRef InodeTable::forget(uint64_t id, uint64_t count) {
     InodeRef inode = id == kRootId ? InodeRef() : find(id);
     if (!inode) {
-        return;
+        return {};
     }
     const uint64_t key_hash = hash(inode->key);
     Shard& shard = shard_of(key_hash);
@@ -207,18 +207,20 @@ void InodeTable::forget(uint64_t id, uint64_t count) {
     if (left != 0 && keeper_ != nullptr) {
         keeper_->note_lookups(id, left);
     }
-    if (left == 0 && slots_.retire(inode)) {
-        if (keeper_ != nullptr) {
-            keeper_->remove_inode(
-                id, inode->handle.is_empty() || inode->is_kept.load(std::memory_order_relaxed));
-        }
-        if (!inode->handle.is_empty()) {
-            handled_.fetch_sub(1, std::memory_order_relaxed);
-        }
-        if (inode->is_hashed) {
-            remove_locked(shard, key_hash, inode);
-        }
+    if (left != 0 || !slots_.retire(inode)) {
+        return {};
     }
+    if (keeper_ != nullptr) {
+        keeper_->remove_inode(
+            id, inode->handle.is_empty() || inode->is_kept.load(std::memory_order_relaxed));
+    }
+    if (!inode->handle.is_empty()) {
+        handled_.fetch_sub(1, std::memory_order_relaxed);
+    }
+    if (inode->is_hashed) {
+        remove_locked(shard, key_hash, inode);
+    }
+    return inode;
 }
 
 void InodeTable::keep(const InodeRef& inode) {

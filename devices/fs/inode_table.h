@@ -143,8 +143,9 @@ class InodeTable final {
     /// the last time (which is forgotten). True: none is open.
     [[nodiscard]] bool close_unused(uint64_t id);
 
-    /// The guest forgets `count` lookups, or as many as it has.
-    void forget(uint64_t id, uint64_t count);
+    /// The guest forgets `count` lookups, or as many as it has. What nobody finds any more by that,
+    /// if anything.
+    InodeRef forget(uint64_t id, uint64_t count);
 
     /// A file under the node id that it has elsewhere; see SlotTable::restore(). False: the id is
     /// impossible or taken, or the file is there under another one.

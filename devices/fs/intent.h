@@ -13,8 +13,9 @@ struct Intent {
     /// and who opened one.
     uint64_t request = 0;
     uint32_t has_facts = 0;  ///< 0: the request was begun, and nothing else is said
-    uint32_t count = 0;      ///< nodes of a BATCH_FORGET
-    uint64_t device = 0;     ///< of a file, with its number and when it was made
+    /// Nodes of a BATCH_FORGET. Of what makes a name, 1: nothing had it.
+    uint32_t count = 0;
+    uint64_t device = 0;  ///< of a file, with its number and when it was made
     uint64_t number = 0;
     int64_t seconds = 0;
     uint64_t nanoseconds = 0;

@@ -121,10 +121,11 @@ class OpenFiles final {
     /// What restore() takes: slots below this.
     void set_slots_max(uint32_t slots_max) { slots_max_ = slots_max; }
 
-    /// Closed when the last request that uses it has ended. False: there is no such handle.
-    bool remove(uint64_t handle) {
+    /// What nobody finds any more, closed when the last request that uses it has ended. Empty:
+    /// there is no such handle.
+    [[nodiscard]] OpenFileRef remove(uint64_t handle) {
         OpenFileRef file = slots_.find(handle);
-        return file && retire(file);
+        return file && retire(file) ? std::move(file) : OpenFileRef();
     }
 
     void clear() {

@@ -44,7 +44,11 @@ Bytes bytes_of(const FuseRequest& request, uint64_t unique) {
 }
 
 FuseGuest::FuseGuest(const std::string& socket_path, const Options& options) : options_(options) {
-    auto memory = driver::GuestMemory::create(memory_bytes(options));
+    auto memory =
+        driver::GuestMemory::create(memory_bytes(options),
+                                    GuestAddr{0x10000},
+                                    options.truncatable ? driver::RegionBacking::kPosixObject
+                                                        : driver::RegionBacking::kDefault);
     if (!memory) {
         trouble_ = "no memory for the guest: " + memory.error().message;
         return;

@@ -119,6 +119,7 @@ class FuseGuest final {
         size_t slot_count = 16;  ///< requests in flight, of each queue
         bool packed = false;
         bool shared_memory = false;  ///< the front end maps what it is asked to
+        bool truncatable = false;    ///< its memory may shrink
     };
 
     /// Which queue: VIRTIO 1.3, 5.11.2, without the notification queue.

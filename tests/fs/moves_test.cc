@@ -348,6 +348,30 @@ TEST_F(FsMoves, AFileThatIsMissingThereIsAnErrorOfTheGuestsWhereTheOperatorSaysS
     EXPECT_EQ(call(ask::read(kept.node, kept.fh, 0, 10)).text(), "content");
 }
 
+TEST_F(FsMoves, ManyFilesThatAreMissingThereAreSaidInFewLines) {
+    constexpr int kFiles = 50;
+    serve();
+    for (int i = 0; i < kFiles; ++i) {
+        write_in_share(numbered("lost\n", i), "x");
+        ASSERT_NE(node_of(numbered("lost\n", i)), 0U);
+    }
+    const auto state = guest().leave();
+    ASSERT_TRUE(state);
+    for (int i = 0; i < kFiles; ++i) {
+        std::filesystem::remove(in_share(numbered("lost\n", i)));
+    }
+    start_other({"--migration-on-error=guest-error"});
+    ASSERT_TRUE(guest().arrive(other_socket(), *state)) << other_->complained();
+    const std::string said = other_->complained();
+    size_t lines = 0;
+    for (size_t at = 0; (at = said.find("'lost?", at)) != std::string::npos; ++at) {
+        ++lines;
+    }
+    EXPECT_EQ(lines, 8U) << said;
+    EXPECT_NE(said.find("50 files"), std::string::npos) << said;
+    EXPECT_EQ(said.find("lost\n"), std::string::npos) << "a name is no line of its own";
+}
+
 TEST_F(FsMoves, FiftyThousandNodesGoAlong) {
     if (!has_handles()) {
         GTEST_SKIP() << "this needs root, and a file system with handles";

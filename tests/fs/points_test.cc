@@ -27,6 +27,8 @@ class FsPoints : public FsTest, public ::testing::WithParamInterface<const char*
         std::string name{};
         OpenFile file{};
         uint64_t node = 0;
+        /// What somebody else does while the process stands still, about to be killed.
+        std::function<void()> meanwhile{};
     };
 
     using Ask = std::function<FuseRequest(Run& run)>;
@@ -77,6 +79,9 @@ class FsPoints : public FsTest, public ::testing::WithParamInterface<const char*
                 answer = guest().wait(*slot, queue, std::chrono::milliseconds(0));
                 return answer.used;
             });
+            if (!is_answered && run.meanwhile) {
+                run.meanwhile();
+            }
             traced->kill();
             if (!is_answered) {
                 answer = guest().wait(*slot, queue);
@@ -218,6 +223,40 @@ TEST_P(FsPoints, Mkdir) {
                       EXPECT_EQ(node_of(run.name), node);
                       EXPECT_EQ(error_of(ask::mkdir(node, "inside")), 0);
                   });
+}
+
+/// Of a server whose clock is behind ours, a directory that was just made is born before the
+/// request began: as one that takes its place is here.
+TEST_P(FsPoints, MkdirWhereAnotherClockGoes) {
+    at_each_point(
+        [&](Run& run) {
+            const std::string older = in_share(numbered("older", run.stops));
+            std::filesystem::create_directory(older);
+            run.meanwhile = [older, made = in_share(run.name)] {
+                if (::rmdir(made.c_str()) == 0) {
+                    std::filesystem::rename(older, made);
+                }
+            };
+            return ask::mkdir(FUSE_ROOT_ID, run.name);
+        },
+        [&](const Run& run, const FuseAnswer& answer) {
+            ASSERT_EQ(answer.error(), 0);
+            EXPECT_EQ(node_of(run.name), answer.as<fuse_entry_out>().nodeid);
+        });
+}
+
+/// And one that was there before is none that the request made, however young it is.
+TEST_P(FsPoints, MkdirOfWhatIsThereAlready) {
+    at_each_point(
+        [&](Run& run) {
+            std::filesystem::create_directory(in_share(run.name));
+            run.meanwhile = [there = in_share(run.name)] {
+                EXPECT_EQ(::rmdir(there.c_str()), 0);
+                std::filesystem::create_directory(there);
+            };
+            return ask::mkdir(FUSE_ROOT_ID, run.name);
+        },
+        [&](const Run& /*run*/, const FuseAnswer& answer) { EXPECT_EQ(answer.error(), EEXIST); });
 }
 
 TEST_P(FsPoints, Mknod) {

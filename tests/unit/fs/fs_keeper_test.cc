@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -238,6 +239,42 @@ TEST_F(FsKeeperTest, AnotherDirectoryIsNotTakenForTheShare) {
         Share::go_on(settings, UniqueFd(::fcntl(elsewhere.get(), F_DUPFD_CLOEXEC, 0))).has_value());
     EXPECT_TRUE(Share::go_on(settings, UniqueFd(::open(directory_.c_str(), O_PATH | O_CLOEXEC)))
                     .has_value());
+}
+
+TEST_F(FsKeeperTest, AProcessGoesOnWithWhatItsOptionsStandFor) {
+    keeper_->note_session({.initialized = true, .agreed = FUSE_BIG_WRITES | FUSE_POSIX_LOCKS});
+    FsSettings settings;
+    settings.posix_locks = true;
+    EXPECT_TRUE(check_kept(settings, *keeper_));
+    settings.posix_locks = false;
+    const auto refused = check_kept(settings, *keeper_);
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("--posix-lock"), std::string::npos);
+}
+
+TEST_F(FsKeeperTest, AWindowThatTheGuestAgreedToIsNotTakenAway) {
+    keeper_->note_session({.initialized = true, .agreed = FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX});
+    FsSettings settings;
+    const auto refused = check_kept(settings, *keeper_);
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("--dax-window"), std::string::npos);
+    settings.dax_window_bytes = 2 << 20;
+    EXPECT_TRUE(check_kept(settings, *keeper_));
+}
+
+TEST_F(FsKeeperTest, AGuestThatHasAgreedOnNothingGoesOnWithAnyOptions) {
+    keeper_->note_session({.initialized = false, .agreed = UINT64_MAX});
+    EXPECT_TRUE(check_kept({}, *keeper_));
+}
+
+TEST_F(FsKeeperTest, FilesThatAreKeptByHandleNeedHandles) {
+    const std::array<std::byte, 4> handle{};
+    keeper_->add_inode({.id = 2, .lookups = 1, .type = S_IFREG, .handle = handle}, -1);
+    FsSettings settings;
+    settings.handles = HandlePolicy::kPrefer;
+    EXPECT_TRUE(check_kept(settings, *keeper_));
+    settings.handles = HandlePolicy::kNever;
+    EXPECT_FALSE(check_kept(settings, *keeper_));
 }
 
 }  // namespace

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// What becomes of a read that waits for its file system when its ring stops, its guest goes, its
+// daemon ends or is killed, or its memory is gone.
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "tests/fs/fs_test.h"
+#include "tests/fs/held_file.h"
+
+namespace outrigger::testing {
+namespace {
+
+class FsCold : public FsTest {
+  protected:
+    static constexpr uint32_t kSize = 3 * 4096;
+
+    FsCold() {
+        for (uint32_t i = 0; i < kSize; ++i) {
+            content_.push_back(static_cast<char>('a' + i / 512 % 23));
+        }
+    }
+
+    /// A daemon of a share with a file in it whose reads can be held.
+    void begin(const Options& options) {
+        std::filesystem::create_directory(in_share("slow"));
+        held_ = HeldFile::mount(in_share("slow"), content_);
+        if (held_ == nullptr) {
+            GTEST_SKIP() << "this needs root and /dev/fuse";
+        }
+        serve(options);
+        node_ = node_of("f", node_of("slow"));
+        ASSERT_NE(node_, 0U) << daemon().complained();
+    }
+
+    uint64_t open(int flags = O_RDONLY) {
+        const FuseAnswer opened = call(ask::open(node_, static_cast<uint32_t>(flags)));
+        EXPECT_EQ(opened.error(), 0) << daemon().complained();
+        return opened.as<fuse_open_out>().fh;
+    }
+
+    /// A read of all of it, which waits.
+    size_t ask_held(uint64_t fh) {
+        held_->hold();
+        const auto slot = guest().submit(ask::read(node_, fh, 0, kSize));
+        EXPECT_TRUE(slot);
+        EXPECT_TRUE(eventually([&] { return held_->held_count() > 0; }));
+        return slot.value_or(0);
+    }
+
+    std::unique_ptr<HeldFile> held_;
+    std::string content_;
+    uint64_t node_ = 0;
+};
+
+TEST_F(FsCold, ARingStopsWhenItsReadHasCome) {
+    begin({});
+    if (IsSkipped()) {
+        return;
+    }
+    const size_t slot = ask_held(open());
+    driver::DriverQueue& ring = guest().device().queues[FuseGuest::kFirst];
+    auto stopped =
+        std::async(std::launch::async, [&] { return ring.stop(guest().frontend()).has_value(); });
+    held_->let_go();
+    ASSERT_TRUE(stopped.get());
+    // There already: nobody writes to the guest's memory behind the answer to GET_VRING_BASE.
+    const auto used = guest().queue(FuseGuest::kFirst).poll();
+    ASSERT_TRUE(used);
+    EXPECT_EQ(used->slot, slot);
+    const auto bytes = guest().queue(FuseGuest::kFirst).writable(slot).first(used->length);
+    ASSERT_EQ(bytes.size(), sizeof(fuse_out_header) + kSize);
+    EXPECT_EQ(std::memcmp(bytes.data() + sizeof(fuse_out_header), content_.data(), kSize), 0);
+}
+
+TEST_F(FsCold, AGuestThatGoesMeanwhileLeavesTheDaemonToTheNext) {
+    begin({});
+    if (IsSkipped()) {
+        return;
+    }
+    (void)ask_held(open());
+    guest_.reset();
+    held_->let_go();
+    connect({});
+    node_ = node_of("f", node_of("slow"));
+    EXPECT_EQ(call(ask::read(node_, open(), 0, kSize)).text(), content_);
+}
+
+TEST_F(FsCold, ADaemonThatIsToEndMeanwhileEnds) {
+    begin({});
+    if (IsSkipped()) {
+        return;
+    }
+    (void)ask_held(open());
+    daemon().send_signal(SIGTERM);
+    held_->let_go();
+    EXPECT_EQ(daemon().wait().value_or(Ended{}), (Ended{.status = 0})) << daemon().complained();
+    daemon_.reset();
+}
+
+TEST_F(FsCold, MemoryThatIsGoneMeanwhileBreaksTheRing) {
+    begin({.guest = {.truncatable = true}});
+    if (IsSkipped()) {
+        return;
+    }
+    const size_t slot = ask_held(open());
+    driver::GuestMemory& memory = guest().memory();
+    const driver::RegionId region = memory.regions().front();
+    const GuestAddr begin{0x10000};
+    // The header and the first page stay, and the rings; what the rest would go to does not.
+    const std::byte* const kept = guest().queue(FuseGuest::kFirst).writable(slot).data() +
+                                  sizeof(fuse_out_header) + FuseQueue::kPageBytes;
+    ASSERT_EQ(::ftruncate(memory.fd(region), kept - memory.data(begin, 1)), 0);
+    held_->let_go();
+    driver::DriverQueue& ring = guest().device().queues[FuseGuest::kFirst];
+    EXPECT_TRUE(ring.wait_error(driver::after(kPatience))) << daemon().complained();
+    connect({});
+    expect_alive();
+}
+
+/// Through the page cache by a thread, and past it by the kernel.
+class FsColdKills : public FsCold, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(FsColdKills, AProcessThatIsKilledMeanwhileLeavesTheReadToTheNext) {
+    begin({.arguments = {"--allow-direct-io"}, .keeper = true});
+    if (IsSkipped()) {
+        return;
+    }
+    const size_t slot = ask_held(open(GetParam() ? O_RDONLY | O_DIRECT : O_RDONLY));
+    const pid_t before = serving();
+    ASSERT_GT(before, 0);
+    ::kill(before, SIGKILL);
+    // Nothing ends a process whose file system has not answered.
+    held_->let_go();
+    ASSERT_TRUE(eventually([&] { return serving() != before && serving() > 0; }));
+    const FuseAnswer answer = guest().wait(slot);
+    EXPECT_EQ(answer.error(), 0) << daemon().complained();
+    EXPECT_EQ(answer.text(), content_);
+    expect_alive();
+}
+
+INSTANTIATE_TEST_SUITE_P(Reads, FsColdKills, ::testing::Bool(), [](const auto& row) {
+    return row.param ? "direct" : "cached";
+});
+
+}  // namespace
+}  // namespace outrigger::testing

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A file system of the kernel's FUSE client that has one file, whose reads take as long as the
+/// test likes: for requests that wait for a disk while something else happens.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "vhost-user-backend/base/unique_fd.h"
+
+namespace outrigger::testing {
+
+/// Unmounted when it goes, and reads that are held are let go of before.
+class HeldFile final {
+  public:
+    /// Mounted at `directory`, with one file "f" in it of that content. Null: this process may not
+    /// (it is not root, or there is no /dev/fuse).
+    [[nodiscard]] static std::unique_ptr<HeldFile> mount(const std::string& directory,
+                                                         std::string content);
+
+    HeldFile(const HeldFile&) = delete;
+    HeldFile& operator=(const HeldFile&) = delete;
+    ~HeldFile();
+
+    /// Reads wait from now on.
+    void hold();
+
+    /// How many wait.
+    [[nodiscard]] size_t held_count() const;
+
+    void let_go();
+
+  private:
+    struct Held {
+        uint64_t unique = 0;
+        uint64_t offset = 0;
+        uint32_t size = 0;
+    };
+
+    HeldFile(std::string directory, std::string content, UniqueFd fuse, UniqueFd stop);
+
+    void serve();
+    void answer_request();
+    void answer(uint64_t unique, int error, const void* bytes = nullptr, size_t size = 0) const;
+    void answer_read(const Held& read) const;
+
+    const std::string directory_;
+    const std::string content_;
+    const UniqueFd fuse_;
+    const UniqueFd stop_;  // an eventfd
+    mutable std::mutex mutex_;
+    bool holds_ = false;      // guarded by it
+    std::vector<Held> held_;  // guarded by it
+    std::thread thread_;
+};
+
+}  // namespace outrigger::testing
