@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/address_table.h"
 
+#include <algorithm>
+
 namespace outrigger::net {
 
 StationAddress read_station(std::span<const std::byte> frame, size_t at) {
@@ -59,6 +61,15 @@ std::vector<StationAddress> AddressTable::forget_port(uint32_t port) {
     std::erase_if(entries_, [&](const auto& each) { return each.second.port == port; });
     ports_.erase(port);
     return stations;
+}
+
+void AddressTable::forget_port_but(uint32_t port, std::span<const StationAddress> kept) {
+    const size_t gone = std::erase_if(entries_, [&](const auto& each) {
+        return each.second.port == port && !std::ranges::count(kept, each.first);
+    });
+    if (gone > 0) {
+        ports_[port].addresses -= gone;
+    }
 }
 
 /// It looks at all there are, so a guest that invents addresses has it done once in a while.

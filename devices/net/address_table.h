@@ -60,6 +60,9 @@ class AddressTable final {
     /// The port's stations have gone. Which they were.
     std::vector<StationAddress> forget_port(uint32_t port);
 
+    /// Of the port's stations all have gone but these.
+    void forget_port_but(uint32_t port, std::span<const StationAddress> kept);
+
     [[nodiscard]] size_t size() const { return entries_.size(); }
 
   private:

@@ -61,6 +61,10 @@ class CapturedPort final : public Port, private PortEvents {
 
     void load(const PortState& state) override { port_->load(state); }
 
+    void forget_stations_but(std::span<const StationAddress> kept) override {
+        port_->forget_stations_but(kept);
+    }
+
     [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
 
   private:

@@ -7,11 +7,39 @@
 namespace outrigger::net {
 
 GuardedPort::GuardedPort(std::unique_ptr<Port> port, SenderRules rules)
-    : port_(std::move(port)), stations_(rules.stations), guard_(std::move(rules)) {
+    : port_(std::move(port)), loaded_stations_(rules.stations) {
     passing_.reserve(kBatch);
+    set_rules(std::move(rules));
+}
+
+void GuardedPort::set_rules(SenderRules rules) {
+    stations_ = rules.stations;
+    guard_.reset();
+    if (rules.any()) {
+        guard_.emplace(std::move(rules));
+    }
+    if (is_attached_ && !stations_.empty()) {
+        port_->forget_stations_but(stations_);
+    }
+}
+
+void GuardedPort::attach(EventLoop& loop, PortEvents& events) {
+    port_->attach(loop, events);
+    is_attached_ = true;
+    if (!stations_.empty()) {
+        port_->forget_stations_but(stations_);
+    }
+}
+
+void GuardedPort::detach() {
+    is_attached_ = false;
+    port_->detach();
 }
 
 size_t GuardedPort::send(std::span<const Frame> frames) {
+    if (!guard_) {
+        return port_->send(frames);
+    }
     size_t taken = 0;
     while (taken < frames.size()) {
         const auto batch = frames.subspan(taken, std::min(kBatch, frames.size() - taken));
@@ -27,9 +55,9 @@ size_t GuardedPort::send(std::span<const Frame> frames) {
 /// A state may name any station. Frames to those that this guest is not stay away.
 void GuardedPort::load(const PortState& state) {
     PortState own = state;
-    if (!stations_.empty()) {
+    if (!loaded_stations_.empty()) {
         std::erase_if(own.stations, [&](StationAddress station) {
-            return std::ranges::find(stations_, station) == stations_.end();
+            return !std::ranges::count(loaded_stations_, station);
         });
     }
     port_->load(own);
@@ -40,7 +68,7 @@ size_t GuardedPort::send_batch(std::span<const Frame> frames) {
     passing_.clear();
     for (size_t i = 0; i < frames.size(); ++i) {
         const auto front = std::span(fronts_[i]).first(copy_front(frames[i], fronts_[i]));
-        passes[i] = guard_.allows(front, frames[i].offload);
+        passes[i] = guard_->allows(front, frames[i].offload);
         if (!passes[i]) {
             continue;
         }

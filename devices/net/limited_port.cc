@@ -6,7 +6,28 @@
 namespace outrigger::net {
 
 LimitedPort::LimitedPort(std::unique_ptr<Port> port, const PortLimits& limits)
-    : port_(std::move(port)), send_(limits.send), receive_(limits.receive) {}
+    : port_(std::move(port)), limits_(limits), send_(limits.send), receive_(limits.receive) {}
+
+void LimitedPort::set_limits(const PortLimits& limits) {
+    // What is owed to a limit that goes is forgiven.
+    if (limits.send != limits_.send) {
+        send_ = FrameLimits(limits.send);
+    }
+    if (limits.receive != limits_.receive) {
+        receive_ = FrameLimits(limits.receive);
+        front_ = {};
+    }
+    limits_ = limits;
+    // Who waits finds out on the next turn what holds now.
+    if (room_.is_pending()) {
+        room_.cancel();
+        room_.call_soon(*loop_, [this] { events_->on_room(); });
+    }
+    if (frames_.is_pending()) {
+        frames_.cancel();
+        frames_.call_soon(*loop_, [this] { events_->on_frames(); });
+    }
+}
 
 void LimitedPort::attach(EventLoop& loop, PortEvents& events) {
     loop_ = &loop;
@@ -24,6 +45,9 @@ void LimitedPort::detach() {
 }
 
 size_t LimitedPort::send(std::span<const Frame> frames) {
+    if (!limits_.send.any()) {
+        return port_->send(frames);
+    }
     const auto now = RateLimit::Clock::now();
     // What the port does not take has not passed.
     FrameLimits ahead = send_;
@@ -43,6 +67,10 @@ size_t LimitedPort::send(std::span<const Frame> frames) {
 }
 
 std::optional<Frame> LimitedPort::next_frame() {
+    if (!limits_.receive.any()) {
+        is_held_ = false;
+        return port_->next_frame();
+    }
     is_held_ = receive_.free_at() > RateLimit::Clock::now();
     if (is_held_) {
         return std::nullopt;
@@ -55,7 +83,9 @@ std::optional<Frame> LimitedPort::next_frame() {
 }
 
 void LimitedPort::drop_frame() {
-    receive_.take(front_, RateLimit::Clock::now());
+    if (limits_.receive.any()) {
+        receive_.take(front_, RateLimit::Clock::now());
+    }
     port_->drop_frame();
 }
 

@@ -18,14 +18,15 @@ struct PortLimits {
     FrameLimits::PerSecond send{};     ///< to the host
     FrameLimits::PerSecond receive{};  ///< to the guest
 
-    [[nodiscard]] bool any() const {
-        return send.bytes > 0 || send.frames > 0 || receive.bytes > 0 || receive.frames > 0;
-    }
+    friend bool operator==(const PortLimits&, const PortLimits&) = default;
 };
 
 class LimitedPort final : public Port, private PortEvents {
   public:
     LimitedPort(std::unique_ptr<Port> port, const PortLimits& limits);
+
+    /// From now on. What had to wait for a limit that is another one now is looked at again.
+    void set_limits(const PortLimits& limits);
 
     [[nodiscard]] Offloads takes() const override { return port_->takes(); }
 
@@ -44,6 +45,10 @@ class LimitedPort final : public Port, private PortEvents {
 
     void load(const PortState& state) override { port_->load(state); }
 
+    void forget_stations_but(std::span<const StationAddress> kept) override {
+        port_->forget_stations_but(kept);
+    }
+
     [[nodiscard]] const PortCounters& counters() const override { return port_->counters(); }
 
     /// Times that somebody had to wait, to send or to receive. Any thread.
@@ -55,7 +60,13 @@ class LimitedPort final : public Port, private PortEvents {
 
     void on_room() override { events_->on_room(); }
 
+    /// Those that may have to wait do so at the port.
+    [[nodiscard]] size_t take_frames(std::span<const Frame> frames) override {
+        return limits_.receive.any() ? 0 : events_->take_frames(frames);
+    }
+
     const std::unique_ptr<Port> port_;
+    PortLimits limits_;
     FrameLimits send_;
     FrameLimits receive_;
     Counter waits_;

@@ -2,6 +2,7 @@
 #include "devices/net/net_control.h"
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,8 @@
 
 #include "devices/net/capture.h"
 #include "devices/net/net_device.h"
+#include "devices/net/port_policy.h"
+#include "devices/net/sender_rules.h"
 
 namespace outrigger::net {
 namespace {
@@ -27,6 +30,10 @@ void add_drops(const CounterTable<DropReason, kDropReasonCount>& counters, v1::N
             drops.set_frames(frames);
         }
     }
+}
+
+control::CommandResult refusal_of(control::Refusal refusal, std::string why) {
+    return failure(control::CommandError{.refusal = refusal, .message = std::move(why)});
 }
 
 }  // namespace
@@ -64,6 +71,9 @@ void NetControl::describe(v1::Device& out) const {
     network.set_announcements(counters.announcements.value());
     network.set_commands(counters.commands.value());
     network.set_commands_refused(counters.commands_refused.value());
+    if (const PortPolicy* const policy = device_.policy()) {
+        PortPolicy::to_message(policy->values(), *network.mutable_policy());
+    }
     if (const Capture* const capture = device_.capture()) {
         const CaptureCounters captured = capture->counters();
         if (captured.state != CaptureState::kNone) {
@@ -79,7 +89,7 @@ void NetControl::describe(v1::Device& out) const {
 void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {
     Capture* const capture = device_.capture();
     const auto refuse = [&](control::Refusal refusal, const std::string& why) {
-        answer(failure(control::CommandError{.refusal = refusal, .message = why}));
+        answer(refusal_of(refusal, why));
     };
     switch (request.command_case()) {
         case v1::Request::kStartCapture:
@@ -102,6 +112,12 @@ void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
                    std::to_string(counters.dropped) + " dropped from the capture");
             return;
         }
+        case v1::Request::kSetNetworkLimits:
+            set_limits(request.set_network_limits(), std::move(answer));
+            return;
+        case v1::Request::kSetAllowedSenders:
+            set_senders(request.set_allowed_senders(), std::move(answer));
+            return;
         default:
             refuse(control::Refusal::kUnknown, "a network device has no such command");
     }
@@ -110,8 +126,7 @@ void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
 /// What is in the wish was written by anybody.
 void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answer answer) {
     const auto refuse = [&](const std::string& why) {
-        answer(
-            failure(control::CommandError{.refusal = control::Refusal::kInvalid, .message = why}));
+        answer(refusal_of(control::Refusal::kInvalid, why));
     };
     constexpr size_t kTextBytesMax = 1024;
     CaptureOptions options{.interface_name = device_.options().backend,
@@ -159,10 +174,72 @@ void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answ
                 answer(std::string());
                 return;
             }
-            answer(failure(control::CommandError{.refusal = control::Refusal::kFailed,
-                                                 .message = begun.error().message}));
+            answer(refusal_of(control::Refusal::kFailed, begun.error().message));
         });
     });
+}
+
+void NetControl::set_limits(const v1::SetNetworkLimits& wish, Answer answer) {
+    if (device_.policy() == nullptr) {
+        answer(refusal_of(control::Refusal::kInvalid, "nothing can be limited"));
+        return;
+    }
+    PolicyValues values = device_.policy()->values();
+    FrameLimits::PerSecond& send = values.limits.send;
+    FrameLimits::PerSecond& receive = values.limits.receive;
+    send.bytes = wish.has_send_bytes() ? wish.send_bytes() : send.bytes;
+    send.frames = wish.has_send_frames() ? wish.send_frames() : send.frames;
+    receive.bytes = wish.has_receive_bytes() ? wish.receive_bytes() : receive.bytes;
+    receive.frames = wish.has_receive_frames() ? wish.receive_frames() : receive.frames;
+    change_policy(std::move(values), std::move(answer));
+}
+
+/// What is in the wish was written by anybody.
+void NetControl::set_senders(const v1::SetAllowedSenders& wish, Answer answer) {
+    const auto refuse = [&](const std::string& why) {
+        answer(refusal_of(control::Refusal::kInvalid, why));
+    };
+    const auto names_of = [](const v1::AllowedNames& list) {
+        return std::vector<std::string>(list.names().begin(), list.names().end());
+    };
+    if (device_.policy() == nullptr) {
+        refuse("senders are not looked at");
+        return;
+    }
+    if (wish.macs().names_size() > static_cast<int>(PortPolicy::kNamesMax) ||
+        wish.addresses().names_size() > static_cast<int>(PortPolicy::kNamesMax)) {
+        refuse("a list has at most " + std::to_string(PortPolicy::kNamesMax) + " names");
+        return;
+    }
+    PolicyValues values = device_.policy()->values();
+    if (wish.has_macs()) {
+        auto stations = parse_stations(names_of(wish.macs()));
+        if (!stations) {
+            refuse(stations.error().message);
+            return;
+        }
+        values.rules.stations = *std::move(stations);
+    }
+    if (wish.has_addresses()) {
+        auto addresses = parse_ip_ranges(names_of(wish.addresses()));
+        if (!addresses) {
+            refuse(addresses.error().message);
+            return;
+        }
+        values.rules.addresses = *std::move(addresses);
+    }
+    change_policy(std::move(values), std::move(answer));
+}
+
+void NetControl::change_policy(PolicyValues values, Answer answer) {
+    auto shared = std::make_shared<Answer>(std::move(answer));
+    const auto changed =
+        device_.policy()->change(std::move(values), *worker_, [loop = control_loop_, shared] {
+            loop->post([shared] { (*shared)(std::string()); });
+        });
+    if (!changed) {
+        (*shared)(refusal_of(control::Refusal::kInvalid, changed.error().message));
+    }
 }
 
 }  // namespace outrigger::net

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What an operator may ask of a network device: what has passed, and what was dropped and why.
+/// What an operator may ask of a network device: what has passed, and what was dropped and why;
+/// a capture; other limits and senders.
 #pragma once
 
 #include "vhost-user-backend/control/device_control.h"
 
 namespace outrigger::control::v1 {
+class SetAllowedSenders;
+class SetNetworkLimits;
 class StartCapture;
 }  // namespace outrigger::control::v1
 
 namespace outrigger::net {
 
 class NetDevice;
+struct PolicyValues;
 
 /// Thread-bound: control thread.
 class NetControl final : public control::DeviceControl {
@@ -25,6 +29,9 @@ class NetControl final : public control::DeviceControl {
 
   private:
     void start_capture(const control::v1::StartCapture& wish, UniqueFd file, Answer answer);
+    void set_limits(const control::v1::SetNetworkLimits& wish, Answer answer);
+    void set_senders(const control::v1::SetAllowedSenders& wish, Answer answer);
+    void change_policy(PolicyValues values, Answer answer);
 
     NetDevice& device_;
     EventLoop* control_loop_ = nullptr;

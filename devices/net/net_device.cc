@@ -36,9 +36,11 @@ std::optional<VnetHeader> read_header(ChainReader& reader, size_t header_bytes) 
 NetDevice::NetDevice(const NetOptions& options,
                      std::unique_ptr<Port> port,
                      Mapping kept,
-                     std::unique_ptr<Capture> capture)
+                     std::unique_ptr<Capture> capture,
+                     std::unique_ptr<PortPolicy> policy)
     : options_(options),
       capture_(std::move(capture)),
+      policy_(std::move(policy)),
       port_(std::move(port)),
       mtu_(options.mtu),
       kept_(std::move(kept)),

@@ -30,6 +30,7 @@
 #include "devices/net/net_control.h"
 #include "devices/net/offload.h"
 #include "devices/net/port.h"
+#include "devices/net/port_policy.h"
 #include "devices/net/receive_queue.h"
 #include "devices/net/transmit_batch.h"
 
@@ -69,10 +70,12 @@ class NetDevice final : public Device, private PortEvents {
   public:
     /// `kept`: of kKeptBytes, which outlive this process, or empty.
     /// `capture`: of what passes at `port`; null: nothing can be captured.
+    /// `policy`: what `port` is held to; null: to nothing.
     NetDevice(const NetOptions& options,
               std::unique_ptr<Port> port,
               Mapping kept = {},
-              std::unique_ptr<Capture> capture = nullptr);
+              std::unique_ptr<Capture> capture = nullptr,
+              std::unique_ptr<PortPolicy> policy = nullptr);
 
     /// What the device needs of a keeper's memory.
     static constexpr size_t kKeptBytes = KeptRecord::bytes(GuestSettings::kBytesMax);
@@ -111,6 +114,9 @@ class NetDevice final : public Device, private PortEvents {
 
     /// Null: there is none.
     [[nodiscard]] Capture* capture() const { return capture_.get(); }
+
+    /// Null: there is none.
+    [[nodiscard]] PortPolicy* policy() const { return policy_.get(); }
 
   private:
     /// What a ring is for. VIRTIO 1.3, 5.1.2: with one pair the third is the control queue,
@@ -175,6 +181,7 @@ class NetDevice final : public Device, private PortEvents {
 
     const NetOptions options_;
     const std::unique_ptr<Capture> capture_;
+    const std::unique_ptr<PortPolicy> policy_;
     const std::unique_ptr<Port> port_;
     NetCounters counters_;
     LogLimiter limiter_;

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "devices/net/net_device.h"
+#include "devices/net/rate_limit.h"
 
 namespace outrigger::net {
 namespace {
@@ -29,9 +30,6 @@ constexpr std::string_view kBackendDefault = "null";
 #endif
 
 constexpr std::string_view kOnOff[] = {"on", "off"};
-
-/// In a second: more than any guest moves.
-constexpr uint64_t kLimitMax = uint64_t{1} << 40;
 
 constexpr std::array kOptions = {
     OptionSpec{.name = "backend",
@@ -184,25 +182,25 @@ constexpr std::array kOptions = {
                .help = "Pass at most SIZE bytes a second from the guest on, with bursts of a tenth "
                        "of that; what is more waits",
                .number_min = 1,
-               .number_max = kLimitMax},
+               .number_max = kPerSecondMax},
     OptionSpec{.name = "limit-send-frames",
                .kind = OptionKind::kNumber,
                .value_name = "N",
                .help = "Likewise N frames; one that is cut on its way counts as what it becomes",
                .number_min = 1,
-               .number_max = kLimitMax},
+               .number_max = kPerSecondMax},
     OptionSpec{.name = "limit-receive-bytes",
                .kind = OptionKind::kSize,
                .value_name = "SIZE",
                .help = "Likewise SIZE bytes to the guest",
                .number_min = 1,
-               .number_max = kLimitMax},
+               .number_max = kPerSecondMax},
     OptionSpec{.name = "limit-receive-frames",
                .kind = OptionKind::kNumber,
                .value_name = "N",
                .help = "Likewise N frames to the guest",
                .number_min = 1,
-               .number_max = kLimitMax},
+               .number_max = kPerSecondMax},
     OptionSpec{.name = "allow-mac",
                .value_name = "MAC",
                .help = "Drop what the guest sends as any other station, in Ethernet, ARP and "

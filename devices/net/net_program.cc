@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -22,12 +21,12 @@
 #include "devices/net/backend_options.h"
 #include "devices/net/captured_port.h"
 #include "devices/net/datagram_port.h"
-#include "devices/net/guarded_port.h"
-#include "devices/net/limited_port.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
 #include "devices/net/net_options.h"
 #include "devices/net/peer_socket.h"
+#include "devices/net/port_policy.h"
+#include "devices/net/sender_rules.h"
 #include "devices/net/stream_port.h"
 #include "devices/net/switch_port.h"
 #include "devices/net/tap_device.h"
@@ -151,26 +150,22 @@ Result<void> check_tap_options(std::string_view backend, const OptionValues& val
     return {};
 }
 
-Result<SenderRules> parse_sender_rules(const OptionValues& values) {
-    SenderRules rules;
-    for (const std::string& text : values.texts("allow-mac")) {
-        const auto mac = parse_mac(text);
-        if (!mac) {
-            return failure(Error{.message = "--allow-mac=" + text +
-                                            " is no address of a station, like 52:54:00:12:34:56"});
-        }
-        rules.stations.push_back(read_station(*mac, 0));
+Result<PolicyValues> parse_policy(const OptionValues& values) {
+    const auto number = [&](std::string_view name) { return values.number(name).value_or(0); };
+    PolicyValues policy{.limits = {.send = {.bytes = number("limit-send-bytes"),
+                                            .frames = number("limit-send-frames")},
+                                   .receive = {.bytes = number("limit-receive-bytes"),
+                                               .frames = number("limit-receive-frames")}}};
+    auto stations = parse_stations(values.texts("allow-mac"));
+    if (!stations) {
+        return failure(Error{.message = "--allow-mac=" + stations.error().message});
     }
-    for (const std::string& text : values.texts("allow-ip")) {
-        const auto range = parse_ip_range(text);
-        if (!range) {
-            return failure(Error{.message = "--allow-ip=" + text +
-                                            " is no address or prefix, like 192.0.2.7 or "
-                                            "2001:db8::/32"});
-        }
-        rules.addresses.push_back(*range);
+    auto addresses = parse_ip_ranges(values.texts("allow-ip"));
+    if (!addresses) {
+        return failure(Error{.message = "--allow-ip=" + addresses.error().message});
     }
-    return rules;
+    policy.rules = {.stations = *std::move(stations), .addresses = *std::move(addresses)};
+    return policy;
 }
 
 Result<void> check_options(const OptionValues& values) {
@@ -185,7 +180,7 @@ Result<void> check_options(const OptionValues& values) {
         (void)OUTRIGGER_TRY(parse_user_options(values));
     }
 #endif
-    (void)OUTRIGGER_TRY(parse_sender_rules(values));
+    (void)OUTRIGGER_TRY(parse_policy(values));
     OUTRIGGER_TRY(check_tap_options(*backend, values));
     return check_socket_options(*backend, values);
 }
@@ -302,20 +297,13 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
     auto capture = std::make_unique<Capture>();
     port = std::make_unique<CapturedPort>(std::move(port), *capture);
-    const PortLimits limits{
-        .send = {.bytes = values.number("limit-send-bytes").value_or(0),
-                 .frames = values.number("limit-send-frames").value_or(0)},
-        .receive = {.bytes = values.number("limit-receive-bytes").value_or(0),
-                    .frames = values.number("limit-receive-frames").value_or(0)}};
-    if (limits.any()) {
-        port = std::make_unique<LimitedPort>(std::move(port), limits);
-    }
-    if (SenderRules rules = OUTRIGGER_TRY(parse_sender_rules(values)); rules.any()) {
-        port = std::make_unique<GuardedPort>(std::move(port), std::move(rules));
-    }
+    Mapping kept_policy = OUTRIGGER_TRY(map_kept(keeper, "policy", PortPolicy::kKeptBytes));
+    auto policy =
+        std::make_unique<PortPolicy>(OUTRIGGER_TRY(parse_policy(values)), std::move(kept_policy));
+    port = policy->govern(std::move(port));
     Mapping kept = OUTRIGGER_TRY(map_kept(keeper, "settings", NetDevice::kKeptBytes));
     return std::make_unique<NetDevice>(
-        options, std::move(port), std::move(kept), std::move(capture));
+        options, std::move(port), std::move(kept), std::move(capture), std::move(policy));
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
@@ -352,31 +340,6 @@ std::string thread_group(const OptionValues& values) {
 }
 
 }  // namespace
-
-std::optional<MacAddress> parse_mac(std::string_view text) {
-    constexpr size_t kTextBytes = 17;
-    MacAddress mac{};
-    if (text.size() != kTextBytes) {
-        return std::nullopt;
-    }
-    for (size_t i = 0; i < mac.size(); ++i) {
-        const std::string_view digits = text.substr(3 * i, 2);
-        uint8_t value = 0;
-        const auto [end, error] =
-            std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
-        const bool is_separated = i + 1 == mac.size() || text[3 * i + 2] == ':';
-        if (error != std::errc() || end != digits.data() + digits.size() || !is_separated) {
-            return std::nullopt;
-        }
-        mac[i] = static_cast<std::byte>(value);
-    }
-    constexpr std::byte kMulticast{1};
-    const bool is_zero = std::ranges::all_of(mac, [](std::byte b) { return b == std::byte{0}; });
-    if (is_zero || (mac[0] & kMulticast) != std::byte{0}) {
-        return std::nullopt;
-    }
-    return mac;
-}
 
 const DeviceProgram kNetProgram{
     .name = "outrigger-net",

@@ -90,6 +90,9 @@ class Port {
     /// Somebody before the port has dropped a frame that was to be sent.
     virtual void count_drop(DropReason reason) { counters_.dropped.add(reason); }
 
+    /// While attached: of the stations that were seen on the guest's side only these are there.
+    virtual void forget_stations_but(std::span<const StationAddress> /*kept*/) {}
+
     // Control thread, while no queue runs.
 
     [[nodiscard]] virtual PortState save() const { return {}; }

@@ -10,6 +10,9 @@
 
 namespace outrigger::net {
 
+/// In a second: more than any guest moves.
+inline constexpr uint64_t kPerSecondMax = uint64_t{1} << 40;
+
 /// Of bytes or of frames. What passes takes time: the next may pass when that is over.
 class RateLimit final {
   public:
@@ -17,7 +20,7 @@ class RateLimit final {
 
     static constexpr Clock::duration kBurst = std::chrono::milliseconds(100);
 
-    /// 0: there is no limit.
+    /// 0: there is no limit. Else at most kPerSecondMax.
     explicit RateLimit(uint64_t per_second = 0) : per_second_(per_second) {}
 
     /// When the next may pass; it may be longer than the burst, and takes the longer for it.
@@ -46,6 +49,10 @@ class FrameLimits final {
     struct PerSecond {
         uint64_t bytes = 0;   ///< 0: no limit
         uint64_t frames = 0;  ///< a frame that is to be cut counts as what it becomes
+
+        [[nodiscard]] bool any() const { return bytes > 0 || frames > 0; }
+
+        friend bool operator==(const PerSecond&, const PerSecond&) = default;
     };
 
     FrameLimits() = default;

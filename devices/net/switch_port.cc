@@ -188,6 +188,11 @@ class SwitchPort::Switch final {
         return table_.forget_port(number);
     }
 
+    void forget_stations_but(std::span<const StationAddress> kept, uint32_t number) {
+        const std::lock_guard lock(mutex_);
+        table_.forget_port_but(number, kept);
+    }
+
     /// Notes where `source` is, and says where a frame to `destination` goes: nothing for everybody
     /// else.
     [[nodiscard]] std::shared_ptr<Inbox> look_up(StationAddress source,
@@ -278,6 +283,10 @@ PortState SwitchPort::save() const {
 
 void SwitchPort::load(const PortState& state) {
     stations_ = state.stations;
+}
+
+void SwitchPort::forget_stations_but(std::span<const StationAddress> kept) {
+    switch_->forget_stations_but(kept, number_);
 }
 
 // --- To other guests ---------------------------------------------------------------------------

@@ -40,6 +40,7 @@ class SwitchPort final : public Port {
     void await_frames() override;
     [[nodiscard]] PortState save() const override;
     void load(const PortState& state) override;
+    void forget_stations_but(std::span<const StationAddress> kept) override;
 
   private:
     class Inbox;

@@ -15,20 +15,7 @@ namespace {
 
 class NetCaptureTest : public NetDaemonTest {
   protected:
-    void SetUp() override {
-        const char* program = std::getenv("OUTRIGGER_CTL_PROGRAM");
-        ASSERT_NE(program, nullptr) << "names outriggerctl";
-        ctl_ = program;
-        serve({"--backend=loop", "--control-socket=" + path("control")});
-    }
-
-    /// What it prints, if it ends so.
-    std::string ask(std::vector<std::string> arguments, int status = 0) {
-        arguments.insert(arguments.begin(), "--socket=" + path("control"));
-        ChildProcess asked(ctl_, {.arguments = std::move(arguments), .descriptors = {}});
-        EXPECT_EQ(asked.wait(), Ended{.status = status}) << asked.complained();
-        return asked.printed() + asked.complained();
-    }
+    void SetUp() override { serve({"--backend=loop", "--control-socket=" + path("control")}); }
 
     [[nodiscard]] std::string file(const std::string& name) const {
         std::ifstream in(path(name), std::ios::binary);
@@ -47,8 +34,6 @@ class NetCaptureTest : public NetDaemonTest {
         }
         return found;
     }
-
-    std::string ctl_;
 };
 
 TEST_F(NetCaptureTest, FileOfTheOperatorHasWhatPassesMeanwhile) {
@@ -79,7 +64,7 @@ TEST_F(NetCaptureTest, RefusalLeavesNoFile) {
     // One that is there stays as it is.
     EXPECT_NE(ask({"capture", path("f")}, 1).find("cannot make"), std::string::npos);
     ChildProcess lost(
-        ctl_,
+        std::getenv("OUTRIGGER_CTL_PROGRAM"),
         {.arguments = {"--socket=" + path("nobody"), "capture", path("h")}, .descriptors = {}});
     EXPECT_EQ(lost.wait(), Ended{.status = 1}) << lost.complained();
     EXPECT_EQ(::access(path("h").c_str(), F_OK), -1);

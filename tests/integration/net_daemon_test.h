@@ -65,6 +65,17 @@ class NetDaemonTest : public ::testing::Test {
         EXPECT_EQ(received->bytes, frame);
     }
 
+    /// What outriggerctl prints, if it ends so.
+    std::string ask(std::vector<std::string> arguments, int status = 0) {
+        const char* ctl = std::getenv("OUTRIGGER_CTL_PROGRAM");
+        EXPECT_NE(ctl, nullptr) << "names outriggerctl";
+        arguments.insert(arguments.begin(), "--socket=" + path("control"));
+        ChildProcess asked(ctl != nullptr ? ctl : "",
+                           {.arguments = std::move(arguments), .descriptors = {}});
+        EXPECT_EQ(asked.wait(), Ended{.status = status}) << asked.complained();
+        return asked.printed() + asked.complained();
+    }
+
     /// Was the program built with libslirp?
     [[nodiscard]] bool has_user_network() const {
         ChildProcess asked(program_, {.arguments = {"--help"}, .descriptors = {}});

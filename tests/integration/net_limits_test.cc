@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Limits of what passes a port in a second. Time is only looked at for what came too early.
 #include <chrono>
+#include <future>
 #include <memory>
 #include <string>
 
@@ -23,6 +24,7 @@ class NetLimitsTest : public ::testing::TestWithParam<bool> {
         guest_.reset();
         host_.reset();
         device_.reset();
+        worker_.reset();
     }
 
     void serve(const PortLimits& limits) {
@@ -31,10 +33,25 @@ class NetLimitsTest : public ::testing::TestWithParam<bool> {
         auto limited = std::make_unique<LimitedPort>(std::move(port), limits);
         limited_ = limited.get();
         device_ = std::make_unique<NetDevice>(NetOptions{}, std::move(limited));
-        host_ = std::make_unique<testing::SessionHost>(*device_, testing::SessionHostOptions{});
+        worker_ = Worker::start({.thread_name = "test-limits",
+                                 .loop = testing::loop_under_test(),
+                                 .cpu = std::nullopt})
+                      .value();
+        host_ = std::make_unique<testing::SessionHost>(
+            *device_, testing::SessionHostOptions{.worker = worker_.get()});
         guest_ =
             std::make_unique<NetGuest>(host_->connect(), NetGuestOptions{.packed = GetParam()});
         ASSERT_TRUE(guest_->is_up());
+    }
+
+    /// As an operator does.
+    void set(const PortLimits& limits) {
+        std::promise<void> done;
+        worker_->post([&] {
+            limited_->set_limits(limits);
+            done.set_value();
+        });
+        done.get_future().wait();
     }
 
     void send_all() {
@@ -62,6 +79,7 @@ class NetLimitsTest : public ::testing::TestWithParam<bool> {
 
     PlayedPort* port_ = nullptr;
     LimitedPort* limited_ = nullptr;
+    std::unique_ptr<Worker> worker_;
     std::unique_ptr<NetDevice> device_;
     std::unique_ptr<testing::SessionHost> host_;
     std::unique_ptr<NetGuest> guest_;
@@ -120,6 +138,45 @@ TEST_P(NetLimitsTest, WhoWaitsMayLeave) {
         ASSERT_TRUE(guest_->frontend().get_vring_base(ring));
     }
     guest_.reset();
+}
+
+TEST_P(NetLimitsTest, WhoWaitsGoesOnWhenTheLimitIsTakenAway) {
+    // Behind the first of each way nothing would pass for a quarter of an hour.
+    serve({.send = {.bytes = 1}, .receive = {.bytes = 1}});
+    port_->give(make_frame(make_payload(1000)));
+    ASSERT_TRUE(guest_->receive());
+    ASSERT_TRUE(guest_->post_frame(make_frame(make_payload(1000))));
+    ASSERT_TRUE(port_->take());
+    ASSERT_TRUE(guest_->post_frame(make_frame("out")));
+    port_->give(make_frame("in"));
+    ASSERT_TRUE(eventually([&] { return limited_->waits().value() >= 2; }));
+    set({.send = {.bytes = 1}});
+    const auto received = guest_->receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, make_frame("in"));
+    EXPECT_FALSE(port_->take_now());
+    set({});
+    const auto sent = port_->take();
+    ASSERT_TRUE(sent);
+    EXPECT_EQ(sent->bytes, make_frame("out"));
+    send_all();
+    receive_all();
+}
+
+TEST_P(NetLimitsTest, LimitOfLaterHolds) {
+    serve({});
+    send_all();
+    receive_all();
+    EXPECT_EQ(limited_->waits().value(), 0U);
+    set({.send = {.bytes = 1}, .receive = {.bytes = 1}});
+    port_->give(make_frame("in"));
+    ASSERT_TRUE(guest_->receive());
+    ASSERT_TRUE(guest_->post_frame(make_frame("out")));
+    ASSERT_TRUE(port_->take());
+    ASSERT_TRUE(guest_->post_frame(make_frame("more out")));
+    port_->give(make_frame("more in"));
+    EXPECT_TRUE(eventually([&] { return limited_->waits().value() >= 2; }));
+    EXPECT_FALSE(port_->take_now());
 }
 
 INSTANTIATE_TEST_SUITE_P(Rings, NetLimitsTest, ::testing::Bool(), [](const auto& row) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Guests at one switch, each with a device, a worker and a session of its own.
+#include <array>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -193,6 +195,25 @@ TEST_P(NetSwitchTest, StationThatMovesIsFoundAgain) {
     expect_sent(0, frame(mac(0), mac(1), "found"));
     expect_received(2, frame(mac(0), mac(1), "found"));
     expect_nothing(1);
+}
+
+TEST_P(NetSwitchTest, StationThatAGuestMayNotBeAnyMoreIsForgotten) {
+    join();
+    join();
+    join();
+    introduce();
+    expect_sent(1, frame(mac(5), kEverybodyMac, "spoofed"));
+    expect_received(0, frame(mac(5), kEverybodyMac, "spoofed"));
+    expect_received(2, frame(mac(5), kEverybodyMac, "spoofed"));
+    const std::string own = mac(1);
+    stations_[1].port->forget_stations_but(
+        std::array{read_station(std::as_bytes(std::span(own)), 0)});
+    expect_sent(0, frame(mac(0), mac(1), "to one"));
+    expect_received(1, frame(mac(0), mac(1), "to one"));
+    expect_nothing(2);
+    expect_sent(0, frame(mac(0), mac(5), "where?"));
+    expect_received(1, frame(mac(0), mac(5), "where?"));
+    expect_received(2, frame(mac(0), mac(5), "where?"));
 }
 
 TEST_P(NetSwitchTest, FrameToAStationOfTheSamePortGoesNowhere) {

@@ -12,6 +12,7 @@
 #include "vhost-user-backend/control/printable_text.h"
 
 #include "tools/outriggerctl/ctl_filter.h"
+#include "tools/outriggerctl/ctl_limits.h"
 
 namespace outrigger::ctl {
 namespace {
@@ -57,8 +58,16 @@ constexpr CommandSpec kCommands[] = {
     {.name = "limit",
      .value_name = "",
      .help = "Set the limits that are given as options, and leave the others as they are; 0 "
-             "takes a limit away",
-     .options = " bytes read-bytes write-bytes ops read-ops write-ops group no-group "},
+             "takes a limit away. Of a disk: --bytes to --no-group; of a network device: "
+             "--send-bytes to --receive-frames",
+     .options = " bytes read-bytes write-bytes ops read-ops write-ops group no-group send-bytes "
+                "send-frames receive-bytes receive-frames "},
+    {.name = "allow",
+     .value_name = "",
+     .help = "Say as whom the guest of a network device may send, as its daemon's --allow-mac and "
+             "--allow-ip do: the stations or addresses that are given take the place of those "
+             "before, and where none of a kind are given, those stay",
+     .options = " mac ip any-mac any-ip "},
     {.name = "on-error",
      .value_name = "report|stop|enospc",
      .help = "Choose what becomes of requests that the host fails, as the daemon's --on-error does",
@@ -195,6 +204,34 @@ constexpr OptionSpec kOptions[] = {
     {.name = "no-group",
      .kind = OptionKind::kFlag,
      .help = "With limit: first take the disk out of its group; it has no limits then"},
+    {.name = "send-bytes",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "With limit: bytes in a second that a guest sends, with bursts of a tenth of that"},
+    {.name = "send-frames",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "With limit: frames that it sends; one that is cut on its way counts as what it "
+             "becomes"},
+    {.name = "receive-bytes",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "With limit: bytes that it is sent"},
+    {.name = "receive-frames",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "With limit: frames that it is sent"},
+    {.name = "mac",
+     .value_name = "MAC",
+     .help = "With allow: a station that the guest may be; may be given several times",
+     .repeatable = true},
+    {.name = "ip",
+     .value_name = "ADDRESS[/BITS]",
+     .help = "With allow: an address of IPv4 or IPv6, or a prefix, that the guest may have; may be "
+             "given several times",
+     .repeatable = true},
+    {.name = "any-mac", .kind = OptionKind::kFlag, .help = "With allow: any station"},
+    {.name = "any-ip", .kind = OptionKind::kFlag, .help = "With allow: any address"},
     {.name = "rate",
      .kind = OptionKind::kSize,
      .value_name = "SIZE",
@@ -247,7 +284,8 @@ constexpr OptionSpec kOptions[] = {
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
-    "rate escape filter frame-bytes file-bytes interval count batch keeper ";
+    "send-bytes send-frames receive-bytes receive-frames mac ip any-mac any-ip rate escape filter "
+    "frame-bytes file-bytes interval count batch keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -279,7 +317,7 @@ Result<Given> split(std::span<const char* const> arguments) {
         if (!argument.starts_with("--") || spec == std::end(kOptions)) {
             return usage_error("there is no option " + std::string(argument.substr(0, equals)));
         }
-        if (given.values.has(name)) {
+        if (given.values.has(name) && !spec->repeatable) {
             return usage_error("--" + std::string(name) + " is given twice");
         }
         std::string_view text = "on";
@@ -294,54 +332,6 @@ Result<Given> split(std::span<const char* const> arguments) {
         OUTRIGGER_TRY(given.values.set(*spec, text));
     }
     return given;
-}
-
-std::optional<uint64_t> parse_size(const std::string& text) {
-    constexpr OptionSpec kSize = {.name = "size", .kind = OptionKind::kSize};
-    OptionValues values;
-    return values.set(kSize, text) ? values.number("size") : std::nullopt;
-}
-
-Result<void> set_rate(const OptionValues& values, std::string_view option, v1::Rate* rate) {
-    const std::string text = values.text(option).value_or("");
-    const size_t colon = text.find(':');
-    const auto per_second = parse_size(text.substr(0, colon));
-    const auto burst = colon == std::string::npos ? std::optional<uint64_t>(0)
-                                                  : parse_size(text.substr(colon + 1));
-    if (!per_second || !burst) {
-        return usage_error("--" + std::string(option) +
-                           " takes a rate like 100M, or with a burst like 100M:1G");
-    }
-    rate->set_per_second(*per_second);
-    rate->set_burst(*burst);
-    return {};
-}
-
-Result<void> read_limits(const OptionValues& values, v1::SetLimits& command) {
-    using Slot = v1::Rate* (v1::Limits::*)();
-    constexpr std::pair<std::string_view, Slot> kRates[] = {
-        {"bytes", &v1::Limits::mutable_bytes},
-        {"read-bytes", &v1::Limits::mutable_read_bytes},
-        {"write-bytes", &v1::Limits::mutable_write_bytes},
-        {"ops", &v1::Limits::mutable_operations},
-        {"read-ops", &v1::Limits::mutable_read_operations},
-        {"write-ops", &v1::Limits::mutable_write_operations},
-    };
-    for (const auto& [option, slot] : kRates) {
-        if (values.has(option)) {
-            OUTRIGGER_TRY(set_rate(values, option, (command.mutable_limits()->*slot)()));
-        }
-    }
-    if (values.has("group") && values.flag("no-group")) {
-        return usage_error("--group and --no-group exclude each other");
-    }
-    if (values.has("group") || values.flag("no-group")) {
-        command.set_group(control::printable(values.text("group").value_or("")));
-    }
-    if (!command.has_limits() && !command.has_group()) {
-        return usage_error("limit takes at least one of its options, like --bytes=100M");
-    }
-    return {};
 }
 
 Result<void> read_fill(const std::optional<std::string>& value,
@@ -402,7 +392,7 @@ Result<void> read_command(const CommandSpec& spec,
     } else if (spec.name == "resize") {
         request.mutable_resize()->set_force(values.flag("force"));
         if (value) {
-            const auto size = parse_size(*value);
+            const auto size = parse_size_text(*value);
             if (!size) {
                 return usage_error("resize takes a size in bytes (suffix K, M, G or T), not '" +
                                    *value + "'");
@@ -410,7 +400,9 @@ Result<void> read_command(const CommandSpec& spec,
             request.mutable_resize()->set_size_bytes(*size);
         }
     } else if (spec.name == "limit") {
-        return read_limits(values, *request.mutable_set_limits());
+        return read_limits(values, request);
+    } else if (spec.name == "allow") {
+        return read_allowed(values, *request.mutable_set_allowed_senders());
     } else if (spec.name == "swap") {
         plan.image_path = *value;
         plan.image_read_only = values.flag("read-only");

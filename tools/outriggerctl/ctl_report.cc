@@ -307,10 +307,37 @@ std::string flow_text(const v1::NetworkFlow& flow) {
     return text;
 }
 
+std::string network_limits_text(const v1::NetworkPolicy& policy) {
+    const std::array<std::pair<std::string_view, uint64_t>, 4> limits = {{
+        {"send-bytes", policy.send_bytes()},
+        {"send-frames", policy.send_frames()},
+        {"receive-bytes", policy.receive_bytes()},
+        {"receive-frames", policy.receive_frames()},
+    }};
+    std::string out;
+    for (const auto& [name, per_second] : limits) {
+        if (per_second != 0) {
+            out += fmt::format("{}{}={}", out.empty() ? "" : " ", name, per_second);
+        }
+    }
+    return out.empty() ? "none" : out;
+}
+
+std::string senders_text(const google::protobuf::RepeatedPtrField<std::string>& names) {
+    std::string out;
+    for (const std::string& name : names) {
+        out += fmt::format("{}{}", out.empty() ? "" : " ", control::printable(name));
+    }
+    return out.empty() ? "any" : out;
+}
+
 void append_network(std::string& out, const v1::NetworkDevice& network) {
     const v1::NetworkPort& port = network.port();
     append_row(out, "backend", network.backend());
     append_row(out, "queue pairs", fmt::format("{}", network.queue_pairs()));
+    append_row(out, "limits", network_limits_text(network.policy()));
+    append_row(out, "allowed stations", senders_text(network.policy().macs()));
+    append_row(out, "allowed addresses", senders_text(network.policy().addresses()));
     append_row(out, "from the guest", flow_text(network.from_guest()));
     append_row(out, "to the guest", flow_text(network.to_guest()));
     append_row(out, "to the host", flow_text(port.sent()));
@@ -357,9 +384,17 @@ void make_printable(google::protobuf::Message& message) {
                                ? *reflection.MutableRepeatedMessage(&message, field, i)
                                : *reflection.MutableMessage(&message, field));
         }
-        if (field->cpp_type() == Field::CPPTYPE_STRING && !field->is_repeated()) {
+        if (field->cpp_type() != Field::CPPTYPE_STRING) {
+            continue;
+        }
+        if (!field->is_repeated()) {
             reflection.SetString(
                 &message, field, control::printable(reflection.GetString(message, field)));
+            continue;
+        }
+        for (int i = 0; i < count; ++i) {
+            const std::string text = reflection.GetRepeatedString(message, field, i);
+            reflection.SetRepeatedString(&message, field, i, control::printable(text));
         }
     }
 }

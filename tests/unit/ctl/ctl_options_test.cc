@@ -175,6 +175,52 @@ TEST(CtlOptions, LimitsAreThoseThatAreGiven) {
     EXPECT_EQ(plan({"limit", "--no-group"}).request.set_limits().group(), "");
 }
 
+TEST(CtlOptions, LimitsOfANetworkDeviceAreAnotherRequest) {
+    const auto request = plan({"limit", "--send-bytes=10M", "--receive-frames=0"}).request;
+    EXPECT_FALSE(request.has_set_limits());
+    const control::v1::SetNetworkLimits& limits = request.set_network_limits();
+    EXPECT_EQ(limits.send_bytes(), uint64_t{10} << 20);
+    EXPECT_FALSE(limits.has_send_frames());
+    EXPECT_FALSE(limits.has_receive_bytes());
+    EXPECT_TRUE(limits.has_receive_frames());
+    EXPECT_EQ(limits.receive_frames(), 0U);
+    EXPECT_NE(complaint({"limit", "--send-bytes=1", "--bytes=1", "--socket=s"}), "");
+    EXPECT_NE(complaint({"limit", "--send-bytes=1", "--no-group", "--socket=s"}), "");
+    EXPECT_NE(complaint({"limit", "--send-frames=x", "--socket=s"}), "");
+    EXPECT_NE(complaint({"drain", "--send-frames=1", "--socket=s"}), "");
+}
+
+TEST(CtlOptions, AllowedSendersAreListsThatMayBeEmpty) {
+    const auto request =
+        plan({"allow", "--mac=52:54:00:00:00:01", "--mac=52:54:00:00:00:02"}).request;
+    const control::v1::SetAllowedSenders& allowed = request.set_allowed_senders();
+    ASSERT_EQ(allowed.macs().names_size(), 2);
+    EXPECT_EQ(allowed.macs().names(0), "52:54:00:00:00:01");
+    EXPECT_EQ(allowed.macs().names(1), "52:54:00:00:00:02");
+    EXPECT_FALSE(allowed.has_addresses());
+    const auto any = plan({"allow", "--any-mac", "--ip=10.0.0.0/8"}).request;
+    EXPECT_TRUE(any.set_allowed_senders().has_macs());
+    EXPECT_EQ(any.set_allowed_senders().macs().names_size(), 0);
+    EXPECT_EQ(any.set_allowed_senders().addresses().names(0), "10.0.0.0/8");
+    EXPECT_EQ(complaint({"allow", "--socket=s"}),
+              "allow takes at least one of its options, like --ip=192.0.2.7");
+    EXPECT_EQ(complaint({"allow", "--ip=10.0.0.1", "--any-ip", "--socket=s"}),
+              "--ip and --any-ip exclude each other");
+    EXPECT_NE(complaint({"show", "--any-ip", "--socket=s"}), "");
+}
+
+TEST(CtlReport, ListsOfTextsArePrintable) {
+    control::v1::Program program;
+    auto& policy = *program.add_devices()->mutable_network()->mutable_policy();
+    policy.set_send_frames(7);
+    policy.add_macs("a\nb");
+    make_printable(program);
+    EXPECT_EQ(policy.macs(0).find('\n'), std::string::npos);
+    const std::string text = show_text(program);
+    EXPECT_NE(text.find("send-frames=7\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("allowed addresses  any\n"), std::string::npos) << text;
+}
+
 TEST(CtlOptions, ValuesMayStandInAWordOfTheirOwn) {
     const auto parsed = parse({"--socket", "path", "--device", "blk1", "--timeout", "5", "pause"});
     ASSERT_TRUE(parsed);
@@ -199,7 +245,7 @@ TEST(CtlOptions, WrongCommandLinesAreNamed) {
               "cache takes writeback|writethrough, not 'none'");
     EXPECT_EQ(complaint({"pause", "--force", "--socket=s"}), "--force does not go with pause");
     EXPECT_EQ(complaint({"limit", "--socket=s"}),
-              "limit takes at least one of its options, like --bytes=100M");
+              "limit takes at least one of its options, like --bytes=100M or --send-bytes=100M");
     EXPECT_EQ(complaint({"limit", "--bytes=x", "--socket=s"}),
               "--bytes takes a rate like 100M, or with a burst like 100M:1G");
     EXPECT_EQ(complaint({"list", "--json", "--json", "--socket=s"}), "--json is given twice");

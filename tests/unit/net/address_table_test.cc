@@ -53,6 +53,22 @@ TEST_F(AddressTableTest, PortHasNoMoreThanItMay) {
     EXPECT_EQ(table_.size(), 3U);
 }
 
+TEST_F(AddressTableTest, StationsThatAreNotNamedGo) {
+    ASSERT_TRUE(table_.learn(kStation, 3, now_));
+    ASSERT_TRUE(table_.learn(kStation + 1, 3, now_));
+    ASSERT_TRUE(table_.learn(kStation + 2, 4, now_));
+    const std::array<StationAddress, 2> kept = {kStation + 1, kStation + 9};
+    table_.forget_port_but(3, kept);
+    EXPECT_FALSE(table_.find(kStation, now_));
+    EXPECT_EQ(table_.find(kStation + 1, now_), 3U);
+    EXPECT_EQ(table_.find(kStation + 2, now_), 4U);
+    // There is room again for one, and no more.
+    EXPECT_TRUE(table_.learn(kStation + 3, 3, now_));
+    EXPECT_FALSE(table_.learn(kStation + 4, 3, now_));
+    table_.forget_port_but(5, kept);
+    EXPECT_EQ(table_.size(), 3U);
+}
+
 TEST_F(AddressTableTest, OldStationsMakeRoom) {
     ASSERT_TRUE(table_.learn(kStation, 3, now_));
     ASSERT_TRUE(table_.learn(kStation + 1, 3, now_ + std::chrono::seconds(200)));
