@@ -100,13 +100,15 @@ std::optional<std::string> FsServer::path_of(const Inode& inode, const std::stri
     return status && key_of(*status) == inode.key ? path : std::nullopt;
 }
 
-/// How many the guest has not forgotten that are found by nothing.
-size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
+/// Those that the guest has not forgotten and that are found by nothing, by number.
+Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::string& root) const {
     const auto save_named = [&](const InodeRef& inode, std::string path) {
-        state.nodes.push_back({.id = inode.id(),
-                               .lookups = inode->lookups.load(std::memory_order_relaxed),
-                               .type = inode->type,
-                               .path = std::move(path)});
+        if (state.nodes.bytes().size() <= kStateBytesMax) {  // more is of no use
+            state.nodes.add({.id = inode.id(),
+                             .lookups = inode->lookups.load(std::memory_order_relaxed),
+                             .type = inode->type,
+                             .path = std::move(path)});
+        }
     };
 
     struct Nameless {
@@ -135,7 +137,7 @@ size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
         find_names(share_, wanted);
     }
     std::ranges::sort(wanted, {}, &WantedName::key);
-    size_t left_count = 0;
+    std::vector<uint64_t> left;
     for (const auto& [id, is_removed] : nameless) {
         const InodeRef inode = inodes_.find(id);
         const auto found = std::ranges::lower_bound(wanted, inode->key, {}, &WantedName::key);
@@ -148,10 +150,15 @@ size_t FsServer::save_nodes(FsState& state, const std::string& root) const {
                                      .type = inode->type,
                                      .handle = {handle.begin(), handle.end()}});
         } else {
-            ++left_count;
+            left.push_back(id);
         }
     }
-    return left_count;
+    if (state.nodes.bytes().size() > kStateBytesMax) {
+        return failure(
+            Error{.message = "the guest knows more files than a state can name (--inodes-max)"});
+    }
+    std::ranges::sort(left);
+    return left;
 }
 
 Result<FsState> FsServer::save() const {
@@ -167,16 +174,10 @@ Result<FsState> FsServer::save() const {
                   .agreed = agreed_.load(std::memory_order_relaxed),
                   .node_generation = inodes_.newest_generation(),
                   .file_generation = files_.newest_generation()};
-    const size_t left_count = save_nodes(state, root);
-    std::ranges::sort(state.nodes, {}, &SavedNode::id);
-    std::ranges::sort(state.removed, {}, &SavedRemoved::id);
+    const std::vector<uint64_t> left = OUTRIGGER_TRY(save_nodes(state, root));
     Result<void> outcome;
     files_.for_each([&](OpenFileRef& file) {
-        const bool is_found =
-            file->node == InodeTable::kRootId ||
-            std::ranges::binary_search(state.nodes, file->node, {}, &SavedNode::id) ||
-            std::ranges::binary_search(state.removed, file->node, {}, &SavedRemoved::id);
-        if (!is_found) {
+        if (!inodes_.find(file->node) || std::ranges::binary_search(left, file->node)) {
             outcome = failure(Error{.message = "the guest has a file open that was moved out of "
                                                "the share, or removed, which moves by "
                                                "--inode-file-handles alone"});
@@ -185,12 +186,12 @@ Result<FsState> FsServer::save() const {
             {.handle = file.id(), .node = file->node, .flags = static_cast<uint32_t>(file->flags)});
     });
     OUTRIGGER_TRY(std::move(outcome));
-    if (left_count > 0) {
+    if (!left.empty()) {
         log(LogLevel::kInfo,
             "fs: {} files that were removed or are nowhere in the share, and that the guest has "
             "not "
             "forgotten, do not move",
-            left_count);
+            left.size());
     }
     state.locks = held_locks();
     let_go_of_locks();
@@ -225,14 +226,22 @@ Result<void> FsServer::load(const FsState& state) {
 }
 
 Result<void> FsServer::load_all(const FsState& state) {
+    // A little more than that where many were looked up at once.
+    constexpr size_t kAtOnceMax = 1024;
+    if (state.nodes.size() > settings_.inodes_max + kAtOnceMax) {
+        return failure(Error{.message = "the guest knows more files than --inodes-max allows"});
+    }
     const size_t count = state.files.size() + (handles_.are_used() ? 0 : state.nodes.size());
     if (!part_.has_room(held_count(), count)) {
         return failure(Error{.message = "the guest has more files than there are descriptors for"});
     }
     lost_count_ = 0;
-    for (const SavedNode& node : state.nodes) {
-        OUTRIGGER_TRY(load_node(node));
-    }
+    Result<void> outcome;
+    state.nodes.for_each([&](const SavedNode& node) {
+        outcome = load_node(node);
+        return outcome.has_value();
+    });
+    OUTRIGGER_TRY(std::move(outcome));
     for (const SavedRemoved& node : state.removed) {
         OUTRIGGER_TRY(load_removed(node));
     }

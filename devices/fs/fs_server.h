@@ -158,7 +158,8 @@ class FsServer final {
 
     [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
                                                      const std::string& root) const;
-    [[nodiscard]] size_t save_nodes(FsState& state, const std::string& root) const;
+    [[nodiscard]] Result<std::vector<uint64_t>> save_nodes(FsState& state,
+                                                           const std::string& root) const;
     [[nodiscard]] Result<void> load_all(const FsState& state);
     [[nodiscard]] Result<void> load_node(const SavedNode& node);
     [[nodiscard]] Result<void> load_removed(const SavedRemoved& node);

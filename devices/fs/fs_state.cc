@@ -18,7 +18,8 @@
 namespace outrigger::fs {
 namespace {
 
-// Version 1 of each section. Fields that come to one make a new version, and this one is read, too.
+// Version 1 of each section, but for the nodes. Fields that come to one make a new version, and
+// this one is read, too.
 
 struct SessionRecord {
     Le32 initialized;
@@ -28,7 +29,7 @@ struct SessionRecord {
     Le64 agreed;
 };
 
-/// The path follows, without an end of its own.
+/// Of version 1. The path follows, without an end of its own.
 struct NodeRecord {
     Le64 id;
     Le64 lookups;
@@ -72,48 +73,38 @@ void append(std::vector<std::byte>& bytes, const T& record) {
     bytes.insert(bytes.end(), more.begin(), more.end());
 }
 
-/// Components with one slash between them, each one that a guest could have looked up.
-bool is_beneath(std::string_view path) {
-    if (path.empty() || path.size() >= PATH_MAX || path.find('\0') != std::string_view::npos) {
-        return false;
-    }
-    while (true) {
-        const size_t end = std::min(path.find('/'), path.size());
-        if (!check_name(path.substr(0, end))) {
-            return false;
-        }
-        if (end == path.size()) {
-            return true;
-        }
-        path.remove_prefix(end + 1);
-    }
-}
-
-bool is_type(uint32_t type) {
-    return type == S_IFREG || type == S_IFDIR || type == S_IFLNK || type == S_IFCHR ||
-           type == S_IFBLK || type == S_IFIFO || type == S_IFSOCK;
-}
-
 Error damaged(const StateSection& section) {
     return Error{.message = describe(section) + ", is damaged"};
 }
 
-Result<void> read_nodes(const StateSection& section, FsState& state) {
+Result<void> read_first_nodes(const StateSection& section, FsState& state) {
     BodyReader reader(section.bytes);
     while (!reader.at_end()) {
         const auto record = reader.take<NodeRecord>();
         const auto path = record ? reader.take_bytes(record->path_bytes) : std::nullopt;
-        if (!path) {
+        if (!path || path->size() >= PATH_MAX) {
             return failure(damaged(section));
         }
         SavedNode node{.id = record->id, .lookups = record->lookups, .type = record->type};
         node.path.resize(path->size());
         std::memcpy(node.path.data(), path->data(), path->size());
-        if (!is_type(node.type) || !is_beneath(node.path)) {
+        if (!is_file_type(node.type) || !is_beneath(node.path)) {
             return failure(damaged(section));
         }
-        state.nodes.push_back(std::move(node));
+        state.nodes.add(node);
     }
+    return {};
+}
+
+Result<void> read_nodes(const StateSection& section, FsState& state) {
+    if (section.version == 1) {
+        return read_first_nodes(section, state);
+    }
+    auto nodes = SavedNodes::parse(section.bytes);
+    if (!nodes) {
+        return failure(damaged(section));
+    }
+    state.nodes = *std::move(nodes);
     return {};
 }
 
@@ -136,7 +127,7 @@ Result<void> read_removed(const StateSection& section, FsState& state) {
     while (!reader.at_end()) {
         const auto record = reader.take<RemovedRecord>();
         const auto handle = record ? reader.take_bytes(record->handle_bytes) : std::nullopt;
-        if (!handle || !is_type(record->type)) {
+        if (!handle || !is_file_type(record->type)) {
             return failure(damaged(section));
         }
         state.removed.push_back({.id = record->id,
@@ -210,16 +201,6 @@ std::vector<StateSection> write_fs_state(const FsState& state) {
                          .file_generation = state.file_generation,
                          .reserved = 0U,
                          .agreed = state.agreed});
-    std::vector<std::byte> nodes;
-    for (const SavedNode& node : state.nodes) {
-        append(nodes,
-               NodeRecord{.id = node.id,
-                          .lookups = node.lookups,
-                          .type = node.type,
-                          .path_bytes = static_cast<uint32_t>(node.path.size())});
-        const auto path = std::as_bytes(std::span(node.path));
-        nodes.insert(nodes.end(), path.begin(), path.end());
-    }
     std::vector<std::byte> files;
     for (const SavedFile& file : state.files) {
         append(files,
@@ -227,7 +208,7 @@ std::vector<StateSection> write_fs_state(const FsState& state) {
                    .handle = file.handle, .node = file.node, .flags = file.flags, .reserved = 0U});
     }
     std::vector<StateSection> sections = {make_section(kSessionSection, session),
-                                          make_section(kNodesSection, nodes),
+                                          make_section(kNodesSection, state.nodes.bytes()),
                                           make_section(kFilesSection, files)};
     write_rest(state, sections);
     return sections;

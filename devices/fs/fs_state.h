@@ -5,29 +5,20 @@
 
 #include <cstdint>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/state/section.h"
 
+#include "devices/fs/saved_nodes.h"
+
 namespace outrigger::fs {
 
 inline constexpr StateSectionKind kSessionSection{.id = 1, .name = "session"};
-inline constexpr StateSectionKind kNodesSection{.id = 2, .name = "nodes"};
+inline constexpr StateSectionKind kNodesSection{.id = 2, .name = "nodes", .version = 2};
 inline constexpr StateSectionKind kFilesSection{.id = 3, .name = "files"};
 inline constexpr StateSectionKind kRemovedSection{.id = 4, .name = "removed"};
 inline constexpr StateSectionKind kLocksSection{.id = 5, .name = "locks"};
-
-struct SavedNode {
-    uint64_t id = 0;
-    uint64_t lookups = 0;
-    uint32_t type = 0;  ///< S_IFMT of its mode
-    /// From the root of the share, without a slash in front, of any bytes but NUL.
-    std::string path{};
-
-    friend bool operator==(const SavedNode&, const SavedNode&) = default;
-};
 
 struct SavedFile {
     uint64_t handle = 0;
@@ -66,7 +57,7 @@ struct FsState {
     uint64_t agreed = 0;           ///< flags of INIT
     uint32_t node_generation = 0;  ///< the newest that any node id has had
     uint32_t file_generation = 0;
-    std::vector<SavedNode> nodes{};  ///< without the root
+    SavedNodes nodes{};  ///< without the root
     std::vector<SavedFile> files{};
     std::vector<SavedRemoved> removed{};
     std::vector<SavedLock> locks{};

@@ -410,5 +410,35 @@ TEST_F(FsMoves, FiftyThousandNodesGoAlong) {
     }
 }
 
+// Whose paths, one by one, would be more than a state takes (64 MiB).
+TEST_F(FsMoves, ManyNodesWithLongPathsGoAlong) {
+    if (!has_handles()) {
+        GTEST_SKIP() << "this needs root, and a file system with handles";
+    }
+    const std::vector<std::string> options = {"--inode-file-handles=mandatory"};
+    constexpr int kFiles = 20'000;
+    std::string path;
+    for (int depth = 0; depth < 15; ++depth) {
+        path += (depth == 0 ? "" : "/") + std::string(250, static_cast<char>('a' + depth));
+    }
+    std::filesystem::create_directories(in_share(path));
+    serve({.arguments = options});
+    uint64_t directory = FUSE_ROOT_ID;
+    for (int depth = 0; depth < 15; ++depth) {
+        directory = node_of(std::string(250, static_cast<char>('a' + depth)), directory);
+        ASSERT_NE(directory, 0U);
+    }
+    std::vector<uint64_t> nodes;
+    for (int i = 0; i < kFiles; ++i) {
+        const FuseAnswer made = call(ask::mknod(directory, numbered("f", i), S_IFREG | 0600));
+        ASSERT_EQ(made.error(), 0) << i;
+        nodes.push_back(made.as<fuse_entry_out>().nodeid);
+    }
+    move(options);
+    for (int i = 0; i < kFiles; i += 97) {
+        EXPECT_EQ(node_of(numbered("f", i), directory), nodes[static_cast<size_t>(i)]);
+    }
+}
+
 }  // namespace
 }  // namespace outrigger::testing

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <span>
 #include <thread>
 #include <utility>
@@ -14,6 +15,8 @@
 #include <sys/stat.h>
 
 #include <gtest/gtest.h>
+
+#include "vhost-user-backend/base/little_endian.h"
 
 #include "devices/fs/fs_server.h"
 
@@ -56,9 +59,19 @@ TEST(FsState, RefusesNodesThatEndEarly) {
     EXPECT_FALSE(read_fs_state(sections));
 }
 
+/// With another node in the place of one of them.
+FsState with_node(FsState state, size_t place, const std::function<void(SavedNode&)>& change) {
+    std::vector<SavedNode> nodes = state.nodes.all();
+    change(nodes.at(place));
+    state.nodes = {};
+    for (const SavedNode& node : nodes) {
+        state.nodes.add(node);
+    }
+    return state;
+}
+
 void expect_path_refused(const std::string& path) {
-    FsState state = example();
-    state.nodes[0].path = path;
+    const FsState state = with_node(example(), 0, [&](SavedNode& node) { node.path = path; });
     EXPECT_FALSE(read_fs_state(write_fs_state(state))) << path;
 }
 
@@ -74,8 +87,7 @@ TEST(FsState, RefusesPathsThatLeadOut) {
 }
 
 TEST(FsState, RefusesATypeThatIsNone) {
-    FsState state = example();
-    state.nodes[0].type = 0;
+    const FsState state = with_node(example(), 0, [](SavedNode& node) { node.type = 0; });
     EXPECT_FALSE(read_fs_state(write_fs_state(state)));
 }
 
@@ -110,6 +122,28 @@ TEST(FsState, RefusesALockOfNoType) {
     FsState state = example();
     state.locks[0].type = F_UNLCK;
     EXPECT_FALSE(read_fs_state(write_fs_state(state)));
+}
+
+TEST(FsState, TakesNodesOfTheFirstVersion) {
+    auto sections = write_fs_state(example());
+    sections[1].version = 1;
+    sections[1].bytes.clear();
+    const auto append = [&](const auto& value) {
+        const auto bytes = std::as_bytes(std::span(&value, 1));
+        sections[1].bytes.insert(sections[1].bytes.end(), bytes.begin(), bytes.end());
+    };
+    for (const SavedNode& node : example().nodes.all()) {
+        append(Le64(node.id));
+        append(Le64(node.lookups));
+        append(Le32(node.type));
+        append(Le32(static_cast<uint32_t>(node.path.size())));
+        for (const char letter : node.path) {
+            append(letter);
+        }
+    }
+    EXPECT_EQ(read_fs_state(sections).value(), example());
+    sections[1].bytes.pop_back();
+    EXPECT_FALSE(read_fs_state(sections));
 }
 
 /// A directory that is shared, with d/f in it.
@@ -218,7 +252,7 @@ TEST_F(FsMoveTest, AFileThatTheHostMovedIsSavedUnderItsNewName) {
     std::filesystem::rename(directory_ / "d/f", directory_ / "g");
     const auto saved = server.save();
     ASSERT_TRUE(saved.has_value());
-    EXPECT_EQ(saved->nodes[1].path, "g");
+    EXPECT_EQ(saved->nodes.all()[1].path, "g");
 }
 
 TEST_F(FsMoveTest, AnOpenFileThatWasRemovedRefusesToMove) {
@@ -253,8 +287,7 @@ TEST_F(FsMoveTest, WhatNobodyCouldHaveAgreedOnIsRefused) {
 
 TEST_F(FsMoveTest, AMissingFileRefusesAllOfIt) {
     FsServer server = make_server();
-    FsState one = state();
-    one.nodes[1].path = "d/none";
+    const FsState one = with_node(state(), 1, [](SavedNode& node) { node.path = "d/none"; });
     EXPECT_FALSE(server.load(one));
     EXPECT_EQ(server.inodes().size(), 1U);
     EXPECT_EQ(server.files().size(), 0U);
@@ -263,8 +296,7 @@ TEST_F(FsMoveTest, AMissingFileRefusesAllOfIt) {
 TEST_F(FsMoveTest, ARefusedStateLeavesEverySlotFreeOnce) {
     FsServer server = make_server();
     ASSERT_TRUE(server.load(state()).has_value());
-    FsState one = state();
-    one.nodes[1].path = "d/none";
+    const FsState one = with_node(state(), 1, [](SavedNode& node) { node.path = "d/none"; });
     EXPECT_FALSE(server.load(one));
     EXPECT_FALSE(server.load(one));
     ASSERT_TRUE(server.load(state()).has_value());
@@ -274,8 +306,7 @@ TEST_F(FsMoveTest, ARefusedStateLeavesEverySlotFreeOnce) {
 
 TEST_F(FsMoveTest, AFileOfAnotherTypeRefusesAllOfIt) {
     FsServer server = make_server();
-    FsState one = state();
-    one.nodes[1].type = S_IFIFO;
+    const FsState one = with_node(state(), 1, [](SavedNode& node) { node.type = S_IFIFO; });
     EXPECT_FALSE(server.load(one));
     EXPECT_EQ(server.inodes().size(), 1U);
 }
@@ -283,29 +314,27 @@ TEST_F(FsMoveTest, AFileOfAnotherTypeRefusesAllOfIt) {
 TEST_F(FsMoveTest, ASymbolicLinkOnTheWayIsNotFollowed) {
     std::filesystem::create_symlink("d", directory_ / "l");
     FsServer server = make_server();
-    FsState one = state();
-    one.nodes[1].path = "l/f";
+    const FsState one = with_node(state(), 1, [](SavedNode& node) { node.path = "l/f"; });
     EXPECT_FALSE(server.load(one));
 }
 
 TEST_F(FsMoveTest, AnIdOfTheRootIsRefused) {
     FsServer server = make_server();
-    FsState one = state();
-    one.nodes[0].id = 1;
+    const FsState one = with_node(state(), 0, [](SavedNode& node) { node.id = 1; });
     EXPECT_FALSE(server.load(one));
 }
 
 TEST_F(FsMoveTest, ASlotBeyondTheLimitIsRefused) {
     FsServer server = make_server();
-    FsState one = state();
-    one.nodes[0].id = 100;
+    const FsState one = with_node(state(), 0, [](SavedNode& node) { node.id = 100; });
     EXPECT_FALSE(server.load(one));
 }
 
 TEST_F(FsMoveTest, TwoNodesOfOneFileAreRefused) {
     FsServer server = make_server();
-    FsState one = state();
-    one.nodes[0] = {.id = 3, .lookups = 1, .type = S_IFREG, .path = "d/f"};
+    const FsState one = with_node(state(), 0, [](SavedNode& node) {
+        node = {.id = 3, .lookups = 1, .type = S_IFREG, .path = "d/f"};
+    });
     EXPECT_FALSE(server.load(one));
 }
 
@@ -356,11 +385,24 @@ TEST_F(FsMoveTest, AHandleThatIsNoneIsRefused) {
     EXPECT_FALSE(server.load(one));
 }
 
+TEST_F(FsMoveTest, MoreFilesThanAGuestMayKnowAreRefused) {
+    settings_.inodes_max = 64;
+    settings_.descriptors_max = 100'000;
+    FsServer server = make_server();
+    FsState one = state();
+    for (uint64_t id = 8; id < 64 + 1024 + 8; ++id) {
+        one.nodes.add({.id = id, .lookups = 1, .type = S_IFREG, .path = "d/f"});
+    }
+    const auto loaded = server.load(one);
+    ASSERT_FALSE(loaded);
+    EXPECT_NE(loaded.error().message.find("--inodes-max"), std::string::npos);
+}
+
 TEST_F(FsMoveTest, ALoadTakesThePlaceOfWhatWasThere) {
     FsServer server = make_server();
     ASSERT_TRUE(server.load(state()).has_value());
     FsState other = state();
-    other.nodes.resize(1);
+    other.nodes = {state().nodes.all().front()};
     other.files.clear();
     ASSERT_TRUE(server.load(other).has_value());
     EXPECT_EQ(server.inodes().size(), 2U);
