@@ -39,6 +39,17 @@ Verdict answer_write(ReplyWriter& reply, uint64_t bytes) {
     return reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
 }
 
+/// The guest takes a short answer for the end of the file: what fails half way is an error.
+Verdict end_read(Errno error) {
+    return error == 0 ? Verdict::kAnswered : failed(error);
+}
+
+/// A program is told how many bytes were written before the error. Of what its cache writes back
+/// (`is_cached`) the guest only looks at the error.
+Verdict end_write(ReplyWriter& reply, uint64_t done, Errno error, bool is_cached) {
+    return error == 0 || (done > 0 && !is_cached) ? answer_write(reply, done) : failed(error);
+}
+
 bool waits_for_the_disk(int flags) {
     return (flags & (O_DIRECT | O_DSYNC | O_SYNC)) != 0;
 }
@@ -228,7 +239,7 @@ Verdict FsServer::read(Call& call) {
         if (never_can(transfer.error)) {
             file->reads_wait.store(true, std::memory_order_relaxed);
         } else if (!cannot_now(transfer.error)) {
-            return transfer.error == 0 || done > 0 ? Verdict::kAnswered : failed(transfer.error);
+            return end_read(transfer.error);
         }
     }
     const bool is_direct = (file->flags & O_DIRECT) != 0;
@@ -248,8 +259,7 @@ Verdict FsServer::read(Call& call) {
                                          : read_all(file->fd.get(), segments, offset + done, 0);
         look_for_loss(transfer, segments);
         reply.note_written(transfer.done);
-        return transfer.error == 0 || done + transfer.done > 0 ? Verdict::kAnswered
-                                                               : failed(transfer.error);
+        return end_read(transfer.error);
     };
     if (by_kernel) {
         call.queue.read(call, rest, std::move(work));
@@ -313,7 +323,7 @@ Verdict FsServer::write(Call& call) {
         call.queue.on_fault(all);
     }
     if (!cannot_now(error)) {
-        return error == 0 || done > 0 ? answer_write(call.reply, done) : failed(error);
+        return end_write(call.reply, done, error, is_cached);
     }
     call.queue.defer(
         call,
@@ -323,6 +333,7 @@ Verdict FsServer::write(Call& call) {
          done,
          flags,
          kills,
+         is_cached,
          offset = args.offset,
          lost_before = sigbus_guard::lost_count()](ReplyWriter& reply) mutable {
             const ScopedWithoutFsetid as_user(capabilities_, kills);
@@ -332,8 +343,7 @@ Verdict FsServer::write(Call& call) {
                        : write_all(file->fd.get(), segments, offset + done, flags);
             look_for_loss(transfer, segments);
             done += transfer.done;
-            return transfer.error == 0 || done > 0 ? answer_write(reply, done)
-                                                   : failed(transfer.error);
+            return end_write(reply, done, transfer.error, is_cached);
         });
     return Verdict::kLater;
 }

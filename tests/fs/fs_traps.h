@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Twenty-nine ways in which file system daemons of this kind have died, lost data, or let guests
+/// Thirty ways in which file system daemons of this kind have died, lost data, or let guests
 /// out. Each has tests here that fail in a daemon which falls into it; a style test holds the list
 /// and the tests together.
 ///
@@ -32,6 +32,7 @@
 /// 27  What is written into the guest's memory is missing from the dirty log.
 /// 28  A ring stops, or memory changes, while requests are in flight.
 /// 29  Closing what a guest leaves behind takes for ever.
+/// 30  What the host fails half way is answered as if less had been asked for.
 ///
 /// What is lost when a guest moves has tests of its own: moves_test.cc.
 #pragma once

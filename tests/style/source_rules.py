@@ -191,7 +191,7 @@ _TRAP_LISTS = (
     ("tests/integration/blk_traps.h", "tests/integration/blk_", "Trap", 19),
     ("tests/integration/vsock_traps.h", "tests/integration/vsock_", "Trap", 26),
     ("tests/integration/net_traps.h", "tests/integration/net_", "Trap", 21),
-    ("tests/fs/fs_traps.h", "tests/fs/", "FsTrap", 29),
+    ("tests/fs/fs_traps.h", "tests/fs/", "FsTrap", 30),
 )
 
 
