@@ -77,7 +77,8 @@ ScopedUser::ScopedUser(const OwnCapabilities& own, const GuestUser& user) {
     if (user.uid != 0) {
         holds_ = change_id(SYS_setfsuid, user.uid) && holds_;
         uid_ = true;
-        if (!user.checks_access) {
+        // Where the user stays root nobody gives back what is taken here.
+        if (holds_ && !user.checks_access) {
             own.set_effective((own.permitted() & ~kOfFileSystems) | bit(CAP_DAC_OVERRIDE));
         }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/fs/credentials.h"
 
+#include <array>
 #include <fstream>
 #include <functional>
 #include <future>
@@ -87,6 +88,34 @@ TEST(ScopedUser, DoesNotHoldForANumberThatIsNobodyHere) {
                   return as.holds() ? 1 : 0;
               }),
               0);
+}
+
+/// Of the calling thread.
+uint64_t effective_capabilities() {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> data{};
+    EXPECT_EQ(::syscall(SYS_capget, &header, data.data()), 0);
+    return data[0].effective | uint64_t{data[1].effective} << 32;
+}
+
+TEST(ScopedUser, TakesNothingFromTheThreadWhereItDoesNotHold) {
+    // From root to root: the kernel gives nothing back when it ends.
+    if (in_a_child([] { return enter_namespace_of_one() ? 0 : 1; }) != 0) {
+        GTEST_SKIP() << "no user namespaces here";
+    }
+    EXPECT_EQ(
+        in_a_child([] {
+            (void)enter_namespace_of_one();
+            const OwnCapabilities own = OwnCapabilities::read();
+            const uint64_t before = effective_capabilities();
+            for (const bool checks : {false, true}) {
+                const ScopedUser as(
+                    own,
+                    {.uid = kSomebody, .gid = kSomebody, .group = {}, .checks_access = checks});
+            }
+            return before != 0 && effective_capabilities() == before ? 0 : 1;
+        }),
+        0);
 }
 
 }  // namespace
