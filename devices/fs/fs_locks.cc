@@ -186,6 +186,15 @@ Verdict FsServer::interrupt(Call& call) {
     return Verdict::kSilent;
 }
 
+/// The next guest, or mount, counts its requests anew.
+void FsServer::forget_interrupts() {
+    const std::lock_guard lock(interrupts_mutex_);
+    interrupts_.fill(0);
+    for (size_t place = 0; keeper_ != nullptr && place < interrupts_.size(); ++place) {
+        keeper_->note_interrupt(place, 0);
+    }
+}
+
 bool FsServer::take_interrupt(uint64_t unique) {
     const std::lock_guard lock(interrupts_mutex_);
     const auto found = std::ranges::find(interrupts_, unique);

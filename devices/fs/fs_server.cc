@@ -137,6 +137,7 @@ void FsServer::reset() {
         const std::lock_guard lock(wanted_locks_mutex_);
         wanted_locks_.clear();
     }
+    forget_interrupts();
     lock_owners_.clear();
     files_.clear();
     inodes_.clear();

@@ -301,6 +301,7 @@ class FsServer final {
                                             Bytes value);
     [[nodiscard]] Result<LockOwners::Description, Errno> description_of(uint64_t node,
                                                                         const fuse_lk_in& args);
+    void forget_interrupts();
     [[nodiscard]] uint32_t holder_of(const LockOwners::Key& asks, const struct flock& lock);
     [[nodiscard]] Verdict lock(Call& call, bool waits);
 

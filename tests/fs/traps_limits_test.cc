@@ -288,6 +288,22 @@ TEST_F(FsTrapLocks, FsTrap18InterruptEndsAWait) {
     EXPECT_EQ(lock(3, kWholeFile), 0);
 }
 
+/// The next one counts its requests anew.
+TEST_F(FsTrapLocks, FsTrap18InterruptsEndWithTheGuest) {
+    constexpr uint64_t kUnique = 0x7777'0000;
+    (void)guest().call(ask::interrupt(kUnique), FuseGuest::kHighPriority);
+    connect({});
+    file_ = create("g", "0123456789");
+    EXPECT_EQ(lock(1, kWholeFile), 0);
+    FuseRequest wait = ask::lock(FUSE_SETLKW, file_.node, file_.fh, 2, kWholeFile);
+    wait.unique = kUnique;
+    const auto slot = guest().submit(wait);
+    ASSERT_TRUE(slot);
+    give_others_a_moment();
+    EXPECT_EQ(lock(1, kNoLock), 0);
+    EXPECT_EQ(guest().wait(*slot).error(), 0);
+}
+
 TEST_F(FsTrapLocks, FsTrap18TypesThatAreNone) {
     for (const uint32_t type : {3U, 99U, 0xffff'ffffU}) {
         fuse_file_lock wanted = kWholeFile;
