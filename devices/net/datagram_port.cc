@@ -136,8 +136,10 @@ bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
     if (!options_.peer_path.empty()) {
         return true;
     }
+    // Of a name that fills the structure the kernel counts a NUL that it has no room for.
+    const size_t there = std::min<size_t>(bytes, sizeof from);
     const std::string_view name(from.sun_path,
-                                bytes - std::min<size_t>(bytes, offsetof(sockaddr_un, sun_path)));
+                                there - std::min(there, offsetof(sockaddr_un, sun_path)));
     if (has_peer_) {
         return name == learned_;
     }
@@ -147,7 +149,8 @@ bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
     // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
     // with it.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    if (::connect(socket_, reinterpret_cast<const sockaddr*>(&from), bytes) == 0) {
+    const auto* const address = reinterpret_cast<const sockaddr*>(&from);
+    if (::connect(socket_, address, static_cast<socklen_t>(there)) == 0) {
         learned_ = name;
         greet_peer();
     }

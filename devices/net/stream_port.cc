@@ -143,7 +143,8 @@ void StreamPort::lose_peer(std::string_view why) {
     size_t whole_end = begin_;
     while (end_ - whole_end >= kLengthBytes) {
         const size_t bytes = read_be32(received_, whole_end);
-        if (bytes > end_ - whole_end - kLengthBytes) {
+        // A length that no frame has would end the connection of the next peer.
+        if (bytes > kStreamFrameBytesMax || bytes > end_ - whole_end - kLengthBytes) {
             break;
         }
         whole_end += kLengthBytes + bytes;

@@ -7,6 +7,9 @@
 
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+
+#include "vhost-user-backend/io/asio_loop.h"
 
 #include "devices/net/datagram_port.h"
 #include "devices/net/stream_port.h"
@@ -204,6 +207,45 @@ TEST_P(NetSocketTest, Trap20LengthThatNoFrameHasEndsTheConnection) {
     expect_stream_traffic(next);
 }
 
+class Nobody final : public PortEvents {
+    void on_frames() override {}
+
+    void on_room() override {}
+};
+
+// It lies behind a frame for which the guest has no room yet, and its peer has gone.
+TEST_P(NetSocketTest, Trap20LengthThatNoFrameHasIsNotTheNextPeers) {
+    const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);
+    options_.peer_path = path("peer");
+    const auto loop = create_asio_loop().value();
+    const auto port = StreamPort::create(std::move(options_)).value();
+    Nobody events;
+    port->attach(*loop, events);
+    {
+        const UnixPeer peer = listener.accept();
+        peer.send(testing::behind_length(make_frame("good")) +
+                  testing::behind_length(std::string(kStreamFrameBytesMax + 1, 'x')));
+        ASSERT_TRUE(port->next_frame());
+    }
+    std::string bytes = make_frame("out");
+    const iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
+    const Frame frame{.pieces = std::span(&piece, 1), .bytes = bytes.size()};
+    EXPECT_EQ(port->send(std::span(&frame, 1)), 1U);
+    EXPECT_EQ(port->counters().peers_lost.value(), 1U);
+    EXPECT_TRUE(eventually([&] {
+        (void)loop->run_once(EventLoop::Clock::now());
+        return port->counters().peers.value() == 2;
+    }));
+    const UnixPeer next = listener.accept();
+    EXPECT_TRUE(port->next_frame());
+    port->drop_frame();
+    EXPECT_FALSE(port->next_frame());
+    EXPECT_EQ(port->counters().peers_lost.value(), 1U);
+    EXPECT_EQ(port->send(std::span(&frame, 1)), 1U);
+    EXPECT_EQ(next.receive_frame(), bytes);
+    port->detach();
+}
+
 TEST_P(NetSocketTest, Trap20PeerThatReadsNothingHoldsUpNothingElse) {
     const UnixPeer peer = serve_stream();
     const std::string large = make_frame(make_payload(60'000));
@@ -356,6 +398,24 @@ TEST_P(NetSocketTest, DatagramPeerIsWhoeverSendsFirst) {
     peer.send(make_frame("in"));
     expect_received(make_frame("in"));
     EXPECT_EQ(counters().dropped.value(DropReason::kRunt), 1U);
+    ASSERT_TRUE(guest().send(make_frame("out")));
+    EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
+}
+
+// The kernel counts a NUL behind it that does not fit the address.
+TEST_P(NetSocketTest, Trap20DatagramPeerWithTheLongestNameIsAnswered) {
+    options_.listener = listen_at(path("ours"), {.type = SOCK_DGRAM}).value();
+    serve<DatagramPort>(std::move(options_));
+    const std::string begin = path("");
+    ASSERT_LT(begin.size(), sizeof(sockaddr_un::sun_path));
+    const UnixPeer peer =
+        UnixPeer::bind_at(begin + std::string(sizeof(sockaddr_un::sun_path) - begin.size(), 'p'));
+    ASSERT_TRUE(peer.connect(path("ours")));
+    for (size_t i = 0; i < 20; ++i) {
+        peer.send(make_frame(make_payload(60 + i)));
+        expect_received(make_frame(make_payload(60 + i)));
+    }
+    EXPECT_EQ(counters().peers.value(), 1U);
     ASSERT_TRUE(guest().send(make_frame("out")));
     EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
 }

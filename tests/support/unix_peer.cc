@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/unix_peer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -23,8 +24,8 @@ constexpr size_t kDatagramBytesMax = 128 * 1024;
 sockaddr_un address_of(const std::string& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    EXPECT_LT(path.size(), sizeof address.sun_path);
-    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    EXPECT_LE(path.size(), sizeof address.sun_path);
+    std::memcpy(address.sun_path, path.data(), std::min(path.size(), sizeof address.sun_path));
     return address;
 }
 
