@@ -565,6 +565,19 @@ TEST_P(ConsoleKeeperTest, AnotherProcessTakesOverWhileItsUserReads) {
     }
 }
 
+TEST_P(ConsoleKeeperTest, LogsAreOpenedAnewAndTheKeeperStays) {
+    start({"name=a,backend=unix,console=off,path=" + path("a") + ",log=" + path("log")});
+    const HostUser user = connect_kept("a");
+    for (int i = 0; i < 3; ++i) {
+        std::filesystem::remove(path("log"));
+        daemon_->send_signal(SIGHUP);
+        ASSERT_TRUE(eventually([&] { return std::filesystem::exists(path("log")); }));
+        ASSERT_TRUE(kill_worker()) << daemon_->complained();
+        ASSERT_TRUE(guest_->write(0, "kept"));
+        EXPECT_EQ(user.read(4), "kept");
+    }
+}
+
 TEST_P(ConsoleKeeperTest, AGuestThatBootsAfterAKillFindsAFreshConsole) {
     start({"name=hvc0,backend=unix,path=" + path("a")});
     guest_.reset();

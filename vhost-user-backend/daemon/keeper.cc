@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -59,8 +58,9 @@ struct Worker {
     UniqueFd channel;
     bool said_hello = false;
     bool ready = false;
-    bool last = false;   // it does what no other could go on with
-    unsigned heard = 0;  // of its LAST messages
+    bool killed = false;  // by us
+    bool last = false;    // it does what no other could go on with
+    unsigned heard = 0;   // of its LAST messages
 };
 
 class Keeper final {
@@ -89,6 +89,7 @@ class Keeper final {
     void wait_for_events();
     void on_signal();
     void on_end_wanted(int signal_number);
+    void on_hangup();
     /// False when there is no more to come for now.
     bool read_channel(Worker& worker);
     /// Reads all that one said that has ended.
@@ -128,16 +129,10 @@ class Keeper final {
     bool served_ = false;  // a worker was ready once: from then on it is started again
     bool ending_ = false;
     bool reload_due_ = false;  // as soon as another program can take over
+    bool hangup_due_ = false;  // as soon as one serves
+    bool hung_up_ = false;     // one was told so
     std::optional<int> ended_;
 };
-
-Result<UniqueFd> open_program(const std::string& path) {
-    UniqueFd fd(::open(path.c_str(), O_PATH | O_CLOEXEC));
-    if (!fd.valid()) {
-        return failure(error_from_errno("cannot open " + path));
-    }
-    return fd;
-}
 
 Result<void> Keeper::prepare() {
     OUTRIGGER_TRY(ensure_standard_descriptors());
@@ -145,11 +140,8 @@ Result<void> Keeper::prepare() {
     // starts.
     ::signal(SIGPIPE, SIG_IGN);
     ::signal(SIGXFSZ, SIG_IGN);
-    program_ = OUTRIGGER_TRY(open_program("/proc/self/exe"));
-    std::array<char, 4096> path{};
-    if (::readlink("/proc/self/exe", path.data(), path.size() - 1) > 0) {
-        path_ = path.data();
-    }
+    program_ = OUTRIGGER_TRY(worker_process::open_program("/proc/self/exe"));
+    path_ = worker_process::own_path();
     // What it is allowed its workers need, who have no more. But nobody reads its memory.
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(drop_privileges());
@@ -158,10 +150,7 @@ Result<void> Keeper::prepare() {
         OUTRIGGER_TRY(enter_keeper_filter(settings_.needed_calls));
     }
     // It has a descriptor of each that its child has.
-    if (::getrlimit(RLIMIT_NOFILE, &files_before_) == 0) {
-        const rlimit all{.rlim_cur = files_before_.rlim_max, .rlim_max = files_before_.rlim_max};
-        (void)::setrlimit(RLIMIT_NOFILE, &all);
-    }
+    files_before_ = worker_process::take_all_descriptors();
     signals_ = worker_process::take_signals(!settings_.config_path.empty(), mask_before_);
     if (!signals_.valid()) {
         return failure(error_from_errno("cannot wait for signals"));
@@ -201,6 +190,9 @@ Result<Worker> Keeper::spawn(const UniqueFd& program, const UniqueFd& config) {
 int Keeper::run() {
     while (!ended_) {
         wait_for_events();
+        if (hangup_due_) {
+            on_hangup();
+        }
         if (reload_due_ && worker_.ready && !take_over_ && !ending_ && !ended_) {
             reload_due_ = false;
             on_reload_wanted();
@@ -348,11 +340,12 @@ void Keeper::on_signal() {
                                     info.ssi_code == SI_QUEUE ? info.ssi_int : 0);
                 break;
             case SIGHUP:
-                if (!settings_.config_path.empty() && !ending_) {
+                if (settings_.config_path.empty()) {
+                    on_hangup();
+                } else if (!ending_) {
                     on_reload_wanted();
-                    break;
                 }
-                [[fallthrough]];
+                break;
             default:
                 on_end_wanted(static_cast<int>(info.ssi_signo));
                 break;
@@ -377,6 +370,16 @@ void Keeper::on_end_wanted(int signal_number) {
     worker_process::signal(worker_.pid, signal_number);
 }
 
+/// A program that opens its logs anew goes on behind it, and so do we; of others it is the end. One
+/// that is on its way would die of it whatever it is.
+void Keeper::on_hangup() {
+    hangup_due_ = take_over_.has_value() || (served_ && !worker_.ready);
+    if (!hangup_due_) {
+        hung_up_ = true;
+        worker_process::signal(worker_.pid, SIGHUP);
+    }
+}
+
 void Keeper::look_for_ended() {
     if (take_over_) {
         if (const auto status = worker_process::take_end(take_over_->standby.pid)) {
@@ -396,9 +399,10 @@ void Keeper::look_for_ended() {
 }
 
 void Keeper::on_worker_ended(int status) {
+    const bool hung_up = hung_up_ && WIFSIGNALED(status) && WTERMSIG(status) == SIGHUP;
     if (ending_) {
-        finish(status);
-    } else if (!WIFSIGNALED(status)) {
+        finish(worker_.killed ? 0 : status);
+    } else if (!WIFSIGNALED(status) || hung_up) {
         finish(status);  // it has said why
     } else if (take_over_ && take_over_->begun && !worker_.last) {
         take_over_->kill_at.reset();
@@ -473,7 +477,8 @@ void Keeper::on_take_over_wanted(pid_t sender, int request) {
         begin_take_over(UniqueFd(::fcntl(program_.get(), F_DUPFD_CLOEXEC, 0)), sender, true);
         return;
     }
-    begin_take_over(open_program(by_sender ? "/proc/" + std::to_string(sender) + "/exe" : path_),
+    begin_take_over(worker_process::open_program(
+                        by_sender ? "/proc/" + std::to_string(sender) + "/exe" : path_),
                     by_sender || by_path ? sender : 0,
                     by_path);
 }
@@ -550,6 +555,7 @@ void Keeper::hand_over() {
 void Keeper::kill_old() {
     read_channel(worker_);  // what it has said by now counts
     if (take_over_ && std::exchange(take_over_->kill_at, std::nullopt)) {
+        worker_.killed = true;
         worker_process::signal(worker_.pid, SIGKILL);
     }
 }
@@ -565,25 +571,19 @@ void Keeper::end_take_over(bool taken_over) {
         control::answer_take_over(over.asked_by, control::TakeOverOutcome::kTaken);
         return;
     }
-    if (over.standby.pid > 0) {
-        ::kill(over.standby.pid, SIGKILL);
-        (void)::waitpid(over.standby.pid, nullptr, 0);
-    }
+    worker_process::end(over.standby.pid);
     // What it said last counts: descriptors that it kept. What it has done with, the other has not.
     if (over.begun && !ending_) {
         read_rest(over.standby);
         store_.settle(false);
-        if (worker_.pid > 0) {
-            ::kill(worker_.pid, SIGKILL);
-            (void)::waitpid(worker_.pid, nullptr, 0);
+        if (worker_process::end(worker_.pid)) {
             read_rest(worker_);
-            worker_.pid = -1;
         }
         start_again();  // not because it was killed too often
         log(LogLevel::kError, "keeper: going back to the program before");
     }
     using enum control::TakeOverOutcome;
-    control::answer_take_over(over.asked_by, over.begun && !ended_ ? kRolledBack : kUnchanged);
+    control::answer_take_over(over.asked_by, over.begun && !ending_ ? kRolledBack : kUnchanged);
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/worker_process.h"
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -24,6 +26,38 @@ bool pass(const char* variable, int fd) {
 }
 
 }  // namespace
+
+Result<UniqueFd> open_program(const std::string& path) {
+    UniqueFd fd(::open(path.c_str(), O_PATH | O_CLOEXEC));
+    if (!fd.valid()) {
+        return failure(error_from_errno("cannot open " + path));
+    }
+    return fd;
+}
+
+std::string own_path() {
+    std::array<char, 4096> path{};
+    const ssize_t bytes = ::readlink("/proc/self/exe", path.data(), path.size());
+    return bytes > 0 ? std::string(path.data(), static_cast<size_t>(bytes)) : std::string();
+}
+
+rlimit take_all_descriptors() {
+    rlimit before{};
+    if (::getrlimit(RLIMIT_NOFILE, &before) == 0) {
+        const rlimit all{.rlim_cur = before.rlim_max, .rlim_max = before.rlim_max};
+        (void)::setrlimit(RLIMIT_NOFILE, &all);
+    }
+    return before;
+}
+
+bool end(pid_t& pid) {
+    if (pid <= 0) {
+        return false;
+    }
+    ::kill(pid, SIGKILL);
+    (void)::waitpid(std::exchange(pid, -1), nullptr, 0);
+    return true;
+}
 
 UniqueFd take_signals(bool hangup_is_wish, sigset_t& before) {
     sigset_t ours;

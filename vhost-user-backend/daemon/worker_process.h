@@ -12,6 +12,7 @@
 #include <sys/types.h>
 #include <sys/wait.h>
 
+#include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
 
 namespace outrigger::worker_process {
@@ -27,6 +28,15 @@ struct Program {
     sigset_t signals{};                      ///< blocked
     rlimit files{};
 };
+
+/// A binary, whatever will lie at its path later.
+[[nodiscard]] Result<UniqueFd> open_program(const std::string& path);
+
+/// Where our own binary lay; empty: nobody says.
+[[nodiscard]] std::string own_path();
+
+/// Raises the limit of our descriptors as far as it goes; the one of before.
+[[nodiscard]] rlimit take_all_descriptors();
 
 /// Behind fork(), in the child.
 [[noreturn]] void become(const Program& program);
@@ -48,6 +58,9 @@ inline void signal(pid_t pid, int signal_number) {
     return pid > 0 && ::waitpid(pid, &status, WNOHANG) == pid ? std::optional(status)
                                                               : std::nullopt;
 }
+
+/// Kills a child and waits for its end, behind which `pid` is -1; false: it had ended before.
+bool end(pid_t& pid);
 
 /// For a log line, behind the name of the process.
 [[nodiscard]] inline std::string describe_end(int status) {
