@@ -43,7 +43,9 @@ constexpr size_t kPacketBlockBytes = 48;
 
 constexpr uint64_t kNanosecondsPerSecond = 1'000'000'000;
 constexpr int kLookMs = 100;
-constexpr auto kLastWriteMax = std::chrono::seconds(1);
+constexpr auto kLastWriteMax = std::chrono::milliseconds(1000);
+/// When the device goes: a program that ends has less than a second for all of it.
+constexpr auto kFinalWriteMax = std::chrono::milliseconds(200);
 
 /// One block; numbers and texts are padded to 32 bits.
 class Block final {
@@ -128,6 +130,7 @@ std::string_view name_of(CaptureState state) {
 }
 
 Capture::~Capture() {
+    last_write_max_ = kFinalWriteMax;
     stop();
 }
 
@@ -147,6 +150,11 @@ Result<void> Capture::prepare(UniqueFd file, CaptureOptions options) {
     if (is_running()) {
         return failure(Error{.message = "a capture is running: capture-stop ends it"});
     }
+    // One that has failed writes nothing more.
+    if (thread_.joinable() && !ended_ && counters().state != CaptureState::kFailed) {
+        ask_to_stop();
+        return failure(Error{.message = "the last capture is not written yet: try again"});
+    }
     stop();
     const std::lock_guard lock(mutex_);
     file_ = std::move(file);
@@ -159,7 +167,8 @@ Result<void> Capture::prepare(UniqueFd file, CaptureOptions options) {
     writing_.reserve(kBufferBytesMax);
     // The filter is to decide the same however little is kept.
     scratch_.resize(options_.filter.wants_all() ? options_.frame_bytes_max : kFrameBytesMax);
-    last_write_ = std::chrono::steady_clock::time_point::max();
+    asked_at_.reset();
+    last_write_max_ = kLastWriteMax;
     bytes_noted_ = 0;
     append_header();
     return {};
@@ -189,15 +198,18 @@ void Capture::append_header() {
     bytes_noted_ = filling_.size();
 }
 
-Result<void> Capture::begin_from_worker() {
+Result<void> Capture::begin_from_worker(std::function<void()> on_end) {
     {
         const std::lock_guard lock(mutex_);
         counters_.state = CaptureState::kRunning;
     }
     stopping_ = false;
+    ended_ = false;
+    on_end_ = std::move(on_end);
     running_ = true;
     auto thread = start_helper_thread("net-capture", [this] { write_all(); });
     if (!thread) {
+        ended_ = true;
         end(CaptureState::kFailed);
         return failure(thread.error());
     }
@@ -205,14 +217,16 @@ Result<void> Capture::begin_from_worker() {
     return {};
 }
 
-void Capture::stop() {
-    if (!thread_.joinable()) {
-        return;
-    }
+void Capture::ask_to_stop() {
     end(CaptureState::kStopped);
     stopping_ = true;
-    changed_.notify_one();
-    thread_.join();
+}
+
+void Capture::stop() {
+    if (thread_.joinable()) {
+        ask_to_stop();
+        thread_.join();
+    }
 }
 
 void Capture::end(CaptureState state) {
@@ -300,6 +314,8 @@ void Capture::write_all() {
         writing_.clear();
     }
     file_.reset();  // a pipe's reader sees the end
+    on_end_();
+    ended_ = true;
 }
 
 /// False: the file takes no more.
@@ -323,9 +339,9 @@ bool Capture::write_out(std::span<const std::byte> bytes) {
 
 bool Capture::await_room() {
     using Clock = std::chrono::steady_clock;
-    while (Clock::now() < last_write_) {
-        if (stopping_ && last_write_ == Clock::time_point::max()) {
-            last_write_ = Clock::now() + kLastWriteMax;
+    while (!asked_at_ || Clock::now() < *asked_at_ + last_write_max_.load()) {
+        if (stopping_ && !asked_at_) {
+            asked_at_ = Clock::now();
         }
         pollfd pipe{.fd = file_.get(), .events = POLLOUT, .revents = 0};
         if (::poll(&pipe, 1, kLookMs) > 0) {

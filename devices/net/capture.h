@@ -9,7 +9,9 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -50,11 +52,16 @@ class Capture final {
     ~Capture();
 
     /// Control thread: checks the file, which is a regular one or a pipe, and open for writing. An
-    /// error also when one is running.
+    /// error also when one is running, or not all of the last one is written; nobody waits for
+    /// that.
     [[nodiscard]] Result<void> prepare(UniqueFd file, CaptureOptions options);
-    /// After prepare(), on a worker, whose confinement the thread inherits.
-    [[nodiscard]] Result<void> begin_from_worker();
-    /// Control thread: what is noted by now is written, of a pipe what it takes within a second.
+    /// After prepare(), on a worker, whose confinement the thread inherits. `on_end`: the writer
+    /// tells it when the file is closed, as the last that it does.
+    [[nodiscard]] Result<void> begin_from_worker(std::function<void()> on_end = [] {});
+    /// Control thread: nothing more is noted. What is by now is written, of a pipe what it takes
+    /// within a second; on_end says when.
+    void ask_to_stop();
+    /// Control thread: the same, and waits for it.
     void stop();
 
     /// Any thread.
@@ -76,6 +83,8 @@ class Capture final {
 
     std::atomic<bool> running_ = false;  // frames are to be noted
     std::atomic<bool> stopping_ = false;
+    std::atomic<bool> ended_ = true;  // the writer does nothing more that takes time
+    std::atomic<std::chrono::milliseconds> last_write_max_;  // of a pipe, once it is stopping
 
     mutable std::mutex mutex_;
     std::condition_variable changed_;
@@ -86,11 +95,13 @@ class Capture final {
 
     std::vector<std::byte> scratch_;  // as much of a frame as is looked at
 
-    std::vector<std::byte> writing_;                    // the writer's
-    UniqueFd file_;                                     // likewise, until it has ended
-    std::chrono::steady_clock::time_point last_write_;  // likewise; the last moment for one
+    std::vector<std::byte> writing_;  // the writer's
+    UniqueFd file_;                   // likewise, until it has ended
+    /// Likewise: when it saw that it is to end.
+    std::optional<std::chrono::steady_clock::time_point> asked_at_;
     bool is_pipe_ = false;
-    std::thread thread_;  // of the control thread and, while it waits, the worker
+    std::function<void()> on_end_;  // likewise
+    std::thread thread_;            // of the control thread and, while it waits, the worker
 };
 
 [[nodiscard]] std::string_view name_of(CaptureState state);

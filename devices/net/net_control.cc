@@ -106,10 +106,8 @@ void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
                 refuse(control::Refusal::kInvalid, "no capture is running");
                 return;
             }
-            capture->stop();
-            const CaptureCounters counters = capture->counters();
-            answer(std::to_string(counters.frames) + " frames were captured, and " +
-                   std::to_string(counters.dropped) + " dropped from the capture");
+            stopped_ = std::move(answer);
+            capture->ask_to_stop();
             return;
         }
         case v1::Request::kSetNetworkLimits:
@@ -120,6 +118,15 @@ void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
             return;
         default:
             refuse(control::Refusal::kUnknown, "a network device has no such command");
+    }
+}
+
+/// Whoever has asked for it hears that all is written.
+void NetControl::on_capture_end() {
+    if (Answer answer = std::exchange(stopped_, nullptr)) {
+        const CaptureCounters counters = device_.capture()->counters();
+        answer(std::to_string(counters.frames) + " frames were captured, and " +
+               std::to_string(counters.dropped) + " dropped from the capture");
     }
 }
 
@@ -167,7 +174,8 @@ void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answ
     }
     capture_begins_ = true;
     worker_->post([this, &capture, answer = std::move(answer)]() mutable {
-        auto begun = capture.begin_from_worker();
+        auto begun = capture.begin_from_worker(
+            [this] { control_loop_->post([this] { on_capture_end(); }); });
         control_loop_->post([this, begun = std::move(begun), answer = std::move(answer)]() mutable {
             capture_begins_ = false;
             if (begun) {

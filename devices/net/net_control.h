@@ -29,6 +29,7 @@ class NetControl final : public control::DeviceControl {
 
   private:
     void start_capture(const control::v1::StartCapture& wish, UniqueFd file, Answer answer);
+    void on_capture_end();
     void set_limits(const control::v1::SetNetworkLimits& wish, Answer answer);
     void set_senders(const control::v1::SetAllowedSenders& wish, Answer answer);
     void change_policy(PolicyValues values, Answer answer);
@@ -37,6 +38,7 @@ class NetControl final : public control::DeviceControl {
     EventLoop* control_loop_ = nullptr;
     Worker* worker_ = nullptr;
     bool capture_begins_ = false;  // on the worker, and nothing else can be asked of it meanwhile
+    Answer stopped_;  // to whoever has asked for the end of a capture, when it is there
 };
 
 }  // namespace outrigger::net

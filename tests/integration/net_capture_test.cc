@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A capture of what passes at a port of outrigger-net, asked for by outriggerctl, in the sandbox.
+#include <array>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <string>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -73,6 +75,27 @@ TEST_F(NetCaptureTest, RefusalLeavesNoFile) {
     EXPECT_NE(ask({"capture-stop"}, 1).find("no capture is running"), std::string::npos);
     // Standard output is no pipe here.
     expect_good_end();
+}
+
+/// Who does not read does not keep the program, which has a second to end.
+TEST_F(NetCaptureTest, APipeThatNobodyReadsDoesNotKeepTheProgram) {
+    std::array<int, 2> pipe{};
+    ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
+    const UniqueFd reader(pipe[0]);
+    UniqueFd writer(pipe[1]);
+    {
+        ChildProcess asked(std::getenv("OUTRIGGER_CTL_PROGRAM"),
+                           {.arguments = {"--socket=" + path("control"), "capture", "-"},
+                            .descriptors = {{writer.get(), 1}}});
+        ASSERT_EQ(asked.wait(), Ended{.status = 0}) << asked.complained();
+    }
+    writer.reset();
+    const std::string frame = make_frame(std::string(1400, 'x'));
+    for (int i = 0; i < 50; ++i) {
+        pass(frame);  // twice in the capture: more than a pipe has room for
+    }
+    expect_good_end();
+    EXPECT_EQ(daemon_->complained().find("leaving without it"), std::string::npos);
 }
 
 TEST_F(NetCaptureTest, ExpressionOfLibpcapDecides) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <optional>
 #include <span>
@@ -248,6 +249,37 @@ TEST_F(CaptureTest, WhatAReaderIsTooSlowForIsDroppedAndCounted) {
     // Nobody reads: it ends all the same.
     capture_.stop();
     EXPECT_FALSE(capture_.is_running());
+}
+
+/// Whoever asks has others to serve meanwhile.
+TEST_F(CaptureTest, NobodyWaitsForTheEndOfOne) {
+    Pipe pipe;
+    const auto prepared =
+        capture_.prepare(std::move(pipe.writer), {.interface_name = "tap", .filter_text = ""});
+    ASSERT_TRUE(prepared) << prepared.error().message;
+    std::promise<void> ended;
+    auto end = ended.get_future();
+    ASSERT_TRUE(capture_.begin_from_worker([&] { ended.set_value(); }));
+    for (int i = 0; i < 4; ++i) {
+        note(std::string(60000, 'x'));  // more than the pipe has room for
+    }
+    capture_.ask_to_stop();
+    EXPECT_EQ(end.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+    EXPECT_FALSE(capture_.is_running());
+    EXPECT_FALSE(capture_.prepare(make_file(), {.interface_name = "tap", .filter_text = ""}));
+    // Its reader may have all of it all the same.
+    std::string captured;
+    std::array<char, 4096> bytes{};
+    for (ssize_t count = 1; count > 0;) {
+        count = ::read(pipe.reader.get(), bytes.data(), bytes.size());
+        captured.append(bytes.data(), count > 0 ? static_cast<size_t>(count) : 0);
+    }
+    end.get();
+    const auto blocks = read_blocks(captured);
+    ASSERT_EQ(blocks.size(), 7U);
+    EXPECT_EQ(blocks.back().type, kStatistics);
+    EXPECT_EQ(capture_.counters().bytes, captured.size());
+    begin(another(file_));
 }
 
 TEST_F(CaptureTest, ReaderThatHasGoneEndsIt) {
