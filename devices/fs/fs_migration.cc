@@ -53,6 +53,7 @@ Result<void> check_agreed(const FsSettings& settings, uint64_t agreed) {
         {FUSE_HANDLE_KILLPRIV_V2, "--killpriv-v2"},
         {FUSE_POSIX_LOCKS, "--posix-lock"},
         {FUSE_FLOCK_LOCKS, "--flock"},
+        {FUSE_EXPORT_SUPPORT, "--nfs-export"},
         {FUSE_POSIX_ACL, "--posix-acl"},
         {FUSE_SECURITY_CTX, "--security-label"},
         {FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX, "--dax-window"},
@@ -82,6 +83,15 @@ Result<void> check_agreed(const FsSettings& settings, uint64_t agreed) {
     return {};
 }
 
+/// Without a slash at its end.
+std::string FsServer::root_path() const {
+    std::string root = name_of(share_.proc_fd(), share_.root_fd()).value_or("/");
+    if (root == "/") {
+        root.clear();
+    }
+    return root;
+}
+
 /// From the root of the share; nothing where the file cannot be found there, because its name was
 /// removed, or another file has it now.
 std::optional<std::string> FsServer::path_of(const Inode& inode, const std::string& root) const {
@@ -100,7 +110,7 @@ std::optional<std::string> FsServer::path_of(const Inode& inode, const std::stri
     return status && key_of(*status) == inode.key ? path : std::nullopt;
 }
 
-/// Those that the guest has not forgotten and that are found by nothing, by number.
+/// Those that are found by nothing, by number.
 Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::string& root) const {
     const auto save_named = [&](const InodeRef& inode, std::string path) {
         if (state.nodes.bytes().size() <= kStateBytesMax) {  // more is of no use
@@ -143,7 +153,8 @@ Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::st
         const auto found = std::ranges::lower_bound(wanted, inode->key, {}, &WantedName::key);
         if (found != wanted.end() && found->key == inode->key && found->path) {
             save_named(inode, *found->path);
-        } else if (is_removed && !inode->handle.is_empty() && inode->fd.is_open()) {
+        } else if (is_removed && inode->lookups.load(std::memory_order_relaxed) != 0 &&
+                   !inode->handle.is_empty() && inode->fd.is_open()) {
             const auto handle = inode->handle.all();
             state.removed.push_back({.id = id,
                                      .lookups = inode->lookups.load(std::memory_order_relaxed),
@@ -166,10 +177,7 @@ Result<FsState> FsServer::save() const {
         return failure(Error{.message = "the guest uses a DAX window, and what is mapped there "
                                         "does not move (--dax-window=0)"});
     }
-    std::string root = name_of(share_.proc_fd(), share_.root_fd()).value_or("/");
-    if (root == "/") {
-        root.clear();
-    }
+    const std::string root = root_path();
     FsState state{.initialized = initialized_.load(std::memory_order_relaxed),
                   .agreed = agreed_.load(std::memory_order_relaxed),
                   .node_generation = inodes_.newest_generation(),
@@ -188,9 +196,7 @@ Result<FsState> FsServer::save() const {
     OUTRIGGER_TRY(std::move(outcome));
     if (!left.empty()) {
         log(LogLevel::kInfo,
-            "fs: {} files that were removed or are nowhere in the share, and that the guest has "
-            "not "
-            "forgotten, do not move",
+            "fs: {} files that were removed, or are nowhere in the share, do not move",
             left.size());
     }
     state.locks = held_locks();
@@ -209,6 +215,7 @@ Result<void> FsServer::load(const FsState& state) {
     }
     // All of it or nothing: what fails on the way leaves an empty table, as it was.
     reset();
+    inodes_.set_remembers((state.agreed & FUSE_EXPORT_SUPPORT) != 0);
     Result<void> loaded = load_all(state);
     // Also for what was restored of a state that failed, so that its slots are free again.
     inodes_.finish_restoring(state.node_generation);

@@ -147,7 +147,41 @@ Verdict FsServer::look_up_and_answer(Call& call, const Inode& parent, const Name
     return answer_entry(call, make_entry(parent, found));
 }
 
+/// A file server in the guest asks for what it knows by number alone: "." is the file itself, of
+/// whatever type, and ".." the directory that it lies in, which for the root is the root.
+Verdict FsServer::look_up_by_number(Call& call, bool wants_parent) {
+    Found found;
+    found.inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    if (wants_parent && call.header.node != InodeTable::kRootId) {
+        if (found.inode->type != S_IFDIR) {
+            return failed(ENOTDIR);
+        }
+        const auto path = path_of(*found.inode, root_path());
+        if (!path) {
+            return failed(ESTALE);  // it is not in the share any more
+        }
+        const size_t slash = path->rfind('/');
+        OUTRIGGER_FS_TRY(reserve_inode());
+        auto pinned = slash == std::string::npos ? Result<UniqueFd, Errno>(share_.duplicate_root())
+                                                 : share_.pin_path(path->substr(0, slash));
+        UniqueFd above = OUTRIGGER_FS_TRY(std::move(pinned));
+        found = OUTRIGGER_FS_TRY(add(asker_of(call), std::move(above)));
+    } else {
+        found.status = OUTRIGGER_FS_TRY(stat_fd(found.inode->fd.get(), kStatMask));
+        if (found.status.stx_nlink == 0) {
+            return failed(ESTALE);  // as of any file system: who has it open does not ask
+        }
+        if (!inodes_.look_up_again(found.inode, asker_of(call))) {
+            return failed(ESTALE);
+        }
+    }
+    return answer_entry(call, make_entry(*found.inode, found));
+}
+
 Verdict FsServer::look_up(Call& call) {
+    if (const auto dots = agreed(FUSE_EXPORT_SUPPORT) ? parse_dots(call.body) : std::nullopt) {
+        return look_up_by_number(call, *dots == Dots::kParent);
+    }
     const Name name = OUTRIGGER_FS_TRY(parse_name(call.body));
     InodeRef parent = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     auto found = find_or_pin(asker_of(call), *parent, name);

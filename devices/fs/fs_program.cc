@@ -96,6 +96,9 @@ constexpr std::array kOptions = {
          "written here, so that the guest need not look for them"),
     flag("posix-lock", "Let fcntl() locks of the guest hold on the host, too"),
     flag("flock", "Let flock() locks of the guest hold on the host, too"),
+    flag("nfs-export",
+         "Let the guest export the share by NFS: files are found by their numbers when it has "
+         "forgotten them (needs --inode-file-handles)"),
     OptionSpec{.name = "thread-pool-size",
                .kind = OptionKind::kNumber,
                .value_name = "N",
@@ -287,6 +290,7 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     settings.dax_file_bytes_min = values.number("dax-file-size").value_or(0);
     settings.posix_locks = values.flag("posix-lock");
     settings.flock = values.flag("flock");
+    settings.nfs_export = values.flag("nfs-export");
     settings.forgives_lost_files = values.text("migration-on-error") == "guest-error";
     const uint64_t limit = OUTRIGGER_TRY(raise_descriptor_limit(values.number("rlimit-nofile")));
     settings.descriptors_max = limit > 2 * kOwnDescriptors ? limit - kOwnDescriptors : limit / 2;
@@ -341,6 +345,10 @@ Result<std::unique_ptr<Device>> create(const OptionValues& values, DeviceKeeper*
     Share share = OUTRIGGER_TRY(open_share(settings, keeper.get()));
     settings.handles = OUTRIGGER_TRY(InodeHandles::check(
         choice<HandlePolicy>(values, "inode-file-handles", kHandlePolicies), share));
+    if (settings.nfs_export && settings.handles == HandlePolicy::kNever) {
+        return failure(Error{.message = "--nfs-export needs file handles "
+                                        "(--inode-file-handles=mandatory)"});
+    }
     if (keeper != nullptr) {
         OUTRIGGER_TRY(check_kept(settings, *keeper));
     }

@@ -208,9 +208,12 @@ Result<void, Errno> FsServer::reserve_descriptor() const {
 }
 
 Result<void, Errno> FsServer::reserve_inode() const {
-    if (inodes_.size() >= settings_.inodes_max) [[unlikely]] {
-        return failure(ENFILE);
-    }
+    while (inodes_.size() >= settings_.inodes_max)
+        [[unlikely]] {
+            if (!inodes_.forget_oldest()) {
+                return failure(ENFILE);
+            }
+        }
     return reserve_descriptor();
 }
 
@@ -261,6 +264,7 @@ Verdict FsServer::init(Call& call) {
         return failed(EINVAL);
     }
     agreed_.store(answer.flags, std::memory_order_relaxed);
+    inodes_.set_remembers((answer.flags & FUSE_EXPORT_SUPPORT) != 0);
     initialized_.store(true, std::memory_order_relaxed);
     if (keeper_ != nullptr) {
         keeper_->note_session({.initialized = true, .agreed = answer.flags});
@@ -296,6 +300,7 @@ Result<InitAnswer, Errno> negotiate(const FsSettings& settings, const Init& offe
     add_if(settings.allow_mmap, kInitDirectIoAllowMmap);
     add_if(settings.posix_locks, FUSE_POSIX_LOCKS);
     add_if(settings.flock, FUSE_FLOCK_LOCKS);
+    add_if(settings.nfs_export, FUSE_EXPORT_SUPPORT);
     add_if(settings.dax_window_bytes != 0, FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX);
     constexpr uint64_t kAcl = FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT;
     const auto demand = [&](Demand wish, uint64_t needed) -> bool {

@@ -156,6 +156,8 @@ class FsServer final {
         return (agreed_.load(std::memory_order_relaxed) & flag) != 0;
     }
 
+    [[nodiscard]] Verdict look_up_by_number(Call& call, bool wants_parent);
+    [[nodiscard]] std::string root_path() const;
     [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
                                                      const std::string& root) const;
     [[nodiscard]] Result<std::vector<uint64_t>> save_nodes(FsState& state,

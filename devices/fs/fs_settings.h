@@ -48,6 +48,7 @@ struct FsSettings {
     bool killpriv_v2 = false;
     bool posix_locks = false;
     bool flock = false;
+    bool nfs_export = false;  ///< with handles: node ids outlast their FORGET
     IdMap uids{};
     IdMap gids{};
     AttributeMap attributes{};

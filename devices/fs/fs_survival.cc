@@ -81,6 +81,8 @@ void FsServer::go_on(FsKeeper& keeper) {
     keeper_ = &keeper;
     keeper.for_each_mount(
         [this](uint64_t mount, UniqueFd fd) { handles_.restore_mount(mount, std::move(fd)); });
+    inodes_.set_remembers((keeper.session().agreed & FUSE_EXPORT_SUPPORT) != 0 &&
+                          handles_.are_used());
     keeper.for_each_inode([this](const KeptInode& kept) { restore_inode(kept); });
     inodes_.finish_restoring(keeper.inode_generation());
     keeper.for_each_file([this](const KeptFile& kept) { restore_file(kept); });

@@ -2,6 +2,7 @@
 #include "devices/fs/fuse_request.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -140,6 +141,14 @@ std::optional<Bytes> BodyReader::take_bytes(size_t bytes) {
     const Bytes taken = rest_.first(bytes);
     rest_ = rest_.subspan(bytes);
     return taken;
+}
+
+std::optional<Dots> parse_dots(Bytes body) {
+    constexpr std::array kDots = {std::byte{'.'}, std::byte{'.'}, std::byte{0}};
+    if (std::ranges::equal(body, std::span(kDots).subspan(1))) {
+        return Dots::kItself;
+    }
+    return std::ranges::equal(body, kDots) ? std::optional(Dots::kParent) : std::nullopt;
 }
 
 Result<Name, Errno> check_name(std::string_view text) {

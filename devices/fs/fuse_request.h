@@ -136,9 +136,13 @@ struct Named {
     Name name;
 };
 
-/// LOOKUP, UNLINK, RMDIR: nothing but a name. LOOKUP of "." and ".." is EINVAL like any other:
-/// EXPORT_SUPPORT is not offered.
+/// LOOKUP, UNLINK, RMDIR: nothing but a name.
 [[nodiscard]] Result<Name, Errno> parse_name(Bytes body);
+
+/// What LOOKUP may name besides, where EXPORT_SUPPORT is agreed on: "." or "..".
+enum class Dots : uint8_t { kItself, kParent };
+
+[[nodiscard]] std::optional<Dots> parse_dots(Bytes body);
 
 [[nodiscard]] Result<Named<fuse_link_in>, Errno> parse_link(Bytes body);
 

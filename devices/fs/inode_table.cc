@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <utility>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 namespace outrigger::fs {
 
 uint64_t InodeTable::hash(const InodeKey& key) {
@@ -33,6 +36,7 @@ void InodeTable::count_locked(InodeRef& inode, const Asker& asker) {
         keeper_->counted_by(inode.id()) == asker.request) {
         return;
     }
+    inode->is_known_again = inode->is_remembered;
     // Relaxed, here and below: forget() decides under the shard's lock.
     const uint64_t before = inode->lookups.fetch_add(1, std::memory_order_relaxed);
     if (keeper_ != nullptr && inode.id() != kRootId) {
@@ -46,6 +50,15 @@ InodeRef InodeTable::peek(const InodeKey& key) {
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
     return find_locked(shard, key_hash, key);
+}
+
+bool InodeTable::look_up_again(InodeRef& inode, const Asker& asker) {
+    const std::lock_guard lock(shard_of(hash(inode->key)).mutex);
+    if (!slots_.find(inode.id())) {
+        return false;
+    }
+    count_locked(inode, asker);
+    return true;
 }
 
 InodeRef InodeTable::look_up(const InodeKey& key, const Asker& asker) {
@@ -146,7 +159,9 @@ bool InodeTable::restore(uint64_t id,
     const uint64_t key_hash = hash(key);
     Shard& shard = shard_of(key_hash);
     const std::lock_guard lock(shard.mutex);
-    if (lookups == 0 || find_locked(shard, key_hash, key)) {
+    const bool is_remembered = lookups == 0;
+    if ((is_remembered && (handle.is_empty() || !remembers_.load(std::memory_order_relaxed))) ||
+        find_locked(shard, key_hash, key)) {
         return false;
     }
     InodeRef inode = slots_.restore(id, slots_max_);
@@ -154,6 +169,9 @@ bool InodeTable::restore(uint64_t id,
         return false;
     }
     fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), lookups, asker);
+    if (is_remembered) {
+        remember_locked(inode);
+    }
     return true;
 }
 
@@ -200,27 +218,96 @@ InodeRef InodeTable::forget(uint64_t id, uint64_t count) {
     }
     const uint64_t key_hash = hash(inode->key);
     Shard& shard = shard_of(key_hash);
-    const std::lock_guard lock(shard.mutex);
-    const uint64_t lookups = inode->lookups.load(std::memory_order_relaxed);
-    const uint64_t left = lookups - std::min(lookups, count);
-    inode->lookups.store(left, std::memory_order_relaxed);
-    if (left != 0 && keeper_ != nullptr) {
-        keeper_->note_lookups(id, left);
+    {
+        const std::lock_guard lock(shard.mutex);
+        const uint64_t lookups = inode->lookups.load(std::memory_order_relaxed);
+        const uint64_t left = lookups - std::min(lookups, count);
+        inode->lookups.store(left, std::memory_order_relaxed);
+        const bool stays = left != 0 || is_to_remember(*inode);
+        if (stays && keeper_ != nullptr) {
+            keeper_->note_lookups(id, left);
+        }
+        if (!stays) {
+            return retire_locked(shard, key_hash, inode) ? std::move(inode) : InodeRef();
+        }
+        if (left != 0) {
+            return {};
+        }
+        remember_locked(inode);
     }
-    if (left != 0 || !slots_.retire(inode)) {
-        return {};
+    inode.release();
+    // A descriptor would hold the blocks of a file that somebody removes.
+    (void)slots_.while_unused(id, [](Inode& unused) {
+        unused.fd.close();
+        return true;
+    });
+    return {};
+}
+
+/// Has it a name, and a handle that leads back to it?
+bool InodeTable::is_to_remember(const Inode& inode) const {
+    if (!remembers_.load(std::memory_order_relaxed) || inode.handle.is_empty() ||
+        !inode.is_hashed || inode.is_kept.load(std::memory_order_relaxed)) {
+        return false;
+    }
+    struct statx status = {};
+    const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+    return !inode.fd.is_open() ||
+           (::statx(inode.fd.get(), "", flags, STATX_NLINK, &status) == 0 && status.stx_nlink != 0);
+}
+
+void InodeTable::remember_locked(InodeRef& inode) {
+    if (!std::exchange(inode->is_remembered, true)) {
+        const std::lock_guard lock(remembered_mutex_);
+        remembered_.push_back(inode.id());
+    }
+}
+
+bool InodeTable::forget_oldest() {
+    while (true) {
+        uint64_t id = 0;
+        {
+            const std::lock_guard lock(remembered_mutex_);
+            if (remembered_.empty()) {
+                return false;
+            }
+            id = remembered_.front();
+            remembered_.pop_front();
+        }
+        InodeRef inode = find(id);
+        if (!inode) {
+            continue;
+        }
+        const uint64_t key_hash = hash(inode->key);
+        Shard& shard = shard_of(key_hash);
+        const std::lock_guard lock(shard.mutex);
+        if (inode->lookups.load(std::memory_order_relaxed) != 0) {
+            inode->is_remembered = false;
+        } else if (std::exchange(inode->is_known_again, false)) {
+            const std::lock_guard list_lock(remembered_mutex_);
+            remembered_.push_back(id);  // forgotten later than those behind it
+        } else if (retire_locked(shard, key_hash, inode)) {
+            return true;
+        }
+    }
+}
+
+/// False: somebody else has.
+bool InodeTable::retire_locked(Shard& shard, uint64_t hash, InodeRef& inode) {
+    if (!slots_.retire(inode)) {
+        return false;
     }
     if (keeper_ != nullptr) {
         keeper_->remove_inode(
-            id, inode->handle.is_empty() || inode->is_kept.load(std::memory_order_relaxed));
+            inode.id(), inode->handle.is_empty() || inode->is_kept.load(std::memory_order_relaxed));
     }
     if (!inode->handle.is_empty()) {
         handled_.fetch_sub(1, std::memory_order_relaxed);
     }
     if (inode->is_hashed) {
-        remove_locked(shard, key_hash, inode);
+        remove_locked(shard, hash, inode);
     }
-    return inode;
+    return true;
 }
 
 void InodeTable::keep(const InodeRef& inode) {
@@ -254,7 +341,10 @@ void InodeTable::take_back_all(uint64_t request) {
 }
 
 void InodeTable::clear() {
+    set_remembers(false);
     for_each([this](InodeRef& inode) { forget(inode.id(), UINT64_MAX); });
+    const std::lock_guard lock(remembered_mutex_);
+    remembered_.clear();
 }
 
 }  // namespace outrigger::fs

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <compare>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -85,6 +86,8 @@ struct Inode {
     std::atomic<bool> is_kept{false};  ///< the keeper has its descriptor, although it has a handle
     std::atomic<bool> is_recent{false};  ///< asked for since the last look at who may be closed
     bool is_hashed = false;              ///< found by its key; guarded by the shard
+    bool is_remembered = false;          ///< in the table's list of those; guarded by the shard
+    bool is_known_again = false;         ///< since it came there; guarded by the shard
 
     void clear() {
         fd.close();
@@ -94,6 +97,8 @@ struct Inode {
         writers.store(0, std::memory_order_relaxed);
         loses_name.store(false, std::memory_order_relaxed);
         is_kept.store(false, std::memory_order_relaxed);
+        is_remembered = false;
+        is_known_again = false;
     }
 };
 
@@ -118,10 +123,13 @@ class InodeTable final {
     /// handle can tell whether it is still the same file.
     [[nodiscard]] InodeRef look_up(const InodeKey& key, const Asker& asker = {});
 
-    /// The same, and nothing is counted.
+    /// Looked up once more by its node id. False: it was forgotten meanwhile.
+    [[nodiscard]] bool look_up_again(InodeRef& inode, const Asker& asker);
+
+    /// The same as look_up(), and nothing is counted.
     [[nodiscard]] InodeRef peek(const InodeKey& key);
 
-    /// The same as look_up(), or a new one, for which `fd` stays open, or can be closed where there
+    /// Also the same, or a new one, for which `fd` stays open, or can be closed where there
     /// is a handle. Empty when the table is full. Takes `fd`, unless the inode is open already.
     [[nodiscard]] InodeRef look_up_or_add(const InodeKey& key,
                                           UniqueFd& fd,
@@ -146,6 +154,13 @@ class InodeTable final {
     /// The guest forgets `count` lookups, or as many as it has. What nobody finds any more by that,
     /// if anything.
     InodeRef forget(uint64_t id, uint64_t count);
+
+    /// From now on what the guest forgets stays in the table, under its node id and without a
+    /// descriptor, where a handle brings it back, until forget_oldest() needs its place.
+    void set_remembers(bool remembers) { remembers_.store(remembers, std::memory_order_relaxed); }
+
+    /// Of those the one that is forgotten the longest goes. False: there is none.
+    bool forget_oldest();
 
     /// A file under the node id that it has elsewhere; see SlotTable::restore(). False: the id is
     /// impossible or taken, or the file is there under another one.
@@ -214,12 +229,18 @@ class InodeTable final {
                      uint64_t lookups,
                      const Asker& asker);
     void count_locked(InodeRef& inode, const Asker& asker);
+    [[nodiscard]] bool is_to_remember(const Inode& inode) const;
+    void remember_locked(InodeRef& inode);
+    [[nodiscard]] bool retire_locked(Shard& shard, uint64_t hash, InodeRef& inode);
 
     FsKeeper* keeper_ = nullptr;  // null: nothing is kept
     SlotTable<Inode> slots_;
     std::atomic<size_t> handled_ = 0;  // entries with a handle
     uint32_t slots_max_ = SlotTable<Inode>::kSlotsMax;
     std::array<Shard, kShards> shards_;
+    std::atomic<bool> remembers_ = false;
+    std::mutex remembered_mutex_;      // taken behind a shard's
+    std::deque<uint64_t> remembered_;  // guarded by it: the oldest first; some are known again
 };
 
 }  // namespace outrigger::fs

@@ -101,10 +101,26 @@ INSTANTIATE_TEST_SUITE_P(NoComponents,
 
 TEST(FuseName, TakesThreeDots) {
     EXPECT_EQ(error_of(parse_name(Body().text("..."))), 0);
+    EXPECT_FALSE(parse_dots(Body().text("...")));
 }
 
 TEST(FuseName, RefusesAMissingNul) {
     EXPECT_EQ(error_of(parse_name(Body().raw("abc"))), EINVAL);
+}
+
+TEST(FuseDots, AreTheFileAndTheDirectoryAbove) {
+    EXPECT_EQ(parse_dots(Body().text(".")), Dots::kItself);
+    EXPECT_EQ(parse_dots(Body().text("..")), Dots::kParent);
+}
+
+TEST(FuseDots, AreNothingElse) {
+    for (const char* const text : {"", "...", "/", "./", "../", "a"}) {
+        EXPECT_FALSE(parse_dots(Body().text(text))) << text;
+    }
+    EXPECT_FALSE(parse_dots({}));
+    EXPECT_FALSE(parse_dots(Body().raw("."))) << "without its end";
+    EXPECT_FALSE(parse_dots(Body().raw("..")));
+    EXPECT_FALSE(parse_dots(Body().text(".").text(".")));
 }
 
 TEST(FuseName, RefusesBytesBehindTheNul) {
