@@ -25,11 +25,11 @@ bool AddressTable::learn(StationAddress address, uint32_t port, Clock::time_poin
         found->second.seen = now;
         return true;
     }
-    PortState& state = ports_[port];
-    if (state.addresses >= limits_.addresses_max) {
+    PortState& state = state_of(port);
+    if (state.addresses >= state.addresses_max) {
         drop_old(port, state, now);
     }
-    if (state.addresses >= limits_.addresses_max) {
+    if (state.addresses >= state.addresses_max) {
         return false;
     }
     if (found != entries_.end()) {
@@ -39,8 +39,12 @@ bool AddressTable::learn(StationAddress address, uint32_t port, Clock::time_poin
     } else {
         entries_.emplace(address, Entry{.port = port, .seen = now});
     }
-    ++ports_[port].addresses;
+    ++state.addresses;
     return true;
+}
+
+void AddressTable::set_addresses_max(uint32_t port, size_t addresses_max) {
+    state_of(port).addresses_max = addresses_max;
 }
 
 std::optional<uint32_t> AddressTable::find(StationAddress address, Clock::time_point now) const {

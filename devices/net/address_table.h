@@ -57,6 +57,9 @@ class AddressTable final {
     /// Nothing: nobody knows, or it was too long ago.
     [[nodiscard]] std::optional<uint32_t> find(StationAddress address, Clock::time_point now) const;
 
+    /// Of one port, in place of what the limits say, until it is forgotten.
+    void set_addresses_max(uint32_t port, size_t addresses_max);
+
     /// The port's stations have gone. Which they were.
     std::vector<StationAddress> forget_port(uint32_t port);
 
@@ -77,8 +80,14 @@ class AddressTable final {
 
     struct PortState {
         size_t addresses = 0;
+        size_t addresses_max = 0;
         std::optional<Clock::time_point> looked{};  ///< for old ones
     };
+
+    [[nodiscard]] PortState& state_of(uint32_t port) {
+        return ports_.try_emplace(port, PortState{.addresses_max = limits_.addresses_max})
+            .first->second;
+    }
 
     void drop_old(uint32_t port, PortState& state, Clock::time_point now);
 

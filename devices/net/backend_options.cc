@@ -36,6 +36,8 @@ constexpr std::array kOptions = {
     BackendOption{.name = "switch-age", .backends = kOfSwitch},
     BackendOption{.name = "flood-limit", .backends = kOfSwitch},
     BackendOption{.name = "switch-thread", .backends = kOfSwitch},
+    BackendOption{.name = "switch-tap", .backends = kOfSwitch},
+    BackendOption{.name = "switch-tap-fd", .backends = kOfSwitch},
     BackendOption{.name = "peer", .backends = kOfSockets},
     BackendOption{.name = "listen", .backends = kOfSockets},
     BackendOption{.name = "reconnect-ms", .backends = kOfSockets},

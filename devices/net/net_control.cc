@@ -32,6 +32,18 @@ void add_drops(const CounterTable<DropReason, kDropReasonCount>& counters, v1::N
     }
 }
 
+void describe_port(const PortCounters& port, v1::NetworkPort& out) {
+    out.mutable_sent()->set_frames(port.frames_sent.value());
+    out.mutable_sent()->set_bytes(port.bytes_sent.value());
+    add_drops(port.dropped, *out.mutable_sent());
+    out.mutable_received()->set_frames(port.frames_received.value());
+    out.mutable_received()->set_bytes(port.bytes_received.value());
+    out.set_system_calls(port.system_calls.value());
+    out.set_send_waits(port.send_waits.value());
+    out.set_peers(port.peers.value());
+    out.set_peers_lost(port.peers_lost.value());
+}
+
 control::CommandResult refusal_of(control::Refusal refusal, std::string why) {
     return failure(control::CommandError{.refusal = refusal, .message = std::move(why)});
 }
@@ -57,16 +69,16 @@ void NetControl::describe(v1::Device& out) const {
     to_guest.set_frames(counters.frames_to_guest.value());
     to_guest.set_bytes(counters.bytes_to_guest.value());
     add_drops(counters.dropped_to_guest, to_guest);
-    v1::NetworkPort& host = *network.mutable_port();
-    host.mutable_sent()->set_frames(port.frames_sent.value());
-    host.mutable_sent()->set_bytes(port.bytes_sent.value());
-    add_drops(port.dropped, *host.mutable_sent());
-    host.mutable_received()->set_frames(port.frames_received.value());
-    host.mutable_received()->set_bytes(port.bytes_received.value());
-    host.set_system_calls(port.system_calls.value());
-    host.set_send_waits(port.send_waits.value());
-    host.set_peers(port.peers.value());
-    host.set_peers_lost(port.peers_lost.value());
+    describe_port(port, *network.mutable_port());
+    if (const SwitchUplink* const uplink = device_.uplink()) {
+        v1::NetworkUplink& shown = *network.mutable_uplink();
+        shown.set_name(uplink->name());
+        describe_port(uplink->host_counters(), *shown.mutable_host());
+        const PortCounters& taken = uplink->switch_counters();
+        shown.mutable_from_host()->set_frames(taken.frames_sent.value());
+        shown.mutable_from_host()->set_bytes(taken.bytes_sent.value());
+        add_drops(taken.dropped, *shown.mutable_from_host());
+    }
     network.set_finished_for_guest(counters.finished_to_guest.value());
     network.set_announcements(counters.announcements.value());
     network.set_commands(counters.commands.value());

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "vhost-user-backend/base/counters.h"
@@ -32,6 +33,7 @@
 #include "devices/net/port.h"
 #include "devices/net/port_policy.h"
 #include "devices/net/receive_queue.h"
+#include "devices/net/switch_uplink.h"
 #include "devices/net/transmit_batch.h"
 
 namespace outrigger::net {
@@ -77,6 +79,10 @@ class NetDevice final : public Device, private PortEvents {
               std::unique_ptr<Capture> capture = nullptr,
               std::unique_ptr<PortPolicy> policy = nullptr);
 
+    /// Before it serves: the way out of the device's switch, which is the device's worker's, too,
+    /// but passes frames of others also when no guest is here.
+    void give_uplink(std::unique_ptr<SwitchUplink> uplink) { uplink_ = std::move(uplink); }
+
     /// What the device needs of a keeper's memory.
     static constexpr size_t kKeptBytes = KeptRecord::bytes(GuestSettings::kBytesMax);
 
@@ -85,6 +91,7 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] FeatureSet offered_features() const override;
     void on_negotiated(FeatureSet agreed) override;
     void on_frontend(std::shared_ptr<Frontend> frontend) override;
+    void on_serving(std::span<Worker* const> workers) override;
     void read_config(ConfigOffset at, std::span<std::byte> out) const override;
 
     [[nodiscard]] Result<void> start_queue(QueueIndex index,
@@ -117,6 +124,9 @@ class NetDevice final : public Device, private PortEvents {
 
     /// Null: there is none.
     [[nodiscard]] PortPolicy* policy() const { return policy_.get(); }
+
+    /// Null: there is none.
+    [[nodiscard]] const SwitchUplink* uplink() const { return uplink_.get(); }
 
   private:
     /// What a ring is for. VIRTIO 1.3, 5.1.2: with one pair the third is the control queue,
@@ -183,6 +193,7 @@ class NetDevice final : public Device, private PortEvents {
     const std::unique_ptr<Capture> capture_;
     const std::unique_ptr<PortPolicy> policy_;
     const std::unique_ptr<Port> port_;
+    std::unique_ptr<SwitchUplink> uplink_;
     NetCounters counters_;
     LogLimiter limiter_;
     NetControl operators_{*this};

@@ -169,6 +169,12 @@ void NetDevice::ask_for_announcement() {
     }
 }
 
+void NetDevice::on_serving(std::span<Worker* const> workers) {
+    if (uplink_ != nullptr) {
+        uplink_->start(*workers.front());
+    }
+}
+
 // --- Settings of the front end -----------------------------------------------------------------
 
 void NetDevice::on_frontend(std::shared_ptr<Frontend> frontend) {

@@ -155,6 +155,16 @@ constexpr std::array kOptions = {
                    "processor",
                .default_value = "own",
                .choices = kSwitchThreads},
+    OptionSpec{.name = "switch-tap",
+               .value_name = "NAME",
+               .help = "Of switch: have a way out to the host, at this interface, for all devices "
+                       "of the switch; one of these may. As --tap otherwise"},
+    OptionSpec{.name = "switch-tap-fd",
+               .kind = OptionKind::kNumber,
+               .value_name = "N",
+               .help = "Of switch: likewise, from inherited descriptor N",
+               .number_min = 3,
+               .number_max = 1 << 20},
     OptionSpec{.name = "peer",
                .value_name = "PATH",
                .help = "Of stream and dgram: connect to the program that has this socket, and try "

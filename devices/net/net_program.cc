@@ -29,6 +29,7 @@
 #include "devices/net/sender_rules.h"
 #include "devices/net/stream_port.h"
 #include "devices/net/switch_port.h"
+#include "devices/net/switch_uplink.h"
 #include "devices/net/tap_device.h"
 #include "devices/net/tap_port.h"
 #ifdef OUTRIGGER_SLIRP
@@ -137,13 +138,15 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
     return {};
 }
 
-Result<void> check_tap_options(std::string_view backend, const OptionValues& values) {
-    if (backend == "tap" && values.has("tap") == values.has("tap-fd")) {
-        return failure(Error{.message = "--backend=tap needs either --tap or --tap-fd: give the "
-                                        "name of the interface, or a descriptor"});
+/// Of the options of a tap, which begin with `prefix`.
+Result<void> check_tap_options(const std::string& prefix, const OptionValues& values) {
+    if (values.has(prefix) && values.has(prefix + "-fd")) {
+        return failure(Error{.message = "--" + prefix + " and --" + prefix +
+                                        "-fd exclude each other: give either --" + prefix +
+                                        " or --" + prefix + "-fd"});
     }
-    if (const auto name = values.text("tap"); name && !is_interface_name(*name)) {
-        return failure(Error{.message = "--tap=" + *name +
+    if (const auto name = values.text(prefix); name && !is_interface_name(*name)) {
+        return failure(Error{.message = "--" + prefix + "=" + *name +
                                         " is no name of an interface: it has 1 to 15 characters, "
                                         "and none of / : %"});
     }
@@ -181,7 +184,12 @@ Result<void> check_options(const OptionValues& values) {
     }
 #endif
     (void)OUTRIGGER_TRY(parse_policy(values));
-    OUTRIGGER_TRY(check_tap_options(*backend, values));
+    if (*backend == "tap" && !values.has("tap") && !values.has("tap-fd")) {
+        return failure(Error{.message = "--backend=tap needs either --tap or --tap-fd: give the "
+                                        "name of the interface, or a descriptor"});
+    }
+    OUTRIGGER_TRY(check_tap_options("tap", values));
+    OUTRIGGER_TRY(check_tap_options("switch-tap", values));
     return check_socket_options(*backend, values);
 }
 
@@ -226,19 +234,21 @@ Result<PeerOptions> open_peer(const OptionValues& values, int type) {
     return options;
 }
 
-/// `keeper`, where there is one, has the tap open for the next process: it would be gone otherwise,
-/// with its addresses and routes, or its descriptor would.
-Result<Tap> open_tap_of(const OptionValues& values, DeviceKeeper* keeper) {
-    constexpr std::string_view kKeptName = "tap";
+/// That of the options that begin with `prefix`. `keeper`, where there is one, has it open for the
+/// next process: it would be gone otherwise, with its addresses and routes, or its descriptor
+/// would.
+Result<Tap> open_tap_of(const std::string& prefix,
+                        const OptionValues& values,
+                        DeviceKeeper* keeper) {
     if (keeper != nullptr) {
-        if (UniqueFd kept = keeper->take(kKeptName); kept.valid()) {
+        if (UniqueFd kept = keeper->take(prefix); kept.valid()) {
             return take_tap(std::move(kept));
         }
     }
-    const auto fd = values.number("tap-fd");
+    const auto fd = values.number(prefix + "-fd");
     Tap tap = OUTRIGGER_TRY(fd ? take_tap(UniqueFd(static_cast<int>(*fd)))
-                               : open_tap(*values.text("tap")));
-    if (keeper != nullptr && !keeper->keep_open(kKeptName, tap.fd.get())) {
+                               : open_tap(*values.text(prefix)));
+    if (keeper != nullptr && !keeper->keep_open(prefix, tap.fd.get())) {
         log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
     }
     return tap;
@@ -253,18 +263,33 @@ Result<Mapping> map_kept(DeviceKeeper* keeper, std::string_view name, size_t byt
     return OUTRIGGER_TRY(Mapping::map_file(fd.get(), 0, bytes));
 }
 
+SwitchOptions switch_options(const OptionValues& values) {
+    return {.name = *values.text("switch"),
+            .addresses = {.addresses_max = *values.number("switch-addresses"),
+                          .age_max = std::chrono::seconds(*values.number("switch-age"))},
+            .flood_max = static_cast<uint32_t>(*values.number("flood-limit"))};
+}
+
+/// Null: the options speak of none.
+Result<std::unique_ptr<SwitchUplink>> open_uplink(const OptionValues& values,
+                                                  DeviceKeeper* keeper) {
+    if (!values.has("switch-tap") && !values.has("switch-tap-fd")) {
+        return std::unique_ptr<SwitchUplink>();
+    }
+    Tap tap = OUTRIGGER_TRY(open_tap_of("switch-tap", values, keeper));
+    std::string name = tap.name;
+    std::unique_ptr<Port> port = OUTRIGGER_TRY(TapPort::create(std::move(tap)));
+    return SwitchUplink::create(switch_options(values), std::move(name), std::move(port));
+}
+
 Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper* keeper) {
     const std::string backend = *values.text("backend");
     if (backend == "tap") {
-        Tap tap = OUTRIGGER_TRY(open_tap_of(values, keeper));
+        Tap tap = OUTRIGGER_TRY(open_tap_of("tap", values, keeper));
         return OUTRIGGER_TRY(TapPort::create(std::move(tap)));
     }
     if (backend == "switch") {
-        return std::make_unique<SwitchPort>(SwitchOptions{
-            .name = *values.text("switch"),
-            .addresses = {.addresses_max = *values.number("switch-addresses"),
-                          .age_max = std::chrono::seconds(*values.number("switch-age"))},
-            .flood_max = static_cast<uint32_t>(*values.number("flood-limit"))});
+        return std::make_unique<SwitchPort>(switch_options(values));
     }
     if (backend == "stream") {
         PeerOptions peer = OUTRIGGER_TRY(open_peer(values, SOCK_STREAM));
@@ -302,8 +327,10 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
         std::make_unique<PortPolicy>(OUTRIGGER_TRY(parse_policy(values)), std::move(kept_policy));
     port = policy->govern(std::move(port));
     Mapping kept = OUTRIGGER_TRY(map_kept(keeper, "settings", NetDevice::kKeptBytes));
-    return std::make_unique<NetDevice>(
+    auto device = std::make_unique<NetDevice>(
         options, std::move(port), std::move(kept), std::move(capture), std::move(policy));
+    device->give_uplink(OUTRIGGER_TRY(open_uplink(values, keeper)));
+    return device;
 }
 
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {

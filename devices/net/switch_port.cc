@@ -34,7 +34,18 @@ class SwitchPort::Inbox final : public std::enable_shared_from_this<Inbox> {
 
     [[nodiscard]] uint32_t number() const { return number_; }
 
+    /// Before it is opened.
+    void set_uplink() { is_uplink_ = true; }
+
     // Any thread.
+
+    /// Has the port look who is at the switch.
+    void tell_of_others() {
+        const std::lock_guard lock(mutex_);
+        if (is_uplink_ && loop_ != nullptr) {
+            loop_->post([self = shared_from_this()] { self->tell(); });
+        }
+    }
 
     struct Taken {
         size_t frames = 0;
@@ -152,6 +163,7 @@ class SwitchPort::Inbox final : public std::enable_shared_from_this<Inbox> {
     }
 
     const uint32_t number_;
+    bool is_uplink_ = false;
     PortCounters& counters_;  // of the port, which nobody uses once it is closed
     std::mutex mutex_;
     EventLoop* loop_ = nullptr;     // guarded by mutex_
@@ -170,16 +182,31 @@ class SwitchPort::Switch final {
     explicit Switch(const AddressTable::Limits& limits) : table_(limits) {}
 
     /// `stations` were at the port when it left, here or elsewhere.
-    void join(std::shared_ptr<Inbox> inbox, std::span<const StationAddress> stations) {
+    /// `addresses_max` is what this port may have, 0: as many as others.
+    void join(std::shared_ptr<Inbox> inbox,
+              std::span<const StationAddress> stations,
+              size_t addresses_max) {
         const auto now = AddressTable::Clock::now();
         const std::lock_guard lock(mutex_);
+        if (addresses_max > 0) {
+            table_.set_addresses_max(inbox->number(), addresses_max);
+        }
         for (const StationAddress station : stations) {
             // One that has been seen elsewhere meanwhile has moved.
             if (!is_group(station) && station != 0 && !table_.find(station, now)) {
                 (void)table_.learn(station, inbox->number(), now);
             }
         }
+        for (const auto& other : ports_) {
+            other->tell_of_others();
+        }
         ports_.push_back(std::move(inbox));
+    }
+
+    [[nodiscard]] bool has_others(uint32_t number) {
+        const std::lock_guard lock(mutex_);
+        return std::ranges::any_of(ports_,
+                                   [&](const auto& each) { return each->number() != number; });
     }
 
     std::vector<StationAddress> leave(uint32_t number) {
@@ -187,6 +214,11 @@ class SwitchPort::Switch final {
         std::erase_if(ports_, [&](const auto& each) { return each->number() == number; });
         return table_.forget_port(number);
     }
+
+    /// False: there is one.
+    [[nodiscard]] bool take_uplink() { return !has_uplink_.exchange(true); }
+
+    void leave_uplink() { has_uplink_ = false; }
 
     void forget_stations_but(std::span<const StationAddress> kept, uint32_t number) {
         const std::lock_guard lock(mutex_);
@@ -227,6 +259,7 @@ class SwitchPort::Switch final {
     std::mutex mutex_;
     std::vector<std::shared_ptr<Inbox>> ports_;
     AddressTable table_;
+    std::atomic<bool> has_uplink_ = false;
 };
 
 std::shared_ptr<SwitchPort::Switch> SwitchPort::find_switch(const SwitchOptions& options) {
@@ -255,10 +288,26 @@ SwitchPort::SwitchPort(const SwitchOptions& options)
     : switch_(find_switch(options)),
       inbox_(std::make_shared<Inbox>(next_number(), counters_)),
       flood_max_(options.flood_max),
+      own_addresses_max_(options.own_addresses_max),
       number_(inbox_->number()) {}
 
 SwitchPort::~SwitchPort() {
     (void)switch_->leave(number_);
+    if (is_uplink_) {
+        switch_->leave_uplink();
+    }
+}
+
+bool SwitchPort::become_uplink() {
+    if (!is_uplink_ && switch_->take_uplink()) {
+        is_uplink_ = true;
+        inbox_->set_uplink();
+    }
+    return is_uplink_;
+}
+
+bool SwitchPort::has_others() const {
+    return switch_->has_others(number_);
 }
 
 Offloads SwitchPort::takes() const {
@@ -268,7 +317,7 @@ Offloads SwitchPort::takes() const {
 void SwitchPort::attach(EventLoop& loop, PortEvents& events) {
     loop_ = &loop;
     inbox_->open(loop, events);
-    switch_->join(inbox_, stations_);
+    switch_->join(inbox_, stations_, own_addresses_max_);
 }
 
 void SwitchPort::detach() {

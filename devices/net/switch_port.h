@@ -22,6 +22,8 @@ struct SwitchOptions {
     AddressTable::Limits addresses{};
     /// Frames of one port to everybody, and to stations that nobody knows, in a second.
     uint32_t flood_max = 10'000;
+    /// Of this port in place of `addresses`'; 0: as these say.
+    size_t own_addresses_max = 0;
 };
 
 /// Thread-bound as every port; those of one switch may be on different threads.
@@ -30,6 +32,13 @@ class SwitchPort final : public Port {
     /// The limits of addresses are those of the switch's first port.
     explicit SwitchPort(const SwitchOptions& options);
     ~SwitchPort() override;
+
+    /// The switch's way out to the host: it is told by on_frames() when another port comes. False:
+    /// another port is. Before attach().
+    [[nodiscard]] bool become_uplink();
+
+    /// Is anybody else at the switch?
+    [[nodiscard]] bool has_others() const;
 
     [[nodiscard]] Offloads takes() const override;
     void attach(EventLoop& loop, PortEvents& events) override;
@@ -66,10 +75,12 @@ class SwitchPort final : public Port {
     const std::shared_ptr<Switch> switch_;
     const std::shared_ptr<Inbox> inbox_;
     const uint32_t flood_max_;
+    const size_t own_addresses_max_;
     const uint32_t number_;
     std::vector<StationAddress> stations_;  // that were at the port before it was attached
     const EventLoop* loop_ = nullptr;       // while it is attached
-    uint64_t flooded_ = 0;                  // since second_
+    bool is_uplink_ = false;
+    uint64_t flooded_ = 0;  // since second_
     std::optional<AddressTable::Clock::time_point> second_;
 };
 

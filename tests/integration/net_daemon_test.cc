@@ -231,6 +231,7 @@ TEST_F(NetDaemonTest, OptionsOfOtherBackEndsAreRefused) {
     expect_refusal({"--backend=loop", peer}, "--peer is of --backend=stream and dgram");
     expect_refusal({"--backend=stream", peer, "--vfkit"}, "--vfkit is of --backend=dgram");
     expect_refusal({"--backend=tap", "--tap=t", "--switch=x"}, "--switch is of --backend=switch");
+    expect_refusal({"--backend=tap", "--tap=t", "--switch-tap=u"}, "--switch-tap is of --backend");
     expect_refusal({"--backend=null", "--flood-limit=5"}, "--flood-limit is of --backend=switch");
     expect_refusal({"--backend=null", "--reconnect-ms=1000"}, "with --backend=null: leave it out");
     if (has_user_network()) {
@@ -249,6 +250,9 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     expect_refusal({"--backend=tap"}, "either --tap or --tap-fd");
     expect_refusal({"--backend=tap", "--tap=t", "--tap-fd=5"}, "either --tap or --tap-fd");
     expect_refusal({"--backend=tap", "--tap=tap%d"}, "no name of an interface");
+    expect_refusal({"--backend=switch", "--switch-tap=t/"}, "no name of an interface");
+    expect_refusal({"--backend=switch", "--switch-tap=t", "--switch-tap-fd=5"},
+                   "either --switch-tap");
     expect_refusal({"--backend=dgram", listen, "--vfkit"}, "give --peer, too");
     expect_refusal({"--backend=dgram", listen, "--reconnect-ms=50"}, "give --peer, too");
     expect_refusal({"--backend=stream", "--peer=" + std::string(200, 'x')}, "no path of a Unix");

@@ -231,6 +231,73 @@ TEST_F(NetTapDaemonTest, Trap14TapThatIsDeletedHarmsNoGuest) {
     expect_good_end();
 }
 
+TEST_F(NetTapDaemonTest, TapIsTheWayOutOfASwitch) {
+    for (const std::string thread : {"own", "shared"}) {
+        serve({"--backend=switch",
+               std::string("--switch-tap=") + kTap,
+               "--switch-thread=" + thread,
+               "--control-socket=" + path("control")});
+        configure();
+        expect_traffic();
+        EXPECT_NE(ask({"show"}).find(std::string("uplink ") + kTap), std::string::npos);
+        guest_.reset();
+        expect_good_end();
+        EXPECT_TRUE(eventually([] { return ::if_nametoindex(kTap) == 0; }));
+    }
+}
+
+TEST_F(NetTapDaemonTest, WayOutOfASwitchOutlivesAProcessThatIsKilled) {
+    serve({"--keeper=fork", "--backend=switch", std::string("--switch-tap=") + kTap});
+    configure();
+    expect_traffic();
+    const unsigned index = ::if_nametoindex(kTap);
+    for (int round = 0; round < 3; ++round) {
+        kill_worker();
+        expect_traffic();
+    }
+    EXPECT_EQ(::if_nametoindex(kTap), index);
+}
+
+TEST_F(NetTapDaemonTest, WayOutOfASwitchThatIsDeletedHarmsNoGuest) {
+    serve({"--backend=switch", std::string("--switch-tap=") + kTap});
+    configure();
+    expect_traffic();
+    delete_tap();
+    EXPECT_TRUE(daemon_->wait_complained("has gone"));
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_TRUE(guest_->send(make_frame("lost")));
+    }
+    guest_.reset();
+    expect_good_end();
+}
+
+TEST_F(NetTapDaemonTest, WayOutOfASwitchMayBeGivenAndIsOne) {
+    UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    ifreq made = request();
+    made.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI);  // frames are whole
+    ASSERT_EQ(::ioctl(tap.get(), TUNSETIFF, &made), 0);
+    daemon_ = std::make_unique<ChildProcess>(
+        program_,
+        ChildProcess::Options{
+            .arguments = {"--sandbox=log",
+                          "--device=socket-path=" + path("s") + ",backend=switch,switch-tap-fd=9",
+                          "--device=socket-path=" + path("t") + ",backend=switch"},
+            .descriptors = {{tap.get(), 9}}});
+    connect_guest({});
+    configure();
+    const auto frame = from_host("question");
+    ASSERT_TRUE(frame);
+    EXPECT_EQ(frame->header.flags, 0);
+    EXPECT_EQ(to_host("answer", true), "answer");
+    ChildProcess second(
+        program_,
+        {.arguments = {"--device=socket-path=" + path("u") + ",backend=switch,switch-tap=a0",
+                       "--device=socket-path=" + path("v") + ",backend=switch,switch-tap=a1"},
+         .descriptors = {}});
+    EXPECT_EQ(second.wait(), Ended{.status = 1});
+    EXPECT_NE(second.complained().find("has a way out"), std::string::npos) << second.complained();
+}
+
 TEST_F(NetTapDaemonTest, TapThatIsInUseIsAnError) {
     serve({"--backend=tap", std::string("--tap=") + kTap});
     ChildProcess second(program_,

@@ -342,6 +342,12 @@ void append_network(std::string& out, const v1::NetworkDevice& network) {
     append_row(out, "to the guest", flow_text(network.to_guest()));
     append_row(out, "to the host", flow_text(port.sent()));
     append_row(out, "of the host", flow_text(port.received()));
+    if (network.has_uplink()) {
+        const v1::NetworkUplink& uplink = network.uplink();
+        append_row(out, "uplink " + uplink.name(), flow_text(uplink.host().sent()));
+        append_row(out, "", "of the host " + flow_text(uplink.host().received()));
+        append_row(out, "", "to guests " + flow_text(uplink.from_host()));
+    }
     append_row(out,
                "port",
                fmt::format("system calls {}, waits {}, peers {}, lost {}",

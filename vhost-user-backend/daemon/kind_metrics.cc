@@ -353,6 +353,36 @@ constexpr DeviceMetric kMetrics[] = {
                  samples.add({}, b.port().peers_lost());
              }
          }},
+    {.name = "outrigger_net_uplink_frames_total",
+     .help = "Frames of the way from a switch to the host",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_network() && device.network().has_uplink()) {
+                 const auto& b = device.network().uplink();
+                 samples.add({{"direction", "sent"}}, b.host().sent().frames());
+                 samples.add({{"direction", "received"}}, b.host().received().frames());
+             }
+         }},
+    {.name = "outrigger_net_uplink_bytes_total",
+     .help = "Bytes of these frames",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_network() && device.network().has_uplink()) {
+                 const auto& b = device.network().uplink();
+                 samples.add({{"direction", "sent"}}, b.host().sent().bytes());
+                 samples.add({{"direction", "received"}}, b.host().received().bytes());
+             }
+         }},
+    {.name = "outrigger_net_uplink_drops_total",
+     .help = "Frames that were dropped on that way, by why",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_network() && device.network().has_uplink()) {
+                 const auto& b = device.network().uplink();
+                 add_drops(samples, "sent", b.host().sent());
+                 add_drops(samples, "received", b.from_host());
+             }
+         }},
     {.name = "outrigger_net_finished_frames_total",
      .help = "Frames whose checksum or segments were made for the guest",
      .collect =

@@ -69,6 +69,19 @@ TEST_F(AddressTableTest, StationsThatAreNotNamedGo) {
     EXPECT_EQ(table_.size(), 3U);
 }
 
+TEST_F(AddressTableTest, OnePortMayHaveMore) {
+    table_.set_addresses_max(4, 3);
+    for (StationAddress i = 0; i < 3; ++i) {
+        EXPECT_TRUE(table_.learn(kStation + i, 4, now_));
+    }
+    EXPECT_FALSE(table_.learn(kStation + 3, 4, now_));
+    // Until it is forgotten.
+    EXPECT_EQ(table_.forget_port(4).size(), 3U);
+    EXPECT_TRUE(table_.learn(kStation, 4, now_));
+    EXPECT_TRUE(table_.learn(kStation + 1, 4, now_));
+    EXPECT_FALSE(table_.learn(kStation + 2, 4, now_));
+}
+
 TEST_F(AddressTableTest, OldStationsMakeRoom) {
     ASSERT_TRUE(table_.learn(kStation, 3, now_));
     ASSERT_TRUE(table_.learn(kStation + 1, 3, now_ + std::chrono::seconds(200)));
