@@ -57,6 +57,9 @@ int report(const CtlPlan& plan, const control::v1::Reply& reply) {
         return complain(reply.error().message(), kFailed);
     }
     if (reply.has_program()) {
+        if (reply.program().shortened()) {
+            (void)complain("not all numbers fit into one answer: ask for one --device", kDone);
+        }
         return print(plan.list         ? list_text(reply.program())
                      : plan.statistics ? statistics_text(reply.program())
                                        : show_text(reply.program()));

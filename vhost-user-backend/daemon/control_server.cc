@@ -10,6 +10,7 @@
 
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/control/device_control.h"
+#include "vhost-user-backend/control/message_frame.h"
 #include "vhost-user-backend/control/printable_text.h"
 
 namespace outrigger {
@@ -226,6 +227,9 @@ void ControlServer::describe(const v1::Request& request, v1::Reply& reply) const
         return;
     }
     description.describe(*reply.mutable_program(), only);
+    // Less what is around it.
+    constexpr size_t kBytesMax = control::kReplyBytesMax - 64;
+    shorten(*reply.mutable_program(), kBytesMax);
 }
 
 }  // namespace outrigger

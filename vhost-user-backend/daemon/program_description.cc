@@ -149,6 +149,28 @@ void describe_target(const ProgramDescription::Target& target, v1::Device& devic
 
 }  // namespace
 
+void shorten(v1::Program& program, size_t bytes_max) {
+    if (program.ByteSizeLong() <= bytes_max) {
+        return;
+    }
+    program.set_shortened(true);
+    for (v1::Device& device : *program.mutable_devices()) {
+        for (v1::QueueStatistics& queue : *device.mutable_queue_statistics()) {
+            queue.mutable_latency()->clear_buckets();
+        }
+    }
+    if (program.ByteSizeLong() <= bytes_max) {
+        return;
+    }
+    for (v1::Device& device : *program.mutable_devices()) {
+        device.clear_queue_statistics();
+        device.clear_threads();
+        if (device.has_socket_device()) {
+            device.mutable_socket_device()->clear_shown();
+        }
+    }
+}
+
 const ProgramDescription::Target* ProgramDescription::find(const std::string& name) const {
     if (name.empty()) {
         return targets.size() == 1 ? &targets.front() : nullptr;

@@ -41,4 +41,8 @@ struct ProgramDescription {
     void describe(control::v1::Program& out, const Target* only = nullptr) const;
 };
 
+/// Leaves out numbers of `program`, the most of which there may be, until it has so many bytes at
+/// most, or nothing is left that could be missed.
+void shorten(control::v1::Program& program, size_t bytes_max);
+
 }  // namespace outrigger
