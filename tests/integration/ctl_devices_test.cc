@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "tests/integration/blk_control.h"
@@ -225,6 +226,49 @@ TEST_F(CtlDevicesTest, WhatCannotBeServedLeavesTheFileAsItWas) {
     EXPECT_EQ(file(), first());
     EXPECT_EQ(names(), Names{"one"});
     EXPECT_EQ(guest.request(VIRTIO_BLK_T_OUT, 0), VIRTIO_BLK_S_OK);
+}
+
+/// Who may read the file by a list of its own, like the keeper, may go on to.
+TEST_F(CtlDevicesTest, TheAccessListOfTheFileStays) {
+    start_with(first());
+    // acl(5), as the kernel takes it: version 2; of the owner, user 65534, the group, the mask and
+    // others.
+    const std::vector<uint16_t> list{2,      0,      1,  6, 0xffff, 0xffff, 2,  4,
+                                     65534,  0,      4,  4, 0xffff, 0xffff, 16, 4,
+                                     0xffff, 0xffff, 32, 0, 0xffff, 0xffff};
+    const size_t bytes = list.size() * sizeof list[0];
+    constexpr const char* kAccess = "system.posix_acl_access";
+    const std::string config = path("config");
+    if (::setxattr(config.c_str(), kAccess, list.data(), bytes, 0) != 0 && errno == ENOTSUP) {
+        GTEST_SKIP() << "this file system has no access lists";
+    }
+    run({"add", "two", "socket-path=" + path("two.sock"), "null-size=2M"}, kDone);
+    std::vector<uint16_t> found(list.size() + 1);
+    EXPECT_EQ(::getxattr(config.c_str(), kAccess, found.data(), found.size() * 2),
+              static_cast<ssize_t>(bytes));
+    found.resize(list.size());
+    EXPECT_EQ(found, list);
+}
+
+/// What came meanwhile is somebody's, too.
+TEST_F(CtlDevicesTest, WhatSomebodyElseHasWrittenMeanwhileStays) {
+    start_with(first());
+    const std::string theirs = first() + "shape = round\n";
+    daemon_->send_signal(SIGSTOP);
+    ChildProcess ctl(ctl_,
+                     {.arguments = {"add",
+                                    "two",
+                                    "socket-path=" + path("two.sock"),
+                                    "colour=red",
+                                    "--socket=" + control_path()}});
+    EXPECT_TRUE(eventually([&] { return file().find("colour") != std::string::npos; }));
+    std::ofstream(path("config")) << theirs;
+    daemon_->send_signal(SIGCONT);
+    EXPECT_EQ(ctl.wait(), kRefused);
+    EXPECT_NE(ctl.complained().find("changed by somebody else"), std::string::npos)
+        << ctl.complained();
+    EXPECT_EQ(file(), theirs);
+    EXPECT_EQ(names(), Names{"one"});
 }
 
 TEST_F(CtlDevicesTest, WhatIsNoSectionIsRefused) {

@@ -12,11 +12,13 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/control/printable_text.h"
@@ -106,8 +108,13 @@ class ConfigFile final {
         if (written) {
             written = write_all(fd.get(), text);
         }
-        if (written && (::fchmod(fd.get(), status_.st_mode & 07777U) != 0 ||
-                        ::fsync(fd.get()) != 0 || ::rename(name.c_str(), path_.c_str()) != 0)) {
+        if (written && ::fchmod(fd.get(), status_.st_mode & 07777U) != 0) {
+            written = failure(error_from_errno("cannot replace " + path_.string()));
+        }
+        if (written) {
+            written = keep_attributes(fd.get());
+        }
+        if (written && (::fsync(fd.get()) != 0 || ::rename(name.c_str(), path_.c_str()) != 0)) {
             written = failure(error_from_errno("cannot replace " + path_.string()));
         }
         if (!written) {
@@ -117,6 +124,17 @@ class ConfigFile final {
         // So that it is there behind a loss of power, too, like what it says is served.
         (void)::fsync(lock_.get());
         return {};
+    }
+
+    /// Puts back what open() found, unless somebody else has changed the file since replace() put
+    /// `ours` there.
+    [[nodiscard]] Result<void> put_back(const std::string& ours) const {
+        std::ifstream stream(path_);
+        if (std::string(std::istreambuf_iterator<char>(stream), {}) != ours) {
+            return refuse("that is not served, and " + path_.string() +
+                          " was changed by somebody else meanwhile: it is as they left it");
+        }
+        return replace(text_);
     }
 
   private:
@@ -138,6 +156,43 @@ class ConfigFile final {
         }
         return {};
     }
+
+    /// Access lists, and labels.
+    [[nodiscard]] Result<void> keep_attributes(int fd) const {
+        std::vector<char> names(kAttributeBytesMax);
+        const ssize_t length = ::listxattr(path_.c_str(), names.data(), names.size());
+        if (length < 0) {
+            return errno == ENOTSUP ? Result<void>{} : cannot_keep("the attributes");
+        }
+        const std::string_view all(names.data(), static_cast<size_t>(length));
+        std::vector<char> value(kAttributeBytesMax);
+        for (size_t at = 0; at < all.size();) {
+            const std::string name(all.substr(at, all.find('\0', at) - at));
+            at += name.size() + 1;
+            if (name == "security.ima" || name == "security.evm") {
+                continue;  // of what was in the file
+            }
+            const ssize_t bytes =
+                ::getxattr(path_.c_str(), name.c_str(), value.data(), value.size());
+            if (bytes < 0) {
+                return cannot_keep(name);
+            }
+            // A label is mostly there by default, and not ours to set.
+            const bool must_stay = name.starts_with("system.");
+            if (::fsetxattr(fd, name.c_str(), value.data(), static_cast<size_t>(bytes), 0) != 0 &&
+                must_stay) {
+                return cannot_keep(name);
+            }
+        }
+        return {};
+    }
+
+    [[nodiscard]] std::unexpected<Error> cannot_keep(const std::string& what) const {
+        return failure(error_from_errno("cannot keep " + what + " of " + path_.string()));
+    }
+
+    /// Of names, and of a value: what Linux allows.
+    static constexpr size_t kAttributeBytesMax = 65536;
 
     fs::path path_;
     UniqueFd lock_;
@@ -184,7 +239,7 @@ Result<int> change(const CtlPlan& plan) {
             "and the daemon's log");
     }
     if (*outcome != control::TakeOverOutcome::kTaken) {
-        OUTRIGGER_TRY(file.replace(file.text()));
+        OUTRIGGER_TRY(file.put_back(text));
         std::fputs(
             "outriggerctl: that is not served, and the daemon's log says why; its file is "
             "as before\n",

@@ -77,7 +77,9 @@ Result<std::string> ctl_man_page(std::string_view page) {
          ".SH EXIT STATUS\n"
          ".TP\n0\nwhen the daemon did what it was asked for\n"
          ".TP\n1\nwhen it could not be asked, or refused\n"
-         ".TP\n2\nwhen the command line is wrong; nothing was connected to\n"},
+         ".TP\n2\nwhen the command line is wrong; nothing was connected to\n"
+         ".TP\n3\nwhen \\fBtake\\-over\\fR, \\fBadd\\fR or \\fBremove\\fR went back to what "
+         "served before\n"},
     }};
     return fill_man_page(page, parts);
 }
