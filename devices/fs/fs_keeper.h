@@ -118,11 +118,14 @@ class FsKeeper final {
     /// Something open on a mount, by which handles lead back to files; at most kMountsMax.
     void add_mount(uint64_t mount, int fd);
 
-    [[nodiscard]] bool keep_root(int fd) { return keeper_.keep_open("root", fd); }
+    /// `is_mapped`: the mount translates users.
+    [[nodiscard]] bool keep_root(int fd, bool is_mapped) {
+        return keeper_.keep_open(root_name(is_mapped), fd);
+    }
 
     // --- What another process left: before any of the above, on the main thread ----------------
 
-    [[nodiscard]] UniqueFd find_root() { return keeper_.take("root"); }
+    [[nodiscard]] UniqueFd find_root(bool is_mapped) { return keeper_.take(root_name(is_mapped)); }
 
     /// Each is whole, and its id is of its place; all else is as found.
     template <class Each>
@@ -247,6 +250,10 @@ class FsKeeper final {
     struct Front;
 
     [[nodiscard]] static std::string name(std::string_view what, uint64_t number);
+
+    [[nodiscard]] static std::string_view root_name(bool is_mapped) {
+        return is_mapped ? "mapped-root" : "root";
+    }
 
     [[nodiscard]] static std::string mount_name(uint32_t place) { return name("m", place); }
 

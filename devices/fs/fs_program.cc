@@ -23,6 +23,8 @@ constexpr std::array<std::string_view, 3> kHandlePolicies = {"never", "prefer", 
 constexpr std::array<std::string_view, 2> kLosses = {"abort", "guest-error"};
 constexpr std::array<std::string_view, 3> kDemands = {"never", "auto", "always"};
 
+constexpr std::array<std::string_view, 2> kTranslators = {"daemon", "mount"};
+
 constexpr size_t kTagBytesMax = 36;
 
 /// What vmm-lite takes at most, and how much a guest maps at a time (Linux).
@@ -118,6 +120,14 @@ constexpr std::array kOptions = {
                .value_name = "RULE",
                .help = "The same for groups",
                .repeatable = true},
+    OptionSpec{.name = "translate-by",
+               .kind = OptionKind::kChoice,
+               .value_name = "WHO",
+               .help = "Who translates: daemon; or mount, the kernel by an idmapped mount of the "
+                       "share, which is right for access control lists, too, and takes root and "
+                       "rules of the type map (users in none are nobody then)",
+               .default_value = "daemon",
+               .choices = kTranslators},
     OptionSpec{.name = "inode-file-handles",
                .kind = OptionKind::kChoice,
                .value_name = "WHEN",
@@ -253,6 +263,19 @@ Result<std::string> find_capabilities(const FsSettings& settings) {
     return name && *name != kCapabilities ? *name : std::string();
 }
 
+/// Whose files are whose is told to the kernel, in place of what was read.
+Result<void> translate_by_mount(FsSettings& settings) {
+    if (settings.uids.is_empty() && settings.gids.is_empty()) {
+        return failure(Error{.message = "--translate-by=mount translates by the rules of "
+                                        "--translate-uid and --translate-gid: there are none"});
+    }
+    settings.mount_uids = OUTRIGGER_TRY(settings.uids.namespace_lines("translate-uid"));
+    settings.mount_gids = OUTRIGGER_TRY(settings.gids.namespace_lines("translate-gid"));
+    settings.uids = IdMap();
+    settings.gids = IdMap();
+    return {};
+}
+
 Result<FsSettings> read_settings(const OptionValues& values) {
     FsSettings settings;
     settings.shared_dir = values.text("shared-dir").value_or("");
@@ -279,10 +302,13 @@ Result<FsSettings> read_settings(const OptionValues& values) {
     }
     settings.uids = OUTRIGGER_TRY(IdMap::parse("translate-uid", values.texts("translate-uid")));
     settings.gids = OUTRIGGER_TRY(IdMap::parse("translate-gid", values.texts("translate-gid")));
+    if (values.text("translate-by") == "mount") {
+        OUTRIGGER_TRY(translate_by_mount(settings));
+    }
     if (settings.posix_acl != Demand::kNever &&
         !(settings.uids.is_empty() && settings.gids.is_empty())) {
         return failure(Error{.message = "--posix-acl names users of the host: --translate-uid and "
-                                        "--translate-gid do not go with it"});
+                                        "--translate-gid go with it by --translate-by=mount"});
     }
     settings.pool_threads = values.number("thread-pool-size").value_or(4);
     settings.killpriv_v2 = values.flag("killpriv-v2");
@@ -320,11 +346,16 @@ Result<Share> open_share(const FsSettings& settings, FsKeeper* keeper) {
     if (keeper == nullptr) {
         return Share::open(settings);
     }
-    if (UniqueFd root = keeper->find_root(); root.valid()) {
+    const bool is_mapped = !settings.mount_uids.empty();
+    if (UniqueFd root = keeper->find_root(is_mapped); root.valid()) {
         return Share::go_on(settings, std::move(root));
     }
+    if (keeper->find_root(!is_mapped).valid()) {
+        return failure(Error{.message = "the share that the guest has was mounted for other users "
+                                        "(--translate-by)"});
+    }
     Share share = OUTRIGGER_TRY(Share::open(settings));
-    if (!keeper->keep_root(share.root_fd())) {
+    if (!keeper->keep_root(share.root_fd(), is_mapped)) {
         return failure(Error{.message = "the keeper does not take the shared directory"});
     }
     return share;

@@ -49,8 +49,12 @@ struct FsSettings {
     bool posix_locks = false;
     bool flock = false;
     bool nfs_export = false;  ///< with handles: node ids outlast their FORGET
-    IdMap uids{};
+    IdMap uids{};             ///< that we translate ourselves
     IdMap gids{};
+    /// Lines of a user namespace's maps (IdMap::namespace_lines()), where the share's mount
+    /// translates; otherwise empty.
+    std::string mount_uids{};
+    std::string mount_gids{};
     AttributeMap attributes{};
     /// What "security.capability" of the guest is called on the host, when that is something else.
     std::string capabilities_name{};

@@ -72,6 +72,7 @@ Result<void> IdMap::add(std::string_view rule) {
                       .count = *count,
                       .target = *target};
     bool added = false;
+    has_only_pairs_ = has_only_pairs_ && type == "map";
     if (type == "guest" || type == "squash-guest" || forbids) {
         added = add_range(to_host_, range);
     } else if (type == "host" || type == "squash-host") {
@@ -98,6 +99,21 @@ Result<IdMap> IdMap::parse(std::string_view option, std::span<const std::string>
         }
     }
     return map;
+}
+
+Result<std::string> IdMap::namespace_lines(std::string_view option) const {
+    if (!has_only_pairs_) {
+        return failure(Error{
+            .message = fmt::format("--{}: a mount takes rules of the type map alone", option)});
+    }
+    if (is_empty()) {
+        return fmt::format("0 0 {}\n", UINT32_MAX);
+    }
+    std::string lines;
+    for (const Range& range : to_host_) {
+        lines += fmt::format("{} {} {}\n", range.target, range.first, range.count);
+    }
+    return lines;
 }
 
 Result<uint32_t, Errno> IdMap::to_host(uint32_t id) const {

@@ -29,6 +29,11 @@ class IdMap final {
 
     [[nodiscard]] bool is_empty() const { return to_host_.empty() && to_guest_.empty(); }
 
+    /// The lines of a user namespace's map, by which a mount of the host does the same: each has
+    /// the first number of the host, that of the guest, and how many. Without rules everybody is
+    /// who he is; with them who is in none is nobody. An error: a rule that is not of the type map.
+    [[nodiscard]] Result<std::string> namespace_lines(std::string_view option) const;
+
     /// EPERM: the guest may not be that one.
     [[nodiscard]] Result<uint32_t, Errno> to_host(uint32_t id) const;
 
@@ -49,6 +54,7 @@ class IdMap final {
     [[nodiscard]] Result<void> add(std::string_view rule);
     [[nodiscard]] static bool add_range(std::vector<Range>& ranges, const Range& range);
 
+    bool has_only_pairs_ = true;  ///< rules of the type map
     std::vector<Range> to_host_;
     std::vector<Range> to_guest_;
 };

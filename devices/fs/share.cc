@@ -14,6 +14,8 @@
 
 #include "vhost-user-backend/base/log.h"
 
+#include "devices/fs/user_namespace.h"
+
 namespace outrigger::fs {
 namespace {
 
@@ -21,8 +23,8 @@ namespace {
 constexpr unsigned kMountId = STATX_MNT_ID;
 
 /// A mount of our own of what `path` is, with everything that is mounted below it. Invalid where
-/// the process may not.
-UniqueFd clone_mount(const std::string& path, bool read_only) {
+/// the process may not (errno). Of a user namespace its maps are the mount's.
+UniqueFd clone_mount(const std::string& path, bool read_only, const UniqueFd& user_namespace) {
     UniqueFd tree(
         ::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
     if (!tree.valid()) {
@@ -32,9 +34,34 @@ UniqueFd clone_mount(const std::string& path, bool read_only) {
     attributes.attr_set =
         MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
     attributes.propagation = MS_PRIVATE;
+    if (user_namespace.valid()) {
+        attributes.attr_set |= MOUNT_ATTR_IDMAP;
+        attributes.userns_fd = static_cast<decltype(attributes.userns_fd)>(user_namespace.get());
+    }
     if (::mount_setattr(
             tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) != 0) {
+        const int error = errno;
         tree.reset();
+        errno = error;
+    }
+    return tree;
+}
+
+/// One in which the files of some users are others'; no other will do.
+Result<UniqueFd> clone_mapped_mount(const FsSettings& settings) {
+    if (::geteuid() != 0) {
+        return failure(Error{.message = "--translate-by=mount takes root"});
+    }
+    const UniqueFd users =
+        OUTRIGGER_TRY(make_user_namespace(settings.mount_uids, settings.mount_gids));
+    UniqueFd tree = clone_mount(settings.shared_dir, settings.read_only, users);
+    if (const int error = errno; !tree.valid()) {
+        return failure(error_from_code(
+            error == EINVAL
+                ? "--translate-by=mount: the file system of '" + settings.shared_dir +
+                      "', or one that is mounted below, has no mapped mounts"
+                : "--translate-by=mount: cannot clone the mount of '" + settings.shared_dir + "'",
+            error));
     }
     return tree;
 }
@@ -110,8 +137,10 @@ Result<Share> Share::begin() {
 
 Result<Share> Share::open(const FsSettings& settings) {
     Share share = OUTRIGGER_TRY(begin());
-    if (share.changes_users_) {
-        share.root_ = clone_mount(settings.shared_dir, settings.read_only);
+    if (!settings.mount_uids.empty()) {
+        share.root_ = OUTRIGGER_TRY(clone_mapped_mount(settings));
+    } else if (share.changes_users_) {
+        share.root_ = clone_mount(settings.shared_dir, settings.read_only, UniqueFd());
         if (!share.root_.valid()) {
             log(LogLevel::kWarning,
                 "{}: the share is no mount of its own, so set-user-id files in it stay what they "

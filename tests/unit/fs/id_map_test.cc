@@ -86,5 +86,31 @@ TEST(IdMap, RefusesTheNumberThatMeansNobody) {
     EXPECT_TRUE(is_refused("squash-guest:0:4294967295:5"));
 }
 
+TEST(IdMap, IsTheMapOfAUserNamespace) {
+    const std::vector<std::string> rules = {"map:0:100000:1000", "map:5000:7:1"};
+    const auto map = IdMap::parse("translate-uid", rules);
+    ASSERT_TRUE(map.has_value());
+    EXPECT_EQ(map->namespace_lines("translate-uid").value(), "100000 0 1000\n7 5000 1\n");
+}
+
+TEST(IdMap, WithoutRulesANamespaceHasEverybody) {
+    EXPECT_EQ(IdMap().namespace_lines("translate-gid").value(), "0 0 4294967295\n");
+}
+
+TEST(IdMap, OtherRulesAreNoNamespaces) {
+    for (const char* const rule : {"guest:0:1:1",
+                                   "host:0:1:1",
+                                   "squash-guest:0:1:1",
+                                   "squash-host:0:1:1",
+                                   "forbid-guest:0:1"}) {
+        const std::vector<std::string> rules = {"map:5000:7:1", rule};
+        const auto map = IdMap::parse("translate-uid", rules);
+        ASSERT_TRUE(map.has_value()) << rule;
+        const auto lines = map->namespace_lines("translate-uid");
+        ASSERT_FALSE(lines) << rule;
+        EXPECT_NE(lines.error().message.find("--translate-uid"), std::string::npos);
+    }
+}
+
 }  // namespace
 }  // namespace outrigger::fs
