@@ -312,6 +312,10 @@ Result<void> FsServer::add_restored(uint64_t id,
             error = handle ? 0 : handle.error();
         }
     }
+    // Of what the guest has forgotten (--nfs-export) whoever has its number yet is told ESTALE.
+    if (settings_.nfs_export && lookups == 0 && (error != 0 || handle->is_empty())) {
+        return {};
+    }
     if (error != 0) {
         Error lost = error_from_code(what + " is not here", error);
         if (!settings_.forgives_lost_files) {

@@ -232,11 +232,15 @@ TEST_F(FsExport, TheyGoAlongWithTheGuest) {
     }
     write_in_share("f", "content");
     write_in_share("gone", "content");
+    write_in_share("late", "content");
     const uint64_t node = forgotten("f");
     const uint64_t gone = forgotten("gone");
+    const uint64_t late = forgotten("late");
     std::filesystem::remove(in_share("gone"));
     const auto state = guest().leave();
     ASSERT_TRUE(state) << daemon().complained();
+    // Of what is forgotten nobody keeps the guest from moving by removing it meanwhile.
+    std::filesystem::remove(in_share("late"));
     const auto start = [&](const std::string& socket, const std::vector<std::string>& more) {
         std::vector<std::string> arguments = {"--socket-path=" + socket,
                                               "--shared-dir=" + share(),
@@ -250,6 +254,7 @@ TEST_F(FsExport, TheyGoAlongWithTheGuest) {
     ASSERT_TRUE(guest().arrive(home_ / "other", *state)) << other_->complained();
     EXPECT_EQ(number_of(look_up(node, ".")), node);
     EXPECT_EQ(look_up(gone, ".").error(), ESTALE);
+    EXPECT_EQ(look_up(late, ".").error(), ESTALE);
     EXPECT_EQ(node_of("f"), node);
 }
 
