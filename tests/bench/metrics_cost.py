@@ -3,11 +3,14 @@
 """What metrics and probes cost outrigger-blk with its null image, which reads in turn from a daemon without and one
 with them, both on processor 0, by outrigger-bench on processor 1.
 
-    tests/bench/metrics-cost [--build=DIR] [--with=DIR] [--starts=N] [OPTION OF outrigger-bench]...
+    tests/bench/metrics-cost [--build=DIR] [--with=DIR] [--starts=N] [--shuffle] [OPTION OF outrigger-bench]...
 
 Where a daemon and its guest's memory come to lie is worth several percent, for as long as they live, so both are
 started anew again and again, and change places. As often one without is compared with another without: what that
 tells is not of the metrics. --with takes the daemon with metrics from another build: --build from one without probes.
+
+Two builds have their code at different places, which is worth as much again, and for all starts alike. --shuffle links
+each daemon anew for each start, its code in a random order: it takes Debian's lld.
 """
 
 import json
@@ -19,6 +22,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+_DAEMON = "devices/blk/outrigger-blk"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,6 +42,14 @@ def _start(bench, directory, commands, options):
     return told["ratio_median"], told["others_load"]
 
 
+def _shuffled(build, directory, name, seed):
+    """The disk's daemon of `build`, linked with its code in an order of its own."""
+    told = subprocess.run(["ninja", "-C", build, "-t", "commands", _DAEMON], capture_output=True, text=True, check=True)
+    line = told.stdout.splitlines()[-1].replace(f"-o {_DAEMON} ", f"-o {shlex.quote(str(directory / name))} ", 1)
+    subprocess.run(f"{line} -fuse-ld=lld -Wl,--shuffle-sections='.text*={seed}'", shell=True, cwd=build, check=True)
+    return str(directory / name)
+
+
 def _median(ratios):
     """The median, and where it lies with 95 % when the starts are drawn again."""
     draw = random.Random(1)
@@ -46,7 +58,7 @@ def _median(ratios):
 
 
 def main():
-    build, with_, starts, options = _ROOT / "build/release", None, 60, []
+    build, with_, starts, shuffles, options = _ROOT / "build/release", None, 60, False, []
     for argument in sys.argv[1:]:
         name, _, value = argument.partition("=")
         if name == "--build":
@@ -55,20 +67,27 @@ def main():
             with_ = Path(value)
         elif name == "--starts":
             starts = int(value)
+        elif argument == "--shuffle":
+            shuffles = True
         elif name == "--help":
             print(__doc__)
             return
         else:
             options.append(argument)
     bench = build / "tools/outrigger-bench/outrigger-bench"
-    plain = [str(build / "devices/blk/outrigger-blk")]
+    with_ = with_ or build
     same, cost, others = [], [], []
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        measured = [str((with_ or build) / "devices/blk/outrigger-blk"), f"--metrics=unix:{directory}/metrics.sock"]
+        plain, twin, measured = (str(side / _DAEMON) for side in (build, build, with_))
         for i in range(starts):
-            for ratios, other in ((same, plain), (cost, measured)):
-                pair = [plain, other] if i % 2 == 0 else [other, plain]
+            if shuffles:
+                plain = _shuffled(build, directory, "plain", 3 * i + 1)
+                twin = _shuffled(build, directory, "twin", 3 * i + 2)
+                measured = _shuffled(with_, directory, "measured", 3 * i + 3)
+            metrics = f"--metrics=unix:{directory}/metrics.sock"
+            for ratios, other in ((same, [twin]), (cost, [measured, metrics])):
+                pair = [[plain], other] if i % 2 == 0 else [other, [plain]]
                 ratio, used = _start(bench, directory, pair, options)
                 ratios.append(ratio if i % 2 == 0 else 1 / ratio)
                 others.append(used)

@@ -23,6 +23,11 @@ extern volatile unsigned short outrigger_rearm_semaphore;
 
 #define OUTRIGGER_PROBE_IS_WATCHED(name) (outrigger_##name##_semaphore != 0)
 
+/// For Virtqueue::set_watched(): the probes that each chain comes to.
+#define OUTRIGGER_CHAINS_ARE_WATCHED                                               \
+    (OUTRIGGER_PROBE_IS_WATCHED(fetch) || OUTRIGGER_PROBE_IS_WATCHED(translate) || \
+     OUTRIGGER_PROBE_IS_WATCHED(answer))
+
 /// While nobody watches, one comparison: the arguments are not made, and the compiler need not keep
 /// anything in memory for a statement that might look at it.
 #define OUTRIGGER_PROBE(name, ...)                         \
@@ -31,6 +36,6 @@ extern volatile unsigned short outrigger_rearm_semaphore;
             STAP_PROBEV(outrigger, name, __VA_ARGS__);     \
     } while (false)
 #else
-#define OUTRIGGER_PROBE_IS_WATCHED(name) false
+#define OUTRIGGER_CHAINS_ARE_WATCHED false
 #define OUTRIGGER_PROBE(name, ...) static_cast<void>(0)
 #endif

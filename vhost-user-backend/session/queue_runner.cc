@@ -201,6 +201,7 @@ bool QueueRunner::poll() {
     }
     bool worked = false;
     check_memory();  // what is available may be zeroes of our own
+    queue_->set_watched(OUTRIGGER_CHAINS_ARE_WATCHED);
     if (may_process() && queue_->has_available()) {
         if (std::exchange(kicks_enabled_, false)) {
             queue_->suppress_kicks();

@@ -39,7 +39,11 @@ class ChainBuilder final {
                  RegionHint& hint,
                  ChainSlot& slot,
                  const Limits& limits)
-        : memory_(memory), hint_(hint), slot_(slot), limits_(limits) {}
+        : memory_(memory),
+          hint_(hint),
+          slot_(slot),
+          limits_(limits),
+          no_piece_is_whole_(limits.told_of ? uint64_t{1} << 32 : 0) {}
 
     /// Adds the buffer of a direct descriptor, or of one in an indirect table.
     [[nodiscard]] Result<void, RingError> add(const Descriptor& descriptor) {
@@ -55,7 +59,7 @@ class ChainBuilder final {
             memory_
                 .translate_prefix(GuestAddr{descriptor.address}, descriptor.length, hint_, access())
                 .as_iovec();
-        if (piece.iov_len == descriptor.length && piece.iov_len != 0 && !limits_.told_of)
+        if (piece.iov_len == descriptor.length + no_piece_is_whole_ && piece.iov_len != 0)
             [[likely]] {
             push(piece);
             return {};
@@ -138,6 +142,7 @@ class ChainBuilder final {
     RegionHint& hint_;
     ChainSlot& slot_;
     Limits limits_;
+    const uint64_t no_piece_is_whole_;  // 0, or more than any buffer has: add_in_pieces() tells
     bool writing_ = false;
     size_t looked_ahead_ = 0;  // places that look_ahead() has seen: its work is bounded
     size_t readable_segments_ = 0;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/virtq/descriptor_chain.h"
 
-#include "vhost-user-backend/base/probe.h"
 #include "vhost-user-backend/virtq/virtqueue.h"
 
 namespace outrigger {
@@ -19,7 +18,6 @@ DescriptorChain& DescriptorChain::operator=(DescriptorChain&& other) noexcept {
 
 void DescriptorChain::complete(uint32_t written_bytes) {
     OUTRIGGER_ASSERT(queue_ != nullptr);
-    OUTRIGGER_PROBE(answer, queue_, slot_->head, written_bytes);
     std::exchange(queue_, nullptr)->complete_chain(*slot_, written_bytes);
 }
 

@@ -139,7 +139,7 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
                          {.indirect = config_.indirect,
                           .segments_max = slots_.segments_max(),
                           .misses = memory_.current().mode().iommu ? &misses_ : nullptr,
-                          .told_of = OUTRIGGER_PROBE_IS_WATCHED(translate)});
+                          .told_of = watched_});
     const auto fetched = ring.fetch(builder, slots_);
     if (!fetched) [[unlikely]] {
         const bool can_come = fetched.error() == RingError::kBufferUnmapped ||
@@ -157,7 +157,9 @@ std::optional<DescriptorChain> Virtqueue::pop_from(Ring& ring) {
     if (config_.may_log) {
         slot.keep_writable();
     }
-    OUTRIGGER_PROBE(fetch, this, slot.head, slot.segments.size());
+    if (watched_) [[unlikely]] {
+        OUTRIGGER_PROBE(fetch, this, slot.head, slot.segments.size());
+    }
     slots_.take(slot);
     slot.memory_lease = memory_.pin();
     slot.taken_at = meter_.taken_at();
@@ -180,6 +182,14 @@ void Virtqueue::take_back_in_order() {
         } else {
             take_back(*next, next->written_bytes);
         }
+    }
+}
+
+/// At a chain that is answered, where that is not all there is to do.
+void Virtqueue::look_closer(const ChainSlot& slot, uint32_t written_bytes) {
+    OUTRIGGER_PROBE(answer, this, slot.head, written_bytes);
+    if (logging_) {
+        mark_writes(slot);
     }
 }
 

@@ -215,13 +215,26 @@ class Virtqueue final {
 
     /// Requests that are popped from now on count as taken at `now`. Only if
     /// VirtqueueConfig::measures_latency.
-    void begin_batch(LatencyMeter::Clock::time_point now) { meter_.begin_batch(now); }
+    void begin_batch(LatencyMeter::Clock::time_point now) {
+        meter_.begin_batch(now, in_flight(), answered());
+    }
 
     /// Is there something that end_batch() is to be told of?
-    [[nodiscard]] bool has_unmeasured() const { return meter_.has_answered(); }
+    [[nodiscard]] bool has_unmeasured() const {
+        return config_.measures_latency && meter_.has_answered(answered());
+    }
 
     /// What publish() made visible is so since `now`.
-    void end_batch(LatencyMeter::Clock::time_point now) { meter_.end_batch(now, metrics_.latency); }
+    void end_batch(LatencyMeter::Clock::time_point now) {
+        meter_.end_batch(now, answered(), metrics_.latency);
+    }
+
+    /// Whether the probes of each chain are watched (docs/probes.md), for all that is done until
+    /// this is said anew.
+    void set_watched(bool watched) {
+        watched_ = watched;
+        looks_closer_ = logging_ || watched_;
+    }
 
     [[nodiscard]] const VirtqueueConfig& config() const { return config_; }
 
@@ -280,6 +293,10 @@ class Virtqueue final {
     void wait_for_ring(const MissList& misses);
     void look_for_translations();
     void stop_waiting();
+
+    [[nodiscard]] uint64_t answered() const { return metrics_.ring.chains_completed.value(); }
+
+    void look_closer(const ChainSlot& slot, uint32_t written_bytes);
     void take_back(ChainSlot& slot, uint32_t written_bytes);
     void take_back_in_order();
     void make_visible();
@@ -292,7 +309,9 @@ class Virtqueue final {
     bool may_pop_ = false;  // covered, not broken, and not waiting for translations
     bool ending_ = false;   // end_with_resumed()
     bool logging_ = false;  // there is a dirty log
-    bool resumed_ = false;  // has read what the device before left in the ring
+    bool watched_ = false;
+    bool looks_closer_ = false;  // look_closer() has something to do
+    bool resumed_ = false;       // has read what the device before left in the ring
     bool misses_are_new_ = false;
     bool processing_requested_ = false;
     bool enabled_ = true;
@@ -329,10 +348,10 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
     OUTRIGGER_ASSERT(written_bytes <= slot.writable_bytes);
     metrics_.ring.chains_completed.add();
     metrics_.ring.bytes_completed.add(slot.readable_bytes + slot.writable_bytes);
-    if (logging_) [[unlikely]] {
-        mark_writes(slot);
+    if (looks_closer_) [[unlikely]] {
+        look_closer(slot, written_bytes);
     }
-    if (config_.measures_latency) {
+    if (config_.measures_latency && meter_.looks_at_each()) {
         note_answered(slot);
     }
     memory_.unpin(slot.memory_lease);
@@ -350,7 +369,7 @@ inline void Virtqueue::complete_chain(ChainSlot& slot, uint32_t written_bytes) {
 
 inline void Virtqueue::note_answered(const ChainSlot& slot) {
     if (meter_.note_answered(slot.taken_at)) [[unlikely]] {
-        meter_.end_batch(LatencyMeter::Clock::now(), metrics_.latency);
+        end_batch(LatencyMeter::Clock::now());
     }
 }
 

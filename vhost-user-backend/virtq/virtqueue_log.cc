@@ -11,6 +11,7 @@ void Virtqueue::set_log(std::shared_ptr<const DirtyLog> log,
                         std::optional<GuestAddr> used_address) {
     const bool was_logging = std::exchange(logging_, log != nullptr);
     OUTRIGGER_ASSERT(!logging_ || config_.may_log);
+    set_watched(watched_);
     if (!logging_ && !was_logging) {
         return;
     }
