@@ -101,7 +101,7 @@ bool SegmentMerger::push(std::span<const std::byte> frame) {
                       .offload = {.checksum_valid = true}})) {
         return false;
     }
-    if (segment && !segment->is_pushed && is_taken(segment->layout)) {
+    if (segment && is_taken(segment->layout)) {
         open_ =
             Open{.layout = segment->layout,
                  .next_sequence = segment->sequence + static_cast<uint32_t>(segment->payload_bytes),
@@ -115,19 +115,20 @@ bool SegmentMerger::add(std::span<const std::byte> frame, const Segment& segment
     const std::span<const std::byte> last = queue_.newest();
     if (last.empty() || !is_taken(segment.layout) ||
         !is_same_layout(open_->layout, segment.layout) ||
-        segment.sequence != open_->next_sequence || segment.payload_bytes > open_->segment_bytes ||
-        open_->segments >= kMergedMax ||
+        segment.sequence != open_->next_sequence || open_->segments >= kMergedMax ||
         last.size() - segment.layout.network_start + segment.payload_bytes > kIpBytesMax ||
         !is_same_connection(last, frame, segment.layout)) {
         return false;
     }
     const PacketLayout& layout = segment.layout;
+    // Where it is cut again all but the last are as long as the longest was, which the guest takes.
+    const size_t segment_bytes = std::max(open_->segment_bytes, segment.payload_bytes);
     const std::span<std::byte> whole = queue_.extend_newest(
         frame.subspan(layout.payload_start),
         {.needs_checksum = true,
          .segmentation =
              layout.network == NetworkKind::kIp4 ? Segmentation::kTcp4 : Segmentation::kTcp6,
-         .segment_bytes = static_cast<uint16_t>(open_->segment_bytes),
+         .segment_bytes = static_cast<uint16_t>(segment_bytes),
          .checksum_start = static_cast<uint16_t>(layout.transport_start),
          .checksum_offset = kTcpChecksumOffset});
     if (whole.empty()) {
@@ -138,11 +139,8 @@ bool SegmentMerger::add(std::span<const std::byte> frame, const Segment& segment
     }
     begin_checksums(whole, layout);
     open_->next_sequence += static_cast<uint32_t>(segment.payload_bytes);
+    open_->segment_bytes = segment_bytes;
     ++open_->segments;
-    // A shorter one can only be the last.
-    if (segment.is_pushed || segment.payload_bytes < open_->segment_bytes) {
-        open_.reset();
-    }
     return true;
 }
 

@@ -38,7 +38,7 @@ class SegmentMerger final {
     struct Open {
         PacketLayout layout{};
         uint32_t next_sequence = 0;
-        size_t segment_bytes = 0;
+        size_t segment_bytes = 0;  ///< the longest payload
         size_t segments = 0;
     };
 

@@ -470,9 +470,16 @@ void UserPort::tell_later() {
         return;
     }
     telling_.call_soon(*loop_, [this] {
-        if (std::exchange(awaited_, false)) {
-            events_->on_frames();
+        if (!awaited_) {
+            return;
         }
+        // The guest's acknowledgements have made the library send what it had. What they made room
+        // for comes along, so that the guest has one turn of both.
+        if (find_ready() > 0) {
+            serve();
+        }
+        awaited_ = false;
+        events_->on_frames();
     });
 }
 
@@ -484,16 +491,22 @@ void UserPort::look() {
         loop_->unwatch(*std::exchange(watch_, std::nullopt));
         return;
     }
+    (void)find_ready();
+    serve();
+    if (!queue_.empty() && std::exchange(awaited_, false)) {
+        events_->on_frames();
+    }
+}
+
+/// Notes which descriptors are ready, and says how many.
+int UserPort::find_ready() {
     std::array<epoll_event, kEventsMax> events;
     counters_.system_calls.add();
     const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsMax, 0);
     for (int i = 0; i < count; ++i) {
         ready_[events[static_cast<size_t>(i)].data.fd] = events[static_cast<size_t>(i)].events;
     }
-    serve();
-    if (!queue_.empty() && std::exchange(awaited_, false)) {
-        events_->on_frames();
-    }
+    return count;
 }
 
 void UserPort::serve() {

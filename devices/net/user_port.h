@@ -85,6 +85,7 @@ class UserPort final : public Port {
     [[nodiscard]] std::optional<DropReason> refusal_of(std::span<const std::byte> frame);
     void note_sent(const Frame& frame);
     void look();
+    [[nodiscard]] int find_ready();
     void serve();
     void watch_descriptors();
     void update_timer(uint32_t timeout_ms);
