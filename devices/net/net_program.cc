@@ -159,6 +159,13 @@ Result<PolicyValues> parse_policy(const OptionValues& values) {
                                             .frames = number("limit-send-frames")},
                                    .receive = {.bytes = number("limit-receive-bytes"),
                                                .frames = number("limit-receive-frames")}}};
+    for (const std::string_view name : {"allow-mac", "allow-ip"}) {
+        if (values.texts(name).size() > PortPolicy::kNamesMax) {
+            return failure(Error{.message = "--" + std::string(name) + " is given more than " +
+                                            std::to_string(PortPolicy::kNamesMax) +
+                                            " times: give prefixes, or leave it out"});
+        }
+    }
     auto stations = parse_stations(values.texts("allow-mac"));
     if (!stations) {
         return failure(Error{.message = "--allow-mac=" + stations.error().message});

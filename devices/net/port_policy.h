@@ -35,7 +35,7 @@ struct PolicyValues {
 
 class PortPolicy final {
   public:
-    /// Of each list, from an operator.
+    /// Of each list: each frame is compared with all, and a description of the device has them.
     static constexpr size_t kNamesMax = 256;
 
     static constexpr size_t kRecordBytesMax = 32 << 10;

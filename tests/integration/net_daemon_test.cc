@@ -269,6 +269,9 @@ TEST_F(NetDaemonTest, WrongOptionsAreRefusedInOneLine) {
     expect_refusal({"--backend=null", "--mac=01:00:5e:00:00:01"}, "no address of a station");
     expect_refusal({"--backend=null", "--allow-mac=52:54"}, "no address of a station");
     expect_refusal({"--backend=null", "--allow-ip=10.0.0.1/8"}, "no address or prefix");
+    std::vector<std::string> many = {"--backend=null"};
+    many.insert(many.end(), 257, "--allow-mac=52:54:00:00:00:01");
+    expect_refusal(many, "more than 256 times");
     expect_refusal({"--backend=null", "--mtu=67"}, "--mtu");
     expect_refusal({"--backend=null", "--limit-send-frames=0"}, "--limit-send-frames");
     expect_refusal({"--backend=null", "--limit-receive-bytes=x"}, "--limit-receive-bytes");
