@@ -9,7 +9,9 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -28,6 +30,12 @@ bool cannot_now(Errno error) {
 /// This file knows no reads or writes that must not wait.
 bool never_can(Errno error) {
     return error == EOPNOTSUPP;
+}
+
+/// Reads of tmpfs are copies of memory, and it refuses to promise so.
+bool lies_in_memory(int fd) {
+    struct statfs status = {};
+    return ::fstatfs(fd, &status) == 0 && status.f_type == TMPFS_MAGIC;
 }
 
 bool lies_in_a_file(uint64_t offset, uint64_t bytes) {
@@ -230,7 +238,12 @@ Verdict FsServer::read(Call& call) {
     const std::span<const iovec> all = segments;
     uint64_t done = 0;
     if (!file->reads_wait.load(std::memory_order_relaxed)) {
-        const Transfer transfer = read_all(file->fd.get(), segments, args.offset, RWF_NOWAIT);
+        const int flags = file->is_in_memory.load(std::memory_order_relaxed) ? 0 : int{RWF_NOWAIT};
+        Transfer transfer = read_all(file->fd.get(), segments, args.offset, flags);
+        if (never_can(transfer.error) && flags != 0 && lies_in_memory(file->fd.get())) {
+            file->is_in_memory.store(true, std::memory_order_relaxed);
+            transfer = read_all(file->fd.get(), segments, args.offset, 0);
+        }
         done = transfer.done;
         call.reply.note_written(done);
         if (transfer.error == EFAULT) {

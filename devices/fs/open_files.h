@@ -26,6 +26,8 @@ struct OpenFile {
     /// A write that must not wait is refused by this kind of file: then one that waits is made.
     std::atomic<bool> writes_wait{false};
     std::atomic<bool> reads_wait{false};
+    /// Its file system is memory: it knows no reads that must not wait, and none that do.
+    std::atomic<bool> is_in_memory{false};
     std::atomic<uint32_t> flock{F_UNLCK};        ///< what of flock() it has on the host
     std::atomic<bool> is_kept{false};            ///< the keeper has its descriptor, too
     bool is_to_open = false;                     ///< an earlier process had it open
@@ -41,6 +43,7 @@ struct OpenFile {
         is_to_open = false;
         writes_wait.store(false, std::memory_order_relaxed);
         reads_wait.store(false, std::memory_order_relaxed);
+        is_in_memory.store(false, std::memory_order_relaxed);
     }
 };
 

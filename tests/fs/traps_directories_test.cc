@@ -177,6 +177,29 @@ TEST_F(FsTrapDirectories, FsTrap05OneStrangeEntryDoesNotEndTheListing) {
     EXPECT_NE(listing.find("mounted"), nullptr);
 }
 
+TEST_F(FsTrapDirectories, FilesOfMemoryAreRead) {
+    // Their file system refuses every read that must not wait, and none of the others does.
+    if (!mount_in_share("tmpfs", "memory")) {
+        GTEST_SKIP() << "this user may not mount";
+    }
+    std::string text;
+    for (int i = 0; text.size() < 10'000; ++i) {
+        text += numbered("line ", i) + "\n";
+    }
+    write_in_share("memory/file", text);
+    serve();
+    const uint64_t node = node_of("file", node_of("memory"));
+    const OpenFile file = {.node = node,
+                           .fh = call(ask::open(node, O_RDONLY)).as<fuse_open_out>().fh};
+    for (int turn = 0; turn < 2; ++turn) {
+        EXPECT_EQ(call(ask::read(node, file.fh, 0, 16'384)).text(), text);
+        EXPECT_EQ(call(ask::read(node, file.fh, 5000, 1000)).text(), text.substr(5000, 1000));
+        EXPECT_EQ(call(ask::read(node, file.fh, 9990, 4096)).text(), text.substr(9990));
+        EXPECT_EQ(call(ask::read(node, file.fh, text.size(), 4096)).text(), "");
+    }
+    EXPECT_EQ(error_of(ask::release(node, file.fh)), 0);
+}
+
 TEST_F(FsTrapDirectories, FsTrap05WhatDidNotFitIsNotLookedUp) {
     make_many();
     serve();
