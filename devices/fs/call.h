@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 
 #include <sys/uio.h>
@@ -95,7 +96,8 @@ struct Call {
     /// Its number, where there is a keeper: never 0, and no other request's.
     uint64_t request = 0;
     bool again = false;  ///< an earlier process had it, and may have carried it out
-    Intent earlier{};    ///< what that one noted
+    /// What that one noted. Nothing is filled in for requests that nobody had before.
+    std::optional<Intent> earlier{};
 };
 
 }  // namespace outrigger::fs

@@ -15,30 +15,8 @@
 namespace outrigger::fs {
 namespace {
 
-/// IOV_MAX of Linux.
-constexpr size_t kSegmentsMax = 1024;
-
 constexpr size_t kSectorBytes = 512;
 constexpr size_t kPageBytes = 4096;
-
-/// Takes `bytes` off the front of `segments`; the rest, of which the first may begin later.
-std::span<iovec> behind(std::span<iovec> segments, size_t bytes) {
-    while (bytes > 0) {
-        iovec& front = segments.front();
-        const size_t taken = std::min(bytes, front.iov_len);
-        front.iov_base = static_cast<std::byte*>(front.iov_base) + taken;
-        front.iov_len -= taken;
-        bytes -= taken;
-        if (front.iov_len == 0) {
-            segments = segments.subspan(1);
-        }
-    }
-    return segments;
-}
-
-int segment_count(std::span<const iovec> segments) {
-    return static_cast<int>(std::min(segments.size(), kSegmentsMax));
-}
 
 struct Free {
     void operator()(std::byte* memory) const { std::free(memory); }
@@ -61,51 +39,6 @@ size_t bytes_of(std::span<const iovec> segments) {
 }
 
 }  // namespace
-
-Transfer read_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
-    Transfer transfer;
-    while (!segments.empty()) {
-        const ssize_t count = ::preadv2(fd,
-                                        segments.data(),
-                                        segment_count(segments),
-                                        static_cast<off_t>(offset + transfer.done),
-                                        flags);
-        if (count < 0) {
-            if (errno == EINTR) {
-                continue;
-            }
-            transfer.error = errno;
-            break;
-        }
-        if (count == 0) {
-            break;
-        }
-        transfer.done += static_cast<size_t>(count);
-        segments = behind(segments, static_cast<size_t>(count));
-    }
-    return transfer;
-}
-
-Transfer write_all(int fd, std::span<iovec>& segments, uint64_t offset, int flags) {
-    Transfer transfer;
-    while (!segments.empty()) {
-        const ssize_t count = ::pwritev2(fd,
-                                         segments.data(),
-                                         segment_count(segments),
-                                         static_cast<off_t>(offset + transfer.done),
-                                         flags);
-        if (count <= 0) {
-            if (count < 0 && errno == EINTR) {
-                continue;
-            }
-            transfer.error = count < 0 ? errno : EIO;
-            break;
-        }
-        transfer.done += static_cast<size_t>(count);
-        segments = behind(segments, static_cast<size_t>(count));
-    }
-    return transfer;
-}
 
 bool are_sectors(std::span<const iovec> segments) {
     return std::ranges::all_of(segments, [](const iovec& segment) {

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -75,6 +76,27 @@ fuse_attr FsServer::make_attr(const struct stat& status) const {
     attr.gid = settings_.gids.to_guest(status.st_gid);
     attr.rdev = encode_device(major(status.st_rdev), minor(status.st_rdev));
     attr.blksize = static_cast<uint32_t>(status.st_blksize);
+    attr.flags = attribute_flags(attr.mode, attr.size);
+    return attr;
+}
+
+fuse_attr FsServer::make_attr(const struct statx& status) const {
+    fuse_attr attr{};
+    attr.ino = status.stx_ino;
+    attr.size = status.stx_size;
+    attr.blocks = status.stx_blocks;
+    attr.atime = static_cast<uint64_t>(status.stx_atime.tv_sec);
+    attr.mtime = static_cast<uint64_t>(status.stx_mtime.tv_sec);
+    attr.ctime = static_cast<uint64_t>(status.stx_ctime.tv_sec);
+    attr.atimensec = status.stx_atime.tv_nsec;
+    attr.mtimensec = status.stx_mtime.tv_nsec;
+    attr.ctimensec = status.stx_ctime.tv_nsec;
+    attr.mode = status.stx_mode;
+    attr.nlink = status.stx_nlink;
+    attr.uid = settings_.uids.to_guest(status.stx_uid);
+    attr.gid = settings_.gids.to_guest(status.stx_gid);
+    attr.rdev = encode_device(status.stx_rdev_major, status.stx_rdev_minor);
+    attr.blksize = status.stx_blksize;
     attr.flags = attribute_flags(attr.mode, attr.size);
     return attr;
 }
@@ -225,6 +247,20 @@ Verdict FsServer::access(Call& call) {
                                   args.mask,
                                   AT_EMPTY_PATH | AT_EACCESS | AT_SYMLINK_NOFOLLOW);
     return result == 0 ? Verdict::kAnswered : failed(errno);
+}
+
+Verdict FsServer::readlink(Call& call) {
+    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
+    if (!call.body.empty()) {
+        return failed(EINVAL);
+    }
+    std::array<char, PATH_MAX> target;
+    const ssize_t bytes = ::readlinkat(inode->fd.get(), "", target.data(), target.size());
+    if (bytes < 0) {
+        return failed(inode->type == S_IFLNK ? errno : EINVAL);
+    }
+    const auto text = std::span(target).first(static_cast<size_t>(bytes));
+    return call.reply.append(std::as_bytes(text)) ? Verdict::kAnswered : failed(EINVAL);
 }
 
 Verdict FsServer::statfs(Call& call) {

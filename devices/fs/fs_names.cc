@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "devices/fs/fs_server.h"
@@ -55,23 +56,48 @@ Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
                                                      const Name& name) {
     // A file that the guest knows is not opened again: what its number says is true as long as the
     // table holds it open.
-    Result<Found, Errno> found(std::in_place);
+    Result<Found, Errno> found(std::in_place);  // the one that is returned: nothing is copied
     const struct statx& status = found->status;
-    OUTRIGGER_TRY(read_status(parent.fd.get(), name.c_str(), kStatMask, found->status));
+    if (const auto read = read_status(parent.fd.get(), name.c_str(), kStatMask, found->status);
+        !read) [[unlikely]] {
+        found = failure(Errno{read.error()});
+        return found;
+    }
     Asker one = asker;
     // A listing counts a file for each of its names: who of them an earlier process had counted
     // nobody knows, and one too many does less harm than one too few.
     one.again = one.again && (status.stx_nlink == 1 || type_of(status) == S_IFDIR);
     found->inode = inodes_.look_up(key_of(status), one);
-    if (found->inode) {
-        return found;
+    if (!found->inode) {
+        found = pin_found(one, parent, name);
     }
-    OUTRIGGER_TRY(reserve_inode());
-    return add(one, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
+    return found;
 }
 
-/// What a descriptor of ours has open, by a second descriptor: that one keeps no file open for
-/// writing.
+Result<FsServer::Found, Errno> FsServer::pin_found(const Asker& asker,
+                                                   const Inode& parent,
+                                                   const Name& name) {
+    OUTRIGGER_TRY(reserve_inode());
+    return add(asker, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
+}
+
+/// The file that was made with this name, by a second descriptor: that one keeps no file open for
+/// writing. The name is the quicker way to it, but somebody on the host may have moved another file
+/// there meanwhile.
+Result<FsServer::Found, Errno> FsServer::pin_made(const Asker& asker,
+                                                  const Inode& parent,
+                                                  const Name& name,
+                                                  const UniqueFd& fd) {
+    auto named = share_.pin(parent.fd.get(), name);
+    const auto status = named ? stat_fd(named->get(), kStatMask) : failure(ENOENT);
+    struct stat made;
+    const bool is_same = status && read_attributes(fd.get(), made) &&
+                         made.st_ino == status->stx_ino &&
+                         made.st_dev == ::makedev(status->stx_dev_major, status->stx_dev_minor);
+    return is_same ? add(asker, *std::move(named), *status) : pin_opened(asker, fd);
+}
+
+/// What a descriptor of ours has open, by a second descriptor as above.
 Result<FsServer::Found, Errno> FsServer::pin_opened(const Asker& asker, const UniqueFd& fd) {
     const int pinned = ::openat(share_.proc_fd(), FdName(fd.get()).c_str(), O_PATH | O_CLOEXEC);
     if (pinned < 0) {
@@ -81,8 +107,15 @@ Result<FsServer::Found, Errno> FsServer::pin_opened(const Asker& asker, const Un
 }
 
 Result<FsServer::Found, Errno> FsServer::add(const Asker& asker, UniqueFd fd) {
+    const auto status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
+    return add(asker, std::move(fd), status);
+}
+
+Result<FsServer::Found, Errno> FsServer::add(const Asker& asker,
+                                             UniqueFd fd,
+                                             const struct statx& status) {
     Found found;
-    found.status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
+    found.status = status;
     const InodeKey key = key_of(found.status);
     const uint32_t type = type_of(found.status);
     FileHandle handle = OUTRIGGER_TRY(handles_.make(fd, key, type));
@@ -95,27 +128,6 @@ Result<FsServer::Found, Errno> FsServer::add(const Asker& asker, UniqueFd fd) {
         handles_.note_open(found.inode);  // which has taken it
     }
     return found;
-}
-
-fuse_attr FsServer::make_attr(const struct statx& status) const {
-    fuse_attr attr{};
-    attr.ino = status.stx_ino;
-    attr.size = status.stx_size;
-    attr.blocks = status.stx_blocks;
-    attr.atime = static_cast<uint64_t>(status.stx_atime.tv_sec);
-    attr.mtime = static_cast<uint64_t>(status.stx_mtime.tv_sec);
-    attr.ctime = static_cast<uint64_t>(status.stx_ctime.tv_sec);
-    attr.atimensec = status.stx_atime.tv_nsec;
-    attr.mtimensec = status.stx_mtime.tv_nsec;
-    attr.ctimensec = status.stx_ctime.tv_nsec;
-    attr.mode = status.stx_mode;
-    attr.nlink = status.stx_nlink;
-    attr.uid = settings_.uids.to_guest(status.stx_uid);
-    attr.gid = settings_.gids.to_guest(status.stx_gid);
-    attr.rdev = encode_device(status.stx_rdev_major, status.stx_rdev_minor);
-    attr.blksize = status.stx_blksize;
-    attr.flags = attribute_flags(attr.mode, attr.size);
-    return attr;
 }
 
 fuse_entry_out FsServer::make_entry(const Inode& parent, const Found& found) const {
@@ -372,20 +384,6 @@ Verdict FsServer::symlink(Call& call) {
     return finish_creation(call, *parent, wish.name, wish.extensions);
 }
 
-Verdict FsServer::readlink(Call& call) {
-    const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
-    if (!call.body.empty()) {
-        return failed(EINVAL);
-    }
-    std::array<char, PATH_MAX> target;
-    const ssize_t bytes = ::readlinkat(inode->fd.get(), "", target.data(), target.size());
-    if (bytes < 0) {
-        return failed(inode->type == S_IFLNK ? errno : EINVAL);
-    }
-    const auto text = std::span(target).first(static_cast<size_t>(bytes));
-    return call.reply.append(std::as_bytes(text)) ? Verdict::kAnswered : failed(EINVAL);
-}
-
 Verdict FsServer::link(Call& call) {
     const auto wish = OUTRIGGER_FS_TRY(parse_link(call.body));
     const InodeRef inode = OUTRIGGER_FS_TRY(inode_of(wish.args.oldnodeid));
@@ -534,7 +532,7 @@ Verdict FsServer::create(Call& call) {
     if (!fd.valid()) {
         return failed(error);
     }
-    auto found = pin_opened(asker_of(call), fd);
+    auto found = pin_made(asker_of(call), *parent, wish.name, fd);
     if (found) {
         error = label(*found->inode, wish.extensions);
         if (error == 0) {

@@ -39,11 +39,12 @@ void consume(std::span<iovec>& segments, uint64_t bytes) {
 void FsServer::begin_once(Call& call, bool notes) const {
     if (call.again) [[unlikely]] {
         const EarlierRun run = call.queue.earlier_run();
-        call.again =
-            run.progress == EarlierProgress::kIntent && run.bytes.size() == sizeof call.earlier;
+        call.again = run.progress == EarlierProgress::kIntent && run.bytes.size() == sizeof(Intent);
         if (call.again) {
-            std::memcpy(&call.earlier, run.bytes.data(), sizeof call.earlier);
-            call.request = call.earlier.request;
+            Intent noted;
+            std::memcpy(&noted, run.bytes.data(), sizeof noted);
+            call.request = noted.request;
+            call.earlier = noted;
             return;
         }
     }
@@ -54,7 +55,7 @@ void FsServer::begin_once(Call& call, bool notes) const {
 }
 
 std::optional<Intent> FsServer::earlier_intent(const Call& call) {
-    return call.again && call.earlier.has_facts != 0 ? std::optional(call.earlier) : std::nullopt;
+    return call.again && call.earlier && call.earlier->has_facts != 0 ? call.earlier : std::nullopt;
 }
 
 void FsServer::note_intent(Call& call, Intent facts) const {

@@ -141,8 +141,11 @@ class FsServer final {
 
   private:
     struct Found {
+        // Without zeroes, which cost more than all else that is done here with most look-ups.
+        Found() {}  // NOLINT(cppcoreguidelines-pro-type-member-init)
+
         InodeRef inode;
-        struct statx status = {};
+        struct statx status;
     };
 
     [[nodiscard]] RequestForm form_of(const RequestHeader& header) const {
@@ -243,8 +246,18 @@ class FsServer final {
     [[nodiscard]] Result<Found, Errno> find_or_pin(const Asker& asker,
                                                    const Inode& parent,
                                                    const Name& name);
+    [[nodiscard]] Result<Found, Errno> pin_found(const Asker& asker,
+                                                 const Inode& parent,
+                                                 const Name& name);
+    [[nodiscard]] Result<Found, Errno> pin_made(const Asker& asker,
+                                                const Inode& parent,
+                                                const Name& name,
+                                                const UniqueFd& fd);
     [[nodiscard]] Result<Found, Errno> pin_opened(const Asker& asker, const UniqueFd& fd);
     [[nodiscard]] Result<Found, Errno> add(const Asker& asker, UniqueFd fd);
+    [[nodiscard]] Result<Found, Errno> add(const Asker& asker,
+                                           UniqueFd fd,
+                                           const struct statx& status);
     [[nodiscard]] Verdict answer_entry(Call& call, const fuse_entry_out& entry);
     [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;

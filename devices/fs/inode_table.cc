@@ -37,8 +37,10 @@ void InodeTable::count_locked(InodeRef& inode, const Asker& asker) {
         return;
     }
     inode->is_known_again = inode->is_remembered;
-    // Relaxed, here and below: forget() decides under the shard's lock.
-    const uint64_t before = inode->lookups.fetch_add(1, std::memory_order_relaxed);
+    // Relaxed, here and below: all that changes it has the shard's lock, so that no operation need
+    // be one.
+    const uint64_t before = inode->lookups.load(std::memory_order_relaxed);
+    inode->lookups.store(before + 1, std::memory_order_relaxed);
     if (keeper_ != nullptr && inode.id() != kRootId) {
         keeper_->note_lookups(inode.id(), before + 1);
         keeper_->note_counted_by(inode.id(), asker.request);

@@ -71,18 +71,12 @@ bool ReplyWriter::append(std::span<const std::byte> bytes) {
     if (bytes.size() > room_) {
         return false;
     }
-    room_ -= bytes.size();
-    payload_bytes_ += bytes.size();
     while (!bytes.empty()) {
-        iovec& piece = payload_[next_];
+        const iovec& piece = payload_[next_];
         const size_t count = std::min(bytes.size(), piece.iov_len);
         std::memcpy(piece.iov_base, bytes.data(), count);
-        piece.iov_base = static_cast<std::byte*>(piece.iov_base) + count;
-        piece.iov_len -= count;
+        take_from_front(count);
         bytes = bytes.subspan(count);
-        if (piece.iov_len == 0) {
-            ++next_;
-        }
     }
     return true;
 }
@@ -114,6 +108,10 @@ uint32_t ReplyWriter::finish() {
 
 void ReplyWriter::write_header(int32_t error, uint32_t length) {
     const fuse_out_header header{.len = length, .error = error, .unique = unique_};
+    if (header_pieces_ == 1) [[likely]] {
+        std::memcpy(header_.front().iov_base, &header, sizeof header);
+        return;
+    }
     auto rest = std::as_bytes(std::span(&header, 1));
     for (const iovec& piece : std::span(header_).first(header_pieces_)) {
         std::memcpy(piece.iov_base, rest.data(), piece.iov_len);

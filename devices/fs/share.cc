@@ -101,30 +101,6 @@ StatResult stat_name(int directory, const char* name, unsigned mask) {
     return status;
 }
 
-Result<void, Errno> read_status(int directory,
-                                const char* name,
-                                unsigned mask,
-                                struct statx& status) {
-    if (::statx(directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask, &status) != 0) {
-        return failure(int{errno});
-    }
-    return {};
-}
-
-Result<void, Errno> read_attributes(int fd, struct stat& status) {
-#if defined(__LP64__) && defined(SYS_fstat)
-    // Not by the C library, which makes a look-up of an empty name of it. What the kernel fills is
-    // the C library's structure where a long has 64 bits.
-    const long result = ::syscall(SYS_fstat, fd, &status);
-#else
-    const int result = ::fstat(fd, &status);
-#endif
-    if (result != 0) {
-        return failure(int{errno});
-    }
-    return {};
-}
-
 Result<Share> Share::begin() {
     Share share;
     share.proc_ = UniqueFd(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC));

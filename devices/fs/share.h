@@ -3,11 +3,14 @@
 /// an open directory, and by the descriptor that an inode keeps. No path is ever walked.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <optional>
 #include <string>
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 
 #include "vhost-user-backend/base/result.h"
@@ -15,6 +18,7 @@
 
 #include "devices/fs/fs_settings.h"
 #include "devices/fs/fuse_request.h"
+#include "devices/fs/host_call.h"
 #include "devices/fs/inode_table.h"
 
 namespace outrigger::fs {
@@ -77,14 +81,33 @@ class Share final {
 [[nodiscard]] StatResult stat_name(int directory, const char* name, unsigned mask);
 
 /// The same into `status`, which is as it was where that fails: nothing is copied twice.
-[[nodiscard]] Result<void, Errno> read_status(int directory,
-                                              const char* name,
-                                              unsigned mask,
-                                              struct statx& status);
+[[nodiscard]] inline Result<void, Errno> read_status(int directory,
+                                                     const char* name,
+                                                     unsigned mask,
+                                                     struct statx& status) {
+    const long result =
+        host_call(SYS_statx, directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask, &status);
+    if (result != 0) {
+        return failure(static_cast<Errno>(-result));
+    }
+    return {};
+}
 
 /// What a guest asks for most of all, of what `fd` has open or pins, by the cheapest call that
 /// there is.
-[[nodiscard]] Result<void, Errno> read_attributes(int fd, struct stat& status);
+[[nodiscard]] inline Result<void, Errno> read_attributes(int fd, struct stat& status) {
+#if defined(__LP64__) && defined(SYS_fstat)
+    // Not by the C library, which makes a look-up of an empty name of it. What the kernel fills is
+    // the C library's structure where a long has 64 bits.
+    const long result = host_call(SYS_fstat, fd, &status);
+#else
+    const long result = ::fstat(fd, &status) == 0 ? 0 : -errno;
+#endif
+    if (result != 0) {
+        return failure(static_cast<Errno>(-result));
+    }
+    return {};
+}
 
 /// The number of a descriptor as a name in /proc/self/fd.
 class FdName final {

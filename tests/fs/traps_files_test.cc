@@ -52,6 +52,9 @@ TEST_F(FsTraps, FsTrap09WhatWasMadeIsWhatIsNamed) {
         EXPECT_EQ(of_handle.error(), 0);
         // The file behind the handle is the node that came with it.
         EXPECT_EQ(of_handle.as<fuse_attr_out>().attr.ino, entry.attr.ino);
+        // And what is written by the one is in the other, whoever has the name by now.
+        EXPECT_EQ(error_of(ask::write(entry.nodeid, fh, 0, "by the handle")), 0);
+        EXPECT_EQ(call(ask::getattr(entry.nodeid)).as<fuse_attr_out>().attr.size, 13U);
         EXPECT_EQ(error_of(ask::release(entry.nodeid, fh)), 0);
         (void)call(ask::unlink(FUSE_ROOT_ID, "new"));
         (void)guest().call(ask::forget(entry.nodeid, 1), FuseGuest::kHighPriority);
