@@ -45,6 +45,12 @@ struct PipeEnds {
 /// Do both lead to the same open file, as dup() makes them? False where the system does not tell.
 [[nodiscard]] bool is_same_open_file(int one, int other);
 
+// --- Time --------------------------------------------------------------------------------------
+
+/// Does the kernel keep the time by the counter that SystemTicks reads? Found out by the first
+/// call, from a file that a sandbox hides: false behind one.
+[[nodiscard]] bool kernel_counts_ticks();
+
 // --- Sockets -----------------------------------------------------------------------------------
 
 /// socket(AF_UNIX, type, 0), close-on-exec. `type` is SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <fstream>
+#include <string>
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -230,6 +232,19 @@ bool move_mapping(void* mapping, size_t length, void* at) {
 void name_this_thread(const std::string& name) {
     constexpr size_t kNameMax = 15;  // the kernel refuses longer ones
     (void)::pthread_setname_np(::pthread_self(), name.substr(0, kNameMax).c_str());
+}
+
+bool kernel_counts_ticks() {
+#if defined(__x86_64__)
+    static const bool counts = [] {
+        std::ifstream file("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+        std::string source;
+        return file >> source && source == "tsc";
+    }();
+    return counts;
+#else
+    return false;
+#endif
 }
 
 Result<void> pin_this_thread(unsigned processor) {

@@ -270,6 +270,10 @@ void name_this_thread([[maybe_unused]] const std::string& name) {
 #endif
 }
 
+bool kernel_counts_ticks() {
+    return false;
+}
+
 Result<void> pin_this_thread(unsigned processor) {
     return failure(Error{.message = "cannot run a thread on processor " +
                                     std::to_string(processor) +

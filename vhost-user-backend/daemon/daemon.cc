@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/daemon/io_end.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
@@ -93,6 +94,7 @@ Result<void> Daemon::run_stages() {
 /// that sees one expects it to be answered.
 Result<void> Daemon::open() {
     OUTRIGGER_TRY(ensure_standard_descriptors());
+    (void)platform::kernel_counts_ticks();  // workers ask when its file is out of reach
     OUTRIGGER_TRY(forbid_new_privileges());
     OUTRIGGER_TRY(Termination::install());
     loop_ = OUTRIGGER_TRY(create_event_loop(LoopKind::kAsio));

@@ -27,6 +27,12 @@ void pause_processor() {
 
 }  // namespace
 
+Worker::Worker(const WorkerOptions& options)
+    : options_(options),
+      polling_(options.poll_max),
+      allowance_(options.poll_cpu_percent),
+      tick_clock_(platform::kernel_counts_ticks()) {}
+
 Result<std::unique_ptr<Worker>> Worker::start(const WorkerOptions& options) {
     std::unique_ptr<Worker> worker(new Worker(options));
     std::promise<Result<void>> started;

@@ -14,6 +14,7 @@
 
 #include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/base/tick_clock.h"
 #include "vhost-user-backend/io/adaptive_polling.h"
 #include "vhost-user-backend/io/busy_time.h"
 #include "vhost-user-backend/io/event_loop.h"
@@ -82,19 +83,19 @@ class Worker final {
     /// another turn is due. Not from within a callback.
     [[nodiscard]] bool turn();
 
+    /// For measuring: the time, which is recent then.
+    EventLoop::Clock::time_point look_at_time() {
+        note_time(tick_clock_.now());
+        return recent_time_;
+    }
+
     /// For measuring: a time that is at most a turn of the loop ago. Mostly known without a look at
     /// the clock.
     [[nodiscard]] EventLoop::Clock::time_point recent_time() {
         if (recent_time_age_ > 1) {
-            note_time(EventLoop::Clock::now());
+            return look_at_time();
         }
         return recent_time_;
-    }
-
-    /// Whoever has looked at the clock says so.
-    void note_time(EventLoop::Clock::time_point now) {
-        recent_time_ = now;
-        recent_time_age_ = 0;
     }
 
     /// Any thread.
@@ -105,8 +106,13 @@ class Worker final {
     [[nodiscard]] const BusyTime& busy_time() const { return busy_time_; }
 
   private:
-    explicit Worker(const WorkerOptions& options)
-        : options_(options), polling_(options.poll_max), allowance_(options.poll_cpu_percent) {}
+    explicit Worker(const WorkerOptions& options);
+
+    /// Whoever has looked at the clock says so.
+    void note_time(EventLoop::Clock::time_point now) {
+        recent_time_ = now;
+        recent_time_age_ = 0;
+    }
 
     [[nodiscard]] Result<void> set_up_thread();
     void stop_thread();
@@ -123,6 +129,7 @@ class Worker final {
     BusyTime busy_time_;
     std::unique_ptr<EventLoop> loop_;   // made and destroyed by the worker's thread
     std::vector<WorkSource*> sources_;  // null: removed, swept after the round
+    TickClock tick_clock_;
     EventLoop::Clock::time_point recent_time_{};
     uint32_t recent_time_age_ = 2;  // in rounds of poll_sources()
     bool stopping_ = false;         // set by a task, so thread-bound

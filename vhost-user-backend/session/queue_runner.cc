@@ -176,9 +176,7 @@ void QueueRunner::signal_log_change() {
 void QueueRunner::publish() {
     const bool calls = queue_->publish();
     if (queue_->has_unmeasured()) {
-        const auto now = EventLoop::Clock::now();
-        queue_->end_batch(now);
-        worker_->note_time(now);
+        queue_->end_batch(worker_->look_at_time());
     }
     if (calls) {
         signal_call();
