@@ -190,13 +190,13 @@ class NetDevice final : public Device, private PortEvents {
     void send_announcement();
 
     const NetOptions options_;
+    NetControl operators_{*this};  // before the capture, whose writer calls it at the end
     const std::unique_ptr<Capture> capture_;
     const std::unique_ptr<PortPolicy> policy_;
     const std::unique_ptr<Port> port_;
     std::unique_ptr<SwitchUplink> uplink_;
     NetCounters counters_;
     LogLimiter limiter_;
-    NetControl operators_{*this};
 
     // Written by the control thread, read by the worker.
     std::atomic<uint64_t> agreed_ = 0;

@@ -82,8 +82,11 @@ size_t SwitchUplink::take_frames(std::span<const Frame> frames) {
 }
 
 void SwitchUplink::send() {
-    for (int turn = 0; turn < kBatch && !host_is_full_; ++turn) {
-        const std::optional<Frame> frame = next_frame();
+    for (int turns = kBatch; turns > 0 && !host_is_full_;) {
+        const std::optional<Frame> frame = next_frame(turns);
+        if (!frame && turns <= 0) {
+            break;
+        }
         if (!frame) {
             port_->await_frames();
             return;
@@ -99,9 +102,10 @@ void SwitchUplink::send() {
     }
 }
 
-/// As the host can take it.
-std::optional<Frame> SwitchUplink::next_frame() {
-    while (true) {
+/// As the host can take it. Each frame that is given or dropped here takes one off `turns`; nothing
+/// and none left says that there may be more.
+std::optional<Frame> SwitchUplink::next_frame(int& turns) {
+    while (turns-- > 0) {
         if (has_finished_) {
             return Frame{.pieces = std::span(&finished_, 1), .bytes = finished_.iov_len};
         }
@@ -118,6 +122,8 @@ std::optional<Frame> SwitchUplink::next_frame() {
         }
         finish(*frame);
     }
+    turns = 0;
+    return std::nullopt;
 }
 
 /// The switch's frame is copied and dropped.

@@ -75,7 +75,7 @@ class SwitchUplink final : private PortEvents {
     void send();
     void receive();
     [[nodiscard]] bool is_taken_by_host(const Frame& frame) const;
-    [[nodiscard]] std::optional<Frame> next_frame();
+    [[nodiscard]] std::optional<Frame> next_frame(int& turns);
     void finish(const Frame& frame);
     void drop_frame();
 
