@@ -23,6 +23,9 @@ class LatencyMeter final {
     /// Requests that are taken from now on were taken at `now`. So many are in flight, and so many
     /// were answered since ever.
     void begin_batch(Clock::time_point now, uint32_t in_flight, uint64_t answered) {
+        if (!looks_at_each_ && answered != answered_before_) {
+            keep_run(answered - answered_before_);  // of the batch before, and not visible yet
+        }
         taken_at_ = nanoseconds(now);
         looks_at_each_ = in_flight > 0;
         answered_before_ = answered;
@@ -66,6 +69,16 @@ class LatencyMeter final {
     }
 
   private:
+    /// Of the requests that taken_at_ is the time of. Leaves room for note_answered().
+    void keep_run(uint64_t requests) {
+        if (run_count_ > 0 &&
+            (runs_[run_count_ - 1].taken_at == taken_at_ || run_count_ + 1 == runs_.size())) {
+            runs_[run_count_ - 1].requests += requests;
+        } else {
+            runs_[run_count_++] = {.taken_at = taken_at_, .requests = requests};
+        }
+    }
+
     /// Requests that were taken at one time and answered one after the other.
     struct Run {
         int64_t taken_at;

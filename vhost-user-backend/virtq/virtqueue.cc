@@ -186,7 +186,7 @@ void Virtqueue::take_back_in_order() {
 }
 
 /// At a chain that is answered, where that is not all there is to do.
-void Virtqueue::look_closer(const ChainSlot& slot, uint32_t written_bytes) {
+void Virtqueue::look_closer(const ChainSlot& slot, [[maybe_unused]] uint32_t written_bytes) {
     OUTRIGGER_PROBE(answer, this, slot.head, written_bytes);
     if (logging_) {
         mark_writes(slot);

@@ -59,6 +59,14 @@ class RingLatencyTest : public testing::Test {
         return metrics_.latency.count_of(LatencyHistogram::bucket_of(1000 * microseconds));
     }
 
+    [[nodiscard]] uint64_t count_all() const {
+        uint64_t all = 0;
+        for (size_t bucket = 0; bucket < LatencyHistogram::kBuckets; ++bucket) {
+            all += metrics_.latency.count_of(bucket);
+        }
+        return all;
+    }
+
     static LatencyMeter::Clock::time_point at(int64_t microseconds) {
         return LatencyMeter::Clock::time_point(std::chrono::microseconds(microseconds));
     }
@@ -109,6 +117,36 @@ TEST_F(RingLatencyTest, WhatIsLeftCountsFromItsOwnBatch) {
     EXPECT_EQ(count(3), 1U);
 }
 
+/// As where the host answers between two turns of the loop.
+TEST_F(RingLatencyTest, WhatIsAnsweredBeforeTheNextBatchBeginsIsNotLost) {
+    begin(100);
+    take(3);
+    (void)queue_->publish();
+    EXPECT_FALSE(queue_->has_unmeasured());
+    answer(0);
+    answer(0);
+    begin(200);
+    take(1);
+    answer(0);
+    answer(0);
+    end(240);
+    EXPECT_EQ(count(140), 3U);
+    EXPECT_EQ(count(40), 1U);
+    EXPECT_EQ(metrics_.latency.sum_nanoseconds(), 460'000U);
+}
+
+/// As where frames come one by one, and are published together.
+TEST_F(RingLatencyTest, ManyBatchesThatArePublishedOnceAreAllCounted) {
+    constexpr size_t kBatches = 100;
+    for (size_t i = 0; i < kBatches; ++i) {
+        begin(static_cast<int64_t>(100 + i));
+        take(1);
+        answer(0);
+    }
+    end(1100);
+    EXPECT_EQ(count_all(), kBatches);
+}
+
 TEST_F(RingLatencyTest, AnswersOfMoreBatchesThanThereIsRoomFor) {
     constexpr size_t kBatches = 100;
     for (size_t i = 0; i < kBatches; ++i) {
@@ -120,11 +158,7 @@ TEST_F(RingLatencyTest, AnswersOfMoreBatchesThanThereIsRoomFor) {
     }
     (void)queue_->publish();
     queue_->end_batch(at(1'000'000));
-    uint64_t all = 0;
-    for (size_t bucket = 0; bucket < LatencyHistogram::kBuckets; ++bucket) {
-        all += metrics_.latency.count_of(bucket);
-    }
-    EXPECT_EQ(all, kBatches);
+    EXPECT_EQ(count_all(), kBatches);
 }
 
 }  // namespace
