@@ -326,6 +326,9 @@ Result<void> FsServer::add_restored(uint64_t id,
     }
     if (!inodes_.restore(
             id, key, *std::move(fd), type, lookups, handle ? *std::move(handle) : FileHandle())) {
+        if (settings_.nfs_export && lookups == 0) {
+            return {};  // its name leads to a file that has a number already
+        }
         return failure(
             Error{.message = fmt::format("the node id {:#x} is impossible, or there twice", id)});
     }

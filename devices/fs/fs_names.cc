@@ -399,7 +399,8 @@ Verdict FsServer::link(Call& call) {
                  AT_SYMLINK_FOLLOW) != 0) {
         const Errno error = errno;
         const auto there = stat_name(parent->fd.get(), wish.name.c_str(), kStatMask);
-        if (error != EEXIST || !earlier || !there || key_of(*there) != inode->key) {
+        if (error != EEXIST || !earlier || earlier->count == 0 || !there ||
+            key_of(*there) != inode->key) {
             return failed(error);
         }
     }

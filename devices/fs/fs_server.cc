@@ -225,6 +225,7 @@ uint64_t FsServer::opened_by_handle_max() const {
 
 uint64_t FsServer::held_count() const {
     return inodes_.held_count() + files_.size() + lock_owners_.size() + opened_by_handle_max() +
+           slow_closes_.load(std::memory_order_relaxed) +
            (window_ == nullptr ? 0 : window_->descriptors());
 }
 

@@ -8,6 +8,12 @@
 #include <sys/stat.h>
 
 namespace outrigger::fs {
+namespace {
+
+/// Of ids that are remembered, so many more than there can be before the list is cleaned.
+constexpr size_t kRememberedSpare = 1024;
+
+}  // namespace
 
 uint64_t InodeTable::hash(const InodeKey& key) {
     // Multiplication by an odd number and a fold: numbers of one directory lie close together.
@@ -261,6 +267,10 @@ bool InodeTable::is_to_remember(const Inode& inode) const {
 void InodeTable::remember_locked(InodeRef& inode) {
     if (!std::exchange(inode->is_remembered, true)) {
         const std::lock_guard lock(remembered_mutex_);
+        // Those that have gone since would fill memory: half of the list is of such by now.
+        if (remembered_.size() >= 2 * slots_.size() + kRememberedSpare) {
+            std::erase_if(remembered_, [this](uint64_t id) { return !slots_.find(id); });
+        }
         remembered_.push_back(inode.id());
     }
 }

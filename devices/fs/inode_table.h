@@ -155,6 +155,12 @@ class InodeTable final {
     /// if anything.
     InodeRef forget(uint64_t id, uint64_t count);
 
+    /// Entries of the list of remembered nodes; some may have gone since. Any thread.
+    [[nodiscard]] size_t listed_as_remembered() {
+        const std::lock_guard lock(remembered_mutex_);
+        return remembered_.size();
+    }
+
     /// From now on what the guest forgets stays in the table, under its node id and without a
     /// descriptor, where a handle brings it back, until forget_oldest() needs its place.
     void set_remembers(bool remembers) { remembers_.store(remembers, std::memory_order_relaxed); }

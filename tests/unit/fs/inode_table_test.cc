@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/fs/inode_table.h"
 
+#include <algorithm>
+#include <string>
 #include <thread>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -57,6 +62,32 @@ TEST_F(InodeTableTest, ForgetsNoMoreThanThereIs) {
     const uint64_t next = look_up(7);
     EXPECT_NE(next, id);
     EXPECT_TRUE(table_.find(next));
+}
+
+/// Each is remembered once, is known again, loses its name, and is gone.
+TEST_F(InodeTableTest, RememberedOnesThatAreGoneFillNoList) {
+    table_.set_remembers(true);
+    const std::string path = ::testing::TempDir() + "remembered-" + std::to_string(::getpid());
+    size_t longest = 0;
+    for (uint64_t number = 2; number < 5000; ++number) {
+        UniqueFd fd(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+        auto handle = FileHandle::of(fd.get());
+        if (!handle) {
+            ::unlink(path.c_str());
+            GTEST_SKIP() << "the file system of " << path << " has no handles";
+        }
+        const InodeRef inode = table_.look_up_or_add(key(number), fd, S_IFREG, *std::move(handle));
+        const uint64_t id = inode.id();
+        table_.forget(id, 1);
+        ASSERT_TRUE(table_.find(id));
+        ASSERT_EQ(look_up(number), id);
+        ASSERT_EQ(::unlink(path.c_str()), 0);
+        table_.forget(id, 1);
+        ASSERT_FALSE(table_.find(id));
+        longest = std::max(longest, table_.listed_as_remembered());
+    }
+    EXPECT_EQ(table_.size(), 1U);
+    EXPECT_LT(longest, 2000U);
 }
 
 TEST_F(InodeTableTest, NeverForgetsTheRoot) {
