@@ -249,7 +249,11 @@ Result<Tap> open_tap_of(const std::string& prefix,
                         DeviceKeeper* keeper) {
     if (keeper != nullptr) {
         if (UniqueFd kept = keeper->take(prefix); kept.valid()) {
-            return take_tap(std::move(kept));
+            auto tap = take_tap(std::move(kept));
+            if (tap || !values.has(prefix)) {
+                return tap;
+            }
+            keeper->forget(prefix);  // somebody deleted it, and may have made it anew
         }
     }
     const auto fd = values.number(prefix + "-fd");

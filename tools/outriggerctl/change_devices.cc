@@ -164,6 +164,12 @@ class ConfigFile final {
         if (length < 0) {
             return errno == ENOTSUP ? Result<void>{} : cannot_keep("the attributes");
         }
+        // The folder may have given the new one a list of its own. (Where there are none it says
+        // so.)
+        if (::fremovexattr(fd, "system.posix_acl_access") != 0 && errno != ENODATA &&
+            errno != ENOTSUP) {
+            return cannot_keep("the access list");
+        }
         const std::string_view all(names.data(), static_cast<size_t>(length));
         std::vector<char> value(kAttributeBytesMax);
         for (size_t at = 0; at < all.size();) {

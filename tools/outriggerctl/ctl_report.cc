@@ -335,9 +335,11 @@ void append_network(std::string& out, const v1::NetworkDevice& network) {
     const v1::NetworkPort& port = network.port();
     append_row(out, "backend", network.backend());
     append_row(out, "queue pairs", fmt::format("{}", network.queue_pairs()));
-    append_row(out, "limits", network_limits_text(network.policy()));
-    append_row(out, "allowed stations", senders_text(network.policy().macs()));
-    append_row(out, "allowed addresses", senders_text(network.policy().addresses()));
+    if (network.has_policy()) {  // older programs do not tell it
+        append_row(out, "limits", network_limits_text(network.policy()));
+        append_row(out, "allowed stations", senders_text(network.policy().macs()));
+        append_row(out, "allowed addresses", senders_text(network.policy().addresses()));
+    }
     append_row(out, "from the guest", flow_text(network.from_guest()));
     append_row(out, "to the guest", flow_text(network.to_guest()));
     append_row(out, "to the host", flow_text(port.sent()));

@@ -25,7 +25,7 @@ struct SystemTicks {
     }
 };
 
-/// Thread-bound. Times may lie up to a microsecond before or behind those of steady_clock, and of
+/// Thread-bound. Times may lie a microsecond or two before or behind those of steady_clock, and of
 /// two looks the second may be the earlier one by as much. `Source` is as SystemTicks.
 template <class Source>
 class BasicTickClock final {

@@ -583,7 +583,8 @@ void Keeper::end_take_over(bool taken_over) {
         log(LogLevel::kError, "keeper: going back to the program before");
     }
     using enum control::TakeOverOutcome;
-    control::answer_take_over(over.asked_by, over.begun && !ending_ ? kRolledBack : kUnchanged);
+    control::answer_take_over(over.asked_by,
+                              over.begun && !ending_ && !ended_ ? kRolledBack : kUnchanged);
 }
 
 }  // namespace

@@ -168,6 +168,9 @@ void shorten(v1::Program& program, size_t bytes_max) {
         if (device.has_socket_device()) {
             device.mutable_socket_device()->clear_shown();
         }
+        if (device.has_network()) {
+            device.mutable_network()->clear_policy();
+        }
     }
 }
 
