@@ -36,6 +36,8 @@
 namespace outrigger {
 namespace {
 
+using enum control::TakeOverOutcome;
+
 using Clock = std::chrono::steady_clock;
 
 /// A program that is killed more often has a reason for it.
@@ -461,7 +463,7 @@ void Keeper::finish(int status) {
     store_.remove_socket_files();
     if (take_over_) {
         worker_process::signal(take_over_->standby.pid, SIGKILL);
-        control::answer_take_over(take_over_->asked_by, control::TakeOverOutcome::kUnchanged);
+        control::answer_take_over(take_over_->asked_by, kUnchanged);
     }
     ended_ = status;
 }
@@ -497,7 +499,6 @@ void Keeper::on_reload_wanted() {
 void Keeper::begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tells_steps) {
     if (take_over_ || ending_ || worker_.last || !worker_.ready) {
         log(LogLevel::kWarning, "keeper: no other program can take over now");
-        using enum control::TakeOverOutcome;
         control::answer_take_over(asked_by, ending_ || worker_.last ? kUnchanged : kBusy);
         return;
     }
@@ -506,7 +507,7 @@ void Keeper::begin_take_over(Result<UniqueFd> program, pid_t asked_by, bool tell
         config ? spawn(*program, *config) : Result<Worker>(std::unexpected(config.error()));
     if (!standby) {
         log(LogLevel::kError, "keeper: {}", standby.error().message);
-        control::answer_take_over(asked_by, control::TakeOverOutcome::kUnchanged);
+        control::answer_take_over(asked_by, kUnchanged);
         return;
     }
     log(LogLevel::kInfo, "keeper: another program is to take over (process {})", standby->pid);
@@ -568,7 +569,7 @@ void Keeper::end_take_over(bool taken_over) {
         program_ = std::move(over.program);
         worker_ = std::move(over.standby);
         use_config(std::move(over.config));
-        control::answer_take_over(over.asked_by, control::TakeOverOutcome::kTaken);
+        control::answer_take_over(over.asked_by, kTaken);
         return;
     }
     worker_process::end(over.standby.pid);
@@ -582,9 +583,8 @@ void Keeper::end_take_over(bool taken_over) {
         start_again();  // not because it was killed too often
         log(LogLevel::kError, "keeper: going back to the program before");
     }
-    using enum control::TakeOverOutcome;
-    control::answer_take_over(over.asked_by,
-                              over.begun && !ending_ && !ended_ ? kRolledBack : kUnchanged);
+    const bool went_back = over.begun && !ending_ && !ended_;
+    control::answer_take_over(over.asked_by, went_back ? kRolledBack : kUnchanged);
 }
 
 }  // namespace
