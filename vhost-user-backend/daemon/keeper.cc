@@ -37,7 +37,6 @@ namespace outrigger {
 namespace {
 
 using enum control::TakeOverOutcome;
-
 using Clock = std::chrono::steady_clock;
 
 /// A program that is killed more often has a reason for it.
@@ -583,8 +582,8 @@ void Keeper::end_take_over(bool taken_over) {
         start_again();  // not because it was killed too often
         log(LogLevel::kError, "keeper: going back to the program before");
     }
-    const bool went_back = over.begun && !ending_ && !ended_;
-    control::answer_take_over(over.asked_by, went_back ? kRolledBack : kUnchanged);
+    const bool serves = !ending_ && !ended_;
+    control::answer_take_over(over.asked_by, over.begun && serves ? kRolledBack : kUnchanged);
 }
 
 }  // namespace
