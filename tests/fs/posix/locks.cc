@@ -197,7 +197,8 @@ const Case kOpenFileClose("locks.open-file-descriptions-end-with-the-last-close"
         one.close();
         t.did("a copy is left", lock(two, F_OFD_SETLK, F_WRLCK, {.start = 0, .length = 0}));
     }
-    t.did("none is left", lock(two, F_OFD_SETLK, F_WRLCK, {.start = 0, .length = 0}));
+    // A share is told of the last close behind it.
+    t.did("none is left", lock(two, F_OFD_SETLKW, F_WRLCK, {.start = 0, .length = 0}));
 });
 
 const Case kOpenFileWait("locks.open-file-descriptions-wait", [](Trial& t) {
