@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/fs/user_namespace.h"
 
-#include <array>
 #include <cerrno>
 
 #include <fcntl.h>
@@ -9,21 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "vhost-user-backend/base/platform.h"
+
 namespace outrigger::fs {
 namespace {
-
-struct Pipe {
-    UniqueFd reader;
-    UniqueFd writer;
-};
-
-Result<Pipe> make_pipe() {
-    std::array<int, 2> ends{};
-    if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-        return failure(error_from_errno("cannot make a pipe"));
-    }
-    return Pipe{.reader = UniqueFd(ends[0]), .writer = UniqueFd(ends[1])};
-}
 
 /// Says how it went, and lives until the other end of `orders` is closed. No memory is allocated
 /// between fork() and _exit().
@@ -71,19 +59,19 @@ Result<UniqueFd> open_mapped(pid_t child,
 }  // namespace
 
 Result<UniqueFd> make_user_namespace(const std::string& uids, const std::string& gids) {
-    Pipe outcome = OUTRIGGER_TRY(make_pipe());
-    Pipe orders = OUTRIGGER_TRY(make_pipe());
+    platform::PipeEnds outcome = OUTRIGGER_TRY(platform::open_pipe());
+    platform::PipeEnds orders = OUTRIGGER_TRY(platform::open_pipe());
     const pid_t child = ::fork();
     if (child < 0) {
         return failure(error_from_errno("cannot start a process"));
     }
     if (child == 0) {
-        orders.writer.reset();
-        live_in_it(outcome.writer.get(), orders.reader.get());
+        orders.write_end.reset();
+        live_in_it(outcome.write_end.get(), orders.read_end.get());
     }
-    outcome.writer.reset();
-    auto found = open_mapped(child, outcome.reader.get(), uids, gids);
-    orders.writer.reset();
+    outcome.write_end.reset();
+    auto found = open_mapped(child, outcome.read_end.get(), uids, gids);
+    orders.write_end.reset();
     while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
     }
     return found;
