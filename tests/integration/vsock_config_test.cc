@@ -346,6 +346,33 @@ TEST_F(VsockConfigTest, SocketsOfAnAddedGuestAreRemovedAtTheEnd) {
     }
 }
 
+TEST_F(VsockConfigTest, OptionsOfTheProgramInTheFileFollowIt) {
+    const std::string metrics = "metrics = unix:" + path("m") + "\n";
+    const std::string control = "control-socket = " + path("k") + "\n";
+    start("log-level = debug\n" + metrics + control + section(7));
+    const auto guest = start_guest(7);
+    const HostSocket accepted = connect(*guest, 7, 5);
+    EXPECT_TRUE(fs::exists(path("m")));
+    EXPECT_TRUE(fs::exists(path("k")));
+
+    // The socket of metrics may move, and that of outriggerctl may not while it is there.
+    reload("metrics = unix:" + path("n") + "\n" + control + section(7));
+    EXPECT_TRUE(fs::exists(path("n")));
+    EXPECT_TRUE(eventually([&] { return !fs::exists(path("m")); }));
+    (void)HostSocket::connect_to(path("k"), SOCK_STREAM);
+    reload("control-socket = " + path("l") + "\n" + section(7), "going back to the program before");
+    EXPECT_NE(daemon_->complained().find("cannot move to " + path("l")), std::string::npos);
+    EXPECT_TRUE(fs::exists(path("n")));
+    EXPECT_TRUE(fs::exists(path("k")));
+
+    reload(section(7));
+    EXPECT_TRUE(eventually([&] { return !fs::exists(path("n")) && !fs::exists(path("k")); }));
+    ASSERT_TRUE(guest->send_data(9, 5, "behind"));
+    EXPECT_EQ(accepted.receive(6), "behind");
+    reload(control + section(7));
+    (void)HostSocket::connect_to(path("k"), SOCK_STREAM);
+}
+
 TEST_F(VsockConfigTest, WhatIsWrongAtTheStartIsSaidWithItsLine) {
     struct Row {
         std::string text;
@@ -361,6 +388,8 @@ TEST_F(VsockConfigTest, WhatIsWrongAtTheStartIsSaidWithItsLine) {
         {"socket-path = " + path("s") + "\n" + section(7), "give it in each section"},
         {section(7) + "[vm8]\nfd = 3\nguest-cid = 8\nuds-path = " + path("v8") + "\n",
          "line 5: [vm8]: fd is for --device"},
+        {section(7, "log-level = off\n"), "line 5: log-level is of the whole program"},
+        {"take-over = 1\n" + section(7), "line 1: take-over is for the command line"},
         {"[vm", "line 1: a section is [NAME]"}};
     for (const Row& row : rows) {
         write(row.text);

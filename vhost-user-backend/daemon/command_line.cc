@@ -202,17 +202,27 @@ Result<void> check_endpoints_differ(const CommandLine& line) {
         if (!one->socket_path.empty() && line.metrics.path == one->socket_path) {
             return usage_error("the metrics socket is also that of a device: give it its own");
         }
-        const auto namesake = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
-            return !one->name.empty() && one->name == other.name;
-        });
-        if (namesake != devices.end()) {
-            return usage_error("two devices are called " + one->name + ": give each its own name");
+        if (std::find_if(std::next(one), devices.end(), [&](const auto& other) {
+                return one->name == other.name;
+            }) != devices.end()) {
+            return usage_error("two devices are called " + one->name +
+                               ": give each its own --name");
         }
     }
     if (!line.metrics.path.empty() && line.metrics.path == line.control.socket_path) {
         return usage_error("the metrics socket is also the control socket: give it its own");
     }
     return {};
+}
+
+/// Who was given no name is called by the kind and its place. "outrigger-blk", 1: blk1.
+void fill_in_names(std::string_view program, std::vector<DeviceSettings>& devices) {
+    const std::string kind(program.substr(program.rfind('-') + 1));
+    for (size_t i = 0; i < devices.size(); ++i) {
+        if (devices[i].name.empty()) {
+            devices[i].name = kind + std::to_string(i);
+        }
+    }
 }
 
 LoopKind to_loop_kind(std::string_view name) {
@@ -251,6 +261,16 @@ struct Given {
     [[nodiscard]] Purpose purpose() const {
         return process.flag("check") ? Purpose::kCheck : Purpose::kServe;
     }
+
+    /// Where the same option is on the command line, that counts.
+    void add_of_file(const OptionValues& file) {
+        for (const OptionSpec& spec : process_options()) {
+            if (const auto text = file.text(spec.name); text && !process.has(spec.name)) {
+                // It was checked when it was read.
+                OUTRIGGER_ASSERT(process.set(spec, *text).has_value());
+            }
+        }
+    }
 };
 
 Result<Given> read_arguments(std::span<const char* const> arguments, const Table& device_table) {
@@ -270,7 +290,6 @@ Result<Given> read_arguments(std::span<const char* const> arguments, const Table
             OUTRIGGER_TRY(once.set(given.process, *option.spec, option.text));
         }
     }
-    given.process.set_defaults(process_options());
     return given;
 }
 
@@ -292,16 +311,39 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
     return devices;
 }
 
+/// What the file of --config says.
+struct ConfigValues {
+    OptionValues process;
+    OptionValues device_defaults;
+    std::vector<ConfigSection> sections;
+};
+
+/// `process`: where options of the process go; null where there can be none.
 Result<void> read_items(std::span<const ConfigItem> items,
-                        const Table& table,
-                        OptionValues& values) {
+                        const Table& device_table,
+                        OptionValues& device,
+                        OptionValues* process) {
+    Table process_table;
+    append(process_table, process_options());
     OnceOnly once;
     for (const ConfigItem& item : items) {
         const std::string where = "line " + std::to_string(item.line) + ": ";
-        const OptionSpec* const spec = find_option(table, item.key);
+        const OptionSpec* const device_spec = find_option(device_table, item.key);
+        const OptionSpec* const spec =
+            device_spec != nullptr ? device_spec : find_option(process_table, item.key);
         if (spec == nullptr) {
-            return usage_error(where + "a device has no option " + item.key);
+            return usage_error(
+                where + (process != nullptr ? "there is no option " : "a device has no option ") +
+                item.key);
         }
+        if (device_spec == nullptr && spec->is_of_command_line) {
+            return usage_error(where + item.key + " is for the command line");
+        }
+        if (device_spec == nullptr && process == nullptr) {
+            return usage_error(where + item.key +
+                               " is of the whole program: give it before the first section");
+        }
+        OptionValues& values = device_spec != nullptr ? device : *process;
         if (const auto set = once.set(values, *spec, item.value); !set) {
             return usage_error(where + set.error().message);
         }
@@ -309,22 +351,32 @@ Result<void> read_items(std::span<const ConfigItem> items,
     return {};
 }
 
-Result<std::vector<DeviceSettings>> read_sections(const std::string& text,
-                                                  const Given& given,
+Result<ConfigValues> read_config_values(const std::string& text,
+                                        const Given& given,
+                                        const Table& device_table) {
+    ConfigText config = OUTRIGGER_TRY(parse_config(text));
+    ConfigValues values{.process = {},
+                        .device_defaults = given.device_defaults,
+                        .sections = std::move(config.sections)};
+    OUTRIGGER_TRY(
+        read_items(config.defaults, device_table, values.device_defaults, &values.process));
+    return values;
+}
+
+Result<std::vector<DeviceSettings>> read_sections(const ConfigValues& config,
+                                                  Purpose purpose,
                                                   const Table& table,
                                                   const DeviceProgram& program) {
-    const ConfigText config = OUTRIGGER_TRY(parse_config(text));
-    OptionValues defaults = given.device_defaults;
-    OUTRIGGER_TRY(read_items(config.defaults, table, defaults));
+    const OptionValues& defaults = config.device_defaults;
     if (defaults.has("socket-path") || defaults.has("fd") || defaults.has("fd-name")) {
         return usage_error("the socket is not one for all devices: give it in each section");
     }
     std::vector<DeviceSettings> devices;
     for (const ConfigSection& section : config.sections) {
         OptionValues values = defaults;
-        OUTRIGGER_TRY(read_items(section.items, table, values));
+        OUTRIGGER_TRY(read_items(section.items, table, values, nullptr));
         const bool inherits = values.has("fd") || values.has("fd-name");
-        auto device = read_device(std::move(values), given.purpose(), program);
+        auto device = read_device(std::move(values), purpose, program);
         if (!device) {
             return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
                                "]: " + device.error().message);
@@ -343,12 +395,17 @@ Result<std::vector<DeviceSettings>> read_sections(const std::string& text,
     return devices;
 }
 
-/// Of the command line and of the file that has `config_text`, if there is one.
+/// "--config=FILE: ".
+std::string config_named(const OptionValues& process) {
+    return "--config=" + process.text("config").value_or("") + ": ";
+}
+
+/// Of the command line and of the file, if there is one.
 Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
                                                      const Table& table,
                                                      const DeviceProgram& program,
-                                                     const std::string* config_text) {
-    if (given.devices.empty() && config_text == nullptr) {
+                                                     const ConfigValues* config) {
+    if (given.devices.empty() && config == nullptr) {
         std::vector<DeviceSettings> devices;
         devices.push_back(
             OUTRIGGER_TRY(read_device(given.device_defaults, given.purpose(), program)));
@@ -358,14 +415,14 @@ Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
     if (given.device_defaults.has("socket-path") || given.device_defaults.has("fd") ||
         given.device_defaults.has("fd-name")) {
         return usage_error(
-            config_text != nullptr
+            config != nullptr
                 ? "with --config, the socket is one of a section's keys: socket-path = PATH"
                 : "with --device, the socket is one of its keys: --device socket-path=PATH,...");
     }
     std::vector<DeviceSettings> devices = OUTRIGGER_TRY(read_devices(given, table, program));
-    if (config_text != nullptr) {
-        const std::string where = "--config=" + given.process.text("config").value_or("") + ": ";
-        auto more = read_sections(*config_text, given, table, program);
+    if (config != nullptr) {
+        const std::string where = config_named(given.process);
+        auto more = read_sections(*config, given.purpose(), table, program);
         if (!more) {
             return usage_error(where + more.error().message);
         }
@@ -393,7 +450,7 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
     Table device_table;
     append(device_table, device_common_options());
     append(device_table, program.options);
-    const Given given = OUTRIGGER_TRY(read_arguments(arguments, device_table));
+    Given given = OUTRIGGER_TRY(read_arguments(arguments, device_table));
     if (given.process.flag("help")) {
         line.action = CommandAction::kHelp;
         return line;
@@ -412,6 +469,19 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
         line.take_over_pid = static_cast<int>(*keeper);
         return line;
     }
+    std::optional<ConfigValues> config;
+    if (const auto path = given.process.text("config")) {
+        line.config_path = *path;
+        const std::string text =
+            given_text != nullptr ? *given_text : OUTRIGGER_TRY(read_config(line.config_path));
+        auto values = read_config_values(text, given, device_table);
+        if (!values) {
+            return usage_error(config_named(given.process) + values.error().message);
+        }
+        config = *std::move(values);
+        given.add_of_file(config->process);
+    }
+    given.process.set_defaults(process_options());
     line.keeper = to_keeper_kind(given.process.text("keeper").value_or(""));
     line.keeper_restarts =
         static_cast<uint32_t>(given.process.number("keeper-restarts").value_or(0));
@@ -423,17 +493,13 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
     line.require_sealed = given.process.flag("require-sealed");
     line.log_level =
         log_level_named(given.process.text("log-level").value_or("")).value_or(LogLevel::kInfo);
-    std::string config_text;
-    if (const auto path = given.process.text("config")) {
-        line.config_path = *path;
-        config_text =
-            given_text != nullptr ? *given_text : OUTRIGGER_TRY(read_config(line.config_path));
-    }
-    const bool has_config = !line.config_path.empty();
-    line.devices = OUTRIGGER_TRY(
-        read_all_devices(given, device_table, program, has_config ? &config_text : nullptr));
+    line.devices =
+        OUTRIGGER_TRY(read_all_devices(given, device_table, program, config ? &*config : nullptr));
+    fill_in_names(program.name, line.devices);
     line.control = OUTRIGGER_TRY(read_control(given.process));
-    line.control.key = "control";
+    // One that is not there is not the one that an earlier process has left.
+    const bool has_control = line.control.fd || !line.control.socket_path.empty();
+    line.control.key = has_control ? "control" : "";
     line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
     line.metrics.key = metrics_key(line.metrics.text);
     OUTRIGGER_TRY(check_endpoints_differ(line));

@@ -24,7 +24,7 @@ namespace outrigger {
 struct DeviceSettings {
     OptionValues values;  ///< the device's own options, with defaults
     std::string key;      ///< what a keeper calls it, whatever devices there are beside it
-    std::string name;     ///< for the control socket; empty: one is made up
+    std::string name;     ///< for the control socket and metrics; each has its own
     std::string socket_path;
     std::optional<int> fd;
     unsigned queue_threads = 1;

@@ -27,8 +27,9 @@ constexpr std::array<OptionSpec, 10> kDeviceCommonOptions = {{
              "(FileDescriptorName= of a socket unit of systemd)"},
     {.name = "name",
      .value_name = "TEXT",
-     .help = "What the control socket calls the device; without it the kind and a number, like "
-             "blk0"},
+     .help =
+         "What the control socket and metrics call the device; without it the kind and a number, "
+         "like blk0"},
     {.name = "queue-threads",
      .kind = OptionKind::kNumber,
      .value_name = "N",
@@ -110,19 +111,24 @@ constexpr std::array<OptionSpec, 20> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
-             "value is doubled); may be repeated, and options outside are then defaults for all"},
+             "value is doubled); may be repeated, and options outside are then defaults for all",
+     .is_of_command_line = true},
     {.name = "config",
      .value_name = "FILE",
      .help =
          "Serve devices that are sections of FILE, [NAME], whose lines are KEY = VALUE with the "
-         "keys of --device; keys before the first section are for all. With --keeper=fork, "
-         "SIGHUP has FILE read again: sections that are new are served, and those that are "
-         "gone are not any more, while all others go on; where FILE is wrong, nothing changes"},
+         "keys of --device; keys before the first section are for all, and options of the process "
+         "without their dashes, like sandbox or metrics, where the command line does not have them "
+         "(a flag takes on or off). With --keeper=fork, SIGHUP has FILE read again: sections that "
+         "are new are served, and those that are gone are not any more, while all others go on; "
+         "where FILE is wrong, nothing changes",
+     .is_of_command_line = true},
     {.name = "check",
      .kind = OptionKind::kFlag,
      .help = "Only look at the options and the file of --config: nothing is opened or served. The "
              "exit status is 0 when nothing is wrong with them, else 2, and a line says what, with "
-             "the line of FILE"},
+             "the line of FILE",
+     .is_of_command_line = true},
     {.name = "control-socket",
      .value_name = "PATH",
      .help = "Listen for outriggerctl on a Unix socket at PATH, for the user of this program and "
@@ -174,7 +180,8 @@ constexpr std::array<OptionSpec, 20> kProcessOptions = {{
              "place of the one that runs, and exit when it does; if it does not serve within 2 "
              "seconds the keeper goes back, and the exit status is 3; 1 when nothing has changed",
      .number_min = 1,
-     .number_max = 0x7fff'ffff},
+     .number_max = 0x7fff'ffff,
+     .is_of_command_line = true},
     {.name = "exit-on-disconnect",
      .kind = OptionKind::kFlag,
      .help = "Exit when the front end of every device has come and gone, instead of listening "
@@ -201,17 +208,26 @@ constexpr std::array<OptionSpec, 20> kProcessOptions = {{
      .choices = kLogLevels},
     {.name = "print-capabilities",
      .kind = OptionKind::kFlag,
-     .help = "Print what this program is, as JSON, and exit; all else is ignored"},
-    {.name = "help", .kind = OptionKind::kFlag, .help = "Print this help and exit"},
-    {.name = "version", .kind = OptionKind::kFlag, .help = "Print the version and exit"},
+     .help = "Print what this program is, as JSON, and exit; all else is ignored",
+     .is_of_command_line = true},
+    {.name = "help",
+     .kind = OptionKind::kFlag,
+     .help = "Print this help and exit",
+     .is_of_command_line = true},
+    {.name = "version",
+     .kind = OptionKind::kFlag,
+     .help = "Print the version and exit",
+     .is_of_command_line = true},
     {.name = "socket",
      .value_name = "PATH",
      .help = "The same as --socket-path, as other daemons call it",
-     .hidden = true},
+     .hidden = true,
+     .is_of_command_line = true},
     {.name = "print-man-page",
      .value_name = "TEMPLATE",
      .help = "Print the man page made from this file",
-     .hidden = true},
+     .hidden = true,
+     .is_of_command_line = true},
 }};
 
 }  // namespace

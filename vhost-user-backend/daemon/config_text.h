@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What the file of --config says: devices as sections, whose keys are those of --device.
+/// What the file of --config says: devices as sections, whose keys are those of --device. Before
+/// the first section stand keys for all of them, and options of the process.
 ///
+///     log-level = debug
 ///     # for all that follow
 ///     max-window = 2M
 ///

@@ -113,7 +113,6 @@ Result<void> Daemon::open() {
     }
     const ControlSettings& control = settings_.control;
     if (control.fd || !control.socket_path.empty()) {
-        OUTRIGGER_TRY(check_names());
         own_user_ = ::geteuid();
         control_endpoint_ = OUTRIGGER_TRY(
             open_endpoint(control.socket_path, control.fd, "--control-fd", control.key));
@@ -175,26 +174,6 @@ void Daemon::add_extras(const OptionValues& values) {
     append(extras_.connect_paths, more.connect_paths);
     extras_.keeps_network |= more.keeps_network;
     extras_.shows_owners |= more.shows_owners;
-}
-
-std::string Daemon::name_of(size_t index) const {
-    const std::string& given = settings_.devices[index].name;
-    return given.empty()
-               ? std::string(served_[index].device->identity().name) + std::to_string(index)
-               : given;
-}
-
-/// A given name may be what another device is called without one.
-Result<void> Daemon::check_names() const {
-    for (size_t one = 0; one < served_.size(); ++one) {
-        for (size_t other = 0; other < one; ++other) {
-            if (name_of(one) == name_of(other)) {
-                return failure(Error{.message = "two devices are called " + name_of(one) +
-                                                ": give each its own --name"});
-            }
-        }
-    }
-    return {};
 }
 
 Result<Endpoint> Daemon::open_endpoint(const std::string& path,

@@ -87,8 +87,6 @@ class Daemon final {
     [[nodiscard]] const Served* find_thread_group(size_t index) const;
     [[nodiscard]] std::vector<Worker*> all_workers() const;
     [[nodiscard]] Result<void> confine_threads();
-    [[nodiscard]] std::string name_of(size_t index) const;
-    [[nodiscard]] Result<void> check_names() const;
     [[nodiscard]] Result<void> open_metrics();
     void describe_program();
     void start_control();

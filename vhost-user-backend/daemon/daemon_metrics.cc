@@ -21,9 +21,6 @@ Result<void> Daemon::open_metrics() {
         description_.config_path = std::filesystem::absolute(settings_.config_path, ignored);
     }
     const MetricsSettings& metrics = settings_.metrics;
-    if (!metrics.text.empty()) {
-        OUTRIGGER_TRY(check_names());  // they tell samples apart
-    }
     if (!metrics.tcp) {
         if (!metrics.path.empty()) {
             Endpoint endpoint =
@@ -54,7 +51,7 @@ void Daemon::describe_program() {
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
         description_.targets.push_back(
-            {.name = name_of(i),
+            {.name = settings.name,
              .type = program_.type,
              .socket = settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path,
              .device = *served_[i].device,

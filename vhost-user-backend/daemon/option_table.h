@@ -32,8 +32,9 @@ struct OptionSpec {
     std::span<const std::string_view> choices{};
     uint64_t number_min = 0;  ///< kNumber and kSize
     uint64_t number_max = UINT64_MAX;
-    bool hidden = false;      ///< accepted, but neither in --help nor in the man page
-    bool repeatable = false;  ///< may be given again and again: texts() has them all
+    bool hidden = false;              ///< accepted, but neither in --help nor in the man page
+    bool repeatable = false;          ///< may be given again and again: texts() has them all
+    bool is_of_command_line = false;  ///< no key of a file (--config)
 };
 
 /// The values that one device was given. Every value was checked against its OptionSpec.

@@ -323,7 +323,25 @@ TEST(CommandLine, NamesArePlainAndOnce) {
     EXPECT_EQ(refusal({"--socket-path=/s", "--name=a b"}),
               "--name takes letters, digits, '-', '_' and '.', at most 64");
     EXPECT_EQ(refusal({"--device", "socket-path=/s,name=a", "--device", "socket-path=/t,name=a"}),
-              "two devices are called a: give each its own name");
+              "two devices are called a: give each its own --name");
+}
+
+TEST(CommandLine, WithoutANameADeviceIsCalledByItsKindAndPlace) {
+    const auto line = parse(
+        {"--device=socket-path=/a", "--device=socket-path=/b,name=x", "--device=socket-path=/c"});
+    ASSERT_TRUE(line);
+    EXPECT_EQ(line->devices[0].name, "test0");
+    EXPECT_EQ(line->devices[1].name, "x");
+    EXPECT_EQ(line->devices[2].name, "test2");
+}
+
+TEST(CommandLine, NoNameMayBeWhatAnotherDeviceIsCalledWithoutOne) {
+    for (const char* const check : {"--check=off", "--check=on"}) {
+        EXPECT_EQ(refusal({check, "--device=socket-path=/a,name=test1", "--device=socket-path=/b"}),
+                  "two devices are called test1: give each its own --name");
+        EXPECT_EQ(refusal({check, "--device=socket-path=/a", "--device=socket-path=/b,name=test0"}),
+                  "two devices are called test0: give each its own --name");
+    }
 }
 
 TEST(CommandLine, RefusesNothing) {
