@@ -9,9 +9,11 @@
 #include <cstdint>
 #include <span>
 
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "devices/fs/fuse_request.h"
+#include "devices/fs/host_call.h"
 
 namespace outrigger::fs {
 
@@ -45,6 +47,49 @@ inline constexpr size_t kSegmentsMax = 1024;
     return static_cast<int>(std::min(segments.size(), kSegmentsMax));
 }
 
+/// One call, the cheapest that there is: what it moved, or -errno. Without a vector and flags it
+/// costs the kernel a tenth less of a page. Not by host_call(), so that tests can stand in for
+/// disks that fail.
+[[nodiscard]] inline long read_some(int fd,
+                                    std::span<const iovec> segments,
+                                    uint64_t offset,
+                                    int flags) {
+#if defined(__LP64__)
+    const auto at = static_cast<long>(offset);
+    long result = 0;
+    if (flags == 0 && segments.size() == 1) {
+        const iovec& only = segments.front();
+        result = ::syscall(SYS_pread64, fd, only.iov_base, only.iov_len, at);
+    } else {
+        // Where a long has 64 bits, the first half of the offset is all of it.
+        const long count = segment_count(segments);
+        result = ::syscall(SYS_preadv2, fd, segments.data(), count, at, 0L, flags);
+    }
+#else
+    const ssize_t result =
+        ::preadv2(fd, segments.data(), segment_count(segments), static_cast<off_t>(offset), flags);
+#endif
+    return result < 0 ? -long{errno} : long{result};
+}
+
+[[nodiscard]] inline long write_some(int fd,
+                                     std::span<const iovec> segments,
+                                     uint64_t offset,
+                                     int flags) {
+#if defined(__LP64__)
+    const auto at = static_cast<long>(offset);
+    if (flags == 0 && segments.size() == 1) {
+        return host_call(SYS_pwrite64, fd, segments.front().iov_base, segments.front().iov_len, at);
+    }
+    const long count = segment_count(segments);  // and of the offset, as above
+    return host_call(SYS_pwritev2, fd, segments.data(), count, at, 0L, flags);
+#else
+    const ssize_t count =
+        ::pwritev2(fd, segments.data(), segment_count(segments), static_cast<off_t>(offset), flags);
+    return count < 0 ? -long{errno} : long{count};
+#endif
+}
+
 }  // namespace detail
 
 /// Reads until `segments` are full, the file ends, or an error, which may be EAGAIN with
@@ -55,16 +100,12 @@ inline constexpr size_t kSegmentsMax = 1024;
                                        int flags) {
     Transfer transfer;
     while (!segments.empty()) {
-        const ssize_t count = ::preadv2(fd,
-                                        segments.data(),
-                                        detail::segment_count(segments),
-                                        static_cast<off_t>(offset + transfer.done),
-                                        flags);
+        const long count = detail::read_some(fd, segments, offset + transfer.done, flags);
         if (count < 0) {
-            if (errno == EINTR) {
+            if (count == -EINTR) {
                 continue;
             }
-            transfer.error = errno;
+            transfer.error = static_cast<Errno>(-count);
             break;
         }
         if (count == 0) {
@@ -83,16 +124,12 @@ inline constexpr size_t kSegmentsMax = 1024;
                                         int flags) {
     Transfer transfer;
     while (!segments.empty()) {
-        const ssize_t count = ::pwritev2(fd,
-                                         segments.data(),
-                                         detail::segment_count(segments),
-                                         static_cast<off_t>(offset + transfer.done),
-                                         flags);
+        const long count = detail::write_some(fd, segments, offset + transfer.done, flags);
         if (count <= 0) {
-            if (count < 0 && errno == EINTR) {
+            if (count == -EINTR) {
                 continue;
             }
-            transfer.error = count < 0 ? errno : EIO;
+            transfer.error = count < 0 ? static_cast<Errno>(-count) : EIO;
             break;
         }
         transfer.done += static_cast<size_t>(count);

@@ -57,6 +57,7 @@ Result<bool, Errno> FsServer::append_entry_plus(ReplyWriter& reply,
                                                 uint64_t room,
                                                 const Asker& asker,
                                                 const Inode& directory,
+                                                NamesBase& base,
                                                 const DirectoryEntry& entry) {
     const size_t bytes = FUSE_NAME_OFFSET_DIRENTPLUS + entry.name_bytes;
     if (bytes + padding_of(bytes) > room) {
@@ -64,7 +65,7 @@ Result<bool, Errno> FsServer::append_entry_plus(ReplyWriter& reply,
     }
     fuse_entry_out head{};
     if (const auto name = check_name({entry.name, entry.name_bytes})) {
-        auto found = find_or_pin(asker, directory, *name);
+        auto found = find_or_pin_from(base.take(), asker, directory, *name);
         if (found) {
             head = make_entry(directory, *found);
         } else if (found.error() == ENOENT) {
@@ -98,6 +99,7 @@ Verdict FsServer::list_from(
     DirectoryStream& stream = *file.directory;
     OUTRIGGER_FS_TRY(stream.seek(file.fd.get(), args.offset));
     const uint64_t end = call.reply.room() - args.size;  // what the driver does not ask for
+    NamesBase base(share_, inode->fd.get());
     bool is_first = true;
     while (true) {
         const auto current = stream.current(file.fd.get());
@@ -114,7 +116,7 @@ Verdict FsServer::list_from(
         }
         const uint64_t room = call.reply.room() - end;
         const bool fits = plus ? OUTRIGGER_FS_TRY(append_entry_plus(
-                                     call.reply, room, asker_of(call), *inode, entry))
+                                     call.reply, room, asker_of(call), *inode, base, entry))
                                : append_entry(call.reply, room, entry);
         if (!fits) {
             return is_first ? failed(EINVAL) : Verdict::kAnswered;

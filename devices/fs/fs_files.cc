@@ -9,9 +9,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 #include <sys/ioctl.h>
-#include <sys/statfs.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -30,12 +28,6 @@ bool cannot_now(Errno error) {
 /// This file knows no reads or writes that must not wait.
 bool never_can(Errno error) {
     return error == EOPNOTSUPP;
-}
-
-/// Reads of tmpfs are copies of memory, and it refuses to promise so.
-bool lies_in_memory(int fd) {
-    struct statfs status = {};
-    return ::fstatfs(fd, &status) == 0 && status.f_type == TMPFS_MAGIC;
 }
 
 bool lies_in_a_file(uint64_t offset, uint64_t bytes) {
@@ -193,6 +185,9 @@ Verdict FsServer::flush(Call& call) {
     if (settings_.posix_locks) {
         lock_owners_.forget({.node = call.header.node, .owner = args.lock_owner});
     }
+    if (file->ignores_closes) {
+        return Verdict::kAnswered;
+    }
     // A close() of the guest's is one of the host's, whose error (of a network file system) it is
     // told. Where descriptors have run out that is not worth failing for.
     const int copy = ::fcntl(file->fd.get(), F_DUPFD_CLOEXEC, 0);
@@ -240,7 +235,7 @@ Verdict FsServer::read(Call& call) {
     if (!file->reads_wait.load(std::memory_order_relaxed)) {
         const int flags = file->is_in_memory.load(std::memory_order_relaxed) ? 0 : int{RWF_NOWAIT};
         Transfer transfer = read_all(file->fd.get(), segments, args.offset, flags);
-        if (never_can(transfer.error) && flags != 0 && lies_in_memory(file->fd.get())) {
+        if (never_can(transfer.error) && flags != 0 && kind_of(file->fd.get()).is_in_memory) {
             file->is_in_memory.store(true, std::memory_order_relaxed);
             transfer = read_all(file->fd.get(), segments, args.offset, 0);
         }

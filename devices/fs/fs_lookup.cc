@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #include "devices/fs/fs_server.h"
 
@@ -24,15 +23,17 @@ uint32_t type_of(const struct statx& status) {
 
 }  // namespace
 
-Result<FsServer::Found, Errno> FsServer::find_or_pin(const Asker& asker,
-                                                     const Inode& parent,
-                                                     const Name& name) {
+/// `base` leads to the same directory as `parent`.
+Result<FsServer::Found, Errno> FsServer::find_or_pin_from(int base,
+                                                          const Asker& asker,
+                                                          const Inode& parent,
+                                                          const Name& name) {
     // A file that the guest knows is not opened again: what its number says is true as long as the
     // table holds it open.
     Result<Found, Errno> found(std::in_place);  // the one that is returned: nothing is copied
     const struct statx& status = found->status;
-    if (const auto read = read_status(parent.fd.get(), name.c_str(), kStatMask, found->status);
-        !read) [[unlikely]] {
+    if (const auto read = read_status(base, name.c_str(), kStatMask, found->status); !read)
+        [[unlikely]] {
         found = failure(Errno{read.error()});
         return found;
     }
@@ -54,51 +55,27 @@ Result<FsServer::Found, Errno> FsServer::pin_found(const Asker& asker,
     return add(asker, OUTRIGGER_TRY(share_.pin(parent.fd.get(), name)));
 }
 
-/// The file that was made with this name, by a second descriptor: that one keeps no file open for
-/// writing. The name is the quicker way to it, but somebody on the host may have moved another file
-/// there meanwhile.
-Result<FsServer::Found, Errno> FsServer::pin_made(const Asker& asker,
-                                                  const Inode& parent,
-                                                  const Name& name,
-                                                  const UniqueFd& fd) {
-    auto named = share_.pin(parent.fd.get(), name);
-    const auto status = named ? stat_fd(named->get(), kStatMask) : failure(ENOENT);
-    struct stat made;
-    const bool is_same = status && read_attributes(fd.get(), made) &&
-                         made.st_ino == status->stx_ino &&
-                         made.st_dev == ::makedev(status->stx_dev_major, status->stx_dev_minor);
-    return is_same ? add(asker, *std::move(named), *status) : pin_opened(asker, fd);
-}
-
-/// What a descriptor of ours has open, by a second descriptor as above.
+/// What a descriptor of ours has open, by a second one, which keeps no file open for writing. Not
+/// by its name: somebody on the host may have moved another file there meanwhile.
 Result<FsServer::Found, Errno> FsServer::pin_opened(const Asker& asker, const UniqueFd& fd) {
-    const int pinned = ::openat(share_.proc_fd(), FdName(fd.get()).c_str(), O_PATH | O_CLOEXEC);
-    if (pinned < 0) {
-        return failure(int{errno});
-    }
-    return add(asker, UniqueFd(pinned));
+    return add(asker, OUTRIGGER_TRY(share_.pin_again(fd.get())));
 }
 
 Result<FsServer::Found, Errno> FsServer::add(const Asker& asker, UniqueFd fd) {
-    const auto status = OUTRIGGER_TRY(stat_fd(fd.get(), kStatMask));
-    return add(asker, std::move(fd), status);
-}
-
-Result<FsServer::Found, Errno> FsServer::add(const Asker& asker,
-                                             UniqueFd fd,
-                                             const struct statx& status) {
-    Found found;
-    found.status = status;
-    const InodeKey key = key_of(found.status);
-    const uint32_t type = type_of(found.status);
+    Result<Found, Errno> found(std::in_place);  // the one that is returned, as above
+    if (const auto read = read_pinned_status(fd.get(), kStatMask, found->status); !read) {
+        found = failure(Errno{read.error()});
+        return found;
+    }
+    const InodeKey key = key_of(found->status);
+    const uint32_t type = type_of(found->status);
     FileHandle handle = OUTRIGGER_TRY(handles_.make(fd, key, type));
     const bool has_handle = !handle.is_empty();
-    found.inode = inodes_.look_up_or_add(key, fd, type, std::move(handle), asker);
-    if (!found.inode) {
-        return failure(ENFILE);
-    }
-    if (has_handle && !fd.valid()) {
-        handles_.note_open(found.inode);  // which has taken it
+    found->inode = inodes_.look_up_or_add(key, fd, type, std::move(handle), asker);
+    if (!found->inode) {
+        found = failure(ENFILE);
+    } else if (has_handle && !fd.valid()) {
+        handles_.note_open(found->inode);  // which has taken it
     }
     return found;
 }

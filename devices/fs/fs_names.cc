@@ -67,7 +67,9 @@ Verdict FsServer::finish_creation(Call& call,
                                   const Inode& parent,
                                   const Name& name,
                                   const Extensions& extensions) {
-    const Found found = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), parent, name));
+    // What is new the guest does not know. What an earlier process made it may.
+    const Found found = OUTRIGGER_FS_TRY(call.again ? find_or_pin(asker_of(call), parent, name)
+                                                    : pin_found(asker_of(call), parent, name));
     if (const Errno error = label(*found.inode, extensions); error != 0) {
         inodes_.take_back(found.inode.id());
         (void)::unlinkat(
@@ -298,7 +300,7 @@ Verdict FsServer::create(Call& call) {
     if (!fd.valid()) {
         return failed(error);
     }
-    auto found = pin_made(asker_of(call), *parent, wish.name, fd);
+    auto found = pin_opened(asker_of(call), fd);
     if (found) {
         error = label(*found->inode, wish.extensions);
         if (error == 0) {

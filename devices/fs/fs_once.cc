@@ -164,12 +164,15 @@ void FsServer::keep_opened(const struct statx& status) {
 
 OpenFileRef FsServer::add_file(
     const Call& call, UniqueFd fd, const InodeRef& inode, int flags, bool has_no_name) {
+    // Others are asked: their numbers, of which one may be another's by now, are known of no kind.
+    const bool is_of_root = inode->key.device == root_device_;
     OpenFileRef file = files_.add({.fd = std::move(fd),
                                    .node = inode.id(),
                                    .flags = flags & ~O_TRUNC,  // that was done once
                                    .is_directory = (flags & O_DIRECTORY) == O_DIRECTORY,
                                    .made_by = call.request,
-                                   .has_no_name = has_no_name});
+                                   .has_no_name = has_no_name,
+                                   .kind = is_of_root ? root_kind_ : FileSystemKind{}});
     if (file && inode->key.device == writes_wait_on_.load(std::memory_order_relaxed)) {
         file->writes_wait.store(true, std::memory_order_relaxed);
     }

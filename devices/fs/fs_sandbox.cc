@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/daemon/sanitizers.h"
@@ -34,6 +35,7 @@ constexpr SystemCallRule kSystemCalls[] = {
     // Names.
     {.name = "openat"},
     {.name = "openat2"},
+    {.name = "open_tree", .tests = {argument_is(2, AT_EMPTY_PATH | OPEN_TREE_CLOEXEC)}},
     {.name = "mkdirat"},
     {.name = "mknodat"},
     {.name = "symlinkat"},
@@ -62,7 +64,9 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "flock"},
     {.name = "getdents64"},
     {.name = "lseek"},
+    {.name = "pread64"},
     {.name = "preadv2"},
+    {.name = "pwrite64"},
     {.name = "pwritev2"},
     {.name = "fsync"},
     {.name = "fdatasync"},

@@ -101,6 +101,7 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     : settings_(settings),
       share_(std::move(share)),
       root_number_(number_of(share_.root_fd())),
+      root_kind_(kind_of(share_.root_fd())),
       handles_(settings.handles, share_, inodes_, [this] { return opened_by_handle_max(); }),
       budget_(settings.budget ? settings.budget
                               : std::make_shared<DescriptorBudget>(settings.descriptors_max)),
@@ -108,6 +109,7 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     const StatResult status = stat_fd(share_.root_fd(), STATX_BASIC_STATS | STATX_MNT_ID);
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
+    root_device_ = key_of(*status).device;
     const auto slots_max = static_cast<uint32_t>(
         std::min<uint64_t>(settings.descriptors_max, SlotTable<Inode>::kSlotsMax));
     inodes_.set_slots_max(handles_.are_used() ? SlotTable<Inode>::kSlotsMax : slots_max);

@@ -243,21 +243,22 @@ class FsServer final {
     [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
     /// The same for an inode that may be new to the guest, and of one more than there may be.
     [[nodiscard]] Result<void, Errno> reserve_inode() const;
+    [[nodiscard]] Result<Found, Errno> find_or_pin_from(int base,
+                                                        const Asker& asker,
+                                                        const Inode& parent,
+                                                        const Name& name);
+
     [[nodiscard]] Result<Found, Errno> find_or_pin(const Asker& asker,
                                                    const Inode& parent,
-                                                   const Name& name);
+                                                   const Name& name) {
+        return find_or_pin_from(parent.fd.get(), asker, parent, name);
+    }
+
     [[nodiscard]] Result<Found, Errno> pin_found(const Asker& asker,
                                                  const Inode& parent,
                                                  const Name& name);
-    [[nodiscard]] Result<Found, Errno> pin_made(const Asker& asker,
-                                                const Inode& parent,
-                                                const Name& name,
-                                                const UniqueFd& fd);
     [[nodiscard]] Result<Found, Errno> pin_opened(const Asker& asker, const UniqueFd& fd);
     [[nodiscard]] Result<Found, Errno> add(const Asker& asker, UniqueFd fd);
-    [[nodiscard]] Result<Found, Errno> add(const Asker& asker,
-                                           UniqueFd fd,
-                                           const struct statx& status);
     [[nodiscard]] Verdict answer_entry(Call& call, const fuse_entry_out& entry);
     [[nodiscard]] Verdict look_up_and_answer(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] fuse_entry_out make_entry(const Inode& parent, const Found& found) const;
@@ -306,6 +307,7 @@ class FsServer final {
                                                         uint64_t room,
                                                         const Asker& asker,
                                                         const Inode& directory,
+                                                        NamesBase& base,
                                                         const DirectoryEntry& entry);
     [[nodiscard]] Result<std::string, Errno> host_attribute(AttributeName name) const;
     [[nodiscard]] size_t translate_list(size_t bytes) const;
@@ -323,6 +325,8 @@ class FsServer final {
     const FsSettings settings_;
     const Share share_;
     const uint64_t root_number_;
+    const FileSystemKind root_kind_;
+    uint64_t root_device_ = 0;    // InodeKey::device: no other file system has it as long as we run
     FsKeeper* keeper_ = nullptr;  // null: there is none
     std::shared_ptr<DaxWindow> window_;
     std::mutex open_again_mutex_;

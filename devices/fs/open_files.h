@@ -15,6 +15,7 @@
 
 #include "devices/fs/directory_stream.h"
 #include "devices/fs/fs_keeper.h"
+#include "devices/fs/share.h"
 #include "devices/fs/slot_table.h"
 
 namespace outrigger::fs {
@@ -28,6 +29,7 @@ struct OpenFile {
     std::atomic<bool> reads_wait{false};
     /// Its file system is memory: it knows no reads that must not wait, and none that do.
     std::atomic<bool> is_in_memory{false};
+    bool ignores_closes = false;                 ///< of it that are not the last: FileSystemKind
     std::atomic<uint32_t> flock{F_UNLCK};        ///< what of flock() it has on the host
     std::atomic<bool> is_kept{false};            ///< the keeper has its descriptor, too
     bool is_to_open = false;                     ///< an earlier process had it open
@@ -68,6 +70,7 @@ class OpenFiles final {
         bool is_directory = false;
         uint64_t made_by = 0;      ///< Call::request
         bool has_no_name = false;  ///< nothing but its descriptor brings it back
+        FileSystemKind kind{};     ///< where that is known
     };
 
     /// Empty when the table is full.
@@ -165,6 +168,8 @@ class OpenFiles final {
         const bool is_direct = (wish.flags & O_DIRECT) != 0;
         file->writes_wait.store(is_direct, std::memory_order_relaxed);
         file->reads_wait.store(is_direct, std::memory_order_relaxed);
+        file->is_in_memory.store(wish.kind.is_in_memory, std::memory_order_relaxed);
+        file->ignores_closes = wish.kind.ignores_closes;
         if (wish.is_directory) {
             file->directory = std::make_unique<DirectoryStream>();
         }

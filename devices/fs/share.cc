@@ -6,9 +6,11 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -82,6 +84,20 @@ InodeKey key_of(const struct statx& status) {
     return {.mount = status.stx_mnt_id,
             .device = uint64_t{status.stx_dev_major} << 32 | status.stx_dev_minor,
             .number = status.stx_ino};
+}
+
+FileSystemKind kind_of(int fd) {
+    struct statfs status = {};
+    if (::fstatfs(fd, &status) != 0) {
+        return {};
+    }
+    // Those that have a server to tell, others that do (F2FS, overlays), and whoever is not known
+    // are left out.
+    const bool is_in_memory = status.f_type == TMPFS_MAGIC;
+    return {.is_in_memory = is_in_memory,
+            .ignores_closes = is_in_memory || status.f_type == EXT4_SUPER_MAGIC ||
+                              status.f_type == XFS_SUPER_MAGIC ||
+                              status.f_type == BTRFS_SUPER_MAGIC};
 }
 
 StatResult stat_fd(int fd, unsigned mask) {
@@ -210,6 +226,19 @@ Result<UniqueFd, Errno> Share::pin_path(const std::string& path) const {
     return UniqueFd(fd);
 }
 
+Result<UniqueFd, Errno> Share::pin_again(int fd) const {
+    // Nothing is cloned: this looks up an empty path and no more, which costs less than any name.
+    int pinned = ::open_tree(fd, "", unsigned{AT_EMPTY_PATH} | OPEN_TREE_CLOEXEC);
+    if (pinned < 0 && (errno == ENOSYS || errno == EPERM)) {
+        // A filter around us that knows no call as young as Linux 5.2.
+        pinned = ::openat(proc_.get(), FdName(fd).c_str(), O_PATH | O_CLOEXEC);
+    }
+    if (pinned < 0) {
+        return failure(int{errno});
+    }
+    return UniqueFd(pinned);
+}
+
 Result<UniqueFd, Errno> Share::reopen(int fd, uint32_t type, int flags) const {
     // Opening anything else would wait (a FIFO), or reach what is not of the share (a device).
     if (type != S_IFREG && type != S_IFDIR) {
@@ -220,6 +249,20 @@ Result<UniqueFd, Errno> Share::reopen(int fd, uint32_t type, int flags) const {
         return failure(int{errno});
     }
     return UniqueFd(opened);
+}
+
+void NamesBase::enter() {
+    // Who may list a directory may not search it for that: then its names fail one by one.
+    if (::fchdir(base_) == 0) {
+        base_ = AT_FDCWD;
+    }
+}
+
+NamesBase::~NamesBase() {
+    if (base_ == AT_FDCWD) {
+        // As adopt_thread() did: it is a directory of our own process.
+        OUTRIGGER_ASSERT(::fchdir(share_.proc_fd()) == 0);
+    }
 }
 
 }  // namespace outrigger::fs

@@ -62,6 +62,9 @@ class Share final {
     /// Pins what a path of components below the root leads to, through no symbolic link.
     [[nodiscard]] Result<UniqueFd, Errno> pin_path(const std::string& path) const;
 
+    /// Pins what `fd` has open or pins, once more.
+    [[nodiscard]] Result<UniqueFd, Errno> pin_again(int fd) const;
+
     /// Opens what an O_PATH descriptor pins, a regular file or a directory.
     [[nodiscard]] Result<UniqueFd, Errno> reopen(int fd, uint32_t type, int flags) const;
 
@@ -73,6 +76,49 @@ class Share final {
     UniqueFd proc_;
     bool changes_users_ = false;
 };
+
+/// From where names of one directory are looked up, one behind the other: from its descriptor, and
+/// in a long listing from the thread's working directory, of which the kernel takes no reference
+/// for each. The thread is one that the share has adopted; what names files below /proc/self/fd by
+/// paths alone has to wait until this is gone.
+class NamesBase final {
+  public:
+    NamesBase(const Share& share, int directory) : share_(share), base_(directory) {}
+
+    NamesBase(const NamesBase&) = delete;
+    NamesBase& operator=(const NamesBase&) = delete;
+
+    ~NamesBase();
+
+    /// For one name more: a descriptor, or AT_FDCWD.
+    [[nodiscard]] int take() {
+        if (++names_ == kNamesMin) [[unlikely]] {
+            enter();
+        }
+        return base_;
+    }
+
+  private:
+    /// Entering and leaving cost as much as ten names gain.
+    static constexpr uint32_t kNamesMin = 32;
+
+    void enter();
+
+    const Share& share_;
+    int base_;
+    uint32_t names_ = 0;
+};
+
+/// What is known of all files of a file system by its kind.
+struct FileSystemKind {
+    /// Reads are copies of memory, although it refuses to promise that.
+    bool is_in_memory = false;
+    /// Closing one of several descriptors of a file does nothing, and has no error to tell.
+    bool ignores_closes = false;
+};
+
+/// Of the file system of what `fd` has open or pins.
+[[nodiscard]] FileSystemKind kind_of(int fd);
 
 /// Of what `fd` has open or pins.
 [[nodiscard]] StatResult stat_fd(int fd, unsigned mask);
@@ -87,6 +133,18 @@ class Share final {
                                                      struct statx& status) {
     const long result =
         host_call(SYS_statx, directory, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask, &status);
+    if (result != 0) {
+        return failure(static_cast<Errno>(-result));
+    }
+    return {};
+}
+
+/// Of what `fd` pins, likewise.
+[[nodiscard]] inline Result<void, Errno> read_pinned_status(int fd,
+                                                            unsigned mask,
+                                                            struct statx& status) {
+    constexpr int kFlags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+    const long result = host_call(SYS_statx, fd, "", kFlags, mask, &status);
     if (result != 0) {
         return failure(static_cast<Errno>(-result));
     }

@@ -19,6 +19,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -60,10 +61,8 @@ void check(bool good, const char* what) {
 class Share final {
   public:
     Share(const char* path, size_t block_bytes)
-        : directory_(::open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)),
-          descriptors_(::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC)),
-          block_bytes_(block_bytes) {
-        check(directory_.valid() && descriptors_.valid(), path);
+        : directory_(::open(path, O_PATH | O_DIRECTORY | O_CLOEXEC)), block_bytes_(block_bytes) {
+        check(directory_.valid(), path);
         // As a guest's memory is: shared, of a file.
         const UniqueFd memory(::memfd_create("share-calls", MFD_CLOEXEC));
         const size_t bytes = block_bytes_ * kDepth;
@@ -155,12 +154,11 @@ class Share final {
         }
         for (const UniqueFd& file : made) {
             const iovec piece = next_buffer();
-            check(::pwritev2(file.get(), &piece, 1, 0, 0) == static_cast<ssize_t>(block_bytes_),
-                  "pwritev2");
+            check(::pwrite(file.get(), piece.iov_base, piece.iov_len, 0) ==
+                      static_cast<ssize_t>(block_bytes_),
+                  "pwrite");
         }
-        for (const UniqueFd& file : made) {
-            UniqueFd(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0)).reset();
-        }
+        // FLUSH asks nothing of a file system of this host.
         for (UniqueFd& file : made) {
             file.reset();
         }
@@ -200,9 +198,7 @@ class Share final {
 
     /// The inode's own descriptor, and what the guest is told of it.
     [[nodiscard]] UniqueFd pin(const UniqueFd& file) {
-        std::array<char, 16> name{};
-        std::snprintf(name.data(), name.size(), "%d", file.get());
-        UniqueFd pinned(::openat(descriptors_.get(), name.data(), O_PATH | O_CLOEXEC));
+        UniqueFd pinned(::open_tree(file.get(), "", unsigned{AT_EMPTY_PATH} | OPEN_TREE_CLOEXEC));
         struct statx status;
         check(pinned.valid() && ::statx(pinned.get(),
                                         "",
@@ -222,7 +218,6 @@ class Share final {
     }
 
     const UniqueFd directory_;
-    const UniqueFd descriptors_;
     const size_t block_bytes_;
     std::byte* memory_ = nullptr;
     std::vector<std::string> names_;
