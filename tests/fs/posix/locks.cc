@@ -271,11 +271,12 @@ const Case kInterrupted("locks.wait-that-a-signal-ends", [](Trial& t) {
     t.make("f", "0123456789");
     const File file = t.open("f", O_RDWR);
     t.did("lock", lock(file, F_SETLK, F_WRLCK, {.start = 0, .length = 0}));
+    // Before there is a child, which the first signal would end otherwise.
+    struct sigaction action {};
+    action.sa_handler = [](int) {};
+    ::sigaction(SIGUSR1, &action, nullptr);
     const pid_t child = ::fork();
     if (child == 0) {
-        struct sigaction action {};
-        action.sa_handler = [](int) {};
-        ::sigaction(SIGUSR1, &action, nullptr);
         const File other = t.open("f", O_RDWR);
         t.did("interrupted", lock(other, F_SETLKW, F_WRLCK, {.start = 0, .length = 0}));
         ::_exit(0);
