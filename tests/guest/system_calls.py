@@ -85,6 +85,8 @@ UNSEEN = {
     ("fs", "device"): {
         "faccessat2": "a driver that has the daemon check permissions; Linux checks them itself",
         "flock": "only with --flock",
+        "fcntl": "locks on the host, FLUSH of other file systems, large files that are closed late",
+        "pread64": "shares in memory, and what waits for a disk without io_uring",
     },
     ("net", "device"): {
         "accept4": _PEERS,
