@@ -46,11 +46,16 @@ struct Offloads {
     friend bool operator==(const Offloads&, const Offloads&) = default;
 };
 
+/// A frame is of no pair of the guest's queues.
+inline constexpr uint16_t kNoPair = 0xffff;
+
 /// Borrowed bytes, in as many pieces as they came in.
 struct Frame {
     std::span<const iovec> pieces{};
     size_t bytes = 0;
     FrameOffload offload{};
+    uint16_t from_pair = kNoPair;  ///< that the guest has sent it on
+    uint16_t to_pair = kNoPair;    ///< that the host has steered it to
 };
 
 /// Why a frame was thrown away. None of them harms the ring that it came from or would go to.

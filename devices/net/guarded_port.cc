@@ -84,8 +84,9 @@ size_t GuardedPort::send_batch(std::span<const Frame> frames) {
                                   .iov_len = piece.iov_len - skip});
             }
         }
-        passing_.push_back(
-            {.pieces = pieces, .bytes = frames[i].bytes, .offload = frames[i].offload});
+        Frame passing = frames[i];
+        passing.pieces = pieces;
+        passing_.push_back(passing);
     }
     size_t sent = passing_.empty() ? 0 : port_->send(passing_);
     // Those before the first that waits are taken care of.

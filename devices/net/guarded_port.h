@@ -45,6 +45,8 @@ class GuardedPort final : public Port {
 
     void count_drop(DropReason reason) override { port_->count_drop(reason); }
 
+    void use_pair(uint16_t pair, bool is_used) override { port_->use_pair(pair, is_used); }
+
     [[nodiscard]] PortState save() const override { return port_->save(); }
 
     void load(const PortState& state) override;

@@ -285,7 +285,7 @@ void NetDevice::take_chain(uint16_t pair, DescriptorChain chain, const Offloads&
         drop_from_guest(DropReason::kNoHeader);
         return;
     }
-    Frame frame{.bytes = static_cast<size_t>(reader.remaining())};
+    Frame frame{.bytes = static_cast<size_t>(reader.remaining()), .from_pair = pair};
     const auto offload = parse_vnet_header(*header, frame.bytes, allowed);
     if (!offload) {
         drop_from_guest(offload.error());

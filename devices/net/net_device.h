@@ -168,6 +168,7 @@ class NetDevice final : public Device, private PortEvents {
     void await_buffers();
     void give_up_waiting();
     [[nodiscard]] std::optional<Frame> finish(const Frame& frame);
+    [[nodiscard]] Frame finished_frame() const;
     void drop_to_guest(DropReason reason);
     [[nodiscard]] bool is_over_mtu(const Frame& frame) const;
     [[nodiscard]] bool is_wanted(const Frame& frame) const;
@@ -230,6 +231,7 @@ class NetDevice final : public Device, private PortEvents {
     std::unique_ptr<std::byte[]> segment_;
     Segmenter segmenter_;
     iovec finished_{};
+    uint16_t finished_pair_ = kNoPair;  // that the frame was steered to
     bool has_finished_ = false;
     LaterCall looking_again_;
     LaterCall giving_up_;

@@ -26,11 +26,12 @@ QueueProgress NetDevice::receive(uint16_t pair) {
         }
         return QueueProgress::kDrained;
     }
-    if (!called.ring().is_enabled()) {
-        return QueueProgress::kWaiting;
-    }
     // Of a pair that the driver does not use nothing is taken any more.
-    if (pair >= pairs_in_use()) {
+    const bool is_used = called.ring().is_enabled() && pair < pairs_in_use();
+    if (receive_.size() > 1) {
+        port_->use_pair(pair, is_used);
+    }
+    if (!is_used) {
         return QueueProgress::kWaiting;
     }
     for (int turns = kBatch; turns > 0;) {
@@ -133,7 +134,7 @@ bool NetDevice::is_whole_for_guest(const Frame& frame) const {
 std::optional<Frame> NetDevice::next_frame(int& turns) {
     while (turns-- > 0) {
         if (has_finished_) {
-            return Frame{.pieces = std::span(&finished_, 1), .bytes = finished_.iov_len};
+            return finished_frame();
         }
         if (!segmenter_.is_done()) {
             const size_t bytes = segmenter_.write_next(std::span(segment_.get(), kFrameBytesMax));
@@ -166,6 +167,7 @@ std::optional<Frame> NetDevice::finish(const Frame& frame) {
     const auto bytes = std::span(whole_.get(), kFrameBytesMax)
                            .first(copy_front(frame, std::span(whole_.get(), kFrameBytesMax)));
     FrameOffload offload = frame.offload;
+    finished_pair_ = frame.to_pair;
     port_->drop_frame();
     counters_.finished_to_guest.add();
     if (offload.segmentation == Segmentation::kNone) {
@@ -182,7 +184,12 @@ std::optional<Frame> NetDevice::finish(const Frame& frame) {
                      .iov_len = segmenter_.write_next(std::span(segment_.get(), kFrameBytesMax))};
     }
     has_finished_ = true;
-    return Frame{.pieces = std::span(&finished_, 1), .bytes = finished_.iov_len};
+    return finished_frame();
+}
+
+Frame NetDevice::finished_frame() const {
+    return {
+        .pieces = std::span(&finished_, 1), .bytes = finished_.iov_len, .to_pair = finished_pair_};
 }
 
 /// The one that next_frame() gave.
@@ -223,7 +230,7 @@ ReceiveQueue& NetDevice::choose_queue(const Frame& frame, ReceiveQueue& called) 
     if (receive_.size() == 1) {
         return called;
     }
-    const uint16_t pair = flows_.pair_of(frame);
+    const uint16_t pair = frame.to_pair != kNoPair ? frame.to_pair : flows_.pair_of(frame);
     if (pair < pairs_in_use() && receive_[pair].is_ready_for(frame)) {
         return receive_[pair];
     }

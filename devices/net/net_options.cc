@@ -109,13 +109,17 @@ constexpr std::array kOptions = {
     OptionSpec{.name = "tap",
                .value_name = "NAME",
                .help = "Of tap: the interface. One that is not there is made, if we may, and goes "
-                       "with us"},
+                       "with us. With several --queue-pairs it has a queue for each, where it can "
+                       "(ip tuntap: multi_queue)"},
     OptionSpec{.name = "tap-fd",
                .kind = OptionKind::kNumber,
                .value_name = "N",
-               .help = "Of tap: take the interface from inherited descriptor N",
+               .help =
+                   "Of tap: take the interface from inherited descriptor N. Given once for each "
+                   "of --queue-pairs, they are the interface's queues (IFF_MULTI_QUEUE)",
                .number_min = 3,
-               .number_max = 1 << 20},
+               .number_max = 1 << 20,
+               .repeatable = true},
     OptionSpec{.name = "switch",
                .value_name = "NAME",
                .help = "Of switch: which one; devices that name the same reach each other",

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
@@ -21,6 +22,7 @@
 #include "devices/net/backend_options.h"
 #include "devices/net/captured_port.h"
 #include "devices/net/datagram_port.h"
+#include "devices/net/kept_tap.h"
 #include "devices/net/memory_ports.h"
 #include "devices/net/net_device.h"
 #include "devices/net/net_options.h"
@@ -53,6 +55,11 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, TUNSETOFFLOAD)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_RCVBUF)}},
+};
+
+/// Beside them, of one whose tap may have a queue for each pair.
+constexpr SystemCallRule kTapQueueCalls[] = {
+    {.name = "ioctl", .tests = {argument_is(1, TUNSETQUEUE)}},
 };
 
 #ifdef OUTRIGGER_SLIRP
@@ -138,6 +145,16 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
     return {};
 }
 
+/// The descriptors of that option, which are numbers that it takes.
+std::vector<int> fds_of(const std::string& prefix, const OptionValues& values) {
+    std::vector<int> fds;
+    for (const std::string& text : values.texts(prefix + "-fd")) {
+        const bool is_hexadecimal = text.starts_with("0x");
+        fds.push_back(std::stoi(text, nullptr, is_hexadecimal ? 16 : 10));
+    }
+    return fds;
+}
+
 /// Of the options of a tap, which begin with `prefix`.
 Result<void> check_tap_options(const std::string& prefix, const OptionValues& values) {
     if (values.has(prefix) && values.has(prefix + "-fd")) {
@@ -149,6 +166,18 @@ Result<void> check_tap_options(const std::string& prefix, const OptionValues& va
         return failure(Error{.message = "--" + prefix + "=" + *name +
                                         " is no name of an interface: it has 1 to 15 characters, "
                                         "and none of / : %"});
+    }
+    std::vector<int> fds = fds_of(prefix, values);
+    const uint64_t pairs = *values.number("queue-pairs");
+    if (fds.size() > 1 && fds.size() != pairs) {
+        return failure(Error{.message = "--" + prefix + "-fd is given " +
+                                        std::to_string(fds.size()) +
+                                        " times, and --queue-pairs=" + std::to_string(pairs) +
+                                        ": give one descriptor, or one for each pair"});
+    }
+    std::ranges::sort(fds);
+    if (std::ranges::adjacent_find(fds) != fds.end()) {
+        return failure(Error{.message = "--" + prefix + "-fd is given the same descriptor twice"});
     }
     return {};
 }
@@ -241,28 +270,14 @@ Result<PeerOptions> open_peer(const OptionValues& values, int type) {
     return options;
 }
 
-/// That of the options that begin with `prefix`. `keeper`, where there is one, has it open for the
-/// next process: it would be gone otherwise, with its addresses and routes, or its descriptor
-/// would.
+/// That of the options that begin with `prefix`.
 Result<Tap> open_tap_of(const std::string& prefix,
                         const OptionValues& values,
+                        uint16_t queue_count,
                         DeviceKeeper* keeper) {
-    if (keeper != nullptr) {
-        if (UniqueFd kept = keeper->take(prefix); kept.valid()) {
-            auto tap = take_tap(std::move(kept));
-            if (tap || !values.has(prefix)) {
-                return tap;
-            }
-            keeper->forget(prefix);  // somebody deleted it, and may have made it anew
-        }
-    }
-    const auto fd = values.number(prefix + "-fd");
-    Tap tap = OUTRIGGER_TRY(fd ? take_tap(UniqueFd(static_cast<int>(*fd)))
-                               : open_tap(*values.text(prefix)));
-    if (keeper != nullptr && !keeper->keep_open(prefix, tap.fd.get())) {
-        log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
-    }
-    return tap;
+    TapWish wish{.key = prefix, .name = values.text(prefix), .queue_count = queue_count};
+    wish.fds = fds_of(prefix, values);
+    return open_wished_tap(wish, keeper);
 }
 
 /// Nothing without a keeper.
@@ -287,7 +302,7 @@ Result<std::unique_ptr<SwitchUplink>> open_uplink(const OptionValues& values,
     if (!values.has("switch-tap") && !values.has("switch-tap-fd")) {
         return std::unique_ptr<SwitchUplink>();
     }
-    Tap tap = OUTRIGGER_TRY(open_tap_of("switch-tap", values, keeper));
+    Tap tap = OUTRIGGER_TRY(open_tap_of("switch-tap", values, 1, keeper));
     std::string name = tap.name;
     std::unique_ptr<Port> port = OUTRIGGER_TRY(TapPort::create(std::move(tap)));
     return SwitchUplink::create(switch_options(values), std::move(name), std::move(port));
@@ -296,7 +311,8 @@ Result<std::unique_ptr<SwitchUplink>> open_uplink(const OptionValues& values,
 Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper* keeper) {
     const std::string backend = *values.text("backend");
     if (backend == "tap") {
-        Tap tap = OUTRIGGER_TRY(open_tap_of("tap", values, keeper));
+        const auto pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
+        Tap tap = OUTRIGGER_TRY(open_tap_of("tap", values, pairs, keeper));
         return OUTRIGGER_TRY(TapPort::create(std::move(tap)));
     }
     if (backend == "switch") {
@@ -361,6 +377,9 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
         extras.any_tcp = true;
     }
 #endif
+    if (values.text("backend") == "tap" && values.number("queue-pairs") > 1U) {
+        extras.system_calls = kTapQueueCalls;
+    }
     if (const auto path = values.text("listen")) {
         std::filesystem::path folder = std::filesystem::path(*path).parent_path();
         extras.removable_directories.push_back(folder.empty() ? "." : folder);

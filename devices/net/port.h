@@ -79,6 +79,10 @@ class Port {
     /// guests may write what they point to meanwhile.
     [[nodiscard]] virtual size_t send(std::span<const Frame> frames) = 0;
 
+    /// While attached: the guest takes frames on that pair of its queues from now on, or no more.
+    /// A port whose host has a queue for each pair has the host use it, or no more.
+    virtual void use_pair(uint16_t /*pair*/, bool /*is_used*/) {}
+
     /// The oldest frame for the guest. It stays the same, and its bytes valid, until
     /// drop_frame() or detach(), or until on_frames() says otherwise.
     [[nodiscard]] virtual std::optional<Frame> next_frame() = 0;

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/log.h"
 
 #include "devices/net/vnet_header.h"
 
@@ -81,6 +82,21 @@ void lengthen_send_queue(const std::string& name) {
     }
 }
 
+/// One queue of it, or the first.
+Result<UniqueFd> open_queue(const std::string& name, bool is_one_of_many) {
+    UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    if (!fd.valid()) {
+        return failure(error_from_errno("cannot open /dev/net/tun"));
+    }
+    ifreq request = request_for(name);
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    request.ifr_flags |= static_cast<short>(is_one_of_many ? IFF_MULTI_QUEUE : 0);
+    if (::ioctl(fd.get(), TUNSETIFF, &request) != 0) {
+        return failure(error_from_errno("cannot open the tap " + name));
+    }
+    return fd;
+}
+
 }  // namespace
 
 bool is_interface_name(std::string_view name) {
@@ -91,30 +107,38 @@ bool is_interface_name(std::string_view name) {
            });
 }
 
-Result<Tap> open_tap(const std::string& name) {
-    UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
-    if (!fd.valid()) {
-        return failure(error_from_errno("cannot open /dev/net/tun"));
+Result<Tap> open_tap(const std::string& name, uint16_t queue_count) {
+    // A tap that is there has one queue or may have several, and is opened as what it is.
+    const bool is_many = queue_count > 1;
+    auto fd = open_queue(name, is_many);
+    if (!fd && fd.error().os_error == EINVAL) {
+        fd = open_queue(name, !is_many);
     }
-    constexpr int kKind = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-    ifreq request = request_for(name);
-    request.ifr_flags = kKind;
-    bool is_open = ::ioctl(fd.get(), TUNSETIFF, &request) == 0;
-    if (!is_open && errno == EINVAL) {
-        request.ifr_flags = kKind | IFF_MULTI_QUEUE;
-        is_open = ::ioctl(fd.get(), TUNSETIFF, &request) == 0;
-    }
-    if (!is_open) {
-        return failure(error_from_errno("cannot open the tap " + name));
+    if (!fd) {
+        return failure(fd.error());
     }
     ifreq found = request_for(name);
-    if (::ioctl(fd.get(), TUNGETIFF, &found) != 0) {
+    if (::ioctl(fd->get(), TUNGETIFF, &found) != 0) {
         return failure(error_from_errno("cannot examine the tap " + name));
     }
-    if ((static_cast<unsigned short>(found.ifr_flags) & IFF_PERSIST) == 0) {
+    const auto flags = static_cast<unsigned short>(found.ifr_flags);
+    if ((flags & IFF_PERSIST) == 0) {
         lengthen_send_queue(name);
     }
-    return prepare_tap(std::move(fd), found);
+    Tap tap = OUTRIGGER_TRY(prepare_tap(*std::move(fd), found));
+    if ((flags & IFF_MULTI_QUEUE) == 0) {
+        return tap;
+    }
+    while (tap.others.size() + 1 < queue_count) {
+        auto other = open_queue(name, true);
+        if (!other) {
+            log(LogLevel::kWarning, "net: {}: it is used with one queue", other.error().message);
+            tap.others.clear();
+            return tap;
+        }
+        tap.others.push_back(*std::move(other));
+    }
+    return tap;
 }
 
 Result<Tap> take_tap(UniqueFd fd) {
@@ -127,6 +151,35 @@ Result<Tap> take_tap(UniqueFd fd) {
         return failure(Error{.message = "the descriptor is no tap's with IFF_TAP and IFF_NO_PI"});
     }
     return prepare_tap(std::move(fd), request);
+}
+
+Result<void> add_tap_queue(Tap& tap, UniqueFd fd) {
+    ifreq request{};
+    if (::ioctl(fd.get(), TUNGETIFF, &request) != 0) {
+        return failure(error_from_errno("the descriptor is no queue of the tap " + tap.name));
+    }
+    if (tap.name != request.ifr_name ||
+        (static_cast<unsigned short>(request.ifr_flags) & IFF_MULTI_QUEUE) == 0) {
+        return failure(Error{.message = "the descriptor is no queue of the tap " + tap.name});
+    }
+    const int old = ::fcntl(fd.get(), F_GETFL);
+    if (old < 0 || ::fcntl(fd.get(), F_SETFL, old | O_NONBLOCK) != 0) {
+        return failure(error_from_errno("cannot use a queue of the tap " + tap.name));
+    }
+    tap.others.push_back(std::move(fd));
+    return {};
+}
+
+bool is_tap_queue_used(int fd) {
+    ifreq request{};
+    return ::ioctl(fd, TUNGETIFF, &request) == 0 &&
+           (static_cast<unsigned short>(request.ifr_flags) & IFF_DETACH_QUEUE) == 0;
+}
+
+bool use_tap_queue(int fd, bool is_used) {
+    ifreq request{};
+    request.ifr_flags = static_cast<short>(is_used ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE);
+    return ::ioctl(fd, TUNSETQUEUE, &request) == 0;
 }
 
 void set_tap_offloads(const Tap& tap, const Offloads& offloads) {

@@ -19,23 +19,34 @@ constexpr size_t kPiecesMax = 1000;
 /// What frames that are dropped may cost before others have their turn.
 constexpr int kTurnsMax = 64;
 
+/// Of one queue, before others have their turn.
+constexpr int kFramesInTurn = 16;
+
 constexpr Offloads kAll = {
     .checksum = true, .tcp4 = true, .tcp6 = true, .ecn = true, .udp4 = true, .udp6 = true};
 
 }  // namespace
 
 Result<std::unique_ptr<TapPort>> TapPort::create(Tap tap) {
-    HostWatch watch = OUTRIGGER_TRY(HostWatch::create());
-    return std::unique_ptr<TapPort>(new TapPort(std::move(tap), std::move(watch)));
+    std::vector<Queue> queues;
+    queues.push_back({.fd = tap.fd.get(), .watch = OUTRIGGER_TRY(HostWatch::create())});
+    for (const UniqueFd& other : tap.others) {
+        queues.push_back({.fd = other.get(),
+                          .watch = OUTRIGGER_TRY(HostWatch::create()),
+                          .is_used = is_tap_queue_used(other.get())});
+    }
+    return std::unique_ptr<TapPort>(new TapPort(std::move(tap), std::move(queues)));
 }
 
-TapPort::TapPort(Tap tap, HostWatch watch)
+TapPort::TapPort(Tap tap, std::vector<Queue> queues)
     : tap_(std::move(tap)),
-      watch_(std::move(watch)),
+      queues_(std::move(queues)),
       buffer_(kVnetHeaderBytes + kFrameBytesMax + 1),  // so that one that is too long is told apart
       gathered_(kFrameBytesMax) {
     pieces_.reserve(kPiecesMax + 1);
-    watch_.set_fd(tap_.fd.get());
+    for (Queue& queue : queues_) {
+        queue.watch.set_fd(queue.is_used ? queue.fd : -1);
+    }
 }
 
 Offloads TapPort::takes() const {
@@ -53,29 +64,86 @@ void TapPort::set_guest(const Offloads& taken) {
 }
 
 void TapPort::attach(EventLoop& loop, PortEvents& events) {
+    loop_ = &loop;
     events_ = &events;
-    watch_.attach(loop, [this](HostWatch::Ready ready) {
-        if (ready.writable) {
-            events_->on_room();
-        }
-        if (ready.readable && std::exchange(awaited_, false)) {
+    for (Queue& queue : queues_) {
+        queue.is_empty = false;
+        queue.watch.attach(loop,
+                           [this, &queue](HostWatch::Ready ready) { on_ready(queue, ready); });
+    }
+}
+
+void TapPort::on_ready(Queue& queue, HostWatch::Ready ready) {
+    if (ready.writable) {
+        awaits_room_ = false;
+        events_->on_room();
+    }
+    if (ready.readable) {
+        queue.is_empty = false;
+        // Otherwise somebody is taking frames, and comes to this queue.
+        if (std::exchange(awaited_, false)) {
             events_->on_frames();
         }
-    });
+    }
 }
 
 void TapPort::detach() {
-    watch_.detach();
+    for (Queue& queue : queues_) {
+        queue.watch.detach();
+    }
+    telling_of_room_.cancel();
     awaited_ = false;
+    awaits_room_ = false;
     frame_.reset();
+    loop_ = nullptr;
     events_ = nullptr;
 }
 
+/// The first is always used. Each change takes the kernel some milliseconds, in which nothing else
+/// on this thread is done; what waits in a queue that is given up is lost.
+void TapPort::use_pair(uint16_t pair, bool is_used) {
+    if (pair == 0 || pair >= queues_.size() || queues_[pair].is_used == is_used || has_gone_) {
+        return;
+    }
+    Queue& queue = queues_[pair];
+    counters_.system_calls.add();
+    if (!is_used) {
+        queue.watch.set_fd(-1);
+    }
+    if (use_tap_queue(queue.fd, is_used)) {
+        queue.is_used = is_used;
+    } else {
+        limiter_.log(LogLevel::kWarning,
+                     "net: cannot change queue {} of the tap {}: {}",
+                     pair,
+                     tap_.name,
+                     std::strerror(errno));
+    }
+    if (queue.is_used) {
+        queue.watch.set_fd(queue.fd);
+        queue.is_empty = false;
+        if (awaited_) {
+            queue.watch.await_readable();
+        }
+    }
+    // It may have been what had no room.
+    if (awaits_room_) {
+        telling_of_room_.call_soon(*loop_, [this] { events_->on_room(); });
+    }
+}
+
 void TapPort::lose_tap() {
-    if (!std::exchange(has_gone_, true)) {
-        log(LogLevel::kError, "net: the tap {} has gone", tap_.name);
-        counters_.peers_lost.add();
-        watch_.set_fd(-1);
+    if (std::exchange(has_gone_, true)) {
+        return;
+    }
+    log(LogLevel::kError, "net: the tap {} has gone", tap_.name);
+    counters_.peers_lost.add();
+    for (Queue& queue : queues_) {
+        queue.watch.set_fd(-1);
+    }
+    // What waits for room is dropped now, and what comes behind it.
+    if (std::exchange(awaits_room_, false) && loop_ != nullptr) {
+        telling_of_room_.call_soon(*loop_, [this] { events_->on_room(); });
     }
 }
 
@@ -85,11 +153,18 @@ size_t TapPort::send(std::span<const Frame> frames) {
     for (size_t taken = 0; taken < frames.size(); ++taken) {
         if (send_one(frames[taken]) == Sent::kLater) {
             counters_.send_waits.add();
-            watch_.await_writable();
+            awaits_room_ = true;
+            queue_of(frames[taken]).watch.await_writable();
             return taken;
         }
     }
     return frames.size();
+}
+
+/// On queue N go the frames of pair N: by them the kernel steers what comes back.
+TapPort::Queue& TapPort::queue_of(const Frame& frame) {
+    const size_t pair = frame.from_pair;
+    return pair < queues_.size() && queues_[pair].is_used ? queues_[pair] : queues_.front();
 }
 
 TapPort::Sent TapPort::send_one(const Frame& frame) {
@@ -140,7 +215,7 @@ ssize_t TapPort::write_frame(const Frame& frame) {
         pieces_.push_back({.iov_base = gathered_.data(), .iov_len = copy_front(frame, gathered_)});
     }
     counters_.system_calls.add();
-    return ::writev(tap_.fd.get(), pieces_.data(), static_cast<int>(pieces_.size()));
+    return ::writev(queue_of(frame).fd, pieces_.data(), static_cast<int>(pieces_.size()));
 }
 
 // --- From the host -----------------------------------------------------------------------------
@@ -154,19 +229,37 @@ std::optional<Frame> TapPort::next_frame() {
     return frame_;
 }
 
+/// That may have something: the last one for some frames, and then the others. Null: none.
+TapPort::Queue* TapPort::next_queue() {
+    const bool goes_on = turns_left_-- > 0;
+    for (size_t i = goes_on ? 0 : 1; i <= queues_.size(); ++i) {
+        Queue& queue = queues_[(turn_ + i) % queues_.size()];
+        if (queue.is_used && !queue.is_empty) {
+            if (i > 0) {
+                turn_ = (turn_ + i) % queues_.size();
+                turns_left_ = kFramesInTurn - 1;
+            }
+            return &queue;
+        }
+    }
+    return nullptr;
+}
+
 /// False: there is nothing, for now.
 bool TapPort::receive() {
-    if (has_gone_) {
+    Queue* const queue = has_gone_ ? nullptr : next_queue();
+    if (queue == nullptr) {
         return false;
     }
     counters_.system_calls.add();
-    const ssize_t count = ::read(tap_.fd.get(), buffer_.data(), buffer_.size());
+    const ssize_t count = ::read(queue->fd, buffer_.data(), buffer_.size());
     if (count <= 0) {
         if (count == 0 || errno == EBADFD) {
             lose_tap();
             return false;
         }
-        return errno == EINTR;
+        queue->is_empty = errno != EINTR;
+        return true;
     }
     auto bytes = std::span(buffer_).first(static_cast<size_t>(count));
     VnetHeader header;
@@ -187,6 +280,9 @@ bool TapPort::receive() {
     front_ = {.iov_base = bytes.data(), .iov_len = bytes.size()};
     frame_ = Frame{
         .pieces = std::span(&front_, 1), .bytes = bytes.size(), .offload = *std::move(offload)};
+    if (queues_.size() > 1) {
+        frame_->to_pair = static_cast<uint16_t>(queue - queues_.data());
+    }
     return true;
 }
 
@@ -198,7 +294,9 @@ void TapPort::drop_frame() {
 
 void TapPort::await_frames() {
     awaited_ = true;
-    watch_.await_readable();
+    for (Queue& queue : queues_) {
+        queue.watch.await_readable();
+    }
 }
 
 }  // namespace outrigger::net

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Frames to and from a tap. Where it has headers, what is left to do to a frame stays left to do,
-/// as far as guest and kernel have agreed on it.
+/// as far as guest and kernel have agreed on it. Where it has a queue for each pair of the guest's,
+/// the kernel uses those of the pairs that the guest does, and frames stay on their pair both ways:
+/// the kernel's spread of flows is the guest's.
 #pragma once
 
 #include <array>
@@ -15,6 +17,7 @@
 #include "vhost-user-backend/base/result.h"
 
 #include "devices/net/host_watch.h"
+#include "devices/net/later_call.h"
 #include "devices/net/port.h"
 #include "devices/net/tap_device.h"
 
@@ -32,23 +35,39 @@ class TapPort final : public Port {
     [[nodiscard]] std::optional<Frame> next_frame() override;
     void drop_frame() override;
     void await_frames() override;
+    void use_pair(uint16_t pair, bool is_used) override;
 
   private:
     enum class Sent : uint8_t { kDone, kLater };
 
-    TapPort(Tap tap, HostWatch watch);
+    struct Queue {
+        int fd = -1;  // of tap_
+        HostWatch watch;
+        bool is_used = true;    // by the kernel
+        bool is_empty = false;  // it was, and the watch says when it is not
+    };
 
+    TapPort(Tap tap, std::vector<Queue> queues);
+
+    void on_ready(Queue& queue, HostWatch::Ready ready);
+    [[nodiscard]] Queue& queue_of(const Frame& frame);
     [[nodiscard]] Sent send_one(const Frame& frame);
     [[nodiscard]] ssize_t write_frame(const Frame& frame);
     [[nodiscard]] bool receive();
+    [[nodiscard]] Queue* next_queue();
     void lose_tap();
 
     Tap tap_;
-    HostWatch watch_;
+    std::vector<Queue> queues_;  // each of the pair of its number, or one of all
+    EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
     LogLimiter limiter_;
     bool awaited_ = false;
+    bool awaits_room_ = false;
     bool has_gone_ = false;  // somebody deleted it
+    LaterCall telling_of_room_;
+    size_t turn_ = 0;     // of queues_, that frames were read from last
+    int turns_left_ = 0;  // frames before others have theirs
 
     // The frame that was read last, behind its header, until drop_frame().
     std::vector<std::byte> buffer_;

@@ -102,8 +102,10 @@ void TransmitBatch::add_own(uint16_t queue,
     Entry& entry = entries_.emplace_back();
     entry.queue = queue;
     entry.piece = {.iov_base = bytes.data(), .iov_len = bytes.size()};
-    frames_.push_back(
-        {.pieces = std::span(&entry.piece, 1), .bytes = bytes.size(), .offload = offload});
+    frames_.push_back({.pieces = std::span(&entry.piece, 1),
+                       .bytes = bytes.size(),
+                       .offload = offload,
+                       .from_pair = queue});
 }
 
 bool TransmitBatch::send_to(Port& port) {

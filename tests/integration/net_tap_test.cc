@@ -245,6 +245,44 @@ TEST_P(NetTapTest, Trap14TapThatGoesHarmsNoRing) {
     EXPECT_LE(host_->worker_counters(0).turns.value(), turns + 2);
 }
 
+/// What a port tells, of a tap that the test plays.
+class ToldOf final : public PortEvents {
+  public:
+    void on_frames() override { ++frames; }
+
+    void on_room() override { ++room; }
+
+    int frames = 0;
+    int room = 0;
+};
+
+TEST(TapPortAlone, TapThatGoesWhileFramesWaitForRoomSaysThatTheyNeedNot) {
+    int ends[2] = {-1, -1};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    const UniqueFd kernel(ends[0]);
+    const auto port =
+        TapPort::create(Tap{.fd = UniqueFd(ends[1]), .name = "played", .has_header = true}).value();
+    const std::unique_ptr<EventLoop> loop = create_event_loop(testing::loop_under_test()).value();
+    ToldOf told;
+    port->attach(*loop, told);
+    std::string bytes = make_frame(make_payload(1400));
+    const iovec piece{.iov_base = bytes.data(), .iov_len = bytes.size()};
+    const Frame frame{.pieces = std::span(&piece, 1), .bytes = bytes.size()};
+    while (port->send(std::span(&frame, 1)) == 1) {
+    }
+    ASSERT_EQ(::shutdown(kernel.get(), SHUT_WR), 0);
+    // Before the loop looks: it is found out by somebody who wants to receive.
+    EXPECT_FALSE(port->next_frame());
+    EXPECT_EQ(port->counters().peers_lost.value(), 1U);
+    EXPECT_EQ(told.room, 0);
+    for (int turn = 0; turn < 5 && told.room == 0; ++turn) {
+        (void)loop->run_once(EventLoop::Clock::now() + std::chrono::seconds(1));
+    }
+    EXPECT_EQ(told.room, 1);
+    EXPECT_EQ(port->send(std::span(&frame, 1)), 1U);
+    port->detach();
+}
+
 TEST(InterfaceName, IsWhatTheKernelTakes) {
     for (const char* name : {"tap0", "a", "vm-1.eth0", "fifteen-letters"}) {
         EXPECT_TRUE(is_interface_name(name)) << name;

@@ -56,8 +56,8 @@ def make_tap(name):
     """An interface that stays, for whoever opens it, with addresses and without a peer yet."""
     interface = name.encode()
     with open("/dev/net/tun", "r+b", buffering=0) as tun:
-        # IFF_TAP, IFF_NO_PI and IFF_VNET_HDR.
-        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", interface, 0x0002 | 0x1000 | 0x4000))
+        # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR and IFF_MULTI_QUEUE.
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", interface, 0x0002 | 0x1000 | 0x4000 | 0x0100))
         fcntl.ioctl(tun, 0x400454CB, 1)  # TUNSETPERSIST
     with open(f"/proc/sys/net/ipv6/conf/{name}/accept_dad", "w", encoding="ascii") as dad:
         dad.write("0")
@@ -73,14 +73,15 @@ def make_tap(name):
 
 
 def open_http(file, folder, address4, address6):
-    """One port for both families."""
-    for _ in range(50):
+    """One port for both families. The kernel takes a moment until an address that is new may be used."""
+    for _ in range(100):
         server4 = Server(socket.AF_INET, (address4, 0), file, folder)
         port = server4.server_address[1]
         try:
             return port, (server4, Server(socket.AF_INET6, (address6, port), file, folder))
         except OSError:
             server4.server_close()
+            time.sleep(0.05)
     raise SystemExit(f"no port is free on {address6} and {address4}")
 
 
