@@ -12,8 +12,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -80,13 +82,18 @@ class SlotTable final {
         uint64_t id_ = 0;
     };
 
-    SlotTable() = default;
+    SlotTable() {
+        if (chunks_ == nullptr) {
+            throw std::bad_alloc();
+        }
+    }
+
     SlotTable(const SlotTable&) = delete;
     SlotTable& operator=(const SlotTable&) = delete;
 
     ~SlotTable() {
-        for (std::atomic<Chunk*>& chunk : chunks_) {
-            delete chunk.load(std::memory_order_relaxed);
+        for (uint32_t begin = 0; begin < next_; begin += kChunkSlots) {
+            delete chunk_of(begin).load(std::memory_order_relaxed);
         }
     }
 
@@ -134,11 +141,7 @@ class SlotTable final {
         }
         const uint32_t index = next_++;
         const uint64_t generation = first_generation_;
-        std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
-        if (chunk.load(std::memory_order_relaxed) == nullptr) {
-            // Release: pairs with the acquire in slot_at().
-            chunk.store(new Chunk, std::memory_order_release);
-        }
+        add_chunk(index);
         Slot* const slot = slot_at(index);
         slot->word.store((generation << 32) | 1, std::memory_order_relaxed);
         used_.fetch_add(1, std::memory_order_relaxed);
@@ -164,18 +167,14 @@ class SlotTable final {
 
     /// An entry with the number that it has elsewhere, for a table in which nobody looks anything
     /// up yet; empty when there is no such number, or it is taken. `slots_max` bounds the memory
-    /// that numbers which somebody made up can cost.
+    /// that numbers which somebody made up can cost, as does that each costs that of a few.
     [[nodiscard]] Ref restore(uint64_t id, uint32_t slots_max) {
         const std::lock_guard lock(mutex_);
         const uint32_t index = index_of(id);
         if (index == 0 || index >= std::min(slots_max, kSlotsMax)) {
             return {};
         }
-        std::atomic<Chunk*>& chunk = chunks_[index / kChunkSlots];
-        if (chunk.load(std::memory_order_relaxed) == nullptr) {
-            // Release: pairs with the acquire in slot_at().
-            chunk.store(new Chunk, std::memory_order_release);
-        }
+        add_chunk(index);
         Slot* const slot = slot_at(index);
         if ((slot->word.load(std::memory_order_relaxed) & (kAlive | kPins)) != 0) {
             return {};
@@ -270,7 +269,9 @@ class SlotTable final {
     static constexpr uint64_t kAlive = uint64_t{1} << 31;
     static constexpr uint64_t kBusy = uint64_t{1} << 30;  // while_unused() runs
     static constexpr uint64_t kPins = kBusy - 1;
-    static constexpr uint32_t kChunkSlots = 1024;
+    /// Few, so that numbers which lie far apart, as somebody may have made them up, or as a guest
+    /// has left that forgot most, cost little more than others.
+    static constexpr uint32_t kChunkSlots = 16;
 
     struct Chunk {
         std::array<Slot, kChunkSlots> slots;
@@ -287,17 +288,29 @@ class SlotTable final {
 
     /// Slots that restore() has passed over get memory when they are needed.
     void fill_hole() {
-        const uint32_t chunk = holes_.back();
+        const uint32_t begin = holes_.back() * kChunkSlots;
         holes_.pop_back();
-        if (chunks_[chunk].load(std::memory_order_relaxed) != nullptr) {
+        if (!add_chunk(begin)) {
             return;
         }
-        // Release: pairs with the acquire in slot_at().
-        chunks_[chunk].store(new Chunk, std::memory_order_release);
-        const uint32_t begin = chunk * kChunkSlots;
         for (uint32_t index = std::max(begin, 1U); index < begin + kChunkSlots; ++index) {
             free_slot(*slot_at(index), index);
         }
+    }
+
+    [[nodiscard]] std::atomic_ref<Chunk*> chunk_of(uint32_t index) const {
+        return std::atomic_ref<Chunk*>(chunks_[index / kChunkSlots]);
+    }
+
+    /// Memory for the slot, and those around it. False: there was some.
+    bool add_chunk(uint32_t index) {
+        const auto chunk = chunk_of(index);
+        if (chunk.load(std::memory_order_relaxed) != nullptr) {
+            return false;
+        }
+        // Release: pairs with the acquire in slot_at().
+        chunk.store(new Chunk, std::memory_order_release);
+        return true;
     }
 
     [[nodiscard]] static bool is_alive(uint64_t word) { return (word & kAlive) != 0; }
@@ -306,8 +319,8 @@ class SlotTable final {
         if (index >= kSlotsMax) {
             return nullptr;
         }
-        // Acquire: pairs with the release in allocate().
-        Chunk* const chunk = chunks_[index / kChunkSlots].load(std::memory_order_acquire);
+        // Acquire: pairs with the release in add_chunk().
+        Chunk* const chunk = chunk_of(index).load(std::memory_order_acquire);
         return chunk == nullptr ? nullptr : &chunk->slots[index % kChunkSlots];
     }
 
@@ -328,7 +341,15 @@ class SlotTable final {
         used_.fetch_sub(1, std::memory_order_relaxed);
     }
 
-    std::array<std::atomic<Chunk*>, kSlotsMax / kChunkSlots> chunks_{};
+    struct Free {
+        void operator()(Chunk** chunks) const { std::free(chunks); }
+    };
+
+    // As long as the largest table's, by zeroes of the kernel, which take no memory before they are
+    // written.
+    std::unique_ptr<Chunk* [], Free> chunks_ {
+        static_cast<Chunk**>(std::calloc(kSlotsMax / kChunkSlots, sizeof(Chunk*)))
+    };
     mutable std::mutex mutex_;     // what follows
     std::vector<uint32_t> free_;   // slots that were used before
     std::vector<uint32_t> holes_;  // chunks below next_ that have no memory

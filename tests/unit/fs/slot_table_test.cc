@@ -280,5 +280,23 @@ TEST(SlotTable, TakesNoMemoryForNumbersThatARestoredOneLeavesOut) {
     EXPECT_TRUE(table.find(kLast));
 }
 
+TEST(SlotTable, NumbersThatLieFarApartCostLittleMoreThanOthers) {
+    SlotTable<Counted> table;
+    Counted::made = 0;
+    constexpr uint64_t kEntries = 16'000;
+    constexpr uint64_t kApart = SlotTable<Counted>::kSlotsMax / kEntries;
+    for (uint64_t i = 1; i <= kEntries; ++i) {
+        auto entry = table.restore(i * kApart, SlotTable<Counted>::kSlotsMax);
+        ASSERT_TRUE(entry) << i;
+        table.publish(entry);
+    }
+    table.finish_restoring(1);
+    EXPECT_LE(Counted::made, 16 * kEntries);
+    for (uint64_t i = 1; i <= kEntries; ++i) {
+        ASSERT_TRUE(table.find(i * kApart)) << i;
+        ASSERT_FALSE(table.find(i * kApart - 1)) << i;
+    }
+}
+
 }  // namespace
 }  // namespace outrigger::fs
