@@ -25,13 +25,14 @@ namespace {
 constexpr unsigned kMountId = STATX_MNT_ID;
 
 /// A mount of our own of what `path` is, with everything that is mounted below it. Invalid where
-/// the process may not (errno). Of a user namespace its maps are the mount's.
-UniqueFd clone_mount(const std::string& path, bool read_only, const UniqueFd& user_namespace) {
-    UniqueFd tree(
+/// the process may not have one (errno).
+UniqueFd clone_tree(const std::string& path) {
+    return UniqueFd(
         ::open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
-    if (!tree.valid()) {
-        return tree;
-    }
+}
+
+/// False where the process may not do that (errno). Of a user namespace the maps are the mount's.
+bool shape_mount(const UniqueFd& tree, bool read_only, const UniqueFd& user_namespace) {
     mount_attr attributes{};
     attributes.attr_set =
         MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (read_only ? MOUNT_ATTR_RDONLY : 0);
@@ -40,8 +41,13 @@ UniqueFd clone_mount(const std::string& path, bool read_only, const UniqueFd& us
         attributes.attr_set |= MOUNT_ATTR_IDMAP;
         attributes.userns_fd = static_cast<decltype(attributes.userns_fd)>(user_namespace.get());
     }
-    if (::mount_setattr(
-            tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) != 0) {
+    return ::mount_setattr(
+               tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) == 0;
+}
+
+UniqueFd clone_mount(const std::string& path, bool read_only) {
+    UniqueFd tree = clone_tree(path);
+    if (tree.valid() && !shape_mount(tree, read_only, UniqueFd())) {
         const int error = errno;
         tree.reset();
         errno = error;
@@ -56,13 +62,18 @@ Result<UniqueFd> clone_mapped_mount(const FsSettings& settings) {
     }
     const UniqueFd users =
         OUTRIGGER_TRY(make_user_namespace(settings.mount_uids, settings.mount_gids));
-    UniqueFd tree = clone_mount(settings.shared_dir, settings.read_only, users);
-    if (const int error = errno; !tree.valid()) {
+    UniqueFd tree = clone_tree(settings.shared_dir);
+    if (!tree.valid()) {
+        return failure(error_from_errno("--translate-by=mount: cannot clone the mount of '" +
+                                        settings.shared_dir + "'"));
+    }
+    if (!shape_mount(tree, settings.read_only, users)) {
+        const int error = errno;
         return failure(error_from_code(
             error == EINVAL
                 ? "--translate-by=mount: the file system of '" + settings.shared_dir +
                       "', or one that is mounted below, has no mapped mounts"
-                : "--translate-by=mount: cannot clone the mount of '" + settings.shared_dir + "'",
+                : "--translate-by=mount: cannot map the mount of '" + settings.shared_dir + "'",
             error));
     }
     return tree;
@@ -132,7 +143,7 @@ Result<Share> Share::open(const FsSettings& settings) {
     if (!settings.mount_uids.empty()) {
         share.root_ = OUTRIGGER_TRY(clone_mapped_mount(settings));
     } else if (share.changes_users_) {
-        share.root_ = clone_mount(settings.shared_dir, settings.read_only, UniqueFd());
+        share.root_ = clone_mount(settings.shared_dir, settings.read_only);
         if (!share.root_.valid()) {
             log(LogLevel::kWarning,
                 "{}: the share is no mount of its own, so set-user-id files in it stay what they "

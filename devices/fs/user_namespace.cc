@@ -33,7 +33,7 @@ Result<void> write_map(const std::string& path, const std::string& lines) {
         ::write(file.get(), lines.data(), lines.size()) != static_cast<ssize_t>(lines.size())) {
         return failure(
             error_from_errno("the kernel does not take the rules of --translate-uid and "
-                             "--translate-gid (340 at most)"));
+                             "--translate-gid (340 and 4095 bytes at most)"));
     }
     return {};
 }
@@ -43,7 +43,11 @@ Result<UniqueFd> open_mapped(pid_t child,
                              const std::string& uids,
                              const std::string& gids) {
     int error = 0;
-    if (::read(outcome, &error, sizeof error) != static_cast<ssize_t>(sizeof error) || error != 0) {
+    ssize_t count = 0;
+    do {
+        count = ::read(outcome, &error, sizeof error);
+    } while (count < 0 && errno == EINTR);
+    if (count != static_cast<ssize_t>(sizeof error) || error != 0) {
         return failure(error_from_code("cannot make a user namespace", error == 0 ? EIO : error));
     }
     const std::string place = "/proc/" + std::to_string(child);
