@@ -282,8 +282,11 @@ Verdict FsServer::create(Call& call) {
     }
     if (!fd.valid() && error == EEXIST && was_made(earlier, *parent, wish.name, S_IFREG)) {
         // By this request, whose process was killed: so its user may have it open, as from there.
+        // Unless it is somebody else's, who came between.
         const Found made = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), *parent, wish.name));
-        auto opened = share_.reopen(made.inode->fd.get(), made.inode->type, flags);
+        auto opened = made.status.stx_uid == user.uid
+                          ? share_.reopen(made.inode->fd.get(), made.inode->type, flags)
+                          : open_for(call, user, made, wish.args);
         inodes_.take_back(made.inode.id());
         fd = OUTRIGGER_FS_TRY(std::move(opened));
     }

@@ -159,6 +159,32 @@ TEST_P(FsPoints, Create) {
                   });
 }
 
+/// Root's, by the same name, when the request has begun: who asked may not have it.
+TEST_P(FsPoints, CreateWhereSomebodyElseComesBetween) {
+    ASSERT_EQ(::chmod(share().c_str(), 0777), 0);
+    at_each_point(
+        [&](Run& run) {
+            run.meanwhile = [path = in_share(run.name)] {
+                const UniqueFd made(
+                    ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+                if (made.valid()) {
+                    EXPECT_EQ(::write(made.get(), "secret", 6), 6);
+                }
+            };
+            FuseRequest request = ask::create(FUSE_ROOT_ID, run.name, O_RDWR | O_TRUNC);
+            request.uid = 1000;
+            request.gid = 1000;
+            return request;
+        },
+        [&](const Run& run, const FuseAnswer& answer) {
+            struct stat status {};
+
+            ASSERT_EQ(::stat(in_share(run.name).c_str(), &status), 0);
+            EXPECT_EQ(answer.error(), status.st_uid == 0 ? EACCES : 0);
+            EXPECT_EQ(read_in_share(run.name), status.st_uid == 0 ? "secret" : "");
+        });
+}
+
 TEST_P(FsPoints, CreateOfWhatIsThereAlready) {
     at_each_point(
         [&](const Run& run) {
