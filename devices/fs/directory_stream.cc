@@ -23,8 +23,9 @@ struct RecordHead {
 
 constexpr size_t kNameOffset = 19;
 
-/// Entries that are looked at to find an offset that the kernel cannot seek to.
-constexpr uint64_t kScanMax = 10'000'000;
+/// Entries that are looked at to find an offset that the kernel cannot seek to: a tenth of a
+/// second.
+constexpr uint64_t kScanMax = 1'000'000;
 
 }  // namespace
 
@@ -51,7 +52,6 @@ Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
     end_ = 0;
     record_bytes_ = 0;
     is_behind_ = true;
-    // Some file systems hand out offsets that no lseek() takes.
     if (offset > INT64_MAX) {
         return scan(fd, offset);
     }

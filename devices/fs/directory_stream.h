@@ -40,6 +40,12 @@ class DirectoryStream final {
 
     ~DirectoryStream() { drop_buffer(); }
 
+    /// Is seek() to `offset` a walk from the beginning? Some file systems (NFS) hand out offsets
+    /// that no lseek() takes, and a guest may make one up.
+    [[nodiscard]] bool has_to_scan(uint64_t offset) const {
+        return offset > INT64_MAX && (offset != cursor_ || is_behind_);
+    }
+
     /// The next entry is the one at `offset`, 0 or one that an entry carried. An errno value.
     [[nodiscard]] Result<void, int> seek(int fd, uint64_t offset);
 

@@ -38,6 +38,18 @@ size_t bytes_of(std::span<const iovec> segments) {
     return bytes;
 }
 
+/// The buffers behind those that `bytes` have filled.
+std::span<iovec> copy_into(std::span<iovec> segments, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+        const iovec& front = segments.front();
+        const size_t count = std::min(front.iov_len, bytes.size());
+        std::memcpy(front.iov_base, bytes.data(), count);
+        bytes = bytes.subspan(count);
+        segments = detail::behind(segments, count);
+    }
+    return segments;
+}
+
 }  // namespace
 
 bool are_sectors(std::span<const iovec> segments) {
@@ -50,18 +62,24 @@ bool are_sectors(std::span<const iovec> segments) {
 
 Transfer read_by_copy(int fd, std::span<iovec> segments, uint64_t offset) {
     const size_t bytes = bytes_of(segments);
-    const Pages pages = allocate_pages(bytes);
+    // No more than a WRITE takes, however long the READ is; whole sectors.
+    const size_t piece_bytes = std::min<size_t>(bytes, kTransferBytesMax);
+    const Pages pages = allocate_pages(piece_bytes);
     if (pages == nullptr) {
         return {.done = 0, .error = ENOMEM};
     }
-    std::array<iovec, 1> whole = {{{.iov_base = pages.get(), .iov_len = bytes}}};
-    std::span<iovec> rest = whole;
-    const Transfer transfer = read_all(fd, rest, offset, 0);
-    size_t copied = 0;
-    for (const iovec& segment : segments) {
-        const size_t count = std::min(segment.iov_len, transfer.done - copied);
-        std::memcpy(segment.iov_base, pages.get() + copied, count);
-        copied += count;
+    Transfer transfer;
+    while (transfer.done < bytes) {
+        const size_t wanted = std::min<size_t>(piece_bytes, bytes - transfer.done);
+        std::array<iovec, 1> whole = {{{.iov_base = pages.get(), .iov_len = wanted}}};
+        std::span<iovec> rest = whole;
+        const Transfer piece = read_all(fd, rest, offset + transfer.done, 0);
+        segments = copy_into(segments, {pages.get(), static_cast<size_t>(piece.done)});
+        transfer.done += piece.done;
+        transfer.error = piece.error;
+        if (piece.done < wanted) {
+            break;
+        }
     }
     return transfer;
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Directories: opening and listing them.
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -78,28 +79,52 @@ Result<bool, Errno> FsServer::append_entry_plus(ReplyWriter& reply,
 }
 
 Verdict FsServer::list(Call& call, bool plus) {
-    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_read_in>(call.body));
-    const OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
-    const InodeRef inode = OUTRIGGER_FS_TRY(directory_of(call.header.node));
+    auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_read_in>(call.body));
+    OpenFileRef file = OUTRIGGER_FS_TRY(file_of(args.fh, call.header.node));
+    InodeRef inode = OUTRIGGER_FS_TRY(directory_of(call.header.node));
     if (!file->is_directory()) {
         return failed(ENOTDIR);
     }
-    if (args.size > call.reply.room() || args.size > kTransferBytesMax) {
+    if (args.size > call.reply.room() || args.size > kReadBytesMax) {
         return failed(EINVAL);
     }
+    // A part of a listing is an answer, too.
+    args.size = std::min(args.size, kTransferBytesMax);
+    const Listing listing{.args = args, .asker = asker_of(call), .plus = plus};
     DirectoryStream& stream = *file->directory;
-    const std::lock_guard lock(stream.mutex);
-    const Verdict verdict = list_from(call, args, *file, inode, plus);
-    stream.rest();
+    {
+        const std::unique_lock lock(stream.mutex, std::try_to_lock);
+        if (lock.owns_lock() && !stream.has_to_scan(args.offset)) {
+            return list_from(call.reply, listing, *file, *inode);
+        }
+    }
+    call.queue.defer(
+        call,
+        [this, listing, file = std::move(file), inode = std::move(inode)](ReplyWriter& reply) {
+            const std::lock_guard lock(file->directory->mutex);
+            return list_from(reply, listing, *file, *inode);
+        });
+    return Verdict::kLater;
+}
+
+/// With the lock of the file's stream.
+Verdict FsServer::list_from(ReplyWriter& reply,
+                            const Listing& listing,
+                            const OpenFile& file,
+                            const Inode& directory) {
+    const Verdict verdict = list_entries(reply, listing, file, directory);
+    file.directory->rest();
     return verdict;
 }
 
-Verdict FsServer::list_from(
-    Call& call, const fuse_read_in& args, const OpenFile& file, const InodeRef& inode, bool plus) {
+Verdict FsServer::list_entries(ReplyWriter& reply,
+                               const Listing& listing,
+                               const OpenFile& file,
+                               const Inode& directory) {
     DirectoryStream& stream = *file.directory;
-    OUTRIGGER_FS_TRY(stream.seek(file.fd.get(), args.offset));
-    const uint64_t end = call.reply.room() - args.size;  // what the driver does not ask for
-    NamesBase base(share_, inode->fd.get());
+    OUTRIGGER_FS_TRY(stream.seek(file.fd.get(), listing.args.offset));
+    const uint64_t end = reply.room() - listing.args.size;  // what the driver does not ask for
+    NamesBase base(share_, directory.fd.get());
     bool is_first = true;
     while (true) {
         const auto current = stream.current(file.fd.get());
@@ -111,13 +136,13 @@ Verdict FsServer::list_from(
             return Verdict::kAnswered;
         }
         DirectoryEntry entry = **current;
-        if (inode.id() == InodeTable::kRootId && entry.name_bytes == 2 && entry.is_dots()) {
+        if (file.node == InodeTable::kRootId && entry.name_bytes == 2 && entry.is_dots()) {
             entry.number = root_number_;  // what is above the share is nobody's business
         }
-        const uint64_t room = call.reply.room() - end;
-        const bool fits = plus ? OUTRIGGER_FS_TRY(append_entry_plus(
-                                     call.reply, room, asker_of(call), *inode, base, entry))
-                               : append_entry(call.reply, room, entry);
+        const uint64_t room = reply.room() - end;
+        const bool fits = listing.plus ? OUTRIGGER_FS_TRY(append_entry_plus(
+                                             reply, room, listing.asker, directory, base, entry))
+                                       : append_entry(reply, room, entry);
         if (!fits) {
             return is_first ? failed(EINVAL) : Verdict::kAnswered;
         }

@@ -39,9 +39,18 @@ Verdict answer_write(ReplyWriter& reply, uint64_t bytes) {
     return reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
 }
 
+/// Past the page cache some file systems (bcachefs) refuse to say that nothing is behind the last
+/// bytes of a file, because those end in the midst of a sector.
+bool ends_at(const OpenFile& file, uint64_t offset) {
+    struct stat status;
+    return (file.flags & O_DIRECT) != 0 && read_attributes(file.fd.get(), status) &&
+           offset >= static_cast<uint64_t>(status.st_size);
+}
+
 /// The guest takes a short answer for the end of the file: what fails half way is an error.
-Verdict end_read(Errno error) {
-    return error == 0 ? Verdict::kAnswered : failed(error);
+Verdict end_read(const OpenFile& file, uint64_t offset, uint64_t done, Errno error) {
+    const bool is_end = error == EINVAL && done > 0 && ends_at(file, offset + done);
+    return error == 0 || is_end ? Verdict::kAnswered : failed(error);
 }
 
 /// A program is told how many bytes were written before the error. Of what its cache writes back
@@ -212,11 +221,37 @@ Verdict FsServer::syncfs(Call& call) {
     OUTRIGGER_FS_TRY(parse_fixed<fuse_syncfs_in>(call.body));
     InodeRef inode = OUTRIGGER_FS_TRY(inode_of(call.header.node));
     call.queue.defer(call, [this, inode = std::move(inode)](ReplyWriter& /*reply*/) {
-        // syncfs() refuses O_PATH descriptors. Opened here, so that requests which wait hold none.
-        const UniqueFd fd = OUTRIGGER_FS_TRY(share_.reopen(inode->fd.get(), inode->type, O_RDONLY));
-        return ::syncfs(fd.get()) == 0 ? Verdict::kAnswered : failed(errno);
+        // Here, so that requests which wait hold no descriptor.
+        const auto fd = OUTRIGGER_FS_TRY(synced_by(*inode));
+        return ::syncfs(fd->get()) == 0 ? Verdict::kAnswered : failed(errno);
     });
     return Verdict::kLater;
+}
+
+/// syncfs() refuses O_PATH descriptors, and one that is opened anew knows of no error before.
+Result<std::shared_ptr<const UniqueFd>, Errno> FsServer::synced_by(const Inode& inode) {
+    // Of mounts below the share; a guest makes none.
+    constexpr size_t kMountsMax = 64;
+    const std::lock_guard lock(syncs_mutex_);
+    if (const auto found = syncs_.find(inode.key.mount); found != syncs_.end()) {
+        return found->second;
+    }
+    auto fd = std::make_shared<const UniqueFd>(
+        OUTRIGGER_TRY(share_.reopen(inode.fd.get(), inode.type, O_RDONLY)));
+    // A file would not end as long as it is kept.
+    if (inode.type == S_IFDIR && syncs_.size() < kMountsMax) {
+        syncs_.emplace(inode.key.mount, fd);
+    }
+    return fd;
+}
+
+/// Of the share itself from here on: a guest that syncs it is told of what failed before it asked.
+void FsServer::watch_for_errors() {
+    {
+        const std::lock_guard lock(syncs_mutex_);
+        syncs_.clear();
+    }
+    (void)synced_by(*inodes_.find(InodeTable::kRootId));
 }
 
 Verdict FsServer::read(Call& call) {
@@ -226,7 +261,7 @@ Verdict FsServer::read(Call& call) {
         return failed(EISDIR);
     }
     if (!lies_in_a_file(args.offset, args.size) || args.size > call.reply.room() ||
-        args.size > kTransferBytesMax) {
+        args.size > kReadBytesMax) {
         return failed(EINVAL);
     }
     std::span<iovec> segments = call.reply.iovecs(args.size);
@@ -247,7 +282,7 @@ Verdict FsServer::read(Call& call) {
         if (never_can(transfer.error)) {
             file->reads_wait.store(true, std::memory_order_relaxed);
         } else if (!cannot_now(transfer.error)) {
-            return end_read(transfer.error);
+            return end_read(*file, args.offset, done, transfer.error);
         }
     }
     const bool is_direct = (file->flags & O_DIRECT) != 0;
@@ -267,7 +302,7 @@ Verdict FsServer::read(Call& call) {
                                          : read_all(file->fd.get(), segments, offset + done, 0);
         look_for_loss(transfer, segments);
         reply.note_written(transfer.done);
-        return end_read(transfer.error);
+        return end_read(*file, offset, done + transfer.done, transfer.error);
     };
     if (by_kernel) {
         call.queue.read(call, rest, std::move(work));

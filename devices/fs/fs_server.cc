@@ -116,6 +116,7 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     files_.set_slots_max(slots_max);
     inodes_.set_root(
         share_.duplicate_root(), key_of(*status), uint32_t{status->stx_mode} & uint32_t{S_IFMT});
+    watch_for_errors();
 }
 
 Result<void> FsServer::adopt_thread() {
@@ -143,6 +144,7 @@ void FsServer::reset() {
     lock_owners_.clear();
     files_.clear();
     inodes_.clear();
+    watch_for_errors();
 }
 
 Verdict FsServer::serve(Call& call) {

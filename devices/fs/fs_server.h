@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -159,6 +160,8 @@ class FsServer final {
         return (agreed_.load(std::memory_order_relaxed) & flag) != 0;
     }
 
+    [[nodiscard]] Result<std::shared_ptr<const UniqueFd>, Errno> synced_by(const Inode& inode);
+    void watch_for_errors();
     [[nodiscard]] Verdict look_up_by_number(Call& call, bool wants_parent);
     [[nodiscard]] std::string root_path() const;
     [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
@@ -297,11 +300,21 @@ class FsServer final {
     [[nodiscard]] bool kills_privileges(const Call& call) const;
     [[nodiscard]] Verdict copy(Call& call, bool has_long_reply);
     [[nodiscard]] Verdict list(Call& call, bool plus);
-    [[nodiscard]] Verdict list_from(Call& call,
-                                    const fuse_read_in& args,
+
+    struct Listing {
+        fuse_read_in args{};
+        Asker asker{};
+        bool plus = false;
+    };
+
+    [[nodiscard]] Verdict list_from(ReplyWriter& reply,
+                                    const Listing& listing,
                                     const OpenFile& file,
-                                    const InodeRef& inode,
-                                    bool plus);
+                                    const Inode& directory);
+    [[nodiscard]] Verdict list_entries(ReplyWriter& reply,
+                                       const Listing& listing,
+                                       const OpenFile& file,
+                                       const Inode& directory);
     [[nodiscard]] bool append_entry(ReplyWriter& reply, uint64_t room, const DirectoryEntry& entry);
     [[nodiscard]] Result<bool, Errno> append_entry_plus(ReplyWriter& reply,
                                                         uint64_t room,
@@ -342,6 +355,9 @@ class FsServer final {
     mutable LockOwners lock_owners_;
     mutable std::mutex wanted_locks_mutex_;
     mutable std::vector<SavedLock> wanted_locks_;  // guarded by it: to be had before a queue starts
+    std::mutex syncs_mutex_;
+    // Guarded by it: by mount, what SYNCFS asks, which tells of what failed since it is open.
+    std::map<uint64_t, std::shared_ptr<const UniqueFd>> syncs_;
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it

@@ -23,8 +23,11 @@ inline constexpr uint64_t kInitCreateSuppGroup = 1ULL << 34;    // 7.38
 inline constexpr uint64_t kInitDirectIoAllowMmap = 1ULL << 36;  // 7.39
 inline constexpr uint64_t kInitAllowIdmap = 1ULL << 40;         // 7.41
 
-/// The longest READ, WRITE and listing: what INIT says.
+/// The longest WRITE and listing: what INIT says.
 inline constexpr uint32_t kTransferBytesMax = 1 << 20;
+
+/// The longest READ: INIT counts it in pages, which some guests have of 64 KiB.
+inline constexpr uint32_t kReadBytesMax = kTransferBytesMax / 4096 * 65536;
 
 /// fuse_in_header as of 7.38, whose total_extlen older kernels leave 0.
 struct InHeader {

@@ -27,7 +27,8 @@ struct OpenFile {
     /// A write that must not wait is refused by this kind of file: then one that waits is made.
     std::atomic<bool> writes_wait{false};
     std::atomic<bool> reads_wait{false};
-    /// Its file system is memory: it knows no reads that must not wait, and none that do.
+    /// Its file system is memory: it knows no reads that must not wait, and none
+    /// that do, but of what was swapped out.
     std::atomic<bool> is_in_memory{false};
     bool ignores_closes = false;                 ///< of it that are not the last: FileSystemKind
     std::atomic<uint32_t> flock{F_UNLCK};        ///< what of flock() it has on the host

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/fs/fs_test.h"
@@ -121,6 +122,26 @@ TEST_F(FsCold, MemoryThatIsGoneMeanwhileBreaksTheRing) {
     EXPECT_TRUE(ring.wait_error(driver::after(kPatience))) << daemon().complained();
     connect({});
     expect_alive();
+}
+
+/// What the host could not write back before the guest asked; once, as by syncfs().
+TEST_F(FsCold, ASyncTellsWhatFailedBefore) {
+    held_ = HeldFile::mount(share(), content_);
+    if (held_ == nullptr) {
+        GTEST_SKIP() << "this needs root and /dev/fuse";
+    }
+    serve();
+    const UniqueFd file(::open(in_share("f").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(file.valid());
+    void* const mapped = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+    ASSERT_NE(mapped, MAP_FAILED);
+    static_cast<char*>(mapped)[0] = 'x';
+    EXPECT_NE(::msync(mapped, kSize, MS_SYNC), 0);
+    ::munmap(mapped, kSize);
+    // Who was told of it first keeps it from nobody who was there before.
+    EXPECT_NE(::syncfs(file.get()), 0);
+    EXPECT_EQ(error_of(ask::syncfs(FUSE_ROOT_ID)), EIO);
+    EXPECT_EQ(error_of(ask::syncfs(FUSE_ROOT_ID)), 0);
 }
 
 /// Through the page cache by a thread, and past it by the kernel.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Preloaded into a share's daemon: its files can be read up to the offset that the test says, and
-// fail behind it, as on a disk with bad sectors.
+// fail behind it, as on a disk with bad sectors. Or reads in the midst of a sector are refused.
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -18,12 +18,16 @@ namespace {
 
 constexpr size_t kSegmentsMax = 1024;
 
+constexpr int64_t kSectorBytes = 512;
+
 int64_t good_bytes = INT64_MAX;
+bool wants_sectors = false;
 
 __attribute__((constructor)) void read_what_the_test_says() {
     if (const char* const text = std::getenv("OUTRIGGER_READS_FAIL_BEHIND")) {
         good_bytes = std::atoll(text);
     }
+    wants_sectors = std::getenv("OUTRIGGER_READS_WANT_SECTORS") != nullptr;
 }
 
 using Syscall = long (*)(long, long, long, long, long, long, long);
@@ -62,6 +66,12 @@ extern "C" __attribute__((visibility("default"))) long syscall(long number, ...)
     auto [a, b, c, d, e, f] = arguments;
     if ((number == SYS_preadv2 || number == SYS_pread64) && d >= good_bytes) {
         errno = EIO;
+        return -1;
+    }
+    // Less than 0 is no file.
+    if ((number == SYS_preadv2 || number == SYS_pread64) && wants_sectors && d > 0 &&
+        d % kSectorBytes != 0) {
+        errno = EINVAL;
         return -1;
     }
     if (number == SYS_preadv2) {

@@ -22,12 +22,13 @@ using Bytes = std::vector<std::byte>;
 
 class FuseQueue final {
   public:
-    /// The longest transfer, as Linux has it with 256 pages, and room for what comes before it.
+    /// The longest transfer, as Linux has it with 256 pages, and room for what comes before it; and
+    /// for one of twice that, as guests have it whose pages are larger.
     static constexpr uint32_t kTransferBytesMax = uint32_t{1} << 20;
-    static constexpr uint32_t kSlotBytes = kTransferBytesMax + 16384;
+    static constexpr uint32_t kSlotBytes = 2 * kTransferBytesMax + 16384;
     static constexpr uint32_t kPageBytes = 4096;
     /// A chain of the longest transfer: its pages, and what is around them.
-    static constexpr uint16_t kSegmentsMax = 2 * (kSlotBytes / kPageBytes) + 16;
+    static constexpr uint16_t kSegmentsMax = kSlotBytes / kPageBytes + 16;
 
     /// Room for `slot_count` requests; `memory` and `queue` (borrowed) outlive it.
     FuseQueue(driver::GuestMemory& memory, driver::DriverQueue& queue, size_t slot_count);

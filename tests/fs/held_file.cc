@@ -164,6 +164,9 @@ void HeldFile::answer_request() {
             }
             return;
         }
+        case FUSE_WRITE:
+            answer(header.unique, EIO);
+            return;
         case FUSE_RELEASE:
         case FUSE_RELEASEDIR:
         case FUSE_FLUSH:

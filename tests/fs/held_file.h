@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// A file system of the kernel's FUSE client that has one file, whose reads take as long as the
-/// test likes: for requests that wait for a disk while something else happens.
+/// test likes, and which cannot be written: for requests that wait for a disk while something else
+/// happens.
 #pragma once
 
 #include <cstddef>

@@ -17,10 +17,10 @@ namespace {
 
 constexpr size_t kGoodBytes = 8192;
 
-class FsTrapBadDisk : public FsTraps {
+class FsTrapBadReads : public FsTraps {
   protected:
-    /// By a daemon whose reads fail behind kGoodBytes.
-    void SetUp() override {
+    /// By a daemon whose reads fail as this variable says.
+    void serve_with(const char* variable, const std::string& value) {
         const char* const module = std::getenv("OUTRIGGER_FAILING_READS");
         ASSERT_NE(module, nullptr) << "names what is preloaded";
         // Sanitizers want to be first, unless they are told.
@@ -28,20 +28,28 @@ class FsTrapBadDisk : public FsTraps {
         const std::string before = asan != nullptr ? asan : "";
         ASSERT_EQ(::setenv("LD_PRELOAD", module, 1), 0);
         ASSERT_EQ(::setenv("ASAN_OPTIONS", (before + ":verify_asan_link_order=0").c_str(), 1), 0);
-        ASSERT_EQ(::setenv("OUTRIGGER_READS_FAIL_BEHIND", std::to_string(kGoodBytes).c_str(), 1),
-                  0);
+        ASSERT_EQ(::setenv(variable, value.c_str(), 1), 0);
         serve({.arguments = {"--allow-direct-io"}});
         ASSERT_EQ(::unsetenv("LD_PRELOAD"), 0);
-        ASSERT_EQ(::unsetenv("OUTRIGGER_READS_FAIL_BEHIND"), 0);
+        ASSERT_EQ(::unsetenv(variable), 0);
         ASSERT_EQ(asan != nullptr ? ::setenv("ASAN_OPTIONS", before.c_str(), 1)
                                   : ::unsetenv("ASAN_OPTIONS"),
                   0);
-        file_ = create("f", std::string(4 * kGoodBytes, 'x'));
     }
 
     /// What is read of the file at `offset`.
     FuseAnswer read(uint64_t fh, uint64_t offset, uint32_t size) {
         return call(ask::read(file_.node, fh, offset, size));
+    }
+
+    OpenFile file_;
+};
+
+class FsTrapBadDisk : public FsTrapBadReads {
+  protected:
+    void SetUp() override {
+        serve_with("OUTRIGGER_READS_FAIL_BEHIND", std::to_string(kGoodBytes));
+        file_ = create("f", std::string(4 * kGoodBytes, 'x'));
     }
 
     void expect_errors(uint64_t fh) {
@@ -50,8 +58,6 @@ class FsTrapBadDisk : public FsTraps {
         EXPECT_EQ(read(fh, kGoodBytes - 4096, kGoodBytes).error(), EIO);
         EXPECT_EQ(read(fh, kGoodBytes, 4096).error(), EIO);
     }
-
-    OpenFile file_;
 };
 
 TEST_F(FsTrapBadDisk, FsTrap30ReadThatFailsHalfWayIsNotTheEnd) {
@@ -67,6 +73,22 @@ TEST_F(FsTrapBadDisk, FsTrap30PastThePageCache) {
         GTEST_SKIP() << "no direct I/O here";
     }
     expect_errors(fh);
+    expect_alive();
+}
+
+/// Some file systems do not say past the page cache that a file ends in the midst of a sector.
+TEST_F(FsTrapBadReads, FsTrap30TheLastBytesOfAFilePastThePageCache) {
+    serve_with("OUTRIGGER_READS_WANT_SECTORS", "1");
+    file_ = create("f", std::string(5000, 'x'));
+    const FuseAnswer opened = call(ask::open(file_.node, O_RDONLY | O_DIRECT));
+    ASSERT_EQ(opened.error(), 0);
+    const uint64_t fh = opened.as<fuse_open_out>().fh;
+    if (read(fh, 0, 4096).error() == EINVAL) {
+        GTEST_SKIP() << "no direct I/O here";
+    }
+    EXPECT_EQ(read(fh, 0, 8192).text(), std::string(5000, 'x'));
+    EXPECT_EQ(read(fh, 4096, 4096).text(), std::string(904, 'x'));
+    EXPECT_EQ(read(fh, 100, 4096).error(), EINVAL) << "which is no end";
     expect_alive();
 }
 
