@@ -127,8 +127,12 @@ Result<void> FsDevice::load_state(std::span<const StateSection> sections) {
 }
 
 std::span<const StateSectionKind> FsDevice::state_sections() const {
-    static constexpr std::array kKinds = {
-        kSessionSection, kNodesSection, kFilesSection, kRemovedSection, kLocksSection};
+    static constexpr std::array kKinds = {kSessionSection,
+                                          kNodesSection,
+                                          kFilesSection,
+                                          kRemovedSection,
+                                          kLocksSection,
+                                          kForgottenSection};
     return kKinds;
 }
 

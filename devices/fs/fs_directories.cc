@@ -101,6 +101,10 @@ Verdict FsServer::list(Call& call, bool plus) {
     call.queue.defer(
         call,
         [this, listing, file = std::move(file), inode = std::move(inode)](ReplyWriter& reply) {
+            // Its working directory is to be its own.
+            if (!share_.adopt_thread()) {
+                return failed(EIO);
+            }
             const std::lock_guard lock(file->directory->mutex);
             return list_from(reply, listing, *file, *inode);
         });

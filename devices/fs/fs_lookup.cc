@@ -118,7 +118,7 @@ Verdict FsServer::look_up_by_number(Call& call, bool wants_parent) {
         if (found.inode->type != S_IFDIR) {
             return failed(ENOTDIR);
         }
-        const auto path = path_of(*found.inode, root_path());
+        const auto path = path_of(found.inode->fd.get(), found.inode->key, root_path());
         if (!path) {
             return failed(ESTALE);  // it is not in the share any more
         }

@@ -21,6 +21,10 @@
 namespace outrigger::fs {
 namespace {
 
+/// Of what the guest has forgotten (--nfs-export): each takes some 15 us while the guest stands
+/// still, and whoever made a state up has no more of them looked for.
+constexpr size_t kForgottenMax = size_t{1} << 20;
+
 /// What the kernel calls the file of a descriptor; nothing when it has no such name any more.
 std::optional<std::string> name_of(int proc_fd, int fd) {
     std::array<char, PATH_MAX + 1> text;
@@ -94,8 +98,10 @@ std::string FsServer::root_path() const {
 
 /// From the root of the share; nothing where the file cannot be found there, because its name was
 /// removed, or another file has it now.
-std::optional<std::string> FsServer::path_of(const Inode& inode, const std::string& root) const {
-    auto path = name_of(share_.proc_fd(), inode.fd.get());
+std::optional<std::string> FsServer::path_of(int fd,
+                                             const InodeKey& key,
+                                             const std::string& root) const {
+    auto path = name_of(share_.proc_fd(), fd);
     if (!path || !path->starts_with(root)) {
         return std::nullopt;
     }
@@ -107,7 +113,7 @@ std::optional<std::string> FsServer::path_of(const Inode& inode, const std::stri
         path->empty() ? Result<UniqueFd, Errno>(failure(ENOENT)) : share_.pin_path(*path);
     const StatResult status =
         found ? stat_fd(found->get(), STATX_BASIC_STATS | STATX_MNT_ID) : failure(ENOENT);
-    return status && key_of(*status) == inode.key ? path : std::nullopt;
+    return status && key_of(*status) == key ? path : std::nullopt;
 }
 
 /// Those that are found by nothing, by number.
@@ -129,10 +135,12 @@ Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::st
     std::vector<WantedName> wanted;
     std::vector<Nameless> nameless;
     inodes_.for_each([&](InodeRef& inode) {
-        if (inode.id() == InodeTable::kRootId) {
+        if (inode.id() == InodeTable::kRootId ||
+            inode->lookups.load(std::memory_order_relaxed) == 0) {
             return;
         }
-        if (auto path = handles_.open(inode) ? path_of(*inode, root) : std::nullopt) {
+        if (auto path =
+                handles_.open(inode) ? path_of(inode->fd.get(), inode->key, root) : std::nullopt) {
             save_named(inode, *std::move(path));
             return;
         }
@@ -153,8 +161,7 @@ Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::st
         const auto found = std::ranges::lower_bound(wanted, inode->key, {}, &WantedName::key);
         if (found != wanted.end() && found->key == inode->key && found->path) {
             save_named(inode, *found->path);
-        } else if (is_removed && inode->lookups.load(std::memory_order_relaxed) != 0 &&
-                   !inode->handle.is_empty() && inode->fd.is_open()) {
+        } else if (is_removed && !inode->handle.is_empty() && inode->fd.is_open()) {
             const auto handle = inode->handle.all();
             state.removed.push_back({.id = id,
                                      .lookups = inode->lookups.load(std::memory_order_relaxed),
@@ -170,6 +177,58 @@ Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::st
     }
     std::ranges::sort(left);
     return left;
+}
+
+/// As many as there is room for behind all that the guest needs to go on.
+void FsServer::save_forgotten(FsState& state, const std::string& root) const {
+    // For what the framework says beside the sections.
+    constexpr size_t kSpareBytes = size_t{64} << 10;
+    const size_t bytes = section_bytes(state) + kSpareBytes;
+    const size_t room = kStateBytesMax - std::min(bytes, kStateBytesMax);
+    // False: there is no room.
+    const auto save_named = [&](const Inode& inode, uint64_t id, std::string path) {
+        const auto handle = inode.handle.all();
+        // The longest that a node's numbers can be.
+        constexpr size_t kNumbersBytes = 32;
+        if (state.forgotten.bytes().size() + kNumbersBytes + path.size() + handle.size() > room) {
+            return false;
+        }
+        state.forgotten.add({.id = id,
+                             .type = inode.type,
+                             .path = std::move(path),
+                             .handle = {handle.begin(), handle.end()}});
+        return true;
+    };
+    std::vector<WantedName> wanted;
+    std::vector<uint64_t> nameless;
+    for (const uint64_t id : inodes_.forgotten(kForgottenMax)) {
+        const InodeRef inode = inodes_.find(id);
+        // By a descriptor of its own: nobody closes one of the inode's.
+        const auto fd = inode ? handles_.pin(*inode) : failure(ESTALE);
+        if (!fd) {
+            continue;
+        }
+        if (auto path = path_of(fd->get(), inode->key, root)) {
+            if (!save_named(*inode, id, *std::move(path))) {
+                return;
+            }
+            continue;
+        }
+        const StatResult status = stat_fd(fd->get(), STATX_NLINK);
+        if (status && status->stx_nlink > 0 && inode->type != S_IFDIR) {
+            wanted.push_back({.key = inode->key});
+            nameless.push_back(id);
+        }
+    }
+    if (!wanted.empty()) {
+        find_names(share_, wanted);
+    }
+    for (size_t i = 0; i < wanted.size(); ++i) {
+        const InodeRef inode = inodes_.find(nameless[i]);
+        if (inode && wanted[i].path && !save_named(*inode, nameless[i], *wanted[i].path)) {
+            return;
+        }
+    }
 }
 
 Result<FsState> FsServer::save() const {
@@ -200,6 +259,7 @@ Result<FsState> FsServer::save() const {
             left.size());
     }
     state.locks = held_locks();
+    save_forgotten(state, root);
     let_go_of_locks();
     const std::lock_guard lock(wanted_locks_mutex_);
     wanted_locks_ = state.locks;
@@ -252,6 +312,11 @@ Result<void> FsServer::load_all(const FsState& state) {
     for (const SavedRemoved& node : state.removed) {
         OUTRIGGER_TRY(load_removed(node));
     }
+    size_t left = kForgottenMax;
+    state.forgotten.for_each([&](const SavedNode& node) {
+        load_forgotten(node);
+        return --left > 0 && inodes_.size() < settings_.inodes_max;
+    });
     if (lost_count_ > 0) {
         log(LogLevel::kWarning,
             "fs: {} files that the guest knows are not here, and it finds out by itself",
@@ -272,6 +337,24 @@ Result<void> FsServer::load_node(const SavedNode& node) {
                         node.type,
                         share_.pin_path(node.path),
                         "what the guest knows as '" + shown(node.path) + "'");
+}
+
+/// Of what the guest has forgotten (--nfs-export) whoever has its number yet is told ESTALE where
+/// the name leads to nothing, to another file, or to one that the guest knows. The handle leads
+/// nowhere: the name says that the file lies in the share.
+void FsServer::load_forgotten(const SavedNode& node) {
+    const auto wanted = FileHandle::from_bytes(node.handle);
+    const auto fd = share_.pin_path(node.path);
+    const StatResult status = fd ? stat_fd(fd->get(), STATX_BASIC_STATS | STATX_MNT_ID)
+                                 : StatResult(failure(Errno{fd.error()}));
+    if (!wanted || !status || (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != node.type) {
+        return;
+    }
+    const InodeKey key = key_of(*status);
+    auto handle = handles_.make(*fd, key, node.type);
+    if (handle && handle->is_same(*wanted)) {
+        (void)inodes_.restore(node.id, key, UniqueFd(), node.type, 0, *std::move(handle));
+    }
 }
 
 Result<void> FsServer::load_removed(const SavedRemoved& node) {
@@ -312,10 +395,6 @@ Result<void> FsServer::add_restored(uint64_t id,
             error = handle ? 0 : handle.error();
         }
     }
-    // Of what the guest has forgotten (--nfs-export) whoever has its number yet is told ESTALE.
-    if (settings_.nfs_export && lookups == 0 && (error != 0 || handle->is_empty())) {
-        return {};
-    }
     if (error != 0) {
         Error lost = error_from_code(what + " is not here", error);
         if (!settings_.forgives_lost_files) {
@@ -324,11 +403,9 @@ Result<void> FsServer::add_restored(uint64_t id,
         log_missing(lost);
         fd = UniqueFd();
     }
-    if (!inodes_.restore(
+    if (lookups == 0 ||
+        !inodes_.restore(
             id, key, *std::move(fd), type, lookups, handle ? *std::move(handle) : FileHandle())) {
-        if (settings_.nfs_export && lookups == 0) {
-            return {};  // its name leads to a file that has a number already
-        }
         return failure(
             Error{.message = fmt::format("the node id {:#x} is impossible, or there twice", id)});
     }

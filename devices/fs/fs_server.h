@@ -164,13 +164,16 @@ class FsServer final {
     void watch_for_errors();
     [[nodiscard]] Verdict look_up_by_number(Call& call, bool wants_parent);
     [[nodiscard]] std::string root_path() const;
-    [[nodiscard]] std::optional<std::string> path_of(const Inode& inode,
+    [[nodiscard]] std::optional<std::string> path_of(int fd,
+                                                     const InodeKey& key,
                                                      const std::string& root) const;
     [[nodiscard]] Result<std::vector<uint64_t>> save_nodes(FsState& state,
                                                            const std::string& root) const;
+    void save_forgotten(FsState& state, const std::string& root) const;
     [[nodiscard]] Result<void> load_all(const FsState& state);
     [[nodiscard]] Result<void> load_node(const SavedNode& node);
     [[nodiscard]] Result<void> load_removed(const SavedRemoved& node);
+    void load_forgotten(const SavedNode& node);
     [[nodiscard]] Result<void> load_file(const SavedFile& saved);
     [[nodiscard]] Result<void> check_locks(std::span<const SavedLock> locks);
     [[nodiscard]] Result<void> add_restored(uint64_t id,

@@ -138,6 +138,15 @@ Result<void> read_removed(const StateSection& section, FsState& state) {
     return {};
 }
 
+Result<void> read_forgotten(const StateSection& section, FsState& state) {
+    auto nodes = SavedNodes::parse(section.bytes, SavedNodes::Kind::kForgotten);
+    if (!nodes) {
+        return failure(damaged(section));
+    }
+    state.forgotten = *std::move(nodes);
+    return {};
+}
+
 Result<void> read_locks(const StateSection& section, FsState& state) {
     BodyReader reader(section.bytes);
     while (!reader.at_end()) {
@@ -159,7 +168,8 @@ Result<void> read_locks(const StateSection& section, FsState& state) {
     return {};
 }
 
-/// Both sections are there only when they have something to say: builds without them read the rest.
+/// These sections are there only when they have something to say: builds without them read the
+/// rest.
 void write_rest(const FsState& state, std::vector<StateSection>& sections) {
     std::vector<std::byte> removed;
     for (const SavedRemoved& one : state.removed) {
@@ -189,9 +199,22 @@ void write_rest(const FsState& state, std::vector<StateSection>& sections) {
     if (!locks.empty()) {
         sections.push_back(make_section(kLocksSection, locks));
     }
+    if (!state.forgotten.is_empty()) {
+        sections.push_back(make_section(kForgottenSection, state.forgotten.bytes()));
+    }
 }
 
 }  // namespace
+
+size_t section_bytes(const FsState& state) {
+    size_t bytes = sizeof(SessionRecord) + state.nodes.bytes().size() +
+                   state.files.size() * sizeof(FileRecord) +
+                   state.locks.size() * sizeof(LockRecord) + state.forgotten.bytes().size();
+    for (const SavedRemoved& one : state.removed) {
+        bytes += sizeof(RemovedRecord) + one.handle.size();
+    }
+    return bytes;
+}
 
 std::vector<StateSection> write_fs_state(const FsState& state) {
     std::vector<std::byte> session;
@@ -237,6 +260,9 @@ Result<FsState> read_fs_state(std::span<const StateSection> sections) {
     }
     if (const StateSection* const locks = find_section(sections, kLocksSection.id)) {
         OUTRIGGER_TRY(read_locks(*locks, state));
+    }
+    if (const StateSection* const nodes_forgotten = find_section(sections, kForgottenSection.id)) {
+        OUTRIGGER_TRY(read_forgotten(*nodes_forgotten, state));
     }
     return state;
 }

@@ -19,6 +19,9 @@ inline constexpr StateSectionKind kNodesSection{.id = 2, .name = "nodes", .versi
 inline constexpr StateSectionKind kFilesSection{.id = 3, .name = "files"};
 inline constexpr StateSectionKind kRemovedSection{.id = 4, .name = "removed"};
 inline constexpr StateSectionKind kLocksSection{.id = 5, .name = "locks"};
+/// Who does not know it loses what the guest has forgotten.
+inline constexpr StateSectionKind kForgottenSection{
+    .id = 6, .name = "forgotten", .critical = false};
 
 struct SavedFile {
     uint64_t handle = 0;
@@ -61,9 +64,14 @@ struct FsState {
     std::vector<SavedFile> files{};
     std::vector<SavedRemoved> removed{};
     std::vector<SavedLock> locks{};
+    /// With --nfs-export, the one that was forgotten last first.
+    SavedNodes forgotten = SavedNodes(SavedNodes::Kind::kForgotten);
 
     friend bool operator==(const FsState&, const FsState&) = default;
 };
+
+/// How long its sections are.
+[[nodiscard]] size_t section_bytes(const FsState& state);
 
 [[nodiscard]] std::vector<StateSection> write_fs_state(const FsState& state);
 

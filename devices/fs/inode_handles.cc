@@ -129,17 +129,22 @@ Result<UniqueFd, Errno> InodeHandles::pin_removed(const FileHandle& handle) {
     return fd;
 }
 
-Result<void, Errno> InodeHandles::reopen(const InodeRef& inode) {
+Result<UniqueFd, Errno> InodeHandles::pin(const Inode& inode) const {
     // A mount that was found is kept.
-    const auto mount = find_mount(inode->key.mount);
+    const auto mount = find_mount(inode.key.mount);
     if (!mount) {
         return failure(ESTALE);
     }
-    auto fd = inode->handle.pin(*mount);
+    auto fd = inode.handle.pin(*mount);
     if (!fd) {
         return failure(fd.error() == EMFILE ? ENFILE : fd.error());
     }
-    if (inode->fd.install(*fd)) {
+    return fd;
+}
+
+Result<void, Errno> InodeHandles::reopen(const InodeRef& inode) {
+    UniqueFd fd = OUTRIGGER_TRY(pin(*inode));
+    if (inode->fd.install(fd)) {
         note_open(inode);
     }
     return {};

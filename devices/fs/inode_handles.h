@@ -58,6 +58,9 @@ class InodeHandles final {
         return reopen(inode);
     }
 
+    /// Pins the file of an inode that has a handle, and leaves the inode as it is.
+    [[nodiscard]] Result<UniqueFd, Errno> pin(const Inode& inode) const;
+
     /// Pins the file with this handle on the mount of the share's root, which anybody may have made
     /// up: ESTALE unless it is one without a name, because of one with a name nobody knows whether
     /// it lies in the share.

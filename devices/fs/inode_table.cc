@@ -178,7 +178,9 @@ bool InodeTable::restore(uint64_t id,
     }
     fill_locked(shard, key_hash, inode, key, fd, type, std::move(handle), lookups, asker);
     if (is_remembered) {
-        remember_locked(inode);
+        inode->is_remembered = true;
+        const std::lock_guard list_lock(remembered_mutex_);
+        remembered_.push_front(id);
     }
     return true;
 }
@@ -273,6 +275,18 @@ void InodeTable::remember_locked(InodeRef& inode) {
         }
         remembered_.push_back(inode.id());
     }
+}
+
+std::vector<uint64_t> InodeTable::forgotten(size_t count_max) {
+    std::vector<uint64_t> ids;
+    const std::lock_guard lock(remembered_mutex_);
+    for (auto id = remembered_.rbegin(); id != remembered_.rend() && ids.size() < count_max; ++id) {
+        const InodeRef inode = slots_.find(*id);
+        if (inode && inode->lookups.load(std::memory_order_relaxed) == 0) {
+            ids.push_back(*id);
+        }
+    }
+    return ids;
 }
 
 bool InodeTable::forget_oldest() {

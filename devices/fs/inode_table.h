@@ -168,8 +168,12 @@ class InodeTable final {
     /// Of those the one that is forgotten the longest goes. False: there is none.
     bool forget_oldest();
 
-    /// A file under the node id that it has elsewhere; see SlotTable::restore(). False: the id is
-    /// impossible or taken, or the file is there under another one.
+    /// Node ids of those, at most so many, the one that was forgotten last first.
+    [[nodiscard]] std::vector<uint64_t> forgotten(size_t count_max);
+
+    /// A file under the node id that it has elsewhere; see SlotTable::restore(). Without look-ups
+    /// it is one that was forgotten before all that are there. False: the id is impossible or
+    /// taken, or the file is there under another one.
     [[nodiscard]] bool restore(uint64_t id,
                                const InodeKey& key,
                                UniqueFd fd,

@@ -52,7 +52,7 @@ bool is_beneath(std::string_view path) {
     return is_beneath_behind(path, 0);
 }
 
-SavedNodes::SavedNodes(std::initializer_list<SavedNode> nodes) {
+SavedNodes::SavedNodes(std::initializer_list<SavedNode> nodes, Kind kind) : kind_(kind) {
     for (const SavedNode& node : nodes) {
         add(node);
     }
@@ -90,12 +90,15 @@ void SavedNodes::add(const SavedNode& node) {
     // Slots come in their order, but for a few.
     add_number(slot_of(node.id) - last_slot_);
     add_number(node.id >> 32);
-    add_number(node.lookups);
+    add_number(kind_ == Kind::kKnown ? node.lookups : node.handle.size());
     add_number(static_cast<uint64_t>(std::ranges::find(kTypes, node.type) - kTypes.begin()));
     add_number(shared);
     add_number(node.path.size() - shared);
     const auto rest = std::as_bytes(std::span(node.path)).subspan(shared);
     bytes_.insert(bytes_.end(), rest.begin(), rest.end());
+    if (kind_ == Kind::kForgotten) {
+        bytes_.insert(bytes_.end(), node.handle.begin(), node.handle.end());
+    }
     last_slot_ = slot_of(node.id);
     last_path_ = node.path;
     ++count_;
@@ -104,29 +107,37 @@ void SavedNodes::add(const SavedNode& node) {
 bool SavedNodes::Reader::next() {
     const auto slot = take_number();
     const auto generation = take_number();
-    const auto lookups = take_number();
+    const auto own = take_number();  // look-ups, or the length of the handle
     const auto type = take_number();
     const auto shared = take_number();
     const auto bytes = take_number();
-    if (!bytes || !slot || *slot > UINT32_MAX || !generation || *generation > UINT32_MAX ||
-        !lookups || !type || *type >= kTypes.size() || !shared || *shared > node_.path.size() ||
+    if (!bytes || !slot || *slot > UINT32_MAX || !generation || *generation > UINT32_MAX || !own ||
+        !type || *type >= kTypes.size() || !shared || *shared > node_.path.size() ||
         *bytes > rest_.size() || *bytes >= PATH_MAX) {
         return false;
     }
     node_.id = *generation << 32 | static_cast<uint32_t>(slot_of(node_.id) + *slot);
-    node_.lookups = *lookups;
+    node_.lookups = kind_ == Kind::kKnown ? *own : 0;
     node_.type = kTypes[*type];
     node_.path.resize(*shared);
     for (const std::byte letter : rest_.first(*bytes)) {
         node_.path.push_back(std::to_integer<char>(letter));
     }
     rest_ = rest_.subspan(*bytes);
+    if (kind_ == Kind::kForgotten) {
+        if (*own > rest_.size()) {
+            return false;
+        }
+        const Bytes handle = rest_.first(*own);
+        node_.handle.assign(handle.begin(), handle.end());
+        rest_ = rest_.subspan(*own);
+    }
     return is_beneath_behind(node_.path, *shared);
 }
 
-std::optional<SavedNodes> SavedNodes::parse(Bytes bytes) {
-    SavedNodes nodes;
-    Reader reader(bytes);
+std::optional<SavedNodes> SavedNodes::parse(Bytes bytes, Kind kind) {
+    SavedNodes nodes(kind);
+    Reader reader(bytes, kind);
     while (!reader.at_end()) {
         if (!reader.next()) {
             return std::nullopt;

@@ -23,6 +23,7 @@ struct SavedNode {
     uint32_t type = 0;  ///< S_IFMT of its mode
     /// From the root of the share, without a slash in front, of any bytes but NUL.
     std::string path{};
+    std::vector<std::byte> handle{};  ///< of a forgotten one: which file it was
 
     friend bool operator==(const SavedNode&, const SavedNode&) = default;
 };
@@ -35,11 +36,19 @@ struct SavedNode {
 
 class SavedNodes final {
   public:
+    enum class Kind : uint8_t {
+        kKnown,
+        kForgotten,  ///< without look-ups, and with handles
+    };
+
     SavedNodes() = default;
-    SavedNodes(std::initializer_list<SavedNode> nodes);
+
+    explicit SavedNodes(Kind kind) : kind_(kind) {}
+
+    SavedNodes(std::initializer_list<SavedNode> nodes, Kind kind = Kind::kKnown);
 
     /// What somebody wrote: nothing where a node is none, or its path leads out.
-    [[nodiscard]] static std::optional<SavedNodes> parse(Bytes bytes);
+    [[nodiscard]] static std::optional<SavedNodes> parse(Bytes bytes, Kind kind = Kind::kKnown);
 
     void add(const SavedNode& node);
 
@@ -52,7 +61,7 @@ class SavedNodes final {
     /// Calls `each(const SavedNode&)`, which returns whether to go on, in the order of add().
     template <class Each>
     void for_each(Each each) const {
-        Reader reader(bytes_);
+        Reader reader(bytes_, kind_);
         while (reader.next() && each(reader.node())) {
         }
     }
@@ -67,7 +76,7 @@ class SavedNodes final {
   private:
     class Reader final {
       public:
-        explicit Reader(Bytes bytes) : rest_(bytes) {}
+        Reader(Bytes bytes, Kind kind) : rest_(bytes), kind_(kind) {}
 
         /// False at the end, or where what follows is no node.
         [[nodiscard]] bool next();
@@ -80,11 +89,13 @@ class SavedNodes final {
         [[nodiscard]] std::optional<uint64_t> take_number();
 
         Bytes rest_;
+        Kind kind_;
         SavedNode node_;
     };
 
     void add_number(uint64_t number);
 
+    Kind kind_ = Kind::kKnown;
     std::vector<std::byte> bytes_;
     size_t count_ = 0;
     uint32_t last_slot_ = 0;

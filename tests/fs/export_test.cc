@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest that exports the share by NFS: its kernel asks by number for what it has forgotten, and
 // for the directory of a directory. A number leads to the file that it was given for, or nowhere.
+#include <array>
 #include <cerrno>
 #include <string>
 #include <vector>
@@ -47,15 +48,32 @@ class FsExport : public FsTest {
 
     /// Does the daemon hold a file that nobody finds any more?
     [[nodiscard]] bool holds_removed(const std::string& name) {
+        return holds(daemon(), name + " (deleted)");
+    }
+
+    /// Has the process a file open whose path ends with that?
+    [[nodiscard]] static bool holds(const ChildProcess& process, const std::string& end) {
         for (const auto& entry : std::filesystem::directory_iterator(
-                 "/proc/" + std::to_string(daemon().pid()) + "/fd")) {
+                 "/proc/" + std::to_string(process.pid()) + "/fd")) {
             std::error_code gone;
-            const std::string target = std::filesystem::read_symlink(entry, gone);
-            if (target.find(name + " (deleted)") != std::string::npos) {
+            if (std::filesystem::read_symlink(entry, gone).string().ends_with(end)) {
                 return true;
             }
         }
         return false;
+    }
+
+    /// At another daemon of the same directory.
+    void arrive(std::string_view state, const std::vector<std::string>& more = {}) {
+        std::vector<std::string> arguments = {"--socket-path=" + (home_ / "other"),
+                                              "--shared-dir=" + share(),
+                                              "--keeper=none",
+                                              "--inode-file-handles=mandatory",
+                                              "--nfs-export"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        other_.emplace(std::getenv("OUTRIGGER_FS_PROGRAM"),
+                       ChildProcess::Options{.arguments = arguments});
+        ASSERT_TRUE(guest().arrive(home_ / "other", state)) << other_->complained();
     }
 
     std::optional<ChildProcess> other_;
@@ -241,21 +259,99 @@ TEST_F(FsExport, TheyGoAlongWithTheGuest) {
     ASSERT_TRUE(state) << daemon().complained();
     // Of what is forgotten nobody keeps the guest from moving by removing it meanwhile.
     std::filesystem::remove(in_share("late"));
-    const auto start = [&](const std::string& socket, const std::vector<std::string>& more) {
-        std::vector<std::string> arguments = {"--socket-path=" + socket,
-                                              "--shared-dir=" + share(),
-                                              "--keeper=none",
-                                              "--inode-file-handles=mandatory"};
-        arguments.insert(arguments.end(), more.begin(), more.end());
-        other_.emplace(std::getenv("OUTRIGGER_FS_PROGRAM"),
-                       ChildProcess::Options{.arguments = arguments});
-    };
-    start(home_ / "other", {"--nfs-export"});
-    ASSERT_TRUE(guest().arrive(home_ / "other", *state)) << other_->complained();
+    arrive(*state);
     EXPECT_EQ(number_of(look_up(node, ".")), node);
     EXPECT_EQ(look_up(gone, ".").error(), ESTALE);
     EXPECT_EQ(look_up(late, ".").error(), ESTALE);
     EXPECT_EQ(node_of("f"), node);
+}
+
+TEST_F(FsExport, AFileThatTookTheNameOfAForgottenOneHasNotItsNumber) {
+    begin();
+    if (IsSkipped()) {
+        return;
+    }
+    write_in_share("f", "content");
+    const uint64_t node = forgotten("f");
+    const auto state = guest().leave();
+    ASSERT_TRUE(state) << daemon().complained();
+    write_in_share("new", "another");
+    std::filesystem::rename(in_share("new"), in_share("f"));
+    arrive(*state);
+    EXPECT_EQ(look_up(node, ".").error(), ESTALE);
+    EXPECT_NE(node_of("f"), node);
+}
+
+// Which was there before it, and is found first.
+TEST_F(FsExport, AForgottenNameThatLeadsToAKnownFileDoesNotKeepTheGuest) {
+    begin();
+    if (IsSkipped()) {
+        return;
+    }
+    write_in_share("x", "content");
+    write_in_share("y", "another");
+    const uint64_t lost = forgotten("x");
+    const uint64_t known = node_of("y");
+    const auto state = guest().leave();
+    ASSERT_TRUE(state) << daemon().complained();
+    std::filesystem::remove(in_share("x"));
+    std::filesystem::create_hard_link(in_share("y"), in_share("x"));
+    arrive(*state);
+    EXPECT_EQ(look_up(lost, ".").error(), ESTALE);
+    EXPECT_EQ(error_of(ask::getattr(known)), 0);
+    EXPECT_EQ(node_of("x"), known);
+}
+
+TEST_F(FsExport, NobodyHoldsThemBehindAMove) {
+    begin();
+    if (IsSkipped()) {
+        return;
+    }
+    write_in_share("f", "content");
+    (void)forgotten("f");
+    ASSERT_FALSE(holds(daemon(), "/f"));
+    const auto state = guest().leave();
+    ASSERT_TRUE(state) << daemon().complained();
+    EXPECT_FALSE(holds(daemon(), "/f"));
+    arrive(*state);
+    EXPECT_FALSE(holds(*other_, "/f"));
+}
+
+// Of whom many would be more than a state takes, and more than the other side's --inodes-max.
+TEST_F(FsExport, AsManyGoAlongAsThereIsRoomFor) {
+    begin();
+    if (IsSkipped()) {
+        return;
+    }
+    constexpr int kFiles = 20'000;
+    constexpr int kDepth = 14;
+    std::array<uint64_t, 2> directories = {FUSE_ROOT_ID, FUSE_ROOT_ID};
+    for (const int side : {0, 1}) {
+        std::string path;
+        for (int depth = 0; depth < kDepth; ++depth) {
+            const std::string name(250, static_cast<char>((side == 0 ? 'a' : 'A') + depth));
+            path += name + "/";
+            ASSERT_TRUE(std::filesystem::create_directories(in_share(path)));
+            directories.at(static_cast<size_t>(side)) =
+                node_of(name, directories.at(static_cast<size_t>(side)));
+        }
+    }
+    // In turn in one directory and the other: the path before says nothing of the next.
+    std::vector<uint64_t> nodes;
+    for (int i = 0; i < kFiles; ++i) {
+        const uint64_t directory = directories.at(static_cast<size_t>(i % 2));
+        const FuseAnswer made = call(ask::mknod(directory, numbered("f", i), S_IFREG | 0600));
+        ASSERT_EQ(made.error(), 0) << i;
+        nodes.push_back(made.as<fuse_entry_out>().nodeid);
+        forget(nodes.back(), 1);
+    }
+    const auto state = guest().leave();
+    ASSERT_TRUE(state) << daemon().complained();
+    arrive(*state, {"--inodes-max=2000"});
+    EXPECT_EQ(number_of(look_up(nodes.back(), ".")), nodes.back());
+    EXPECT_EQ(number_of(look_up(nodes.at(kFiles - 1000), ".")), nodes.at(kFiles - 1000));
+    EXPECT_EQ(look_up(nodes.front(), ".").error(), ESTALE);
+    EXPECT_NE(node_of("f0", directories[0]), 0U) << "they make room";
 }
 
 TEST_F(FsExport, ADaemonThatDoesNotKeepThemRefusesTheGuest) {

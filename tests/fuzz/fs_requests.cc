@@ -107,8 +107,25 @@ void parse_the_rest(Bytes body, const fs::RequestForm& form) {
     }
 }
 
-/// The nodes of a state: what can be read is written again as it was.
+/// The nodes of a state, of both versions, and those that were forgotten: what can be read is
+/// written again as it was.
 void read_state(Bytes body) {
+    if (const auto forgotten = fs::SavedNodes::parse(body, fs::SavedNodes::Kind::kForgotten)) {
+        auto again = fs::SavedNodes(fs::SavedNodes::Kind::kForgotten);
+        forgotten->for_each([&](const fs::SavedNode& node) {
+            OUTRIGGER_ASSERT(fs::is_beneath(node.path) && node.lookups == 0);
+            again.add(node);
+            return true;
+        });
+        OUTRIGGER_ASSERT(again.all() == forgotten->all());
+    }
+    auto first = fs::write_fs_state({});
+    first[1].version = 1;
+    first[1].bytes.assign(body.begin(), body.end());
+    if (const auto state = fs::read_fs_state(first)) {
+        const auto again = fs::read_fs_state(fs::write_fs_state(*state));
+        OUTRIGGER_ASSERT(again && *again == *state);
+    }
     const size_t half = body.size() / 2;
     auto sections = fs::write_fs_state({});
     sections[1].bytes.assign(body.begin(), body.begin() + static_cast<ptrdiff_t>(half));

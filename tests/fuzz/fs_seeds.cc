@@ -61,10 +61,18 @@ void add_fs_seeds(Seeds& seeds) {
     add(seeds, "init-short", 0, words({7, 31, 131072, 1}));
     add(seeds, "init-long", 0, words({7, 38, 131072, 1U << 30, 7}) + std::string(44, '\0'));
     add(seeds, "header", 0, words({44, 1, 9, 0, 1, 0, 0, 0, 12, 0}) + name("abc"));
+    // Nodes of the first version, and files.
     add(seeds,
         "state-node",
         0,
         words({2, 0, 1, 0, 0100000, 1}) + "f" + words({1, 0, 2, 0, 0, 0}) + " ");
+    // Slot, generation, look-ups or the length of a handle, type, bytes that are shared and that
+    // follow: two nodes, the second of which has a part of its path from the first.
+    const std::string nodes = std::string("\2\0\1\1\0\1d", 7) + std::string("\1\0\1\0\1\2/f", 8);
+    add(seeds, "state-node-2", 0, nodes + std::string(nodes.size(), '\0'));
+    const std::string forgotten =
+        std::string("\2\0\2\1\0\1dhh", 9) + std::string("\1\0\2\0\1\2/fhh", 10);
+    add(seeds, "state-forgotten", 0, forgotten);
 }
 
 }  // namespace outrigger::fuzz

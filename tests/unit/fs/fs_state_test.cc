@@ -38,13 +38,37 @@ FsState example() {
                        .start = 10,
                        .end = 20,
                        .pid = 4,
-                       .type = F_WRLCK}}};
+                       .type = F_WRLCK}},
+            .forgotten =
+                SavedNodes({{.id = 5, .type = S_IFREG, .path = "d/old", .handle = {std::byte{1}}}},
+                           SavedNodes::Kind::kForgotten)};
 }
 
 TEST(FsState, ComesBackAsItWas) {
     const auto read = read_fs_state(write_fs_state(example()));
     ASSERT_TRUE(read.has_value());
     EXPECT_EQ(*read, example());
+}
+
+TEST(FsState, IsAsLongAsItsSections) {
+    size_t bytes = 0;
+    for (const StateSection& section : write_fs_state(example())) {
+        bytes += section.bytes.size();
+    }
+    EXPECT_EQ(section_bytes(example()), bytes);
+}
+
+TEST(FsState, WhatWasForgottenIsOfNoConcernToWhoDoesNotKnowIt) {
+    for (const StateSection& section : write_fs_state(example())) {
+        EXPECT_EQ(section.critical, section.id != kForgottenSection.id);
+    }
+}
+
+TEST(FsState, RefusesAForgottenFileWhoseHandleIsCutOff) {
+    auto sections = write_fs_state(example());
+    ASSERT_EQ(sections.back().id, kForgottenSection.id);
+    sections.back().bytes.pop_back();
+    EXPECT_FALSE(read_fs_state(sections));
 }
 
 TEST(FsState, RefusesAMissingSection) {
@@ -101,6 +125,7 @@ TEST(FsState, TakesWhatBuildsWithoutLocksAndRemovedFilesWrote) {
     FsState state = example();
     state.removed.clear();
     state.locks.clear();
+    state.forgotten = SavedNodes(SavedNodes::Kind::kForgotten);
     const auto sections = write_fs_state(state);
     EXPECT_EQ(sections.size(), 3U);
     EXPECT_EQ(read_fs_state(sections).value(), state);
@@ -193,8 +218,10 @@ TEST_F(FsMoveTest, WhatWasLoadedIsSavedAgain) {
 }
 
 /// Of requests that are answered at once.
-class NoQueue final : public Call::Queue {
+class NoQueue : public Call::Queue {
   public:
+    virtual ~NoQueue() = default;
+
     void defer(Call& /*call*/, Call::Work /*work*/) override { ADD_FAILURE(); }
 
     void read(Call& /*call*/, const FileRead& /*read*/, Call::Work /*work*/) override {
@@ -242,6 +269,49 @@ TEST_F(FsMoveTest, AGuestThatKnowsAsMuchAsItMayStillOpensIt) {
         // There is no room for an answer.
         EXPECT_NE(serve(FUSE_OPEN, 7, bytes_of(how)), failed(ENFILE));
         EXPECT_NE(serve(FUSE_OPENDIR, 2, bytes_of(how)), failed(ENFILE));
+    });
+    thread.join();
+}
+
+/// That does what was deferred, and counts it.
+class CountingQueue final : public NoQueue {
+  public:
+    void defer(Call& call, Call::Work work) override {
+        ++deferred;
+        verdict = work(call.reply);
+    }
+
+    size_t deferred = 0;
+    Verdict verdict = Verdict::kAnswered;
+};
+
+// A walk through the directory, for which other requests of the worker would wait.
+TEST_F(FsMoveTest, AnOffsetThatNoKernelTakesIsLookedForElsewhere) {
+    FsServer server = make_server();
+    ASSERT_TRUE(server.load(state()).has_value());
+    CountingQueue queue;
+    ReplyWriter nowhere;
+    const auto list_from = [&](uint64_t offset) {
+        fuse_read_in in{};
+        in.fh = 1;
+        in.offset = offset;
+        const auto body = std::as_bytes(std::span(&in, 1));
+        Call call{.header = {.opcode = FUSE_READDIR,
+                             .node = 2,
+                             .body_bytes = static_cast<uint32_t>(body.size())},
+                  .body = body,
+                  .reply = nowhere,
+                  .queue = queue};
+        return server.serve(call);
+    };
+    std::thread thread([&] {  // which is not the same afterwards
+        EXPECT_EQ(list_from(0), failed(EINVAL)) << "no room for any name";
+        EXPECT_EQ(queue.deferred, 0U);
+        EXPECT_EQ(list_from(uint64_t{INT64_MAX} + 1), Verdict::kLater);
+        EXPECT_EQ(queue.deferred, 1U);
+        EXPECT_EQ(queue.verdict, failed(EINVAL)) << "no entry has it";
+        EXPECT_EQ(list_from(0), failed(EINVAL));
+        EXPECT_EQ(queue.deferred, 1U);
     });
     thread.join();
 }

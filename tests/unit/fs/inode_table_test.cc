@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -67,15 +68,13 @@ TEST_F(InodeTableTest, ForgetsNoMoreThanThereIs) {
 /// Each is remembered once, is known again, loses its name, and is gone.
 TEST_F(InodeTableTest, RememberedOnesThatAreGoneFillNoList) {
     table_.set_remembers(true);
-    const std::string path = ::testing::TempDir() + "remembered-" + std::to_string(::getpid());
+    // On tmpfs, which has handles everywhere.
+    const std::string path = "/dev/shm/remembered-" + std::to_string(::getpid());
     size_t longest = 0;
     for (uint64_t number = 2; number < 5000; ++number) {
         UniqueFd fd(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
         auto handle = FileHandle::of(fd.get());
-        if (!handle) {
-            ::unlink(path.c_str());
-            GTEST_SKIP() << "the file system of " << path << " has no handles";
-        }
+        ASSERT_TRUE(handle) << path;
         const InodeRef inode = table_.look_up_or_add(key(number), fd, S_IFREG, *std::move(handle));
         const uint64_t id = inode.id();
         table_.forget(id, 1);
@@ -88,6 +87,39 @@ TEST_F(InodeTableTest, RememberedOnesThatAreGoneFillNoList) {
     }
     EXPECT_EQ(table_.size(), 1U);
     EXPECT_LT(longest, 2000U);
+}
+
+TEST_F(InodeTableTest, TellsWhatWasForgottenLastFirst) {
+    table_.set_remembers(true);
+    const std::string path = "/dev/shm/forgotten-" + std::to_string(::getpid());
+    const auto handle = [&] {
+        const UniqueFd fd(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+        return FileHandle::of(fd.get()).value();
+    };
+    const auto add_with_handle = [&](uint64_t number) {
+        UniqueFd fd(::open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+        return table_.look_up_or_add(key(number), fd, S_IFREG, handle()).id();
+    };
+    std::vector<uint64_t> ids;
+    for (uint64_t number = 2; number < 6; ++number) {
+        ids.push_back(add_with_handle(number));
+    }
+    // All but the second.
+    for (const size_t which : {size_t{3}, size_t{0}, size_t{2}}) {
+        table_.forget(ids[which], 1);
+    }
+    EXPECT_EQ(table_.forgotten(10), (std::vector{ids[2], ids[0], ids[3]}));
+    EXPECT_EQ(table_.forgotten(2), (std::vector{ids[2], ids[0]}));
+    // What comes from elsewhere, in that order, was forgotten before.
+    for (const uint64_t id : {uint64_t{50}, uint64_t{40}}) {
+        ASSERT_TRUE(table_.restore(id, key(id), UniqueFd(), S_IFREG, 0, handle()));
+    }
+    table_.finish_restoring(0);
+    EXPECT_EQ(table_.forgotten(10), (std::vector<uint64_t>{ids[2], ids[0], ids[3], 50, 40}));
+    EXPECT_TRUE(table_.forget_oldest());
+    EXPECT_FALSE(table_.find(40));
+    EXPECT_TRUE(table_.find(50));
+    ASSERT_EQ(::unlink(path.c_str()), 0);
 }
 
 TEST_F(InodeTableTest, NeverForgetsTheRoot) {

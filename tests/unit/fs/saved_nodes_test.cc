@@ -191,5 +191,40 @@ TEST(SavedNodes, RefusePathsThatGrowTooLongByParts) {
     EXPECT_FALSE(SavedNodes::parse(nodes.bytes()));
 }
 
+/// Slot, generation, bytes of the handle, a regular file, of whose path none is shared, "a", and
+/// the handle.
+std::vector<unsigned> good_forgotten() {
+    return {2, 0, 3, 0, 0, 1, 'a', 7, 8, 9};
+}
+
+bool is_taken_as_forgotten(const std::vector<unsigned>& numbers) {
+    return SavedNodes::parse(bytes_of(numbers), SavedNodes::Kind::kForgotten).has_value();
+}
+
+TEST(SavedNodes, ForgottenOnesComeBackWithTheirHandles) {
+    SavedNodes nodes(SavedNodes::Kind::kForgotten);
+    std::vector<SavedNode> all = examples();
+    for (SavedNode& node : all) {
+        node.lookups = 0;
+        node.handle = bytes_of(std::vector<unsigned>(node.id % 7, 5));
+        nodes.add(node);
+    }
+    const auto read = SavedNodes::parse(nodes.bytes(), SavedNodes::Kind::kForgotten);
+    ASSERT_TRUE(read.has_value());
+    EXPECT_EQ(read->all(), all);
+}
+
+TEST(SavedNodes, ForgottenOnesWhoseHandleEndsTooEarlyAreRefused) {
+    EXPECT_TRUE(is_taken_as_forgotten(good_forgotten()));
+    for (size_t bytes = 1; bytes < good_forgotten().size(); ++bytes) {
+        auto numbers = good_forgotten();
+        numbers.resize(bytes);
+        EXPECT_FALSE(is_taken_as_forgotten(numbers)) << bytes;
+    }
+    EXPECT_FALSE(is_taken_as_forgotten(
+        {2, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0, 0, 1, 'a', 7}));
+    EXPECT_FALSE(is_taken_as_forgotten({2, 0, 3, 0, 0, 2, '.', '.', 7, 8, 9}));
+}
+
 }  // namespace
 }  // namespace outrigger::fs
