@@ -30,6 +30,11 @@ struct FrameOffload {
     uint16_t segment_bytes = 0;    ///< payload of each segment but the last; above 0 with kTcp...
     uint16_t checksum_start = 0;   ///< from the start of the frame
     uint16_t checksum_offset = 0;  ///< of the field, from checksum_start
+
+    /// Nothing: whoever gets the frame takes it as it is.
+    [[nodiscard]] bool is_done() const {
+        return !needs_checksum && segmentation == Segmentation::kNone;
+    }
 };
 
 /// What somebody can leave unfinished, or leaves to others.

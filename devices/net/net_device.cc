@@ -21,14 +21,11 @@ constexpr size_t kBatch = 64;
 
 constexpr size_t kFetchedTogether = 8;
 
-/// Nothing: there are fewer bytes.
-std::optional<VnetHeader> read_header(ChainReader& reader, size_t header_bytes) {
-    if (header_bytes == sizeof(VnetHeader)) [[likely]] {
-        return reader.read_object<VnetHeader>();
-    }
-    VnetHeader header;
+/// False: there are fewer bytes. Into `header`, and not as a result: for each copy of what was just
+/// stored in other pieces the processor would wait.
+[[nodiscard]] bool read_header(ChainReader& reader, size_t header_bytes, VnetHeader& header) {
     const auto bytes = std::as_writable_bytes(std::span(&header, 1)).first(header_bytes);
-    return reader.read(bytes) == header_bytes ? std::optional(header) : std::nullopt;
+    return reader.read(bytes) == header_bytes;
 }
 
 }  // namespace
@@ -280,18 +277,20 @@ QueueProgress NetDevice::transmit(uint16_t pair) {
 
 void NetDevice::take_chain(uint16_t pair, DescriptorChain chain, const Offloads& allowed) {
     ChainReader reader = chain.take_reader();
-    const auto header = read_header(reader, transmit_[pair].header_bytes);
-    if (!header) {
+    VnetHeader header;
+    if (!read_header(reader, transmit_[pair].header_bytes, header)) {
         drop_from_guest(DropReason::kNoHeader);
         return;
     }
     Frame frame{.bytes = static_cast<size_t>(reader.remaining()), .from_pair = pair};
-    const auto offload = parse_vnet_header(*header, frame.bytes, allowed);
-    if (!offload) {
-        drop_from_guest(offload.error());
-        return;
+    if (!leaves_nothing(header, frame.bytes)) [[unlikely]] {
+        const auto offload = parse_vnet_header(header, frame.bytes, allowed);
+        if (!offload) {
+            drop_from_guest(offload.error());
+            return;
+        }
+        frame.offload = *offload;
     }
-    frame.offload = *offload;
     frame.pieces = reader.take_iovecs();
     if (receive_.size() > 1) {
         flows_.note_sent(frame, pair);

@@ -120,13 +120,12 @@ size_t NetDevice::take_frames(std::span<const Frame> frames) {
 
 /// Does the driver take what it leaves unfinished?
 bool NetDevice::is_whole_for_guest(const Frame& frame) const {
-    const FrameOffload& offload = frame.offload;
-    if (!offload.needs_checksum && offload.segmentation == Segmentation::kNone) [[likely]] {
+    if (frame.offload.is_done()) [[likely]] {
         return true;
     }
     std::array<std::byte, kEthernetHeaderBytes + 2 * kVlanTagBytes> type;
     const bool is_ip6 = is_ip6_frame(std::span(type).first(copy_front(frame, type)));
-    return is_taken(offload, is_ip6, guest_offloads()) && !is_unfinished_dhcp(frame);
+    return is_taken(frame.offload, is_ip6, guest_offloads()) && !is_unfinished_dhcp(frame);
 }
 
 /// As the guest can take it. Each frame that is given or dropped here takes one off `turns`;

@@ -72,7 +72,12 @@ ReceiveQueue::Outcome ReceiveQueue::write(const Frame& frame) {
         is_served_ = true;
         if (chain->writable_bytes() >= bytes) [[likely]] {
             ChainWriter writer = chain->take_writer();
-            write_header(writer, make_header(frame, 1));
+            if (frame.offload.is_done()) [[likely]] {
+                const bool is_valid = frame.offload.checksum_valid && format_.checksums;
+                write_header(writer, is_valid ? kNothingLeftAndValid : kNothingLeft);
+            } else {
+                write_header(writer, make_header(frame, 1));
+            }
             FrameReader(frame).write_to(writer, frame.bytes);
             chain->complete(static_cast<uint32_t>(bytes));
             return Outcome::kWritten;

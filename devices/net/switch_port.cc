@@ -22,8 +22,6 @@ constexpr size_t kInboxBytesMax = 4 << 20;
 /// Of a frame that goes to everybody, so many count as one.
 constexpr size_t kFloodedBytes = 1518;
 
-constexpr size_t kSourceAt = 6;
-
 }  // namespace
 
 /// What other ports put in, from their threads, and the port takes out. Outlives the port by what
@@ -357,24 +355,40 @@ size_t SwitchPort::send(std::span<const Frame> frames) {
 
 /// From a copy: the guest may write the frame meanwhile. Then it goes where it once said.
 SwitchPort::Stations SwitchPort::read_stations(const Frame& frame) {
-    std::array<std::byte, 2 * kStationBytes> header{};
+    Stations stations;
     const iovec& first = frame.pieces.front();
-    if (first.iov_len >= header.size()) [[likely]] {
-        std::memcpy(header.data(), first.iov_base, header.size());
-    } else {
-        (void)copy_front(frame, header);
+    Stations::Bytes bytes{};
+    const void* from = first.iov_base;
+    if (first.iov_len < bytes.size()) [[unlikely]] {
+        (void)copy_front(frame, bytes);
+        from = bytes.data();
     }
-    return {.source = read_station(header, kSourceAt), .destination = read_station(header, 0)};
+    // SAFETY: as many bytes are there.
+    std::memcpy(&stations.front, from, sizeof(stations.front));
+    std::memcpy(&stations.rest,
+                static_cast<const std::byte*>(from) + sizeof(stations.front),
+                sizeof(stations.rest));
+    return stations;
+}
+
+SwitchPort::Stations::Bytes SwitchPort::Stations::bytes() const {
+    Bytes bytes;
+    std::memcpy(bytes.data(), &front, sizeof(front));
+    std::memcpy(bytes.data() + sizeof(front), &rest, sizeof(rest));
+    return bytes;
 }
 
 void SwitchPort::send_run(std::span<const Frame> frames,
                           const Stations& stations,
                           AddressTable::Clock::time_point now) {
-    if (is_of_the_link(stations.destination)) {
+    const Stations::Bytes bytes = stations.bytes();
+    const StationAddress destination = read_station(bytes, 0);
+    if (is_of_the_link(destination)) {
         counters_.dropped.add(DropReason::kPeerRefused, frames.size());
         return;
     }
-    const auto known = switch_->look_up(stations.source, stations.destination, number_, now);
+    const auto known =
+        switch_->look_up(read_station(bytes, kStationBytes), destination, number_, now);
     if (known == inbox_) {
         // It is at this port itself, where everybody has the frame already.
         counters_.dropped.add(DropReason::kNoPeer, frames.size());

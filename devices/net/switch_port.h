@@ -4,6 +4,7 @@
 /// what its own guest cannot take.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -55,10 +56,15 @@ class SwitchPort final : public Port {
     class Inbox;
     class Switch;
 
-    /// Of one station to another one, as the frames say.
+    /// Of one station to another one, as the frames say: their first twelve bytes, in two pieces
+    /// that are compared as such.
     struct Stations {
-        StationAddress source = 0;
-        StationAddress destination = 0;
+        using Bytes = std::array<std::byte, 2 * kStationBytes>;
+
+        uint64_t front = 0;
+        uint32_t rest = 0;
+
+        [[nodiscard]] Bytes bytes() const;
 
         friend bool operator==(const Stations&, const Stations&) = default;
     };

@@ -14,21 +14,14 @@ namespace {
 constexpr size_t kArenaBytes = 1 << 20;
 static_assert(kArenaBytes >= 2 * kSegmentedBytesMax);
 
-/// Frames that are collected for one call of the port.
-constexpr size_t kFramesMax = 64;
-
-// Where the port takes all, these are the only frames that are copied.
-static_assert(kArenaBytes >= kFramesMax * kDhcpBytesMax);
-
-/// All that one chain can add to what kFramesMax allows.
-constexpr size_t kEntriesMax = kFramesMax + kSegmentsMax;
-
 /// Enough for an Ethernet header with two VLAN tags.
 constexpr size_t kTypeBytesMax = kEthernetHeaderBytes + 2 * kVlanTagBytes;
 
 }  // namespace
 
 size_t TransmitBatch::room() const {
+    // Where the port takes all, frames that look like answers of DHCP alone are copied.
+    static_assert(kArenaBytes >= kFramesMax * kDhcpBytesMax);
     if (frames_.size() >= kFramesMax) {
         return 0;
     }
@@ -38,22 +31,24 @@ size_t TransmitBatch::room() const {
     return kArenaBytes - arena_used_ >= kSegmentedBytesMax ? 1 : 0;
 }
 
-std::optional<DropReason> TransmitBatch::add(DescriptorChain chain,
-                                             uint16_t queue,
-                                             const Frame& frame) {
-    OUTRIGGER_ASSERT(room() > 0);
-    if (frames_.capacity() < kEntriesMax) {
-        frames_.reserve(kEntriesMax);
-        entries_.reserve(kEntriesMax);
-    }
+void TransmitBatch::reserve() {
+    // All that one chain can add to what kFramesMax allows.
+    constexpr size_t kEntriesMax = kFramesMax + kSegmentsMax;
+    frames_.reserve(kEntriesMax);
+    entries_.reserve(kEntriesMax);
+}
+
+bool TransmitBatch::is_taken_as_it_is(const Frame& frame) const {
     std::byte type[kTypeBytesMax];
     const bool is_cut = frame.offload.segmentation == Segmentation::kUdp;
     const bool is_ip6 = is_cut && is_ip6_frame(std::span(type).first(copy_front(frame, type)));
-    if (is_taken(frame.offload, is_ip6, taken_) && !is_unfinished_dhcp(frame)) {
-        frames_.push_back(frame);
-        entries_.push_back({.chain = std::move(chain), .queue = queue});
-        return std::nullopt;
-    }
+    return is_taken(frame.offload, is_ip6, taken_) && !is_unfinished_dhcp(frame);
+}
+
+std::optional<DropReason> TransmitBatch::finish(DescriptorChain chain,
+                                                uint16_t queue,
+                                                const Frame& frame) {
+    OUTRIGGER_ASSERT(room() > 0);
     const auto reason = add_finished(queue, frame);
     chain.complete(0);
     return reason;
@@ -118,8 +113,10 @@ bool TransmitBatch::send_to(Port& port) {
 /// The port has taken care of so many.
 void TransmitBatch::forget(size_t count) {
     for (size_t i = 0; i < count; ++i) {
-        if (entries_[sent_ + i].chain) {
-            std::exchange(entries_[sent_ + i].chain, std::nullopt)->complete(0);
+        std::optional<DescriptorChain>& chain = entries_[sent_ + i].chain;
+        if (chain) {
+            chain->complete(0);
+            chain.reset();
         }
     }
     sent_ += count;

@@ -7,9 +7,6 @@ namespace outrigger::net {
 namespace {
 
 // VIRTIO 1.3, 5.1.6.
-constexpr uint8_t kNeedsChecksum = 1;
-constexpr uint8_t kDataValid = 2;
-constexpr uint8_t kGsoNone = 0;
 constexpr uint8_t kGsoTcp4 = 1;
 constexpr uint8_t kGsoTcp6 = 4;
 constexpr uint8_t kGsoUdp = 5;  // VIRTIO_NET_HDR_GSO_UDP_L4

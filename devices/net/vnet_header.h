@@ -60,6 +60,18 @@ static_assert(kVnetHeaderBytes == 12);
 /// What we may leave to the driver.
 [[nodiscard]] Offloads offloads_for_driver(FeatureSet agreed);
 
+// VIRTIO 1.3, 5.1.6: of `flags` and `gso_type`.
+inline constexpr uint8_t kNeedsChecksum = 1;
+inline constexpr uint8_t kDataValid = 2;
+inline constexpr uint8_t kGsoNone = 0;
+
+/// Does `header` (a copy) leave nothing to us, of a frame that has a possible length? Then
+/// parse_vnet_header() would find an offload of nothing: most frames of short packets are so.
+[[nodiscard]] inline bool leaves_nothing(const VnetHeader& header, size_t frame_bytes) {
+    return (header.flags & kNeedsChecksum) == 0 && header.gso_type == kGsoNone &&
+           frame_bytes >= kEthernetHeaderBytes && frame_bytes <= kFrameBytesMax;
+}
+
 /// What `header` (a copy) says of a frame of `frame_bytes`, if the driver may say so. hdr_len is
 /// not looked at: it is a hint, and drivers get it wrong.
 [[nodiscard]] Result<FrameOffload, DropReason> parse_vnet_header(const VnetHeader& header,
@@ -68,6 +80,12 @@ static_assert(kVnetHeaderBytes == 12);
 
 /// Does somebody trusted say that the checksum was checked?
 [[nodiscard]] bool is_checksum_valid(const VnetHeader& header);
+
+/// What make_vnet_header() makes for a frame of which nothing is left to do, in one buffer. It is
+/// there already, because the guest's memory is written from it in wider pieces than fields are:
+/// the processor would have to wait for each of those that were just stored.
+inline constexpr VnetHeader kNothingLeft{.num_buffers = 1};
+inline constexpr VnetHeader kNothingLeftAndValid{.flags = kDataValid, .num_buffers = 1};
 
 /// The other way. `header_bytes_hint`: of all headers of a frame that is to be cut, as hdr_len.
 [[nodiscard]] VnetHeader make_vnet_header(const FrameOffload& offload,

@@ -128,6 +128,37 @@ TEST(VnetHeader, WhatIsReadIsWhatIsWritten) {
     }
 }
 
+/// Whoever does not call the parser for such a header must not miss a refusal, or work that is
+/// left.
+TEST(VnetHeader, WhatLeavesNothingParsesToNothing) {
+    for (unsigned flags = 0; flags < 256; ++flags) {
+        for (unsigned type = 0; type < 256; ++type) {
+            virtio_net_hdr_v1 header = with_checksum(34, 16);
+            header.flags = static_cast<uint8_t>(flags);
+            header.gso_type = static_cast<uint8_t>(type);
+            header.gso_size = 1448;
+            for (const size_t bytes : {size_t{0},
+                                       size_t{13},
+                                       size_t{14},
+                                       size_t{60},
+                                       kFrameBytesMax,
+                                       kFrameBytesMax + 1}) {
+                const auto parsed = parse(header, bytes);
+                ASSERT_EQ(leaves_nothing(std::bit_cast<VnetHeader>(header), bytes),
+                          parsed && parsed->is_done())
+                    << flags << ' ' << type << ' ' << bytes;
+            }
+        }
+    }
+}
+
+TEST(VnetHeader, OneThatIsThereAlreadyIsWhatWouldBeMade) {
+    using Bytes = std::array<std::byte, sizeof(VnetHeader)>;
+    EXPECT_EQ(std::bit_cast<Bytes>(kNothingLeft), std::bit_cast<Bytes>(make_vnet_header({}, 0, 1)));
+    EXPECT_EQ(std::bit_cast<Bytes>(kNothingLeftAndValid),
+              std::bit_cast<Bytes>(make_vnet_header({.checksum_valid = true}, 0, 1)));
+}
+
 TEST(VnetHeader, ChecksumThatIsValidIsSaid) {
     EXPECT_EQ(make_vnet_header({.checksum_valid = true}, 0, 1).flags, VIRTIO_NET_HDR_F_DATA_VALID);
     EXPECT_EQ(make_vnet_header({}, 0, 1).flags, 0);
