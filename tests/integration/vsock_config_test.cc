@@ -387,7 +387,7 @@ TEST_F(VsockConfigTest, WhatIsWrongAtTheStartIsSaidWithItsLine) {
         {"group = g\n", "there is no section"},
         {"socket-path = " + path("s") + "\n" + section(7), "give it in each section"},
         {section(7) + "[vm8]\nfd = 3\nguest-cid = 8\nuds-path = " + path("v8") + "\n",
-         "line 5: [vm8]: fd is for --device"},
+         "line 5: [vm8]: fd is for --device: give socket-path or fd-name"},
         {section(7, "log-level = off\n"), "line 5: log-level is of the whole program"},
         {"take-over = 1\n" + section(7), "line 1: take-over is for the command line"},
         {"[vm", "line 1: a section is [NAME]"}};

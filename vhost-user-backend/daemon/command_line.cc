@@ -7,7 +7,7 @@
 
 #include <sys/un.h>
 
-#include "vhost-user-backend/daemon/activated_sockets.h"
+#include "vhost-user-backend/daemon/command_sockets.h"
 #include "vhost-user-backend/daemon/common_options.h"
 #include "vhost-user-backend/daemon/config_file.h"
 #include "vhost-user-backend/daemon/option_parser.h"
@@ -73,11 +73,11 @@ Result<void> check_socket_path(std::string_view option, const std::string& path)
     return {};
 }
 
-/// What becomes of the settings. Who only looks at them may not have the sockets that a service
-/// manager passes to the program itself.
-enum class Purpose : uint8_t { kServe, kCheck };
+ActivatedRequest request_of(std::string_view option, std::string name, ActivatedKind kind) {
+    return {.option = "--" + std::string(option), .name = std::move(name), .kind = kind};
+}
 
-Result<void> read_endpoint(const OptionValues& values, Purpose purpose, DeviceSettings& settings) {
+Result<void> read_endpoint(const OptionValues& values, DeviceSettings& settings) {
     const auto path = values.text("socket-path");
     const auto fd = values.number("fd");
     const auto fd_name = values.text("fd-name");
@@ -85,12 +85,8 @@ Result<void> read_endpoint(const OptionValues& values, Purpose purpose, DeviceSe
         return usage_error(
             "--socket-path, --fd and --fd-name exclude each other: give one of them");
     }
-    if (fd_name && purpose == Purpose::kCheck) {
-        settings.socket_path = "--fd-name=" + *fd_name;
-        return {};
-    }
     if (fd_name) {
-        settings.fd = OUTRIGGER_TRY(find_activated_socket("fd-name", *fd_name));
+        settings.activated = request_of("fd-name", *fd_name, ActivatedKind::kUnixStream);
         return {};
     }
     if (!path && !fd) {
@@ -124,8 +120,17 @@ Result<ControlSettings> read_control(const OptionValues& values) {
     if (const auto fd = values.number("control-fd")) {
         settings.fd = static_cast<int>(*fd);
     }
+    if (auto name = values.text("control-fd-name")) {
+        settings.activated =
+            request_of("control-fd-name", *std::move(name), ActivatedKind::kUnixStream);
+    }
     if (settings.fd && !settings.socket_path.empty()) {
         return usage_error("--control-socket and --control-fd exclude each other: give one");
+    }
+    if (settings.activated && (settings.fd || !settings.socket_path.empty())) {
+        return usage_error(
+            "--control-socket, --control-fd and --control-fd-name exclude each "
+            "other: give one of them");
     }
     OUTRIGGER_TRY(check_socket_path("control-socket", settings.socket_path));
     return settings;
@@ -144,6 +149,15 @@ std::string metrics_key(std::string_view address) {
 Result<MetricsSettings> read_metrics(const OptionValues& values) {
     MetricsSettings settings;
     settings.text = values.text("metrics").value_or("");
+    if (auto name = values.text("metrics-fd-name")) {
+        if (!settings.text.empty()) {
+            return usage_error("--metrics and --metrics-fd-name exclude each other: give one");
+        }
+        settings.text = "fd-name " + *name;
+        settings.activated =
+            request_of("metrics-fd-name", *std::move(name), ActivatedKind::kListener);
+        return settings;
+    }
     constexpr std::string_view kUnix = "unix:";
     if (settings.text.starts_with(kUnix) && settings.text.size() > kUnix.size()) {
         settings.path = settings.text.substr(kUnix.size());
@@ -160,13 +174,11 @@ Result<MetricsSettings> read_metrics(const OptionValues& values) {
 }
 
 /// Checks what was given for one device and fills in the defaults.
-Result<DeviceSettings> read_device(OptionValues values,
-                                   Purpose purpose,
-                                   const DeviceProgram& program) {
+Result<DeviceSettings> read_device(OptionValues values, const DeviceProgram& program) {
     values.set_defaults(device_common_options());
     values.set_defaults(program.options);
     DeviceSettings settings;
-    OUTRIGGER_TRY(read_endpoint(values, purpose, settings));
+    OUTRIGGER_TRY(read_endpoint(values, settings));
     settings.name = OUTRIGGER_TRY(read_name(values));
     if (const auto cpus = values.text("cpus")) {
         auto list = parse_cpu_list(*cpus);
@@ -191,12 +203,13 @@ Result<void> check_endpoints_differ(const CommandLine& line) {
     const auto& devices = line.devices;
     for (auto one = devices.begin(); one != devices.end(); ++one) {
         const auto same = std::find_if(std::next(one), devices.end(), [&](const auto& other) {
-            return one->fd == other.fd && one->socket_path == other.socket_path;
+            return one->where() == other.where();
         });
         if (same != devices.end()) {
             return usage_error("two devices have the same socket: give each its own");
         }
-        if (line.control.fd == one->fd && line.control.socket_path == one->socket_path) {
+        if ((one->fd && line.control.fd == one->fd) ||
+            (!one->socket_path.empty() && line.control.socket_path == one->socket_path)) {
             return usage_error("the control socket is also that of a device: give it its own");
         }
         if (!one->socket_path.empty() && line.metrics.path == one->socket_path) {
@@ -258,10 +271,6 @@ struct Given {
     OptionValues process;
     std::vector<std::string> devices;
 
-    [[nodiscard]] Purpose purpose() const {
-        return process.flag("check") ? Purpose::kCheck : Purpose::kServe;
-    }
-
     /// Where the same option is on the command line, that counts.
     void add_of_file(const OptionValues& file) {
         for (const OptionSpec& spec : process_options()) {
@@ -300,7 +309,7 @@ Result<std::vector<DeviceSettings>> read_devices(const Given& given,
     for (const std::string& text : given.devices) {
         OptionValues values = given.device_defaults;
         auto read = read_device_text(text, device_table, values);
-        auto device = read ? read_device(std::move(values), given.purpose(), program)
+        auto device = read ? read_device(std::move(values), program)
                            : Result<DeviceSettings>(std::unexpected(std::move(read).error()));
         if (!device) {
             return usage_error("--device " + text + ": " + device.error().message);
@@ -364,7 +373,6 @@ Result<ConfigValues> read_config_values(const std::string& text,
 }
 
 Result<std::vector<DeviceSettings>> read_sections(const ConfigValues& config,
-                                                  Purpose purpose,
                                                   const Table& table,
                                                   const DeviceProgram& program) {
     const OptionValues& defaults = config.device_defaults;
@@ -375,8 +383,8 @@ Result<std::vector<DeviceSettings>> read_sections(const ConfigValues& config,
     for (const ConfigSection& section : config.sections) {
         OptionValues values = defaults;
         OUTRIGGER_TRY(read_items(section.items, table, values, nullptr));
-        const bool inherits = values.has("fd") || values.has("fd-name");
-        auto device = read_device(std::move(values), purpose, program);
+        const bool inherits = values.has("fd");
+        auto device = read_device(std::move(values), program);
         if (!device) {
             return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
                                "]: " + device.error().message);
@@ -384,7 +392,7 @@ Result<std::vector<DeviceSettings>> read_sections(const ConfigValues& config,
         if (inherits) {
             // What it inherits is the same for every process that it is.
             return usage_error("line " + std::to_string(section.line) + ": [" + section.name +
-                               "]: fd is for --device: give socket-path");
+                               "]: fd is for --device: give socket-path or fd-name");
         }
         if (device->name.empty()) {
             device->name = section.name;
@@ -407,8 +415,7 @@ Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
                                                      const ConfigValues* config) {
     if (given.devices.empty() && config == nullptr) {
         std::vector<DeviceSettings> devices;
-        devices.push_back(
-            OUTRIGGER_TRY(read_device(given.device_defaults, given.purpose(), program)));
+        devices.push_back(OUTRIGGER_TRY(read_device(given.device_defaults, program)));
         devices.front().key = "0";
         return devices;
     }
@@ -422,7 +429,7 @@ Result<std::vector<DeviceSettings>> read_all_devices(const Given& given,
     std::vector<DeviceSettings> devices = OUTRIGGER_TRY(read_devices(given, table, program));
     if (config != nullptr) {
         const std::string where = config_named(given.process);
-        auto more = read_sections(*config, given.purpose(), table, program);
+        auto more = read_sections(*config, table, program);
         if (!more) {
             return usage_error(where + more.error().message);
         }
@@ -498,18 +505,28 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
     fill_in_names(program.name, line.devices);
     line.control = OUTRIGGER_TRY(read_control(given.process));
     // One that is not there is not the one that an earlier process has left.
-    const bool has_control = line.control.fd || !line.control.socket_path.empty();
+    const bool has_control =
+        line.control.fd || line.control.activated || !line.control.socket_path.empty();
     line.control.key = has_control ? "control" : "";
     line.metrics = OUTRIGGER_TRY(read_metrics(given.process));
     line.metrics.key = metrics_key(line.metrics.text);
     OUTRIGGER_TRY(check_endpoints_differ(line));
-    if (given.purpose() == Purpose::kCheck) {
+    if (given.process.flag("check")) {
         line.action = CommandAction::kCheck;
     }
+    name_descriptors(given.process, program, line);
+    OUTRIGGER_TRY(check_activated(line));
     return line;
 }
 
 }  // namespace
+
+std::string DeviceSettings::where() const {
+    if (activated) {
+        return "fd-name " + activated->name;
+    }
+    return fd ? "fd " + std::to_string(*fd) : socket_path;
+}
 
 Result<CommandLine> parse_command_line(std::span<const char* const> arguments,
                                        const DeviceProgram& program) {

@@ -12,6 +12,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/device_program.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/sandbox.h"
@@ -20,40 +21,46 @@
 
 namespace outrigger {
 
-/// One device to serve. Either `socket_path` or `fd` is set.
+/// One device to serve. One of `socket_path`, `fd` and `activated` is set.
 struct DeviceSettings {
     OptionValues values;  ///< the device's own options, with defaults
     std::string key;      ///< what a keeper calls it, whatever devices there are beside it
     std::string name;     ///< for the control socket and metrics; each has its own
     std::string socket_path;
     std::optional<int> fd;
+    std::optional<ActivatedRequest> activated;
     unsigned queue_threads = 1;
     bool balances_queues = false;  ///< queues go to other threads as they have work
     std::vector<unsigned> cpus;    ///< thread i runs on cpus[i modulo their count]; empty: anywhere
     std::chrono::microseconds poll_max{0};
     uint32_t poll_cpu_percent = 100;  ///< see WorkerOptions
     bool postcopy = false;            ///< guests may migrate here by postcopy
+
+    /// Where its front end connects, for people.
+    [[nodiscard]] std::string where() const;
 };
 
-/// Where an operator connects: nowhere when neither is set.
+/// Where an operator connects: nowhere when none is set.
 struct ControlSettings {
     std::string socket_path;
     std::optional<int> fd;
+    std::optional<ActivatedRequest> activated;
     std::string key;  ///< as that of a device
 };
 
-/// Where metrics are told: nowhere when neither is set.
+/// Where metrics are told: nowhere when `text` is empty.
 struct MetricsSettings {
-    std::string text;  ///< as it was given
+    std::string text;  ///< as it was given, for people
     std::string path;  ///< of a Unix socket
     std::optional<TcpAddress> tcp;
+    std::optional<ActivatedRequest> activated;
     std::string key;  ///< as that of a device
 };
 
 /// What the command line asks for.
 enum class CommandAction : uint8_t {
     kServe,
-    kCheck,  ///< as for kServe, but a socket of --fd-name need not be there
+    kCheck,  ///< as for kServe, but sockets of a service manager need not be there
     kTakeOver,
     kHelp,
     kVersion,
@@ -74,7 +81,9 @@ struct CommandLine {
     std::vector<DeviceSettings> devices;  ///< at least one for kServe, at most kDevicesMax
     ControlSettings control;
     MetricsSettings metrics;
-    std::string config_path;  ///< of --config; empty: there is none
+    std::vector<ActivatedRequest> activated;  ///< all of them, the devices' own, too
+    std::vector<int> inherited;               ///< numbers that options name (--fd=N)
+    std::string config_path;                  ///< of --config; empty: there is none
     LoopKind loop = LoopKind::kAuto;
     SandboxMode sandbox = SandboxMode::kStandard;
     KeeperKind keeper = KeeperKind::kNone;

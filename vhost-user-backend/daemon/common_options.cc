@@ -107,7 +107,7 @@ constexpr std::string_view kKeeperHelp =
 constexpr std::array<std::string_view, 5> kSandboxModes = {
     "standard", "strict", "log", "none", "on"};
 
-constexpr std::array<OptionSpec, 20> kProcessOptions = {{
+constexpr std::array<OptionSpec, 22> kProcessOptions = {{
     {.name = "device",
      .value_name = "KEY=VALUE,...",
      .help = "Serve one device with these options (names as above, without dashes; a comma in a "
@@ -139,11 +139,18 @@ constexpr std::array<OptionSpec, 20> kProcessOptions = {{
      .help = "Take that socket from inherited descriptor N, which listens or is already connected",
      .number_min = 3,
      .number_max = 1'000'000},
+    {.name = "control-fd-name",
+     .value_name = "NAME",
+     .help = "Take that socket from the service manager, as --fd-name does"},
     {.name = "metrics",
      .value_name = "WHERE",
      .help = "Tell Prometheus, by HTTP at /metrics, what the queues and devices count and how long "
              "requests take: on a Unix socket for our own user (unix:PATH), or for whoever reaches "
              "an address and a port like 127.0.0.1:9100"},
+    {.name = "metrics-fd-name",
+     .value_name = "NAME",
+     .help = "Tell that on the socket that the service manager passes under this name, of Unix or "
+             "TCP, for whoever its unit lets in"},
     {.name = "io",
      .kind = OptionKind::kChoice,
      .value_name = "KIND",

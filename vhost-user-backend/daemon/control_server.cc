@@ -60,9 +60,10 @@ ControlServer::~ControlServer() {
 void ControlServer::start() {
     if (endpoint_.connection.valid()) {
         serve(std::move(endpoint_.connection));
-    } else {
+    } else if (endpoint_.listener) {
         listen();
     }
+    // Else the one connection has gone with the process before.
 }
 
 void ControlServer::stop_listening() {

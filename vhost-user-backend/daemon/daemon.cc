@@ -108,14 +108,21 @@ Result<void> Daemon::open() {
     OUTRIGGER_TRY(open_userfaults());
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
-        served_[i].endpoint =
-            OUTRIGGER_TRY(open_endpoint(settings.socket_path, settings.fd, "--fd", settings.key));
+        served_[i].endpoint = OUTRIGGER_TRY(open_endpoint({.path = settings.socket_path,
+                                                           .fd = settings.fd,
+                                                           .activated = settings.activated,
+                                                           .fd_option = "--fd",
+                                                           .key = settings.key}));
     }
     const ControlSettings& control = settings_.control;
-    if (control.fd || !control.socket_path.empty()) {
+    if (control.fd || control.activated || !control.socket_path.empty()) {
         own_user_ = ::geteuid();
-        control_endpoint_ = OUTRIGGER_TRY(
-            open_endpoint(control.socket_path, control.fd, "--control-fd", control.key));
+        control_endpoint_ = OUTRIGGER_TRY(open_endpoint({.path = control.socket_path,
+                                                         .fd = control.fd,
+                                                         .activated = control.activated,
+                                                         .fd_option = "--control-fd",
+                                                         .key = control.key}));
+        control_is_private_ = is_private_control_socket();
     }
     OUTRIGGER_TRY(open_metrics());
     adopt_leftovers();
@@ -176,40 +183,54 @@ void Daemon::add_extras(const OptionValues& values) {
     extras_.shows_owners |= more.shows_owners;
 }
 
-Result<Endpoint> Daemon::open_endpoint(const std::string& path,
-                                       std::optional<int> fd,
-                                       std::string_view fd_option,
-                                       std::string_view key) {
-    Endpoint endpoint;
-    const ListenerNames names = listener_names(key);
-    if (store_ != nullptr) {
-        if (UniqueFd kept = store_->open(names.socket); kept.valid()) {
-            endpoint.listener =
-                OUTRIGGER_TRY(listen_on(std::move(kept), path, store_->open(names.file)));
-            store_->claim(names.socket);
-            store_->claim(names.file);
-            return endpoint;
-        }
-        if (fd && store_->goes_on() && store_->is_parent()) {
-            return endpoint;  // a connection: its session goes on, or it has gone
-        }
+/// What a service manager, or a keeper in its place, passes to each process is nothing to keep.
+Result<Endpoint> Daemon::open_endpoint(const EndpointSource& source) {
+    const bool is_passed = source.activated && has_activated_listener(*source.activated);
+    if (store_ == nullptr || is_passed) {
+        return make_endpoint(source);
     }
-    if (!fd) {
-        endpoint.listener = OUTRIGGER_TRY(listen_at(path));
-        if (store_ != nullptr) {
-            const UniqueFd file = SocketFile::open_file(path);
-            (void)store_->keep(names.file, file.get());
-            (void)store_->keep(names.socket, endpoint.listener->fd.get());
+    const ListenerNames names = listener_names(source.key);
+    if (UniqueFd kept = store_->open(names.socket); kept.valid()) {
+        Endpoint endpoint;
+        endpoint.listener =
+            OUTRIGGER_TRY(listen_on(std::move(kept), source.path, store_->open(names.file)));
+        store_->claim(names.socket);
+        store_->claim(names.file);
+        return endpoint;
+    }
+    if ((source.fd || source.activated) && store_->goes_on() && store_->is_parent()) {
+        return Endpoint();  // a connection: its session goes on, or it has gone
+    }
+    Endpoint endpoint = OUTRIGGER_TRY(make_endpoint(source));
+    if (endpoint.listener && endpoint.listener->file) {
+        const UniqueFd file = SocketFile::open_file(source.path);
+        (void)store_->keep(names.file, file.get());
+    }
+    // A service manager gives its own sockets again by itself.
+    if (endpoint.listener && (!source.fd || store_->is_parent())) {
+        (void)store_->keep(names.socket, endpoint.listener->fd.get());
+    }
+    return endpoint;
+}
+
+Result<Endpoint> Daemon::make_endpoint(const EndpointSource& source) {
+    Endpoint endpoint;
+    if (source.activated) {
+        ActivatedSocket socket = OUTRIGGER_TRY(take_activated_socket(*source.activated));
+        if (socket.listening) {
+            endpoint.listener = ListeningSocket{.fd = std::move(socket.fd)};
+        } else {
+            endpoint.connection = std::move(socket.fd);
         }
         return endpoint;
     }
-    InheritedSocket socket = OUTRIGGER_TRY(take_inherited_socket(*fd, fd_option));
+    if (!source.fd) {
+        endpoint.listener = OUTRIGGER_TRY(listen_at(source.path));
+        return endpoint;
+    }
+    InheritedSocket socket = OUTRIGGER_TRY(take_inherited_socket(*source.fd, source.fd_option));
     if (socket.listening) {
         endpoint.listener = ListeningSocket{.fd = std::move(socket.fd)};
-        // A service manager gives its own sockets again by itself.
-        if (store_ != nullptr && store_->is_parent()) {
-            (void)store_->keep(names.socket, endpoint.listener->fd.get());
-        }
     } else {
         endpoint.connection = std::move(socket.fd);
     }
@@ -222,10 +243,12 @@ void Daemon::adopt_leftovers() {
     if (store_ == nullptr) {
         return;
     }
+    // Where one is passed, what was made in its place before is left over.
     const auto is_ours = [this](std::string_view key) {
-        return key == settings_.control.key || key == settings_.metrics.key ||
-               std::ranges::find(settings_.devices, key, &DeviceSettings::key) !=
-                   settings_.devices.end();
+        const auto device = std::ranges::find(settings_.devices, key, &DeviceSettings::key);
+        return (key == settings_.control.key && !settings_.control.activated) ||
+               key == settings_.metrics.key ||
+               (device != settings_.devices.end() && !device->activated);
     };
     for (const std::string& name : store_->names(kStorePrefix)) {
         // "outrigger.lKEY.file" of a front end, "outrigger.dKEY.NAME-file" of the device itself.
@@ -270,8 +293,12 @@ Result<void> Daemon::drop_what_threads_inherit() {
     const DroppedAccess dropped = OUTRIGGER_TRY(
         drop_access(settings_.sandbox, socket_directories, extras_, program_.isolate));
     // Where nobody but our user and root gets as far as a connection.
-    if (control_endpoint_ && control_endpoint_->listener && control_endpoint_->listener->file) {
+    if (control_is_private_) {
         root_looks_like_ = dropped.others_look_like.value_or(0);
+    } else if (control_endpoint_ && control_endpoint_->listener && dropped.others_look_like) {
+        log(LogLevel::kInfo,
+            "control: only this program's user may use it, because others may connect to the "
+            "socket, and cannot be told from root in a user namespace");
     }
     for (size_t i = 0; i < served_.size(); ++i) {
         const auto& listener = served_[i].endpoint.listener;
@@ -403,8 +430,6 @@ void Daemon::show_status() const {
 void Daemon::accept() {
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
-        const std::string where =
-            settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path;
         Served& served = served_[i];
         served.server = std::make_unique<DeviceServer>(
             DeviceServer::Environment{
@@ -419,7 +444,7 @@ void Daemon::accept() {
                             .userfaults = settings.postcopy ? userfaults_.get() : nullptr},
                 .exit_on_disconnect = settings_.exit_on_disconnect,
                 .starts_drained = served.starts_drained,
-                .label = std::string(program_.type) + " " + where,
+                .label = std::string(program_.type) + " " + settings.where(),
                 .keeper = store_.get(),
                 .listener_names = {listener_names(settings.key).socket,
                                    listener_names(settings.key).file},

@@ -76,10 +76,18 @@ class Daemon final {
     [[nodiscard]] Result<void> create_device(size_t index);
     [[nodiscard]] Result<void> open_userfaults();
     void add_extras(const OptionValues& values);
-    [[nodiscard]] Result<Endpoint> open_endpoint(const std::string& path,
-                                                 std::optional<int> fd,
-                                                 std::string_view fd_option,
-                                                 std::string_view key);
+
+    /// Where a socket comes from, as in DeviceSettings.
+    struct EndpointSource {
+        const std::string& path;
+        const std::optional<int>& fd;
+        const std::optional<ActivatedRequest>& activated;
+        std::string_view fd_option;
+        std::string_view key;
+    };
+
+    [[nodiscard]] Result<Endpoint> open_endpoint(const EndpointSource& source);
+    [[nodiscard]] Result<Endpoint> make_endpoint(const EndpointSource& source);
     void adopt_leftovers();
     [[nodiscard]] Result<void> take_kept_sessions();
     [[nodiscard]] Result<void> drop_what_threads_inherit();
@@ -89,6 +97,7 @@ class Daemon final {
     [[nodiscard]] Result<void> confine_threads();
     [[nodiscard]] Result<void> open_metrics();
     void describe_program();
+    [[nodiscard]] bool is_private_control_socket() const;
     void start_control();
     void start_metrics();
     void watch_keeper();
@@ -116,6 +125,7 @@ class Daemon final {
     std::vector<SocketFile> leftovers_;  // of devices that are not there any more
     std::optional<ListeningSocket> metrics_listener_;
     uid_t own_user_ = 0;  // the sandbox does not let us ask
+    bool control_is_private_ = false;
     /// What the control socket's connections say of root: in a user namespace not 0.
     uid_t root_looks_like_ = 0;
     ProgramDescription description_;

@@ -4,12 +4,32 @@
 #include <string>
 #include <utility>
 
+#include <sys/stat.h>
+
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/control/device_control.h"
 #include "vhost-user-backend/daemon/daemon.h"
 
 namespace outrigger {
+
+/// Does its file let nobody but our user, and root, connect? So is one that we made. A listening
+/// socket does not change its path.
+bool Daemon::is_private_control_socket() const {
+    if (!control_endpoint_->listener) {
+        return false;
+    }
+    if (control_endpoint_->listener->file) {
+        return true;
+    }
+    const std::string path = bound_path(control_endpoint_->listener->fd.get());
+
+    struct stat status {};
+
+    constexpr mode_t kOthersMayConnect = S_IWGRP | S_IWOTH;
+    return !path.empty() && ::lstat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode) &&
+           status.st_uid == own_user_ && (status.st_mode & kOthersMayConnect) == 0;
+}
 
 void Daemon::start_control() {
     if (!control_endpoint_) {
@@ -31,8 +51,11 @@ void Daemon::start_control() {
                                                                    .tell_drain = tell_drain},
                                         *std::exchange(control_endpoint_, std::nullopt));
     control_->start();
-    if (!settings_.control.socket_path.empty()) {
-        log(LogLevel::kInfo, "control: listening at {}", settings_.control.socket_path);
+    const ControlSettings& control = settings_.control;
+    if (control.activated || !control.socket_path.empty()) {
+        log(LogLevel::kInfo,
+            "control: listening at {}",
+            control.activated ? "fd-name " + control.activated->name : control.socket_path);
     }
 }
 

@@ -21,12 +21,15 @@ Result<void> Daemon::open_metrics() {
         description_.config_path = std::filesystem::absolute(settings_.config_path, ignored);
     }
     const MetricsSettings& metrics = settings_.metrics;
+    if (metrics.activated || !metrics.path.empty()) {
+        Endpoint endpoint = OUTRIGGER_TRY(open_endpoint({.path = metrics.path,
+                                                         .fd = std::nullopt,
+                                                         .activated = metrics.activated,
+                                                         .fd_option = {},
+                                                         .key = metrics.key}));
+        metrics_listener_ = std::move(endpoint.listener);
+    }
     if (!metrics.tcp) {
-        if (!metrics.path.empty()) {
-            Endpoint endpoint =
-                OUTRIGGER_TRY(open_endpoint(metrics.path, std::nullopt, "", metrics.key));
-            metrics_listener_ = std::move(endpoint.listener);
-        }
         return {};
     }
     const std::string name = listener_names(metrics.key).socket;
@@ -50,12 +53,11 @@ void Daemon::describe_program() {
     description_.version = OUTRIGGER_VERSION;
     for (size_t i = 0; i < served_.size(); ++i) {
         const DeviceSettings& settings = settings_.devices[i];
-        description_.targets.push_back(
-            {.name = settings.name,
-             .type = program_.type,
-             .socket = settings.fd ? "fd " + std::to_string(*settings.fd) : settings.socket_path,
-             .device = *served_[i].device,
-             .server = *served_[i].server});
+        description_.targets.push_back({.name = settings.name,
+                                        .type = program_.type,
+                                        .socket = settings.where(),
+                                        .device = *served_[i].device,
+                                        .server = *served_[i].server});
     }
 }
 

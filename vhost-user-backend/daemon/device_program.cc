@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "vhost-user-backend/daemon/device_program.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/command_line.h"
 #include "vhost-user-backend/daemon/daemon.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
@@ -78,6 +80,9 @@ KeeperSettings keeper_settings(const DeviceProgram& program,
     if (line.control.fd) {
         settings.inherited.push_back(*line.control.fd);
     }
+    // What listens each program is passed anew: it is the service manager's, which has it open,
+    // too.
+    std::ranges::copy(activated_connections(), std::back_inserter(settings.inherited));
     settings.socket_paths_with = [&program, arguments](const std::string& config_text) {
         const auto with =
             parse_command_line(arguments.subspan(arguments.empty() ? 0 : 1), program, config_text);
@@ -122,9 +127,18 @@ Result<void> check_keeper(const DeviceProgram& program, const CommandLine& line)
     return {};
 }
 
+/// Of passed descriptors that no option names. With --config the next program may name them.
+Unnamed what_becomes_of_unnamed(KeeperKind keeper, const CommandLine& line) {
+    if (keeper != KeeperKind::kFork) {
+        return keeper == KeeperKind::kSystemd ? Unnamed::kClosedButStored : Unnamed::kClosed;
+    }
+    return line.config_path.empty() ? Unnamed::kReserved : Unnamed::kLeft;
+}
+
 int serve(const DeviceProgram& program, const CommandLine& line, std::span<char* const> arguments) {
     Result<std::unique_ptr<DescriptorStore>> store;
     if (std::getenv(DescriptorStore::kChannelVariable) != nullptr) {
+        note_activated_sockets(line.activated, line.inherited, Unnamed::kClosed);
         // Older kernels call what is started by a descriptor by its number.
         platform::name_this_thread(std::string(program.name));
         store = DescriptorStore::from_parent();
@@ -133,8 +147,15 @@ int serve(const DeviceProgram& program, const CommandLine& line, std::span<char*
             (void)fail(program, checked.error());
             return kExitUsage;
         }
-        switch (obstacle(program, line).empty() ? choose_keeper(program, line)
-                                                : KeeperKind::kNone) {
+        const KeeperKind keeper =
+            obstacle(program, line).empty() ? choose_keeper(program, line) : KeeperKind::kNone;
+        note_activated_sockets(
+            line.activated, line.inherited, what_becomes_of_unnamed(keeper, line));
+        if (const auto checked = check_activated_sockets(line.activated); !checked) {
+            (void)fail(program, checked.error());
+            return kExitUsage;
+        }
+        switch (keeper) {
             case KeeperKind::kAuto:
             case KeeperKind::kNone:
                 break;

@@ -4,9 +4,12 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "vhost-user-backend/base/result.h"
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/daemon/option_table.h"
 #include "vhost-user-backend/daemon/system_call_rule.h"
@@ -29,6 +32,9 @@ struct DeviceProgram {
     /// What the table cannot say: required options, and options that exclude each other. An error
     /// is one of usage: "--blk-file is required: give the image to serve". May be null.
     Result<void> (*check_options)(const OptionValues& values) = nullptr;
+    /// Which sockets of a service manager the device's own options name, of values that were
+    /// checked: create_device() takes them (take_activated_socket()). May be null: none.
+    std::vector<ActivatedRequest> (*activated_sockets)(const OptionValues& values) = nullptr;
     /// What the sandbox must let the device do once it runs. create_device() is outside of it, and
     /// starts no thread.
     SandboxNeeds sandbox{};

@@ -37,6 +37,26 @@ std::string refusal(const std::string& text, const std::vector<const char*>& arg
 
 const std::string kSection = "[vm1]\nsocket-path = /s\n";
 
+TEST(ConfigValues, NamesSocketsOfTheServiceManager) {
+    const auto line = parse("control-fd-name = a\nmetrics-fd-name = b\n[vm1]\nfd-name = c\n" +
+                                std::string("[vm2]\nfd-name = d\n"),
+                            {"--check"});
+    ASSERT_TRUE(line) << line.error().message;
+    EXPECT_EQ(line->control.key, "control");
+    std::vector<std::string> asked;
+    for (const ActivatedRequest& request : line->activated) {
+        asked.push_back(request.option + "=" + request.name);
+    }
+    EXPECT_EQ(asked,
+              (std::vector<std::string>{
+                  "--fd-name=c", "--fd-name=d", "--control-fd-name=a", "--metrics-fd-name=b"}));
+    EXPECT_EQ(refusal("control-fd-name = c\n[vm1]\nfd-name = c\n", {"--check"}),
+              "--fd-name and --control-fd-name both take the socket c of the service manager: give "
+              "each its own");
+    EXPECT_NE(refusal("[vm1]\nfd-name = c\n").find("--fd-name=c needs sockets of a service"),
+              std::string::npos);
+}
+
 TEST(ConfigValues, TakesEveryOptionOfTheProcess) {
     const auto line = parse(
         "io = asio\nsandbox = strict\nkeeper = none\nkeeper-restarts = 7\n"
@@ -61,6 +81,7 @@ TEST(ConfigValues, TakesEveryOptionOfTheProcess) {
 // What is new in the table is thought about here, too.
 TEST(ConfigValues, EachOptionOfTheProcessIsTakenOrIsForTheCommandLine) {
     const std::map<std::string_view, std::string> taken = {{"control-fd", "4"},
+                                                           {"control-fd-name", "a"},
                                                            {"control-socket", "/c"},
                                                            {"exit-on-disconnect", "on"},
                                                            {"io", "asio"},
@@ -69,6 +90,7 @@ TEST(ConfigValues, EachOptionOfTheProcessIsTakenOrIsForTheCommandLine) {
                                                            {"log-level", "off"},
                                                            {"message-timeout-ms", "50"},
                                                            {"metrics", "unix:/m"},
+                                                           {"metrics-fd-name", "a"},
                                                            {"require-sealed", "on"},
                                                            {"sandbox", "log"}};
     size_t seen = 0;
@@ -80,7 +102,7 @@ TEST(ConfigValues, EachOptionOfTheProcessIsTakenOrIsForTheCommandLine) {
         seen += value != taken.end() ? 1U : 0U;
         const std::string line =
             std::string(spec.name) + " = " + (value != taken.end() ? value->second : "on");
-        EXPECT_EQ(refusal("\n" + line + "\n" + kSection),
+        EXPECT_EQ(refusal("\n" + line + "\n" + kSection, {"--check"}),
                   value != taken.end() ? "accepted"
                                        : "--config=/c: line 2: " + std::string(spec.name) +
                                              " is for the command line");

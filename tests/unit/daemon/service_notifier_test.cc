@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <latch>
+#include <optional>
 #include <string>
 
 #include <fcntl.h>
@@ -195,38 +196,46 @@ TEST_F(ServiceTest, NoSignsOfLifeThatNobodyAskedFor) {
 
 // --- Sockets by name ---------------------------------------------------------------------------
 
+Result<void> find(const std::string& name,
+                  std::optional<ActivatedRequest::Second> second = std::nullopt) {
+    return find_activated_socket({.option = "--fd-name", .name = name, .second = second});
+}
+
 TEST_F(ServiceTest, FindsASocketByItsName) {
     listen_to(own_pid(), "first:vhost-user:third", 3);
-    EXPECT_EQ(find_activated_socket("fd-name", "vhost-user").value(), 4);
-    EXPECT_EQ(find_activated_socket("fd-name", "third").value(), 5);
+    EXPECT_TRUE(find("vhost-user"));
+    EXPECT_TRUE(find("third"));
 }
 
 TEST_F(ServiceTest, RefusesASocketThatIsNotPassed) {
-    listen_to(own_pid(), "first:second", 2);
-    const auto missing = find_activated_socket("fd-name", "vhost-user");
+    listen_to(own_pid(), "first:outrigger.l0:second", 3);
+    const auto missing = find("vhost-user");
     ASSERT_FALSE(missing);
     EXPECT_EQ(missing.error().message,
               "--fd-name=vhost-user: the service manager passes no socket of that name; it passes "
               "'first:second'");
     // A name without its descriptor.
     listen_to(own_pid(), "first:vhost-user", 1);
-    EXPECT_FALSE(find_activated_socket("fd-name", "vhost-user"));
+    EXPECT_FALSE(find("vhost-user"));
 }
 
-TEST_F(ServiceTest, RefusesTwoSocketsOfOneName) {
+TEST_F(ServiceTest, RefusesMoreSocketsOfOneNameThanAnOptionTakes) {
     listen_to(own_pid(), "vhost-user:vhost-user", 2);
-    EXPECT_FALSE(find_activated_socket("fd-name", "vhost-user"));
+    EXPECT_FALSE(find("vhost-user"));
+    EXPECT_TRUE(find("vhost-user", ActivatedRequest::Second{}));
+    listen_to(own_pid(), "vhost-user:vhost-user:vhost-user", 3);
+    EXPECT_FALSE(find("vhost-user", ActivatedRequest::Second{}));
 }
 
 TEST_F(ServiceTest, RefusesSocketsOfAnotherProcess) {
     listen_to(std::to_string(::getppid()), "vhost-user", 1);
-    EXPECT_FALSE(find_activated_socket("fd-name", "vhost-user"));
+    EXPECT_FALSE(find("vhost-user"));
     // Our parent is our keeper: what it inherited we have, too.
     set("OUTRIGGER_KEEPER", "9");
-    EXPECT_EQ(find_activated_socket("fd-name", "vhost-user").value_or(0), 3);
+    EXPECT_TRUE(find("vhost-user"));
     ::unsetenv("OUTRIGGER_KEEPER");
     ::unsetenv("LISTEN_PID");
-    EXPECT_FALSE(find_activated_socket("fd-name", "vhost-user"));
+    EXPECT_FALSE(find("vhost-user"));
 }
 
 }  // namespace
