@@ -36,7 +36,7 @@ void ConsoleControl::describe(v1::Device& out) const {
         port.set_backend(std::string(console::describe(options.backend)));
         port.set_is_console(options.console);
         port.set_place(options.place);
-        if (options.backend == Backend::kUnix) {
+        if (options.has_size_place) {
             port.set_size_place(size_socket_path(options.place));
         }
         port.set_plugged(state.plugged);

@@ -8,6 +8,9 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
+
+#include "vhost-user-backend/daemon/activated_sockets.h"
 
 #include "devices/console/console_device.h"
 #include "devices/console/console_sandbox.h"
@@ -28,6 +31,8 @@ constexpr std::array kOptions = {
                    "A port of the guest, up to 31 times; the first one is port 0. Keys: name "
                    "(required), backend (required: pty, unix, tcp, stdio, file or null), link "
                    "(pty: a symbolic link to it), path (unix and file), tcp-port (on 127.0.0.1), "
+                   "fd-name (unix and tcp, in the place of these: a socket that the service "
+                   "manager passes, as for --fd-name), "
                    "console=on|off (a terminal that never makes the guest wait; on for the "
                    "first port), plugged=off (not there until outriggerctl plug), log (a "
                    "file that gets all output), log-max (rotate at this size), log-files (how "
@@ -76,7 +81,7 @@ std::string place_of(const PortOptions& port) {
             return port.path.empty() ? "" : std::filesystem::absolute(port.path, ignored).string();
         }
         case Backend::kTcp:
-            return std::to_string(port.tcp_port);
+            return port.tcp_port != 0 ? std::to_string(port.tcp_port) : "";
         case Backend::kStdio:
         case Backend::kFile:
         case Backend::kNull:
@@ -89,6 +94,7 @@ Result<ConsoleSettings> settings_from(const OptionValues& values) {
     auto ports = OUTRIGGER_TRY(parse_ports(values.texts("port")));
     for (PortOptions& port : ports) {
         port.place = place_of(port);
+        port.has_size_place = port.backend == Backend::kUnix;
     }
     return ConsoleSettings{.ports = std::move(ports),
                            .multiport = values.flag("multiport"),
@@ -100,12 +106,16 @@ Result<ConsoleSettings> settings_from(const OptionValues& values) {
 Result<std::unique_ptr<Device>> open_and_create(ConsoleSettings settings) {
     bool has_files = false;
     for (size_t i = 0; i < settings.ports.size(); ++i) {
-        const PortOptions& port = settings.ports[i];
+        PortOptions& port = settings.ports[i];
         auto end = settings.kept != nullptr ? open_host_end(port, settings.kept->port(i))
                                             : open_host_end(port);
         if (!end) {
             return failure(Error{.message = "port " + port.name + ": " + end.error().message,
                                  .os_error = end.error().os_error});
+        }
+        if (!port.fd_name.empty()) {
+            port.place = end->place;
+            port.has_size_place = end->size_listener.valid();
         }
         has_files = has_files || end->log || end->file;
         settings.ends.push_back(*std::move(end));
@@ -128,6 +138,18 @@ Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
         std::make_unique<KeptConsole>(OUTRIGGER_TRY(KeptConsole::open(keeper, settings.ports)));
     settings.conduit = OUTRIGGER_TRY(settings.kept->open_conduit(settings.ports));
     return open_and_create(std::move(settings));
+}
+
+std::vector<ActivatedRequest> activated_sockets(const OptionValues& values) {
+    const auto ports = parse_ports(values.texts("port"));
+    OUTRIGGER_ASSERT(ports.has_value());  // see check_options()
+    std::vector<ActivatedRequest> requests;
+    for (const PortOptions& port : *ports) {
+        if (auto request = activated_request(port)) {
+            requests.push_back(*std::move(request));
+        }
+    }
+    return requests;
 }
 
 /// Not with our own terminal: whoever sits at it sees the program end, and has the terminal back.
@@ -168,6 +190,7 @@ const DeviceProgram& console_program() {
         .create_device = create_device,
         .create_kept_device = create_kept_device,
         .check_options = check_options,
+        .activated_sockets = activated_sockets,
         .sandbox = kConsoleSandbox,
         .sandbox_extras = sandbox_extras,
         .can_go_on = can_go_on,

@@ -82,6 +82,30 @@ Result<UniqueFd> listen_tcp(uint16_t port, HostEnd& end) {
     return fd;
 }
 
+/// The port at which programs of the host reach it by 127.0.0.1; empty: not so.
+std::string loopback_port(int fd) {
+    sockaddr_in own{};
+    socklen_t size = sizeof own;
+    // SAFETY: sockets' addresses are passed so; getsockname() writes at most `size` bytes.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0 ||
+        own.sin_family != AF_INET) {
+        return {};
+    }
+    const in_addr_t at = ntohl(own.sin_addr.s_addr);
+    return at == INADDR_LOOPBACK || at == INADDR_ANY ? std::to_string(ntohs(own.sin_port)) : "";
+}
+
+/// What the service manager passes. It does so to the next process, too.
+Result<void> take_passed(const ActivatedRequest& request, HostEnd& end) {
+    ActivatedSocket passed = OUTRIGGER_TRY(take_activated_socket(request));
+    end.place =
+        request.kind == ActivatedKind::kTcpListener ? loopback_port(passed.fd.get()) : passed.path;
+    end.listener = std::move(passed.fd);
+    end.size_listener = std::move(passed.second);
+    return {};
+}
+
 /// A symbolic link at `path`, in place of one that a run before left.
 Result<void> make_link(const std::string& target, const std::string& path, HostEnd& end) {
     struct stat status {};
@@ -247,11 +271,19 @@ Result<HostEnd> open_host_end(const PortOptions& port, const KeptPort& kept) {
             OUTRIGGER_TRY(open_pty(port, end));
             break;
         case Backend::kUnix:
+            if (const auto request = activated_request(port)) {
+                OUTRIGGER_TRY(take_passed(*request, end));
+                break;
+            }
             end.listener = OUTRIGGER_TRY(listen_unix(port.path, "listener", end));
             end.size_listener =
                 OUTRIGGER_TRY(listen_unix(size_socket_path(port.path), "sizes", end));
             break;
         case Backend::kTcp:
+            if (const auto request = activated_request(port)) {
+                OUTRIGGER_TRY(take_passed(*request, end));
+                break;
+            }
             end.listener = OUTRIGGER_TRY(listen_tcp(port.tcp_port, end));
             break;
         case Backend::kStdio:

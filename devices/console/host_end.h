@@ -25,6 +25,7 @@ struct HostEnd {
     // Unix and TCP.
     UniqueFd listener{};
     UniqueFd size_listener{};  ///< Unix: where a viewer tells the size of its terminal
+    std::string place{};       ///< of a socket that is passed to us: see PortOptions.place
     // Pseudo-terminals. Nobody but users has the other side: ours hangs up when the last one goes.
     UniqueFd pty_master{};
     UniqueFd pty_events{};  ///< inotify: users that come

@@ -17,6 +17,7 @@ namespace outrigger::console {
 namespace {
 
 constexpr size_t kNameBytesMax = 64;
+constexpr std::string_view kSizeSuffix = ".size";
 constexpr uint64_t kReplayBytesMax = uint64_t{16} << 20;
 constexpr uint64_t kConsoleReplayBytes = uint64_t{64} << 10;
 
@@ -114,6 +115,11 @@ Result<void> take(const KeyValue& item, Given& given) {
         port.path = item.value;
     } else if (item.key == "tcp-port") {
         port.tcp_port = static_cast<uint16_t>(OUTRIGGER_TRY(parse_count(item, 1, 65535)));
+    } else if (item.key == "fd-name") {
+        if (item.value.empty()) {
+            return wrong("fd-name takes the name of a socket");
+        }
+        port.fd_name = item.value;
     } else if (item.key == "log") {
         port.log_path = item.value;
     } else if (item.key == "log-max") {
@@ -157,14 +163,23 @@ Result<void> check_backend(const Given& given) {
     }
     const bool has_path = port.backend == Backend::kUnix || port.backend == Backend::kFile;
     const std::string_view name = describe(port.backend);
-    if (has_path && port.path.empty()) {
+    const bool has_viewers = port.backend == Backend::kUnix || port.backend == Backend::kTcp;
+    if (!port.fd_name.empty()) {
+        if (!has_viewers) {
+            return wrong(fmt::format("backend={} has no fd-name", name));
+        }
+        if (is_given(given, "path") || is_given(given, "tcp-port")) {
+            return wrong("fd-name stands in the place of path and tcp-port: give one");
+        }
+    } else if (port.backend == Backend::kUnix && port.path.empty()) {
+        return wrong("backend=unix needs path=PATH or fd-name=NAME");
+    } else if (port.backend == Backend::kTcp && port.tcp_port == 0) {
+        return wrong("backend=tcp needs tcp-port=N or fd-name=NAME");
+    } else if (has_path && port.path.empty()) {
         return wrong(fmt::format("backend={} needs path=PATH", name));
     }
     if (!has_path && is_given(given, "path")) {
         return wrong(fmt::format("backend={} has no path", name));
-    }
-    if (port.backend == Backend::kTcp && port.tcp_port == 0) {
-        return wrong("backend=tcp needs tcp-port=N");
     }
     if (port.backend != Backend::kTcp && is_given(given, "tcp-port")) {
         return wrong(fmt::format("backend={} has no tcp-port", name));
@@ -172,7 +187,6 @@ Result<void> check_backend(const Given& given) {
     if (port.backend != Backend::kPty && is_given(given, "link")) {
         return wrong(fmt::format("backend={} has no link", name));
     }
-    const bool has_viewers = port.backend == Backend::kUnix || port.backend == Backend::kTcp;
     if (!has_viewers && is_given(given, "viewers")) {
         return wrong(fmt::format("backend={} has one viewer", name));
     }
@@ -204,6 +218,9 @@ Result<void> check_pair(const PortOptions& one, const PortOptions& other) {
     if (one.tcp_port != 0 && one.tcp_port == other.tcp_port) {
         return wrong(fmt::format("two ports have tcp-port={}", one.tcp_port));
     }
+    if (!one.fd_name.empty() && one.fd_name == other.fd_name) {
+        return wrong(fmt::format("two ports have fd-name={}: give each its own", one.fd_name));
+    }
     if (has_file(one) && has_file(other) && one.path == other.path) {
         return wrong(fmt::format("two ports have {}: give each its own", one.path));
     }
@@ -220,7 +237,22 @@ std::string_view describe(Backend backend) {
 }
 
 std::string size_socket_path(const std::string& path) {
-    return path + ".size";
+    return path + std::string(kSizeSuffix);
+}
+
+std::optional<ActivatedRequest> activated_request(const PortOptions& port) {
+    if (port.fd_name.empty()) {
+        return std::nullopt;
+    }
+    ActivatedRequest request{.option = "--port " + port.name + ": fd-name",
+                             .name = port.fd_name,
+                             .kind = ActivatedKind::kTcpListener};
+    if (port.backend == Backend::kUnix) {
+        request.kind = ActivatedKind::kUnixListener;
+        request.second =
+            ActivatedRequest::Second{.kind = ActivatedKind::kUnixListener, .suffix = kSizeSuffix};
+    }
+    return request;
 }
 
 Result<PortOptions> parse_port(std::string_view text, bool is_first) {

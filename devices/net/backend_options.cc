@@ -40,6 +40,7 @@ constexpr std::array kOptions = {
     BackendOption{.name = "switch-tap-fd", .backends = kOfSwitch},
     BackendOption{.name = "peer", .backends = kOfSockets},
     BackendOption{.name = "listen", .backends = kOfSockets},
+    BackendOption{.name = "listen-fd-name", .backends = kOfSockets},
     BackendOption{.name = "reconnect-ms", .backends = kOfSockets},
     BackendOption{.name = "vfkit", .backends = kOfDatagrams},
 };

@@ -28,6 +28,12 @@ constexpr int kSocketBytes = 7 << 20;
 
 constexpr std::string_view kVfkitGreeting = "VFKT";
 
+std::string_view name_of(const sockaddr_un& address, socklen_t bytes) {
+    // Of a name that fills the structure the kernel counts a NUL that it has no room for.
+    const size_t there = std::min<size_t>(bytes, sizeof address);
+    return {address.sun_path, there - std::min(there, offsetof(sockaddr_un, sun_path))};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<DatagramPort>> DatagramPort::create(PeerOptions options) {
@@ -54,6 +60,9 @@ DatagramPort::DatagramPort(PeerOptions options, UniqueFd socket, HostWatch watch
       senders_(kBatch) {
     enlarge_buffers(socket_, kSocketBytes);
     watch_.set_fd(socket_);
+    if (options_.listener && options_.peer_path.empty()) {
+        go_on_with_peer();
+    }
 }
 
 void DatagramPort::attach(EventLoop& loop, PortEvents& events) {
@@ -100,6 +109,27 @@ void DatagramPort::look_for_peer() {
     look_again_later();
 }
 
+/// Of a socket that was passed to us: whom the process before has answered. If it is there still,
+/// what it has sent meanwhile counts; the kernel throws that away where it is told another one.
+void DatagramPort::go_on_with_peer() {
+    sockaddr_un peer{};
+    socklen_t bytes = sizeof peer;
+    // SAFETY: the sockets API takes every address family by this one pointer type; the length goes
+    // with it.
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
+    auto* const address = reinterpret_cast<sockaddr*>(&peer);
+    if (::getpeername(socket_, address, &bytes) != 0) {
+        return;
+    }
+    const std::string_view name = name_of(peer, bytes);
+    if (name.empty() || ::connect(socket_, address, bytes) != 0) {
+        disconnect_datagrams(socket_);
+        return;
+    }
+    learned_ = name;
+    greet_peer();
+}
+
 void DatagramPort::look_again_later() {
     if (loop_ != nullptr) {
         retry_.call_at(
@@ -136,10 +166,7 @@ bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
     if (!options_.peer_path.empty()) {
         return true;
     }
-    // Of a name that fills the structure the kernel counts a NUL that it has no room for.
-    const size_t there = std::min<size_t>(bytes, sizeof from);
-    const std::string_view name(from.sun_path,
-                                there - std::min(there, offsetof(sockaddr_un, sun_path)));
+    const std::string_view name = name_of(from, bytes);
     if (has_peer_) {
         return name == learned_;
     }
@@ -150,7 +177,7 @@ bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
     // with it.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
     const auto* const address = reinterpret_cast<const sockaddr*>(&from);
-    if (::connect(socket_, address, static_cast<socklen_t>(there)) == 0) {
+    if (::connect(socket_, address, std::min<socklen_t>(bytes, sizeof from)) == 0) {
         learned_ = name;
         greet_peer();
     }

@@ -40,6 +40,7 @@ class DatagramPort final : public Port {
   private:
     DatagramPort(PeerOptions options, UniqueFd socket, HostWatch watch);
 
+    void go_on_with_peer();
     void look_for_peer();
     void greet_peer();
     void lose_peer(std::string_view why);

@@ -177,6 +177,10 @@ constexpr std::array kOptions = {
                .value_name = "PATH",
                .help = "Of stream: let a program connect here, one at a time. Of dgram: take "
                        "frames at this socket, and without --peer answer to whoever sends first"},
+    OptionSpec{.name = "listen-fd-name",
+               .value_name = "NAME",
+               .help = "Of stream and dgram: take the socket of --listen from the service manager, "
+                       "as --fd-name does, and make none"},
     OptionSpec{.name = "reconnect-ms",
                .kind = OptionKind::kNumber,
                .value_name = "MS",

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/descriptor_room.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 
@@ -122,7 +124,11 @@ Result<UserOptions> parse_user_options(const OptionValues& values) {
 
 Result<void> check_socket_options(std::string_view backend, const OptionValues& values) {
     const bool has_peer = values.has("peer");
-    const bool has_listen = values.has("listen");
+    if (values.has("listen") && values.has("listen-fd-name")) {
+        return failure(
+            Error{.message = "--listen and --listen-fd-name exclude each other: give one"});
+    }
+    const bool has_listen = values.has("listen") || values.has("listen-fd-name");
     if (backend == "stream" && has_peer == has_listen) {
         return failure(Error{.message = "--backend=stream needs either --peer or --listen: give "
                                         "the path of the other program's socket, or of ours"});
@@ -259,6 +265,17 @@ Result<UserOptions> read_user_options(const OptionValues& values) {
 }
 #endif
 
+std::vector<ActivatedRequest> activated_sockets(const OptionValues& values) {
+    auto name = values.text("listen-fd-name");
+    if (!name) {
+        return {};
+    }
+    return {{.option = "--listen-fd-name",
+             .name = *std::move(name),
+             .kind = values.text("backend") == "dgram" ? ActivatedKind::kUnixDatagrams
+                                                       : ActivatedKind::kUnixListener}};
+}
+
 Result<PeerOptions> open_peer(const OptionValues& values, int type) {
     PeerOptions options;
     options.peer_path = values.text("peer").value_or("");
@@ -266,6 +283,10 @@ Result<PeerOptions> open_peer(const OptionValues& values, int type) {
     options.vfkit = values.flag("vfkit");
     if (const auto path = values.text("listen")) {
         options.listener = OUTRIGGER_TRY(listen_at(*path, {.type = type}));
+    }
+    for (const ActivatedRequest& request : activated_sockets(values)) {
+        ActivatedSocket passed = OUTRIGGER_TRY(take_activated_socket(request));
+        options.listener = ListeningSocket{.fd = std::move(passed.fd)};
     }
     return options;
 }
@@ -384,6 +405,12 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
         std::filesystem::path folder = std::filesystem::path(*path).parent_path();
         extras.removable_directories.push_back(folder.empty() ? "." : folder);
     }
+    // Answers to datagrams go to whoever sent some, and is somewhere there.
+    for (const ActivatedRequest& request : activated_sockets(values)) {
+        if (request.kind == ActivatedKind::kUnixDatagrams) {
+            std::ranges::move(activated_paths(request), std::back_inserter(extras.connect_paths));
+        }
+    }
     if (const auto path = values.text("peer")) {
         extras.connect_paths.push_back(*path);
     }
@@ -408,6 +435,7 @@ const DeviceProgram kNetProgram{
     .create_device = create_device,
     .create_kept_device = create_kept_device,
     .check_options = check_options,
+    .activated_sockets = activated_sockets,
     .sandbox = {.system_calls = kSystemCalls},
     .sandbox_extras = sandbox_extras,
     .thread_group = thread_group,

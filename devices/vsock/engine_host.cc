@@ -35,7 +35,7 @@ void watch_listener(int epoll, int fd, bool on, uint64_t what) {
     epoll_event event{};
     event.events = on ? uint32_t{EPOLLIN} : 0;
     event.data.u64 = what;
-    // The descriptor is there, or none is, so this cannot fail.
+    // Where the descriptor is there this cannot fail.
     (void)::epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
 }
 
@@ -248,9 +248,14 @@ bool VsockEngine::take_whole(Connection& connection, size_t bytes) {
     return false;
 }
 
+/// Where programs of the host connect, for the log.
+std::string VsockEngine::name_of_listener() const {
+    return options_.activated ? "fd-name " + options_.activated->name : options_.uds_path;
+}
+
 /// Of a program that the guest knows nothing of.
 void VsockEngine::drop_client(Connection& connection, EndReason reason) {
-    note_end(reason, "a program that connected to " + options_.uds_path);
+    note_end(reason, "a program that connected to " + name_of_listener());
     // So that it sees the end, and no error because something that it said was not read.
     std::array<std::byte, kSaidBytesMax / kSaidReadsMax> said{};
     constexpr bool kPeek = false;

@@ -113,6 +113,13 @@ Result<HostListeners> open_listeners(const VsockOptions& options, DeviceKeeper* 
     for (const uint32_t port : options.forward.listen_at) {
         listeners.forwards.push_back(OUTRIGGER_TRY(open_forward(options.forward, port, keeper)));
     }
+    if (options.activated) {
+        // The next process is passed them, too.
+        ActivatedSocket passed = OUTRIGGER_TRY(take_activated_socket(*options.activated));
+        listeners.stream.fd = std::move(passed.fd);
+        listeners.seqpacket.fd = std::move(passed.second);
+        return listeners;
+    }
     if (options.uds_path.empty()) {
         return listeners;
     }

@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
@@ -15,6 +17,7 @@
 #include <sys/socket.h>
 
 #include "vhost-user-backend/base/log.h"
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/descriptor_room.h"
 #include "vhost-user-backend/daemon/device_program.h"
 
@@ -37,7 +40,13 @@ constexpr std::array kOptions = {
                .help = "Let programs of the host connect to the guest at this Unix socket, by a "
                        "first line CONNECT PORT, and at PATH_seqpacket by SOCK_SEQPACKET; and "
                        "connect the guest's programs that call port N of CID 2 to whoever listens "
-                       "at PATH_N. Required, but for --forward-cid"},
+                       "at PATH_N. Required, but for --uds-fd-name and --forward-cid"},
+    OptionSpec{.name = "uds-fd-name",
+               .value_name = "NAME",
+               .help = "Take the socket at which programs of the host connect to the guest from "
+                       "the service manager, as --fd-name does, and make none at --uds-path, which "
+                       "then only says where the guest's calls go; a second one of that name may "
+                       "be of SOCK_SEQPACKET"},
     OptionSpec{.name = "forward-cid",
                .kind = OptionKind::kNumber,
                .value_name = "CID",
@@ -118,7 +127,7 @@ Result<void> check_options(const OptionValues& values) {
     if (!values.has("guest-cid")) {
         return failure(Error{.message = "--guest-cid is required: give the guest's address"});
     }
-    if (!values.has("uds-path") && !values.has("forward-cid")) {
+    if (!values.has("uds-path") && !values.has("uds-fd-name") && !values.has("forward-cid")) {
         return failure(
             Error{.message = "--uds-path is required: give the path of the socket for the host"});
     }
@@ -144,6 +153,23 @@ Result<void> check_options(const OptionValues& values) {
     return path ? check_base_path(*path) : Result<void>();
 }
 
+std::optional<ActivatedRequest> request_of(const OptionValues& values) {
+    auto name = values.text("uds-fd-name");
+    if (!name) {
+        return std::nullopt;
+    }
+    return ActivatedRequest{
+        .option = "--uds-fd-name",
+        .name = *std::move(name),
+        .kind = ActivatedKind::kUnixListener,
+        .second = ActivatedRequest::Second{.kind = ActivatedKind::kUnixSeqpacket}};
+}
+
+std::vector<ActivatedRequest> activated_sockets(const OptionValues& values) {
+    auto request = request_of(values);
+    return request ? std::vector{*std::move(request)} : std::vector<ActivatedRequest>();
+}
+
 /// Two guests of one address would each be taken for the other.
 Result<void> claim_cid(uint64_t cid) {
     static std::set<uint64_t> claimed;
@@ -158,6 +184,7 @@ Result<std::unique_ptr<Device>> open_device(const OptionValues& values, DeviceKe
     VsockOptions options;
     options.guest_cid = *values.number("guest-cid");
     options.uds_path = values.text("uds-path").value_or("");
+    options.activated = request_of(values);
     if (const auto cid = values.number("forward-cid")) {
         options.forward.cid = static_cast<uint32_t>(*cid);
     }
@@ -222,6 +249,7 @@ constexpr DeviceProgram kProgram{
     .create_device = create_device,
     .create_kept_device = create_kept_device,
     .check_options = check_options,
+    .activated_sockets = activated_sockets,
     .sandbox = {.system_calls = kSystemCalls, .control_system_calls = kControlSystemCalls},
     .sandbox_extras = sandbox_extras,
 };

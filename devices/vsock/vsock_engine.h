@@ -30,6 +30,7 @@
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/base/unique_fd.h"
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/device.h"
@@ -55,7 +56,9 @@ struct ForwardOptions {
 
 struct VsockOptions {
     uint64_t guest_cid = kGuestCidMin;
-    std::string uds_path{};  ///< empty: there are no Unix sockets
+    std::string uds_path{};  ///< empty: the guest's calls lead to no Unix sockets
+    /// Where programs of the host connect is passed to us, and not made at `uds_path`.
+    std::optional<ActivatedRequest> activated{};
     ForwardOptions forward{};
     size_t connections_max = 1023;
     uint32_t window_bytes = 256 * 1024;       ///< advertised to the guest at first, a connection
@@ -85,8 +88,8 @@ struct NegotiatedTypes {
 
 /// Where programs of the host connect.
 struct HostListeners {
-    ListeningSocket stream;  ///< invalid without a path
-    ListeningSocket seqpacket;
+    ListeningSocket stream;     ///< invalid: there is none
+    ListeningSocket seqpacket;  ///< likewise
     /// Of the guest's port with the same place in ForwardOptions::listen_at.
     std::vector<UniqueFd> forwards{};
 };
@@ -276,6 +279,7 @@ class VsockEngine final {
     void note_dial(DialOutcome outcome, int os_error, const std::string& where);
     void take_host_port(Connection& connection, uint32_t guest_port);
     [[nodiscard]] bool is_to_forward(const Connection& connection) const;
+    [[nodiscard]] std::string name_of_listener() const;
     [[nodiscard]] std::string name_of_called(const Connection& connection) const;
     [[nodiscard]] bool watch_listeners();
     void read_greeting(Connection& connection);

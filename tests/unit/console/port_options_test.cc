@@ -68,9 +68,16 @@ TEST(PortOptions, WhatABackendHasNotIsRefused) {
     EXPECT_EQ(refusal("name=a"), "backend is required: pty, unix, tcp, stdio, file or null");
     EXPECT_EQ(refusal("name=a,backend=serial"),
               "backend is one of pty, unix, tcp, stdio, file and null, not 'serial'");
-    EXPECT_EQ(refusal("name=a,backend=unix"), "backend=unix needs path=PATH");
+    EXPECT_EQ(refusal("name=a,backend=unix"), "backend=unix needs path=PATH or fd-name=NAME");
     EXPECT_EQ(refusal("name=a,backend=file"), "backend=file needs path=PATH");
-    EXPECT_EQ(refusal("name=a,backend=tcp"), "backend=tcp needs tcp-port=N");
+    EXPECT_EQ(refusal("name=a,backend=tcp"), "backend=tcp needs tcp-port=N or fd-name=NAME");
+    EXPECT_EQ(refusal("name=a,backend=pty,fd-name=n"), "backend=pty has no fd-name");
+    EXPECT_EQ(refusal("name=a,backend=file,path=/f,fd-name=n"), "backend=file has no fd-name");
+    EXPECT_EQ(refusal("name=a,backend=unix,fd-name="), "fd-name takes the name of a socket");
+    EXPECT_EQ(refusal("name=a,backend=unix,path=/p,fd-name=n"),
+              "fd-name stands in the place of path and tcp-port: give one");
+    EXPECT_EQ(refusal("name=a,backend=tcp,tcp-port=5,fd-name=n"),
+              "fd-name stands in the place of path and tcp-port: give one");
     EXPECT_EQ(refusal("name=a,backend=pty,path=/p"), "backend=pty has no path");
     EXPECT_EQ(refusal("name=a,backend=unix,path=/p,link=/l"), "backend=unix has no link");
     EXPECT_EQ(refusal("name=a,backend=null,tcp-port=1"), "backend=null has no tcp-port");
