@@ -14,6 +14,9 @@
 namespace outrigger::testing {
 namespace {
 
+/// Shows the cursor again, and the screen that was there before.
+constexpr std::string_view kLeaving = "\x1b[?25h\x1b[?1049l";
+
 /// A program whose terminal is ours.
 class TerminalProgram final {
   public:
@@ -74,6 +77,23 @@ class TerminalProgram final {
 
     void forget() { shown_.clear(); }
 
+    void send_signal(int number) const { EXPECT_EQ(::kill(pid_, number), 0); }
+
+    /// Nothing is read until the program waits for room, or would: it draws again for each size.
+    [[nodiscard]] bool fill() const {
+        int times_full = 0;
+        bool is_wide = false;
+        return eventually([&] {
+            is_wide = !is_wide;
+            resize(30, is_wide ? 101 : 100);
+            pollfd writable{.fd = terminal_.get(), .events = POLLOUT, .revents = 0};
+            const bool is_full = ::poll(&writable, 1, 0) == 0;
+            constexpr int kSurely = 20;
+            times_full = is_full ? times_full + 1 : 0;
+            return times_full == kSurely;
+        });
+    }
+
     [[nodiscard]] const std::string& shown() const { return shown_; }
 
     /// Its exit status; -1: by a signal, or not at all.
@@ -89,6 +109,15 @@ class TerminalProgram final {
         read_some();
         pid_ = -1;
         return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+
+    /// What a program wrote last before it ended is with the reader a moment later: the kernel
+    /// hands it on by a thread of its own.
+    [[nodiscard]] bool wait_last_shown(std::string_view text) {
+        return eventually([&] {
+            read_some();
+            return shown_.ends_with(text);
+        });
     }
 
     [[nodiscard]] bool terminal_is_as_before() const {
@@ -155,7 +184,7 @@ TEST_F(TopTest, DrawsUntilQIsPressed) {
     EXPECT_TRUE(program.wait_shown("REQ/S")) << "goes on";
     program.type("q");
     EXPECT_EQ(program.wait_end(), 0);
-    EXPECT_TRUE(program.shown().ends_with("\x1b[?25h\x1b[?1049l")) << program.shown();
+    EXPECT_TRUE(program.wait_last_shown(kLeaving)) << program.shown();
     EXPECT_TRUE(program.terminal_is_as_before());
 }
 
@@ -195,7 +224,22 @@ TEST_F(TopTest, ASignalLeavesTheTerminalAsItWas) {
     ASSERT_TRUE(program.wait_shown("REQ/S"));
     program.type("\x03");  // SIGINT, by the terminal
     EXPECT_EQ(program.wait_end(), 0);
-    EXPECT_TRUE(program.shown().ends_with("\x1b[?25h\x1b[?1049l"));
+    EXPECT_TRUE(program.wait_last_shown(kLeaving)) << program.shown();
+    EXPECT_TRUE(program.terminal_is_as_before());
+}
+
+// It waits for a reader then, and the second signal interrupts that.
+TEST_F(TopTest, ASecondSignalDoesNotKeepItFromLeavingTheTerminalAsItWas) {
+    start();
+    TerminalProgram program(top());
+    ASSERT_TRUE(program.wait_shown("REQ/S"));
+    ASSERT_TRUE(program.fill());
+    for (int i = 0; i < 2; ++i) {
+        program.send_signal(SIGINT);
+        give_others_a_moment();
+    }
+    EXPECT_EQ(program.wait_end(), 0);
+    EXPECT_TRUE(program.wait_last_shown(kLeaving)) << program.shown();
     EXPECT_TRUE(program.terminal_is_as_before());
 }
 

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include <poll.h>
@@ -53,7 +54,8 @@ class Screen final {
     Screen& operator=(const Screen&) = delete;
 
     ~Screen() {
-        put("\x1b[?25h\x1b[?1049l");
+        // Who presses the keys of SIGINT twice is to have the terminal back all the same.
+        put("\x1b[?25h\x1b[?1049l", Clock::now() + kPatienceMax);
         ::tcsetattr(STDIN_FILENO, TCSANOW, &before_);
     }
 
@@ -69,9 +71,17 @@ class Screen final {
     }
 
   private:
-    static void put(const std::string& text) {
-        (void)std::fputs(text.c_str(), stdout);
-        (void)std::fflush(stdout);
+    /// Whole, whatever signals come; but one that ends this also ends the wait for a reader, from
+    /// `gives_up` on. (What stdio cannot write at once it throws away.)
+    static void put(std::string_view text, Clock::time_point gives_up = {}) {
+        while (!text.empty()) {
+            const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
+            if (written > 0) {
+                text.remove_prefix(static_cast<size_t>(written));
+            } else if (errno != EINTR || (ended_by != 0 && Clock::now() >= gives_up)) {
+                return;
+            }
+        }
     }
 
     termios before_{};
