@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/blk/blk_control.h"
 
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -62,6 +64,18 @@ void to_message(const RateLimits& limits, v1::Limits& out) {
 
 Rate rate_from(const v1::Rate& rate) {
     return {.per_second = rate.per_second(), .burst = rate.burst()};
+}
+
+/// A burst of nothing: whoever says so meant something else.
+bool has_burst_alone(const v1::Limits& limits) {
+    const std::array rates = {&limits.bytes(),
+                              &limits.read_bytes(),
+                              &limits.write_bytes(),
+                              &limits.operations(),
+                              &limits.read_operations(),
+                              &limits.write_operations()};
+    return std::ranges::any_of(
+        rates, [](const v1::Rate* rate) { return rate->per_second() == 0 && rate->burst() != 0; });
 }
 
 /// What the request does not name stays.
@@ -232,6 +246,10 @@ void BlkControl::set_cache(const v1::Request& request, Answer answer) {
 
 void BlkControl::set_limits(const v1::Request& request, Answer answer) {
     const v1::SetLimits& command = request.set_limits();
+    if (has_burst_alone(command.limits())) {
+        refuse(answer, "a burst needs a rate");
+        return;
+    }
     std::shared_ptr<RateLimiter> limiter = device_.settings().limiter;
     if (command.has_group()) {
         if (!command.group().empty() && !is_group_name(command.group())) {

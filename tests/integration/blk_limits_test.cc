@@ -215,6 +215,15 @@ TEST_F(BlkLimits, ADiskJoinsAndLeavesAGroup) {
     EXPECT_EQ(ask(join).error().code(), v1::Error::INVALID);
 }
 
+TEST_F(BlkLimits, ABurstWithoutARateIsRefused) {
+    start();
+    ASSERT_TRUE(ask(limit_operations(200, 20)).has_done());
+    const v1::Reply refused = ask(limit_operations(0, 5));
+    EXPECT_EQ(refused.error().code(), v1::Error::INVALID);
+    EXPECT_EQ(refused.error().message(), "a burst needs a rate");
+    EXPECT_EQ(block().limits().operations().per_second(), 200U);
+}
+
 TEST_F(BlkLimits, HostileRatesAreJustRates) {
     start();
     ControlGuest guest = connect();

@@ -25,6 +25,10 @@ Result<void> set_rate(const OptionValues& values, std::string_view option, v1::R
         return usage_error("--" + std::string(option) +
                            " takes a rate like 100M, or with a burst like 100M:1G");
     }
+    if (*per_second == 0 && *burst != 0) {
+        return usage_error("--" + std::string(option) + "=" + text +
+                           " has a burst without a rate; 0 alone takes the limit away");
+    }
     rate->set_per_second(*per_second);
     rate->set_burst(*burst);
     return {};

@@ -248,6 +248,8 @@ TEST(CtlOptions, WrongCommandLinesAreNamed) {
               "limit takes at least one of its options, like --bytes=100M or --send-bytes=100M");
     EXPECT_EQ(complaint({"limit", "--bytes=x", "--socket=s"}),
               "--bytes takes a rate like 100M, or with a burst like 100M:1G");
+    EXPECT_EQ(complaint({"limit", "--bytes=0:5", "--socket=s"}),
+              "--bytes=0:5 has a burst without a rate; 0 alone takes the limit away");
     EXPECT_EQ(complaint({"list", "--json", "--json", "--socket=s"}), "--json is given twice");
 }
 
