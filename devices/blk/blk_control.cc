@@ -216,6 +216,7 @@ void BlkControl::dispatch(const v1::Request& request, std::vector<UniqueFd> fds,
         case v1::Request::kDescribe:
         case v1::Request::kSetLogLevel:
         case v1::Request::kDrain:
+        case v1::Request::kSetEntropyLimit:
         case v1::Request::kSetPortPlugged:
         case v1::Request::kStartCapture:
         case v1::Request::kStopCapture:

@@ -28,6 +28,22 @@ enum class Verdict : int {
     return static_cast<Verdict>(error);
 }
 
+/// On a verdict of a request that cannot be understood, beside the error that it is answered with.
+inline constexpr int kMalformedBit = 1 << 16;
+
+/// What a guest's programs may name without any fault of its kernel (a long name) is left out.
+[[nodiscard]] constexpr Verdict failed(Malformed error) {
+    return static_cast<Verdict>(error.error == EINVAL ? EINVAL | kMalformedBit : error.error);
+}
+
+[[nodiscard]] constexpr bool is_malformed(Verdict verdict) {
+    return static_cast<int>(verdict) > 0 && (static_cast<int>(verdict) & kMalformedBit) != 0;
+}
+
+[[nodiscard]] constexpr Verdict without_malformed(Verdict verdict) {
+    return static_cast<Verdict>(static_cast<int>(verdict) & ~kMalformedBit);
+}
+
 /// Evaluates a Result<T, Errno>; answers with its error, else yields its value.
 #define OUTRIGGER_FS_TRY(expression)                             \
     __extension__({                                              \

@@ -9,6 +9,7 @@
 #include "vhost-user-backend/device.h"
 
 #include "devices/fs/blocking_pool.h"
+#include "devices/fs/fs_control.h"
 #include "devices/fs/fs_queue.h"
 #include "devices/fs/fs_server.h"
 
@@ -45,10 +46,21 @@ class FsDevice final : public Device {
     [[nodiscard]] Result<void> load_state(std::span<const StateSection> sections) override;
     void reset() override;
 
+    [[nodiscard]] control::DeviceControl* control() override { return &control_; }
+
+    [[nodiscard]] const FsSettings& settings() const { return settings_; }
+
     [[nodiscard]] const FsServer& server() const { return server_; }
 
     /// Any thread. Of queue `index`: 0 is the one of high priority.
     [[nodiscard]] const FsCounters& counters(size_t index) const { return rings_[index].counters; }
+
+    [[nodiscard]] size_t ring_count() const { return rings_.size(); }
+
+    /// Any thread. In the DAX window, or about to be.
+    [[nodiscard]] size_t mapping_count() const {
+        return window_ == nullptr ? 0 : window_->descriptors();
+    }
 
   private:
     struct Ring {
@@ -66,6 +78,7 @@ class FsDevice final : public Device {
     std::shared_ptr<DaxWindow> window_;            // null: there is none
     FsServer server_;
     std::vector<Ring> rings_;
+    FsControl control_{*this};
     BlockingPool pool_;  // goes before what its threads use
 };
 

@@ -35,6 +35,7 @@ bool lies_in_a_file(uint64_t offset, uint64_t bytes) {
 }
 
 Verdict answer_write(ReplyWriter& reply, uint64_t bytes) {
+    reply.set_taken(bytes);
     const fuse_write_out out{.size = static_cast<uint32_t>(bytes), .padding = 0};
     return reply.append_object(out) ? Verdict::kAnswered : failed(EINVAL);
 }
@@ -162,7 +163,11 @@ Verdict FsServer::release(Call& call) {
     if (const OpenFileRef file = files_.find(args.fh); file && file->node == call.header.node) {
         flags = file->flags;
     } else {
-        return call.again && !file ? Verdict::kAnswered : failed(EBADF);
+        if (call.again && !file) {
+            return Verdict::kAnswered;
+        }
+        refusals_.add(FsRefusal::kUnknownHandle);
+        return failed(EBADF);
     }
     if (settings_.posix_locks) {
         lock_owners_.forget_handle(call.header.node, args.fh);
@@ -476,6 +481,7 @@ Verdict FsServer::copy(Call& call, bool has_long_reply) {
             if (!has_long_reply) {
                 return answer_write(reply, static_cast<uint64_t>(copied));
             }
+            reply.set_taken(static_cast<uint64_t>(copied));
             const CopyFileRangeOut answer{.bytes_copied = static_cast<uint64_t>(copied)};
             return reply.append_object(answer) ? Verdict::kAnswered : failed(EINVAL);
         });

@@ -74,26 +74,25 @@ FsQueue::~FsQueue() {
 }
 
 void FsQueue::serve(DescriptorChain chain) {
-    environment_.counters.requests.add();
     ChainReader reader = chain.take_reader();
     const auto head = reader.read_object<InHeader>();
     const bool can_answer = reply_.begin(chain, head ? head->unique : 0);
     if (!can_answer && !(head && is_silent(head->opcode))) {
         // Nothing was done, and there is no way to say why.
-        environment_.counters.malformed.add();
+        environment_.counters.unanswerable.add();
         chain.complete(0);
         return;
     }
     chain_ = &chain;
     reader_ = &reader;
-    const Verdict verdict = head ? carry_out(*head) : failed(EINVAL);
+    const Verdict verdict = head ? carry_out(*head) : failed(Malformed(EINVAL));
     chain_ = nullptr;
     reader_ = nullptr;
     if (verdict == Verdict::kLater) {
         return;
     }
     if (!can_answer && verdict != Verdict::kSilent) {
-        environment_.counters.malformed.add();
+        environment_.counters.unanswerable.add();
         chain.complete(0);
         return;
     }
@@ -105,8 +104,14 @@ Verdict FsQueue::carry_out(const InHeader& head) {
     if (!header) {
         return is_silent(head.opcode) ? Verdict::kSilent : failed(header.error());
     }
+    FsCounters& counters = environment_.counters;
+    counters.operations[header->opcode < kOpcodeCount ? header->opcode : 0].add();
+    reply_.set_opcode(header->opcode);
     Call call{.header = *header, .body = {}, .payload = {}, .reply = reply_, .queue = *this};
     call.again = chain_->is_replayed();
+    if (call.again) [[unlikely]] {
+        counters.replays.add();
+    }
     if (environment_.next_request != nullptr) {
         call.request = (*environment_.next_request)++;
     }
@@ -117,13 +122,13 @@ Verdict FsQueue::carry_out(const InHeader& head) {
         body_bytes = sizeof(fuse_batch_forget_in);
     }
     if (body_bytes > header->body_bytes || body_bytes > kBodyBytesMax) {
-        return is_silent(header->opcode) ? Verdict::kSilent : failed(EINVAL);
+        return is_silent(header->opcode) ? Verdict::kSilent : failed(Malformed(EINVAL));
     }
     const std::span body(body_.get(), body_bytes);
     reader_->read(body);
     call.body = body;
     if (header->opcode == FUSE_WRITE && !take_payload(*header, call)) {
-        return failed(EINVAL);
+        return failed(Malformed(EINVAL));
     }
     return environment_.server.serve(call);
 }
@@ -155,15 +160,40 @@ void FsQueue::answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict
             chain.complete(0);
             return;
         case Verdict::kAnswered:
+            count_bytes(reply);
             chain.complete(reply.finish());
             return;
         case Verdict::kLater:
             break;
     }
-    environment_.counters.failures.add();
+    FsCounters& counters = environment_.counters;
+    if (is_malformed(verdict)) {
+        counters.malformed.add();
+        verdict = without_malformed(verdict);
+    }
     // The guest's own limit is not meant: here they have run out.
     verdict = verdict == failed(EMFILE) ? failed(ENFILE) : verdict;
+    const auto error = static_cast<size_t>(verdict);
+    counters.errors[error < FsCounters::kErrorsMax ? error : 0].add();
     chain.complete(reply.finish_with_error(static_cast<int>(verdict)));
+}
+
+void FsQueue::count_bytes(const ReplyWriter& reply) {
+    FsCounters& counters = environment_.counters;
+    switch (reply.opcode()) {
+        case FUSE_READ:
+            counters.bytes_read.add(reply.payload_bytes());
+            break;
+        case FUSE_WRITE:
+            counters.bytes_written.add(reply.taken_bytes());
+            break;
+        case FUSE_COPY_FILE_RANGE:
+        case kCopyFileRange64:
+            counters.bytes_copied.add(reply.taken_bytes());
+            break;
+        default:
+            break;
+    }
 }
 
 size_t FsQueue::read_more(std::span<std::byte> out) {
@@ -212,7 +242,7 @@ void FsQueue::put_back(BlockingJob& job) {
 void FsQueue::defer(Call& /*call*/, Call::Work work) {
     BlockingJob& job = take_over();
     job.work = std::move(work);
-    environment_.counters.deferred.add();
+    environment_.counters.pool_jobs.add();
     ++under_way_;
     environment_.pool.submit(job);
 }
@@ -221,8 +251,10 @@ void FsQueue::read(Call& /*call*/, const FileRead& read, Call::Work work) {
     BlockingJob& job = take_over();
     job.work = std::move(work);
     ++under_way_;
-    if (!submit_read(job, read)) {
-        environment_.counters.deferred.add();
+    if (submit_read(job, read)) {
+        environment_.counters.uring_reads.add();
+    } else {
+        environment_.counters.pool_jobs.add();
         environment_.pool.submit(job);
     }
 }
@@ -259,7 +291,7 @@ bool FsQueue::submit_read(BlockingJob& job, const FileRead& read) {
 void FsQueue::finish_read(BlockingJob& job, int32_t result) {
     const bool is_whole = result >= 0 && static_cast<size_t>(result) == job.wanted_bytes;
     if (!is_whole && result != 0) {
-        environment_.counters.deferred.add();
+        environment_.counters.pool_jobs.add();
         environment_.pool.submit(job);
         return;
     }

@@ -10,22 +10,13 @@
 #include <optional>
 #include <vector>
 
-#include "vhost-user-backend/base/counters.h"
 #include "vhost-user-backend/device.h"
 
 #include "devices/fs/blocking_pool.h"
+#include "devices/fs/fs_counters.h"
 #include "devices/fs/fs_server.h"
 
 namespace outrigger::fs {
-
-/// Written by the queue's worker, read by any thread.
-struct FsCounters {
-    Counter requests;
-    Counter failures;    ///< answered with an error
-    Counter malformed;   ///< that could not be answered at all
-    Counter deferred;    ///< went to the threads that may wait
-    Counter lock_waits;  ///< waited for somebody's lock
-};
 
 /// Thread-bound: the queue's worker.
 class FsQueue final : private Call::Queue {
@@ -72,6 +63,7 @@ class FsQueue final : private Call::Queue {
     [[nodiscard]] Verdict carry_out(const InHeader& head);
     [[nodiscard]] bool take_payload(const RequestHeader& header, Call& call);
     void answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict);
+    void count_bytes(const ReplyWriter& reply);
     [[nodiscard]] BlockingJob& take_over();
     void put_back(BlockingJob& job);
     void finish(BlockingJob& job);

@@ -176,6 +176,7 @@ Verdict FsServer::serve(Call& call) {
 Result<InodeRef, Errno> FsServer::inode_of(uint64_t node) {
     InodeRef inode = inodes_.find(node);
     if (!inode) {
+        refusals_.add(FsRefusal::kUnknownNode);
         return failure(ESTALE);
     }
     OUTRIGGER_TRY(handles_.open(inode));
@@ -196,6 +197,7 @@ Result<InodeRef, Errno> FsServer::directory_of(uint64_t node) {
 Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
     OpenFileRef file = files_.find(handle);
     if (!file || file->node != node) {
+        refusals_.add(FsRefusal::kUnknownHandle);
         return failure(EBADF);
     }
     if (!file->fd.valid()) [[unlikely]] {
@@ -206,6 +208,7 @@ Result<OpenFileRef, Errno> FsServer::file_of(uint64_t handle, uint64_t node) {
 
 Result<void, Errno> FsServer::reserve_descriptor() const {
     if (!part_.has_room(held_count())) [[unlikely]] {
+        refusals_.add(FsRefusal::kDescriptorLimit);
         return failure(ENFILE);
     }
     return {};
@@ -215,6 +218,7 @@ Result<void, Errno> FsServer::reserve_inode() const {
     while (inodes_.size() >= settings_.inodes_max)
         [[unlikely]] {
             if (!inodes_.forget_oldest()) {
+                refusals_.add(FsRefusal::kNodeLimit);
                 return failure(ENFILE);
             }
         }

@@ -18,6 +18,7 @@
 #include "devices/fs/call.h"
 #include "devices/fs/credentials.h"
 #include "devices/fs/dax_window.h"
+#include "devices/fs/fs_counters.h"
 #include "devices/fs/fs_keeper.h"
 #include "devices/fs/fs_settings.h"
 #include "devices/fs/fs_state.h"
@@ -91,6 +92,17 @@ class FsServer final {
     [[nodiscard]] const OpenFiles& files() const { return files_; }
 
     [[nodiscard]] const InodeHandles& handles() const { return handles_; }
+
+    // What an operator is told. Any thread.
+    [[nodiscard]] const FsRefusals& refusals() const { return refusals_; }
+
+    /// What the guest makes us hold, with what is kept free for inodes with handles.
+    [[nodiscard]] uint64_t held_count() const;
+
+    /// What of the descriptors of all shares nobody takes from this one.
+    [[nodiscard]] uint64_t descriptors_max() const { return part_.size(); }
+
+    [[nodiscard]] uint64_t remembered_nodes() const { return inodes_.listed_as_remembered(); }
 
     // The handlers.
     [[nodiscard]] Verdict init(Call& call);
@@ -242,9 +254,6 @@ class FsServer final {
     /// Of the descriptors that the guest may have, those that inodes with handles take.
     [[nodiscard]] uint64_t opened_by_handle_max() const;
 
-    /// Any thread: what the guest makes us hold, with those.
-    [[nodiscard]] uint64_t held_count() const;
-
     /// ENFILE instead of a descriptor that the process, or another guest, needs for itself.
     [[nodiscard]] Result<void, Errno> reserve_descriptor() const;
     /// The same for an inode that may be new to the guest, and of one more than there may be.
@@ -365,7 +374,8 @@ class FsServer final {
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it
     std::atomic<size_t> slow_closes_{0};     // SlowClose
-    size_t lost_count_ = 0;                  // files of load(), which runs on one thread
+    mutable FsRefusals refusals_;
+    size_t lost_count_ = 0;  // files of load(), which runs on one thread
     const std::shared_ptr<DescriptorBudget> budget_;
     const DescriptorBudget::Part part_;  // last: it asks this for what is held
 };

@@ -20,7 +20,7 @@ constexpr size_t align_record(size_t bytes) {
     return (bytes + 7) & ~size_t{7};
 }
 
-Result<AttributeName, Errno> take_attribute_name(BodyReader& reader) {
+Result<AttributeName, Malformed> take_attribute_name(BodyReader& reader) {
     const auto text = reader.take_text();
     if (!text) {
         return failure(EINVAL);
@@ -31,7 +31,7 @@ Result<AttributeName, Errno> take_attribute_name(BodyReader& reader) {
     return text->data();
 }
 
-Result<Name, Errno> take_name(BodyReader& reader) {
+Result<Name, Malformed> take_name(BodyReader& reader) {
     const auto text = reader.take_text();
     if (!text) {
         return failure(EINVAL);
@@ -40,7 +40,7 @@ Result<Name, Errno> take_name(BodyReader& reader) {
 }
 
 /// One security context or none; `count` is how many the header names.
-Result<std::optional<SecurityContext>, Errno> parse_security(Bytes body, uint32_t count) {
+Result<std::optional<SecurityContext>, Malformed> parse_security(Bytes body, uint32_t count) {
     if (count == 0) {
         return std::nullopt;
     }
@@ -62,7 +62,7 @@ Result<std::optional<SecurityContext>, Errno> parse_security(Bytes body, uint32_
     return context;
 }
 
-Result<std::optional<uint32_t>, Errno> parse_group(Bytes body) {
+Result<std::optional<uint32_t>, Malformed> parse_group(Bytes body) {
     BodyReader reader(body);
     const auto count = reader.take<uint32_t>();
     if (!count || *count > 1) {
@@ -79,7 +79,7 @@ Result<std::optional<uint32_t>, Errno> parse_group(Bytes body) {
 }
 
 /// The records behind the arguments; each has been promised at INIT, and comes once at most.
-Result<Extensions, Errno> parse_extensions(Bytes rest, RequestForm form) {
+Result<Extensions, Malformed> parse_extensions(Bytes rest, RequestForm form) {
     Extensions extensions;
     if (form.extension_bytes != 0 && form.extension_bytes != rest.size()) {
         return failure(EINVAL);
@@ -105,7 +105,7 @@ Result<Extensions, Errno> parse_extensions(Bytes rest, RequestForm form) {
 }
 
 template <class Args>
-Result<Creation<Args>, Errno> parse_creation(Bytes body, RequestForm form) {
+Result<Creation<Args>, Malformed> parse_creation(Bytes body, RequestForm form) {
     BodyReader reader(body);
     const auto args = reader.take<Args>();
     if (!args) {
@@ -151,7 +151,7 @@ std::optional<Dots> parse_dots(Bytes body) {
     return std::ranges::equal(body, kDots) ? std::optional(Dots::kParent) : std::nullopt;
 }
 
-Result<Name, Errno> check_name(std::string_view text) {
+Result<Name, Malformed> check_name(std::string_view text) {
     if (text.empty() || text == "." || text == ".." ||
         std::memchr(text.data(), '/', text.size()) != nullptr) {
         return failure(EINVAL);
@@ -162,7 +162,7 @@ Result<Name, Errno> check_name(std::string_view text) {
     return Name(text);
 }
 
-Result<RequestHeader, Errno> parse_header(const InHeader& header, uint64_t readable_bytes) {
+Result<RequestHeader, Malformed> parse_header(const InHeader& header, uint64_t readable_bytes) {
     const bool is_write = header.opcode == FUSE_WRITE;
     if (header.len < sizeof header || header.len > readable_bytes ||
         (!is_write && header.len != readable_bytes)) {
@@ -182,7 +182,7 @@ Result<RequestHeader, Errno> parse_header(const InHeader& header, uint64_t reada
                          .extension_bytes = extension_bytes};
 }
 
-Result<Name, Errno> parse_name(Bytes body) {
+Result<Name, Malformed> parse_name(Bytes body) {
     BodyReader reader(body);
     const Name name = OUTRIGGER_TRY(take_name(reader));
     if (!reader.at_end()) {
@@ -191,7 +191,7 @@ Result<Name, Errno> parse_name(Bytes body) {
     return name;
 }
 
-Result<Named<fuse_link_in>, Errno> parse_link(Bytes body) {
+Result<Named<fuse_link_in>, Malformed> parse_link(Bytes body) {
     BodyReader reader(body);
     const auto args = reader.take<fuse_link_in>();
     if (!args) {
@@ -200,19 +200,19 @@ Result<Named<fuse_link_in>, Errno> parse_link(Bytes body) {
     return Named<fuse_link_in>{.args = *args, .name = OUTRIGGER_TRY(parse_name(reader.rest()))};
 }
 
-Result<Creation<fuse_mkdir_in>, Errno> parse_mkdir(Bytes body, RequestForm form) {
+Result<Creation<fuse_mkdir_in>, Malformed> parse_mkdir(Bytes body, RequestForm form) {
     return parse_creation<fuse_mkdir_in>(body, form);
 }
 
-Result<Creation<fuse_mknod_in>, Errno> parse_mknod(Bytes body, RequestForm form) {
+Result<Creation<fuse_mknod_in>, Malformed> parse_mknod(Bytes body, RequestForm form) {
     return parse_creation<fuse_mknod_in>(body, form);
 }
 
-Result<Creation<fuse_create_in>, Errno> parse_create(Bytes body, RequestForm form) {
+Result<Creation<fuse_create_in>, Malformed> parse_create(Bytes body, RequestForm form) {
     return parse_creation<fuse_create_in>(body, form);
 }
 
-Result<Tmpfile, Errno> parse_tmpfile(Bytes body, RequestForm form) {
+Result<Tmpfile, Malformed> parse_tmpfile(Bytes body, RequestForm form) {
     BodyReader reader(body);
     const auto args = reader.take<fuse_create_in>();
     if (!args || !reader.take_text()) {
@@ -222,7 +222,7 @@ Result<Tmpfile, Errno> parse_tmpfile(Bytes body, RequestForm form) {
                    .extensions = OUTRIGGER_TRY(parse_extensions(reader.rest(), form))};
 }
 
-Result<Symlink, Errno> parse_symlink(Bytes body, RequestForm form) {
+Result<Symlink, Malformed> parse_symlink(Bytes body, RequestForm form) {
     BodyReader reader(body);
     const Name name = OUTRIGGER_TRY(take_name(reader));
     const auto target = reader.take_text();
@@ -240,7 +240,7 @@ Result<Symlink, Errno> parse_symlink(Bytes body, RequestForm form) {
                    .extensions = OUTRIGGER_TRY(parse_extensions(reader.rest(), form))};
 }
 
-Result<Rename, Errno> parse_rename(Bytes body, bool has_flags) {
+Result<Rename, Malformed> parse_rename(Bytes body, bool has_flags) {
     BodyReader reader(body);
     uint64_t new_parent = 0;
     uint32_t flags = 0;
@@ -269,7 +269,7 @@ Result<Rename, Errno> parse_rename(Bytes body, bool has_flags) {
                   .to = OUTRIGGER_TRY(parse_name(reader.rest()))};
 }
 
-Result<SetAttribute, Errno> parse_setxattr(Bytes body, RequestForm form) {
+Result<SetAttribute, Malformed> parse_setxattr(Bytes body, RequestForm form) {
     BodyReader reader(body);
     fuse_setxattr_in args{};
     if (form.long_setxattr) {
@@ -304,7 +304,7 @@ Result<SetAttribute, Errno> parse_setxattr(Bytes body, RequestForm form) {
     return request;
 }
 
-Result<GetAttribute, Errno> parse_getxattr(Bytes body) {
+Result<GetAttribute, Malformed> parse_getxattr(Bytes body) {
     BodyReader reader(body);
     const auto args = reader.take<fuse_getxattr_in>();
     if (!args) {
@@ -314,7 +314,7 @@ Result<GetAttribute, Errno> parse_getxattr(Bytes body) {
                         .name = OUTRIGGER_TRY(parse_removexattr(reader.rest()))};
 }
 
-Result<AttributeName, Errno> parse_removexattr(Bytes body) {
+Result<AttributeName, Malformed> parse_removexattr(Bytes body) {
     BodyReader reader(body);
     const AttributeName name = OUTRIGGER_TRY(take_attribute_name(reader));
     if (!reader.at_end()) {
@@ -323,7 +323,7 @@ Result<AttributeName, Errno> parse_removexattr(Bytes body) {
     return name;
 }
 
-Result<Init, Errno> parse_init(Bytes body) {
+Result<Init, Malformed> parse_init(Bytes body) {
     constexpr size_t kShortBytes = 16;
     fuse_init_in args{};
     if (body.size() < kShortBytes) {
@@ -343,7 +343,7 @@ Result<Init, Errno> parse_init(Bytes body) {
                 .flags = flags};
 }
 
-Result<std::vector<RemovedMapping>, Errno> parse_removemapping(Bytes body) {
+Result<std::vector<RemovedMapping>, Malformed> parse_removemapping(Bytes body) {
     BodyReader reader(body);
     const auto args = reader.take<fuse_removemapping_in>();
     if (!args || args->count == 0 ||
@@ -358,7 +358,7 @@ Result<std::vector<RemovedMapping>, Errno> parse_removemapping(Bytes body) {
     return mappings;
 }
 
-Result<Ioctl, Errno> parse_ioctl(Bytes body) {
+Result<Ioctl, Malformed> parse_ioctl(Bytes body) {
     BodyReader reader(body);
     const auto args = reader.take<fuse_ioctl_in>();
     if (!args || reader.rest().size() != args->in_size) {

@@ -28,6 +28,17 @@ using Bytes = std::span<const std::byte>;
 /// An errno value, above 0.
 using Errno = int;
 
+/// The errno with which a request is answered that cannot be understood; who counts such tells it
+/// from what the host says.
+struct Malformed {
+    // Both ways without a word: it is an errno value wherever nobody counts.
+    constexpr Malformed(Errno value) : error(value) {}  // NOLINT(google-explicit-constructor)
+
+    constexpr operator Errno() const { return error; }  // NOLINT(google-explicit-constructor)
+
+    Errno error;
+};
+
 /// One component of a path that ends in a NUL: not empty, without a slash, neither "." nor "..".
 /// Borrowed from the request's buffer.
 class Name final {
@@ -37,7 +48,7 @@ class Name final {
     [[nodiscard]] std::string_view view() const { return text_; }
 
   private:
-    friend Result<Name, Errno> check_name(std::string_view text);
+    friend Result<Name, Malformed> check_name(std::string_view text);
 
     explicit Name(std::string_view text) : text_(text) {}
 
@@ -45,7 +56,7 @@ class Name final {
 };
 
 /// `text` is followed by a NUL. EINVAL for what is no component, ENAMETOOLONG beyond NAME_MAX.
-[[nodiscard]] Result<Name, Errno> check_name(std::string_view text);
+[[nodiscard]] Result<Name, Malformed> check_name(std::string_view text);
 
 /// What the header says, with sizes that were checked against the chain.
 struct RequestHeader {
@@ -60,8 +71,8 @@ struct RequestHeader {
 
 /// `readable_bytes`: of the whole chain. Fails (EINVAL) when the header's length lies about them;
 /// that of a WRITE may only be shorter.
-[[nodiscard]] Result<RequestHeader, Errno> parse_header(const InHeader& header,
-                                                        uint64_t readable_bytes);
+[[nodiscard]] Result<RequestHeader, Malformed> parse_header(const InHeader& header,
+                                                            uint64_t readable_bytes);
 
 /// The name of an extended attribute: 1 to 255 bytes and a NUL. Slashes mean nothing there.
 using AttributeName = const char*;
@@ -118,7 +129,7 @@ class BodyReader final {
 
 /// Arguments of fixed size, and nothing behind them.
 template <class Args>
-[[nodiscard]] Result<Args, Errno> parse_fixed(Bytes body) {
+[[nodiscard]] Result<Args, Malformed> parse_fixed(Bytes body) {
     BodyReader reader(body);
     const auto args = reader.take<Args>();
     if (!args || !reader.at_end()) {
@@ -137,14 +148,14 @@ struct Named {
 };
 
 /// LOOKUP, UNLINK, RMDIR: nothing but a name.
-[[nodiscard]] Result<Name, Errno> parse_name(Bytes body);
+[[nodiscard]] Result<Name, Malformed> parse_name(Bytes body);
 
 /// What LOOKUP may name besides, where EXPORT_SUPPORT is agreed on: "." or "..".
 enum class Dots : uint8_t { kItself, kParent };
 
 [[nodiscard]] std::optional<Dots> parse_dots(Bytes body);
 
-[[nodiscard]] Result<Named<fuse_link_in>, Errno> parse_link(Bytes body);
+[[nodiscard]] Result<Named<fuse_link_in>, Malformed> parse_link(Bytes body);
 
 /// What makes something with a name: MKDIR, MKNOD, CREATE.
 template <class Args>
@@ -154,16 +165,17 @@ struct Creation {
     Extensions extensions{};
 };
 
-[[nodiscard]] Result<Creation<fuse_mkdir_in>, Errno> parse_mkdir(Bytes body, RequestForm form);
-[[nodiscard]] Result<Creation<fuse_mknod_in>, Errno> parse_mknod(Bytes body, RequestForm form);
-[[nodiscard]] Result<Creation<fuse_create_in>, Errno> parse_create(Bytes body, RequestForm form);
+[[nodiscard]] Result<Creation<fuse_mkdir_in>, Malformed> parse_mkdir(Bytes body, RequestForm form);
+[[nodiscard]] Result<Creation<fuse_mknod_in>, Malformed> parse_mknod(Bytes body, RequestForm form);
+[[nodiscard]] Result<Creation<fuse_create_in>, Malformed> parse_create(Bytes body,
+                                                                       RequestForm form);
 
 struct Tmpfile {
     fuse_create_in args{};  ///< its name, "/" or "#12", means nothing
     Extensions extensions{};
 };
 
-[[nodiscard]] Result<Tmpfile, Errno> parse_tmpfile(Bytes body, RequestForm form);
+[[nodiscard]] Result<Tmpfile, Malformed> parse_tmpfile(Bytes body, RequestForm form);
 
 struct Symlink {
     Name name;
@@ -171,7 +183,7 @@ struct Symlink {
     Extensions extensions{};
 };
 
-[[nodiscard]] Result<Symlink, Errno> parse_symlink(Bytes body, RequestForm form);
+[[nodiscard]] Result<Symlink, Malformed> parse_symlink(Bytes body, RequestForm form);
 
 struct Rename {
     uint64_t new_parent = 0;
@@ -181,7 +193,7 @@ struct Rename {
 };
 
 /// Of RENAME (no flags) and RENAME2.
-[[nodiscard]] Result<Rename, Errno> parse_rename(Bytes body, bool has_flags);
+[[nodiscard]] Result<Rename, Malformed> parse_rename(Bytes body, bool has_flags);
 
 struct SetAttribute {
     AttributeName name = nullptr;
@@ -190,15 +202,15 @@ struct SetAttribute {
     bool kills_sgid = false;
 };
 
-[[nodiscard]] Result<SetAttribute, Errno> parse_setxattr(Bytes body, RequestForm form);
+[[nodiscard]] Result<SetAttribute, Malformed> parse_setxattr(Bytes body, RequestForm form);
 
 struct GetAttribute {
     uint32_t size = 0;  ///< 0: only how long it is
     AttributeName name = nullptr;
 };
 
-[[nodiscard]] Result<GetAttribute, Errno> parse_getxattr(Bytes body);
-[[nodiscard]] Result<AttributeName, Errno> parse_removexattr(Bytes body);
+[[nodiscard]] Result<GetAttribute, Malformed> parse_getxattr(Bytes body);
+[[nodiscard]] Result<AttributeName, Malformed> parse_removexattr(Bytes body);
 
 struct Init {
     uint32_t major = 0;
@@ -208,7 +220,7 @@ struct Init {
 };
 
 /// Takes both sizes of the struct, with and without INIT_EXT.
-[[nodiscard]] Result<Init, Errno> parse_init(Bytes body);
+[[nodiscard]] Result<Init, Malformed> parse_init(Bytes body);
 
 /// Bytes of the window.
 struct RemovedMapping {
@@ -217,13 +229,13 @@ struct RemovedMapping {
 };
 
 /// REMOVEMAPPING: as many as it says, and nothing behind them.
-[[nodiscard]] Result<std::vector<RemovedMapping>, Errno> parse_removemapping(Bytes body);
+[[nodiscard]] Result<std::vector<RemovedMapping>, Malformed> parse_removemapping(Bytes body);
 
 struct Ioctl {
     fuse_ioctl_in args{};
     Bytes input{};
 };
 
-[[nodiscard]] Result<Ioctl, Errno> parse_ioctl(Bytes body);
+[[nodiscard]] Result<Ioctl, Malformed> parse_ioctl(Bytes body);
 
 }  // namespace outrigger::fs

@@ -27,6 +27,7 @@ void prefetch_to_write(const std::byte* at) {
 bool ReplyWriter::begin(DescriptorChain& chain, uint64_t unique) {
     unique_ = unique;
     payload_bytes_ = 0;
+    taken_bytes_ = 0;
     header_pieces_ = 0;
     next_ = 0;
     payload_.clear();

@@ -52,6 +52,17 @@ class ReplyWriter final {
 
     void note_written(uint64_t bytes) { payload_bytes_ += bytes; }
 
+    [[nodiscard]] uint64_t payload_bytes() const { return payload_bytes_; }
+
+    // For who counts: what the reply is to, and how much of the driver's was written to a file.
+    void set_opcode(uint32_t opcode) { opcode_ = opcode; }
+
+    [[nodiscard]] uint32_t opcode() const { return opcode_; }
+
+    void set_taken(uint64_t bytes) { taken_bytes_ = bytes; }
+
+    [[nodiscard]] uint64_t taken_bytes() const { return taken_bytes_; }
+
     /// Forgets the payload and writes the header: the used length of the chain.
     [[nodiscard]] uint32_t finish_with_error(int error);
 
@@ -84,6 +95,8 @@ class ReplyWriter final {
     size_t next_ = 0;  // of payload_: where append() goes on, consumed in place
     uint64_t room_ = 0;
     uint64_t payload_bytes_ = 0;
+    uint64_t taken_bytes_ = 0;
+    uint32_t opcode_ = 0;
 };
 
 }  // namespace outrigger::fs

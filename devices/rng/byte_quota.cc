@@ -18,6 +18,14 @@ ByteQuota::ByteQuota(uint64_t bytes_max, std::chrono::milliseconds period, TimeP
     OUTRIGGER_ASSERT(bytes_max > 0 && period.count() > 0);
 }
 
+void ByteQuota::change(uint64_t bytes_max, std::chrono::milliseconds period, TimePoint now) {
+    OUTRIGGER_ASSERT(bytes_max > 0 && period.count() > 0);
+    tokens_ = std::min(available(now), bytes_max);
+    filled_until_ = now;
+    bytes_max_ = bytes_max;
+    period_ = period;
+}
+
 uint64_t ByteQuota::available(TimePoint now) {
     if (now <= filled_until_) {
         return tokens_;

@@ -15,6 +15,9 @@ class ByteQuota final {
     /// At most `bytes_max` bytes within each `period`, both above 0. Full at `now`.
     ByteQuota(uint64_t bytes_max, std::chrono::milliseconds period, TimePoint now);
 
+    /// From `now` on. What may be taken at once stays, as far as one period's worth goes.
+    void change(uint64_t bytes_max, std::chrono::milliseconds period, TimePoint now);
+
     /// What may be taken at `now`, in bytes, at most one period's worth.
     [[nodiscard]] uint64_t available(TimePoint now);
 

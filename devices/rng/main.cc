@@ -4,8 +4,10 @@
 #include <memory>
 #include <utility>
 
+#include "vhost-user-backend/daemon/device_keeper.h"
 #include "vhost-user-backend/daemon/device_program.h"
 
+#include "devices/rng/entropy_limit.h"
 #include "devices/rng/entropy_source.h"
 #include "devices/rng/rng_device.h"
 
@@ -32,22 +34,35 @@ constexpr std::array kOptions = {
                .help = "Length of the period of --max-bytes in milliseconds",
                .default_value = "65536",
                .number_min = 1,
-               .number_max = 24ULL * 60 * 60 * 1000},
+               .number_max = static_cast<uint64_t>(EntropyLimit::kPeriodMax.count())},
 };
 
 constexpr SystemCallRule kSystemCalls[] = {
     {.name = "getrandom"},
 };
 
-Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
     RngOptions options;
     options.source =
         OUTRIGGER_TRY(open_entropy_source(values.text("source").value_or("getrandom")));
-    options.bytes_max = values.number("max-bytes");
+    options.limit.bytes_max = values.number("max-bytes").value_or(0);
     if (const auto period = values.number("period")) {
-        options.period = std::chrono::milliseconds(*period);
+        options.limit.period = std::chrono::milliseconds(*period);
+    }
+    if (keeper != nullptr) {
+        const UniqueFd kept = OUTRIGGER_TRY(keeper->keep("limit", KeptLimit::kKeptBytes));
+        options.kept_limit = OUTRIGGER_TRY(Mapping::map_file(kept.get(), 0, KeptLimit::kKeptBytes));
     }
     return std::make_unique<RngDevice>(std::move(options));
+}
+
+Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
+    return create_with(values, nullptr);
+}
+
+Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
+                                                   DeviceKeeper& keeper) {
+    return create_with(values, &keeper);
 }
 
 constexpr DeviceProgram kProgram{
@@ -57,6 +72,7 @@ constexpr DeviceProgram kProgram{
     .options = kOptions,
     .capabilities = {},
     .create_device = create_device,
+    .create_kept_device = create_kept_device,
     .sandbox = {.system_calls = kSystemCalls},
 };
 

@@ -23,12 +23,18 @@ constexpr auto kSourceRetry = std::chrono::milliseconds(5);
 /// that it does not dribble single bytes.
 constexpr uint64_t kQuotaStep = 64;
 
+/// EntropySource::name() of make_getrandom_source().
+constexpr std::string_view kKernelSource = "getrandom";
+
 }  // namespace
 
-RngDevice::RngDevice(RngOptions options) : source_(std::move(options.source)) {
-    if (options.bytes_max) {
-        quota_.emplace(*options.bytes_max, options.period, std::chrono::steady_clock::now());
-    }
+RngDevice::RngDevice(RngOptions options)
+    : given_name_(options.source->name()),
+      source_(std::move(options.source)),
+      limit_(options.limit, std::move(options.kept_limit)),
+      wish_(limit_.value()),
+      is_kernel_(given_name_ == kKernelSource) {
+    take_limit();
 }
 
 DeviceIdentity RngDevice::identity() const {
@@ -38,7 +44,65 @@ DeviceIdentity RngDevice::identity() const {
 Result<void> RngDevice::start_queue(QueueIndex /*index*/, Virtqueue& queue, Worker& worker) {
     queue_ = &queue;
     loop_ = &worker.loop();
+    {
+        const std::lock_guard lock(wish_mutex_);
+        worker_ = &worker;
+    }
+    take_limit();
     return {};
+}
+
+std::string RngDevice::source_name() const {
+    return counters_.source_failures.value() > 0 ? std::string(kKernelSource) : given_name_;
+}
+
+void RngDevice::change_limit(const EntropyLimit& limit, std::move_only_function<void()> done) {
+    limit_.change(limit);
+    {
+        const std::lock_guard lock(wish_mutex_);
+        wish_ = limit;
+        if (worker_ != nullptr) {
+            worker_->post([this, worker = worker_, done = std::move(done)]() mutable {
+                bool is_here = false;
+                {
+                    const std::lock_guard mine(wish_mutex_);
+                    is_here = worker_ == worker;
+                }
+                // A queue that has gone elsewhere took it along, and none comes or goes meanwhile.
+                if (is_here) {
+                    take_limit();
+                }
+                done();
+            });
+            return;
+        }
+    }
+    done();
+}
+
+/// On the queue's worker, or where no queue runs.
+void RngDevice::take_limit() {
+    std::optional<EntropyLimit> wish;
+    {
+        const std::lock_guard lock(wish_mutex_);
+        wish = std::exchange(wish_, std::nullopt);
+    }
+    if (!wish) {
+        return;
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (wish->bytes_max == 0) {
+        quota_.reset();
+    } else if (quota_) {
+        quota_->change(wish->bytes_max, wish->period, now);
+    } else {
+        quota_.emplace(wish->bytes_max, wish->period, now);
+    }
+    if (quota_wait_since_) {
+        end_quota_wait();
+        stop_waiting();
+        queue_->request_processing();
+    }
 }
 
 QueueProgress RngDevice::process_queue(QueueIndex /*index*/) {
@@ -50,6 +114,9 @@ QueueProgress RngDevice::process_queue(QueueIndex /*index*/) {
     for (int served = 0; served < kBatch; ++served) {
         const size_t allowed = allowance();
         if (allowed == 0) {
+            if (!queue_->has_available()) {
+                return QueueProgress::kDrained;  // nobody waits
+            }
             wait_for_quota();
             return QueueProgress::kWaiting;
         }
@@ -101,6 +168,7 @@ bool RngDevice::stage() {
             count.error().message);
         counters_.source_failures.add();
         source_ = make_getrandom_source();
+        is_kernel_ = true;
         count = source_->read_now(stage_);
     }
     stage_begin_ = 0;
@@ -125,6 +193,7 @@ void RngDevice::serve(DescriptorChain chain, size_t allowed) {
         const auto piece = staged.first(std::min(staged.size(), allowed - given));
         const size_t written = writer.write(piece);
         ::explicit_bzero(piece.data(), written);
+        (is_kernel_ ? counters_.kernel_bytes : counters_.source_bytes).add(written);
         stage_begin_ += written;
         given += written;
     }
@@ -133,17 +202,25 @@ void RngDevice::serve(DescriptorChain chain, size_t allowed) {
             std::min<uint64_t>(given, quota_->available(std::chrono::steady_clock::now())));
     }
     counters_.requests.add();
-    counters_.bytes.add(given);
     chain.complete(static_cast<uint32_t>(given));
 }
 
 void RngDevice::wait_for_quota() {
     counters_.quota_waits.add();
     stop_waiting();
+    quota_wait_since_ = std::chrono::steady_clock::now();
     timer_ = loop_->start_timer(quota_->available_at(kQuotaStep), [this] {
         timer_.reset();
+        end_quota_wait();
         queue_->request_processing();
     });
+}
+
+void RngDevice::end_quota_wait() {
+    if (const auto since = std::exchange(quota_wait_since_, std::nullopt)) {
+        const std::chrono::nanoseconds waited = std::chrono::steady_clock::now() - *since;
+        counters_.quota_wait_ns.add(static_cast<uint64_t>(waited.count()));
+    }
 }
 
 void RngDevice::wait_for_source() {
@@ -178,6 +255,11 @@ void RngDevice::wipe_stage() {
 }
 
 void RngDevice::stop_queue(QueueIndex /*index*/, std::move_only_function<void()> drained) {
+    {
+        const std::lock_guard lock(wish_mutex_);
+        worker_ = nullptr;
+    }
+    end_quota_wait();
     stop_waiting();
     wipe_stage();
     queue_ = nullptr;

@@ -10,6 +10,7 @@
 #include <sys/un.h>
 
 #include "tests/integration/blk_control.h"
+#include "tests/support/metrics_samples.h"
 
 namespace outrigger::testing {
 namespace {
@@ -71,20 +72,6 @@ class Client final {
     bool connected_ = false;
     mutable bool was_reset_ = false;
 };
-
-/// "name{labels}" and its value.
-std::map<std::string, std::string> samples_of(const std::string& answer) {
-    std::map<std::string, std::string> samples;
-    std::istringstream lines(answer.substr(answer.find("\r\n\r\n") + 4));
-    std::string line;
-    while (std::getline(lines, line)) {
-        if (!line.starts_with('#')) {
-            const size_t blank = line.rfind(' ');
-            samples[line.substr(0, blank)] = line.substr(blank + 1);
-        }
-    }
-    return samples;
-}
 
 class MetricsTest : public BlkControlTest {
   protected:

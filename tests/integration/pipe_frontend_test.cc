@@ -184,7 +184,7 @@ TEST_P(PipeFrontend, BlockingEndsAreMadeNonBlocking) {
 // --- Devices -------------------------------------------------------------------------------------
 
 TEST(PipeFrontendDevices, RngFillsBuffers) {
-    rng::RngDevice device({.source = rng::make_getrandom_source(), .bytes_max = std::nullopt});
+    rng::RngDevice device({.source = rng::make_getrandom_source()});
     SessionHost host(device, {});
     driver::Frontend frontend = host.connect();
     auto memory = driver::GuestMemory::create(

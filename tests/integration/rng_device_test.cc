@@ -73,17 +73,14 @@ class RngDeviceTest : public ::testing::TestWithParam<bool> {
         running_ = *std::move(running);
     }
 
-    void serve_getrandom() {
-        serve({.source = make_getrandom_source(), .bytes_max = std::nullopt});
-    }
+    void serve_getrandom() { serve({.source = make_getrandom_source()}); }
 
     /// Serves from a pipe whose other end is `writer_`.
     void serve_from_pipe() {
         std::array<int, 2> ends{};
         ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK), 0);
         writer_.reset(ends[1]);
-        serve({.source = std::make_unique<ScriptedSource>(UniqueFd(ends[0])),
-               .bytes_max = std::nullopt});
+        serve({.source = std::make_unique<ScriptedSource>(UniqueFd(ends[0]))});
     }
 
     driver::DriverQueue& queue() { return running_.queues[0]; }
@@ -158,7 +155,7 @@ TEST_P(RngDeviceTest, OneRequestGetsNoMoreThanTheLimit) {
 
 TEST_P(RngDeviceTest, Row62BufferOfAllButFourGibibytesGetsNoMoreThanTheLimit) {
     constexpr uint16_t kSegments = 1024;
-    serve({.source = make_getrandom_source(), .bytes_max = std::nullopt}, kSegments, 8);
+    serve({.source = make_getrandom_source()}, kSegments, 8);
     // Only what comes first is filled; the rest names all of memory, again and again.
     std::vector<Segment> segments(
         kSegments,
@@ -171,7 +168,7 @@ TEST_P(RngDeviceTest, Row62BufferOfAllButFourGibibytesGetsNoMoreThanTheLimit) {
 
 TEST_P(RngDeviceTest, Row62BufferOfFourGibibytesBreaksTheRing) {
     constexpr uint16_t kSegments = 1024;
-    serve({.source = make_getrandom_source(), .bytes_max = std::nullopt}, kSegments, 8);
+    serve({.source = make_getrandom_source()}, kSegments, 8);
     const std::vector<Segment> segments(
         kSegments,
         {.address = GuestAddr{0x10000}, .length = kMemoryBytes, .device_writable = true});
@@ -187,7 +184,8 @@ TEST_P(RngDeviceTest, Row62BufferOfFourGibibytesBreaksTheRing) {
 }
 
 TEST_P(RngDeviceTest, Row62FloodOfRequestsGetsWhatTheQuotaAllowsAndNoProcessor) {
-    serve({.source = make_getrandom_source(), .bytes_max = 1, .period = std::chrono::hours(24)});
+    serve({.source = make_getrandom_source(),
+           .limit = {.bytes_max = 1, .period = std::chrono::hours(24)}});
     const std::array segments{buffer(1 << 16)};
     constexpr uint32_t kRequests = 200;
     for (uint32_t i = 0; i < kRequests; ++i) {
@@ -207,15 +205,14 @@ TEST_P(RngDeviceTest, Row62FloodOfRequestsGetsWhatTheQuotaAllowsAndNoProcessor) 
         return turns.value() == before;
     })) << "the worker does not come to rest";
     EXPECT_LT(turns.value() - turns_before, 10 * kKicks);
-    EXPECT_EQ(device_->counters().bytes.value(), 1U);
+    EXPECT_EQ(device_->counters().kernel_bytes.value(), 1U);
     EXPECT_EQ(device_->counters().requests.value(), 1U);
     EXPECT_TRUE(queue().stop(*frontend_));
 }
 
 TEST_P(RngDeviceTest, AQuotaThatIsUsedUpDelaysButNeverGivesNothing) {
     serve({.source = make_getrandom_source(),
-           .bytes_max = 100,
-           .period = std::chrono::milliseconds(200)});
+           .limit = {.bytes_max = 100, .period = std::chrono::milliseconds(200)}});
     const std::array segments{buffer(80)};
     EXPECT_EQ(request(segments), 80U);
     // What is left, and what came in since: the machine may be slow.
@@ -229,7 +226,8 @@ TEST_P(RngDeviceTest, AQuotaThatIsUsedUpDelaysButNeverGivesNothing) {
 }
 
 TEST_P(RngDeviceTest, ARingThatWaitsForItsQuotaCanBeStopped) {
-    serve({.source = make_getrandom_source(), .bytes_max = 1, .period = std::chrono::hours(24)});
+    serve({.source = make_getrandom_source(),
+           .limit = {.bytes_max = 1, .period = std::chrono::hours(24)}});
     const std::array segments{buffer(16)};
     EXPECT_EQ(request(segments), 1U);
     ASSERT_TRUE(queue().try_add(segments, 7));
@@ -295,7 +293,8 @@ TEST_P(RngDeviceTest, ARingThatStopsAnswersWhatAProcessBeforeHadInHand) {
     if (GetParam()) {
         GTEST_SKIP() << "a split ring's log can be written by hand";
     }
-    serve({.source = make_getrandom_source(), .bytes_max = 1, .period = std::chrono::hours(24)});
+    serve({.source = make_getrandom_source(),
+           .limit = {.bytes_max = 1, .period = std::chrono::hours(24)}});
     ASSERT_TRUE(queue().stop(*frontend_));
     const auto region = frontend_->get_inflight_fd(1, 256);
     ASSERT_TRUE(region);

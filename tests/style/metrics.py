@@ -23,7 +23,7 @@ _OTHERS = {"outrigger_program_info": "gauge", _HISTOGRAM: "histogram"}
 def _told():
     """{name: (type, help)} of the tables of metrics."""
     told = {}
-    for path in (_DAEMON / "common_metrics.cc", _DAEMON / "kind_metrics.cc", _MACHINE):
+    for path in (_DAEMON / "common_metrics.cc", _DAEMON / "kind_metrics.cc", _DAEMON / "share_metrics.cc", _MACHINE):
         text = path.read_text()
         for metric, first, more, gauge in _IN_TABLE.findall(text):
             help_text = first + "".join(re.findall(r'"([^"]*)"', more))

@@ -77,6 +77,17 @@ bool read_network_limits(const OptionValues& values, v1::SetNetworkLimits& comma
     return is_any;
 }
 
+/// Whether there was any.
+bool read_entropy_limit(const OptionValues& values, v1::SetEntropyLimit& command) {
+    if (const auto bytes = values.number("max-bytes")) {
+        command.set_bytes_max(*bytes);
+    }
+    if (const auto period = values.number("period")) {
+        command.set_period_milliseconds(*period);
+    }
+    return command.has_bytes_max() || command.has_period_milliseconds();
+}
+
 }  // namespace
 
 std::optional<uint64_t> parse_size_text(const std::string& text) {
@@ -91,9 +102,16 @@ Result<void> read_limits(const OptionValues& values, v1::Request& request) {
     v1::SetNetworkLimits of_network;
     const bool is_network = read_network_limits(values, of_network);
     const bool is_disk = of_disk.has_limits() || of_disk.has_group();
-    if (is_disk && is_network) {
+    v1::SetEntropyLimit of_entropy;
+    const bool is_entropy = read_entropy_limit(values, of_entropy);
+    if (int{is_disk} + int{is_network} + int{is_entropy} > 1) {
         return usage_error(
-            "limit takes options of a disk, or of a network device: no device is both");
+            "limit takes options of a disk, of a network device or of an entropy device: no "
+            "device is two of them");
+    }
+    if (is_entropy) {
+        *request.mutable_set_entropy_limit() = of_entropy;
+        return {};
     }
     if (is_network) {
         *request.mutable_set_network_limits() = std::move(of_network);

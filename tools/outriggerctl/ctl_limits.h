@@ -16,7 +16,7 @@ namespace outrigger::ctl {
 /// "100M". Nothing: it is no size.
 [[nodiscard]] std::optional<uint64_t> parse_size_text(const std::string& text);
 
-/// The request that suits the options: of a disk, or of a network device.
+/// The request that suits the options: of a disk, of a network device or of an entropy device.
 [[nodiscard]] Result<void> read_limits(const OptionValues& values, control::v1::Request& request);
 
 [[nodiscard]] Result<void> read_allowed(const OptionValues& values,

@@ -59,9 +59,9 @@ constexpr CommandSpec kCommands[] = {
      .value_name = "",
      .help = "Set the limits that are given as options, and leave the others as they are; 0 "
              "takes a limit away. Of a disk: --bytes to --no-group; of a network device: "
-             "--send-bytes to --receive-frames",
+             "--send-bytes to --receive-frames; of an entropy device: --max-bytes and --period",
      .options = " bytes read-bytes write-bytes ops read-ops write-ops group no-group send-bytes "
-                "send-frames receive-bytes receive-frames "},
+                "send-frames receive-bytes receive-frames max-bytes period "},
     {.name = "allow",
      .value_name = "",
      .help = "Say as whom the guest of a network device may send, as its daemon's --allow-mac and "
@@ -221,6 +221,16 @@ constexpr OptionSpec kOptions[] = {
      .kind = OptionKind::kNumber,
      .value_name = "N",
      .help = "With limit: frames that it is sent"},
+    {.name = "max-bytes",
+     .kind = OptionKind::kSize,
+     .value_name = "SIZE",
+     .help = "With limit: random bytes that a guest is given within each period"},
+    {.name = "period",
+     .kind = OptionKind::kNumber,
+     .value_name = "MS",
+     .help = "With limit: the length of that period in milliseconds",
+     .number_min = 1,
+     .number_max = 86'400'000},
     {.name = "mac",
      .value_name = "MAC",
      .help = "With allow: a station that the guest may be; may be given several times",
@@ -284,8 +294,8 @@ constexpr OptionSpec kOptions[] = {
 /// Those that belong to single commands.
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
-    "send-bytes send-frames receive-bytes receive-frames mac ip any-mac any-ip rate escape filter "
-    "frame-bytes file-bytes interval count batch keeper ";
+    "send-bytes send-frames receive-bytes receive-frames max-bytes period mac ip any-mac any-ip "
+    "rate escape filter frame-bytes file-bytes interval count batch keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});

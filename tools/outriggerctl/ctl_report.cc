@@ -299,6 +299,73 @@ void append_socket_device(std::string& out, const v1::SocketDevice& socket) {
     }
 }
 
+void append_entropy(std::string& out, const v1::EntropyDevice& entropy) {
+    append_row(out, "source", entropy.source());
+    const v1::EntropyLimit& limit = entropy.limit();
+    append_row(out,
+               "limits",
+               limit.bytes_max() == 0
+                   ? std::string("none")
+                   : fmt::format(
+                         "max-bytes={} period={}", limit.bytes_max(), limit.period_milliseconds()));
+    append_row(out,
+               "bytes given",
+               fmt::format("{} of --source, {} of the kernel",
+                           entropy.bytes_from_source(),
+                           entropy.bytes_from_kernel()));
+    append_row(out,
+               "waits",
+               fmt::format("for the source {}; for the limit {}, {:.3f} s",
+                           entropy.source_waits(),
+                           entropy.limit_waits(),
+                           static_cast<double>(entropy.limit_wait_nanoseconds()) / 1e9));
+    append_row(out, "source failures", fmt::format("{}", entropy.source_failures()));
+    append_row(out, "empty requests", fmt::format("{}", entropy.empty_requests()));
+}
+
+std::string reasons_text(const google::protobuf::RepeatedPtrField<v1::ReasonCount>& counts) {
+    std::string out;
+    for (const v1::ReasonCount& each : counts) {
+        out += fmt::format("{}{} {}", out.empty() ? "" : ", ", each.reason(), each.count());
+    }
+    return out.empty() ? "none" : out;
+}
+
+void append_shared_directory(std::string& out, const v1::SharedDirectory& share) {
+    append_row(out, "tag", share.tag().empty() ? "of the front end" : share.tag());
+    append_row(out, "read-only", share.read_only() ? "yes" : "no");
+    std::string requests;
+    for (const v1::OperationCount& each : share.requests()) {
+        requests +=
+            fmt::format("{}{} {}", requests.empty() ? "" : ", ", each.operation(), each.count());
+    }
+    append_row(out, "operations", requests.empty() ? "none" : requests);
+    append_row(out, "failed", reasons_text(share.failed()));
+    append_row(out, "refused", reasons_text(share.refused()));
+    append_row(out,
+               "bytes",
+               fmt::format("read {}, written {}, copied {}",
+                           share.bytes_read(),
+                           share.bytes_written(),
+                           share.bytes_copied()));
+    append_row(out,
+               "waits",
+               fmt::format("in the pool {}, in io_uring {}, for locks {}",
+                           share.given_to_pool(),
+                           share.given_to_kernel(),
+                           share.lock_waits()));
+    append_row(out, "taken up again", fmt::format("{}", share.taken_up_again()));
+    append_row(
+        out, "nodes", fmt::format("{}, remembered {}", share.nodes(), share.nodes_remembered()));
+    append_row(out, "open files", fmt::format("{}", share.open_files()));
+    append_row(out,
+               "descriptors",
+               fmt::format("{}, its own part {}", share.descriptors(), share.descriptors_max()));
+    if (share.mappings() > 0) {
+        append_row(out, "DAX mappings", fmt::format("{}", share.mappings()));
+    }
+}
+
 std::string flow_text(const v1::NetworkFlow& flow) {
     std::string text = fmt::format("{} frames, {} bytes", flow.frames(), flow.bytes());
     for (const v1::NetworkDrops& drops : flow.drops()) {
@@ -450,6 +517,9 @@ std::string show_text(const v1::Program& program) {
         if (device.has_block()) {
             append_block(out, device.block(), device.connected());
         }
+        if (device.has_entropy()) {
+            append_entropy(out, device.entropy());
+        }
         if (device.has_socket_device()) {
             append_socket_device(out, device.socket_device());
         }
@@ -458,6 +528,9 @@ std::string show_text(const v1::Program& program) {
         }
         if (device.has_network()) {
             append_network(out, device.network());
+        }
+        if (device.has_shared_directory()) {
+            append_shared_directory(out, device.shared_directory());
         }
     }
     return out;

@@ -118,6 +118,63 @@ constexpr DeviceMetric kMetrics[] = {
                  samples.add({}, b.size_bytes());
              }
          }},
+    {.name = "outrigger_rng_bytes_total",
+     .help = "Random bytes that the guest was given, by where they came from: what --source names, "
+             "or the kernel's generator",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_entropy()) {
+                 const auto& b = device.entropy();
+                 samples.add({{"from", "source"}}, b.bytes_from_source());
+                 samples.add({{"from", "kernel"}}, b.bytes_from_kernel());
+             }
+         }},
+    {.name = "outrigger_rng_empty_requests_total",
+     .help = "Requests without room for a byte",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_entropy()) {
+                 const auto& b = device.entropy();
+                 samples.add({}, b.empty_requests());
+             }
+         }},
+    {.name = "outrigger_rng_source_waits_total",
+     .help = "Waits for bytes that the source did not have",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_entropy()) {
+                 const auto& b = device.entropy();
+                 samples.add({}, b.source_waits());
+             }
+         }},
+    {.name = "outrigger_rng_source_failures_total",
+     .help = "Reads of a source that failed",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_entropy()) {
+                 const auto& b = device.entropy();
+                 samples.add({}, b.source_failures());
+             }
+         }},
+    {.name = "outrigger_rng_limit_waits_total",
+     .help = "Waits of requests for the limit",
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_entropy()) {
+                 const auto& b = device.entropy();
+                 samples.add({}, b.limit_waits());
+             }
+         }},
+    {.name = "outrigger_rng_limit_wait_seconds_total",
+     .help = "Time of such waits, when they have ended",
+     .is_nanoseconds = true,
+     .collect =
+         [](const v1::Device& device, MetricSamples& samples) {
+             if (device.has_entropy()) {
+                 const auto& b = device.entropy();
+                 samples.add({}, b.limit_wait_nanoseconds());
+             }
+         }},
     {.name = "outrigger_vsock_connections",
      .help = "Connections",
      .kind = MetricKind::kGauge,

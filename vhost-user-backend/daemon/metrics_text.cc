@@ -89,7 +89,7 @@ std::string metrics_text(const v1::Program& program, MetricsFormat format) {
                               escaped_label(program.name()),
                               escaped_label(program.version())),
                   "1");
-    for (const auto& metrics : {common_metrics(), kind_metrics()}) {
+    for (const auto& metrics : {common_metrics(), kind_metrics(), share_metrics()}) {
         for (const DeviceMetric& metric : metrics) {
             write_metric(writer, metric, program);
         }

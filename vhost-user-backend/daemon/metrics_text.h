@@ -47,7 +47,8 @@ struct DeviceMetric {
 /// What every device has.
 [[nodiscard]] std::span<const DeviceMetric> common_metrics();
 
-/// What single kinds of device have.
+/// What single kinds of device have; shared directories apart, which have many.
 [[nodiscard]] std::span<const DeviceMetric> kind_metrics();
+[[nodiscard]] std::span<const DeviceMetric> share_metrics();
 
 }  // namespace outrigger

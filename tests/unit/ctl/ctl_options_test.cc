@@ -175,6 +175,21 @@ TEST(CtlOptions, LimitsAreThoseThatAreGiven) {
     EXPECT_EQ(plan({"limit", "--no-group"}).request.set_limits().group(), "");
 }
 
+TEST(CtlOptions, LimitsOfAnEntropyDevice) {
+    const auto request = plan({"limit", "--max-bytes=4K", "--period=1000"}).request;
+    EXPECT_EQ(request.set_entropy_limit().bytes_max(), 4096U);
+    EXPECT_EQ(request.set_entropy_limit().period_milliseconds(), 1000U);
+    const auto away = plan({"limit", "--max-bytes=0"}).request;
+    EXPECT_TRUE(away.set_entropy_limit().has_bytes_max());
+    EXPECT_EQ(away.set_entropy_limit().bytes_max(), 0U);
+    EXPECT_FALSE(away.set_entropy_limit().has_period_milliseconds());
+    for (const char* const period : {"--period=0", "--period=86400001", "--period=x"}) {
+        EXPECT_NE(complaint({"limit", period, "--socket=s"}), "");
+    }
+    EXPECT_NE(complaint({"limit", "--max-bytes=1", "--bytes=1", "--socket=s"}), "");
+    EXPECT_NE(complaint({"allow", "--max-bytes=1", "--socket=s"}), "");
+}
+
 TEST(CtlOptions, LimitsOfANetworkDeviceAreAnotherRequest) {
     const auto request = plan({"limit", "--send-bytes=10M", "--receive-frames=0"}).request;
     EXPECT_FALSE(request.has_set_limits());
@@ -186,6 +201,7 @@ TEST(CtlOptions, LimitsOfANetworkDeviceAreAnotherRequest) {
     EXPECT_EQ(limits.receive_frames(), 0U);
     EXPECT_NE(complaint({"limit", "--send-bytes=1", "--bytes=1", "--socket=s"}), "");
     EXPECT_NE(complaint({"limit", "--send-bytes=1", "--no-group", "--socket=s"}), "");
+    EXPECT_NE(complaint({"limit", "--send-bytes=1", "--max-bytes=1", "--socket=s"}), "");
     EXPECT_NE(complaint({"limit", "--send-frames=x", "--socket=s"}), "");
     EXPECT_NE(complaint({"drain", "--send-frames=1", "--socket=s"}), "");
 }

@@ -42,9 +42,10 @@ class Body final {
     std::vector<std::byte> bytes_;
 };
 
-template <class T>
-Errno error_of(const Result<T, Errno>& result) {
-    return result ? 0 : result.error();
+/// What it is answered with; 0: none.
+template <class T, class Why>
+Errno error_of(const Result<T, Why>& result) {
+    return result ? 0 : Errno{result.error()};
 }
 
 InHeader header_of(uint32_t opcode, uint32_t length) {

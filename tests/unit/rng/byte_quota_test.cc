@@ -61,6 +61,23 @@ TEST(ByteQuota, HugeNumbersDoNotOverflow) {
     EXPECT_EQ(quota.available(kStart + 12h), UINT64_MAX / 2);
 }
 
+TEST(ByteQuota, AnotherLimitGivesNothingAtOnce) {
+    ByteQuota quota(100, 1000ms, kStart);
+    quota.take(100);
+    quota.change(1000, 1000ms, kStart + 100ms);
+    EXPECT_EQ(quota.available(kStart + 100ms), 10U) << "what came in until then";
+    EXPECT_EQ(quota.available(kStart + 200ms), 110U);
+    EXPECT_EQ(quota.available(kStart + 2000ms), 1000U);
+}
+
+TEST(ByteQuota, ALowerLimitTakesAwayWhatIsAboveIt) {
+    ByteQuota quota(1000, 1000ms, kStart);
+    quota.change(10, 500ms, kStart);
+    EXPECT_EQ(quota.available(kStart), 10U);
+    quota.take(10);
+    EXPECT_EQ(quota.available(kStart + 250ms), 5U);
+}
+
 TEST(ByteQuota, AClockThatStandsStillGivesNothing) {
     ByteQuota quota(1000, 1000ms, kStart);
     quota.take(1000);
