@@ -140,6 +140,7 @@ FeatureSet switchable_offloads() {
                            kGuestTcp4Bit,
                            kGuestTcp6Bit,
                            kGuestEcnBit,
+                           kGuestFragmentsBit,
                            kGuestUdp4Bit,
                            kGuestUdp6Bit});
 }

@@ -18,8 +18,9 @@ inline constexpr size_t kVlanTagBytes = 4;
 /// An IP packet of any length, behind an Ethernet header with a VLAN tag.
 inline constexpr size_t kFrameBytesMax = 65536 + kEthernetHeaderBytes + kVlanTagBytes;
 
-/// How a frame is to be cut. VIRTIO 1.3, 5.1.6.
-enum class Segmentation : uint8_t { kNone, kTcp4, kTcp6, kUdp };
+/// How a frame is to be cut. VIRTIO 1.3, 5.1.6. kUdp: into datagrams; kFragments: a datagram of UDP
+/// into fragments of IPv4 or IPv6.
+enum class Segmentation : uint8_t { kNone, kTcp4, kTcp6, kUdp, kFragments };
 
 /// What is left to do.
 struct FrameOffload {
@@ -27,7 +28,8 @@ struct FrameOffload {
     bool checksum_valid = false;  ///< it was checked, or made, by somebody trusted
     bool ecn = false;             ///< the first segment of TCP has CWR, and no other
     Segmentation segmentation = Segmentation::kNone;
-    uint16_t segment_bytes = 0;    ///< payload of each segment but the last; above 0 with kTcp...
+    /// Payload of each segment but the last, above 0; of fragments that of IP, a multiple of 8.
+    uint16_t segment_bytes = 0;
     uint16_t checksum_start = 0;   ///< from the start of the frame
     uint16_t checksum_offset = 0;  ///< of the field, from checksum_start
 
@@ -45,6 +47,7 @@ struct Offloads {
     bool ecn = false;
     bool udp4 = false;
     bool udp6 = false;
+    bool fragments = false;  ///< of UDP over either
     /// Takes TCP over IPv4 in packets of any length: nothing is cut, but checksums are finished.
     bool giants = false;
 

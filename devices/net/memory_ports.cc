@@ -8,8 +8,13 @@ namespace {
 
 constexpr size_t kLoopBytesMax = 4 << 20;
 
-constexpr Offloads kEverything = {
-    .checksum = true, .tcp4 = true, .tcp6 = true, .ecn = true, .udp4 = true, .udp6 = true};
+constexpr Offloads kEverything = {.checksum = true,
+                                  .tcp4 = true,
+                                  .tcp6 = true,
+                                  .ecn = true,
+                                  .udp4 = true,
+                                  .udp6 = true,
+                                  .fragments = true};
 
 }  // namespace
 

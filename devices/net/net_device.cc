@@ -71,7 +71,8 @@ FeatureSet NetDevice::offered_features() const {
                         kMergedBuffersBit,   kStatusBit,         kControlQueueBit,
                         kControlOffloadsBit, kControlReceiveBit, kControlReceiveExtraBit,
                         kControlVlanBit,     kControlStationBit, kGuestAnnounceBit,
-                        kGuestUdp4Bit,       kGuestUdp6Bit,      kHostUdpBit});
+                        kGuestUdp4Bit,       kGuestUdp6Bit,      kHostUdpBit,
+                        kGuestFragmentsBit,  kHostFragmentsBit});
     if (options_.mac) {
         offer = offer.with(kMacBit);
     }

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <random>
 
 #include "vhost-user-backend/base/error.h"
 
@@ -20,9 +22,15 @@ constexpr std::byte kTcpCongestionReduced{0x80};
 
 constexpr size_t kIp4LengthOffset = 2;
 constexpr size_t kIp4IdentityOffset = 4;
+constexpr size_t kIp4FragmentOffset = 6;
+constexpr uint16_t kIp4MoreFragments = 0x2000;
 constexpr size_t kIp4ChecksumOffset = 10;
 constexpr size_t kIp6LengthOffset = 4;
+constexpr size_t kIp6NextHeaderOffset = 6;
 constexpr size_t kIp6HeaderBytes = 40;
+constexpr size_t kFragmentHeaderBytes = 8;
+constexpr std::byte kFragmentHeader{44};
+constexpr size_t kUdpLengthOffset = 4;
 
 // RFC 2131, 4.1; RFC 8415, 7.2.
 constexpr uint16_t kDhcp4ServerPort = 67;
@@ -67,9 +75,19 @@ bool is_of_kind(const PacketLayout& layout, Segmentation segmentation) {
         case Segmentation::kTcp6:
             return layout.network == NetworkKind::kIp6 && layout.protocol == kTcpProtocol;
         case Segmentation::kUdp:
+        case Segmentation::kFragments:
             return layout.protocol == kUdpProtocol;
     }
     return false;
+}
+
+/// Drawn before anything is confined.
+const uint32_t kFirstIdentity = std::random_device{}();
+
+/// RFC 7739: what others are not to guess, and what does not come again soon.
+uint32_t next_fragment_identity() {
+    static std::atomic<uint32_t> count = 0;
+    return (kFirstIdentity ^ count.fetch_add(1, std::memory_order_relaxed)) * 0x9e37'79b1U;
 }
 
 /// The length that an IP header can say.
@@ -105,6 +123,8 @@ bool is_taken(const FrameOffload& offload, bool is_ip6, const Offloads& taker) {
             return taker.tcp6 && (taker.ecn || !offload.ecn);
         case Segmentation::kUdp:
             return is_ip6 ? taker.udp6 : taker.udp4;
+        case Segmentation::kFragments:
+            return taker.fragments;
     }
     return false;
 }
@@ -180,43 +200,102 @@ Result<Segmenter, DropReason> Segmenter::create(std::span<const std::byte> frame
     made.frame_ = frame;
     made.layout_ = *layout;
     made.each_ = offload.segment_bytes;
-    const size_t payload = frame.size() - layout->payload_start;
+    made.start_ = layout->payload_start;
+    if (offload.segmentation == Segmentation::kFragments) {
+        if (!fits_in_ip(frame.size(), *layout) || made.each_ == 0 || made.each_ % 8 != 0) {
+            return failure(DropReason::kSegmentSize);
+        }
+        made.start_ = layout->transport_start;
+        made.begin_fragments();
+    }
+    const size_t payload = frame.size() - made.start_;
     // A frame without payload is one segment.
     made.count_ = std::max<size_t>(1, (payload + made.each_ - 1) / made.each_);
-    const size_t largest = layout->payload_start + std::min(payload, made.each_);
+    if (made.is_fragmented_ && made.count_ > 1 && layout->network == NetworkKind::kIp6) {
+        made.more_ = kFragmentHeaderBytes;
+    }
+    const size_t largest = made.start_ + made.more_ + std::min(payload, made.each_);
     if (made.count_ > kSegmentsMax || !fits_in_ip(largest, *layout)) {
         return failure(DropReason::kSegmentSize);
     }
     return made;
 }
 
+/// The length and the checksum of UDP are those of the whole datagram, which the first fragment
+/// has.
+void Segmenter::begin_fragments() {
+    is_fragmented_ = true;
+    const auto datagram = frame_.subspan(layout_.transport_start);
+    std::ranges::copy(datagram.first(udp_header_.size()), udp_header_.begin());
+    write_be16(udp_header_, kUdpLengthOffset, static_cast<uint16_t>(datagram.size()));
+    write_be16(udp_header_, kUdpChecksumOffset, 0);
+    uint64_t sum = pseudo_header_sum(frame_, layout_, datagram.size());
+    sum = add_to_sum(sum, udp_header_);
+    const uint16_t folded = finish_sum(add_to_sum(sum, datagram.subspan(udp_header_.size())));
+    store_sum(udp_header_, kUdpChecksumOffset, folded == 0 ? uint16_t{0xffff} : folded);
+    if (layout_.network == NetworkKind::kIp6) {
+        identity_ = next_fragment_identity();
+        // The last header before UDP says what comes next.
+        next_header_at_ = layout_.network_start + kIp6NextHeaderOffset;
+        for (size_t at = layout_.network_start + kIp6HeaderBytes; at < layout_.transport_start;) {
+            next_header_at_ = at;
+            at += size_t{8} * (std::to_integer<size_t>(frame_[at + 1]) + 1);
+        }
+    }
+}
+
 size_t Segmenter::bytes_left() const {
     if (is_done()) {
         return 0;
     }
-    const size_t payload = frame_.size() - layout_.payload_start - next_ * each_;
-    return payload + (count_ - next_) * layout_.payload_start;
+    const size_t payload = frame_.size() - start_ - next_ * each_;
+    return payload + (count_ - next_) * (start_ + more_);
 }
 
 size_t Segmenter::write_next(std::span<std::byte> out) {
-    const size_t begin = layout_.payload_start + next_ * each_;
+    const size_t begin = start_ + next_ * each_;
     const size_t count = std::min(each_, frame_.size() - begin);
-    const size_t bytes = layout_.payload_start + count;
+    const size_t bytes = start_ + more_ + count;
     OUTRIGGER_ASSERT(!is_done() && bytes <= out.size());
     const auto segment = out.first(bytes);
-    std::ranges::copy(frame_.first(layout_.payload_start), segment.begin());
-    std::ranges::copy(frame_.subspan(begin, count), segment.subspan(layout_.payload_start).begin());
-    fix_network(segment);
-    if (layout_.protocol == kTcpProtocol) {
-        fix_tcp(segment, next_ + 1 == count_);
+    std::ranges::copy(frame_.first(start_), segment.begin());
+    std::ranges::copy(frame_.subspan(begin, count), segment.subspan(start_ + more_).begin());
+    if (is_fragmented_) {
+        fix_fragment(segment);
     } else {
-        write_be16(segment,
-                   layout_.transport_start + 4,
-                   static_cast<uint16_t>(bytes - layout_.transport_start));
+        fix_network(segment);
+        if (layout_.protocol == kTcpProtocol) {
+            fix_tcp(segment, next_ + 1 == count_);
+        } else {
+            write_be16(segment,
+                       layout_.transport_start + kUdpLengthOffset,
+                       static_cast<uint16_t>(bytes - layout_.transport_start));
+        }
+        write_transport_checksum(segment, layout_);
     }
-    write_transport_checksum(segment, layout_);
     ++next_;
     return bytes;
+}
+
+/// RFC 791, 3.2; RFC 8200, 4.5.
+void Segmenter::fix_fragment(std::span<std::byte> segment) const {
+    const size_t at = layout_.network_start;
+    const size_t offset = next_ * each_;
+    const bool is_last = next_ + 1 == count_;
+    if (next_ == 0) {
+        std::ranges::copy(udp_header_, segment.subspan(start_ + more_).begin());
+    }
+    if (count_ > 1 && layout_.network == NetworkKind::kIp4) {
+        write_be16(segment,
+                   at + kIp4FragmentOffset,
+                   static_cast<uint16_t>(offset / 8 | (is_last ? 0 : kIp4MoreFragments)));
+    } else if (count_ > 1) {
+        segment[next_header_at_] = kFragmentHeader;
+        write_be16(segment, start_, uint16_t{kUdpProtocol} << 8);
+        write_be16(segment, start_ + 2, static_cast<uint16_t>(offset | (is_last ? 0U : 1U)));
+        write_be32(segment, start_ + 4, identity_);
+    }
+    write_network_length(segment, layout_);
 }
 
 void Segmenter::fix_network(std::span<std::byte> segment) const {

@@ -3,6 +3,7 @@
 /// cannot take it as it is.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -50,7 +51,8 @@ void finish_checksum(std::span<std::byte> frame, FrameOffload& offload);
 /// checksum of IPv4 is right, and that of TCP has the sum of the pseudo header.
 void begin_checksums(std::span<std::byte> frame, const PacketLayout& layout);
 
-/// Cuts a frame into segments with full checksums, one after the other. Borrows the frame.
+/// Cuts a frame into segments with full checksums, or a datagram with a full checksum into
+/// fragments of IP, one after the other. Borrows the frame.
 class Segmenter final {
   public:
     Segmenter() = default;
@@ -68,17 +70,25 @@ class Segmenter final {
     /// segment_bytes_max(). Its bytes.
     size_t write_next(std::span<std::byte> out);
 
-    [[nodiscard]] size_t segment_bytes_max() const { return layout_.payload_start + each_; }
+    [[nodiscard]] size_t segment_bytes_max() const { return start_ + more_ + each_; }
 
   private:
+    void begin_fragments();
+    void fix_fragment(std::span<std::byte> segment) const;
     void fix_network(std::span<std::byte> segment) const;
     void fix_tcp(std::span<std::byte> segment, bool is_last) const;
 
     std::span<const std::byte> frame_{};
     PacketLayout layout_{};
-    size_t each_ = 0;  // payload bytes
+    size_t start_ = 0;  // of what is cut
+    size_t more_ = 0;   // bytes of header before it in each
+    size_t each_ = 0;   // payload bytes
     size_t count_ = 0;
     size_t next_ = 0;
+    bool is_fragmented_ = false;
+    std::array<std::byte, 8> udp_header_{};  // of the whole datagram
+    size_t next_header_at_ = 0;              // IPv6
+    uint32_t identity_ = 0;                  // likewise
 };
 
 }  // namespace outrigger::net

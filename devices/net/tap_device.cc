@@ -33,7 +33,7 @@ ifreq request_for(std::string_view name) {
     return request;
 }
 
-unsigned to_flags(const Offloads& offloads, bool cuts_datagrams) {
+unsigned to_flags(const Offloads& offloads, bool cuts_datagrams, bool makes_fragments) {
     if (!offloads.checksum) {
         return 0;  // the kernel cuts nothing whose checksum it is to finish
     }
@@ -41,6 +41,7 @@ unsigned to_flags(const Offloads& offloads, bool cuts_datagrams) {
     flags |= offloads.tcp4 ? unsigned{TUN_F_TSO4} : 0;
     flags |= offloads.tcp6 ? unsigned{TUN_F_TSO6} : 0;
     flags |= offloads.ecn && (offloads.tcp4 || offloads.tcp6) ? unsigned{TUN_F_TSO_ECN} : 0;
+    flags |= offloads.fragments && makes_fragments ? unsigned{TUN_F_UFO} : 0;
     // Kernels take both of these or none.
     if (cuts_datagrams && offloads.udp4 && offloads.udp6) {
         flags |= kCutsDatagrams4 | kCutsDatagrams6;
@@ -68,6 +69,8 @@ Result<Tap> prepare_tap(UniqueFd fd, const ifreq& request) {
     }
     const unsigned all = TUN_F_CSUM | kCutsDatagrams4 | kCutsDatagrams6;
     tap.cuts_datagrams = ::ioctl(tap.fd.get(), TUNSETOFFLOAD, all) == 0;
+    // Linux takes such frames, and gives none since 4.14.
+    tap.makes_fragments = ::ioctl(tap.fd.get(), TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_UFO) == 0;
     set_tap_offloads(tap, {});
     return tap;
 }
@@ -183,7 +186,7 @@ bool use_tap_queue(int fd, bool is_used) {
 }
 
 void set_tap_offloads(const Tap& tap, const Offloads& offloads) {
-    const unsigned flags = to_flags(offloads, tap.cuts_datagrams);
+    const unsigned flags = to_flags(offloads, tap.cuts_datagrams, tap.makes_fragments);
     if (tap.has_header) {
         (void)::ioctl(tap.fd.get(), TUNSETOFFLOAD, flags);
     }

@@ -22,7 +22,8 @@ struct Tap {
     std::vector<UniqueFd> others{};
     /// A header of kVnetHeaderBytes is before each frame, both ways; without it frames are whole.
     bool has_header = false;
-    bool cuts_datagrams = false;  ///< the kernel knows frames that are cut into datagrams of UDP
+    bool cuts_datagrams = false;   ///< the kernel knows frames that are cut into datagrams of UDP
+    bool makes_fragments = false;  ///< and datagrams that become fragments of IP
 };
 
 /// May an interface have that name?

@@ -22,8 +22,13 @@ constexpr int kTurnsMax = 64;
 /// Of one queue, before others have their turn.
 constexpr int kFramesInTurn = 16;
 
-constexpr Offloads kAll = {
-    .checksum = true, .tcp4 = true, .tcp6 = true, .ecn = true, .udp4 = true, .udp6 = true};
+constexpr Offloads kAll = {.checksum = true,
+                           .tcp4 = true,
+                           .tcp6 = true,
+                           .ecn = true,
+                           .udp4 = true,
+                           .udp6 = true,
+                           .fragments = true};
 
 }  // namespace
 
@@ -55,6 +60,7 @@ Offloads TapPort::takes() const {
     }
     Offloads taken = kAll;
     taken.udp4 = taken.udp6 = tap_.cuts_datagrams;
+    taken.fragments = tap_.makes_fragments;
     return taken;
 }
 

@@ -27,7 +27,7 @@ class TransmitBatch final {
     explicit TransmitBatch(const Offloads& taken)
         : taken_(taken),
           takes_all_(taken.checksum && taken.tcp4 && taken.tcp6 && taken.ecn && taken.udp4 &&
-                     taken.udp6) {}
+                     taken.udp6 && taken.fragments) {}
 
     /// For so many chains, whatever they have.
     [[nodiscard]] size_t room() const;

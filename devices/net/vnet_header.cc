@@ -8,11 +8,15 @@ namespace {
 
 // VIRTIO 1.3, 5.1.6.
 constexpr uint8_t kGsoTcp4 = 1;
+constexpr uint8_t kGsoFragments = 3;  // VIRTIO_NET_HDR_GSO_UDP
 constexpr uint8_t kGsoTcp6 = 4;
 constexpr uint8_t kGsoUdp = 5;  // VIRTIO_NET_HDR_GSO_UDP_L4
 constexpr uint8_t kGsoEcn = 0x80;
 
 constexpr size_t kChecksumBytes = 2;
+
+/// RFC 791, 3.1: fragments begin at multiples of 8 bytes.
+constexpr uint16_t kFragmentMask = 0xfff8;
 
 }  // namespace
 
@@ -23,7 +27,8 @@ Offloads offloads_of_driver(FeatureSet agreed) {
             .tcp6 = checksum && agreed.has(kHostTcp6Bit),
             .ecn = agreed.has(kHostEcnBit),
             .udp4 = checksum && agreed.has(kHostUdpBit),
-            .udp6 = checksum && agreed.has(kHostUdpBit)};
+            .udp6 = checksum && agreed.has(kHostUdpBit),
+            .fragments = checksum && agreed.has(kHostFragmentsBit)};
 }
 
 Offloads offloads_for_driver(FeatureSet agreed) {
@@ -33,7 +38,8 @@ Offloads offloads_for_driver(FeatureSet agreed) {
             .tcp6 = checksum && agreed.has(kGuestTcp6Bit),
             .ecn = agreed.has(kGuestEcnBit),
             .udp4 = checksum && agreed.has(kGuestUdp4Bit),
-            .udp6 = checksum && agreed.has(kGuestUdp6Bit)};
+            .udp6 = checksum && agreed.has(kGuestUdp6Bit),
+            .fragments = checksum && agreed.has(kGuestFragmentsBit)};
 }
 
 Result<FrameOffload, DropReason> parse_vnet_header(const VnetHeader& header,
@@ -77,6 +83,10 @@ Result<FrameOffload, DropReason> parse_vnet_header(const VnetHeader& header,
             offload.segmentation = Segmentation::kUdp;
             may = allowed.udp4 || allowed.udp6;
             break;
+        case kGsoFragments:
+            offload.segmentation = Segmentation::kFragments;
+            may = allowed.fragments && !offload.ecn;
+            break;
         default:  // a number of the driver's
             return failure(DropReason::kSegmentType);
     }
@@ -87,6 +97,9 @@ Result<FrameOffload, DropReason> parse_vnet_header(const VnetHeader& header,
         return failure(DropReason::kChecksumRange);
     }
     offload.segment_bytes = header.gso_size.value();
+    if (offload.segmentation == Segmentation::kFragments) {
+        offload.segment_bytes &= kFragmentMask;
+    }
     // Whoever cuts it, here or elsewhere, is asked for no more than we would make.
     if (offload.segment_bytes == 0 || frame_bytes / offload.segment_bytes > kSegmentsMax) {
         return failure(DropReason::kSegmentSize);
@@ -121,6 +134,9 @@ VnetHeader make_vnet_header(const FrameOffload& offload,
             break;
         case Segmentation::kUdp:
             header.gso_type = kGsoUdp;
+            break;
+        case Segmentation::kFragments:
+            header.gso_type = kGsoFragments;
             break;
     }
     if (offload.ecn) {

@@ -95,7 +95,9 @@ class FrameFuzz final {
         if (passed_) {
             OUTRIGGER_ASSERT(net::read_station(frame_, 6) == kNetStation);
         }
-        if (offload.segmentation != Segmentation::kNone) {
+        if (offload.segmentation == Segmentation::kFragments) {
+            fragment(offload);
+        } else if (offload.segmentation != Segmentation::kNone) {
             cut(offload);
             make_giant(offload);
         } else if (offload.needs_checksum) {
@@ -160,6 +162,45 @@ class FrameFuzz final {
         }
         OUTRIGGER_ASSERT(count > 0 && segmenter->bytes_left() == 0);
         OUTRIGGER_ASSERT(std::ranges::equal(payload, frame_.subspan(layout.payload_start)));
+    }
+
+    /// Together they are the datagram, with the length and the checksum that it has.
+    void fragment(const FrameOffload& offload) {
+        auto segmenter = net::Segmenter::create(frame_, offload);
+        if (!segmenter) {
+            return;
+        }
+        const PacketLayout layout =
+            *net::find_layout(frame_.first(std::min<size_t>(frame_.size(), 256)));
+        const bool is_ip4 = layout.network == NetworkKind::kIp4;
+        const bool is_one = frame_.size() - layout.transport_start <= offload.segment_bytes;
+        const size_t start = layout.transport_start + (is_ip4 || is_one ? 0 : 8);
+        std::vector<std::byte> whole(
+            frame_.begin(), frame_.begin() + static_cast<ptrdiff_t>(layout.transport_start));
+        for (size_t count = 0; !segmenter->is_done(); ++count) {
+            OUTRIGGER_ASSERT(count < net::kSegmentsMax);
+            const size_t room = std::min(segmenter->segment_bytes_max(), segmenter->bytes_left());
+            const auto out = std::make_unique<std::byte[]>(room);
+            const Bytes piece(out.get(), segmenter->write_next({out.get(), room}));
+            OUTRIGGER_ASSERT(piece.size() > start || is_one);
+            const size_t at = layout.network_start;
+            const size_t offset = whole.size() - layout.transport_start;
+            if (is_ip4) {
+                OUTRIGGER_ASSERT(net::read_be16(piece, at + 2) == piece.size() - at);
+                OUTRIGGER_ASSERT(sum_of(piece.subspan(at, start - at)) == 0xffff);
+                OUTRIGGER_ASSERT((net::read_be16(piece, at + 6) & 0x1fffU) == offset / 8);
+            } else {
+                OUTRIGGER_ASSERT(net::read_be16(piece, at + 4) == piece.size() - at - 40);
+                OUTRIGGER_ASSERT(is_one || (net::read_be16(piece, start - 6) & ~7U) == offset);
+            }
+            std::ranges::copy(piece.subspan(start), std::back_inserter(whole));
+        }
+        OUTRIGGER_ASSERT(whole.size() == frame_.size());
+        OUTRIGGER_ASSERT(net::read_be16(whole, layout.transport_start + 4) ==
+                         whole.size() - layout.transport_start);
+        OUTRIGGER_ASSERT(transport_sum(whole, layout) == 0xffff);
+        OUTRIGGER_ASSERT(std::ranges::equal(Bytes(whole).subspan(layout.payload_start),
+                                            frame_.subspan(layout.payload_start)));
     }
 
     void make_giant(FrameOffload offload) {

@@ -340,7 +340,7 @@ TEST_P(NetControlTest, OffloadsAreSwitchedOffAndOn) {
     EXPECT_EQ(again->bytes, frame);
     // What is no offload of the guest's, what there is not, what is cut short.
     EXPECT_EQ(guest().command(offloads(1)), kError);
-    EXPECT_EQ(guest().command(offloads(uint64_t{1} << VIRTIO_NET_F_GUEST_UFO)), kError);
+    EXPECT_EQ(guest().command(offloads(uint64_t{1} << VIRTIO_NET_F_HOST_UFO)), kError);
     EXPECT_EQ(guest().command(offloads(all).substr(0, 9)), kError);
 }
 

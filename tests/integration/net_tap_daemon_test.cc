@@ -33,6 +33,30 @@ TEST_F(NetTapDaemonTest, KernelFinishesWhatTheGuestCannot) {
     EXPECT_EQ(read->payload, "question");
 }
 
+TEST_F(NetTapDaemonTest, DatagramThatIsToBecomeFragmentsComesWhole) {
+    serve({"--backend=tap", std::string("--tap=") + kTap});
+    configure();
+    FrameOptions options{.udp = true, .source_port = kGuestPort, .destination_port = kHostPort};
+    options.source = std::string("\x0a\x09\0\x02", 4);
+    options.destination = std::string("\x0a\x09\0\x01", 4);
+    options.to_mac = host_mac_;
+    options.partial_checksum = true;
+    virtio_net_hdr_v1 header{};
+    header.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+    header.gso_type = VIRTIO_NET_HDR_GSO_UDP;
+    header.gso_size = 1480;
+    header.csum_start = 34;
+    header.csum_offset = 6;
+    const std::string text = make_payload(20'000);
+    ASSERT_TRUE(guest_->send(make_frame(text, options), header));
+    pollfd entry{.fd = host_.get(), .events = POLLIN, .revents = 0};
+    ASSERT_EQ(::poll(&entry, 1, 20'000), 1) << daemon_->complained();
+    std::string got(65'536, '\0');
+    const ssize_t count = ::recv(host_.get(), got.data(), got.size(), MSG_DONTWAIT);
+    ASSERT_EQ(count, static_cast<ssize_t>(text.size()));
+    EXPECT_EQ(got.substr(0, text.size()), text);
+}
+
 TEST_F(NetTapDaemonTest, TapOfSeveralQueuesMayBeGiven) {
     UniqueFd tap = open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE);
     daemon_ = std::make_unique<ChildProcess>(

@@ -205,8 +205,13 @@ class PlayedPort final : public Port {
     iovec front_{};
 };
 
-inline constexpr Offloads kTakesAll = {
-    .checksum = true, .tcp4 = true, .tcp6 = true, .ecn = true, .udp4 = true, .udp6 = true};
+inline constexpr Offloads kTakesAll = {.checksum = true,
+                                       .tcp4 = true,
+                                       .tcp6 = true,
+                                       .ecn = true,
+                                       .udp4 = true,
+                                       .udp6 = true,
+                                       .fragments = true};
 
 /// What a driver says of a frame made with these options.
 inline virtio_net_hdr_v1 header_of(const FrameOptions& options, uint16_t segment_bytes = 0) {

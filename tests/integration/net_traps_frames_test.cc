@@ -305,6 +305,56 @@ TEST_P(NetFrameTest, LengthOfHeadersIsNotBelieved) {
     EXPECT_TRUE(port().take());
 }
 
+// Of datagrams that are to become fragments of IP: whoever takes them gets them, others get those.
+TEST_P(NetTest, Trap10DatagramsBecomeFragmentsForWhoeverCannot) {
+    const FrameOptions options{.udp = true, .partial_checksum = true};
+    const std::string payload = make_payload(3000);
+    const std::string frame = make_frame(payload, options);
+    const std::string whole = make_frame(payload, {.udp = true});
+    const std::vector<std::string> pieces = {fragment_of(whole, 0, 1480),
+                                             fragment_of(whole, 1480, 2960),
+                                             fragment_of(whole, 2960, 3008)};
+    virtio_net_hdr_v1 header = header_of(options);
+    header.gso_type = VIRTIO_NET_HDR_GSO_UDP;
+    header.gso_size = 1480;
+    const FrameOffload offload{.needs_checksum = true,
+                               .segmentation = Segmentation::kFragments,
+                               .segment_bytes = 1480,
+                               .checksum_start = header.csum_start,
+                               .checksum_offset = header.csum_offset};
+    const NetGuestOptions able{.receive_bytes = 4096};
+    serve(able, {.mtu = 1500});
+    ASSERT_TRUE(guest().send(frame, header));
+    const auto sent = port().take();
+    ASSERT_TRUE(sent);
+    EXPECT_EQ(sent->bytes, frame);
+    EXPECT_EQ(sent->offload.segmentation, Segmentation::kFragments);
+    port().give(frame, offload);
+    const auto received = guest().receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, frame);
+    EXPECT_EQ(received->header.gso_type, VIRTIO_NET_HDR_GSO_UDP);
+    EXPECT_EQ(received->header.gso_size, 1480);
+    guest_.reset();
+    host_.reset();
+    NetGuestOptions unable = able;
+    unable.features = ~(uint64_t{1} << VIRTIO_NET_F_GUEST_UFO);
+    serve(unable, {.mtu = 1500}, Offloads{.checksum = true});
+    ASSERT_TRUE(guest().send(frame, header));
+    port().give(frame, offload);
+    for (const std::string& piece : pieces) {
+        const auto out = port().take();
+        ASSERT_TRUE(out);
+        EXPECT_EQ(out->bytes, piece);
+        EXPECT_FALSE(out->offload.needs_checksum);
+        const auto in = guest().receive();
+        ASSERT_TRUE(in);
+        EXPECT_EQ(in->bytes, piece);
+        EXPECT_EQ(in->header.flags, 0);
+    }
+    EXPECT_EQ(counters().dropped_from_guest.value(DropReason::kNotNegotiated), 0U);
+}
+
 INSTANTIATE_TEST_SUITE_P(Rings, NetFrameTest, ::testing::Bool(), [](const auto& row) {
     return row.param ? "Packed" : "Split";
 });

@@ -2,6 +2,7 @@
 // Checksums and segments against a model of their own (tests/support/net_frames.h).
 #include "devices/net/offload.h"
 
+#include <array>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -203,6 +204,114 @@ TEST(Segmenter, EndlessExtensionHeadersAreRefused) {
     frame[14 + 6] = '\0';
     frame += std::string(4096, '\0');  // hop-by-hop headers of 8 bytes, one behind the other
     EXPECT_EQ(refusal(frame, {.ip6 = true}, 10), DropReason::kSegmentHeaders);
+}
+
+// --- Fragments ---------------------------------------------------------------------------------
+
+FrameOffload fragments_of(const FrameOptions& options, uint16_t bytes) {
+    FrameOffload offload = offload_of(options, bytes);
+    offload.segmentation = Segmentation::kFragments;
+    return offload;
+}
+
+/// Of a datagram as a driver leaves it.
+std::vector<std::string> fragment(const std::string& payload,
+                                  FrameOptions options,
+                                  uint16_t fragment_bytes) {
+    options.udp = true;
+    options.partial_checksum = true;
+    std::string frame = make_frame(payload, options);
+    auto segmenter = Segmenter::create(bytes_of(frame), fragments_of(options, fragment_bytes));
+    std::vector<std::string> fragments;
+    while (segmenter && !segmenter->is_done()) {
+        const size_t left = segmenter->bytes_left();
+        std::string out(segmenter->segment_bytes_max(), '\0');
+        out.resize(segmenter->write_next(bytes_of(out)));
+        EXPECT_EQ(left - segmenter->bytes_left(), out.size());
+        fragments.push_back(std::move(out));
+    }
+    return fragments;
+}
+
+TEST(Fragments, OfIp4AreThoseOfTheWholeDatagram) {
+    const std::string payload = make_payload(5001);
+    for (const size_t option_bytes : {0U, 8U}) {
+        const FrameOptions options{.udp = true, .ip_option_bytes = option_bytes};
+        const std::string whole = make_frame(payload, options);
+        const std::vector<std::string> fragments = fragment(payload, options, 1480);
+        ASSERT_EQ(fragments.size(), 4U);
+        for (size_t i = 0; i < fragments.size(); ++i) {
+            const size_t end = std::min<size_t>((i + 1) * 1480, 5009);
+            EXPECT_EQ(fragments[i], testing::fragment_of(whole, i * 1480, end)) << i;
+        }
+    }
+}
+
+TEST(Fragments, OfIp6HaveAHeaderOfTheirOwn) {
+    const std::string payload = make_payload(3000);
+    for (const bool extended : {false, true}) {
+        const FrameOptions options{.ip6 = true, .udp = true, .hop_by_hop = extended};
+        const std::string whole = make_frame(payload, options);
+        const size_t start = testing::transport_start_of(options);
+        const size_t next_header_at = extended ? 14 + 40 : 14 + 6;
+        const std::vector<std::string> fragments = fragment(payload, options, 1448);
+        ASSERT_EQ(fragments.size(), 3U);
+        std::string datagram;
+        for (const std::string& each : fragments) {
+            const bool is_last = &each == &fragments.back();
+            EXPECT_EQ(each[next_header_at], 44);
+            EXPECT_EQ(each[start], 17);
+            const auto at = [&](size_t offset) {
+                return read_be16(std::as_bytes(std::span(each)), offset);
+            };
+            EXPECT_EQ(at(14 + 4), each.size() - 14 - 40);
+            EXPECT_EQ(at(start + 2), datagram.size() | (is_last ? 0U : 1U));
+            EXPECT_EQ(each.substr(start + 4, 4), fragments.front().substr(start + 4, 4));
+            datagram += each.substr(start + 8);
+        }
+        EXPECT_EQ(datagram, whole.substr(start));
+        const auto others = fragment(payload, options, 1448);
+        EXPECT_NE(others.front().substr(start + 4, 4), fragments.front().substr(start + 4, 4));
+    }
+}
+
+TEST(Fragments, DatagramThatFitsStaysWhole) {
+    for (const bool ip6 : {false, true}) {
+        const FrameOptions options{.ip6 = ip6, .udp = true};
+        const std::string payload = make_payload(1440);
+        EXPECT_EQ(fragment(payload, options, 1448),
+                  std::vector<std::string>{make_frame(payload, options)});
+        EXPECT_EQ(fragment(payload + "x", options, 1448).size(), 2U);
+    }
+}
+
+TEST(Fragments, LengthOfTheDatagramIsNotBelieved) {
+    const FrameOptions options{.udp = true, .partial_checksum = true};
+    std::string frame = make_frame(make_payload(3000), options);
+    frame.replace(14 + 20 + 4, 2, std::string("\xff\xff", 2));
+    auto segmenter = Segmenter::create(bytes_of(frame), fragments_of(options, 1480));
+    ASSERT_TRUE(segmenter);
+    std::string out(segmenter->segment_bytes_max(), '\0');
+    out.resize(segmenter->write_next(bytes_of(out)));
+    EXPECT_EQ(out, testing::fragment_of(make_frame(make_payload(3000), {.udp = true}), 0, 1480));
+}
+
+TEST(Fragments, ThatCannotBeAreRefused) {
+    const FrameOptions udp{.udp = true, .partial_checksum = true};
+    std::string frame = make_frame(make_payload(12'000), udp);
+    for (const uint16_t bytes :
+         std::array<uint16_t, 4>{0, 7, 12, 8}) {  // of 8 bytes they are too many
+        EXPECT_FALSE(Segmenter::create(bytes_of(frame), fragments_of(udp, bytes))) << bytes;
+    }
+    EXPECT_TRUE(Segmenter::create(bytes_of(frame), fragments_of(udp, 16)));
+    std::string tcp = make_frame(make_payload(3000), {.partial_checksum = true});
+    EXPECT_FALSE(Segmenter::create(bytes_of(tcp), fragments_of(udp, 1480)));
+    std::string piece = testing::fragment_of(frame, 0, 4000);
+    EXPECT_FALSE(Segmenter::create(bytes_of(piece), fragments_of(udp, 1480)));
+    std::string longest = make_frame(make_payload(65'507), udp);
+    EXPECT_TRUE(Segmenter::create(bytes_of(longest), fragments_of(udp, 1480)));
+    longest += 'x';
+    EXPECT_FALSE(Segmenter::create(bytes_of(longest), fragments_of(udp, 1480)));
 }
 
 TEST(Giant, LongerThanAnyPacketIsRefused) {

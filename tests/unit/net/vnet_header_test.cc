@@ -84,7 +84,6 @@ TEST(VnetHeader, NothingIsTakenThatWasNotNegotiated) {
 TEST(VnetHeader, SegmentsHaveASizeAKindAndAChecksum) {
     EXPECT_EQ(refusal(with_segments(VIRTIO_NET_HDR_GSO_TCPV4, 0), 3000), DropReason::kSegmentSize);
     EXPECT_EQ(refusal(with_segments(2, 1448), 3000), DropReason::kSegmentType);
-    EXPECT_EQ(refusal(with_segments(VIRTIO_NET_HDR_GSO_UDP, 1448), 3000), DropReason::kSegmentType);
     EXPECT_EQ(refusal(with_segments(0x7f, 1448), 3000), DropReason::kSegmentType);
     EXPECT_EQ(refusal(with_segments(VIRTIO_NET_HDR_GSO_ECN, 1448), 3000), DropReason::kSegmentType);
     virtio_net_hdr_v1 bare{};
@@ -94,6 +93,23 @@ TEST(VnetHeader, SegmentsHaveASizeAKindAndAChecksum) {
 }
 
 // Whoever cuts it: a kernel or another guest, which would make 65000 packets of one.
+TEST(VnetHeader, FragmentsBeginAtMultiplesOfEightBytes) {
+    Offloads all = kAll;
+    all.fragments = true;
+    const auto parsed = parse(with_segments(VIRTIO_NET_HDR_GSO_UDP, 1487), 3000, all);
+    ASSERT_TRUE(parsed);
+    EXPECT_EQ(parsed->segmentation, Segmentation::kFragments);
+    EXPECT_EQ(parsed->segment_bytes, 1480);
+    EXPECT_EQ(make_vnet_header(*parsed, 42, 1).gso_type, VIRTIO_NET_HDR_GSO_UDP);
+    EXPECT_EQ(refusal(with_segments(VIRTIO_NET_HDR_GSO_UDP, 7), 60, all), DropReason::kSegmentSize);
+    EXPECT_EQ(refusal(with_segments(VIRTIO_NET_HDR_GSO_UDP, 8), 60'000, all),
+              DropReason::kSegmentSize);
+    EXPECT_EQ(refusal(with_segments(VIRTIO_NET_HDR_GSO_UDP, 1480), 3000),
+              DropReason::kNotNegotiated);
+    const uint8_t with_ecn = VIRTIO_NET_HDR_GSO_UDP | VIRTIO_NET_HDR_GSO_ECN;
+    EXPECT_EQ(refusal(with_segments(with_ecn, 1480), 3000, all), DropReason::kNotNegotiated);
+}
+
 TEST(VnetHeader, SegmentsAreNotTooMany) {
     constexpr uint16_t kFew = 46;
     for (const uint8_t type :
