@@ -31,9 +31,17 @@ void expect_component(const fs::Name& name) {
     OUTRIGGER_ASSERT(std::strlen(name.c_str()) == text.size());
 }
 
-template <class T>
-bool came(const Result<T, Errno>& result) {
-    OUTRIGGER_ASSERT(result.has_value() || result.error() > 0);
+Errno number_of(Errno error) {
+    return error;
+}
+
+Errno number_of(fs::Malformed error) {
+    return error.error;
+}
+
+template <class T, class Error>
+bool came(const Result<T, Error>& result) {
+    OUTRIGGER_ASSERT(result.has_value() || number_of(result.error()) > 0);
     return result.has_value();
 }
 
