@@ -134,9 +134,8 @@ void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
 }
 
 /// Whoever has asked for it hears that all is written.
-void NetControl::on_capture_end() {
+void NetControl::on_capture_end(const CaptureCounters& counters) {
     if (Answer answer = std::exchange(stopped_, nullptr)) {
-        const CaptureCounters counters = device_.capture()->counters();
         answer(std::to_string(counters.frames) + " frames were captured, and " +
                std::to_string(counters.dropped) + " dropped from the capture");
     }
@@ -186,8 +185,11 @@ void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answ
     }
     capture_begins_ = true;
     worker_->post([this, &capture, answer = std::move(answer)]() mutable {
-        auto begun = capture.begin_from_worker(
-            [this] { control_loop_->post([this] { on_capture_end(); }); });
+        // What has been counted is asked for before another capture can begin.
+        auto begun = capture.begin_from_worker([this, &capture] {
+            control_loop_->post(
+                [this, counters = capture.counters()] { on_capture_end(counters); });
+        });
         control_loop_->post([this, begun = std::move(begun), answer = std::move(answer)]() mutable {
             capture_begins_ = false;
             if (begun) {

@@ -14,6 +14,7 @@ class StartCapture;
 namespace outrigger::net {
 
 class NetDevice;
+struct CaptureCounters;
 struct PolicyValues;
 
 /// Thread-bound: control thread.
@@ -29,7 +30,7 @@ class NetControl final : public control::DeviceControl {
 
   private:
     void start_capture(const control::v1::StartCapture& wish, UniqueFd file, Answer answer);
-    void on_capture_end();
+    void on_capture_end(const CaptureCounters& counters);
     void set_limits(const control::v1::SetNetworkLimits& wish, Answer answer);
     void set_senders(const control::v1::SetAllowedSenders& wish, Answer answer);
     void change_policy(PolicyValues values, Answer answer);
