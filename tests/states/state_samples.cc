@@ -111,7 +111,7 @@ std::unique_ptr<blk::BlkDevice> sample_disk() {
 
 std::unique_ptr<rng::RngDevice> sample_entropy() {
     return std::make_unique<rng::RngDevice>(
-        rng::RngOptions{.source = rng::make_getrandom_source(), .bytes_max = std::nullopt});
+        rng::RngOptions{.source = rng::make_getrandom_source()});
 }
 
 std::map<std::string, std::string> sample_states() {
