@@ -45,6 +45,11 @@ bool shape_mount(const UniqueFd& tree, bool read_only, const UniqueFd& user_name
                tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) == 0;
 }
 
+/// Nothing is cloned: this looks up an empty path and no more, which costs less than any name.
+UniqueFd pin_by_tree(int fd) {
+    return UniqueFd(::open_tree(fd, "", unsigned{AT_EMPTY_PATH} | OPEN_TREE_CLOEXEC));
+}
+
 UniqueFd clone_mount(const std::string& path, bool read_only) {
     UniqueFd tree = clone_tree(path);
     if (tree.valid() && !shape_mount(tree, read_only, UniqueFd())) {
@@ -134,7 +139,11 @@ Result<Share> Share::begin() {
     if (!share.proc_.valid()) {
         return failure(error_from_errno("cannot open /proc/self/fd: mount /proc"));
     }
-    share.changes_users_ = ::geteuid() == 0;
+    share.own_user_ = ::geteuid();
+    share.changes_users_ = share.own_user_ == 0;
+    // Not where a filter around us knows no call as young as Linux 5.2; one that kills for it does
+    // so now, and not when the first guest makes a file.
+    share.has_open_tree_ = pin_by_tree(share.proc_.get()).valid();
     return share;
 }
 
@@ -151,6 +160,7 @@ Result<Share> Share::open(const FsSettings& settings) {
                 error_from_errno("cannot clone the mount").message);
         }
     }
+    share.is_own_mount_ = share.root_.valid();
     if (!share.root_.valid()) {
         share.root_ = UniqueFd(::open(settings.shared_dir.c_str(), O_PATH | O_CLOEXEC));
     }
@@ -175,6 +185,7 @@ Result<Share> Share::go_on(const FsSettings& settings, UniqueFd root) {
         return failure(Error{.message = "'" + settings.shared_dir +
                                         "' is not the directory any more that the guest has"});
     }
+    share.is_own_mount_ = key_of(*wanted).mount != key_of(*found).mount;
     return share;
 }
 
@@ -238,16 +249,13 @@ Result<UniqueFd, Errno> Share::pin_path(const std::string& path) const {
 }
 
 Result<UniqueFd, Errno> Share::pin_again(int fd) const {
-    // Nothing is cloned: this looks up an empty path and no more, which costs less than any name.
-    int pinned = ::open_tree(fd, "", unsigned{AT_EMPTY_PATH} | OPEN_TREE_CLOEXEC);
-    if (pinned < 0 && (errno == ENOSYS || errno == EPERM)) {
-        // A filter around us that knows no call as young as Linux 5.2.
-        pinned = ::openat(proc_.get(), FdName(fd).c_str(), O_PATH | O_CLOEXEC);
-    }
-    if (pinned < 0) {
+    UniqueFd pinned = has_open_tree_
+                          ? pin_by_tree(fd)
+                          : UniqueFd(::openat(proc_.get(), FdName(fd).c_str(), O_PATH | O_CLOEXEC));
+    if (!pinned.valid()) {
         return failure(int{errno});
     }
-    return UniqueFd(pinned);
+    return pinned;
 }
 
 Result<UniqueFd, Errno> Share::reopen(int fd, uint32_t type, int flags) const {

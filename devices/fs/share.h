@@ -43,7 +43,13 @@ class Share final {
     /// The process is root's, and opens files whatever their modes say.
     [[nodiscard]] bool changes_users() const { return changes_users_; }
 
+    /// Whose files are that the process makes as itself.
+    [[nodiscard]] uid_t own_user() const { return own_user_; }
+
     [[nodiscard]] int root_fd() const { return root_.get(); }
+
+    /// What is mounted below is part of it as well, whatever the host unmounts.
+    [[nodiscard]] bool is_own_mount() const { return is_own_mount_; }
 
     /// The root as an inode keeps it.
     [[nodiscard]] UniqueFd duplicate_root() const;
@@ -74,7 +80,10 @@ class Share final {
 
     UniqueFd root_;
     UniqueFd proc_;
+    uid_t own_user_ = 0;
     bool changes_users_ = false;
+    bool is_own_mount_ = false;
+    bool has_open_tree_ = false;  // no filter around us refuses it
 };
 
 /// From where names of one directory are looked up, one behind the other: from its descriptor, and

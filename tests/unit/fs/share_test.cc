@@ -2,15 +2,23 @@
 // How files of a share are pinned again, and what is known of its file system.
 #include "devices/fs/share.h"
 
+#include <array>
+#include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <thread>
 
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/magic.h>
+#include <linux/seccomp.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -55,6 +63,36 @@ TEST_F(ShareTest, PinsAgainWhatIsOpenAndNotItsName) {
     ASSERT_TRUE(pinned);
     EXPECT_EQ(number_of(*pinned), number_of(made));
     EXPECT_NE(number_of(*pinned), number_of(other));
+}
+
+/// As filters around services are; of this thread alone.
+bool refuse_open_tree() {
+    std::array<sock_filter, 4> program = {{
+        {.code = BPF_LD | BPF_W | BPF_ABS, .jt = 0, .jf = 0, .k = offsetof(seccomp_data, nr)},
+        {.code = BPF_JMP | BPF_JEQ | BPF_K, .jt = 0, .jf = 1, .k = SYS_open_tree},
+        {.code = BPF_RET | BPF_K, .jt = 0, .jf = 0, .k = SECCOMP_RET_ERRNO | EPERM},
+        {.code = BPF_RET | BPF_K, .jt = 0, .jf = 0, .k = SECCOMP_RET_ALLOW},
+    }};
+    const sock_fprog filter = {.len = program.size(), .filter = program.data()};
+    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST_F(ShareTest, PinsAgainWhereAFilterRefusesTheCall) {
+    const UniqueFd made = open("made", O_RDWR | O_CREAT);
+    std::thread([&] {
+        ASSERT_TRUE(refuse_open_tree());
+        ASSERT_LT(::open_tree(made.get(), "", unsigned{AT_EMPTY_PATH} | OPEN_TREE_CLOEXEC), 0);
+        const auto share = Share::open(settings_);
+        ASSERT_TRUE(share);
+        EXPECT_FALSE(share->is_own_mount());
+
+        const auto pinned = share->pin_again(made.get());
+
+        ASSERT_TRUE(pinned);
+        EXPECT_EQ(number_of(*pinned), number_of(made));
+        EXPECT_NE(::fcntl(pinned->get(), F_GETFL) & O_PATH, 0);
+    }).join();
 }
 
 TEST_F(ShareTest, PinsAgainWithoutOpening) {
