@@ -62,7 +62,7 @@ bool change_id(long number, uint32_t id) {
 }  // namespace
 
 ScopedUser::ScopedUser(const OwnCapabilities& own, const GuestUser& user) {
-    if (!own.has(CAP_SETUID) || !own.has(CAP_SETGID) || (user.uid == 0 && user.gid == 0)) {
+    if (!own.change_users() || (user.uid == 0 && user.gid == 0)) {
         return;
     }
     if (user.group) {

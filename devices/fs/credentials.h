@@ -17,6 +17,9 @@ class OwnCapabilities final {
 
     [[nodiscard]] bool has(int capability) const { return (permitted_ >> capability & 1) != 0; }
 
+    /// Whether a thread can make files for others at all.
+    [[nodiscard]] bool change_users() const { return has(CAP_SETUID) && has(CAP_SETGID); }
+
     /// Sets the effective set of the calling thread to what is permitted, without `dropped`.
     void set_effective_without(uint64_t dropped) const;
 

@@ -282,13 +282,16 @@ Verdict FsServer::create(Call& call) {
     }
     if (!fd.valid() && error == EEXIST && was_made(earlier, *parent, wish.name, S_IFREG)) {
         // By this request, whose process was killed: so its user may have it open, as from there.
-        // Unless it is somebody else's, who came between.
+        // Unless it is somebody else's, who came between: then it is one that was found.
         const Found made = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), *parent, wish.name));
-        auto opened = made.status.stx_uid == user.uid
-                          ? share_.reopen(made.inode->fd.get(), made.inode->type, flags)
-                          : open_for(call, user, made, wish.args);
-        inodes_.take_back(made.inode.id());
-        fd = OUTRIGGER_FS_TRY(std::move(opened));
+        const uid_t maker = capabilities_.change_users() ? user.uid : share_.own_user();
+        if (made.status.stx_uid == maker && made.status.stx_nlink == 1) {
+            auto opened = share_.reopen(made.inode->fd.get(), made.inode->type, flags);
+            inodes_.take_back(made.inode.id());
+            fd = OUTRIGGER_FS_TRY(std::move(opened));
+        } else {
+            inodes_.take_back(made.inode.id());
+        }
     }
     if (!fd.valid() && error == EEXIST && (wish.args.flags & O_EXCL) == 0) {
         // It was made on the host meanwhile, and may be anything.

@@ -185,6 +185,33 @@ TEST_P(FsPoints, CreateWhereSomebodyElseComesBetween) {
         });
 }
 
+/// Whose file anybody may open: yet it is not the one that was asked for.
+TEST_P(FsPoints, CreateOfANewFileWhereSomebodyElseComesBetween) {
+    ASSERT_EQ(::chmod(share().c_str(), 0777), 0);
+    at_each_point(
+        [&](Run& run) {
+            run.meanwhile = [path = in_share(run.name)] {
+                const UniqueFd made(
+                    ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+                if (made.valid()) {
+                    EXPECT_EQ(::fchmod(made.get(), 0666), 0);
+                    EXPECT_EQ(::write(made.get(), "another", 7), 7);
+                }
+            };
+            FuseRequest request = ask::create(FUSE_ROOT_ID, run.name, O_RDWR | O_EXCL | O_TRUNC);
+            request.uid = 1000;
+            request.gid = 1000;
+            return request;
+        },
+        [&](const Run& run, const FuseAnswer& answer) {
+            struct stat status {};
+
+            ASSERT_EQ(::stat(in_share(run.name).c_str(), &status), 0);
+            EXPECT_EQ(answer.error(), status.st_uid == 0 ? EEXIST : 0);
+            EXPECT_EQ(read_in_share(run.name), status.st_uid == 0 ? "another" : "");
+        });
+}
+
 TEST_P(FsPoints, CreateOfWhatIsThereAlready) {
     at_each_point(
         [&](const Run& run) {
