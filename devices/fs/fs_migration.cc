@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,6 +25,21 @@ namespace {
 /// Of what the guest has forgotten (--nfs-export): each takes some 15 us while the guest stands
 /// still, and whoever made a state up has no more of them looked for.
 constexpr size_t kForgottenMax = size_t{1} << 20;
+
+/// And no longer on either side: the guest stands still meanwhile, and does without the rest.
+class ForgottenDeadline final {
+  public:
+    [[nodiscard]] bool has_passed() const { return std::chrono::steady_clock::now() >= end_; }
+
+  private:
+    std::chrono::steady_clock::time_point end_ =
+        std::chrono::steady_clock::now() + std::chrono::seconds(2);
+};
+
+void log_late() {
+    log(LogLevel::kInfo,
+        "fs: not all that the guest has forgotten moves: finding it takes too long");
+}
 
 /// What the kernel calls the file of a descriptor; nothing when it has no such name any more.
 std::optional<std::string> name_of(int proc_fd, int fd) {
@@ -201,7 +217,12 @@ void FsServer::save_forgotten(FsState& state, const std::string& root) const {
     };
     std::vector<WantedName> wanted;
     std::vector<uint64_t> nameless;
+    const ForgottenDeadline deadline;
     for (const uint64_t id : inodes_.forgotten(kForgottenMax)) {
+        if (deadline.has_passed()) {
+            log_late();
+            return;  // no search for names, either
+        }
         const InodeRef inode = inodes_.find(id);
         // By a descriptor of its own: nobody closes one of the inode's.
         const auto fd = inode ? handles_.pin(*inode) : failure(ESTALE);
@@ -312,11 +333,9 @@ Result<void> FsServer::load_all(const FsState& state) {
     for (const SavedRemoved& node : state.removed) {
         OUTRIGGER_TRY(load_removed(node));
     }
-    size_t left = kForgottenMax;
-    state.forgotten.for_each([&](const SavedNode& node) {
-        load_forgotten(node);
-        return --left > 0 && inodes_.size() < settings_.inodes_max;
-    });
+    if ((state.agreed & FUSE_EXPORT_SUPPORT) != 0) {
+        load_forgotten(state.forgotten);
+    }
     if (lost_count_ > 0) {
         log(LogLevel::kWarning,
             "fs: {} files that the guest knows are not here, and it finds out by itself",
@@ -331,7 +350,23 @@ Result<void> FsServer::load_all(const FsState& state) {
     return {};
 }
 
+void FsServer::load_forgotten(const SavedNodes& nodes) {
+    const ForgottenDeadline deadline;
+    size_t left = kForgottenMax;
+    nodes.for_each([&](const SavedNode& node) {
+        if (deadline.has_passed()) {
+            log_late();
+            return false;
+        }
+        load_forgotten(node);
+        return --left > 0 && inodes_.size() < settings_.inodes_max;
+    });
+}
+
 Result<void> FsServer::load_node(const SavedNode& node) {
+    if (node.lookups == 0) {
+        return {};  // forgotten, of a build that knew no section for these: nobody needs it
+    }
     return add_restored(node.id,
                         node.lookups,
                         node.type,
@@ -344,10 +379,13 @@ Result<void> FsServer::load_node(const SavedNode& node) {
 /// nowhere: the name says that the file lies in the share.
 void FsServer::load_forgotten(const SavedNode& node) {
     const auto wanted = FileHandle::from_bytes(node.handle);
+    if (!wanted) {
+        return;
+    }
     const auto fd = share_.pin_path(node.path);
     const StatResult status = fd ? stat_fd(fd->get(), STATX_BASIC_STATS | STATX_MNT_ID)
                                  : StatResult(failure(Errno{fd.error()}));
-    if (!wanted || !status || (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != node.type) {
+    if (!status || (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) != node.type) {
         return;
     }
     const InodeKey key = key_of(*status);

@@ -185,6 +185,7 @@ class FsServer final {
     [[nodiscard]] Result<void> load_all(const FsState& state);
     [[nodiscard]] Result<void> load_node(const SavedNode& node);
     [[nodiscard]] Result<void> load_removed(const SavedRemoved& node);
+    void load_forgotten(const SavedNodes& nodes);
     void load_forgotten(const SavedNode& node);
     [[nodiscard]] Result<void> load_file(const SavedFile& saved);
     [[nodiscard]] Result<void> check_locks(std::span<const SavedLock> locks);

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // A guest that exports the share by NFS: its kernel asks by number for what it has forgotten, and
 // for the directory of a directory. A number leads to the file that it was given for, or nowhere.
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "vhost-user-backend/state/device_state.h"
 
 #include "tests/fs/fs_test.h"
 
@@ -264,6 +268,42 @@ TEST_F(FsExport, TheyGoAlongWithTheGuest) {
     EXPECT_EQ(look_up(gone, ".").error(), ESTALE);
     EXPECT_EQ(look_up(late, ".").error(), ESTALE);
     EXPECT_EQ(node_of("f"), node);
+}
+
+/// Builds of a time wrote them among the others, without look-ups.
+TEST_F(FsExport, AStateThatNamesThemAmongTheKnownIsTaken) {
+    begin();
+    if (IsSkipped()) {
+        return;
+    }
+    constexpr std::string_view kName = "forgotten";
+    write_in_share(std::string(kName), "content");
+    write_in_share("known", "content");
+    (void)node_of(kName);
+    const uint64_t known = node_of("known");
+    const auto state = guest().leave();
+    ASSERT_TRUE(state) << daemon().complained();
+    auto parsed = parse_state(std::as_bytes(std::span(*state)));
+    ASSERT_TRUE(parsed);
+    size_t count = 0;
+    for (StateSection& section : parsed->sections) {
+        // Look-ups, type, bytes of the path as before and others.
+        const std::string tail = std::string{'\0', static_cast<char>(kName.size())} + kName.data();
+        const auto bytes = std::as_bytes(std::span(tail));
+        const auto at = std::ranges::search(section.bytes, bytes).begin();
+        if (section.id == 2 && at != section.bytes.end()) {
+            ASSERT_EQ(*(at - 2), std::byte{1});
+            *(at - 2) = std::byte{0};
+            ++count;
+        }
+    }
+    ASSERT_EQ(count, 1U);
+    const auto changed = encode_state(*parsed);
+    ASSERT_TRUE(changed);
+    arrive(*changed);
+    EXPECT_EQ(error_of(ask::getattr(known)), 0);
+    EXPECT_EQ(node_of("known"), known);
+    EXPECT_NE(node_of(kName), 0U);
 }
 
 TEST_F(FsExport, AFileThatTookTheNameOfAForgottenOneHasNotItsNumber) {
