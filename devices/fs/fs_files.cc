@@ -237,26 +237,37 @@ Verdict FsServer::syncfs(Call& call) {
 Result<std::shared_ptr<const UniqueFd>, Errno> FsServer::synced_by(const Inode& inode) {
     // Of mounts below the share; a guest makes none.
     constexpr size_t kMountsMax = 64;
-    const std::lock_guard lock(syncs_mutex_);
-    if (const auto found = syncs_.find(inode.key.mount); found != syncs_.end()) {
-        return found->second;
+    if (inode.key.mount == root_mount_ && root_sync_ != nullptr) {
+        return root_sync_;
     }
+    {
+        const std::lock_guard lock(syncs_mutex_);
+        if (const auto found = syncs_.find(inode.key.mount); found != syncs_.end()) {
+            return found->second;
+        }
+    }
+    // Whose server does not answer holds up nobody else.
     auto fd = std::make_shared<const UniqueFd>(
         OUTRIGGER_TRY(share_.reopen(inode.fd.get(), inode.type, O_RDONLY)));
-    // A file would not end as long as it is kept.
-    if (inode.type == S_IFDIR && syncs_.size() < kMountsMax) {
-        syncs_.emplace(inode.key.mount, fd);
+    // A file would not end as long as it is kept, and the host could not unmount what is no part
+    // of a mount of our own.
+    if (inode.type == S_IFDIR && share_.is_own_mount() && part_.has_room(held_count())) {
+        const std::lock_guard lock(syncs_mutex_);
+        if (syncs_.size() < kMountsMax) {
+            // Who came first has the earlier one.
+            fd = syncs_.emplace(inode.key.mount, std::move(fd)).first->second;
+            syncs_count_.store(syncs_.size(), std::memory_order_relaxed);
+        }
     }
     return fd;
 }
 
-/// Of the share itself from here on: a guest that syncs it is told of what failed before it asked.
-void FsServer::watch_for_errors() {
-    {
-        const std::lock_guard lock(syncs_mutex_);
-        syncs_.clear();
-    }
-    (void)synced_by(*inodes_.find(InodeTable::kRootId));
+/// Closed outside of the lock: that may wait.
+void FsServer::forget_syncs() {
+    decltype(syncs_) closed;
+    const std::lock_guard lock(syncs_mutex_);
+    closed.swap(syncs_);
+    syncs_count_.store(0, std::memory_order_relaxed);
 }
 
 Verdict FsServer::read(Call& call) {

@@ -110,13 +110,20 @@ FsServer::FsServer(const FsSettings& settings, Share share)
     // Share::open() has just asked the same.
     OUTRIGGER_ASSERT(status.has_value());
     root_device_ = key_of(*status).device;
+    root_mount_ = key_of(*status).mount;
+    // Once, and not for each guest: a guest that syncs the share is told of what failed before it
+    // asked, and whoever resets the device waits for no server of the share.
+    if (S_ISDIR(status->stx_mode)) {
+        if (auto fd = share_.reopen(share_.root_fd(), S_IFDIR, O_RDONLY)) {
+            root_sync_ = std::make_shared<const UniqueFd>(*std::move(fd));
+        }
+    }
     const auto slots_max = static_cast<uint32_t>(
         std::min<uint64_t>(settings.descriptors_max, SlotTable<Inode>::kSlotsMax));
     inodes_.set_slots_max(handles_.are_used() ? SlotTable<Inode>::kSlotsMax : slots_max);
     files_.set_slots_max(slots_max);
     inodes_.set_root(
         share_.duplicate_root(), key_of(*status), uint32_t{status->stx_mode} & uint32_t{S_IFMT});
-    watch_for_errors();
 }
 
 Result<void> FsServer::adopt_thread() {
@@ -144,7 +151,7 @@ void FsServer::reset() {
     lock_owners_.clear();
     files_.clear();
     inodes_.clear();
-    watch_for_errors();
+    forget_syncs();
 }
 
 Verdict FsServer::serve(Call& call) {
@@ -234,6 +241,7 @@ uint64_t FsServer::opened_by_handle_max() const {
 uint64_t FsServer::held_count() const {
     return inodes_.held_count() + files_.size() + lock_owners_.size() + opened_by_handle_max() +
            slow_closes_.load(std::memory_order_relaxed) +
+           syncs_count_.load(std::memory_order_relaxed) +
            (window_ == nullptr ? 0 : window_->descriptors());
 }
 

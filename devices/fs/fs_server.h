@@ -173,7 +173,7 @@ class FsServer final {
     }
 
     [[nodiscard]] Result<std::shared_ptr<const UniqueFd>, Errno> synced_by(const Inode& inode);
-    void watch_for_errors();
+    void forget_syncs();
     [[nodiscard]] Verdict look_up_by_number(Call& call, bool wants_parent);
     [[nodiscard]] std::string root_path() const;
     [[nodiscard]] std::optional<std::string> path_of(int fd,
@@ -352,8 +352,10 @@ class FsServer final {
     const Share share_;
     const uint64_t root_number_;
     const FileSystemKind root_kind_;
-    uint64_t root_device_ = 0;    // InodeKey::device: no other file system has it as long as we run
-    FsKeeper* keeper_ = nullptr;  // null: there is none
+    uint64_t root_device_ = 0;  // InodeKey::device: no other file system has it as long as we run
+    uint64_t root_mount_ = 0;
+    std::shared_ptr<const UniqueFd> root_sync_;  // null: it is no directory, or cannot be opened
+    FsKeeper* keeper_ = nullptr;                 // null: there is none
     std::shared_ptr<DaxWindow> window_;
     std::mutex open_again_mutex_;
     bool is_to_open_again_ = false;  // guarded by it
@@ -371,6 +373,7 @@ class FsServer final {
     std::mutex syncs_mutex_;
     // Guarded by it: by mount, what SYNCFS asks, which tells of what failed since it is open.
     std::map<uint64_t, std::shared_ptr<const UniqueFd>> syncs_;
+    std::atomic<size_t> syncs_count_ = 0;  // of them, for whoever counts descriptors
     std::mutex interrupts_mutex_;
     std::array<uint64_t, 64> interrupts_{};  // guarded by it: the latest, in turn; 0: none
     size_t next_interrupt_ = 0;              // guarded by it

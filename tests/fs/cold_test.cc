@@ -144,6 +144,34 @@ TEST_F(FsCold, ASyncTellsWhatFailedBefore) {
     EXPECT_EQ(error_of(ask::syncfs(FUSE_ROOT_ID)), 0);
 }
 
+/// On the thread that all front ends of the process wait for.
+TEST_F(FsCold, AResetAsksNothingOfTheServerOfTheShare) {
+    held_ = HeldFile::mount(share(), content_);
+    if (held_ == nullptr) {
+        GTEST_SKIP() << "this needs root and /dev/fuse";
+    }
+    serve();
+    held_->hold_directory();
+    connect({});
+    expect_alive();
+    EXPECT_EQ(held_->held_count(), 0U);
+}
+
+TEST_F(FsCold, ASyncThatWaitsForItsServerHoldsUpNoOther) {
+    begin({});
+    if (IsSkipped()) {
+        return;
+    }
+    held_->hold_directory();
+    const auto slot = guest().submit(ask::syncfs(node_of("slow")));
+    ASSERT_TRUE(slot);
+    ASSERT_TRUE(eventually([&] { return held_->held_count() > 0; }));
+    EXPECT_EQ(error_of(ask::syncfs(FUSE_ROOT_ID)), 0);
+    held_->let_go();
+    EXPECT_TRUE(guest().wait(*slot).used);
+    expect_alive();
+}
+
 /// Through the page cache by a thread, and past it by the kernel.
 class FsColdKills : public FsCold, public ::testing::WithParamInterface<bool> {};
 

@@ -68,16 +68,25 @@ void HeldFile::hold() {
     holds_ = true;
 }
 
+void HeldFile::hold_directory() {
+    const std::lock_guard lock(mutex_);
+    holds_directory_ = true;
+}
+
 size_t HeldFile::held_count() const {
     const std::lock_guard lock(mutex_);
-    return held_.size();
+    return held_.size() + opens_.size();
 }
 
 void HeldFile::let_go() {
     const std::lock_guard lock(mutex_);
     holds_ = false;
+    holds_directory_ = false;
     for (const Held& read : std::exchange(held_, {})) {
         answer_read(read);
+    }
+    for (const uint64_t unique : std::exchange(opens_, {})) {
+        answer_open(unique);
     }
 }
 
@@ -109,6 +118,11 @@ void HeldFile::answer_read(const Held& read) const {
     const size_t begin = std::min<size_t>(read.offset, content_.size());
     const size_t size = std::min<size_t>(read.size, content_.size() - begin);
     answer(read.unique, 0, content_.data() + begin, size);
+}
+
+void HeldFile::answer_open(uint64_t unique) const {
+    const fuse_open_out out{};
+    answer(unique, 0, &out, sizeof out);
 }
 
 void HeldFile::answer_request() {
@@ -147,9 +161,15 @@ void HeldFile::answer_request() {
             return;
         }
         case FUSE_OPEN:
+            answer_open(header.unique);
+            return;
         case FUSE_OPENDIR: {
-            const fuse_open_out out{};
-            answer(header.unique, 0, &out, sizeof out);
+            const std::lock_guard lock(mutex_);
+            if (holds_directory_) {
+                opens_.push_back(header.unique);
+            } else {
+                answer_open(header.unique);
+            }
             return;
         }
         case FUSE_READ: {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// A file system of the kernel's FUSE client that has one file, whose reads take as long as the
-/// test likes, and which cannot be written: for requests that wait for a disk while something else
-/// happens.
+/// A file system of the kernel's FUSE client that has one file, whose reads (and the opening of its
+/// directory) take as long as the test likes, and which cannot be written: for requests that wait
+/// for a disk while something else happens.
 #pragma once
 
 #include <cstddef>
@@ -31,6 +31,9 @@ class HeldFile final {
     /// Reads wait from now on.
     void hold();
 
+    /// Whoever opens the directory waits from now on.
+    void hold_directory();
+
     /// How many wait.
     [[nodiscard]] size_t held_count() const;
 
@@ -49,14 +52,17 @@ class HeldFile final {
     void answer_request();
     void answer(uint64_t unique, int error, const void* bytes = nullptr, size_t size = 0) const;
     void answer_read(const Held& read) const;
+    void answer_open(uint64_t unique) const;
 
     const std::string directory_;
     const std::string content_;
     const UniqueFd fuse_;
     const UniqueFd stop_;  // an eventfd
     mutable std::mutex mutex_;
-    bool holds_ = false;      // guarded by it
-    std::vector<Held> held_;  // guarded by it
+    bool holds_ = false;            // guarded by it
+    bool holds_directory_ = false;  // guarded by it
+    std::vector<Held> held_;        // guarded by it
+    std::vector<uint64_t> opens_;   // guarded by it: of the directory
     std::thread thread_;
 };
 
