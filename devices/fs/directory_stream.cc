@@ -23,9 +23,9 @@ struct RecordHead {
 
 constexpr size_t kNameOffset = 19;
 
-/// Entries that are looked at to find an offset that the kernel cannot seek to: a tenth of a
-/// second.
-constexpr uint64_t kScanMax = 1'000'000;
+/// Entries that are looked at to find an offset that the kernel cannot seek to: a second or so of
+/// a thread that may wait.
+constexpr uint64_t kScanMax = 10'000'000;
 
 }  // namespace
 

@@ -254,6 +254,33 @@ TEST_F(FsTraps, FsTrap23DirectIoOfMemoryThatIsNoSectors) {
     EXPECT_EQ(got.text(), std::string(4096, 'x') + page);
 }
 
+/// More than is copied at a time, across the guest's buffers, and the end of the file.
+TEST_F(FsTraps, FsTrap23DirectIoOfMuchMemoryThatIsNoSectors) {
+    constexpr uint32_t kMegabyte = uint32_t{1} << 20;
+    serve({.arguments = {"--allow-direct-io"}});
+    std::string content;
+    for (uint32_t i = 0; i < 2 * kMegabyte + 1234; ++i) {
+        content.push_back(static_cast<char>('a' + i / 512 % 23 + i % 3));
+    }
+    write_in_share("f", content);
+    const uint64_t node = node_of("f");
+    const uint32_t flags = static_cast<uint32_t>(O_RDONLY) | static_cast<uint32_t>(O_DIRECT);
+    const FuseAnswer opened = call(ask::open(node, flags));
+    if (opened.error() != 0) {
+        GTEST_SKIP() << "no direct I/O here";
+    }
+    const uint64_t fh = opened.as<fuse_open_out>().fh;
+    for (const uint32_t offset : {uint32_t{0}, uint32_t{4096}}) {
+        const std::array read = {
+            bytes_of(ask::read(node, fh, offset, 2 * kMegabyte), guest().next_unique())};
+        const std::array<uint32_t, 4> pieces = {
+            sizeof(fuse_out_header), 100, kMegabyte, kMegabyte - 100};
+        const FuseAnswer got = guest().call_raw(read, pieces);
+        EXPECT_EQ(got.error(), 0) << offset;
+        EXPECT_TRUE(got.text() == content.substr(offset, 2 * kMegabyte)) << offset;
+    }
+}
+
 // --- 26 ----------------------------------------------------------------------------------------
 
 /// With as few descriptors as the daemon takes: 1024 for the guest.
