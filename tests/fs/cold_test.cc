@@ -144,6 +144,16 @@ TEST_F(FsCold, ASyncTellsWhatFailedBefore) {
     EXPECT_EQ(error_of(ask::syncfs(FUSE_ROOT_ID)), 0);
 }
 
+/// Below a share whose own file system has nothing to tell then.
+TEST_F(FsCold, AFlushTellsWhatACloseDoes) {
+    begin({});
+    if (IsSkipped()) {
+        return;
+    }
+    EXPECT_EQ(error_of(ask::flush(node_, open(), 0)), EIO);
+    expect_alive();
+}
+
 /// On the thread that all front ends of the process wait for.
 TEST_F(FsCold, AResetAsksNothingOfTheServerOfTheShare) {
     held_ = HeldFile::mount(share(), content_);

@@ -185,11 +185,11 @@ void HeldFile::answer_request() {
             return;
         }
         case FUSE_WRITE:
+        case FUSE_FLUSH:
             answer(header.unique, EIO);
             return;
         case FUSE_RELEASE:
         case FUSE_RELEASEDIR:
-        case FUSE_FLUSH:
             answer(header.unique, 0);
             return;
         case FUSE_FORGET:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// A file system of the kernel's FUSE client that has one file, whose reads (and the opening of its
-/// directory) take as long as the test likes, and which cannot be written: for requests that wait
-/// for a disk while something else happens.
+/// directory) take as long as the test likes, and which cannot be written, as whoever closes it is
+/// told: for requests that wait for a disk while something else happens.
 #pragma once
 
 #include <cstddef>
