@@ -314,8 +314,8 @@ void Capture::write_all() {
         writing_.clear();
     }
     file_.reset();  // a pipe's reader sees the end
+    ended_ = true;  // whoever is told may begin another one
     on_end_();
-    ended_ = true;
 }
 
 /// False: the file takes no more.

@@ -215,7 +215,8 @@ Result<Segmenter, DropReason> Segmenter::create(std::span<const std::byte> frame
         made.more_ = kFragmentHeaderBytes;
     }
     const size_t largest = made.start_ + made.more_ + std::min(payload, made.each_);
-    if (made.count_ > kSegmentsMax || !fits_in_ip(largest, *layout)) {
+    // With the header of a fragment one may be longer than what it was cut from.
+    if (made.count_ > kSegmentsMax || largest > kFrameBytesMax || !fits_in_ip(largest, *layout)) {
         return failure(DropReason::kSegmentSize);
     }
     return made;

@@ -67,7 +67,7 @@ class Segmenter final {
     [[nodiscard]] bool is_done() const { return next_ == count_; }
 
     /// Writes the next segment, if it is not done, to `out`, which has room for it: for
-    /// segment_bytes_max(). Its bytes.
+    /// segment_bytes_max() or kFrameBytesMax, whichever is less. Its bytes.
     size_t write_next(std::span<std::byte> out);
 
     [[nodiscard]] size_t segment_bytes_max() const { return start_ + more_ + each_; }

@@ -85,6 +85,11 @@ bool is_let_through(const net::SenderGuard& guard, Bytes frame, const FrameOfflo
                         offload);
 }
 
+/// As devices have it, and no more than it may need, so that a sanitizer sees every byte beyond.
+size_t room_for_next(const net::Segmenter& segmenter) {
+    return std::min({segmenter.segment_bytes_max(), segmenter.bytes_left(), net::kFrameBytesMax});
+}
+
 class FrameFuzz final {
   public:
     FrameFuzz(Bytes frame, bool guards_addresses)
@@ -146,7 +151,7 @@ class FrameFuzz final {
         size_t count = 0;
         for (; !segmenter->is_done(); ++count) {
             OUTRIGGER_ASSERT(count < net::kSegmentsMax);
-            const size_t room = std::min(segmenter->segment_bytes_max(), segmenter->bytes_left());
+            const size_t room = room_for_next(*segmenter);
             const size_t left = segmenter->bytes_left();
             const auto out = std::make_unique<std::byte[]>(room);
             const size_t written = segmenter->write_next({out.get(), room});
@@ -179,7 +184,7 @@ class FrameFuzz final {
             frame_.begin(), frame_.begin() + static_cast<ptrdiff_t>(layout.transport_start));
         for (size_t count = 0; !segmenter->is_done(); ++count) {
             OUTRIGGER_ASSERT(count < net::kSegmentsMax);
-            const size_t room = std::min(segmenter->segment_bytes_max(), segmenter->bytes_left());
+            const size_t room = room_for_next(*segmenter);
             const auto out = std::make_unique<std::byte[]>(room);
             const Bytes piece(out.get(), segmenter->write_next({out.get(), room}));
             OUTRIGGER_ASSERT(piece.size() > start || is_one);

@@ -58,6 +58,7 @@ void add_of(Seeds& seeds, const std::string& name, FrameOptions options, uint8_t
 
 constexpr uint8_t kTcp4 = 1;
 constexpr uint8_t kTcp6 = 4;
+constexpr uint8_t kFragments = 3;
 constexpr uint8_t kUdp = 5;
 constexpr uint8_t kEcn = 0x80;
 
@@ -74,6 +75,17 @@ void add_frames(Seeds& seeds) {
     add_of(seeds, "tcp6-extension", {.ip6 = true, .hop_by_hop = true}, kTcp6);
     add_of(seeds, "udp4-segments", {.udp = true}, kUdp);
     add_of(seeds, "udp6-segments", {.ip6 = true, .udp = true}, kUdp);
+    // The first fragment would be longer than a frame may be.
+    const FrameOptions udp6{.ip6 = true, .udp = true, .partial_checksum = true};
+    const auto udp6_start = static_cast<uint16_t>(transport_start_of(udp6));
+    add(seeds,
+        "udp6-fragments-longest",
+        {.type = kFragments,
+         .segment_bytes = 65'496,
+         .start = udp6_start,
+         .offset = 6,
+         .more = 65'500 - 8},
+        make_frame({}, udp6));
     add_of(seeds, "tcp4-said-to-be-6", {}, kTcp6);
     add_of(seeds, "unknown-kind", {}, 7);
     const std::string frame = make_frame(make_payload(100), {.partial_checksum = true});

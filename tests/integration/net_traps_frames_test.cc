@@ -355,6 +355,30 @@ TEST_P(NetTest, Trap10DatagramsBecomeFragmentsForWhoeverCannot) {
     EXPECT_EQ(counters().dropped_from_guest.value(DropReason::kNotNegotiated), 0U);
 }
 
+// The first fragment of IPv6 would be longer than any frame, by the header that makes it one.
+TEST_P(NetTest, Trap10FragmentsThatAreLongerThanAFrameAreNotMade) {
+    const FrameOptions options{.ip6 = true, .udp = true, .partial_checksum = true};
+    const size_t headers = testing::transport_start_of(options) + 8;
+    const std::string frame = make_frame(make_payload(kFrameBytesMax - headers), options);
+    virtio_net_hdr_v1 header = header_of(options);
+    header.gso_type = VIRTIO_NET_HDR_GSO_UDP;
+    header.gso_size = 65'496;
+    NetGuestOptions unable{.receive_bytes = 4096};
+    unable.features = ~(uint64_t{1} << VIRTIO_NET_F_GUEST_UFO);
+    serve(unable, {}, Offloads{.checksum = true});
+    ASSERT_TRUE(guest().send(frame, header));
+    EXPECT_EQ(counters().dropped_from_guest.value(DropReason::kSegmentSize), 1U);
+    EXPECT_FALSE(port().take_now());
+    port().give(frame,
+                {.needs_checksum = true,
+                 .segmentation = Segmentation::kFragments,
+                 .segment_bytes = header.gso_size,
+                 .checksum_start = header.csum_start,
+                 .checksum_offset = header.csum_offset});
+    expect_traffic();
+    EXPECT_EQ(counters().dropped_to_guest.value(DropReason::kSegmentSize), 1U);
+}
+
 INSTANTIATE_TEST_SUITE_P(Rings, NetFrameTest, ::testing::Bool(), [](const auto& row) {
     return row.param ? "Packed" : "Split";
 });

@@ -259,7 +259,11 @@ TEST_F(CaptureTest, NobodyWaitsForTheEndOfOne) {
     ASSERT_TRUE(prepared) << prepared.error().message;
     std::promise<void> ended;
     auto end = ended.get_future();
-    ASSERT_TRUE(capture_.begin_from_worker([&] { ended.set_value(); }));
+    ASSERT_TRUE(capture_.begin_from_worker([&] {
+        ended.set_value();
+        // Whoever waits for this goes on before the writer has gone.
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }));
     for (int i = 0; i < 4; ++i) {
         note(std::string(60000, 'x'));  // more than the pipe has room for
     }

@@ -314,6 +314,27 @@ TEST(Fragments, ThatCannotBeAreRefused) {
     EXPECT_FALSE(Segmenter::create(bytes_of(longest), fragments_of(udp, 1480)));
 }
 
+// They are written into room for one frame, and those of IPv6 have a header more.
+TEST(Fragments, ThatAreLongerThanAFrameAreRefused) {
+    const FrameOptions udp{.ip6 = true, .udp = true, .partial_checksum = true};
+    const size_t headers = testing::transport_start_of(udp) + 8;
+    constexpr uint16_t kLongest = 65'488;  // with the header of 8 bytes
+    for (size_t bytes = kFrameBytesMax - 8; bytes <= kFrameBytesMax; ++bytes) {
+        std::string frame = make_frame(make_payload(bytes - headers), udp);
+        const size_t datagram = bytes - headers + 8;
+        for (const uint16_t each : {uint16_t{kLongest}, uint16_t{kLongest + 8}}) {
+            auto segmenter = Segmenter::create(bytes_of(frame), fragments_of(udp, each));
+            const bool is_whole = datagram <= each;
+            const size_t first = headers - 8 + (is_whole ? datagram : size_t{8} + each);
+            EXPECT_EQ(segmenter.has_value(), first <= kFrameBytesMax) << bytes << " " << each;
+            std::string out(kFrameBytesMax, '\0');
+            while (segmenter && first <= out.size() && !segmenter->is_done()) {
+                EXPECT_LE(segmenter->write_next(bytes_of(out)), out.size());
+            }
+        }
+    }
+}
+
 TEST(Giant, LongerThanAnyPacketIsRefused) {
     FrameOptions options;
     std::string frame = make_frame(make_payload(65535 - 40 + 1), options);

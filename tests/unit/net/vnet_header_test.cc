@@ -92,7 +92,6 @@ TEST(VnetHeader, SegmentsHaveASizeAKindAndAChecksum) {
     EXPECT_EQ(refusal(bare, 3000), DropReason::kChecksumRange);
 }
 
-// Whoever cuts it: a kernel or another guest, which would make 65000 packets of one.
 TEST(VnetHeader, FragmentsBeginAtMultiplesOfEightBytes) {
     Offloads all = kAll;
     all.fragments = true;
@@ -110,6 +109,7 @@ TEST(VnetHeader, FragmentsBeginAtMultiplesOfEightBytes) {
     EXPECT_EQ(refusal(with_segments(with_ecn, 1480), 3000, all), DropReason::kNotNegotiated);
 }
 
+// Whoever cuts it: a kernel or another guest, which would make 65000 packets of one.
 TEST(VnetHeader, SegmentsAreNotTooMany) {
     constexpr uint16_t kFew = 46;
     for (const uint8_t type :
