@@ -151,14 +151,10 @@ Result<void> check_socket_options(std::string_view backend, const OptionValues& 
     return {};
 }
 
-/// The descriptors of that option, which are numbers that it takes.
+/// The descriptors of that option.
 std::vector<int> fds_of(const std::string& prefix, const OptionValues& values) {
-    std::vector<int> fds;
-    for (const std::string& text : values.texts(prefix + "-fd")) {
-        const bool is_hexadecimal = text.starts_with("0x");
-        fds.push_back(std::stoi(text, nullptr, is_hexadecimal ? 16 : 10));
-    }
-    return fds;
+    const std::vector<uint64_t> numbers = values.numbers(prefix + "-fd");
+    return {numbers.begin(), numbers.end()};
 }
 
 /// Of the options of a tap, which begin with `prefix`.

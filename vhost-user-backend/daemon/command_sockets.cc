@@ -18,9 +18,11 @@ void add_inherited(const OptionValues& values,
                    std::vector<int>& numbers) {
     for (const OptionSpec& spec : specs) {
         const bool is_descriptor = spec.name == "fd" || spec.name.ends_with("-fd");
-        if (const auto number = values.number(spec.name);
-            number && is_descriptor && spec.kind == OptionKind::kNumber) {
-            numbers.push_back(static_cast<int>(*number));
+        if (!is_descriptor || spec.kind != OptionKind::kNumber) {
+            continue;
+        }
+        for (const uint64_t number : values.numbers(spec.name)) {
+            numbers.push_back(static_cast<int>(number));
         }
     }
 }

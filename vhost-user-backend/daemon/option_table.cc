@@ -104,8 +104,10 @@ Result<void> OptionValues::set(const OptionSpec& spec, std::string_view text) {
     }
     if (const auto before = values_.find(spec.name); spec.repeatable && before != values_.end()) {
         value.texts = std::move(before->second.texts);
+        value.numbers = std::move(before->second.numbers);
     }
     value.texts.push_back(value.text);
+    value.numbers.push_back(value.number);
     values_.insert_or_assign(std::string(spec.name), std::move(value));
     return {};
 }
@@ -117,6 +119,7 @@ void OptionValues::set_defaults(std::span<const OptionSpec> specs) {
             OUTRIGGER_ASSERT(set(spec, spec.default_value).has_value());
             if (!spec.repeatable) {
                 values_.find(spec.name)->second.texts.clear();
+                values_.find(spec.name)->second.numbers.clear();
             }
         }
     }
@@ -135,6 +138,11 @@ std::optional<std::string> OptionValues::text(std::string_view name) const {
 std::vector<std::string> OptionValues::texts(std::string_view name) const {
     const auto found = values_.find(name);
     return found != values_.end() ? found->second.texts : std::vector<std::string>();
+}
+
+std::vector<uint64_t> OptionValues::numbers(std::string_view name) const {
+    const auto found = values_.find(name);
+    return found != values_.end() ? found->second.numbers : std::vector<uint64_t>();
 }
 
 std::optional<uint64_t> OptionValues::number(std::string_view name) const {

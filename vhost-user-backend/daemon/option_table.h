@@ -56,12 +56,15 @@ class OptionValues final {
     [[nodiscard]] std::optional<uint64_t> number(std::string_view name) const;
     /// What was given, in that order; a default counts for repeatable options only.
     [[nodiscard]] std::vector<std::string> texts(std::string_view name) const;
+    /// The same, of kNumber and kSize.
+    [[nodiscard]] std::vector<uint64_t> numbers(std::string_view name) const;
 
   private:
     struct Value {
         std::string text;  // the last one
         uint64_t number = 0;
         std::vector<std::string> texts{};  // see texts()
+        std::vector<uint64_t> numbers{};   // of those
     };
 
     std::map<std::string, Value, std::less<>> values_;

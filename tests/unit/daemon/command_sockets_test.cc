@@ -14,8 +14,13 @@
 namespace outrigger {
 namespace {
 
-constexpr std::array<OptionSpec, 1> kOptions = {{
+constexpr std::array<OptionSpec, 2> kOptions = {{
     {.name = "disk", .value_name = "NAME", .help = "The disk"},
+    {.name = "queue-fd",
+     .kind = OptionKind::kNumber,
+     .value_name = "N",
+     .help = "A queue",
+     .repeatable = true},
 }};
 
 constexpr DeviceProgram kProgram{.name = "outrigger-test",
@@ -81,6 +86,16 @@ TEST(CommandSockets, SocketsOfTheDevicesThemselvesAreTakenOnceToo) {
               "own");
     EXPECT_NE(refusal({"--socket-path=/s", "--disk=b"}, program).find("--disk=b needs sockets"),
               std::string::npos);
+}
+
+// Else what $LISTEN_FDS names would be closed before the device takes it.
+TEST(CommandSockets, DescriptorsThatAreGivenSeveralTimesAreAllInherited) {
+    const auto line = parse({"--check",
+                             "--device=socket-path=/s,queue-fd=3,queue-fd=0X1f,queue-fd=5",
+                             "--device=socket-path=/t,queue-fd=6",
+                             "--control-fd=7"});
+    ASSERT_TRUE(line) << line.error().message;
+    EXPECT_EQ(line->inherited, (std::vector<int>{7, 3, 31, 5, 6}));
 }
 
 }  // namespace

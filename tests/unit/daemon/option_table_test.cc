@@ -149,6 +149,8 @@ TEST(OptionValues, TellsWhatWasGivenFromDefaults) {
     values.set_defaults(kSpecs);
 
     EXPECT_EQ(values.texts("given"), std::vector<std::string>{"1"});
+    EXPECT_EQ(values.numbers("given"), std::vector<uint64_t>{1});
+    EXPECT_TRUE(values.numbers("missing").empty());
     EXPECT_TRUE(values.texts("missing").empty());
     EXPECT_EQ(values.texts("repeated"), std::vector<std::string>{"c"});
 }
