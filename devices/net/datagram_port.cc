@@ -122,6 +122,8 @@ void DatagramPort::go_on_with_peer() {
         return;
     }
     const std::string_view name = name_of(peer, bytes);
+    // The kernel counts a zero behind a path that fills all of it.
+    bytes = std::min<socklen_t>(bytes, sizeof peer);
     if (name.empty() || ::connect(socket_, address, bytes) != 0) {
         disconnect_datagrams(socket_);
         return;

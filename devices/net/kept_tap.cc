@@ -13,23 +13,69 @@ std::string key_of(const TapWish& wish, size_t queue) {
     return queue == 0 ? wish.key : wish.key + "." + std::to_string(queue);
 }
 
-/// What of the other queues was kept. With fewer than all of them the tap has none: what the kernel
-/// gave to one that nobody reads would be lost.
-void take_kept_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
-    size_t taken = 1;
-    for (; taken < wish.queue_count; ++taken) {
-        UniqueFd fd = keeper.take(key_of(wish, taken));
-        if (!fd.valid() || !add_tap_queue(tap, std::move(fd))) {
-            break;
+/// False: the process ends with what was to be kept.
+bool keep_queues(const TapWish& wish, const Tap& tap, size_t first, DeviceKeeper& keeper) {
+    bool is_kept = true;
+    for (size_t i = first; i < tap.others.size(); ++i) {
+        is_kept &= keeper.keep_open(key_of(wish, i + 1), tap.others[i].get());
+    }
+    return is_kept;
+}
+
+void warn_of_end(const Tap& tap) {
+    log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
+}
+
+/// Gives up those from `first` on, until the guest uses their pairs.
+Result<void> give_up_queues(const Tap& tap, size_t first) {
+    for (size_t i = first; i < tap.others.size(); ++i) {
+        const int fd = tap.others[i].get();
+        if (use_tap_queue(fd, false) && is_tap_queue_used(fd)) {
+            // As macvtap: nobody could tell later which of them the kernel uses.
+            return failure(Error{.message = "the queues of the tap " + tap.name +
+                                            " do not say whether they are used: give one"});
         }
     }
-    if (taken == wish.queue_count) {
-        return;
+    return {};
+}
+
+/// What of the other queues was kept, and what of them is new: the device has more pairs than the
+/// process before had. False: not all of them are there.
+Result<bool> take_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
+    while (tap.others.size() + 1 < wish.queue_count) {
+        UniqueFd fd = keeper.take(key_of(wish, tap.others.size() + 1));
+        if (!fd.valid()) {
+            break;
+        }
+        if (!add_tap_queue(tap, std::move(fd))) {
+            return false;
+        }
+    }
+    const size_t kept = tap.others.size();
+    if (wish.name) {
+        open_tap_queues(tap, wish.queue_count);
+    }
+    if (tap.others.size() + 1 < wish.queue_count) {
+        return false;
+    }
+    OUTRIGGER_TRY(give_up_queues(tap, kept));
+    if (!keep_queues(wish, tap, kept, keeper)) {
+        warn_of_end(tap);
+    }
+    return true;
+}
+
+/// With fewer than all queues the tap has one: what the kernel gave to one that nobody reads would
+/// be lost.
+Result<void> take_kept_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
+    if (OUTRIGGER_TRY(take_queues(wish, keeper, tap))) {
+        return {};
     }
     tap.others.clear();
-    for (size_t queue = 1; queue <= taken; ++queue) {
+    for (size_t queue = 1; queue < wish.queue_count; ++queue) {
         keeper.forget(key_of(wish, queue));
     }
+    return {};
 }
 
 /// Nothing: none was kept, or somebody has deleted it, and may have made it anew.
@@ -48,7 +94,7 @@ Result<std::optional<Tap>> take_kept_tap(const TapWish& wish, DeviceKeeper& keep
     if (!tap) {
         return failure(tap.error());
     }
-    take_kept_queues(wish, keeper, *tap);
+    OUTRIGGER_TRY(take_kept_queues(wish, keeper, *tap));
     return std::optional(*std::move(tap));
 }
 
@@ -69,37 +115,26 @@ Result<Tap> take_given_tap(const TapWish& wish) {
     return tap;
 }
 
-void keep_tap(const TapWish& wish, const Tap& tap, DeviceKeeper& keeper) {
-    bool is_kept = keeper.keep_open(wish.key, tap.fd.get());
-    for (size_t i = 0; i < tap.others.size(); ++i) {
-        is_kept &= keeper.keep_open(key_of(wish, i + 1), tap.others[i].get());
-    }
-    if (!is_kept) {
-        log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
-    }
-}
-
 }  // namespace
 
 Result<Tap> open_wished_tap(const TapWish& wish, DeviceKeeper* keeper) {
+    std::optional<Tap> tap;
     if (keeper != nullptr) {
-        auto kept = OUTRIGGER_TRY(take_kept_tap(wish, *keeper));
-        if (kept) {
-            return *std::move(kept);
+        tap = OUTRIGGER_TRY(take_kept_tap(wish, *keeper));
+    }
+    if (!tap) {
+        tap = OUTRIGGER_TRY(wish.fds.empty() ? open_tap(*wish.name, wish.queue_count)
+                                             : take_given_tap(wish));
+        OUTRIGGER_TRY(give_up_queues(*tap, 0));
+        if (keeper != nullptr &&
+            (!keeper->keep_open(wish.key, tap->fd.get()) || !keep_queues(wish, *tap, 0, *keeper))) {
+            warn_of_end(*tap);
         }
     }
-    Tap tap = OUTRIGGER_TRY(wish.fds.empty() ? open_tap(*wish.name, wish.queue_count)
-                                             : take_given_tap(wish));
-    if (wish.queue_count > 1 && tap.others.empty()) {
-        log(LogLevel::kInfo, "net: the tap {} has one queue, which all pairs share", tap.name);
+    if (wish.queue_count > 1 && tap->others.empty()) {
+        log(LogLevel::kInfo, "net: the tap {} has one queue, which all pairs share", tap->name);
     }
-    for (const UniqueFd& other : tap.others) {
-        (void)use_tap_queue(other.get(), false);  // until the guest uses its pair
-    }
-    if (keeper != nullptr) {
-        keep_tap(wish, tap, *keeper);
-    }
-    return tap;
+    return *std::move(tap);
 }
 
 }  // namespace outrigger::net

@@ -84,7 +84,8 @@ bool is_of_kind(const PacketLayout& layout, Segmentation segmentation) {
 /// Drawn before anything is confined.
 const uint32_t kFirstIdentity = std::random_device{}();
 
-/// RFC 7739: what others are not to guess, and what does not come again soon.
+/// RFC 7739: what does not come again soon. Who sees one may guess the next: the daemon's receivers
+/// are not kept apart by them, and what is spoofed into a datagram its checksum has to tell.
 uint32_t next_fragment_identity() {
     static std::atomic<uint32_t> count = 0;
     return (kFirstIdentity ^ count.fetch_add(1, std::memory_order_relaxed)) * 0x9e37'79b1U;

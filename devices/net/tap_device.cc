@@ -49,6 +49,17 @@ unsigned to_flags(const Offloads& offloads, bool cuts_datagrams, bool makes_frag
     return flags;
 }
 
+/// With tun they are of the tap, with macvtap of each of its queues.
+Result<void> set_headers(int fd, const std::string& name) {
+    const int header_bytes = kVnetHeaderBytes;
+    const int little_endian = 1;
+    if (::ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) != 0 ||
+        ::ioctl(fd, TUNSETVNETLE, &little_endian) != 0) {
+        return failure(error_from_errno("cannot set the headers of the tap " + name));
+    }
+    return {};
+}
+
 /// With what is set as the state of the tap allows; frames are as the fields of `tap` say.
 Result<Tap> prepare_tap(UniqueFd fd, const ifreq& request) {
     const auto flags = static_cast<unsigned short>(request.ifr_flags);
@@ -61,12 +72,7 @@ Result<Tap> prepare_tap(UniqueFd fd, const ifreq& request) {
     if (!tap.has_header) {
         return tap;
     }
-    const int header_bytes = kVnetHeaderBytes;
-    const int little_endian = 1;
-    if (::ioctl(tap.fd.get(), TUNSETVNETHDRSZ, &header_bytes) != 0 ||
-        ::ioctl(tap.fd.get(), TUNSETVNETLE, &little_endian) != 0) {
-        return failure(error_from_errno("cannot set the headers of the tap " + tap.name));
-    }
+    OUTRIGGER_TRY(set_headers(tap.fd.get(), tap.name));
     const unsigned all = TUN_F_CSUM | kCutsDatagrams4 | kCutsDatagrams6;
     tap.cuts_datagrams = ::ioctl(tap.fd.get(), TUNSETOFFLOAD, all) == 0;
     // Linux takes such frames, and gives none since 4.14.
@@ -129,19 +135,25 @@ Result<Tap> open_tap(const std::string& name, uint16_t queue_count) {
         lengthen_send_queue(name);
     }
     Tap tap = OUTRIGGER_TRY(prepare_tap(*std::move(fd), found));
-    if ((flags & IFF_MULTI_QUEUE) == 0) {
-        return tap;
+    open_tap_queues(tap, queue_count);
+    return tap;
+}
+
+void open_tap_queues(Tap& tap, uint16_t queue_count) {
+    ifreq found{};
+    if (::ioctl(tap.fd.get(), TUNGETIFF, &found) != 0 ||
+        (static_cast<unsigned short>(found.ifr_flags) & IFF_MULTI_QUEUE) == 0) {
+        return;
     }
     while (tap.others.size() + 1 < queue_count) {
-        auto other = open_queue(name, true);
+        auto other = open_queue(tap.name, true);
         if (!other) {
             log(LogLevel::kWarning, "net: {}: it is used with one queue", other.error().message);
             tap.others.clear();
-            return tap;
+            return;
         }
         tap.others.push_back(*std::move(other));
     }
-    return tap;
 }
 
 Result<Tap> take_tap(UniqueFd fd) {
@@ -161,9 +173,17 @@ Result<void> add_tap_queue(Tap& tap, UniqueFd fd) {
     if (::ioctl(fd.get(), TUNGETIFF, &request) != 0) {
         return failure(error_from_errno("the descriptor is no queue of the tap " + tap.name));
     }
-    if (tap.name != request.ifr_name ||
-        (static_cast<unsigned short>(request.ifr_flags) & IFF_MULTI_QUEUE) == 0) {
+    const auto flags = static_cast<unsigned short>(request.ifr_flags);
+    if (tap.name != request.ifr_name || (flags & IFF_MULTI_QUEUE) == 0) {
         return failure(Error{.message = "the descriptor is no queue of the tap " + tap.name});
+    }
+    const bool has_header = (flags & IFF_VNET_HDR) != 0;
+    if (has_header != tap.has_header || (flags & IFF_NO_PI) == 0) {
+        return failure(Error{.message = "the queues of the tap " + tap.name +
+                                        " differ in IFF_VNET_HDR or IFF_NO_PI"});
+    }
+    if (has_header) {
+        OUTRIGGER_TRY(set_headers(fd.get(), tap.name));
     }
     const int old = ::fcntl(fd.get(), F_GETFL);
     if (old < 0 || ::fcntl(fd.get(), F_SETFL, old | O_NONBLOCK) != 0) {

@@ -34,6 +34,10 @@ struct Tap {
 /// those of others it is one more.
 [[nodiscard]] Result<Tap> open_tap(const std::string& name, uint16_t queue_count);
 
+/// Opens those of `queue_count` queues that are missing, where the tap may have several. If that
+/// fails for one, it has none of the others.
+void open_tap_queues(Tap& tap, uint16_t queue_count);
+
 /// A tap that somebody else has opened. It is refused when it is no tap, or one whose frames come
 /// with a header of the kernel's own (without IFF_NO_PI).
 [[nodiscard]] Result<Tap> take_tap(UniqueFd fd);

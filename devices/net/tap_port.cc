@@ -108,17 +108,26 @@ void TapPort::detach() {
 /// The first is always used. Each change takes the kernel some milliseconds, in which nothing else
 /// on this thread is done; what waits in a queue that is given up is lost.
 void TapPort::use_pair(uint16_t pair, bool is_used) {
-    if (pair == 0 || pair >= queues_.size() || queues_[pair].is_used == is_used || has_gone_) {
+    if (pair == 0 || pair >= queues_.size() || has_gone_) {
         return;
     }
     Queue& queue = queues_[pair];
+    if (queue.is_used == is_used) {
+        queue.is_refused = false;
+        return;
+    }
+    if (queue.is_refused) {
+        return;
+    }
     counters_.system_calls.add();
     if (!is_used) {
         queue.watch.set_fd(-1);
     }
-    if (use_tap_queue(queue.fd, is_used)) {
+    // EINVAL: it is so already.
+    if (use_tap_queue(queue.fd, is_used) || errno == EINVAL) {
         queue.is_used = is_used;
     } else {
+        queue.is_refused = true;
         limiter_.log(LogLevel::kWarning,
                      "net: cannot change queue {} of the tap {}: {}",
                      pair,
@@ -237,7 +246,8 @@ std::optional<Frame> TapPort::next_frame() {
 
 /// That may have something: the last one for some frames, and then the others. Null: none.
 TapPort::Queue* TapPort::next_queue() {
-    const bool goes_on = turns_left_-- > 0;
+    const bool goes_on = turns_left_ > 0;
+    turns_left_ -= goes_on ? 1 : 0;
     for (size_t i = goes_on ? 0 : 1; i <= queues_.size(); ++i) {
         Queue& queue = queues_[(turn_ + i) % queues_.size()];
         if (queue.is_used && !queue.is_empty) {

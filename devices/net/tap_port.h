@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Frames to and from a tap. Where it has headers, what is left to do to a frame stays left to do,
 /// as far as guest and kernel have agreed on it. Where it has a queue for each pair of the guest's,
-/// the kernel uses those of the pairs that the guest does, and frames stay on their pair both ways:
-/// the kernel's spread of flows is the guest's.
+/// the kernel uses those of the pairs that the guest does, by what use_pair() was told last, and
+/// frames stay on their pair both ways: the kernel's spread of flows is the guest's. All queues
+/// that the kernel uses are read, whatever becomes of their rings.
 #pragma once
 
 #include <array>
@@ -43,8 +44,9 @@ class TapPort final : public Port {
     struct Queue {
         int fd = -1;  // of tap_
         HostWatch watch;
-        bool is_used = true;    // by the kernel
-        bool is_empty = false;  // it was, and the watch says when it is not
+        bool is_used = true;      // by the kernel
+        bool is_refused = false;  // the kernel does not change that; not asked again for the same
+        bool is_empty = false;    // it was, and the watch says when it is not
     };
 
     TapPort(Tap tap, std::vector<Queue> queues);

@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tap with a queue for each pair of the guest's.
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <sys/syscall.h>
 
+#include "vhost-user-backend/daemon/device_keeper.h"
+
+#include "devices/net/kept_tap.h"
+#include "devices/net/tap_port.h"
 #include "tests/integration/net_tap_daemon.h"
 
 namespace outrigger::testing {
@@ -207,6 +214,79 @@ TEST_F(NetTapQueuesTest, TapOfOneQueueServesAllPairs) {
     expect_flows_stay();
 }
 
+/// Keeps what it is given for whoever comes next.
+class KeepsAll final : public DeviceKeeper {
+  public:
+    [[nodiscard]] bool goes_on() const override { return true; }
+
+    [[nodiscard]] bool can_hand_back() const override { return false; }
+
+    [[nodiscard]] Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
+        return failure(Error{.message = "no memory"});
+    }
+
+    [[nodiscard]] UniqueFd take(std::string_view name) override {
+        const auto found = kept_.find(name);
+        return UniqueFd(found == kept_.end() ? -1
+                                             : ::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0));
+    }
+
+    [[nodiscard]] bool keep_open(std::string_view name, int fd) override {
+        return kept_.emplace(name, ::fcntl(fd, F_DUPFD_CLOEXEC, 0)).second;
+    }
+
+    void forget(std::string_view name) override {
+        if (const auto found = kept_.find(name); found != kept_.end()) {
+            kept_.erase(found);
+        }
+    }
+
+    [[nodiscard]] size_t count() const { return kept_.size(); }
+
+  private:
+    std::map<std::string, UniqueFd, std::less<>> kept_;
+};
+
+TEST_F(NetTapQueuesTest, KeptTapHasAQueueForPairsThatAreNew) {
+    KeepsAll keeper;
+    for (const uint16_t pairs : {uint16_t{2}, uint16_t{4}}) {
+        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
+        const auto tap = net::open_wished_tap(wish, &keeper);
+        ASSERT_TRUE(tap) << tap.error().message;
+        EXPECT_EQ(tap->others.size() + 1, pairs);
+        EXPECT_EQ(keeper.count(), pairs);
+        EXPECT_TRUE(net::is_tap_queue_used(tap->fd.get()));
+        for (const UniqueFd& other : tap->others) {
+            EXPECT_FALSE(net::is_tap_queue_used(other.get()));
+        }
+    }
+}
+
+TEST_F(NetTapQueuesTest, KeptTapOfOneQueueServesAllPairs) {
+    KeepsAll keeper;
+    for (const uint16_t pairs : {uint16_t{1}, uint16_t{4}}) {
+        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
+        const auto tap = net::open_wished_tap(wish, &keeper);
+        ASSERT_TRUE(tap) << tap.error().message;
+        EXPECT_TRUE(tap->others.empty());
+        EXPECT_EQ(keeper.count(), 1U);
+    }
+}
+
+TEST_F(NetTapQueuesTest, QueueThatIsSoAlreadyIsNotAskedForAgain) {
+    net::Tap tap = net::open_tap(kTap, 2).value();
+    const int second = tap.others.front().get();
+    const auto port = net::TapPort::create(std::move(tap)).value();
+    ASSERT_TRUE(net::use_tap_queue(second, false));
+    port->use_pair(1, false);
+    ASSERT_TRUE(net::use_tap_queue(second, true));
+    // It is believed to be given up.
+    port->use_pair(1, true);
+    port->use_pair(1, false);
+    EXPECT_FALSE(net::is_tap_queue_used(second));
+    EXPECT_EQ(port->counters().system_calls.value(), 3U);
+}
+
 TEST_F(NetTapQueuesTest, DescriptorsThatAreNoQueuesAreRefused) {
     const auto refused = [&](const UniqueFd& first, const UniqueFd& second) {
         ChildProcess child(program_,
@@ -234,6 +314,7 @@ TEST_F(NetTapQueuesTest, NumberOfDescriptorsIsThatOfPairs) {
                    "one for each pair");
     expect_refusal({"--backend=tap", "--tap-fd=11", "--tap-fd=12"}, "one for each pair");
     expect_refusal({"--backend=tap", "--queue-pairs=2", "--tap-fd=11", "--tap-fd=11"}, "twice");
+    expect_refusal({"--backend=tap", "--queue-pairs=2", "--tap-fd=0XB", "--tap-fd=11"}, "twice");
 }
 
 }  // namespace

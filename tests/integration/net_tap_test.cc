@@ -283,6 +283,27 @@ TEST(TapPortAlone, TapThatGoesWhileFramesWaitForRoomSaysThatTheyNeedNot) {
     port->detach();
 }
 
+// Each round of the ring says it.
+TEST(TapPortAlone, ChangeOfAQueueThatIsRefusedIsAskedForOnce) {
+    int ends[4] = {-1, -1, -1, -1};
+    for (int* pair : {ends, ends + 2}) {
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    }
+    const UniqueFd kernel(ends[0]);
+    const UniqueFd other(ends[2]);
+    Tap tap{.fd = UniqueFd(ends[1]), .name = "played", .has_header = true};
+    tap.others.emplace_back(ends[3]);  // no queue, so nothing can be changed
+    const auto port = TapPort::create(std::move(tap)).value();
+    const auto calls = [&] { return port->counters().system_calls.value(); };
+    for (int round = 0; round < 10; ++round) {
+        port->use_pair(1, true);
+    }
+    EXPECT_EQ(calls(), 1U);
+    port->use_pair(1, false);
+    port->use_pair(1, true);
+    EXPECT_EQ(calls(), 2U);
+}
+
 TEST(InterfaceName, IsWhatTheKernelTakes) {
     for (const char* name : {"tap0", "a", "vm-1.eth0", "fifteen-letters"}) {
         EXPECT_TRUE(is_interface_name(name)) << name;

@@ -18,8 +18,8 @@
 /// 11  hostile headers: the frame is dropped, its ring lives
 /// 12  a guest without buffers: frames wait at the host, and go on when buffers come
 /// 13  a host that takes nothing: frames wait in their order, and other rings live
-/// 14  a tap: queues of pairs that are not used are given up, so none is dead; one that goes harms
-///     no ring
+/// 14  a tap: queues of pairs that are disabled are given up, and what comes in one that is not is
+///     read, so none is dead; one that goes harms no ring
 /// 15  the MTU never changes, and no frame is longer
 /// 16  the link is up, for front ends that ask
 /// 17  SEND_RARP announces the guest, once, also before a ring runs
