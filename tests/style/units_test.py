@@ -67,6 +67,10 @@ def command_problems(device, service, program):
     if os.path.basename(command[1]) != os.path.basename(program):
         problems.append(f"outrigger-{device}@.service starts {command[1]}")
     known = subprocess.run([program, "--help"], check=True, capture_output=True, text=True).stdout
+    # systemd splits what is not in braces, and takes backslashes away: an instance's name may have some.
+    for name in re.findall(r"\$(\w+)", command[2]):
+        if name != "OPTIONS":
+            problems.append(f"outrigger-{device}@.service gives ${name} without braces")
     for option in re.findall(r"--[a-z0-9-]+", command[2] + " " + settings[1]):
         if not re.search(rf"^  {option}(=|$)", known, re.MULTILINE):
             problems.append(f"outrigger-{device}@.service gives {option}, which the program does not have")
@@ -86,6 +90,11 @@ def socket_problems(folder, device, program, names):
             problems.append(f"{unit} does not pass {name}")
         if f"Service=outrigger-{device}@%i.service" not in lines:
             problems.append(f"{unit} is of another service")
+        paths = re.findall(r"^Listen\w+=%t/outrigger/(.*)$", text, re.MULTILINE)
+        if not paths or any(not path.startswith(f"{name}/{device}-%i.sock") for path in paths):
+            problems.append(f"{unit} listens elsewhere than in the folder {name}, where no other unit does")
+        if f"WantedBy=sockets.target outrigger-{device}@%i.service" not in lines:
+            problems.append(f"{unit}, when it is enabled, is not started with its service")
         option = re.search(rf"^#   [A-Z]+=(--[a-z-]+)={name}( \.\.\.)?$", text, re.MULTILINE)
         if not option:
             problems.append(f"{unit} does not say which option takes it")
