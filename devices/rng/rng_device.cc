@@ -206,9 +206,12 @@ void RngDevice::serve(DescriptorChain chain, size_t allowed) {
 }
 
 void RngDevice::wait_for_quota() {
-    counters_.quota_waits.add();
+    // A queue may be looked at again meanwhile (outriggerctl resume): it is one wait all the same.
+    if (!quota_wait_since_) {
+        counters_.quota_waits.add();
+        quota_wait_since_ = std::chrono::steady_clock::now();
+    }
     stop_waiting();
-    quota_wait_since_ = std::chrono::steady_clock::now();
     timer_ = loop_->start_timer(quota_->available_at(kQuotaStep), [this] {
         timer_.reset();
         end_quota_wait();
@@ -225,6 +228,7 @@ void RngDevice::end_quota_wait() {
 
 void RngDevice::wait_for_source() {
     counters_.source_waits.add();
+    end_quota_wait();
     stop_waiting();
     if (source_->readable_fd() >= 0) {
         watch_ = loop_->watch_readable(source_->readable_fd(), [this] {

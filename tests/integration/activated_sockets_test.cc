@@ -191,6 +191,60 @@ TEST_F(ActivatedSocketsTest, OtherUsersAreRefusedWhateverTheUnitLetsIn) {
     expect_answers();
 }
 
+// Other users look like root in a user namespace of the daemon's own: root is answered where nobody
+// else gets as far as that.
+TEST_F(ActivatedSocketsTest, RootIsAnsweredWhereNobodyElseMayConnect) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "only root can be somebody else";
+    }
+    constexpr uid_t kSomebody = 64321;
+    constexpr uid_t kNobody = 65534;  // like whom all look that have no number there
+
+    struct Case {
+        uid_t user;
+        mode_t mode;
+        uid_t owner;
+        bool is_private;
+    };
+
+    // Where the program lies may be for us alone.
+    ASSERT_EQ(::chmod(folder_.c_str(), 0755), 0);
+    fs::copy_file(program_, path("program"));
+    for (const Case& one : {Case{kSomebody, 0600, kSomebody, true},
+                            Case{kSomebody, 0644, kSomebody, true},
+                            Case{kSomebody, 0660, kSomebody, false},
+                            Case{kSomebody, 0666, kSomebody, false},
+                            Case{kSomebody, 0600, 0, false},
+                            Case{kNobody, 0600, kNobody, true},
+                            Case{kNobody, 0666, kNobody, false}}) {
+        const std::string user = std::to_string(one.user);
+        SCOPED_TRACE(std::to_string(one.mode) + " of " + std::to_string(one.owner));
+        const std::string name = std::to_string(one.mode) + "-" + std::to_string(one.owner);
+        PassedSockets passed;
+        passed.add_unix("vhost-user", path("front-" + name));
+        passed.add_unix("control", path(name), SOCK_STREAM, one.mode);
+        ASSERT_EQ(::chown(path(name).c_str(), one.owner, one.owner), 0);
+        daemon_ = passed.start(
+            "setpriv --reuid=" + user + " --regid=" + user + " --clear-groups " + path("program"),
+            {"--keeper=none", kFront, kControl});
+        ASSERT_TRUE(daemon_->wait_complained("control: listening")) << daemon_->complained();
+        const std::string theirs = "/proc/" + std::to_string(daemon_->pid()) + "/ns/user";
+        const bool can_tell_root =
+            fs::read_symlink(theirs) == fs::read_symlink("/proc/self/ns/user");
+        if (one.is_private || can_tell_root) {
+            expect_answers(name);
+        } else {
+            EXPECT_NE(ask({"show"}, name, {.status = 1}).find("only the user of the program"),
+                      std::string::npos);
+            EXPECT_TRUE(daemon_->wait_complained(one.user == kNobody
+                                                     ? "nobody may use the socket"
+                                                     : "only this program's user may use it"))
+                << daemon_->complained();
+        }
+        daemon_.reset();
+    }
+}
+
 // As --control-fd is, too: a connection that has gone with its process is no reason to end.
 TEST_F(ActivatedSocketsTest, AControlConnectionEndsWithItsProcessAndTheProgramGoesOn) {
     std::array<int, 2> pair{};
@@ -269,6 +323,13 @@ TEST_F(ActivatedSocketsTest, NamesAreOfOneSocketAndOneOption) {
                    "--fd-name and --control-fd-name both take the socket vhost-user");
     expect_refusal({kFront, kControl, "--control-socket=" + path("control")},
                    "--control-socket, --control-fd and --control-fd-name exclude each other");
+}
+
+TEST_F(ActivatedSocketsTest, SocketsWithoutNamesAreSaidToHaveNone) {
+    passed_.take_names_away();
+    expect_refusal({"--keeper=none", kFront},
+                   "--fd-name=vhost-user: the service manager passes sockets without names "
+                   "($LISTEN_FDNAMES)");
 }
 
 // --- What nobody names -------------------------------------------------------------------------

@@ -63,6 +63,9 @@ class PassedSockets final {
         return ntohs(address.sin_port);
     }
 
+    /// As systemd-socket-activate passes them where it is told no names.
+    void take_names_away() { nameless_ = true; }
+
     /// Ours are closed: only who was passed them has them.
     void forget() { passed_.clear(); }
 
@@ -76,6 +79,9 @@ class PassedSockets final {
             names += (names.empty() ? "" : ":") + name;
             options.descriptors.emplace_back(fd.get(), number++);
         }
+        if (nameless_) {
+            names.clear();
+        }
         std::string command = "LISTEN_PID=$$ LISTEN_FDS=" + std::to_string(number - 3) +
                               " LISTEN_FDNAMES=" + names + " exec " + program;
         for (const std::string& argument : arguments) {
@@ -87,6 +93,7 @@ class PassedSockets final {
 
   private:
     std::vector<std::pair<std::string, UniqueFd>> passed_;
+    bool nameless_ = false;
 };
 
 }  // namespace outrigger::testing

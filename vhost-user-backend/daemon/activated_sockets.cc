@@ -51,6 +51,13 @@ std::optional<std::vector<std::string>> passed_names() {
     return list;
 }
 
+/// Are there any, and none has a name?
+bool are_nameless() {
+    return service_manager::is_for_us("LISTEN_PID", false) &&
+           service_manager::number_of("LISTEN_FDS").value_or(0) > 0 &&
+           !service_manager::text_of("LISTEN_FDNAMES");
+}
+
 std::string asked(const ActivatedRequest& request) {
     return request.option + "=" + request.name;
 }
@@ -240,6 +247,12 @@ void drop(int number, bool is_stored, Unnamed unnamed) {
 
 Result<void> find_activated_socket(const ActivatedRequest& request) {
     const auto names = passed_names();
+    if (!names && are_nameless()) {
+        return failure(Error{.message = asked(request) +
+                                        ": the service manager passes sockets without names " +
+                                        "($LISTEN_FDNAMES): start this by a socket unit, or by "
+                                        "systemd-socket-activate with --fdname"});
+    }
     if (!names) {
         return failure(Error{.message = asked(request) +
                                         " needs sockets of a service manager ($LISTEN_FDS): start "

@@ -8,6 +8,7 @@
 
 #include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/common_options.h"
+#include "vhost-user-backend/daemon/descriptor_store.h"
 
 namespace outrigger {
 namespace {
@@ -54,6 +55,12 @@ void name_descriptors(const OptionValues& process,
 Result<void> check_activated(const CommandLine& line) {
     const auto& all = line.activated;
     for (auto one = all.begin(); one != all.end(); ++one) {
+        // What a process before has stored comes by the same list, and is taken from it first.
+        if (one->name.starts_with(kStorePrefix)) {
+            return failure(Error{.message = one->option + "=" + one->name +
+                                            ": names that begin with " + std::string(kStorePrefix) +
+                                            " are of what this program stores: choose another"});
+        }
         const auto same = std::find_if(
             std::next(one), all.end(), [&](const auto& other) { return one->name == other.name; });
         if (same != all.end()) {

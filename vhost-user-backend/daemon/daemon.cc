@@ -295,6 +295,13 @@ Result<void> Daemon::drop_what_threads_inherit() {
     // Where nobody but our user and root gets as far as a connection.
     if (control_is_private_) {
         root_looks_like_ = dropped.others_look_like.value_or(0);
+    } else if (control_endpoint_ && control_endpoint_->listener &&
+               dropped.others_look_like == own_user_) {
+        // We are the user that all others look like: nobody can be told from them.
+        own_user_ = static_cast<uid_t>(-1);
+        log(LogLevel::kWarning,
+            "control: nobody may use the socket, because others may connect to it, and look like "
+            "this program's user in a user namespace: run it as another user");
     } else if (control_endpoint_ && control_endpoint_->listener && dropped.others_look_like) {
         log(LogLevel::kInfo,
             "control: only this program's user may use it, because others may connect to the "

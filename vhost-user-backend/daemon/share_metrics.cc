@@ -98,7 +98,7 @@ constexpr DeviceMetric kMetrics[] = {
              }
          }},
     {.name = "outrigger_fs_remembered_nodes",
-     .help = "Of those the ones that the guest has forgotten",
+     .help = "Entries of the list of those that the guest has forgotten; some may be known again",
      .kind = MetricKind::kGauge,
      .collect =
          [](const v1::Device& device, MetricSamples& samples) {

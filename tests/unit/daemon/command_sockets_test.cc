@@ -57,6 +57,16 @@ TEST(CommandSockets, SocketsOfTheServiceManagerAreTakenOnce) {
               "--metrics and --metrics-fd-name exclude each other: give one");
 }
 
+TEST(CommandSockets, NamesOfWhatIsStoredAreNotTheirs) {
+    EXPECT_EQ(refusal({"--check", "--fd-name=outrigger.disk"}),
+              "--fd-name=outrigger.disk: names that begin with outrigger. are of what this program "
+              "stores: choose another");
+    EXPECT_EQ(refusal({"--check", "--socket-path=/s", "--metrics-fd-name=outrigger.s"}),
+              "--metrics-fd-name=outrigger.s: names that begin with outrigger. are of what this "
+              "program stores: choose another");
+    EXPECT_EQ(refusal({"--check", "--fd-name=outrigger-disk"}), "accepted");
+}
+
 std::vector<ActivatedRequest> own_sockets(const OptionValues& values) {
     std::vector<ActivatedRequest> requests;
     if (auto name = values.text("disk")) {
