@@ -355,8 +355,9 @@ void append_shared_directory(std::string& out, const v1::SharedDirectory& share)
                            share.given_to_kernel(),
                            share.lock_waits()));
     append_row(out, "taken up again", fmt::format("{}", share.taken_up_again()));
-    append_row(
-        out, "nodes", fmt::format("{}, remembered {}", share.nodes(), share.nodes_remembered()));
+    append_row(out,
+               "nodes",
+               fmt::format("{}, listed as forgotten {}", share.nodes(), share.nodes_remembered()));
     append_row(out, "open files", fmt::format("{}", share.open_files()));
     append_row(out,
                "descriptors",
