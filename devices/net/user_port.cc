@@ -348,6 +348,9 @@ std::optional<DropReason> UserPort::refusal_of(std::span<const std::byte> frame)
 }
 
 size_t UserPort::send(std::span<const Frame> frames) {
+    // Its clock goes when it is asked about its descriptors, and only then: without that, what it
+    // opens for these frames would be as old as the last time that it had anything to do.
+    ::slirp_pollfds_poll(slirp_, 1, Callbacks::get_revents, this);
     for (const Frame& frame : frames) {
         // A copy, because the guest may write the frame while it is looked at.
         auto bytes = std::span(frame_).first(copy_front(frame, frame_));
