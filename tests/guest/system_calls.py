@@ -79,6 +79,7 @@ UNSEEN = {
         "lseek": _MIGRATION,
         "name_to_handle_at": _MIGRATION,
         "open_by_handle_at": _MIGRATION,
+        "openat": _MIGRATION,
         "openat2": _MIGRATION,
         "readlinkat": _MIGRATION,
     },
