@@ -54,6 +54,15 @@ struct Offloads {
     friend bool operator==(const Offloads&, const Offloads&) = default;
 };
 
+/// What passes from guest to guest, or through a kernel that knows all of it.
+inline constexpr Offloads kAllOffloads = {.checksum = true,
+                                          .tcp4 = true,
+                                          .tcp6 = true,
+                                          .ecn = true,
+                                          .udp4 = true,
+                                          .udp6 = true,
+                                          .fragments = true};
+
 /// A frame is of no pair of the guest's queues.
 inline constexpr uint16_t kNoPair = 0xffff;
 

@@ -8,18 +8,10 @@ namespace {
 
 constexpr size_t kLoopBytesMax = 4 << 20;
 
-constexpr Offloads kEverything = {.checksum = true,
-                                  .tcp4 = true,
-                                  .tcp6 = true,
-                                  .ecn = true,
-                                  .udp4 = true,
-                                  .udp6 = true,
-                                  .fragments = true};
-
 }  // namespace
 
 Offloads NullPort::takes() const {
-    return kEverything;
+    return kAllOffloads;
 }
 
 size_t NullPort::send(std::span<const Frame> frames) {
@@ -33,7 +25,7 @@ size_t NullPort::send(std::span<const Frame> frames) {
 LoopPort::LoopPort() : queue_(kLoopBytesMax) {}
 
 Offloads LoopPort::takes() const {
-    return kEverything;
+    return kAllOffloads;
 }
 
 void LoopPort::attach(EventLoop& loop, PortEvents& events) {

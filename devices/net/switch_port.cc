@@ -309,13 +309,7 @@ bool SwitchPort::has_others() const {
 }
 
 Offloads SwitchPort::takes() const {
-    return {.checksum = true,
-            .tcp4 = true,
-            .tcp6 = true,
-            .ecn = true,
-            .udp4 = true,
-            .udp6 = true,
-            .fragments = true};
+    return kAllOffloads;
 }
 
 void SwitchPort::attach(EventLoop& loop, PortEvents& events) {

@@ -22,14 +22,6 @@ constexpr int kTurnsMax = 64;
 /// Of one queue, before others have their turn.
 constexpr int kFramesInTurn = 16;
 
-constexpr Offloads kAll = {.checksum = true,
-                           .tcp4 = true,
-                           .tcp6 = true,
-                           .ecn = true,
-                           .udp4 = true,
-                           .udp6 = true,
-                           .fragments = true};
-
 }  // namespace
 
 Result<std::unique_ptr<TapPort>> TapPort::create(Tap tap) {
@@ -58,7 +50,7 @@ Offloads TapPort::takes() const {
     if (!tap_.has_header) {
         return {};
     }
-    Offloads taken = kAll;
+    Offloads taken = kAllOffloads;
     taken.udp4 = taken.udp6 = tap_.cuts_datagrams;
     taken.fragments = tap_.makes_fragments;
     return taken;
@@ -287,7 +279,7 @@ bool TapPort::receive() {
         std::memcpy(&header, bytes.data(), kVnetHeaderBytes);
         bytes = bytes.subspan(kVnetHeaderBytes);
     }
-    auto offload = parse_vnet_header(header, bytes.size(), kAll);
+    auto offload = parse_vnet_header(header, bytes.size(), kAllOffloads);
     if (!offload) {
         counters_.dropped.add(offload.error());
         return true;

@@ -64,7 +64,8 @@ TEST(NetControlAlone, EndOfACaptureHasItsOwnCountersThoughAnotherBegins) {
                             .value();
     auto owned = std::make_unique<Capture>();
     Capture& capture = *owned;
-    NetDevice device(NetOptions{}, std::make_unique<PlayedPort>(kTakesAll), {}, std::move(owned));
+    NetDevice device(
+        NetOptions{}, std::make_unique<PlayedPort>(kAllOffloads), {}, std::move(owned));
     Worker* const workers[] = {worker.get()};
     device.control()->attach(*loop, workers);
     v1::Request start;

@@ -28,7 +28,7 @@ class NetLimitsTest : public ::testing::TestWithParam<bool> {
     }
 
     void serve(const PortLimits& limits) {
-        auto port = std::make_unique<PlayedPort>(kTakesAll);
+        auto port = std::make_unique<PlayedPort>(kAllOffloads);
         port_ = port.get();
         auto limited = std::make_unique<LimitedPort>(std::move(port), limits);
         limited_ = limited.get();

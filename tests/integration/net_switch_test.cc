@@ -1,120 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Guests at one switch, each with a device, a worker and a session of its own.
+// What guests at one switch hear of one another.
 #include <array>
-#include <memory>
+#include <chrono>
 #include <span>
 #include <string>
 #include <thread>
-#include <vector>
 
-#include "devices/net/switch_port.h"
-#include "tests/integration/net_traps.h"
+#include "tests/integration/net_switch_guests.h"
 
 namespace outrigger::net {
 namespace {
 
-const std::string kEverybodyMac(6, '\xff');
-
-/// Whose thread serves a guest: on one of all guests frames go straight from ring to ring.
-struct SwitchRow {
-    bool packed = false;
-    bool shares_thread = false;
-};
-
-class NetSwitchTest : public ::testing::TestWithParam<SwitchRow> {
+class NetSwitchTest : public NetSwitchGuests {
   protected:
-    struct Station {
-        SwitchPort* port = nullptr;
-        std::unique_ptr<NetDevice> device{};
-        std::unique_ptr<testing::SessionHost> host{};
-        std::unique_ptr<NetGuest> guest{};
-    };
-
-    ~NetSwitchTest() override {
-        for (Station& each : stations_) {
-            leave(each);
-        }
-    }
-
-    static void leave(Station& station) {
-        station.guest.reset();
-        station.host.reset();
-        station.device.reset();
-    }
-
-    size_t join(const NetGuestOptions& guest = {}, std::span<const StateSection> state = {}) {
-        auto port = std::make_unique<SwitchPort>(options_);
-        Station station{.port = port.get()};
-        station.device = std::make_unique<NetDevice>(NetOptions{.mtu = 65535}, std::move(port));
-        EXPECT_TRUE(state.empty() || station.device->load_state(state));
-        if (GetParam().shares_thread && worker_ == nullptr) {
-            worker_ = Worker::start({.thread_name = "test-shared",
-                                     .loop = testing::loop_under_test(),
-                                     .cpu = std::nullopt})
-                          .value();
-        }
-        station.host = std::make_unique<testing::SessionHost>(
-            *station.device, testing::SessionHostOptions{.worker = worker_.get()});
-        NetGuestOptions options = guest;
-        options.packed = GetParam().packed;
-        station.guest = std::make_unique<NetGuest>(station.host->connect(), options);
-        EXPECT_TRUE(station.guest->is_up());
-        stations_.push_back(std::move(station));
-        return stations_.size() - 1;
-    }
-
-    [[nodiscard]] static std::string mac(size_t station) {
-        return std::string("\x52\x54\0\0\0", 5) + static_cast<char>(0x10 + station);
-    }
-
-    /// From one station to another, or to whomever the address says.
-    [[nodiscard]] static std::string frame(const std::string& from,
-                                           const std::string& to,
-                                           const std::string& text,
-                                           FrameOptions options = {}) {
-        options.to_mac = to;
-        std::string bytes = make_frame(text, options);
-        bytes.replace(6, 6, from);
-        return bytes;
-    }
-
-    void expect_sent(size_t from, const std::string& bytes) {
-        ASSERT_TRUE(guest(from).send(bytes));
-    }
-
-    void expect_received(size_t station, const std::string& bytes) {
-        const auto received = guest(station).receive();
-        ASSERT_TRUE(received);
-        EXPECT_EQ(received->bytes, bytes);
-    }
-
-    void expect_nothing(size_t station) {
-        give_others_a_moment();
-        EXPECT_FALSE(guest(station).receive_now());
-    }
-
     /// Everybody knows where everybody is.
     void introduce() {
         for (size_t station = 0; station < stations_.size(); ++station) {
-            const std::string hello = frame(mac(station), kEverybodyMac, "hello");
-            expect_sent(station, hello);
-            for (size_t other = 0; other < stations_.size(); ++other) {
-                if (other != station) {
-                    expect_received(other, hello);
-                }
-            }
+            NetSwitchGuests::introduce(station);
         }
     }
-
-    NetGuest& guest(size_t station) { return *stations_.at(station).guest; }
-
-    [[nodiscard]] uint64_t dropped(size_t station, DropReason reason) const {
-        return stations_.at(station).port->counters().dropped.value(reason);
-    }
-
-    SwitchOptions options_{.name = "test"};
-    std::unique_ptr<Worker> worker_;  // null: each guest has its own
-    std::vector<Station> stations_;
 };
 
 TEST_P(NetSwitchTest, FrameToEverybodyGoesToEverybodyElse) {
@@ -394,13 +298,7 @@ TEST_P(NetSwitchTest, PortsCountWhatPassesThem) {
     EXPECT_EQ(stations_[1].device->counters().frames_to_guest.value(), 101U);
 }
 
-constexpr SwitchRow kRows[] = {
-    {}, {.packed = true}, {.shares_thread = true}, {.packed = true, .shares_thread = true}};
-
-INSTANTIATE_TEST_SUITE_P(Rings, NetSwitchTest, ::testing::ValuesIn(kRows), [](const auto& row) {
-    return std::string(row.param.packed ? "Packed" : "Split") +
-           (row.param.shares_thread ? "OneThread" : "");
-});
+INSTANTIATE_TEST_SUITE_P(Rings, NetSwitchTest, ::testing::ValuesIn(kSwitchRows), name_of_row);
 
 }  // namespace
 }  // namespace outrigger::net

@@ -205,14 +205,6 @@ class PlayedPort final : public Port {
     iovec front_{};
 };
 
-inline constexpr Offloads kTakesAll = {.checksum = true,
-                                       .tcp4 = true,
-                                       .tcp6 = true,
-                                       .ecn = true,
-                                       .udp4 = true,
-                                       .udp6 = true,
-                                       .fragments = true};
-
 /// What a driver says of a frame made with these options.
 inline virtio_net_hdr_v1 header_of(const FrameOptions& options, uint16_t segment_bytes = 0) {
     virtio_net_hdr_v1 header{};
@@ -236,7 +228,7 @@ class NetTest : public ::testing::TestWithParam<bool> {
         device_.reset();
     }
 
-    void serve_device(const NetOptions& options = {}, const Offloads& takes = kTakesAll) {
+    void serve_device(const NetOptions& options = {}, const Offloads& takes = kAllOffloads) {
         auto port = std::make_unique<PlayedPort>(takes);
         port_ = port.get();
         device_ = std::make_unique<NetDevice>(options, std::move(port));
@@ -251,7 +243,7 @@ class NetTest : public ::testing::TestWithParam<bool> {
 
     void serve(const NetGuestOptions& guest = {},
                const NetOptions& options = {},
-               const Offloads& takes = kTakesAll) {
+               const Offloads& takes = kAllOffloads) {
         serve_device(options, takes);
         start_guest(guest);
     }

@@ -1,92 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 // The way from a switch to the host, with a played host. A tap of the kernel is in
 // net_tap_daemon_test.cc.
-#include <array>
+#include <chrono>
 #include <memory>
 #include <string>
-#include <vector>
+#include <utility>
 
-#include "devices/net/switch_port.h"
 #include "devices/net/switch_uplink.h"
-#include "tests/integration/net_traps.h"
+#include "tests/integration/net_switch_guests.h"
 
 namespace outrigger::net {
 namespace {
 
-const std::string kEverybodyMac(6, '\xff');
 const std::string kHostMac("\x52\x54\0\0\0\x99", 6);
 
-struct UplinkRow {
-    bool packed = false;
-    bool shares_thread = false;
-};
-
-class NetUplinkTest : public ::testing::TestWithParam<UplinkRow> {
+class NetUplinkTest : public NetSwitchGuests {
   protected:
-    struct Station {
-        SwitchPort* port = nullptr;
-        std::unique_ptr<NetDevice> device{};
-        std::unique_ptr<testing::SessionHost> host{};
-        std::unique_ptr<NetGuest> guest{};
-    };
-
     ~NetUplinkTest() override {
         for (Station& each : stations_) {
-            each.guest.reset();
-            each.host.reset();
+            leave(each);
         }
         worker_.reset();
         uplink_.reset();
     }
 
-    void start_uplink(const Offloads& takes = kTakesAll) {
+    void start_uplink(const Offloads& takes = kAllOffloads) {
         auto host = std::make_unique<PlayedPort>(takes);
         host_ = host.get();
         uplink_ = SwitchUplink::create(options_, "played", std::move(host)).value();
-        worker_ = Worker::start({.thread_name = "test-uplink",
-                                 .loop = testing::loop_under_test(),
-                                 .cpu = std::nullopt})
-                      .value();
-        uplink_->start(*worker_);
-        for (int i = 0; i < 2; ++i) {
-            join();
-        }
+        uplink_->start(worker());
+        join();
+        join();
     }
 
-    void join() {
-        auto port = std::make_unique<SwitchPort>(options_);
-        Station station{.port = port.get()};
-        station.device = std::make_unique<NetDevice>(NetOptions{.mtu = 65535}, std::move(port));
-        station.host = std::make_unique<testing::SessionHost>(
-            *station.device,
-            testing::SessionHostOptions{.worker =
-                                            GetParam().shares_thread ? worker_.get() : nullptr});
-        station.guest = std::make_unique<NetGuest>(
-            station.host->connect(),
-            NetGuestOptions{.packed = GetParam().packed, .receive_bytes = 4096});
-        ASSERT_TRUE(station.guest->is_up());
-        stations_.push_back(std::move(station));
-    }
-
-    [[nodiscard]] static std::string mac(size_t station) {
-        return std::string("\x52\x54\0\0\0", 5) + static_cast<char>(0x10 + station);
-    }
-
-    [[nodiscard]] static std::string frame(const std::string& from,
-                                           const std::string& to,
-                                           const std::string& text,
-                                           FrameOptions options = {}) {
-        options.to_mac = to;
-        std::string bytes = make_frame(text, options);
-        bytes.replace(6, 6, from);
-        return bytes;
-    }
-
-    void expect_received(size_t station, const std::string& bytes) {
-        const auto received = guest(station).receive();
-        ASSERT_TRUE(received);
-        EXPECT_EQ(received->bytes, bytes);
-    }
+    void join() { NetSwitchGuests::join({.receive_bytes = 4096}); }
 
     void expect_at_host(const std::string& bytes) {
         const auto sent = host_->take();
@@ -94,18 +41,11 @@ class NetUplinkTest : public ::testing::TestWithParam<UplinkRow> {
         EXPECT_EQ(sent->bytes, bytes);
     }
 
-    void expect_nothing(size_t station) {
-        give_others_a_moment();
-        EXPECT_FALSE(guest(station).receive_now());
-    }
-
     /// Everybody knows where everybody is.
     void introduce() {
         for (size_t station = 0; station < stations_.size(); ++station) {
-            const std::string hello = frame(mac(station), kEverybodyMac, "hello");
-            ASSERT_TRUE(guest(station).send(hello));
-            expect_received(1 - station, hello);
-            expect_at_host(hello);
+            NetSwitchGuests::introduce(station);
+            expect_at_host(hello_of(station));
         }
         const std::string hello = frame(kHostMac, kEverybodyMac, "hello");
         host_->give(hello);
@@ -133,17 +73,12 @@ class NetUplinkTest : public ::testing::TestWithParam<UplinkRow> {
         EXPECT_FALSE(host_->take_now());
     }
 
-    NetGuest& guest(size_t station) { return *stations_.at(station).guest; }
-
     [[nodiscard]] uint64_t refused(DropReason reason) const {
         return uplink_->switch_counters().dropped.value(reason);
     }
 
-    SwitchOptions options_{.name = "uplink-test"};
     PlayedPort* host_ = nullptr;
     std::unique_ptr<SwitchUplink> uplink_;
-    std::unique_ptr<Worker> worker_;
-    std::vector<Station> stations_;
 };
 
 TEST_P(NetUplinkTest, FramesGoWhereTheirStationIs) {
@@ -251,7 +186,7 @@ TEST_P(NetUplinkTest, WhatWaitsForTheHostIsBounded) {
     for (int i = 0; i < 4000; ++i) {
         ASSERT_TRUE(guest(0).send(large));
     }
-    EXPECT_GT(stations_[0].port->counters().dropped.value(DropReason::kQueueFull), 0U);
+    EXPECT_GT(dropped(0, DropReason::kQueueFull), 0U);
     host_->set_room(SIZE_MAX);
     expect_at_host(large);
 }
@@ -290,8 +225,7 @@ TEST_P(NetUplinkTest, WithoutGuestsFramesWaitAtTheHost) {
     start_uplink();
     introduce();
     for (Station& each : stations_) {
-        each.guest.reset();
-        each.host.reset();
+        leave(each);
     }
     stations_.clear();
     for (int i = 0; i < 100; ++i) {
@@ -308,26 +242,17 @@ TEST_P(NetUplinkTest, WithoutGuestsFramesWaitAtTheHost) {
 TEST_P(NetUplinkTest, OneIsEnough) {
     start_uplink();
     const auto second =
-        SwitchUplink::create(options_, "second", std::make_unique<PlayedPort>(kTakesAll));
+        SwitchUplink::create(options_, "second", std::make_unique<PlayedPort>(kAllOffloads));
     ASSERT_FALSE(second);
-    EXPECT_NE(second.error().message.find("uplink-test"), std::string::npos);
+    EXPECT_NE(second.error().message.find("switch test"), std::string::npos);
     SwitchOptions other = options_;
-    other.name = "uplink-test-2";
-    EXPECT_TRUE(SwitchUplink::create(other, "other", std::make_unique<PlayedPort>(kTakesAll)));
+    other.name = "test-2";
+    EXPECT_TRUE(SwitchUplink::create(other, "other", std::make_unique<PlayedPort>(kAllOffloads)));
     // It has gone.
-    EXPECT_TRUE(SwitchUplink::create(other, "other", std::make_unique<PlayedPort>(kTakesAll)));
+    EXPECT_TRUE(SwitchUplink::create(other, "other", std::make_unique<PlayedPort>(kAllOffloads)));
 }
 
-INSTANTIATE_TEST_SUITE_P(Rings,
-                         NetUplinkTest,
-                         ::testing::Values(UplinkRow{},
-                                           UplinkRow{.packed = true},
-                                           UplinkRow{.shares_thread = true},
-                                           UplinkRow{.packed = true, .shares_thread = true}),
-                         [](const auto& row) {
-                             return std::string(row.param.packed ? "Packed" : "Split") +
-                                    (row.param.shares_thread ? "Shared" : "Own");
-                         });
+INSTANTIATE_TEST_SUITE_P(Rings, NetUplinkTest, ::testing::ValuesIn(kSwitchRows), name_of_row);
 
 }  // namespace
 }  // namespace outrigger::net
