@@ -12,10 +12,8 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -82,18 +80,19 @@ class SlotTable final {
         uint64_t id_ = 0;
     };
 
-    SlotTable() {
-        if (chunks_ == nullptr) {
-            throw std::bad_alloc();
-        }
-    }
+    SlotTable() = default;
 
     SlotTable(const SlotTable&) = delete;
     SlotTable& operator=(const SlotTable&) = delete;
 
     ~SlotTable() {
-        for (uint32_t begin = 0; begin < next_; begin += kChunkSlots) {
-            delete chunk_of(begin).load(std::memory_order_relaxed);
+        for (const auto& place : groups_) {
+            const std::unique_ptr<Group> group(place.load(std::memory_order_relaxed));
+            if (group != nullptr) {
+                for (const auto& chunk : group->chunks) {
+                    delete chunk.load(std::memory_order_relaxed);
+                }
+            }
         }
     }
 
@@ -194,7 +193,7 @@ class SlotTable final {
         for (uint32_t index = 1; index < next_; ++index) {
             const Slot* const slot = slot_at(index);
             if (slot == nullptr) {
-                index = last_of_chunk(index);
+                index = last_of_gap(index);
                 continue;
             }
             const uint64_t word = slot->word.load(std::memory_order_relaxed);
@@ -206,7 +205,7 @@ class SlotTable final {
             Slot* const slot = slot_at(index);
             if (slot == nullptr) {
                 holes_.push_back(index / kChunkSlots);
-                index = last_of_chunk(index);
+                index = last_of(index, kChunkSlots);
             } else if ((slot->word.load(std::memory_order_relaxed) & (kAlive | kPins)) == 0) {
                 free_slot(*slot, index);
             }
@@ -225,7 +224,7 @@ class SlotTable final {
         for (uint32_t index = 1; index < end; ++index) {
             Slot* const slot = slot_at(index);
             if (slot == nullptr) {
-                index = last_of_chunk(index);
+                index = last_of_gap(index);
                 continue;
             }
             const uint64_t word = slot->word.load(std::memory_order_relaxed);
@@ -277,8 +276,21 @@ class SlotTable final {
         std::array<Slot, kChunkSlots> slots;
     };
 
-    [[nodiscard]] static uint32_t last_of_chunk(uint32_t index) {
-        return index / kChunkSlots * kChunkSlots + (kChunkSlots - 1);
+    /// Where the chunks of so many slots are, made with the first of them: a table has room for
+    /// millions, and takes memory for what is in it.
+    static constexpr uint32_t kGroupSlots = uint32_t{1} << 14;
+
+    struct Group {
+        std::array<std::atomic<Chunk*>, kGroupSlots / kChunkSlots> chunks = {};
+    };
+
+    [[nodiscard]] static uint32_t last_of(uint32_t index, uint32_t slots) {
+        return index / slots * slots + (slots - 1);
+    }
+
+    /// The last slot behind this one of which is known that it has no memory, either.
+    [[nodiscard]] uint32_t last_of_gap(uint32_t index) const {
+        return last_of(index, group_of(index) == nullptr ? kGroupSlots : kChunkSlots);
     }
 
     void free_slot(Slot& slot, uint32_t index) {
@@ -298,13 +310,24 @@ class SlotTable final {
         }
     }
 
-    [[nodiscard]] std::atomic_ref<Chunk*> chunk_of(uint32_t index) const {
-        return std::atomic_ref<Chunk*>(chunks_[index / kChunkSlots]);
+    [[nodiscard]] Group* group_of(uint32_t index) const {
+        // Acquire: pairs with the release in add_chunk().
+        return groups_[index / kGroupSlots].load(std::memory_order_acquire);
+    }
+
+    [[nodiscard]] static std::atomic<Chunk*>& chunk_of(Group& group, uint32_t index) {
+        return group.chunks[index % kGroupSlots / kChunkSlots];
     }
 
     /// Memory for the slot, and those around it. False: there was some.
     bool add_chunk(uint32_t index) {
-        const auto chunk = chunk_of(index);
+        Group* group = group_of(index);
+        if (group == nullptr) {
+            group = new Group;
+            // Release: pairs with the acquire in group_of().
+            groups_[index / kGroupSlots].store(group, std::memory_order_release);
+        }
+        auto& chunk = chunk_of(*group, index);
         if (chunk.load(std::memory_order_relaxed) != nullptr) {
             return false;
         }
@@ -319,8 +342,12 @@ class SlotTable final {
         if (index >= kSlotsMax) {
             return nullptr;
         }
+        Group* const group = group_of(index);
+        if (group == nullptr) {
+            return nullptr;
+        }
         // Acquire: pairs with the release in add_chunk().
-        Chunk* const chunk = chunk_of(index).load(std::memory_order_acquire);
+        Chunk* const chunk = chunk_of(*group, index).load(std::memory_order_acquire);
         return chunk == nullptr ? nullptr : &chunk->slots[index % kChunkSlots];
     }
 
@@ -341,15 +368,7 @@ class SlotTable final {
         used_.fetch_sub(1, std::memory_order_relaxed);
     }
 
-    struct Free {
-        void operator()(Chunk** chunks) const { std::free(chunks); }
-    };
-
-    // As long as the largest table's, by zeroes of the kernel, which take no memory before they are
-    // written.
-    std::unique_ptr<Chunk* [], Free> chunks_ {
-        static_cast<Chunk**>(std::calloc(kSlotsMax / kChunkSlots, sizeof(Chunk*)))
-    };
+    std::array<std::atomic<Group*>, kSlotsMax / kGroupSlots> groups_ = {};
     mutable std::mutex mutex_;     // what follows
     std::vector<uint32_t> free_;   // slots that were used before
     std::vector<uint32_t> holes_;  // chunks below next_ that have no memory

@@ -2,9 +2,14 @@
 #include "devices/fs/slot_table.h"
 
 #include <atomic>
+#include <cstddef>
+#include <fstream>
+#include <memory>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -296,6 +301,43 @@ TEST(SlotTable, NumbersThatLieFarApartCostLittleMoreThanOthers) {
         ASSERT_TRUE(table.find(i * kApart)) << i;
         ASSERT_FALSE(table.find(i * kApart - 1)) << i;
     }
+}
+
+TEST(SlotTable, TellsAllThatLieFarApart) {
+    Things table;
+    constexpr uint32_t kLast = Things::kSlotsMax - 1;
+    const std::vector<uint32_t> slots = {16, 16'383, 16'384, 65'535, 131'072, kLast};
+    for (const uint32_t slot : slots) {
+        Things::Ref entry = table.restore(slot, Things::kSlotsMax);
+        ASSERT_TRUE(entry) << slot;
+        table.publish(entry);
+    }
+    table.finish_restoring(0);
+    std::vector<uint32_t> told;
+    table.for_each([&](Things::Ref& entry) { told.push_back(Things::index_of(entry.id())); });
+    EXPECT_EQ(told, slots);
+}
+
+/// The bytes that a kernel which promises no more than it has (overcommit_memory=2) charges us, of
+/// which it may put whole huge pages in memory with the first byte that is written
+/// (transparent_hugepage=always).
+size_t private_writable_bytes() {
+    std::ifstream file("/proc/self/statm");
+    size_t size = 0, resident = 0, shared = 0, text = 0, lib = 0, data = 0;
+    file >> size >> resident >> shared >> text >> lib >> data;
+    EXPECT_TRUE(file);
+    return data * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+TEST(SlotTable, TakesNoMemoryForRoomThatNobodyUses) {
+    constexpr size_t kTables = 64;
+    const size_t before = private_writable_bytes();
+    std::vector<std::unique_ptr<Things>> tables;
+    for (size_t i = 0; i < kTables; ++i) {
+        tables.push_back(std::make_unique<Things>());
+        (void)add(*tables.back(), 7);
+    }
+    EXPECT_LE(private_writable_bytes() - before, kTables * (size_t{64} << 10));
 }
 
 }  // namespace
