@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -82,18 +83,46 @@ Result<UniqueFd> listen_tcp(uint16_t port, HostEnd& end) {
     return fd;
 }
 
+bool is_at_loopback(const in_addr& at) {
+    const in_addr_t number = ntohl(at.s_addr);
+    return number == INADDR_LOOPBACK || number == INADDR_ANY;
+}
+
+/// A socket of IPv6 takes connections of IPv4, too, where it is at all addresses and not told
+/// otherwise, or at an address of IPv4.
+bool is_at_loopback(int fd, const in6_addr& at) {
+    if (IN6_IS_ADDR_V4MAPPED(&at)) {
+        in_addr mapped{};
+        std::memcpy(&mapped, &at.s6_addr[12], sizeof mapped);
+        return is_at_loopback(mapped);
+    }
+    int only_ip6 = 1;
+    socklen_t size = sizeof only_ip6;
+    return IN6_IS_ADDR_UNSPECIFIED(&at) &&
+           ::getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only_ip6, &size) == 0 && only_ip6 == 0;
+}
+
 /// The port at which programs of the host reach it by 127.0.0.1; empty: not so.
 std::string loopback_port(int fd) {
-    sockaddr_in own{};
+    sockaddr_storage own{};
     socklen_t size = sizeof own;
     // SAFETY: sockets' addresses are passed so; getsockname() writes at most `size` bytes.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
-    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0 ||
-        own.sin_family != AF_INET) {
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &size) != 0) {
         return {};
     }
-    const in_addr_t at = ntohl(own.sin_addr.s_addr);
-    return at == INADDR_LOOPBACK || at == INADDR_ANY ? std::to_string(ntohs(own.sin_port)) : "";
+    if (own.ss_family == AF_INET) {
+        sockaddr_in address{};
+        std::memcpy(&address, &own, sizeof address);
+        return is_at_loopback(address.sin_addr) ? std::to_string(ntohs(address.sin_port)) : "";
+    }
+    if (own.ss_family == AF_INET6) {
+        sockaddr_in6 address{};
+        std::memcpy(&address, &own, sizeof address);
+        return is_at_loopback(fd, address.sin6_addr) ? std::to_string(ntohs(address.sin6_port))
+                                                     : "";
+    }
+    return {};
 }
 
 /// What the service manager passes. It does so to the next process, too.

@@ -295,6 +295,35 @@ TEST_F(ActivatedConsoleTest, ViewersReachPortsOfUnixAndTcp) {
     }
 }
 
+TEST_F(ActivatedConsoleTest, PortsOfIp6AreAttachedToWhereTheyTakeIp4) {
+    // systemd's ListenStream=7000 is a socket of both families.
+    const uint16_t both = passed_.add_tcp6("both", "::");
+    const uint16_t mapped = passed_.add_tcp6("mapped", "::ffff:127.0.0.1");
+    const uint16_t only = passed_.add_tcp6("only", "::", true);
+    const uint16_t one = passed_.add_tcp6("one", "::1");
+    start_console({"name=both,backend=tcp,fd-name=both",
+                   "name=mapped,backend=tcp,fd-name=mapped",
+                   "name=only,backend=tcp,fd-name=only",
+                   "name=one,backend=tcp,fd-name=one"},
+                  {"--control-socket=" + path("control")});
+    const auto guest = boot(4);
+    const std::string said = show();
+    const auto says = [&](uint16_t port) {
+        return said.find("\"place\": \"" + std::to_string(port) + '"') != std::string::npos;
+    };
+    EXPECT_TRUE(says(both)) << said;
+    EXPECT_TRUE(says(mapped)) << said;
+    EXPECT_FALSE(says(only)) << said;
+    EXPECT_FALSE(says(one)) << said;
+    expect_passes_both_ways(*guest, 0, connect_tcp(both));
+    expect_passes_both_ways(*guest, 1, connect_tcp(mapped));
+    ChildProcess attached(std::getenv("OUTRIGGER_CTL_PROGRAM"),
+                          {.arguments = {"--socket=" + path("control"), "attach", "one"}});
+    EXPECT_EQ(attached.wait(), Ended{.status = 1});
+    EXPECT_NE(attached.complained().find("its socket is not at 127.0.0.1"), std::string::npos)
+        << attached.complained();
+}
+
 TEST_F(ActivatedConsoleTest, TheSocketBesideItTakesSizes) {
     passed_.add_unix("tty", path("tty.size"));  // systemd passes them in no order
     passed_.add_unix("tty", path("tty"));

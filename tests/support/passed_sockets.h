@@ -49,18 +49,18 @@ class PassedSockets final {
 
     /// A TCP socket that listens at 127.0.0.1: its port.
     uint16_t add_tcp(const std::string& name) {
-        UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
         sockaddr_in address{};
         address.sin_family = AF_INET;
         address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        // SAFETY: as above.
-        auto* const generic = reinterpret_cast<sockaddr*>(&address);
-        EXPECT_EQ(::bind(fd.get(), generic, size), 0);
-        EXPECT_EQ(::listen(fd.get(), 16), 0);
-        EXPECT_EQ(::getsockname(fd.get(), generic, &size), 0);
-        add(name, std::move(fd));
-        return ntohs(address.sin_port);
+        return ntohs(listen_at(name, address, false).sin_port);
+    }
+
+    /// Likewise at that address of IPv6. At :: it is there for IPv4, too, unless `only_ip6`.
+    uint16_t add_tcp6(const std::string& name, const char* at, bool only_ip6 = false) {
+        sockaddr_in6 address{};
+        address.sin6_family = AF_INET6;
+        EXPECT_EQ(::inet_pton(AF_INET6, at, &address.sin6_addr), 1) << at;
+        return ntohs(listen_at(name, address, only_ip6).sin6_port);
     }
 
     /// As systemd-socket-activate passes them where it is told no names.
@@ -92,6 +92,24 @@ class PassedSockets final {
     }
 
   private:
+    /// Where it is then.
+    template <class Address>
+    Address listen_at(const std::string& name, Address address, bool only_ip6) {
+        // SAFETY: as above; both families begin with theirs.
+        auto* const generic = reinterpret_cast<sockaddr*>(&address);
+        UniqueFd fd(::socket(generic->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        if (generic->sa_family == AF_INET6) {
+            const int only = only_ip6 ? 1 : 0;
+            EXPECT_EQ(::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &only, sizeof only), 0);
+        }
+        socklen_t size = sizeof address;
+        EXPECT_EQ(::bind(fd.get(), generic, size), 0);
+        EXPECT_EQ(::listen(fd.get(), 16), 0);
+        EXPECT_EQ(::getsockname(fd.get(), generic, &size), 0);
+        add(name, std::move(fd));
+        return address;
+    }
+
     std::vector<std::pair<std::string, UniqueFd>> passed_;
     bool nameless_ = false;
 };

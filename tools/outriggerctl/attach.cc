@@ -45,6 +45,15 @@ Result<v1::ConsoleDevice> find_console(const v1::Program& program) {
     return found->console();
 }
 
+/// Of a port without a place.
+std::string why_nowhere(const std::string& backend) {
+    if (backend == "tcp") {
+        return "its socket is not at 127.0.0.1";
+    }
+    return backend == "unix" ? "its socket has no path"
+                             : "its backend is " + control::printable(backend);
+}
+
 Result<v1::ConsolePort> find_port(const v1::ConsoleDevice& console, const std::string& name) {
     std::vector<const v1::ConsolePort*> meant;
     std::string names;
@@ -63,8 +72,7 @@ Result<v1::ConsolePort> find_port(const v1::ConsoleDevice& console, const std::s
     }
     if (meant.front()->place().empty()) {
         return refuse("port " + control::printable(name) +
-                      " cannot be attached to: its backend is " +
-                      control::printable(meant.front()->backend()));
+                      " cannot be attached to: " + why_nowhere(meant.front()->backend()));
     }
     return *meant.front();
 }
