@@ -220,6 +220,8 @@ void BlkControl::dispatch(const v1::Request& request, std::vector<UniqueFd> fds,
         case v1::Request::kSetPortPlugged:
         case v1::Request::kStartCapture:
         case v1::Request::kStopCapture:
+        case v1::Request::kStartUplinkCapture:
+        case v1::Request::kStopUplinkCapture:
         case v1::Request::kSetNetworkLimits:
         case v1::Request::kSetAllowedSenders:
         case v1::Request::COMMAND_NOT_SET:

@@ -148,7 +148,7 @@ Result<void> Capture::prepare(UniqueFd file, CaptureOptions options) {
         return failure(Error{.message = "the file is not open for writing"});
     }
     if (is_running()) {
-        return failure(Error{.message = "a capture is running: capture-stop ends it"});
+        return failure(Error{.message = "a capture is running: end that one first"});
     }
     // One that has failed writes nothing more.
     if (thread_.joinable() && !ended_ && counters().state != CaptureState::kFailed) {

@@ -44,8 +44,29 @@ void describe_port(const PortCounters& port, v1::NetworkPort& out) {
     out.set_peers_lost(port.peers_lost.value());
 }
 
+/// Nothing, where there was none.
+template <typename Message>
+void describe_capture(const Capture* capture, Message& out) {
+    const CaptureCounters captured = capture != nullptr ? capture->counters() : CaptureCounters{};
+    if (captured.state != CaptureState::kNone) {
+        v1::NetworkCapture& shown = *out.mutable_capture();
+        shown.set_state(std::string(name_of(captured.state)));
+        shown.set_frames(captured.frames);
+        shown.set_bytes(captured.bytes);
+        shown.set_dropped(captured.dropped);
+    }
+}
+
 control::CommandResult refusal_of(control::Refusal refusal, std::string why) {
     return failure(control::CommandError{.refusal = refusal, .message = std::move(why)});
+}
+
+/// Whoever has asked for it, if anybody has, hears that all is written.
+void tell_end(control::DeviceControl::Answer answer, const CaptureCounters& counters) {
+    if (answer) {
+        answer(std::to_string(counters.frames) + " frames were captured, and " +
+               std::to_string(counters.dropped) + " dropped from the capture");
+    }
 }
 
 }  // namespace
@@ -53,6 +74,12 @@ control::CommandResult refusal_of(control::Refusal refusal, std::string why) {
 void NetControl::attach(EventLoop& control_loop, std::span<Worker* const> workers) {
     control_loop_ = &control_loop;
     worker_ = workers.front();
+    port_captured_.capture = device_.capture();
+    port_captured_.name = device_.options().backend;
+    if (const SwitchUplink* const uplink = device_.uplink()) {
+        uplink_captured_.capture = uplink->capture();
+        uplink_captured_.name = uplink->name();
+    }
 }
 
 void NetControl::describe(v1::Device& out) const {
@@ -78,6 +105,7 @@ void NetControl::describe(v1::Device& out) const {
         shown.mutable_from_host()->set_frames(taken.frames_sent.value());
         shown.mutable_from_host()->set_bytes(taken.bytes_sent.value());
         add_drops(taken.dropped, *shown.mutable_from_host());
+        describe_capture(uplink->capture(), shown);
     }
     network.set_finished_for_guest(counters.finished_to_guest.value());
     network.set_announcements(counters.announcements.value());
@@ -86,42 +114,27 @@ void NetControl::describe(v1::Device& out) const {
     if (const PortPolicy* const policy = device_.policy()) {
         PortPolicy::to_message(policy->values(), *network.mutable_policy());
     }
-    if (const Capture* const capture = device_.capture()) {
-        const CaptureCounters captured = capture->counters();
-        if (captured.state != CaptureState::kNone) {
-            v1::NetworkCapture& shown = *network.mutable_capture();
-            shown.set_state(std::string(name_of(captured.state)));
-            shown.set_frames(captured.frames);
-            shown.set_bytes(captured.bytes);
-            shown.set_dropped(captured.dropped);
-        }
-    }
+    describe_capture(device_.capture(), network);
 }
 
 void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, Answer answer) {
-    Capture* const capture = device_.capture();
-    const auto refuse = [&](control::Refusal refusal, const std::string& why) {
-        answer(refusal_of(refusal, why));
-    };
     switch (request.command_case()) {
         case v1::Request::kStartCapture:
-            if (capture == nullptr || capture_begins_) {
-                refuse(control::Refusal::kInvalid, "nothing can be captured now");
-            } else if (fds.size() != 1) {
-                refuse(control::Refusal::kInvalid, "a capture needs the file that it goes to");
-            } else {
-                start_capture(request.start_capture(), std::move(fds[0]), std::move(answer));
-            }
+            start_capture(
+                port_captured_, request.start_capture(), std::move(fds), std::move(answer));
             return;
-        case v1::Request::kStopCapture: {
-            if (capture == nullptr || capture_begins_ || !capture->is_running()) {
-                refuse(control::Refusal::kInvalid, "no capture is running");
-                return;
-            }
-            stopped_ = std::move(answer);
-            capture->ask_to_stop();
+        case v1::Request::kStopCapture:
+            stop_capture(port_captured_, std::move(answer));
             return;
-        }
+        case v1::Request::kStartUplinkCapture:
+            start_capture(uplink_captured_,
+                          request.start_uplink_capture(),
+                          std::move(fds),
+                          std::move(answer));
+            return;
+        case v1::Request::kStopUplinkCapture:
+            stop_capture(uplink_captured_, std::move(answer));
+            return;
         case v1::Request::kSetNetworkLimits:
             set_limits(request.set_network_limits(), std::move(answer));
             return;
@@ -129,26 +142,32 @@ void NetControl::handle(const v1::Request& request, std::vector<UniqueFd> fds, A
             set_senders(request.set_allowed_senders(), std::move(answer));
             return;
         default:
-            refuse(control::Refusal::kUnknown, "a network device has no such command");
-    }
-}
-
-/// Whoever has asked for it hears that all is written.
-void NetControl::on_capture_end(const CaptureCounters& counters) {
-    if (Answer answer = std::exchange(stopped_, nullptr)) {
-        answer(std::to_string(counters.frames) + " frames were captured, and " +
-               std::to_string(counters.dropped) + " dropped from the capture");
+            answer(refusal_of(control::Refusal::kUnknown, "a network device has no such command"));
     }
 }
 
 /// What is in the wish was written by anybody.
-void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answer answer) {
-    const auto refuse = [&](const std::string& why) {
-        answer(refusal_of(control::Refusal::kInvalid, why));
+void NetControl::start_capture(Captured& captured,
+                               const v1::StartCapture& wish,
+                               std::vector<UniqueFd> fds,
+                               Answer answer) {
+    const auto refuse = [&](std::string_view why) {
+        answer(refusal_of(control::Refusal::kInvalid, std::string(why)));
     };
+    if (captured.capture == nullptr) {
+        refuse(captured.lack);
+        return;
+    }
+    if (captured.begins) {
+        refuse("nothing can be captured now: another capture begins");
+        return;
+    }
+    if (fds.size() != 1) {
+        refuse("a capture needs the file that it goes to");
+        return;
+    }
     constexpr size_t kTextBytesMax = 1024;
-    CaptureOptions options{.interface_name = device_.options().backend,
-                           .filter_text = wish.filter_text()};
+    CaptureOptions options{.interface_name = captured.name, .filter_text = wish.filter_text()};
     if (options.filter_text.size() > kTextBytesMax) {
         options.filter_text.resize(kTextBytesMax);
     }
@@ -178,27 +197,42 @@ void NetControl::start_capture(const v1::StartCapture& wish, UniqueFd file, Answ
     if (wish.file_bytes_max() > 0) {
         options.file_bytes_max = wish.file_bytes_max();
     }
-    Capture& capture = *device_.capture();
-    if (const auto prepared = capture.prepare(std::move(file), std::move(options)); !prepared) {
+    Capture& capture = *captured.capture;
+    if (const auto prepared = capture.prepare(std::move(fds[0]), std::move(options)); !prepared) {
         refuse(prepared.error().message);
         return;
     }
-    capture_begins_ = true;
-    worker_->post([this, &capture, answer = std::move(answer)]() mutable {
+    captured.begins = true;
+    worker_->post([this, &captured, &capture, answer = std::move(answer)]() mutable {
         // What has been counted is asked for before another capture can begin.
-        auto begun = capture.begin_from_worker([this, &capture] {
-            control_loop_->post(
-                [this, counters = capture.counters()] { on_capture_end(counters); });
+        auto begun = capture.begin_from_worker([this, &captured, &capture] {
+            control_loop_->post([&captured, counters = capture.counters()] {
+                tell_end(std::exchange(captured.stopped, nullptr), counters);
+            });
         });
-        control_loop_->post([this, begun = std::move(begun), answer = std::move(answer)]() mutable {
-            capture_begins_ = false;
-            if (begun) {
-                answer(std::string());
-                return;
-            }
-            answer(refusal_of(control::Refusal::kFailed, begun.error().message));
-        });
+        control_loop_->post(
+            [&captured, begun = std::move(begun), answer = std::move(answer)]() mutable {
+                captured.begins = false;
+                if (begun) {
+                    answer(std::string());
+                    return;
+                }
+                answer(refusal_of(control::Refusal::kFailed, begun.error().message));
+            });
     });
+}
+
+void NetControl::stop_capture(Captured& captured, Answer answer) {
+    if (captured.capture == nullptr) {
+        answer(refusal_of(control::Refusal::kInvalid, std::string(captured.lack)));
+        return;
+    }
+    if (captured.begins || !captured.capture->is_running()) {
+        answer(refusal_of(control::Refusal::kInvalid, "no capture is running"));
+        return;
+    }
+    captured.stopped = std::move(answer);
+    captured.capture->ask_to_stop();
 }
 
 void NetControl::set_limits(const v1::SetNetworkLimits& wish, Answer answer) {

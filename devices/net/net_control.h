@@ -3,6 +3,10 @@
 /// a capture; other limits and senders.
 #pragma once
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "vhost-user-backend/control/device_control.h"
 
 namespace outrigger::control::v1 {
@@ -13,8 +17,8 @@ class StartCapture;
 
 namespace outrigger::net {
 
+class Capture;
 class NetDevice;
-struct CaptureCounters;
 struct PolicyValues;
 
 /// Thread-bound: control thread.
@@ -29,8 +33,20 @@ class NetControl final : public control::DeviceControl {
                 Answer answer) override;
 
   private:
-    void start_capture(const control::v1::StartCapture& wish, UniqueFd file, Answer answer);
-    void on_capture_end(const CaptureCounters& counters);
+    /// What passes at one place, and who waits for what of its capture.
+    struct Captured {
+        std::string_view lack;       // what is said where nothing can be captured
+        Capture* capture = nullptr;  // null: nothing can
+        std::string name{};          // of the place, for the file
+        bool begins = false;         // on the worker, and nothing else can be asked of it meanwhile
+        Answer stopped{};            // to whoever has asked for the end, when it is there
+    };
+
+    void start_capture(Captured& captured,
+                       const control::v1::StartCapture& wish,
+                       std::vector<UniqueFd> fds,
+                       Answer answer);
+    void stop_capture(Captured& captured, Answer answer);
     void set_limits(const control::v1::SetNetworkLimits& wish, Answer answer);
     void set_senders(const control::v1::SetAllowedSenders& wish, Answer answer);
     void change_policy(PolicyValues values, Answer answer);
@@ -38,8 +54,10 @@ class NetControl final : public control::DeviceControl {
     NetDevice& device_;
     EventLoop* control_loop_ = nullptr;
     Worker* worker_ = nullptr;
-    bool capture_begins_ = false;  // on the worker, and nothing else can be asked of it meanwhile
-    Answer stopped_;  // to whoever has asked for the end of a capture, when it is there
+    Captured port_captured_{.lack = "nothing can be captured"};
+    Captured uplink_captured_{.lack =
+                                  "the device is not its switch's way to the host: name the "
+                                  "one that has --switch-tap"};
 };
 
 }  // namespace outrigger::net

@@ -322,7 +322,10 @@ Result<std::unique_ptr<SwitchUplink>> open_uplink(const OptionValues& values,
     Tap tap = OUTRIGGER_TRY(open_tap_of("switch-tap", values, 1, keeper));
     std::string name = tap.name;
     std::unique_ptr<Port> port = OUTRIGGER_TRY(TapPort::create(std::move(tap)));
-    return SwitchUplink::create(switch_options(values), std::move(name), std::move(port));
+    auto capture = std::make_unique<Capture>();
+    port = std::make_unique<CapturedPort>(std::move(port), *capture);
+    return SwitchUplink::create(
+        switch_options(values), std::move(name), std::move(port), std::move(capture));
 }
 
 Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper* keeper) {

@@ -15,7 +15,8 @@ constexpr int kBatch = 64;
 
 Result<std::unique_ptr<SwitchUplink>> SwitchUplink::create(const SwitchOptions& options,
                                                            std::string name,
-                                                           std::unique_ptr<Port> host) {
+                                                           std::unique_ptr<Port> host,
+                                                           std::unique_ptr<Capture> capture) {
     SwitchOptions own = options;
     own.own_addresses_max = std::max(options.addresses.addresses_max, kAddressesMax);
     auto port = std::make_unique<SwitchPort>(own);
@@ -24,13 +25,15 @@ Result<std::unique_ptr<SwitchUplink>> SwitchUplink::create(const SwitchOptions& 
             Error{.message = "the switch " + options.name + " has a way out to the host already"});
     }
     return std::unique_ptr<SwitchUplink>(
-        new SwitchUplink(std::move(name), std::move(port), std::move(host)));
+        new SwitchUplink(std::move(name), std::move(port), std::move(host), std::move(capture)));
 }
 
 SwitchUplink::SwitchUplink(std::string name,
                            std::unique_ptr<SwitchPort> port,
-                           std::unique_ptr<Port> host)
+                           std::unique_ptr<Port> host,
+                           std::unique_ptr<Capture> capture)
     : name_(std::move(name)),
+      capture_(std::move(capture)),
       port_(std::move(port)),
       host_(std::move(host)),
       taken_(host_->takes()) {}

@@ -15,6 +15,7 @@
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/io/worker.h"
 
+#include "devices/net/capture.h"
 #include "devices/net/later_call.h"
 #include "devices/net/offload.h"
 #include "devices/net/port.h"
@@ -27,10 +28,13 @@ class SwitchUplink final : private PortEvents {
     /// Of stations at the host there may be more than behind a guest.
     static constexpr size_t kAddressesMax = 4096;
 
-    /// An error: the switch has one. `name`: of the host's side, for people.
-    [[nodiscard]] static Result<std::unique_ptr<SwitchUplink>> create(const SwitchOptions& options,
-                                                                      std::string name,
-                                                                      std::unique_ptr<Port> host);
+    /// An error: the switch has one. `name`: of the host's side, for people. `capture`: of what
+    /// passes at `host`; null: nothing can be captured.
+    [[nodiscard]] static Result<std::unique_ptr<SwitchUplink>> create(
+        const SwitchOptions& options,
+        std::string name,
+        std::unique_ptr<Port> host,
+        std::unique_ptr<Capture> capture = nullptr);
 
     ~SwitchUplink();
 
@@ -45,6 +49,9 @@ class SwitchUplink final : private PortEvents {
     [[nodiscard]] const PortCounters& host_counters() const { return host_->counters(); }
 
     [[nodiscard]] const PortCounters& switch_counters() const { return port_->counters(); }
+
+    /// Null: there is none.
+    [[nodiscard]] Capture* capture() const { return capture_.get(); }
 
   private:
     /// What the host tells.
@@ -63,7 +70,10 @@ class SwitchUplink final : private PortEvents {
         SwitchUplink& uplink_;
     };
 
-    SwitchUplink(std::string name, std::unique_ptr<SwitchPort> port, std::unique_ptr<Port> host);
+    SwitchUplink(std::string name,
+                 std::unique_ptr<SwitchPort> port,
+                 std::unique_ptr<Port> host,
+                 std::unique_ptr<Capture> capture);
 
     // PortEvents, of the switch.
     void on_frames() override;
@@ -80,6 +90,7 @@ class SwitchUplink final : private PortEvents {
     void drop_frame();
 
     const std::string name_;
+    const std::unique_ptr<Capture> capture_;
     const std::unique_ptr<SwitchPort> port_;
     const std::unique_ptr<Port> host_;
     const Offloads taken_;  // by the host

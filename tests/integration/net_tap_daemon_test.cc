@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/integration/net_tap_daemon.h"
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -88,6 +92,115 @@ TEST_F(NetTapDaemonTest, TapIsTheWayOutOfASwitch) {
         expect_good_end();
         EXPECT_TRUE(eventually([] { return ::if_nametoindex(kTap) == 0; }));
     }
+}
+
+/// That the first guest's frames are from.
+const std::string kFirstMac("\x52\x54\0\0\0\x01", 6);
+
+/// What an operator sees of what passes there, of whichever guest it is.
+class NetUplinkCaptureTest : public NetTapDaemonTest {
+  protected:
+    void serve_switch() {
+        start_program({"--sandbox=log",
+                       "--control-socket=" + path("control"),
+                       "--device=socket-path=" + path("s") + ",backend=switch,switch-tap=" + kTap,
+                       "--device=socket-path=" + path("t") + ",backend=switch"});
+        connect_guest({});
+        second_ = std::make_unique<NetGuest>(
+            driver::Frontend::connect(path("t"), driver::after(kPatience)).value(),
+            NetGuestOptions{});
+        ASSERT_TRUE(second_->is_up());
+        configure();
+        expect_traffic();
+    }
+
+    void start_program(std::vector<std::string> arguments) {
+        daemon_ = std::make_unique<ChildProcess>(
+            program_, ChildProcess::Options{.arguments = std::move(arguments), .descriptors = {}});
+    }
+
+    std::string ask_device(const std::string& socket,
+                           std::vector<std::string> arguments,
+                           int status = 0) {
+        arguments.push_back("--device=" + path(socket));
+        return ask(std::move(arguments), status);
+    }
+
+    /// Has the other guest send a datagram to that station, at that port.
+    void send_from_second(const std::string& to, const std::string& text, uint16_t port) {
+        FrameOptions options{.udp = true, .source_port = 9, .destination_port = port};
+        options.to_mac = to;
+        std::string frame = make_frame(text, options);
+        frame.replace(6, 6, std::string("\x02\0\0\0\0\x08", 6));
+        ASSERT_TRUE(second_->send(frame));
+    }
+
+    [[nodiscard]] std::string file(const std::string& name) const {
+        std::ifstream in(path(name), std::ios::binary);
+        return {std::istreambuf_iterator<char>(in), {}};
+    }
+
+    [[nodiscard]] static bool has_libpcap() {
+        const char* const has_pcap = std::getenv("OUTRIGGER_HAS_PCAP");
+        return has_pcap != nullptr && has_pcap == std::string("yes");
+    }
+
+    std::unique_ptr<NetGuest> second_;
+};
+
+TEST_F(NetUplinkCaptureTest, HasWhatPassesThereOfAllGuestsAndNothingElse) {
+    serve_switch();
+    std::vector<std::string> wish{"capture", path("uplink"), "--uplink"};
+    if (has_libpcap()) {
+        wish.push_back("--filter=udp port " + std::to_string(kHostPort));
+    }
+    ASSERT_EQ(ask_device("s", wish), "");
+    ASSERT_EQ(ask_device("s", {"capture", path("port")}), "");  // at the same time
+    ASSERT_EQ(to_host("of the first", true), "of the first");
+    ASSERT_TRUE(from_host("of the host"));
+    send_from_second(host_mac_, "of the second", kHostPort);
+    send_from_second(host_mac_, "to another port", kHostPort + 1);
+    send_from_second(kFirstMac, "among guests", kHostPort);
+    while (const auto frame = guest_->receive()) {
+        if (frame->bytes.find("among guests") != std::string::npos) {
+            break;
+        }
+    }
+    const std::string shown = ask_device("s", {"show"});
+    const std::string ended = ask_device("s", {"capture-stop", "--uplink"});
+    const std::string captured = file("uplink");
+    for (const char* const text : {"of the first", "of the host", "of the second"}) {
+        EXPECT_NE(captured.find(text), std::string::npos) << text;
+    }
+    EXPECT_NE(captured.find(kTap), std::string::npos);
+    EXPECT_EQ(captured.find("among guests"), std::string::npos);
+    if (has_libpcap()) {
+        EXPECT_EQ(captured.find("to another port"), std::string::npos);
+        EXPECT_NE(shown.find("capture running: frames 3, dropped 0"), std::string::npos) << shown;
+        EXPECT_EQ(ended, "3 frames were captured, and 0 dropped from the capture\n");
+    }
+    // That of the device's own port is another one, and goes on.
+    EXPECT_NE(ask_device("s", {"capture-stop", "--uplink"}, 1).find("no capture is running"),
+              std::string::npos);
+    (void)ask_device("s", {"capture-stop"});
+    const std::string own = file("port");
+    EXPECT_NE(own.find("of the first"), std::string::npos);
+    EXPECT_NE(own.find("among guests"), std::string::npos);
+    EXPECT_EQ(own.find("of the second"), std::string::npos);
+    EXPECT_NE(ask_device("s", {"show"}).find("capture stopped: frames"), std::string::npos);
+}
+
+TEST_F(NetUplinkCaptureTest, IsRefusedByDevicesThatAreNoWayOut) {
+    serve_switch();
+    EXPECT_NE(ask_device("t", {"capture", path("f"), "--uplink"}, 1).find("--switch-tap"),
+              std::string::npos);
+    EXPECT_FALSE(std::filesystem::exists(path("f")));
+    EXPECT_NE(ask_device("t", {"capture-stop", "--uplink"}, 1).find("--switch-tap"),
+              std::string::npos);
+    ASSERT_EQ(ask_device("s", {"capture", path("f"), "--uplink"}), "");
+    EXPECT_NE(ask_device("s", {"capture", path("g"), "--uplink"}, 1).find("a capture is running"),
+              std::string::npos);
+    EXPECT_FALSE(std::filesystem::exists(path("g")));
 }
 
 TEST_F(NetTapDaemonTest, WayOutOfASwitchMayBeGivenAndIsOne) {

@@ -11,7 +11,7 @@
 #include "vhost-user-backend/base/escape_key.h"
 #include "vhost-user-backend/control/printable_text.h"
 
-#include "tools/outriggerctl/ctl_filter.h"
+#include "tools/outriggerctl/ctl_capture.h"
 #include "tools/outriggerctl/ctl_limits.h"
 
 namespace outrigger::ctl {
@@ -120,11 +120,11 @@ constexpr CommandSpec kCommands[] = {
              "standard output if that is a pipe, as pcapng for Wireshark and tcpdump, until "
              "capture-stop. Frames are as they pass: checksums and segments may be unfinished. "
              "What the file is too slow for is dropped from the capture, never from the network",
-     .options = " filter frame-bytes file-bytes "},
+     .options = " uplink filter frame-bytes file-bytes "},
     {.name = "capture-stop",
      .value_name = "",
      .help = "End a capture, and tell how many frames it has",
-     .options = ""},
+     .options = " uplink "},
     {.name = "log-level",
      .value_name = "LEVEL",
      .help = "Change what the daemon logs, as its --log-level does",
@@ -250,6 +250,11 @@ constexpr OptionSpec kOptions[] = {
      .value_name = "KEY",
      .help = "With attach: the control key that ends it, as a caret and a character, or none",
      .default_value = "^]"},
+    {.name = "uplink",
+     .kind = OptionKind::kFlag,
+     .help = "With capture and capture-stop: what passes at the way to the host of the device's "
+             "switch, for all devices there, in place of the device's own port; the device is the "
+             "one that has --switch-tap. Both may be captured at a time"},
     {.name = "filter",
      .value_name = "EXPRESSION",
      .help = "With capture: only what this expression of libpcap wants, like 'tcp port 80'; see "
@@ -295,7 +300,7 @@ constexpr OptionSpec kOptions[] = {
 constexpr std::string_view kCommandOptions =
     " force read-only bytes read-bytes write-bytes ops read-ops write-ops group no-group "
     "send-bytes send-frames receive-bytes receive-frames max-bytes period mac ip any-mac any-ip "
-    "rate escape filter frame-bytes file-bytes interval count batch keeper ";
+    "rate escape uplink filter frame-bytes file-bytes interval count batch keeper ";
 
 std::unexpected<Error> usage_error(std::string message) {
     return failure(Error{.message = std::move(message)});
@@ -362,15 +367,6 @@ Result<void> read_fill(const std::optional<std::string>& value,
     return {};
 }
 
-Result<void> read_capture(const OptionValues& values, v1::StartCapture& command) {
-    if (const auto expression = values.text("filter")) {
-        OUTRIGGER_TRY(compile_filter(*expression, command));
-    }
-    command.set_frame_bytes_max(static_cast<uint32_t>(values.number("frame-bytes").value_or(0)));
-    command.set_file_bytes_max(values.number("file-bytes").value_or(0));
-    return {};
-}
-
 Result<void> read_choice(const std::string& value, v1::Request& request, std::string_view command) {
     if (command == "read-only" && (value == "on" || value == "off")) {
         request.mutable_set_read_only()->set_read_only(value == "on");
@@ -420,9 +416,9 @@ Result<void> read_command(const CommandSpec& spec,
         request.mutable_swap_image()->set_force(values.flag("force"));
     } else if (spec.name == "capture") {
         plan.capture_path = *value;
-        return read_capture(values, *request.mutable_start_capture());
+        return read_capture(values, request);
     } else if (spec.name == "capture-stop") {
-        request.mutable_stop_capture();
+        read_capture_end(values, request);
     } else if (spec.name == "fill") {
         return read_fill(value, values, *request.mutable_fill());
     } else if (spec.name == "drain") {

@@ -399,6 +399,14 @@ std::string senders_text(const google::protobuf::RepeatedPtrField<std::string>& 
     return out.empty() ? "any" : out;
 }
 
+std::string capture_text(const v1::NetworkCapture& capture) {
+    return fmt::format("{}: frames {}, dropped {}, bytes written {}",
+                       capture.state(),
+                       capture.frames(),
+                       capture.dropped(),
+                       capture.bytes());
+}
+
 void append_network(std::string& out, const v1::NetworkDevice& network) {
     const v1::NetworkPort& port = network.port();
     append_row(out, "backend", network.backend());
@@ -417,6 +425,9 @@ void append_network(std::string& out, const v1::NetworkDevice& network) {
         append_row(out, "uplink " + uplink.name(), flow_text(uplink.host().sent()));
         append_row(out, "", "of the host " + flow_text(uplink.host().received()));
         append_row(out, "", "to guests " + flow_text(uplink.from_host()));
+        if (uplink.has_capture()) {
+            append_row(out, "", "capture " + capture_text(uplink.capture()));
+        }
     }
     append_row(out,
                "port",
@@ -433,13 +444,7 @@ void append_network(std::string& out, const v1::NetworkDevice& network) {
                            network.commands(),
                            network.commands_refused()));
     if (network.has_capture()) {
-        append_row(out,
-                   "capture",
-                   fmt::format("{}: frames {}, dropped {}, bytes written {}",
-                               network.capture().state(),
-                               network.capture().frames(),
-                               network.capture().dropped(),
-                               network.capture().bytes()));
+        append_row(out, "capture", capture_text(network.capture()));
     }
 }
 

@@ -55,6 +55,18 @@ TEST(CtlOptions, EveryCommandMakesItsRequest) {
     EXPECT_TRUE(swap.request.swap_image().force());
 }
 
+// By commands of its own, which daemons refuse that do not know of it.
+TEST(CtlOptions, CaptureMayBeOfTheWayToTheHost) {
+    const CtlPlan capture = plan({"capture", "f", "--uplink", "--frame-bytes=100"});
+    EXPECT_EQ(capture.capture_path, "f");
+    EXPECT_FALSE(capture.request.has_start_capture());
+    EXPECT_EQ(capture.request.start_uplink_capture().frame_bytes_max(), 100U);
+    const CtlPlan stop = plan({"capture-stop", "--uplink"});
+    EXPECT_FALSE(stop.request.has_stop_capture());
+    EXPECT_TRUE(stop.request.has_stop_uplink_capture());
+    EXPECT_NE(complaint({"show", "--uplink", "--socket=s"}), "");
+}
+
 TEST(CtlOptions, CaptureIsStartedAndStopped) {
     const CtlPlan capture = plan({"capture", "f", "--frame-bytes=100", "--file-bytes=1M"});
     EXPECT_EQ(capture.capture_path, "f");
