@@ -176,6 +176,22 @@ TEST_F(NetTapQueuesTest, QueuesOutliveAProcessThatIsKilled) {
     expect_flows_stay();
 }
 
+TEST_F(NetTapQueuesTest, TapThatIsDeletedIsMadeAnewWithAllItsQueues) {
+    serve_tap({"--keeper=fork"});
+    expect_flows_stay();
+    delete_tap();
+    kill_worker();
+    // The guest's session goes on, so the keeper has heard what became of the tap before.
+    expect_used(kPairs, 0);
+    configure();
+    expect_flows_stay();
+    EXPECT_EQ(queues_of(daemon_->pid()), (Queues{.used = kPairs, .unused = 0}));
+    const unsigned index = ::if_nametoindex(kTap);
+    kill_worker();
+    expect_flows_stay();
+    EXPECT_EQ(::if_nametoindex(kTap), index);
+}
+
 TEST_F(NetTapQueuesTest, QueuesMayBeGiven) {
     std::vector<UniqueFd> queues;
     ChildProcess::Options options{.arguments = {"--socket-path=" + path("s"),
@@ -214,8 +230,8 @@ TEST_F(NetTapQueuesTest, TapOfOneQueueServesAllPairs) {
     expect_flows_stay();
 }
 
-/// Keeps what it is given for whoever comes next.
-class KeepsAll final : public DeviceKeeper {
+/// Keeps what it is given for whoever comes next, behind settle().
+class PlayedKeeper final : public DeviceKeeper {
   public:
     [[nodiscard]] bool goes_on() const override { return true; }
 
@@ -226,33 +242,47 @@ class KeepsAll final : public DeviceKeeper {
     }
 
     [[nodiscard]] UniqueFd take(std::string_view name) override {
-        const auto found = kept_.find(name);
-        return UniqueFd(found == kept_.end() ? -1
-                                             : ::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0));
+        const auto found = given_.extract(std::string(name));
+        return found.empty() ? UniqueFd() : std::move(found.mapped());
     }
 
     [[nodiscard]] bool keep_open(std::string_view name, int fd) override {
-        return kept_.emplace(name, ::fcntl(fd, F_DUPFD_CLOEXEC, 0)).second;
+        EXPECT_FALSE(given_.contains(name)) << name;
+        return kept_.emplace(name, copy_of(fd)).second;
     }
 
     void forget(std::string_view name) override {
-        if (const auto found = kept_.find(name); found != kept_.end()) {
-            kept_.erase(found);
+        given_.erase(std::string(name));
+        kept_.erase(std::string(name));
+    }
+
+    /// The process serves: what it has not taken goes. Whoever comes next is given the rest.
+    void settle() {
+        for (const auto& [name, fd] : given_) {
+            kept_.erase(name);
+        }
+        given_.clear();
+        for (const auto& [name, fd] : kept_) {
+            given_.emplace(name, copy_of(fd.get()));
         }
     }
 
     [[nodiscard]] size_t count() const { return kept_.size(); }
 
   private:
+    static UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+    std::map<std::string, UniqueFd, std::less<>> given_;
     std::map<std::string, UniqueFd, std::less<>> kept_;
 };
 
 TEST_F(NetTapQueuesTest, KeptTapHasAQueueForPairsThatAreNew) {
-    KeepsAll keeper;
+    PlayedKeeper keeper;
     for (const uint16_t pairs : {uint16_t{2}, uint16_t{4}}) {
         const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
         const auto tap = net::open_wished_tap(wish, &keeper);
         ASSERT_TRUE(tap) << tap.error().message;
+        keeper.settle();
         EXPECT_EQ(tap->others.size() + 1, pairs);
         EXPECT_EQ(keeper.count(), pairs);
         EXPECT_TRUE(net::is_tap_queue_used(tap->fd.get()));
@@ -263,14 +293,31 @@ TEST_F(NetTapQueuesTest, KeptTapHasAQueueForPairsThatAreNew) {
 }
 
 TEST_F(NetTapQueuesTest, KeptTapOfOneQueueServesAllPairs) {
-    KeepsAll keeper;
+    PlayedKeeper keeper;
     for (const uint16_t pairs : {uint16_t{1}, uint16_t{4}}) {
         const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
         const auto tap = net::open_wished_tap(wish, &keeper);
         ASSERT_TRUE(tap) << tap.error().message;
+        keeper.settle();
         EXPECT_TRUE(tap->others.empty());
         EXPECT_EQ(keeper.count(), 1U);
     }
+}
+
+TEST_F(NetTapQueuesTest, QueuesOfATapThatIsMadeAnewAreKept) {
+    PlayedKeeper keeper;
+    const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = kPairs};
+    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
+    keeper.settle();
+    delete_tap();
+    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
+    keeper.settle();
+    EXPECT_EQ(keeper.count(), kPairs);
+    // And of a tap that is made anew for fewer pairs, so many.
+    delete_tap();
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .name = kTap, .queue_count = 2}, &keeper));
+    keeper.settle();
+    EXPECT_EQ(keeper.count(), 2U);
 }
 
 TEST_F(NetTapQueuesTest, QueueThatIsSoAlreadyIsNotAskedForAgain) {

@@ -59,6 +59,7 @@ Result<void> DescriptorStore::wait_for_parent() {
             return {};
         }
         const std::vector<std::string> names = split_names(message.field("FDNAMES"));
+        const std::lock_guard lock(mutex_);
         for (size_t i = 0; i < std::min(names.size(), message.fds.size()); ++i) {
             given_.insert_or_assign(names[i], std::move(message.fds[i]));
         }
@@ -83,6 +84,7 @@ void DescriptorStore::take_listen_fds() {
     const auto text = service_manager::text_of("LISTEN_FDNAMES");
     if (service_manager::is_for_us("LISTEN_PID", false) && count && text) {
         const std::vector<std::string> names = split_names(*text);
+        const std::lock_guard lock(mutex_);
         for (size_t i = 0; i < std::min(names.size(), static_cast<size_t>(*count)); ++i) {
             const int fd = service_manager::kFirstListenFd + static_cast<int>(i);
             if (names[i].starts_with(kStorePrefix) && ::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) {
@@ -187,6 +189,7 @@ void DescriptorStore::forget(const std::string& name) {
 }
 
 UniqueFd DescriptorStore::open(const std::string& name) const {
+    const std::lock_guard lock(mutex_);
     const auto found = given_.find(name);
     return found != given_.end() ? UniqueFd(::fcntl(found->second.get(), F_DUPFD_CLOEXEC, 0))
                                  : UniqueFd();
@@ -194,6 +197,7 @@ UniqueFd DescriptorStore::open(const std::string& name) const {
 
 std::vector<std::string> DescriptorStore::names(std::string_view prefix) const {
     std::vector<std::string> list;
+    const std::lock_guard lock(mutex_);
     for (const auto& [name, fd] : given_) {
         if (name.starts_with(prefix)) {
             list.push_back(name);
@@ -226,18 +230,39 @@ Result<UniqueFd> DescriptorStore::keep_memory(const std::string& name, size_t by
 // what systemd has.
 
 UniqueFd DescriptorStore::take(const std::string& name) {
+    const std::lock_guard lock(mutex_);
     const auto found = given_.extract(name);
     if (found.empty()) {
         return {};
     }
-    const std::lock_guard lock(mutex_);
     open_.insert(name);
     return std::move(found.mapped());
 }
 
+/// What the process before kept under that name and this one has not taken: it must be gone before
+/// anything else has the name, because release() would drop that with it, and systemd has names
+/// twice. False: not now.
+bool DescriptorStore::drop_given(const std::string& name, KeeperWait wait) {
+    const auto found = given_.find(name);
+    if (found == given_.end()) {
+        return true;
+    }
+    // If the keeper does not hear of it, it has gone, and with it what it had.
+    if (!send("FDSTOREREMOVE=1\nFDNAME=" + name, -1, wait) && wait == KeeperWait::kNever &&
+        errno == EAGAIN) {
+        return false;
+    }
+    given_.erase(found);
+    return true;
+}
+
 bool DescriptorStore::keep_open(const std::string& name, int fd) {
     const std::lock_guard lock(mutex_);
-    if (is_let_go() || !send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
+    if (is_let_go()) {
+        return false;
+    }
+    (void)drop_given(name, KeeperWait::kWaits);
+    if (!send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd)) {
         return false;
     }
     open_.insert(name);
@@ -246,8 +271,8 @@ bool DescriptorStore::keep_open(const std::string& name, int fd) {
 
 void DescriptorStore::forget_open(const std::string& name) {
     const std::lock_guard lock(mutex_);
+    (void)drop_given(name, KeeperWait::kWaits);
     if (open_.erase(name) > 0) {
-        // If the keeper does not hear of it, it has gone, and with it what it had.
         (void)send("FDSTOREREMOVE=1\nFDNAME=" + name);
     }
 }
@@ -260,6 +285,9 @@ Kept DescriptorStore::try_keep_open(const std::string& name, int fd) {
     if (is_let_go()) {
         return Kept::kNever;
     }
+    if (!drop_given(name, KeeperWait::kNever)) {
+        return Kept::kNotNow;
+    }
     if (!send("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fd, KeeperWait::kNever)) {
         // ETOOMANYREFS: as many descriptors as the process may have are on their way.
         return errno == EAGAIN || errno == ETOOMANYREFS ? Kept::kNotNow : Kept::kNever;
@@ -270,7 +298,7 @@ Kept DescriptorStore::try_keep_open(const std::string& name, int fd) {
 
 bool DescriptorStore::try_forget_open(const std::string& name) {
     const std::unique_lock lock = lock_unless_waiting();
-    if (!lock) {
+    if (!lock || !drop_given(name, KeeperWait::kNever)) {
         return false;
     }
     if (open_.contains(name) && !send("FDSTOREREMOVE=1\nFDNAME=" + name, -1, KeeperWait::kNever) &&

@@ -120,6 +120,7 @@ class DescriptorStore final : public DescriptorKeeper {
     /// Not locked where a thread has it that waits for the keeper.
     [[nodiscard]] std::unique_lock<std::mutex> lock_unless_waiting();
     [[nodiscard]] std::string known_name(int fd) const;
+    [[nodiscard]] bool drop_given(const std::string& name, KeeperWait wait);
 
     /// Has the keeper let go of everything?
     [[nodiscard]] bool is_let_go() const { return given_up_ && !is_parent_; }
@@ -130,9 +131,10 @@ class DescriptorStore final : public DescriptorKeeper {
     bool takes_over_ = false;
     std::atomic<bool> given_up_ = false;  // the main thread writes
     unsigned last_count_ = 0;             // LAST messages
+    std::atomic<bool> waits_ = false;     // a thread with the mutex, for the keeper
+    mutable std::mutex mutex_;            // what follows
+    // Of the process before, and neither taken nor dropped yet.
     std::map<std::string, UniqueFd, std::less<>> given_;
-    std::atomic<bool> waits_ = false;  // a thread with the mutex, for the keeper
-    std::mutex mutex_;                 // what follows
     std::map<std::string, size_t> uses_;
     std::set<std::string, std::less<>> open_;  // of devices
     // Systemd drops a descriptor of an open file that it has under another name, and does not say

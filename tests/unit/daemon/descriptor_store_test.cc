@@ -6,8 +6,10 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -22,25 +24,37 @@ namespace {
 /// A store whose keeper is the test: it reads when it is told to.
 class DescriptorStoreTest : public ::testing::Test {
   protected:
-    void SetUp() override {
+    void SetUp() override { begin({}); }
+
+    /// A process that is given a descriptor under each of these names.
+    void begin(const std::vector<std::string>& names) {
         std::array<int, 2> ends{};
         ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()), 0);
         keeper_.reset(ends[1]);
-        ASSERT_TRUE(send_keeper_message(keeper_.get(), "GO=first"));
+        for (const std::string& name : names) {
+            const int fd = keeper_.get();
+            ASSERT_TRUE(send_keeper_message(keeper_.get(), "FDNAMES=" + name, std::span(&fd, 1)));
+        }
+        ASSERT_TRUE(send_keeper_message(keeper_.get(), names.empty() ? "GO=first" : "GO=again"));
         ::setenv(DescriptorStore::kChannelVariable, std::to_string(ends[0]).c_str(), 1);
         auto store = DescriptorStore::from_parent();
         ASSERT_TRUE(store.has_value()) << store.error().message;
         store_ = *std::move(store);
+        read_all();
     }
 
-    size_t read_all() {
-        size_t count = 0;
+    size_t read_all() { return read_words().size(); }
+
+    /// What it says of descriptors: "+NAME", "-NAME".
+    std::vector<std::string> read_words() {
+        std::vector<std::string> words;
         for (KeeperMessage message;
              receive_keeper_message(keeper_.get(), message, KeeperWait::kNever);
              message = {}) {
-            ++count;
+            const bool is_stored = message.field("FDSTORE") == "1";
+            words.push_back((is_stored ? "+" : "-") + std::string(message.field("FDNAME")));
         }
-        return count;
+        return words;
     }
 
     UniqueFd keeper_;
@@ -99,6 +113,38 @@ TEST_F(DescriptorStoreTest, NobodyWaitsBehindWhoWaitsForTheKeeper) {
     other.join();
     EXPECT_GT(read_all(), 0U);
     EXPECT_EQ(store_->try_keep_open("other", keeper_.get()), Kept::kYes);
+}
+
+using Words = std::vector<std::string>;
+
+TEST_F(DescriptorStoreTest, WhatNobodyTakesIsForgotten) {
+    begin({"a", "b"});
+    EXPECT_TRUE(store_->take("a").valid());
+    store_->release();
+    EXPECT_EQ(read_words(), Words{"-b"});
+}
+
+TEST_F(DescriptorStoreTest, WhatWasNotTakenCanBeForgotten) {
+    begin({"a", "b"});
+    store_->forget_open("a");
+    EXPECT_TRUE(store_->try_forget_open("b"));
+    EXPECT_EQ(read_words(), (Words{"-a", "-b"}));
+    EXPECT_FALSE(store_->take("a").valid());
+    store_->forget_open("a");
+    store_->release();
+    EXPECT_EQ(read_words(), Words{});
+}
+
+// Systemd would have the name twice, and drop both.
+TEST_F(DescriptorStoreTest, WhatIsNewTakesTheNameOfWhatWasNotTaken) {
+    begin({"a", "b"});
+    EXPECT_TRUE(store_->keep_open("a", keeper_.get()));
+    EXPECT_EQ(store_->try_keep_open("b", keeper_.get()), Kept::kYes);
+    EXPECT_EQ(read_words(), (Words{"-a", "+a", "-b", "+b"}));
+    store_->release();
+    EXPECT_EQ(read_words(), Words{});
+    store_->forget_open("a");
+    EXPECT_EQ(read_words(), Words{"-a"});
 }
 
 }  // namespace
