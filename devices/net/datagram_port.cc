@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/control/printable_text.h"
 
 namespace outrigger::net {
 namespace {
@@ -32,6 +33,17 @@ std::string_view name_of(const sockaddr_un& address, socklen_t bytes) {
     // Of a name that fills the structure the kernel counts a NUL that it has no room for.
     const size_t there = std::min<size_t>(bytes, sizeof address);
     return {address.sun_path, there - std::min(there, offsetof(sockaddr_un, sun_path))};
+}
+
+/// For the log. A path ends with a zero; a name without a file begins with one, which is written
+/// as @.
+std::string readable(std::string_view name) {
+    if (!name.starts_with('\0')) {
+        return control::printable(name.substr(0, name.find('\0')));
+    }
+    std::string text = control::printable(name);
+    text.front() = '@';
+    return text;
 }
 
 }  // namespace
@@ -179,10 +191,16 @@ bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
     // with it.
     // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast)
     const auto* const address = reinterpret_cast<const sockaddr*>(&from);
-    if (::connect(socket_, address, std::min<socklen_t>(bytes, sizeof from)) == 0) {
-        learned_ = name;
-        greet_peer();
+    if (::connect(socket_, address, std::min<socklen_t>(bytes, sizeof from)) != 0) {
+        // Its file has gone, say, or is where the sandbox shows us nothing.
+        limiter_.log(LogLevel::kWarning,
+                     "net: a peer at {} cannot be answered: {}",
+                     readable(name),
+                     std::strerror(errno));
+        return true;
     }
+    learned_ = name;
+    greet_peer();
     return true;
 }
 

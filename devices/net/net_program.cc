@@ -400,18 +400,22 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
     if (values.text("backend") == "tap" && values.number("queue-pairs") > 1U) {
         extras.system_calls = kTapQueueCalls;
     }
+    if (const auto path = values.text("peer")) {
+        extras.connect_paths.push_back(*path);
+    }
+    // Answers to datagrams go to whoever sent some, and is somewhere near our own socket.
+    const bool answers = values.text("backend") == "dgram" && !values.has("peer");
     if (const auto path = values.text("listen")) {
         std::filesystem::path folder = std::filesystem::path(*path).parent_path();
         extras.removable_directories.push_back(folder.empty() ? "." : folder);
-    }
-    // Answers to datagrams go to whoever sent some, and is somewhere there.
-    for (const ActivatedRequest& request : activated_sockets(values)) {
-        if (request.kind == ActivatedKind::kUnixDatagrams) {
-            std::ranges::move(activated_paths(request), std::back_inserter(extras.connect_paths));
+        if (answers) {
+            extras.connect_paths.push_back(*path);
         }
     }
-    if (const auto path = values.text("peer")) {
-        extras.connect_paths.push_back(*path);
+    if (answers) {
+        for (const ActivatedRequest& request : activated_sockets(values)) {
+            std::ranges::move(activated_paths(request), std::back_inserter(extras.connect_paths));
+        }
     }
     return extras;
 }

@@ -81,6 +81,39 @@ TEST_F(NetDaemonTest, DatagramsPassBothWays) {
     expect_good_end();
 }
 
+TEST_F(NetDaemonTest, PeerThatComesByItselfMayBeInAnotherFolder) {
+    std::filesystem::create_directory(path("a"));
+    std::filesystem::create_directory(path("b"));
+    const UnixPeer peer = UnixPeer::bind_at(path("b/peer"));
+    serve({"--backend=dgram", "--listen=" + path("a/ours")});
+    ASSERT_TRUE(peer.connect(path("a/ours")));
+    peer.send(make_frame("in"));
+    expect_received(make_frame("in"));
+    ASSERT_TRUE(guest_->send(make_frame("out")));
+    EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
+    expect_good_end();
+    EXPECT_FALSE(std::filesystem::exists(path("a/ours")));
+}
+
+TEST_F(NetDaemonTest, PeerThatCannotBeAnsweredIsHeardAndNamed) {
+    serve({"--backend=dgram", "--listen=" + path("ours")});
+    const UnixPeer hidden = UnixPeer::bind_at(path("hidden"));
+    ASSERT_TRUE(hidden.connect(path("ours")));
+    std::filesystem::remove(path("hidden"));
+    hidden.send(make_frame("in"));
+    expect_received(make_frame("in"));
+    EXPECT_TRUE(daemon_->wait_complained("a peer at " + path("hidden") + " cannot be answered"))
+        << daemon_->complained();
+    // It keeps nobody else away.
+    const UnixPeer peer = UnixPeer::bind_at(path("peer"));
+    ASSERT_TRUE(peer.connect(path("ours")));
+    peer.send(make_frame("of another"));
+    expect_received(make_frame("of another"));
+    ASSERT_TRUE(guest_->send(make_frame("out")));
+    EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
+    expect_good_end();
+}
+
 TEST_F(NetDaemonTest, DevicesOfOneProgramReachEachOtherByASwitch) {
     const std::string device = ",backend=switch,switch=lan";
     daemon_ = std::make_unique<ChildProcess>(
