@@ -27,14 +27,7 @@ namespace {
 constexpr size_t kForgottenMax = size_t{1} << 20;
 
 /// And no longer on either side: the guest stands still meanwhile, and does without the rest.
-class ForgottenDeadline final {
-  public:
-    [[nodiscard]] bool has_passed() const { return std::chrono::steady_clock::now() >= end_; }
-
-  private:
-    std::chrono::steady_clock::time_point end_ =
-        std::chrono::steady_clock::now() + std::chrono::seconds(2);
-};
+constexpr auto kForgottenTime = std::chrono::seconds(2);
 
 void log_late() {
     log(LogLevel::kInfo,
@@ -168,7 +161,7 @@ Result<std::vector<uint64_t>> FsServer::save_nodes(FsState& state, const std::st
         nameless.push_back({.id = inode.id(), .is_removed = status && status->stx_nlink == 0});
     });
     if (!wanted.empty()) {
-        find_names(share_, wanted);
+        (void)find_names(share_, wanted, TimeLimit());  // the guest needs these
     }
     std::ranges::sort(wanted, {}, &WantedName::key);
     std::vector<uint64_t> left;
@@ -217,9 +210,9 @@ void FsServer::save_forgotten(FsState& state, const std::string& root) const {
     };
     std::vector<WantedName> wanted;
     std::vector<uint64_t> nameless;
-    const ForgottenDeadline deadline;
+    const TimeLimit limit(now_, kForgottenTime);
     for (const uint64_t id : inodes_.forgotten(kForgottenMax)) {
-        if (deadline.has_passed()) {
+        if (limit.has_passed()) {
             log_late();
             return;  // no search for names, either
         }
@@ -241,8 +234,8 @@ void FsServer::save_forgotten(FsState& state, const std::string& root) const {
             nameless.push_back(id);
         }
     }
-    if (!wanted.empty()) {
-        find_names(share_, wanted);
+    if (!wanted.empty() && !find_names(share_, wanted, limit)) {
+        log_late();
     }
     for (size_t i = 0; i < wanted.size(); ++i) {
         const InodeRef inode = inodes_.find(nameless[i]);
@@ -265,10 +258,15 @@ Result<FsState> FsServer::save() const {
     const std::vector<uint64_t> left = OUTRIGGER_TRY(save_nodes(state, root));
     Result<void> outcome;
     files_.for_each([&](OpenFileRef& file) {
-        if (!inodes_.find(file->node) || std::ranges::binary_search(left, file->node)) {
+        const InodeRef inode = inodes_.find(file->node);
+        if (!inode || std::ranges::binary_search(left, file->node)) {
             outcome = failure(Error{.message = "the guest has a file open that was moved out of "
                                                "the share, or removed, which moves by "
                                                "--inode-file-handles alone"});
+        } else if (inode.id() != InodeTable::kRootId &&
+                   inode->lookups.load(std::memory_order_relaxed) == 0) {
+            // What was forgotten may be left out, here or there, and nobody opens a file without.
+            outcome = failure(Error{.message = "the guest has a file open that it has forgotten"});
         }
         state.files.push_back(
             {.handle = file.id(), .node = file->node, .flags = static_cast<uint32_t>(file->flags)});
@@ -351,10 +349,10 @@ Result<void> FsServer::load_all(const FsState& state) {
 }
 
 void FsServer::load_forgotten(const SavedNodes& nodes) {
-    const ForgottenDeadline deadline;
+    const TimeLimit limit(now_, kForgottenTime);
     size_t left = kForgottenMax;
     nodes.for_each([&](const SavedNode& node) {
-        if (deadline.has_passed()) {
+        if (limit.has_passed()) {
             log_late();
             return false;
         }

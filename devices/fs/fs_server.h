@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "devices/fs/call.h"
@@ -28,6 +29,7 @@
 #include "devices/fs/open_files.h"
 #include "devices/fs/share.h"
 #include "devices/fs/slow_close.h"
+#include "devices/fs/time_limit.h"
 
 namespace outrigger::fs {
 
@@ -72,6 +74,9 @@ class FsServer final {
 
     /// In place of all that is here. All of it or nothing.
     [[nodiscard]] Result<void> load(const FsState& state);
+
+    /// What bounds the time of both, for tests.
+    void tell_time_by(TimeLimit::Now now) { now_ = std::move(now); }
 
     /// Goes on with what an earlier process wrote down, of which nothing is trusted, and writes
     /// down from now on what changes. Once, behind the constructor.
@@ -368,6 +373,7 @@ class FsServer final {
     mutable InodeHandles handles_;
     mutable OpenFiles files_;
     mutable LockOwners lock_owners_;
+    TimeLimit::Now now_ = &TimeLimit::Clock::now;
     mutable std::mutex wanted_locks_mutex_;
     mutable std::vector<SavedLock> wanted_locks_;  // guarded by it: to be had before a queue starts
     std::mutex syncs_mutex_;

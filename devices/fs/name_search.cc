@@ -21,19 +21,25 @@ constexpr unsigned kStatMask = STATX_BASIC_STATS | STATX_MNT_ID;
 
 class Search final {
   public:
-    Search(const Share& share, std::vector<WantedName>& wanted) : share_(share), wanted_(wanted) {
+    Search(const Share& share, std::vector<WantedName>& wanted, const TimeLimit& limit)
+        : share_(share), wanted_(wanted), limit_(limit) {
         for (size_t place = 0; place < wanted.size(); ++place) {
             places_.emplace(wanted[place].key.number, place);
         }
     }
 
-    void run() {
+    /// False: it is late.
+    bool run() {
         directories_.emplace_back();
         while (!directories_.empty() && !places_.empty() && entries_left_ > 0) {
+            if (is_late_ || limit_.has_passed()) {
+                return false;
+            }
             const std::string path = std::move(directories_.back());
             directories_.pop_back();
             look_into(path);
         }
+        return !is_late_;
     }
 
   private:
@@ -58,6 +64,11 @@ class Search final {
         for (; entries_left_ > 0; --entries_left_) {
             const auto entry = stream.current(directory->get());
             if (!entry || *entry == nullptr) {
+                return;
+            }
+            // Each may be asked for at a server.
+            is_late_ = limit_.has_passed();
+            if (is_late_) {
                 return;
             }
             if (!(*entry)->is_dots()) {
@@ -97,13 +108,15 @@ class Search final {
     std::vector<WantedName>& wanted_;
     std::unordered_multimap<uint64_t, size_t> places_;  // of what is wanted, by inode number
     std::vector<std::string> directories_;              // still to be looked into
+    const TimeLimit& limit_;
     size_t entries_left_ = kEntriesMax;
+    bool is_late_ = false;
 };
 
 }  // namespace
 
-void find_names(const Share& share, std::vector<WantedName>& wanted) {
-    Search(share, wanted).run();
+bool find_names(const Share& share, std::vector<WantedName>& wanted, const TimeLimit& limit) {
+    return Search(share, wanted, limit).run();
 }
 
 }  // namespace outrigger::fs

@@ -9,6 +9,7 @@
 
 #include "devices/fs/inode_table.h"
 #include "devices/fs/share.h"
+#include "devices/fs/time_limit.h"
 
 namespace outrigger::fs {
 
@@ -18,7 +19,9 @@ struct WantedName {
 };
 
 /// Looks through the share until each has a path, or too many entries were seen. Directories that
-/// cannot be read are passed over.
-void find_names(const Share& share, std::vector<WantedName>& wanted);
+/// cannot be read are passed over. False: until the time was over.
+[[nodiscard]] bool find_names(const Share& share,
+                              std::vector<WantedName>& wanted,
+                              const TimeLimit& limit);
 
 }  // namespace outrigger::fs
