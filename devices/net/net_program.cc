@@ -64,6 +64,12 @@ constexpr SystemCallRule kTapQueueCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, TUNSETQUEUE)}},
 };
 
+/// Of a ring: by which it is kicked, by which it calls, and by which it tells of an error.
+constexpr size_t kDescriptorsOfRing = 3;
+
+/// Of a tap's queue: itself, and what watches it.
+constexpr size_t kDescriptorsOfTapQueue = 2;
+
 #ifdef OUTRIGGER_SLIRP
 /// The largest packet of the user network.
 constexpr uint16_t kUserMtuMax = 65520;
@@ -359,6 +365,27 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper
     return std::make_unique<NullPort>();
 }
 
+/// For the queues of its tap, without which there is no device, and for what front ends pass.
+Result<void> make_room_for_queues(const OptionValues& values) {
+    const size_t pairs = *values.number("queue-pairs");
+    const bool is_uplink = values.has("switch-tap") || values.has("switch-tap-fd");
+    const size_t tap_queues = values.text("backend") == "tap" ? pairs : is_uplink ? 1 : 0;
+    const size_t of_tap = kDescriptorsOfTapQueue * tap_queues;
+    const size_t wanted = of_tap + kDescriptorsOfRing * (2 * pairs + 1);
+    const size_t room = make_room_for_descriptors(wanted);
+    if (room < of_tap) {
+        return failure(Error{.message = "the process may have too few descriptors for the queues "
+                                        "of a tap: raise LimitNOFILE or lower --queue-pairs"});
+    }
+    if (room < wanted) {
+        log(LogLevel::kWarning,
+            "net: the process may have so few descriptors that no front end can start all {} "
+            "pairs: raise LimitNOFILE or lower --queue-pairs",
+            pairs);
+    }
+    return {};
+}
+
 Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
     NetOptions options{.backend = *values.text("backend")};
     if (const auto mac = values.text("mac")) {
@@ -366,6 +393,7 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     }
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
+    OUTRIGGER_TRY(make_room_for_queues(values));
     std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
     auto capture = std::make_unique<Capture>();
     port = std::make_unique<CapturedPort>(std::move(port), *capture);

@@ -44,6 +44,22 @@ TEST_F(NetDaemonTest, NullSwallowsWhatIsSent) {
     expect_good_end();
 }
 
+/// A front end passes the descriptors of 128 rings.
+TEST_F(NetDaemonTest, LowSoftLimitOfDescriptorsHasRoomForAllPairs) {
+    {
+        const SoftFileLimit low(64);
+        start({"--keeper=none", "--backend=loop", "--queue-pairs=64"});
+        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+    }
+    ASSERT_NO_FATAL_FAILURE(connect_guest({.queue_pairs = 64, .receive_buffers = 4}));
+    const std::string frame = make_frame("on the last pair");
+    ASSERT_TRUE(guest_->send(frame, {}, {}, 63));
+    const auto received = guest_->receive(63);
+    ASSERT_TRUE(received) << daemon_->complained();
+    EXPECT_EQ(received->bytes, frame);
+    expect_good_end();
+}
+
 TEST_F(NetDaemonTest, StreamConnectsWhenThePeerComes) {
     serve({"--backend=stream", "--peer=" + path("peer"), "--reconnect-ms=20"});
     const UnixPeer listener = UnixPeer::listen_at(path("peer"), SOCK_STREAM);

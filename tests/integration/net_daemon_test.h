@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <gtest/gtest.h>
 
@@ -20,6 +21,25 @@
 #include "tests/support/wait.h"
 
 namespace outrigger::testing {
+
+/// Of this process, and of those that it starts meanwhile: how many descriptors they may have, if
+/// they do not ask for more.
+class SoftFileLimit final {
+  public:
+    explicit SoftFileLimit(rlim_t soft) {
+        EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &before_), 0);
+        const rlimit lower{.rlim_cur = soft, .rlim_max = before_.rlim_max};
+        EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &lower), 0);
+    }
+
+    SoftFileLimit(const SoftFileLimit&) = delete;
+    SoftFileLimit& operator=(const SoftFileLimit&) = delete;
+
+    ~SoftFileLimit() { EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before_), 0); }
+
+  private:
+    rlimit before_{};
+};
 
 class NetDaemonTest : public ::testing::Test {
   protected:

@@ -118,6 +118,42 @@ TEST_F(NetTapQueuesTest, EachPairHasAQueue) {
     EXPECT_EQ(queue.ifr_qlen, 10'000);
 }
 
+/// Eight devices of one program, each with as many as there may be: 512 taps' queues, and what
+/// watches them.
+TEST_F(NetTapQueuesTest, LowSoftLimitOfDescriptorsHasRoomForAllQueues) {
+    constexpr size_t kMost = 64;
+    constexpr size_t kDevices = 8;
+    ChildProcess::Options options{.arguments = {"--sandbox=log", "--keeper=none"},
+                                  .descriptors = {}};
+    for (size_t i = 0; i < kDevices; ++i) {
+        const std::string number = std::to_string(i);
+        options.arguments.push_back("--device=socket-path=" + path("s" + number) +
+                                    ",backend=tap,queue-pairs=64,tap=outrigger" + number);
+    }
+    {
+        const SoftFileLimit low(64);
+        daemon_ = std::make_unique<ChildProcess>(program_, options);
+        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+    }
+    expect_used(kDevices, kDevices * (kMost - 1));
+}
+
+TEST_F(NetTapQueuesTest, TooFewDescriptorsForAllQueuesAreAnError) {
+    ChildProcess child("/bin/sh",
+                       {.arguments = {"-c",
+                                      "ulimit -n 300 && exec \"$@\"",
+                                      "limited",
+                                      program_,
+                                      "--socket-path=" + path("s"),
+                                      "--keeper=none",
+                                      "--backend=tap",
+                                      "--queue-pairs=64",
+                                      std::string("--tap=") + kTap},
+                        .descriptors = {}});
+    EXPECT_EQ(child.wait(), Ended{.status = 1});
+    EXPECT_NE(child.complained().find("LimitNOFILE"), std::string::npos) << child.complained();
+}
+
 TEST_F(NetTapQueuesTest, GuestWithOnePairHasAllOnIt) {
     serve_tap({}, {});
     expect_used(1, kPairs - 1);
