@@ -116,7 +116,8 @@ constexpr std::array kOptions = {
                .value_name = "N",
                .help =
                    "Of tap: take the interface from inherited descriptor N. Given once for each "
-                   "of --queue-pairs, they are the interface's queues (IFF_MULTI_QUEUE)",
+                   "of --queue-pairs, they are the interface's queues (IFF_MULTI_QUEUE); of a "
+                   "macvtap give one alone",
                .number_min = 3,
                .number_max = 1 << 20,
                .repeatable = true},
