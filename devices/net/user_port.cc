@@ -23,9 +23,6 @@ namespace {
 constexpr size_t kQueueBytesMax = 4 << 20;
 constexpr int64_t kNanosecondsPerMillisecond = 1'000'000;
 
-/// Descriptors that one look takes up; others stay ready.
-constexpr int kEventsMax = 256;
-
 /// Until a descriptor that the kernel did not take is tried again.
 constexpr uint32_t kWatchRetryMs = 100;
 
@@ -158,12 +155,8 @@ struct UserPort::Callbacks {
 
     /// It is about to be closed, and its number to be used again.
     static void unregister_poll_fd(int fd, void* opaque) {
-        UserPort& port = of(opaque);
-        if (port.watched_.erase(fd) > 0) {
-            (void)::epoll_ctl(port.epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-        }
-        port.ready_.erase(fd);
-        port.limit_.on_close(fd);
+        of(opaque).polled_.forget(fd);
+        of(opaque).limit_.on_close(fd);
     }
 
     static void notify(void* /*opaque*/) {}
@@ -171,20 +164,11 @@ struct UserPort::Callbacks {
     static int add_poll(int fd, int events, void* opaque) {
         UserPort& port = of(opaque);
         // Who connects to a forwarded port waits in the kernel's queue while there is no room.
-        if (!port.limit_.is_closed(fd)) {
-            port.watched_[fd].wanted |= to_epoll(events);
-        }
-        port.asked_.push_back(fd);
-        return static_cast<int>(port.asked_.size()) - 1;
+        return port.polled_.add(fd, port.limit_.is_closed(fd) ? 0 : to_epoll(events));
     }
 
     static int get_revents(int index, void* opaque) {
-        const UserPort& port = of(opaque);
-        if (index < 0 || static_cast<size_t>(index) >= port.asked_.size()) {
-            return 0;
-        }
-        const auto found = port.ready_.find(port.asked_[static_cast<size_t>(index)]);
-        return found != port.ready_.end() ? from_epoll(found->second) : 0;
+        return from_epoll(of(opaque).polled_.ready(index));
     }
 
     static constexpr SlirpCb kTable = {.send_packet = send_packet,
@@ -207,8 +191,7 @@ Result<std::unique_ptr<UserPort>> UserPort::create(const UserOptions& options, M
 }
 
 UserPort::UserPort(const UserOptions& options, Mapping kept)
-    : epoll_(::epoll_create1(EPOLL_CLOEXEC)),
-      limit_(options.sockets_max),
+    : limit_(options.sockets_max),
       connections_(std::move(kept)),
       merges_(options.merge),
       queue_(kQueueBytesMax),
@@ -222,7 +205,7 @@ UserPort::UserPort(const UserOptions& options, Mapping kept)
 }
 
 Result<void> UserPort::open(const UserOptions& options) {
-    if (!epoll_.valid()) {
+    if (!polled_.valid()) {
         return failure(error_from_errno("cannot create an epoll instance"));
     }
     take_library_messages();
@@ -274,8 +257,9 @@ Result<void> UserPort::open(const UserOptions& options) {
 /// and has no others yet.
 void UserPort::note_listeners() {
     uint32_t timeout_ms = UINT32_MAX;
+    polled_.begin_round();
     ::slirp_pollfds_fill(slirp_, &timeout_ms, Callbacks::add_poll, this);
-    for (const int fd : asked_) {
+    for (const int fd : polled_.all()) {
         int is_listener = 0;
         socklen_t bytes = sizeof is_listener;
         if (::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listener, &bytes) == 0 &&
@@ -463,7 +447,7 @@ void UserPort::drop_frame() {
 void UserPort::await_frames() {
     awaited_ = true;
     if (!watch_) {
-        watch_ = loop_->watch_readable(epoll_.get(), [this] { look(); });
+        watch_ = loop_->watch_readable(polled_.fd(), [this] { look(); });
     }
 }
 
@@ -503,61 +487,28 @@ void UserPort::look() {
 
 /// Notes which descriptors are ready, and says how many.
 int UserPort::find_ready() {
-    std::array<epoll_event, kEventsMax> events;
     counters_.system_calls.add();
-    const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsMax, 0);
-    for (int i = 0; i < count; ++i) {
-        ready_[events[static_cast<size_t>(i)].data.fd] = events[static_cast<size_t>(i)].events;
-    }
-    return count;
+    return polled_.find_ready();
 }
 
 void UserPort::serve() {
     ::slirp_pollfds_poll(slirp_, 0, Callbacks::get_revents, this);
-    ready_.clear();
+    polled_.forget_ready();
     watch_descriptors();
 }
 
-/// Asks the library what it waits for, and tells the kernel what has changed of it.
+/// Asks the library what it waits for, and has the kernel watch that.
 void UserPort::watch_descriptors() {
-    for (auto& [fd, watched] : watched_) {
-        watched.wanted = 0;
-    }
-    asked_.clear();
     uint32_t timeout_ms = UINT32_MAX;
+    polled_.begin_round();
     ::slirp_pollfds_fill(slirp_, &timeout_ms, Callbacks::add_poll, this);
-    for (auto each = watched_.begin(); each != watched_.end();) {
-        auto& [fd, watched] = *each;
-        if (watched.wanted == watched.watched && watched.wanted != 0) {
-            ++each;
-            continue;
-        }
-        epoll_event event{};
-        event.events = watched.wanted;
-        event.data.fd = fd;
-        counters_.system_calls.add();
-        if (watched.wanted == 0) {
-            (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-            each = watched_.erase(each);
-            continue;
-        }
-        const int change = watched.watched == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-        int done = ::epoll_ctl(epoll_.get(), change, fd, &event);
-        if (done != 0 && (errno == ENOENT || errno == EEXIST)) {
-            // It was closed and opened again without a word.
-            done = ::epoll_ctl(
-                epoll_.get(), errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event);
-        }
-        if (done == 0) {
-            watched.watched = watched.wanted;
-        } else {
-            // No memory, or no watches left for the user (fs.epoll.max_user_watches).
-            limiter_.log(LogLevel::kWarning,
-                         "net: cannot watch a connection of the guest: {}",
-                         std::strerror(errno));
-            timeout_ms = std::min(timeout_ms, kWatchRetryMs);
-        }
-        ++each;
+    const PolledDescriptors::Told told = polled_.end_round();
+    counters_.system_calls.add(told.system_calls);
+    if (told.os_error != 0) {
+        limiter_.log(LogLevel::kWarning,
+                     "net: cannot watch a connection of the guest: {}",
+                     std::strerror(told.os_error));
+        timeout_ms = std::min(timeout_ms, kWatchRetryMs);
     }
     update_timer(timeout_ms);
 }

@@ -8,13 +8,11 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <unordered_map>
 #include <vector>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/mapping.h"
 #include "vhost-user-backend/base/result.h"
-#include "vhost-user-backend/base/unique_fd.h"
 
 #include "devices/net/address_rewriter.h"
 #include "devices/net/connection_limit.h"
@@ -22,6 +20,7 @@
 #include "devices/net/guest_connections.h"
 #include "devices/net/ip4_reassembler.h"
 #include "devices/net/later_call.h"
+#include "devices/net/polled_descriptors.h"
 #include "devices/net/port.h"
 #include "devices/net/segment_merger.h"
 #include "devices/net/user_options.h"
@@ -63,12 +62,6 @@ class UserPort final : public Port {
     struct Callbacks;
     friend struct Callbacks;
 
-    /// A descriptor that the library waits for, as the kernel was told of it.
-    struct Watched {
-        uint32_t wanted = 0;   // of the round that is going on
-        uint32_t watched = 0;  // of EPOLL...
-    };
-
     /// One of the library's timers.
     struct Timer {
         int id = 0;
@@ -97,7 +90,7 @@ class UserPort final : public Port {
     [[nodiscard]] static int64_t now_ns();
 
     Slirp* slirp_ = nullptr;
-    UniqueFd epoll_;
+    PolledDescriptors polled_;
     EventLoop* loop_ = nullptr;
     PortEvents* events_ = nullptr;
     std::optional<WatchId> watch_;
@@ -119,10 +112,6 @@ class UserPort final : public Port {
     std::optional<AddressRewriter> dns4_;
     std::optional<AddressRewriter> dns6_;
     std::vector<std::unique_ptr<Timer>> timers_;
-    std::unordered_map<int, Watched> watched_;
-    // Of one round: what the library asks about, and what is true of it.
-    std::vector<int> asked_;
-    std::unordered_map<int, uint32_t> ready_;
 };
 
 /// "4.7.0".
