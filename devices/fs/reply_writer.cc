@@ -2,25 +2,13 @@
 #include "devices/fs/reply_writer.h"
 
 #include "vhost-user-backend/base/error.h"
+#include "vhost-user-backend/base/prefetch.h"
 
 namespace outrigger::fs {
 namespace {
 
-constexpr size_t kCacheLineBytes = 64;
-
 /// Of most answers all there is, and of the others the front.
 constexpr size_t kPrefetchedBytesMax = 3 * kCacheLineBytes;
-
-/// Has the processor take a cache line from the one that has it, which is the driver's, to write.
-void prefetch_to_write(const std::byte* at) {
-#if defined(__x86_64__)
-    // The compiler's own fetches to read, unless it may use what not every x86-64 has; on those
-    // this does nothing.
-    asm volatile("prefetchw %0" : : "m"(*at));
-#else
-    __builtin_prefetch(at, 1);
-#endif
-}
 
 }  // namespace
 
@@ -57,7 +45,7 @@ bool ReplyWriter::begin(DescriptorChain& chain, uint64_t unique) {
 
 /// The lines are on their way while the request is carried out.
 void ReplyWriter::prefetch() const {
-    prefetch_to_write(static_cast<const std::byte*>(header_.front().iov_base));
+    prefetch_to_write(header_.front().iov_base);
     if (payload_.empty()) {
         return;
     }

@@ -24,6 +24,9 @@ constexpr size_t kFetchedTogether = 8;
 /// False: there are fewer bytes. Into `header`, and not as a result: for each copy of what was just
 /// stored in other pieces the processor would wait.
 [[nodiscard]] bool read_header(ChainReader& reader, size_t header_bytes, VnetHeader& header) {
+    if (header_bytes == sizeof(header)) [[likely]] {
+        return reader.read_object_to(header);
+    }
     const auto bytes = std::as_writable_bytes(std::span(&header, 1)).first(header_bytes);
     return reader.read(bytes) == header_bytes;
 }
@@ -260,6 +263,9 @@ QueueProgress NetDevice::transmit(uint16_t pair) {
             if (!is_drained) {
                 chains[count++]->prefetch_readable();
             }
+        }
+        if (!is_drained) {
+            queue.ring->prefetch(kFetchedTogether);  // not where the driver is about to write
         }
         for (size_t i = 0; i < count; ++i) {
             take_chain(pair, *std::move(chains[i]), allowed);

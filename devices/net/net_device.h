@@ -161,7 +161,8 @@ class NetDevice final : public Device, private PortEvents {
     [[nodiscard]] QueueProgress receive(uint16_t pair);
     [[nodiscard]] std::optional<DropReason> refusal(const Frame& frame) const;
     [[nodiscard]] bool is_whole_for_guest(const Frame& frame) const;
-    void note_given(const Frame& frame);
+    void note_given(std::span<const Frame> frames);
+    [[nodiscard]] size_t count_alike(std::span<const Frame> frames, ReceiveQueue& queue);
     [[nodiscard]] std::optional<Frame> next_frame(int& turns);
     void drop_frame();
     void look_again_soon();

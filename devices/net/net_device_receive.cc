@@ -50,7 +50,7 @@ QueueProgress NetDevice::receive(uint16_t pair) {
         ReceiveQueue& queue = choose_queue(*frame, called);
         switch (queue.write(*frame)) {
             case ReceiveQueue::Outcome::kWritten:
-                note_given(*frame);
+                note_given(std::span(&*frame, 1));
                 drop_frame();
                 break;
             case ReceiveQueue::Outcome::kNoBuffer:
@@ -75,9 +75,13 @@ std::optional<DropReason> NetDevice::refusal(const Frame& frame) const {
     return is_over_mtu(frame) ? std::optional(DropReason::kOverMtu) : std::nullopt;
 }
 
-void NetDevice::note_given(const Frame& frame) {
-    counters_.frames_to_guest.add();
-    counters_.bytes_to_guest.add(frame.bytes);
+void NetDevice::note_given(std::span<const Frame> frames) {
+    size_t bytes = 0;
+    for (const Frame& frame : frames) {
+        bytes += frame.bytes;
+    }
+    counters_.frames_to_guest.add(frames.size());
+    counters_.bytes_to_guest.add(bytes);
 }
 
 /// What cannot go to a ring this very moment, as it is, goes the long way.
@@ -86,10 +90,10 @@ size_t NetDevice::take_frames(std::span<const Frame> frames) {
         return 0;
     }
     const ReceiveQueue* begun = nullptr;
-    for (size_t taken = 0; taken < frames.size(); ++taken) {
-        const Frame& frame = frames[taken];
-        ReceiveQueue& queue = choose_queue(frame, receive_.front());
-        if (!queue.is_running() || !is_whole_for_guest(frame)) {
+    for (size_t taken = 0; taken < frames.size();) {
+        const auto rest = frames.subspan(taken);
+        ReceiveQueue& queue = choose_queue(rest.front(), receive_.front());
+        if (!queue.is_running() || !is_whole_for_guest(rest.front())) {
             return taken;
         }
         if (std::exchange(begun, &queue) != &queue) {
@@ -97,25 +101,40 @@ size_t NetDevice::take_frames(std::span<const Frame> frames) {
             queue.ring().check_memory();
             queue.ring().begin_batch(worker_->recent_time());
         }
-        if (!queue.is_ready_for(frame)) {
+        if (!queue.is_ready_for(rest.front())) {
             return taken;
         }
-        if (const auto reason = refusal(frame)) {
+        if (const auto reason = refusal(rest.front())) {
             counters_.dropped_to_guest.add(*reason);
+            ++taken;
             continue;
         }
-        switch (queue.write(frame)) {
+        const auto [count, outcome] = queue.write_all(rest.first(count_alike(rest, queue)));
+        note_given(rest.first(count));
+        taken += count;
+        switch (outcome) {
             case ReceiveQueue::Outcome::kWritten:
-                note_given(frame);
                 break;
             case ReceiveQueue::Outcome::kNoBuffer:
                 return taken;
             case ReceiveQueue::Outcome::kBufferTooSmall:
                 counters_.dropped_to_guest.add(DropReason::kBufferTooSmall);
+                ++taken;
                 break;
         }
     }
     return frames.size();
+}
+
+/// How many of the first may go to `queue` together, of which the first one does.
+size_t NetDevice::count_alike(std::span<const Frame> frames, ReceiveQueue& queue) {
+    const size_t count_max = std::min(frames.size(), ReceiveQueue::kTogether);
+    size_t count = 1;
+    while (count < count_max && is_whole_for_guest(frames[count]) && !refusal(frames[count]) &&
+           &choose_queue(frames[count], receive_.front()) == &queue) {
+        ++count;
+    }
+    return count;
 }
 
 /// Does the driver take what it leaves unfinished?

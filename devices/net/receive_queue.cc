@@ -2,7 +2,11 @@
 #include "devices/net/receive_queue.h"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 #include <utility>
+
+#include "vhost-user-backend/base/error.h"
 
 #include "devices/net/packet_layout.h"
 
@@ -63,33 +67,76 @@ void ReceiveQueue::return_gathered() {
 }
 
 ReceiveQueue::Outcome ReceiveQueue::write(const Frame& frame) {
-    const size_t bytes = format_.header_bytes + frame.bytes;
-    if (gathered_.empty()) [[likely]] {
-        std::optional<DescriptorChain> chain = ring_->pop();
-        if (!chain) {
-            return Outcome::kNoBuffer;
-        }
-        is_served_ = true;
-        if (chain->writable_bytes() >= bytes) [[likely]] {
-            ChainWriter writer = chain->take_writer();
-            if (frame.offload.is_done()) [[likely]] {
-                const bool is_valid = frame.offload.checksum_valid && format_.checksums;
-                write_header(writer, is_valid ? kNothingLeftAndValid : kNothingLeft);
-            } else {
-                write_header(writer, make_header(frame, 1));
-            }
-            FrameReader(frame).write_to(writer, frame.bytes);
-            chain->complete(static_cast<uint32_t>(bytes));
-            return Outcome::kWritten;
-        }
-        if (chain->writable_bytes() < format_.header_bytes) {
-            chain->complete(0);
-            return Outcome::kBufferTooSmall;
-        }
-        room_ = chain->writable_bytes();
-        gathered_.push_back(*std::move(chain));
+    if (!gathered_.empty()) [[unlikely]] {
+        return gather_and_fill(frame);
     }
-    const Outcome outcome = gather(bytes);
+    std::optional<DescriptorChain> chain = ring_->pop();
+    if (!chain) {
+        return Outcome::kNoBuffer;
+    }
+    return write_first(*std::move(chain), frame);
+}
+
+ReceiveQueue::Written ReceiveQueue::write_all(std::span<const Frame> frames) {
+    OUTRIGGER_ASSERT(frames.size() <= kTogether);
+    if (!gathered_.empty()) [[unlikely]] {
+        const Outcome outcome = write(frames.front());
+        return {.count = outcome == Outcome::kWritten ? 1U : 0U, .outcome = outcome};
+    }
+    std::array<std::optional<DescriptorChain>, kTogether> chains;
+    size_t count = 0;
+    bool fits = true;
+    while (fits && count < frames.size() && (chains[count] = ring_->pop())) {
+        fits = chains[count]->writable_bytes() >= format_.header_bytes + frames[count].bytes;
+        chains[count++]->prefetch_writable();
+    }
+    if (count == frames.size()) {
+        ring_->prefetch(kTogether);  // not where the driver is about to write
+    }
+    const size_t whole = fits ? count : count - 1;
+    for (size_t i = 0; i < whole; ++i) {
+        write_whole(*chains[i], frames[i]);
+    }
+    is_served_ |= count > 0;
+    if (!fits) {
+        const Outcome outcome = write_first(*std::move(chains[whole]), frames[whole]);
+        return {.count = outcome == Outcome::kWritten ? whole + 1 : whole, .outcome = outcome};
+    }
+    return {.count = whole,
+            .outcome = whole < frames.size() ? Outcome::kNoBuffer : Outcome::kWritten};
+}
+
+/// Nothing was gathered, and `chain` is the next.
+ReceiveQueue::Outcome ReceiveQueue::write_first(DescriptorChain chain, const Frame& frame) {
+    is_served_ = true;
+    if (chain.writable_bytes() >= format_.header_bytes + frame.bytes) [[likely]] {
+        write_whole(chain, frame);
+        return Outcome::kWritten;
+    }
+    if (chain.writable_bytes() < format_.header_bytes) {
+        chain.complete(0);
+        return Outcome::kBufferTooSmall;
+    }
+    room_ = chain.writable_bytes();
+    gathered_.push_back(std::move(chain));
+    return gather_and_fill(frame);
+}
+
+/// The frame fits.
+void ReceiveQueue::write_whole(DescriptorChain& chain, const Frame& frame) const {
+    ChainWriter writer = chain.take_writer();
+    if (frame.offload.is_done()) [[likely]] {
+        const bool is_valid = frame.offload.checksum_valid && format_.checksums;
+        write_header(writer, is_valid ? kNothingLeftAndValid : kNothingLeft);
+    } else {
+        write_header(writer, make_header(frame, 1));
+    }
+    FrameReader(frame).write_to(writer, frame.bytes);
+    chain.complete(static_cast<uint32_t>(format_.header_bytes + frame.bytes));
+}
+
+ReceiveQueue::Outcome ReceiveQueue::gather_and_fill(const Frame& frame) {
+    const Outcome outcome = gather(format_.header_bytes + frame.bytes);
     if (outcome == Outcome::kWritten) {
         fill(frame);
     }

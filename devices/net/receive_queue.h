@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -65,7 +66,22 @@ class ReceiveQueue final {
 
     [[nodiscard]] Outcome write(const Frame& frame);
 
+    struct Written {
+        size_t count = 0;                     ///< of the first frames
+        Outcome outcome = Outcome::kWritten;  ///< if another: of the frame behind these
+    };
+
+    /// One at least and kTogether at most: as many of the first as it comes to, or tells why the
+    /// next one is not written. All buffers are fetched before the first is written, so that the
+    /// cache misses of one do not wait for those of another.
+    [[nodiscard]] Written write_all(std::span<const Frame> frames);
+
+    static constexpr size_t kTogether = 8;
+
   private:
+    [[nodiscard]] Outcome write_first(DescriptorChain chain, const Frame& frame);
+    void write_whole(DescriptorChain& chain, const Frame& frame) const;
+    [[nodiscard]] Outcome gather_and_fill(const Frame& frame);
     [[nodiscard]] Outcome gather(size_t bytes);
     void fill(const Frame& frame);
     [[nodiscard]] VnetHeader make_header(const Frame& frame, size_t buffer_count) const;

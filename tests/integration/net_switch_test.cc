@@ -278,6 +278,26 @@ TEST_P(NetSwitchTest, FramesStayInTheirOrderWhereBuffersAreFew) {
     expect_nothing(1);
 }
 
+/// Short ones have a buffer each, which are fetched together, and long ones among them several.
+TEST_P(NetSwitchTest, FramesOfOneBatchStayInTheirOrderInShortBuffers) {
+    join();
+    join({.receive_buffers = 64, .receive_bytes = 200});
+    introduce();
+    constexpr size_t kCount = 40;
+    const auto text = [](size_t number) {
+        return std::to_string(number) + make_payload(number % 5 == 4 ? 900 : 20);
+    };
+    for (size_t number = 0; number < kCount; ++number) {
+        ASSERT_TRUE(guest(0).post_frame(frame(mac(0), mac(1), text(number))));
+    }
+    ASSERT_TRUE(guest(0).await_posted(kCount));
+    for (size_t number = 0; number < kCount; ++number) {
+        expect_received(1, frame(mac(0), mac(1), text(number)));
+    }
+    expect_nothing(1);
+    EXPECT_EQ(guest(1).empty_buffers(), 0U);
+}
+
 TEST_P(NetSwitchTest, PortsCountWhatPassesThem) {
     join();
     join();

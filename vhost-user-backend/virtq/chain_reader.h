@@ -33,17 +33,30 @@ class ChainReader final {
     requires std::is_trivially_copyable_v<T>
 
     [[nodiscard]] std::optional<T> read_object() {
-        if (remaining_ < sizeof(T)) {
+        T object;
+        if (!read_object_to(object)) {
             return std::nullopt;
         }
-        T object;
+        return object;
+    }
+
+    /// The same, to where the caller has it; false in place of nullopt. For what is read of every
+    /// request: an object that is copied once more waits, in the processor, for the stores of the
+    /// first copy.
+    template <class T>
+    requires std::is_trivially_copyable_v<T>
+
+    [[nodiscard]] bool read_object_to(T& object) {
+        if (remaining_ < sizeof(T)) {
+            return false;
+        }
         if (segments_.front().iov_len >= sizeof(T)) [[likely]] {
             remaining_ -= sizeof(T);
             std::memcpy(&object, segment_cursor::take_from_front(segments_, sizeof(T)), sizeof(T));
         } else {
             read(std::as_writable_bytes(std::span(&object, 1)));
         }
-        return object;
+        return true;
     }
 
     /// Consumes `bytes`, at most remaining(), without reading them.

@@ -11,6 +11,7 @@
 
 #include <sys/uio.h>
 
+#include "vhost-user-backend/base/prefetch.h"
 #include "vhost-user-backend/guest/guest_buffer.h"
 #include "vhost-user-backend/virtq/chain_reader.h"
 #include "vhost-user-backend/virtq/chain_writer.h"
@@ -102,11 +103,24 @@ class DescriptorChain final {
     }
 
     /// Has the processor fetch the first of what there is to be read, for whoever looks at several
-    /// chains one after the other.
+    /// chains one after the other. Before cursors are taken, which leave nothing here.
     void prefetch_readable() const {
         const size_t count = std::min<size_t>(slot_->readable_segments, 2);
         for (size_t i = 0; i < count; ++i) {
-            __builtin_prefetch(slot_->segments[i].iov_base);
+            prefetch_to_read(slot_->segments[i].iov_base);
+        }
+        if (count == 1) {
+            // A header and what is behind it, on either side of the end of a line.
+            prefetch_to_read(second_line(slot_->segments.front()));
+        }
+    }
+
+    /// The same for the first of what there is to be written.
+    void prefetch_writable() const {
+        if (slot_->writable_segments > 0) {
+            const iovec& first = slot_->segments[slot_->readable_segments];
+            prefetch_to_write(first.iov_base);
+            prefetch_to_write(second_line(first));
         }
     }
 
@@ -150,6 +164,12 @@ class DescriptorChain final {
     void set_aside();
 
   private:
+    /// Within the segment, which is not empty.
+    [[nodiscard]] static const std::byte* second_line(const iovec& segment) {
+        return static_cast<const std::byte*>(segment.iov_base) +
+               std::min(segment.iov_len - 1, kCacheLineBytes);
+    }
+
     Virtqueue* queue_;  // null once completed or moved from
     ChainSlot* slot_;
 };

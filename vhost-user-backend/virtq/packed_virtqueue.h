@@ -3,6 +3,7 @@
 /// event suppression structures. VIRTIO 1.3, 2.8. What both formats share is in Virtqueue.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "vhost-user-backend/base/prefetch.h"
 #include "vhost-user-backend/base/result.h"
 #include "vhost-user-backend/virtq/chain_builder.h"
 #include "vhost-user-backend/virtq/chain_slots.h"
@@ -74,6 +76,10 @@ class PackedVirtqueue final {
     /// The position moves only on true.
     [[nodiscard]] Result<bool, RingError> fetch(ChainBuilder& builder, const ChainSlots& slots);
 
+    /// Has the processor fetch the next `count` descriptors, as far as they lie before the ring's
+    /// end. Reads nothing of the ring.
+    void prefetch(uint16_t count) const;
+
     /// Notes a used chain where the driver does not look yet.
     void push_used(const ChainSlot& slot, uint32_t written_bytes);
 
@@ -110,6 +116,8 @@ class PackedVirtqueue final {
     static constexpr size_t kId = 12;
     static constexpr size_t kFlags = 14;
 
+    /// read_chain() tells it in place: as a part of a Result it would be put together on the stack,
+    /// field by field, and read back as one word, for which a processor waits.
     struct ChainEnd {
         uint16_t id = 0;
         uint16_t entry_count = 0;
@@ -117,9 +125,10 @@ class PackedVirtqueue final {
     };
 
     [[nodiscard]] uint16_t load_head_flags() const;
-    [[nodiscard]] Result<ChainEnd, RingError> read_chain(uint16_t head_flags,
-                                                         uint16_t entries_max,
-                                                         ChainBuilder& builder);
+    [[nodiscard]] Result<void, RingError> read_chain(uint16_t head_flags,
+                                                     uint16_t entries_max,
+                                                     ChainBuilder& builder,
+                                                     ChainEnd& end);
     void hide_unpublished(uint16_t entries_held);
     [[nodiscard]] Result<bool, RingError> fetch_again(ChainBuilder& builder,
                                                       const ChainSlots& slots);
@@ -184,29 +193,41 @@ inline Result<bool, RingError> PackedVirtqueue::fetch(ChainBuilder& builder,
     if (entries_free == 0) [[unlikely]] {
         return failure(RingError::kAvailableIndexJump);
     }
-    const auto end = read_chain(head_flags, entries_free, builder);
-    if (!end) [[unlikely]] {
-        return failure(end.error());
+    ChainEnd end;
+    if (const auto read = read_chain(head_flags, entries_free, builder, end); !read) [[unlikely]] {
+        return failure(read.error());
     }
-    if (slots.is_in_flight(end->id)) [[unlikely]] {
+    if (slots.is_in_flight(end.id)) [[unlikely]] {
         return failure(RingError::kHeadInFlight);
     }
-    if (const auto finished = builder.finish(end->id, end->entry_count); !finished) [[unlikely]] {
+    if (const auto finished = builder.finish(end.id, end.entry_count); !finished) [[unlikely]] {
         return failure(finished.error());
     }
     if (log_) {
-        const auto entries = log_->note_fetched(end->entry_count);
+        const auto entries = log_->note_fetched(end.entry_count);
         builder.slot().inflight_first = entries.first;
         builder.slot().inflight_last = entries.last;
         builder.slot().inflight_counter = log_->last_counter();
     }
-    next_available_ = next_available_.behind(end->entry_count, size_);
-    entries_held_ = static_cast<uint16_t>(entries_held_ + end->entry_count);
+    next_available_ = next_available_.behind(end.entry_count, size_);
+    entries_held_ = static_cast<uint16_t>(entries_held_ + end.entry_count);
     return true;
 }
 
-inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
-    uint16_t head_flags, uint16_t entries_max, ChainBuilder& builder) {
+inline void PackedVirtqueue::prefetch(uint16_t count) const {
+    constexpr size_t kTogether = kCacheLineBytes / kDescriptorBytes;
+    const size_t first = next_available_.index;
+    const size_t end = std::min<size_t>(first + count, size_);
+    // Rings begin with a line. To write: chains are used where they were made available, or nearby.
+    for (size_t at = first - first % kTogether; at < end; at += kTogether) {
+        prefetch_to_write(areas_.descriptor + at * kDescriptorBytes);
+    }
+}
+
+inline Result<void, RingError> PackedVirtqueue::read_chain(uint16_t head_flags,
+                                                           uint16_t entries_max,
+                                                           ChainBuilder& builder,
+                                                           ChainEnd& end) {
     uint16_t index = next_available_.index;
     if (log_) {
         log_->restart_chain();
@@ -234,7 +255,8 @@ inline Result<PackedVirtqueue::ChainEnd, RingError> PackedVirtqueue::read_chain(
         }
         if (*is_last) {
             // Only the last descriptor's buffer id counts (VIRTIO 1.3, 2.8.6).
-            return ChainEnd{.id = descriptor.link, .entry_count = count, .entry = 0};
+            end = {.id = descriptor.link, .entry_count = count};
+            return {};
         }
         ++index;
         if (index == size_) {

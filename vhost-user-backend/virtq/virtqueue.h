@@ -67,6 +67,18 @@ class Virtqueue final {
     /// operator who waits for those in flight waits for that.
     [[nodiscard]] std::optional<DescriptorChain> pop_another();
 
+    /// Has the processor fetch the descriptors of the next `count` chains, for a device that is
+    /// going to pop as many while it is at work on others. A hint, by which nothing is decided.
+    void prefetch(uint16_t count) const {
+        if (may_pop_) {
+            if (config_.packed) {
+                packed_.prefetch(count);
+            } else {
+                split_.prefetch(count);
+            }
+        }
+    }
+
     /// Breaks the ring: for requests that leave no way to answer them. Safe while chains are out.
     void break_ring(RingError error);
 

@@ -106,6 +106,26 @@ TEST(ChainReader, ObjectOneByteShortConsumesNothing) {
     EXPECT_EQ(read_string(reader, 3), "abc");
 }
 
+TEST(ChainReader, ObjectIsReadToWhereTheCallerHasIt) {
+    Segments segments(std::string("\x01\x02\x03\x04\x05\x06\x07\x08\x09", 9), {4, 2, 3});
+    ChainReader reader = segments.reader();
+    uint32_t object = 0;
+    EXPECT_TRUE(reader.read_object_to(object));
+    EXPECT_EQ(object, 0x04030201U);
+    EXPECT_TRUE(reader.read_object_to(object));
+    EXPECT_EQ(object, 0x08070605U);
+    EXPECT_EQ(reader.remaining(), 1U);
+}
+
+TEST(ChainReader, ObjectOneByteShortIsNotReadToAnywhere) {
+    Segments segments("abc", {3});
+    ChainReader reader = segments.reader();
+    uint32_t object = 7;
+    EXPECT_FALSE(reader.read_object_to(object));
+    EXPECT_EQ(object, 7U);
+    EXPECT_EQ(read_string(reader, 3), "abc");
+}
+
 TEST(ChainReader, SkipsAcrossSegments) {
     Segments segments("abcdef", {2, 2, 2});
     ChainReader reader = segments.reader();

@@ -72,6 +72,28 @@ TEST_F(SplitVirtqueueTest, EmptyRingYieldsNothing) {
     EXPECT_FALSE(queue_->broken().has_value());
 }
 
+/// It is a hint: of an empty ring, beyond its end, and of one that is broken, too.
+TEST_F(SplitVirtqueueTest, FetchingAheadTakesNothing) {
+    create();
+    queue_->prefetch(1);
+    for (uint16_t round = 0; round < 3 * kSize; ++round) {
+        const auto id = static_cast<uint16_t>(round % kSize);
+        offer_simple(id);
+        queue_->prefetch(0xffff);
+        auto chain = queue_->pop();
+        ASSERT_TRUE(chain.has_value());
+        EXPECT_EQ(chain->id(), id);
+        chain->prefetch_readable();
+        chain->prefetch_writable();
+        chain->complete(0);
+        EXPECT_FALSE(queue_->has_available());
+        (void)queue_->publish();
+    }
+    queue_->break_ring(RingError::kHeadOutOfRange);
+    queue_->prefetch(kSize);
+    EXPECT_EQ(queue_->counters().chains_popped.value(), 3U * kSize);
+}
+
 TEST_F(SplitVirtqueueTest, PopGivesReadableAndWritableParts) {
     create();
     memory_.write(kData, "header");
