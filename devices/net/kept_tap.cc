@@ -1,23 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/kept_tap.h"
 
+#include <span>
 #include <utility>
 
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
 
 namespace outrigger::net {
 namespace {
 
-std::string key_of(const TapWish& wish, size_t queue) {
-    return queue == 0 ? wish.key : wish.key + "." + std::to_string(queue);
+/// Another name is another tap: what was kept of that one is not found, and goes when this process
+/// serves. It is the name that was wished, for the tap may have got another one since.
+std::string key_of_name(const TapWish& wish) {
+    if (!wish.name) {
+        return wish.key;
+    }
+    const auto bytes = std::as_bytes(std::span(wish.name->data(), wish.name->size()));
+    return wish.key + "-" + std::to_string(crc32c(bytes));
+}
+
+/// Of the queues of the tap that a keeper has under `key`.
+std::string key_of(const std::string& key, size_t queue) {
+    return queue == 0 ? key : key + "." + std::to_string(queue);
+}
+
+void forget_queues(const TapWish& wish,
+                   const std::string& key,
+                   size_t first,
+                   DeviceKeeper& keeper) {
+    for (size_t queue = first; queue < wish.queue_count; ++queue) {
+        keeper.forget(key_of(key, queue));
+    }
 }
 
 /// False: the process ends with what was to be kept.
-bool keep_queues(const TapWish& wish, const Tap& tap, size_t first, DeviceKeeper& keeper) {
+bool keep_queues(const std::string& key, const Tap& tap, size_t first, DeviceKeeper& keeper) {
     bool is_kept = true;
     for (size_t i = first; i < tap.others.size(); ++i) {
-        is_kept &= keeper.keep_open(key_of(wish, i + 1), tap.others[i].get());
+        is_kept &= keeper.keep_open(key_of(key, i + 1), tap.others[i].get());
     }
     return is_kept;
 }
@@ -41,9 +63,12 @@ Result<void> give_up_queues(const Tap& tap, size_t first) {
 
 /// What of the other queues was kept, and what of them is new: the device has more pairs than the
 /// process before had. False: not all of them are there.
-Result<bool> take_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
+Result<bool> take_queues(const TapWish& wish,
+                         const std::string& key,
+                         DeviceKeeper& keeper,
+                         Tap& tap) {
     while (tap.others.size() + 1 < wish.queue_count) {
-        UniqueFd fd = keeper.take(key_of(wish, tap.others.size() + 1));
+        UniqueFd fd = keeper.take(key_of(key, tap.others.size() + 1));
         if (!fd.valid()) {
             break;
         }
@@ -59,7 +84,7 @@ Result<bool> take_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
         return false;
     }
     OUTRIGGER_TRY(give_up_queues(tap, kept));
-    if (!keep_queues(wish, tap, kept, keeper)) {
+    if (!keep_queues(key, tap, kept, keeper)) {
         warn_of_end(tap);
     }
     return true;
@@ -67,35 +92,48 @@ Result<bool> take_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
 
 /// With fewer than all queues the tap has one: what the kernel gave to one that nobody reads would
 /// be lost.
-Result<void> take_kept_queues(const TapWish& wish, DeviceKeeper& keeper, Tap& tap) {
-    if (OUTRIGGER_TRY(take_queues(wish, keeper, tap))) {
-        return {};
-    }
-    tap.others.clear();
-    for (size_t queue = 1; queue < wish.queue_count; ++queue) {
-        keeper.forget(key_of(wish, queue));
+Result<void> take_kept_queues(const TapWish& wish,
+                              const std::string& key,
+                              DeviceKeeper& keeper,
+                              Tap& tap) {
+    if (!OUTRIGGER_TRY(take_queues(wish, key, keeper, tap))) {
+        tap.others.clear();
+        forget_queues(wish, key, 1, keeper);
     }
     return {};
 }
 
-/// Nothing: none was kept, or somebody has deleted it, and may have made it anew.
+/// Nothing: none of that name was kept, or somebody has deleted it, and may have made it anew.
+Result<std::optional<Tap>> take_named_tap(const TapWish& wish, DeviceKeeper& keeper) {
+    const std::string own_key = key_of_name(wish);
+    // Under the other one it is a tap that was given as a descriptor, or kept by an older program.
+    for (const std::string& key : {own_key, wish.key}) {
+        UniqueFd fd = keeper.take(key);
+        if (!fd.valid()) {
+            continue;
+        }
+        auto tap = take_tap(std::move(fd));
+        if (tap && (key == own_key || tap->name == *wish.name)) {
+            OUTRIGGER_TRY(take_kept_queues(wish, key, keeper, *tap));
+            return std::optional(*std::move(tap));
+        }
+        forget_queues(wish, key, 0, keeper);
+    }
+    return std::nullopt;
+}
+
+/// Nothing: none was kept.
 Result<std::optional<Tap>> take_kept_tap(const TapWish& wish, DeviceKeeper& keeper) {
+    if (wish.name) {
+        return take_named_tap(wish, keeper);
+    }
     UniqueFd fd = keeper.take(wish.key);
     if (!fd.valid()) {
         return std::nullopt;
     }
-    auto tap = take_tap(std::move(fd));
-    if (!tap && wish.name) {
-        for (size_t queue = 0; queue < wish.queue_count; ++queue) {
-            keeper.forget(key_of(wish, queue));
-        }
-        return std::nullopt;
-    }
-    if (!tap) {
-        return failure(tap.error());
-    }
-    OUTRIGGER_TRY(take_kept_queues(wish, keeper, *tap));
-    return std::optional(*std::move(tap));
+    Tap tap = OUTRIGGER_TRY(take_tap(std::move(fd)));
+    OUTRIGGER_TRY(take_kept_queues(wish, wish.key, keeper, tap));
+    return std::optional(std::move(tap));
 }
 
 /// All queues are used; the first goes on to be.
@@ -115,6 +153,18 @@ Result<Tap> take_given_tap(const TapWish& wish) {
     return tap;
 }
 
+Result<Tap> open_new_tap(const TapWish& wish, DeviceKeeper* keeper) {
+    Tap tap = OUTRIGGER_TRY(wish.fds.empty() ? open_tap(*wish.name, wish.queue_count)
+                                             : take_given_tap(wish));
+    OUTRIGGER_TRY(give_up_queues(tap, 0));
+    const std::string key = key_of_name(wish);
+    if (keeper != nullptr &&
+        (!keeper->keep_open(key, tap.fd.get()) || !keep_queues(key, tap, 0, *keeper))) {
+        warn_of_end(tap);
+    }
+    return tap;
+}
+
 }  // namespace
 
 Result<Tap> open_wished_tap(const TapWish& wish, DeviceKeeper* keeper) {
@@ -123,13 +173,7 @@ Result<Tap> open_wished_tap(const TapWish& wish, DeviceKeeper* keeper) {
         tap = OUTRIGGER_TRY(take_kept_tap(wish, *keeper));
     }
     if (!tap) {
-        tap = OUTRIGGER_TRY(wish.fds.empty() ? open_tap(*wish.name, wish.queue_count)
-                                             : take_given_tap(wish));
-        OUTRIGGER_TRY(give_up_queues(*tap, 0));
-        if (keeper != nullptr &&
-            (!keeper->keep_open(wish.key, tap->fd.get()) || !keep_queues(wish, *tap, 0, *keeper))) {
-            warn_of_end(*tap);
-        }
+        tap = OUTRIGGER_TRY(open_new_tap(wish, keeper));
     }
     if (wish.queue_count > 1 && tap->others.empty()) {
         log(LogLevel::kInfo, "net: the tap {} has one queue, which all pairs share", tap->name);

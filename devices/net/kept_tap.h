@@ -19,7 +19,7 @@ class DeviceKeeper;
 namespace outrigger::net {
 
 struct TapWish {
-    std::string key{};                  ///< under which a keeper has it; others have a number more
+    std::string key{};                  ///< of what a keeper has of it
     std::optional<std::string> name{};  ///< or
     std::vector<int> fds{};             ///< inherited, of its queues; one, or queue_count
     uint16_t queue_count = 1;           ///< as many as it may have; else it has one

@@ -1,113 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tap with a queue for each pair of the guest's.
-#include <filesystem>
-#include <functional>
-#include <map>
+#include "tests/integration/net_tap_queues.h"
+
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
-#include <sys/syscall.h>
-
-#include "vhost-user-backend/daemon/device_keeper.h"
-
-#include "devices/net/kept_tap.h"
+#include "devices/net/tap_device.h"
 #include "devices/net/tap_port.h"
-#include "tests/integration/net_tap_daemon.h"
 
 namespace outrigger::testing {
 namespace {
-
-constexpr uint16_t kPairs = 4;
-
-class NetTapQueuesTest : public NetTapDaemonTest {
-  protected:
-    /// Of those that a process has open: that the kernel uses, and that it does not.
-    struct Queues {
-        size_t used = 0;
-        size_t unused = 0;
-
-        friend bool operator==(const Queues&, const Queues&) = default;
-    };
-
-    [[nodiscard]] static Queues queues_of(pid_t process) {
-        Queues queues;
-        const UniqueFd other(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
-        std::error_code gone;
-        const std::filesystem::path folder = "/proc/" + std::to_string(process) + "/fd";
-        for (const auto& entry : std::filesystem::directory_iterator(folder, gone)) {
-            const int number = std::stoi(entry.path().filename());
-            const UniqueFd copy(
-                static_cast<int>(::syscall(SYS_pidfd_getfd, other.get(), number, 0)));
-            ifreq found{};
-            if (copy.valid() && ::ioctl(copy.get(), TUNGETIFF, &found) == 0) {
-                const bool is_used = (found.ifr_flags & IFF_DETACH_QUEUE) == 0;
-                ++(is_used ? queues.used : queues.unused);
-            }
-        }
-        return queues;
-    }
-
-    /// Of the process that serves, by and by.
-    void expect_used(size_t used, size_t unused) const {
-        const Queues wanted{.used = used, .unused = unused};
-        const auto serving = [&] {
-            const pid_t child = daemon_->first_child();
-            return child > 0 ? child : daemon_->pid();
-        };
-        EXPECT_TRUE(eventually([&] { return queues_of(serving()) == wanted; }))
-            << queues_of(serving()).used << " used, " << queues_of(serving()).unused << " not";
-    }
-
-    static uint16_t port_of(uint16_t pair) { return static_cast<uint16_t>(kGuestPort + pair); }
-
-    /// What comes back for a flow comes where the guest has sent it.
-    void expect_flows_stay(uint16_t pairs = kPairs) {
-        for (uint16_t pair = 0; pair < pairs; ++pair) {
-            const std::string text = "of pair " + std::to_string(pair);
-            ASSERT_EQ(to_host(text, true, pair, port_of(pair)), text);
-        }
-        for (uint16_t pair = 0; pair < pairs; ++pair) {
-            const std::string text = "to pair " + std::to_string(pair);
-            ASSERT_TRUE(from_host(text, pair, port_of(pair))) << pair << daemon_->complained();
-        }
-    }
-
-    /// On any of these pairs.
-    [[nodiscard]] bool is_received(const std::string& text, uint16_t pairs) {
-        return eventually([&] {
-            for (uint16_t pair = 0; pair < pairs; ++pair) {
-                while (const auto frame = guest_->receive_now(pair)) {
-                    if (is_datagram(*frame, text)) {
-                        return true;
-                    }
-                }
-            }
-            return false;
-        });
-    }
-
-    void enable(uint16_t pair, bool is_enabled) {
-        for (const uint32_t ring : {2U * pair, 2U * pair + 1}) {
-            ASSERT_EQ(guest_->frontend().set_vring_enable(ring, is_enabled),
-                      driver::Answer::kAccepted);
-        }
-    }
-
-    /// As a name, which makes it.
-    void serve_tap(std::vector<std::string> more = {}, const NetGuestOptions& guest = kAllPairs) {
-        more.insert(more.end(),
-                    {"--backend=tap",
-                     std::string("--tap=") + kTap,
-                     "--queue-pairs=" + std::to_string(kPairs)});
-        serve(std::move(more), guest);
-        configure();
-    }
-
-    static constexpr NetGuestOptions kAllPairs{.queue_pairs = kPairs};
-};
 
 TEST_F(NetTapQueuesTest, EachPairHasAQueue) {
     serve_tap();
@@ -264,96 +168,6 @@ TEST_F(NetTapQueuesTest, TapOfOneQueueServesAllPairs) {
     EXPECT_TRUE(daemon_->wait_complained("has one queue"));
     expect_used(1, 0);
     expect_flows_stay();
-}
-
-/// Keeps what it is given for whoever comes next, behind settle().
-class PlayedKeeper final : public DeviceKeeper {
-  public:
-    [[nodiscard]] bool goes_on() const override { return true; }
-
-    [[nodiscard]] bool can_hand_back() const override { return false; }
-
-    [[nodiscard]] Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
-        return failure(Error{.message = "no memory"});
-    }
-
-    [[nodiscard]] UniqueFd take(std::string_view name) override {
-        const auto found = given_.extract(std::string(name));
-        return found.empty() ? UniqueFd() : std::move(found.mapped());
-    }
-
-    [[nodiscard]] bool keep_open(std::string_view name, int fd) override {
-        EXPECT_FALSE(given_.contains(name)) << name;
-        return kept_.emplace(name, copy_of(fd)).second;
-    }
-
-    void forget(std::string_view name) override {
-        given_.erase(std::string(name));
-        kept_.erase(std::string(name));
-    }
-
-    /// The process serves: what it has not taken goes. Whoever comes next is given the rest.
-    void settle() {
-        for (const auto& [name, fd] : given_) {
-            kept_.erase(name);
-        }
-        given_.clear();
-        for (const auto& [name, fd] : kept_) {
-            given_.emplace(name, copy_of(fd.get()));
-        }
-    }
-
-    [[nodiscard]] size_t count() const { return kept_.size(); }
-
-  private:
-    static UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
-
-    std::map<std::string, UniqueFd, std::less<>> given_;
-    std::map<std::string, UniqueFd, std::less<>> kept_;
-};
-
-TEST_F(NetTapQueuesTest, KeptTapHasAQueueForPairsThatAreNew) {
-    PlayedKeeper keeper;
-    for (const uint16_t pairs : {uint16_t{2}, uint16_t{4}}) {
-        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
-        const auto tap = net::open_wished_tap(wish, &keeper);
-        ASSERT_TRUE(tap) << tap.error().message;
-        keeper.settle();
-        EXPECT_EQ(tap->others.size() + 1, pairs);
-        EXPECT_EQ(keeper.count(), pairs);
-        EXPECT_TRUE(net::is_tap_queue_used(tap->fd.get()));
-        for (const UniqueFd& other : tap->others) {
-            EXPECT_FALSE(net::is_tap_queue_used(other.get()));
-        }
-    }
-}
-
-TEST_F(NetTapQueuesTest, KeptTapOfOneQueueServesAllPairs) {
-    PlayedKeeper keeper;
-    for (const uint16_t pairs : {uint16_t{1}, uint16_t{4}}) {
-        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
-        const auto tap = net::open_wished_tap(wish, &keeper);
-        ASSERT_TRUE(tap) << tap.error().message;
-        keeper.settle();
-        EXPECT_TRUE(tap->others.empty());
-        EXPECT_EQ(keeper.count(), 1U);
-    }
-}
-
-TEST_F(NetTapQueuesTest, QueuesOfATapThatIsMadeAnewAreKept) {
-    PlayedKeeper keeper;
-    const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = kPairs};
-    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
-    keeper.settle();
-    delete_tap();
-    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
-    keeper.settle();
-    EXPECT_EQ(keeper.count(), kPairs);
-    // And of a tap that is made anew for fewer pairs, so many.
-    delete_tap();
-    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .name = kTap, .queue_count = 2}, &keeper));
-    keeper.settle();
-    EXPECT_EQ(keeper.count(), 2U);
 }
 
 TEST_F(NetTapQueuesTest, QueueThatIsSoAlreadyIsNotAskedForAgain) {

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tap that another process of the device has left to its keeper.
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "vhost-user-backend/daemon/device_keeper.h"
+
+#include "devices/net/kept_tap.h"
+#include "tests/integration/net_tap_queues.h"
+
+namespace outrigger::testing {
+namespace {
+
+constexpr const char* kOtherTap = "outrigger1";
+
+class NetKeptTapTest : public NetTapQueuesTest {
+  protected:
+    /// A file of one device, with these lines.
+    void write_config(const std::string& lines) const {
+        std::ofstream(path("c")) << "[net]\nsocket-path = " + path("s") + "\n" + lines + "\n";
+    }
+
+    void serve_config(const std::string& lines, ChildProcess::Options options = {}) {
+        write_config(lines);
+        options.arguments = {"--config=" + path("c"), "--keeper=fork", "--sandbox=log"};
+        daemon_ = std::make_unique<ChildProcess>(program_, options);
+        connect_guest({});
+    }
+
+    [[nodiscard]] size_t count_said(const std::string& what) const {
+        const std::string said = daemon_->complained();
+        size_t found = 0;
+        for (size_t at = said.find(what); at != std::string::npos; at = said.find(what, at + 1)) {
+            ++found;
+        }
+        return found;
+    }
+
+    /// The file has these lines by now, and another process is to serve them, of which the keeper
+    /// says `outcome`.
+    void reload(const std::string& lines, const std::string& outcome) {
+        write_config(lines);
+        const size_t before = count_said(outcome);
+        daemon_->send_signal(SIGHUP);
+        ASSERT_TRUE(eventually([&] { return count_said(outcome) > before; }))
+            << daemon_->complained();
+    }
+
+    void reload(const std::string& lines) { reload(lines, "the new program has taken over"); }
+};
+
+/// Keeps what it is given for whoever comes next, behind settle().
+class PlayedKeeper final : public DeviceKeeper {
+  public:
+    [[nodiscard]] bool goes_on() const override { return true; }
+
+    [[nodiscard]] bool can_hand_back() const override { return false; }
+
+    [[nodiscard]] Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
+        return failure(Error{.message = "no memory"});
+    }
+
+    [[nodiscard]] UniqueFd take(std::string_view name) override {
+        const auto found = given_.extract(std::string(name));
+        return found.empty() ? UniqueFd() : std::move(found.mapped());
+    }
+
+    [[nodiscard]] bool keep_open(std::string_view name, int fd) override {
+        EXPECT_FALSE(given_.contains(name)) << name;
+        return kept_.emplace(name, copy_of(fd)).second;
+    }
+
+    void forget(std::string_view name) override {
+        given_.erase(std::string(name));
+        kept_.erase(std::string(name));
+    }
+
+    /// The process serves: what it has not taken goes. Whoever comes next is given the rest.
+    void settle() {
+        for (const auto& [name, fd] : given_) {
+            kept_.erase(name);
+        }
+        given_.clear();
+        for (const auto& [name, fd] : kept_) {
+            given_.emplace(name, copy_of(fd.get()));
+        }
+    }
+
+    [[nodiscard]] size_t count() const { return kept_.size(); }
+
+  private:
+    static UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+    std::map<std::string, UniqueFd, std::less<>> given_;
+    std::map<std::string, UniqueFd, std::less<>> kept_;
+};
+
+TEST_F(NetKeptTapTest, KeptTapHasAQueueForPairsThatAreNew) {
+    PlayedKeeper keeper;
+    for (const uint16_t pairs : {uint16_t{2}, uint16_t{4}}) {
+        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
+        const auto tap = net::open_wished_tap(wish, &keeper);
+        ASSERT_TRUE(tap) << tap.error().message;
+        keeper.settle();
+        EXPECT_EQ(tap->others.size() + 1, pairs);
+        EXPECT_EQ(keeper.count(), pairs);
+        EXPECT_TRUE(net::is_tap_queue_used(tap->fd.get()));
+        for (const UniqueFd& other : tap->others) {
+            EXPECT_FALSE(net::is_tap_queue_used(other.get()));
+        }
+    }
+}
+
+TEST_F(NetKeptTapTest, KeptTapOfOneQueueServesAllPairs) {
+    PlayedKeeper keeper;
+    for (const uint16_t pairs : {uint16_t{1}, uint16_t{4}}) {
+        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
+        const auto tap = net::open_wished_tap(wish, &keeper);
+        ASSERT_TRUE(tap) << tap.error().message;
+        keeper.settle();
+        EXPECT_TRUE(tap->others.empty());
+        EXPECT_EQ(keeper.count(), 1U);
+    }
+}
+
+TEST_F(NetKeptTapTest, QueuesOfATapThatIsMadeAnewAreKept) {
+    PlayedKeeper keeper;
+    const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = kPairs};
+    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
+    keeper.settle();
+    delete_tap();
+    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
+    keeper.settle();
+    EXPECT_EQ(keeper.count(), kPairs);
+    // And of a tap that is made anew for fewer pairs, so many.
+    delete_tap();
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .name = kTap, .queue_count = 2}, &keeper));
+    keeper.settle();
+    EXPECT_EQ(keeper.count(), 2U);
+}
+
+TEST_F(NetKeptTapTest, AnotherNameIsAnotherTap) {
+    PlayedKeeper keeper;
+    for (const std::string name : {kTap, kOtherTap}) {
+        const auto tap =
+            net::open_wished_tap({.key = "tap", .name = name, .queue_count = kPairs}, &keeper);
+        ASSERT_TRUE(tap) << tap.error().message;
+        EXPECT_EQ(tap->name, name);
+        EXPECT_EQ(tap->others.size() + 1, kPairs);
+        if (name == kOtherTap) {
+            // Until this process serves, the one before may be what goes on.
+            EXPECT_EQ(keeper.count(), 2 * kPairs);
+        }
+        keeper.settle();
+        EXPECT_EQ(keeper.count(), kPairs);
+    }
+    EXPECT_EQ(::if_nametoindex(kTap), 0U);
+    EXPECT_NE(::if_nametoindex(kOtherTap), 0U);
+}
+
+TEST_F(NetKeptTapTest, TapThatGotAnotherNameIsTheSame) {
+    PlayedKeeper keeper;
+    const net::TapWish wish{.key = "tap", .name = kTap};
+    ASSERT_TRUE(net::open_wished_tap(wish, &keeper));
+    keeper.settle();
+    ifreq renamed = request();
+    std::strncpy(renamed.ifr_newname, kOtherTap, IFNAMSIZ - 1);
+    ASSERT_EQ(::ioctl(control_.get(), SIOCSIFNAME, &renamed), 0) << std::strerror(errno);
+    const auto tap = net::open_wished_tap(wish, &keeper);
+    ASSERT_TRUE(tap) << tap.error().message;
+    EXPECT_EQ(tap->name, kOtherTap);
+}
+
+TEST_F(NetKeptTapTest, TapThatWasGivenIsFoundByItsName) {
+    PlayedKeeper keeper;
+    // It has one queue, so nobody could open it anew.
+    const int number = ::fcntl(open_kernel_tap(IFF_VNET_HDR).get(), F_DUPFD_CLOEXEC, 0);
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {number}}, &keeper));
+    keeper.settle();
+    const unsigned index = ::if_nametoindex(kTap);
+    const auto same = net::open_wished_tap({.key = "tap", .name = kTap}, &keeper);
+    ASSERT_TRUE(same) << same.error().message;
+    keeper.settle();
+    EXPECT_EQ(::if_nametoindex(kTap), index);
+    EXPECT_EQ(keeper.count(), 1U);
+    const auto other = net::open_wished_tap({.key = "tap", .name = kOtherTap}, &keeper);
+    ASSERT_TRUE(other) << other.error().message;
+    EXPECT_EQ(other->name, kOtherTap);
+    keeper.settle();
+    EXPECT_EQ(keeper.count(), 1U);
+}
+
+TEST_F(NetKeptTapTest, DeviceIsMovedToAnotherTap) {
+    const std::string lines = "backend = tap\ntap = ";
+    serve_config(lines + kTap);
+    configure();
+    expect_traffic();
+    reload(lines + kOtherTap);
+    EXPECT_NE(::if_nametoindex(kOtherTap), 0U);
+    EXPECT_TRUE(eventually([] { return ::if_nametoindex(kTap) == 0; }));
+    reload(lines + kTap);
+    configure();
+    expect_traffic();
+    // One that cannot be had: somebody else has its only queue.
+    const unsigned index = ::if_nametoindex(kTap);
+    UniqueFd taken(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
+    ifreq other{};
+    std::strncpy(other.ifr_name, kOtherTap, IFNAMSIZ - 1);
+    other.ifr_flags = IFF_TAP | IFF_NO_PI;
+    ASSERT_EQ(::ioctl(taken.get(), TUNSETIFF, &other), 0);
+    reload(lines + kOtherTap, "going back to the program before");
+    expect_traffic();
+    EXPECT_EQ(::if_nametoindex(kTap), index);
+}
+
+}  // namespace
+}  // namespace outrigger::testing
