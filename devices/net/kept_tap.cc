@@ -53,7 +53,9 @@ Result<void> give_up_queues(const Tap& tap, size_t first) {
     for (size_t i = first; i < tap.others.size(); ++i) {
         const int fd = tap.others[i].get();
         if (use_tap_queue(fd, false) && is_tap_queue_used(fd)) {
-            // As macvtap: nobody could tell later which of them the kernel uses.
+            // As macvtap: nobody could tell later which of them the kernel uses. Whoever opened it
+            // may still give it, alone.
+            (void)use_tap_queue(fd, true);
             return failure(Error{.message = "the queues of the tap " + tap.name +
                                             " do not say whether they are used: give one"});
         }
