@@ -13,6 +13,7 @@
 
 #include "devices/fs/fuse_request.h"
 #include "devices/fs/intent.h"
+#include "devices/fs/patience.h"
 #include "devices/fs/reply_writer.h"
 
 namespace outrigger::fs {
@@ -22,6 +23,7 @@ enum class Verdict : int {
     kAnswered = 0,  ///< the payload of the reply is complete
     kSilent = -1,   ///< the protocol has no reply to this
     kLater = -2,    ///< work was given to Call::defer()
+    kGivenUp = -3,  ///< of such work, which did nothing: the patience of its queue has ended
 };
 
 [[nodiscard]] constexpr Verdict failed(Errno error) {
@@ -69,6 +71,9 @@ struct Call {
       public:
         /// From now on the request belongs to the work; the handler returns Verdict::kLater.
         virtual void defer(Call& call, Work work) = 0;
+
+        /// Ends when somebody waits for the requests in flight.
+        [[nodiscard]] virtual Patience patience() const { return {}; }
 
         /// As defer(), for a read that has to wait for the disk: the kernel makes it where the
         /// worker has an io_uring. `work`, which reads the same, is done where it has none, or

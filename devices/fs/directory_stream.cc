@@ -23,9 +23,12 @@ struct RecordHead {
 
 constexpr size_t kNameOffset = 19;
 
-/// Entries that are looked at to find an offset that the kernel cannot seek to: a second or so of
-/// a thread that may wait.
+/// Entries that are looked at to find an offset that the kernel cannot seek to: some ten seconds of
+/// a thread that may wait, where the directory is in memory.
 constexpr uint64_t kScanMax = 10'000'000;
+
+/// And where somebody waits for all requests in flight, perhaps a ring full of such.
+constexpr uint64_t kHurriedScanMax = 10'000;
 
 }  // namespace
 
@@ -44,7 +47,7 @@ Result<bool, int> DirectoryStream::fill(int fd) {
     return count > 0;
 }
 
-Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
+Result<void, int> DirectoryStream::seek(int fd, uint64_t offset, const Patience& patience) {
     if (offset == cursor_ && offset != 0 && !is_behind_) {
         return {};
     }
@@ -53,7 +56,7 @@ Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
     record_bytes_ = 0;
     is_behind_ = true;
     if (offset > INT64_MAX) {
-        return scan(fd, offset);
+        return scan(fd, offset, patience);
     }
     if (::lseek(fd, static_cast<off_t>(offset), SEEK_SET) < 0) {
         return failure(int{errno});
@@ -63,13 +66,16 @@ Result<void, int> DirectoryStream::seek(int fd, uint64_t offset) {
     return {};
 }
 
-Result<void, int> DirectoryStream::scan(int fd, uint64_t offset) {
+Result<void, int> DirectoryStream::scan(int fd, uint64_t offset, const Patience& patience) {
     if (::lseek(fd, 0, SEEK_SET) < 0) {
         return failure(int{errno});
     }
     cursor_ = 0;
     is_behind_ = false;
     for (uint64_t looked_at = 0; looked_at < kScanMax; ++looked_at) {
+        if (looked_at >= kHurriedScanMax && patience.has_ended()) {
+            return failure(ECANCELED);
+        }
         const DirectoryEntry* const entry = OUTRIGGER_TRY(current(fd));
         if (entry == nullptr) {
             break;

@@ -12,6 +12,8 @@
 
 #include "vhost-user-backend/base/result.h"
 
+#include "devices/fs/patience.h"
+
 namespace outrigger::fs {
 
 struct DirectoryEntry {
@@ -46,8 +48,9 @@ class DirectoryStream final {
         return offset > INT64_MAX && (offset != cursor_ || is_behind_);
     }
 
-    /// The next entry is the one at `offset`, 0 or one that an entry carried. An errno value.
-    [[nodiscard]] Result<void, int> seek(int fd, uint64_t offset);
+    /// The next entry is the one at `offset`, 0 or one that an entry carried. An errno value;
+    /// ECANCELED: a walk that goes on for longer than there is patience.
+    [[nodiscard]] Result<void, int> seek(int fd, uint64_t offset, const Patience& patience = {});
 
     /// The entry at the cursor, valid until the next call; null at the end.
     [[nodiscard]] Result<const DirectoryEntry*, int> current(int fd);
@@ -68,7 +71,7 @@ class DirectoryStream final {
 
     void drop_buffer();
 
-    [[nodiscard]] Result<void, int> scan(int fd, uint64_t offset);
+    [[nodiscard]] Result<void, int> scan(int fd, uint64_t offset, const Patience& patience);
     [[nodiscard]] Result<bool, int> fill(int fd);
 
     static inline std::atomic<size_t> buffer_count_ = 0;

@@ -90,7 +90,8 @@ Verdict FsServer::list(Call& call, bool plus) {
     }
     // A part of a listing is an answer, too.
     args.size = std::min(args.size, kTransferBytesMax);
-    const Listing listing{.args = args, .asker = asker_of(call), .plus = plus};
+    const Listing listing{
+        .args = args, .asker = asker_of(call), .plus = plus, .patience = call.queue.patience()};
     DirectoryStream& stream = *file->directory;
     {
         const std::unique_lock lock(stream.mutex, std::try_to_lock);
@@ -126,7 +127,10 @@ Verdict FsServer::list_entries(ReplyWriter& reply,
                                const OpenFile& file,
                                const Inode& directory) {
     DirectoryStream& stream = *file.directory;
-    OUTRIGGER_FS_TRY(stream.seek(file.fd.get(), listing.args.offset));
+    const auto found = stream.seek(file.fd.get(), listing.args.offset, listing.patience);
+    if (!found) {
+        return found.error() == ECANCELED ? Verdict::kGivenUp : failed(found.error());
+    }
     const uint64_t end = reply.room() - listing.args.size;  // what the driver does not ask for
     NamesBase base(share_, directory.fd.get());
     bool is_first = true;

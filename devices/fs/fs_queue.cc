@@ -164,6 +164,7 @@ void FsQueue::answer(DescriptorChain& chain, ReplyWriter& reply, Verdict verdict
             chain.complete(reply.finish());
             return;
         case Verdict::kLater:
+        case Verdict::kGivenUp:
             break;
     }
     FsCounters& counters = environment_.counters;
@@ -309,7 +310,12 @@ void FsQueue::finish(BlockingJob& job) {
     if (job.verdict == failed(EFAULT)) {
         (void)environment_.queue.memory_was_lost();
     }
-    answer(*job.chain, job.reply, job.verdict);
+    if (job.verdict == Verdict::kGivenUp && is_suspending_) {
+        job.chain->set_aside();
+    } else {
+        answer(
+            *job.chain, job.reply, job.verdict == Verdict::kGivenUp ? failed(EAGAIN) : job.verdict);
+    }
     put_back(job);
     check_drained();
 }
@@ -408,6 +414,7 @@ void FsQueue::try_locks() {
 }
 
 void FsQueue::hurry() {
+    hurries_.fetch_add(1, std::memory_order_relaxed);
     if (lock_timer_) {
         environment_.worker.loop().cancel_timer(*std::exchange(lock_timer_, std::nullopt));
     }
@@ -419,6 +426,7 @@ void FsQueue::hurry() {
 }
 
 void FsQueue::suspend(std::move_only_function<void()> drained) {
+    is_suspending_ = true;
     for (BlockingJob* const job : take_outside_waiters()) {
         job->chain->set_aside();
         put_back(*job);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <functional>
@@ -37,19 +38,22 @@ class FsQueue final : private Call::Queue {
 
     [[nodiscard]] QueueProgress process();
 
-    /// Whoever waits for a lock is told that there is none to be had (ENOLCK).
+    /// Whoever waits for a lock is told that there is none to be had (ENOLCK), and who walks
+    /// through a long directory to come again (EAGAIN).
     void hurry();
 
     /// Calls `drained` when the last request is back, perhaps at once. This may go then.
     void stop(std::move_only_function<void()> drained);
 
-    /// The same, and whoever waits for a lock waits on at whoever serves the ring next.
+    /// The same, and whoever waits for a lock, or walks, goes on at whoever serves the ring next.
     void suspend(std::move_only_function<void()> drained);
 
   private:
     friend struct BlockingJob;
 
     // Call::Queue
+    [[nodiscard]] Patience patience() const override { return Patience(hurries_); }
+
     void defer(Call& call, Call::Work work) override;
     void read(Call& call, const FileRead& read, Call::Work work) override;
     void retry(Call& call, Call::Work attempt) override;
@@ -92,6 +96,8 @@ class FsQueue final : private Call::Queue {
     std::chrono::milliseconds lock_delay_{1};
     std::vector<BlockingJob*> outside_waiters_;
     std::optional<TimerId> outside_timer_;
+    std::atomic<uint32_t> hurries_ = 0;  // how often somebody began to wait for all of them
+    bool is_suspending_ = false;
     size_t under_way_ = 0;                     // jobs in the pool, or that wait for somebody
     std::move_only_function<void()> drained_;  // null: does not stop
 };

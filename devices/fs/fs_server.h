@@ -323,6 +323,7 @@ class FsServer final {
         fuse_read_in args{};
         Asker asker{};
         bool plus = false;
+        Patience patience{};
     };
 
     [[nodiscard]] Verdict list_from(ReplyWriter& reply,

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of a read that waits for its file system when its ring stops, its guest goes, its
 // daemon ends or is killed, or its memory is gone.
+#include <cstdlib>
+#include <cstring>
 #include <future>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <fcntl.h>
+#include <linux/fuse.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/fs/fs_test.h"
@@ -180,6 +185,81 @@ TEST_F(FsCold, ASyncThatWaitsForItsServerHoldsUpNoOther) {
     held_->let_go();
     EXPECT_TRUE(guest().wait(*slot).used);
     expect_alive();
+}
+
+/// A READDIR from an offset that no entry carried, of the kind that the host cannot seek to.
+constexpr uint64_t kWalk = uint64_t{1} << 63;
+
+class FsColdWalks : public FsCold {
+  protected:
+    /// More entries than one looks at for whom nobody has time.
+    void begin_with_many(Options options) {
+        options.arguments.insert(options.arguments.end(), {"--posix-lock", "--thread-pool-size=1"});
+        std::filesystem::create_directory(in_share("many"));
+        const UniqueFd many(::open(in_share("many").c_str(), O_PATH | O_CLOEXEC));
+        for (int i = 0; i < 12'000; ++i) {
+            ASSERT_EQ(::mknodat(many.get(), std::to_string(i).c_str(), S_IFREG | 0600, 0), 0);
+        }
+        begin(options);
+        if (!IsSkipped()) {
+            many_ = node_of("many");
+            many_fh_ = call(ask::opendir(many_)).as<fuse_open_out>().fh;
+        }
+    }
+
+    [[nodiscard]] FuseRequest walk() const {
+        return ask::readdir(many_, many_fh_, kWalk | 5, 4096);
+    }
+
+    uint64_t many_ = 0;
+    uint64_t many_fh_ = 0;
+};
+
+TEST_F(FsColdWalks, EndWhenTheRingStops) {
+    begin_with_many({});
+    if (IsSkipped()) {
+        return;
+    }
+    EXPECT_EQ(error_of(walk()), EINVAL);
+    const OpenFile file = create("locked");
+    const fuse_file_lock whole{.start = 0, .end = INT64_MAX, .type = F_WRLCK, .pid = 1};
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, file.node, file.fh, 1, whole)), 0);
+    // Behind a read, which has the only thread.
+    (void)ask_held(open());
+    const auto walks = guest().submit(walk());
+    const auto locks = guest().submit(ask::lock(FUSE_SETLKW, file.node, file.fh, 2, whole));
+    ASSERT_TRUE(walks && locks);
+    expect_alive();
+    driver::Frontend& frontend = guest().frontend();
+    const wire::VringState state{.index = FuseGuest::kFirst, .num = 0};
+    const wire::Header header{
+        .request = static_cast<uint32_t>(wire::FrontendRequest::kGetVringBase),
+        .flags = wire::kVersion,
+        .size = sizeof state};
+    (void)frontend.send(header, std::as_bytes(std::span(&state, 1)));
+    // Whoever waits for the lock is told that the ring stops.
+    EXPECT_EQ(guest().wait(*locks).error(), ENOLCK);
+    held_->let_go();
+    EXPECT_TRUE(frontend.receive());
+    EXPECT_EQ(guest().wait(*walks).error(), EAGAIN);
+}
+
+TEST_F(FsColdWalks, GoOnBehindATakeOver) {
+    begin_with_many({.keeper = true});
+    if (IsSkipped()) {
+        return;
+    }
+    std::vector<size_t> walks;
+    for (int i = 0; i < 12; ++i) {
+        walks.push_back(guest().submit(walk()).value_or(0));
+    }
+    expect_alive();
+    ChildProcess next(std::getenv("OUTRIGGER_FS_PROGRAM"),
+                      {.arguments = {"--take-over=" + std::to_string(daemon().pid())}});
+    EXPECT_EQ(next.wait().value_or(Ended{}), (Ended{.status = 0})) << next.complained();
+    for (const size_t slot : walks) {
+        EXPECT_EQ(guest().wait(slot).error(), EINVAL) << slot;
+    }
 }
 
 /// Through the page cache by a thread, and past it by the kernel.
