@@ -66,14 +66,21 @@ Result<GuestUser, Errno> FsServer::user_of(const Call& call, const Extensions& e
 Verdict FsServer::finish_creation(Call& call,
                                   const Inode& parent,
                                   const Name& name,
-                                  const Extensions& extensions) {
+                                  const Extensions& extensions,
+                                  const Making& making) {
     // What is new the guest does not know. What an earlier process made it may.
     const Found found = OUTRIGGER_FS_TRY(call.again ? find_or_pin(asker_of(call), parent, name)
                                                     : pin_found(asker_of(call), parent, name));
+    if (making.was_there && !is_made(found, making)) {
+        inodes_.take_back(found.inode.id());
+        return failed(EEXIST);
+    }
     if (const Errno error = label(*found.inode, extensions); error != 0) {
         inodes_.take_back(found.inode.id());
-        (void)::unlinkat(
-            parent.fd.get(), name.c_str(), found.inode->type == S_IFDIR ? AT_REMOVEDIR : 0);
+        if (!making.was_there) {  // or it may be somebody else's, for all that is known
+            (void)::unlinkat(
+                parent.fd.get(), name.c_str(), found.inode->type == S_IFDIR ? AT_REMOVEDIR : 0);
+        }
         return failed(error);
     }
     return answer_entry(call, make_entry(parent, found));
@@ -96,10 +103,14 @@ Verdict FsServer::mkdir(Call& call) {
             error = errno;
         }
     }
-    if (error != 0 && (error != EEXIST || !was_made(earlier, *parent, wish.name, S_IFDIR))) {
+    if (error != 0 && (error != EEXIST || !was_free(earlier))) {
         return failed(error);
     }
-    return finish_creation(call, *parent, wish.name, wish.extensions);
+    return finish_creation(call,
+                           *parent,
+                           wish.name,
+                           wish.extensions,
+                           {.type = S_IFDIR, .maker = maker_of(user), .was_there = error != 0});
 }
 
 Verdict FsServer::mknod(Call& call) {
@@ -123,10 +134,17 @@ Verdict FsServer::mknod(Call& call) {
         }
     }
     const uint32_t type = (wish.args.mode & S_IFMT) != 0 ? wish.args.mode & S_IFMT : S_IFREG;
-    if (error != 0 && (error != EEXIST || !was_made(earlier, *parent, wish.name, type))) {
+    if (error != 0 && (error != EEXIST || !was_free(earlier))) {
         return failed(error);
     }
-    return finish_creation(call, *parent, wish.name, wish.extensions);
+    return finish_creation(call,
+                           *parent,
+                           wish.name,
+                           wish.extensions,
+                           {.type = type,
+                            .maker = maker_of(user),
+                            .device = decode_device(wish.args.rdev),
+                            .was_there = error != 0});
 }
 
 Verdict FsServer::symlink(Call& call) {
@@ -145,10 +163,15 @@ Verdict FsServer::symlink(Call& call) {
             error = errno;
         }
     }
-    if (error != 0 && (error != EEXIST || !was_made(earlier, *parent, wish.name, S_IFLNK))) {
+    if (error != 0 && (error != EEXIST || !was_free(earlier))) {
         return failed(error);
     }
-    return finish_creation(call, *parent, wish.name, wish.extensions);
+    return finish_creation(
+        call,
+        *parent,
+        wish.name,
+        wish.extensions,
+        {.type = S_IFLNK, .maker = maker_of(user), .target = wish.target, .was_there = error != 0});
 }
 
 Verdict FsServer::link(Call& call) {
@@ -280,12 +303,12 @@ Verdict FsServer::create(Call& call) {
                                wish.args.mode & 07777));
         error = errno;
     }
-    if (!fd.valid() && error == EEXIST && was_made(earlier, *parent, wish.name, S_IFREG)) {
+    const bool is_new = fd.valid();
+    if (!is_new && error == EEXIST && was_free(earlier)) {
         // By this request, whose process was killed: so its user may have it open, as from there.
         // Unless it is somebody else's, who came between: then it is one that was found.
         const Found made = OUTRIGGER_FS_TRY(find_or_pin(asker_of(call), *parent, wish.name));
-        const uid_t maker = capabilities_.change_users() ? user.uid : share_.own_user();
-        if (made.status.stx_uid == maker && made.status.stx_nlink == 1) {
+        if (is_made(made, {.type = S_IFREG, .maker = maker_of(user)})) {
             auto opened = share_.reopen(made.inode->fd.get(), made.inode->type, flags);
             inodes_.take_back(made.inode.id());
             fd = OUTRIGGER_FS_TRY(std::move(opened));
@@ -316,7 +339,9 @@ Verdict FsServer::create(Call& call) {
     } else {
         error = found.error();
     }
-    (void)::unlinkat(parent->fd.get(), wish.name.c_str(), 0);
+    if (is_new) {
+        (void)::unlinkat(parent->fd.get(), wish.name.c_str(), 0);
+    }
     return failed(error);
 }
 

@@ -4,11 +4,15 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "devices/fs/file_transfer.h"
@@ -92,16 +96,23 @@ std::optional<Intent> FsServer::begin_making(Call& call,
     return earlier;
 }
 
-/// What has the name was not there when an earlier process began with the request.
-bool FsServer::was_made(const std::optional<Intent>& earlier,
-                        const Inode& parent,
-                        const Name& name,
-                        uint32_t type) {
-    if (!earlier || earlier->count == 0) {
+/// What has the name now, which was free when an earlier process began with the request, may be
+/// somebody else's, who came between.
+bool FsServer::is_made(const Found& found, const Making& making) {
+    const struct statx& status = found.status;
+    const uint32_t type = uint32_t{status.stx_mode} & uint32_t{S_IFMT};
+    if (type != making.type || status.stx_uid != making.maker ||
+        (type != S_IFDIR && status.stx_nlink != 1)) {
         return false;
     }
-    const StatResult status = stat_name(parent.fd.get(), name.c_str(), STATX_TYPE);
-    return status && (uint32_t{status->stx_mode} & uint32_t{S_IFMT}) == type;
+    if (type == S_IFLNK) {
+        std::array<char, PATH_MAX> target;
+        const ssize_t bytes = ::readlinkat(found.inode->fd.get(), "", target.data(), target.size());
+        return bytes >= 0 &&
+               std::string_view(target.data(), static_cast<size_t>(bytes)) == making.target;
+    }
+    const bool is_device = type == S_IFCHR || type == S_IFBLK;
+    return !is_device || ::makedev(status.stx_rdev_major, status.stx_rdev_minor) == making.device;
 }
 
 /// False: an earlier process has removed it, whoever has the name now.

@@ -166,6 +166,15 @@ class FsServer final {
         struct statx status;
     };
 
+    /// What a request makes: by this it knows again what an earlier process made for it.
+    struct Making {
+        uint32_t type = 0;             ///< S_IFMT
+        uint32_t maker = 0;            ///< whose it is
+        dev_t device = 0;              ///< of a device node
+        const char* target = nullptr;  ///< of a symbolic link
+        bool was_there = false;        ///< the name, which had been free before
+    };
+
     [[nodiscard]] RequestForm form_of(const RequestHeader& header) const {
         RequestForm one = form();
         one.extension_bytes = header.extension_bytes;
@@ -216,10 +225,17 @@ class FsServer final {
     [[nodiscard]] std::optional<Intent> begin_making(Call& call,
                                                      const Inode& parent,
                                                      const Name& name) const;
-    [[nodiscard]] static bool was_made(const std::optional<Intent>& earlier,
-                                       const Inode& parent,
-                                       const Name& name,
-                                       uint32_t type);
+    [[nodiscard]] static bool is_made(const Found& found, const Making& making);
+
+    /// Nothing had the name when an earlier process began with the request.
+    [[nodiscard]] static bool was_free(const std::optional<Intent>& earlier) {
+        return earlier && earlier->count != 0;
+    }
+
+    [[nodiscard]] uint32_t maker_of(const GuestUser& user) const {
+        return capabilities_.change_users() ? user.uid : share_.own_user();
+    }
+
     [[nodiscard]] bool begin_removing(Call& call, const Inode& parent, const Name& name);
     [[nodiscard]] bool begin_moving(Call& call,
                                     const Inode& from,
@@ -294,7 +310,8 @@ class FsServer final {
     [[nodiscard]] Verdict finish_creation(Call& call,
                                           const Inode& parent,
                                           const Name& name,
-                                          const Extensions& extensions);
+                                          const Extensions& extensions,
+                                          const Making& making);
     [[nodiscard]] Verdict remove(Call& call, int flags);
     [[nodiscard]] Verdict move(Call& call, const Rename& wish);
     [[nodiscard]] Errno change_mode(const Inode& inode, const fuse_setattr_in& wish);

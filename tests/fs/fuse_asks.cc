@@ -289,4 +289,22 @@ FuseRequest destroy() {
     return {.opcode = FUSE_DESTROY, .nodeid = 0};
 }
 
+FuseRequest labelled(FuseRequest request, std::string_view name, std::string_view label) {
+    constexpr size_t kUnit = 8;
+    FuseArguments context;
+    context.add(fuse_secctx{.size = static_cast<uint32_t>(label.size()), .padding = 0})
+        .name(name)
+        .raw(label);
+    Bytes body = context;
+    body.resize((body.size() + kUnit - 1) / kUnit * kUnit);
+    const size_t bytes = sizeof(fuse_secctx_header) + body.size();
+    request.arguments =
+        FuseArguments()
+            .raw(request.arguments)
+            .add(fuse_secctx_header{.size = static_cast<uint32_t>(bytes), .nr_secctx = 1})
+            .raw(body);
+    request.total_extlen = static_cast<uint16_t>(bytes / kUnit);
+    return request;
+}
+
 }  // namespace outrigger::testing::ask

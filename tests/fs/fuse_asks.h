@@ -79,5 +79,9 @@ inline constexpr uint32_t kCreateRoom = sizeof(fuse_entry_out) + sizeof(fuse_ope
 [[nodiscard]] FuseRequest interrupt(uint64_t unique);
 [[nodiscard]] FuseRequest syncfs(uint64_t node);
 [[nodiscard]] FuseRequest destroy();
+/// The request with a security context (7.36) behind its arguments.
+[[nodiscard]] FuseRequest labelled(FuseRequest request,
+                                   std::string_view name,
+                                   std::string_view label);
 
 }  // namespace outrigger::testing::ask

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -117,6 +118,28 @@ class FsPoints : public FsTest, public ::testing::WithParamInterface<const char*
         EXPECT_EQ(error_of(ask::flush(file.node, file.fh)), 0);
         EXPECT_EQ(error_of(ask::release(file.node, file.fh)), 0);
         EXPECT_EQ(error_of(ask::flush(file.node, file.fh)), EBADF);
+    }
+
+    /// Of user 1000, whose name root may take when the request has begun: it is root's then, and
+    /// stays as it is.
+    void at_each_point_where_root_comes_between(
+        const std::function<FuseRequest(const std::string& name)>& ask_for,
+        const std::function<void(const std::string& path)>& make) {
+        ASSERT_EQ(::chmod(share().c_str(), 0777), 0);
+        at_each_point(
+            [&](Run& run) {
+                run.meanwhile = [&make, path = in_share(run.name)] { make(path); };
+                FuseRequest request = ask_for(run.name);
+                request.uid = 1000;
+                request.gid = 1000;
+                return request;
+            },
+            [&](const Run& run, const FuseAnswer& answer) {
+                struct stat status {};
+
+                ASSERT_EQ(::lstat(in_share(run.name).c_str(), &status), 0);
+                EXPECT_EQ(answer.error(), status.st_uid == 0 ? EEXIST : 0);
+            });
     }
 
     void forget(uint64_t node, uint64_t count) {
@@ -299,6 +322,88 @@ TEST_P(FsPoints, MkdirWhereAnotherClockGoes) {
         [&](const Run& run, const FuseAnswer& answer) {
             ASSERT_EQ(answer.error(), 0);
             EXPECT_EQ(node_of(run.name), answer.as<fuse_entry_out>().nodeid);
+        });
+}
+
+/// Programs take a directory that they made, or a link, for a lock that they have.
+TEST_P(FsPoints, MkdirWhereSomebodyElseComesBetween) {
+    at_each_point_where_root_comes_between(
+        [](const std::string& name) { return ask::mkdir(FUSE_ROOT_ID, name); },
+        [](const std::string& path) { (void)::mkdir(path.c_str(), 0777); });
+}
+
+TEST_P(FsPoints, MknodWhereSomebodyElseComesBetween) {
+    at_each_point_where_root_comes_between(
+        [](const std::string& name) { return ask::mknod(FUSE_ROOT_ID, name, S_IFIFO | 0600); },
+        [](const std::string& path) { (void)::mkfifo(path.c_str(), 0666); });
+}
+
+TEST_P(FsPoints, SymlinkWhereSomebodyElseComesBetween) {
+    at_each_point_where_root_comes_between(
+        [](const std::string& name) { return ask::symlink(FUSE_ROOT_ID, name, "target"); },
+        [](const std::string& path) { (void)!::symlink("target", path.c_str()); });
+}
+
+/// Whose owner tells nothing.
+TEST_P(FsPoints, SymlinkWhereOneOfTheSameUserComesBetween) {
+    at_each_point(
+        [&](Run& run) {
+            run.meanwhile = [path = in_share(run.name)] {
+                (void)!::symlink("another", path.c_str());
+            };
+            return ask::symlink(FUSE_ROOT_ID, run.name, "target");
+        },
+        [&](const Run& run, const FuseAnswer& answer) {
+            const auto target = std::filesystem::read_symlink(in_share(run.name));
+            EXPECT_EQ(answer.error(), target == "another" ? EEXIST : 0);
+        });
+}
+
+/// What cannot be labelled is not there afterwards, unless somebody else may have made it.
+TEST_P(FsPoints, SymlinkWithoutItsLabelWhereOneLikeItComesBetween) {
+    daemon().send_signal(SIGTERM);
+    ASSERT_TRUE(daemon().wait().has_value());
+    // Behind a name that symbolic links may not have.
+    serve({.arguments = {"--xattr",
+                         "--poll-us=0",
+                         "--security-label=always",
+                         "--xattrmap=:map::user.virtiofs.:",
+                         std::string("--inode-file-handles=") + GetParam()},
+           .keeper = true});
+    bool came_between = false;
+    at_each_point(
+        [&](Run& run) {
+            came_between = false;
+            run.meanwhile = [&came_between, path = in_share(run.name)] {
+                came_between = ::symlink("target", path.c_str()) == 0;
+            };
+            return ask::labelled(
+                ask::symlink(FUSE_ROOT_ID, run.name, "target"), "security.selinux", "some_u:label");
+        },
+        [&](const Run& run, const FuseAnswer& answer) {
+            if (came_between) {
+                EXPECT_TRUE(answer.error() == EPERM || answer.error() == EEXIST) << answer.error();
+                EXPECT_TRUE(is_there(run.name));
+            } else {
+                EXPECT_EQ(answer.error(), EPERM);
+            }
+        });
+}
+
+TEST_P(FsPoints, MknodWhereAnotherDeviceComesBetween) {
+    constexpr uint32_t kWhiteout = 0;  // which needs no right to make devices
+    at_each_point(
+        [&](Run& run) {
+            run.meanwhile = [path = in_share(run.name)] {
+                (void)::mknod(path.c_str(), S_IFCHR | 0600, makedev(1, 3));
+            };
+            return ask::mknod(FUSE_ROOT_ID, run.name, S_IFCHR | 0600, kWhiteout);
+        },
+        [&](const Run& run, const FuseAnswer& answer) {
+            struct stat status {};
+
+            ASSERT_EQ(::lstat(in_share(run.name).c_str(), &status), 0);
+            EXPECT_EQ(answer.error(), status.st_rdev != kWhiteout ? EEXIST : 0);
         });
 }
 

@@ -97,25 +97,6 @@ TEST_F(FsTraps, FsTrap17MakingThingsLeaksNothing) {
     EXPECT_LE(after, before + 8);
 }
 
-/// The request with a security context (7.36) behind its arguments.
-FuseRequest labelled(FuseRequest request, std::string_view name, std::string_view label) {
-    constexpr size_t kUnit = 8;
-    FuseArguments context;
-    context.add(fuse_secctx{.size = static_cast<uint32_t>(label.size()), .padding = 0})
-        .name(name)
-        .raw(label);
-    Bytes body = context;
-    body.resize((body.size() + kUnit - 1) / kUnit * kUnit);
-    const size_t bytes = sizeof(fuse_secctx_header) + body.size();
-    request.arguments =
-        FuseArguments()
-            .raw(request.arguments)
-            .add(fuse_secctx_header{.size = static_cast<uint32_t>(bytes), .nr_secctx = 1})
-            .raw(body);
-    request.total_extlen = static_cast<uint16_t>(bytes / kUnit);
-    return request;
-}
-
 // Behind a name that the host lets files and directories have, and symbolic links not: what cannot
 // be labelled is not there afterwards.
 TEST_F(FsTraps, FsTrap17LabelsLeakNothing) {
@@ -123,7 +104,7 @@ TEST_F(FsTraps, FsTrap17LabelsLeakNothing) {
         {.arguments = {"--xattr", "--security-label=always", "--xattrmap=:map::user.virtiofs.:"}});
     ASSERT_NE(guest().init_flags() & FUSE_SECURITY_CTX, 0U);
     const auto with_label = [](const FuseRequest& request) {
-        return labelled(request, "security.selinux", "some_u:label");
+        return ask::labelled(request, "security.selinux", "some_u:label");
     };
     const auto round = [&] {
         for (int i = 0; i < 200; ++i) {
