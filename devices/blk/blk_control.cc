@@ -158,7 +158,7 @@ void BlkControl::describe(v1::Device& out) const {
     block.set_held_requests(shared.held.load(std::memory_order_relaxed));
     block.set_error_policy(to_message(settings.error_policy));
     to_message(settings.limiter->limits(), *block.mutable_limits());
-    block.set_limit_group(settings.limiter->group());
+    block.set_limit_group(control::printable(settings.limiter->group()));
     block.set_changing(changes_.is_changing());
     if (const BackgroundFill* const fill = device_.image()->fill()) {
         to_message(fill->state(), *block.mutable_fill());

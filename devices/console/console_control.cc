@@ -32,12 +32,12 @@ void ConsoleControl::describe(v1::Device& out) const {
         const PortOptions& options = device_.options(i);
         const PortControl::PortState state = device_.port_state(i);
         const HostCounters& host = device_.host(i).counters();
-        port.set_name(options.name);
+        port.set_name(control::printable(options.name));
         port.set_backend(std::string(console::describe(options.backend)));
         port.set_is_console(options.console);
-        port.set_place(options.place);
+        port.set_place(control::printable(options.place));
         if (options.has_size_place) {
-            port.set_size_place(size_socket_path(options.place));
+            port.set_size_place(control::printable(size_socket_path(options.place)));
         }
         port.set_plugged(state.plugged);
         port.set_guest_open(state.guest_open);

@@ -8,6 +8,8 @@
 
 #include <outrigger_control.pb.h>
 
+#include "vhost-user-backend/control/printable_text.h"
+
 #include "devices/fs/fs_device.h"
 
 namespace outrigger::fs {
@@ -84,7 +86,7 @@ void describe_errors(const FsDevice& device, v1::SharedDirectory& out) {
 
 void FsControl::describe(v1::Device& out) const {
     v1::SharedDirectory& share = *out.mutable_shared_directory();
-    share.set_tag(device_.settings().tag);
+    share.set_tag(control::printable(device_.settings().tag));
     share.set_read_only(device_.settings().read_only);
     describe_operations(device_, share);
     describe_errors(device_, share);

@@ -7,6 +7,7 @@
 
 #include <outrigger_control.pb.h>
 
+#include "vhost-user-backend/control/printable_text.h"
 #include "vhost-user-backend/io/event_loop.h"
 
 #include "devices/rng/rng_device.h"
@@ -29,7 +30,7 @@ void RngControl::attach(EventLoop& control_loop, std::span<Worker* const> /*work
 void RngControl::describe(v1::Device& out) const {
     v1::EntropyDevice& entropy = *out.mutable_entropy();
     const RngCounters& counters = device_.counters();
-    entropy.set_source(device_.source_name());
+    entropy.set_source(control::printable(device_.source_name()));
     entropy.set_bytes_from_source(counters.source_bytes.value());
     entropy.set_bytes_from_kernel(counters.kernel_bytes.value());
     entropy.set_empty_requests(counters.empty_requests.value());

@@ -99,6 +99,13 @@ TEST_F(FsMetrics, CountRequestsAndBytes) {
     EXPECT_EQ(std::stoul(metric("descriptors")), held - 1);
 }
 
+/// A message cannot have it, and the devices beside it are to be shown all the same.
+TEST_F(FsMetrics, ATagThatIsNoTextIsShownAsFarAsItIsOne) {
+    begin({"--tag=a\xff"});
+    const std::string shown = told({"show"});
+    EXPECT_NE(shown.find("tag                a?\n"), std::string::npos) << shown;
+}
+
 TEST_F(FsMetrics, CountFailuresByTheirErrors) {
     begin();
     EXPECT_EQ(error_of(ask::lookup(FUSE_ROOT_ID, "none")), ENOENT);

@@ -101,6 +101,14 @@ TEST_F(RngDaemonTest, TellsWhereTheBytesCameFrom) {
     EXPECT_NE(json.find("\"bytes_from_source\": \"100\""), std::string::npos) << json;
 }
 
+/// No message can have it.
+TEST_F(RngDaemonTest, TellsOfASourceWhosePathIsNoText) {
+    const std::string file = folder_ / "bytes\xff";
+    std::ofstream(file) << std::string(100, 'x');
+    serve({"--source=" + file});
+    expect_shown("source             " + (folder_ / "bytes?").string() + "\n");
+}
+
 TEST_F(RngDaemonTest, TellsOfRequestsWithoutRoom) {
     serve();
     driver::Segment readable = guest_->buffer;
