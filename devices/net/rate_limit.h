@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// How much may pass in a second, with bursts of a tenth of one.
+/// How much may pass in a second, with bursts.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,10 @@ class RateLimit final {
 
     static constexpr Clock::duration kBurst = std::chrono::milliseconds(100);
 
-    /// 0: there is no limit. Else at most kPerSecondMax.
-    explicit RateLimit(uint64_t per_second = 0) : per_second_(per_second) {}
+    /// 0: there is no limit. Else at most kPerSecondMax. `burst`: what passes in so long may pass
+    /// at once.
+    explicit RateLimit(uint64_t per_second = 0, Clock::duration burst = kBurst)
+        : per_second_(per_second), burst_(burst) {}
 
     /// When the next may pass; it may be longer than the burst, and takes the longer for it.
     [[nodiscard]] Clock::time_point free_at() const { return free_at_; }
@@ -35,11 +37,12 @@ class RateLimit final {
         const auto cost = std::chrono::nanoseconds(
             static_cast<int64_t>((amount * kNanoseconds + per_second_ - 1) / per_second_));
         free_at_ =
-            std::max(free_at_, now - kBurst) + std::chrono::duration_cast<Clock::duration>(cost);
+            std::max(free_at_, now - burst_) + std::chrono::duration_cast<Clock::duration>(cost);
     }
 
   private:
     uint64_t per_second_;
+    Clock::duration burst_;
     Clock::time_point free_at_{};
 };
 

@@ -2,6 +2,7 @@
 #include "devices/net/tap_port.h"
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <utility>
 
@@ -22,6 +23,14 @@ constexpr int kTurnsMax = 64;
 /// Of one queue, before others have their turn.
 constexpr int kFramesInTurn = 16;
 
+/// Of queues that are used, or no more, in a second; behind it twice as many as there are may
+/// change at once. The kernel takes a lock of the whole host's for each.
+constexpr uint64_t kChangesPerSecond = 100;
+
+RateLimit::Clock::duration change_burst(size_t queue_count) {
+    return std::chrono::milliseconds(1000 / kChangesPerSecond) * (2 * queue_count);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<TapPort>> TapPort::create(Tap tap) {
@@ -38,10 +47,12 @@ Result<std::unique_ptr<TapPort>> TapPort::create(Tap tap) {
 TapPort::TapPort(Tap tap, std::vector<Queue> queues)
     : tap_(std::move(tap)),
       queues_(std::move(queues)),
+      changes_(kChangesPerSecond, change_burst(queues_.size())),
       buffer_(kVnetHeaderBytes + kFrameBytesMax + 1),  // so that one that is too long is told apart
       gathered_(kFrameBytesMax) {
     pieces_.reserve(kPiecesMax + 1);
     for (Queue& queue : queues_) {
+        queue.is_wanted = queue.is_used;
         queue.watch.set_fd(queue.is_used ? queue.fd : -1);
     }
 }
@@ -88,7 +99,9 @@ void TapPort::on_ready(Queue& queue, HostWatch::Ready ready) {
 void TapPort::detach() {
     for (Queue& queue : queues_) {
         queue.watch.detach();
+        queue.is_wanted = queue.is_used;
     }
+    following_.cancel();
     telling_of_room_.cancel();
     awaited_ = false;
     awaits_room_ = false;
@@ -97,20 +110,43 @@ void TapPort::detach() {
     events_ = nullptr;
 }
 
-/// The first is always used. Each change takes the kernel some milliseconds, in which nothing else
-/// on this thread is done; what waits in a queue that is given up is lost.
+/// The first is always used.
 void TapPort::use_pair(uint16_t pair, bool is_used) {
     if (pair == 0 || pair >= queues_.size() || has_gone_) {
         return;
     }
     Queue& queue = queues_[pair];
+    queue.is_wanted = is_used;
     if (queue.is_used == is_used) {
         queue.is_refused = false;
         return;
     }
-    if (queue.is_refused) {
-        return;
+    if (!queue.is_refused && !following_.is_pending()) {
+        follow_wishes();
     }
+}
+
+void TapPort::follow_wishes() {
+    for (Queue& queue : queues_) {
+        if (has_gone_ || queue.is_used == queue.is_wanted || queue.is_refused) {
+            continue;
+        }
+        const auto now = EventLoop::Clock::now();
+        if (changes_.free_at() > now) {
+            if (loop_ != nullptr) {
+                following_.call_at(*loop_, changes_.free_at(), [this] { follow_wishes(); });
+            }
+            return;
+        }
+        changes_.take(1, now);
+        change_use(queue);
+    }
+}
+
+/// It takes the kernel some milliseconds, in which nothing else on this thread is done; what waits
+/// in a queue that is given up is lost.
+void TapPort::change_use(Queue& queue) {
+    const bool is_used = queue.is_wanted;
     counters_.system_calls.add();
     if (!is_used) {
         queue.watch.set_fd(-1);
@@ -122,7 +158,7 @@ void TapPort::use_pair(uint16_t pair, bool is_used) {
         queue.is_refused = true;
         limiter_.log(LogLevel::kWarning,
                      "net: cannot change queue {} of the tap {}: {}",
-                     pair,
+                     &queue - queues_.data(),
                      tap_.name,
                      std::strerror(errno));
     }

@@ -3,7 +3,8 @@
 /// as far as guest and kernel have agreed on it. Where it has a queue for each pair of the guest's,
 /// the kernel uses those of the pairs that the guest does, by what use_pair() was told last, and
 /// frames stay on their pair both ways: the kernel's spread of flows is the guest's. All queues
-/// that the kernel uses are read, whatever becomes of their rings.
+/// that the kernel uses are read, whatever becomes of their rings. How often a guest may have them
+/// change is bounded; what it wished last holds in the end.
 #pragma once
 
 #include <array>
@@ -20,6 +21,7 @@
 #include "devices/net/host_watch.h"
 #include "devices/net/later_call.h"
 #include "devices/net/port.h"
+#include "devices/net/rate_limit.h"
 #include "devices/net/tap_device.h"
 
 namespace outrigger::net {
@@ -45,12 +47,15 @@ class TapPort final : public Port {
         int fd = -1;  // of tap_
         HostWatch watch;
         bool is_used = true;      // by the kernel
+        bool is_wanted = true;    // by the guest
         bool is_refused = false;  // the kernel does not change that; not asked again for the same
         bool is_empty = false;    // it was, and the watch says when it is not
     };
 
     TapPort(Tap tap, std::vector<Queue> queues);
 
+    void follow_wishes();
+    void change_use(Queue& queue);
     void on_ready(Queue& queue, HostWatch::Ready ready);
     [[nodiscard]] Queue& queue_of(const Frame& frame);
     [[nodiscard]] Sent send_one(const Frame& frame);
@@ -67,6 +72,8 @@ class TapPort final : public Port {
     bool awaited_ = false;
     bool awaits_room_ = false;
     bool has_gone_ = false;  // somebody deleted it
+    RateLimit changes_;      // of what the kernel uses
+    LaterCall following_;    // wishes that came too fast
     LaterCall telling_of_room_;
     size_t turn_ = 0;     // of queues_, that frames were read from last
     int turns_left_ = 0;  // frames before others have theirs

@@ -2,6 +2,7 @@
 // A tap with a queue for each pair of the guest's.
 #include "tests/integration/net_tap_queues.h"
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -182,6 +183,41 @@ TEST_F(NetTapQueuesTest, QueueThatIsSoAlreadyIsNotAskedForAgain) {
     port->use_pair(1, false);
     EXPECT_FALSE(net::is_tap_queue_used(second));
     EXPECT_EQ(port->counters().system_calls.value(), 3U);
+}
+
+/// What a port tells, to nobody.
+class Unheard final : public net::PortEvents {
+  public:
+    void on_frames() override {}
+
+    void on_room() override {}
+};
+
+// What a guest that flips its pairs has wished last holds in the end, though changes are few.
+TEST_F(NetTapQueuesTest, LastWishOfAGuestThatFlipsItsPairsHolds) {
+    net::Tap tap = net::open_tap(kTap, 2).value();
+    const int second = tap.others.front().get();
+    const auto port = net::TapPort::create(std::move(tap)).value();
+    const std::unique_ptr<EventLoop> loop = create_event_loop(LoopKind::kAuto).value();
+    Unheard unheard;
+    port->attach(*loop, unheard);
+    bool wish = true;
+    for (int round = 0; round < 10; ++round) {
+        // Until one is not followed at once.
+        int flips = 0;
+        do {
+            wish = !wish;
+            port->use_pair(1, wish);
+        } while (net::is_tap_queue_used(second) == wish && ++flips < 1000);
+        ASSERT_NE(net::is_tap_queue_used(second), wish);
+        port->use_pair(1, !wish);
+        port->use_pair(1, wish);
+        EXPECT_TRUE(eventually([&] {
+            (void)loop->run_once(EventLoop::Clock::now() + std::chrono::milliseconds(1));
+            return net::is_tap_queue_used(second) == wish;
+        }));
+    }
+    port->detach();
 }
 
 TEST_F(NetTapQueuesTest, DescriptorsThatAreNoQueuesAreRefused) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Taps: a pair of sockets that keep messages apart stands for the kernel's end, so that the test
 // can give it any frame behind any header. The kernel itself is in net_daemon_test.cc.
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -302,6 +303,28 @@ TEST(TapPortAlone, ChangeOfAQueueThatIsRefusedIsAskedForOnce) {
     port->use_pair(1, false);
     port->use_pair(1, true);
     EXPECT_EQ(calls(), 2U);
+}
+
+// Each change takes a lock of the whole host's.
+TEST(TapPortAlone, GuestThatFlipsItsPairsHasFewChangesMade) {
+    int ends[4] = {-1, -1, -1, -1};
+    for (int* pair : {ends, ends + 2}) {
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    }
+    const UniqueFd kernel(ends[0]);
+    const UniqueFd other(ends[2]);
+    Tap tap{.fd = UniqueFd(ends[1]), .name = "played", .has_header = true};
+    tap.others.emplace_back(ends[3]);
+    const auto port = TapPort::create(std::move(tap)).value();
+    constexpr int kFlips = 20'000;
+    constexpr uint64_t kBurst = 2 * 2 + 1;
+    const auto begin = EventLoop::Clock::now();
+    for (int i = 0; i < kFlips; ++i) {
+        port->use_pair(1, i % 2 != 0);
+    }
+    const auto took = EventLoop::Clock::now() - begin;
+    EXPECT_LE(port->counters().system_calls.value(),
+              kBurst + static_cast<uint64_t>(took / std::chrono::milliseconds(10)) + 1);
 }
 
 TEST(InterfaceName, IsWhatTheKernelTakes) {
