@@ -220,6 +220,13 @@ inline virtio_net_hdr_v1 header_of(const FrameOptions& options, uint16_t segment
     return header;
 }
 
+/// Of a datagram that is to become fragments of IP.
+inline virtio_net_hdr_v1 fragments_header_of(const FrameOptions& options, uint16_t bytes) {
+    virtio_net_hdr_v1 header = header_of(options, bytes);
+    header.gso_type = VIRTIO_NET_HDR_GSO_UDP;
+    return header;
+}
+
 class NetTest : public ::testing::TestWithParam<bool> {
   protected:
     ~NetTest() override {

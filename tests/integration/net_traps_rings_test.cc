@@ -338,6 +338,38 @@ TEST_P(NetTest, Trap13FramesWaitForTheHostInTheirOrder) {
     EXPECT_TRUE(guest().await_posted(10));
 }
 
+// What the device has taken already goes out, whatever becomes of its pair meanwhile.
+TEST_P(NetTest, Trap13PairsMayChangeWhileFramesWaitForTheHost) {
+    serve_device({.queue_pairs = 2});
+    start_guest({.queue_pairs = 2, .control_queue = true});
+    const auto use_pairs = [&](char pairs) {
+        return guest().command(std::string("\x04\0", 2) + pairs + std::string(1, '\0'));
+    };
+    ASSERT_EQ(use_pairs(2), std::optional<uint8_t>(0));
+    for (int round = 0; round < 10; ++round) {
+        const size_t waits = port().waits();
+        port().set_room(0);
+        ASSERT_TRUE(guest().post_frame(make_frame("waits"), 1));
+        EXPECT_TRUE(eventually([&] { return port().waits() > waits; }));
+        if (round % 2 == 0) {
+            ASSERT_EQ(use_pairs(1), std::optional<uint8_t>(0));
+        } else {
+            ASSERT_EQ(guest().frontend().set_vring_enable(2, 0), driver::Answer::kAccepted);
+            ASSERT_EQ(guest().frontend().set_vring_enable(3, 0), driver::Answer::kAccepted);
+        }
+        EXPECT_FALSE(port().take_now());
+        port().set_room(SIZE_MAX);
+        const auto sent = port().take();
+        ASSERT_TRUE(sent);
+        EXPECT_EQ(sent->bytes, make_frame("waits"));
+        EXPECT_TRUE(guest().await_posted(1, 1));
+        expect_traffic();
+        ASSERT_EQ(use_pairs(2), std::optional<uint8_t>(0));
+        ASSERT_EQ(guest().frontend().set_vring_enable(2, 1), driver::Answer::kAccepted);
+        ASSERT_EQ(guest().frontend().set_vring_enable(3, 1), driver::Answer::kAccepted);
+    }
+}
+
 TEST_P(NetTest, Trap13WaitingCostsNoProcessor) {
     serve();
     port().set_room(0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The way from a switch to the host, with a played host. A tap of the kernel is in
 // net_tap_daemon_test.cc.
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <string>
@@ -165,6 +166,52 @@ TEST_P(NetUplinkTest, Trap10WhatTheHostCannotTakeIsFinishedForIt) {
         const auto read = read_frame(sent->bytes);
         ASSERT_TRUE(read);
         EXPECT_EQ(read->payload, "sum");
+    }
+}
+
+// Of datagrams that are to become fragments of IP.
+TEST_P(NetUplinkTest, Trap10DatagramsStayWholeBetweenThoseWhoTakeThem) {
+    start_uplink();
+    introduce();
+    const FrameOptions options{.udp = true, .partial_checksum = true};
+    const std::string out = frame(mac(0), kHostMac, make_payload(3000), options);
+    ASSERT_TRUE(guest(0).send(out, fragments_header_of(options, 1480)));
+    const auto got = host_->take();
+    ASSERT_TRUE(got);
+    EXPECT_EQ(got->bytes, out);
+    EXPECT_EQ(got->offload.segmentation, Segmentation::kFragments);
+    EXPECT_EQ(got->offload.segment_bytes, 1480);
+    const std::string in = frame(kHostMac, mac(0), make_payload(3000), options);
+    host_->give(in, got->offload);
+    const auto received = guest(0).receive();
+    ASSERT_TRUE(received);
+    EXPECT_EQ(received->bytes, in);
+    EXPECT_EQ(received->header.gso_type, VIRTIO_NET_HDR_GSO_UDP);
+    EXPECT_EQ(received->header.gso_size, 1480);
+}
+
+TEST_P(NetUplinkTest, Trap10DatagramsBecomeFragmentsForAHostThatCannot) {
+    Offloads all_others = kAllOffloads;
+    all_others.fragments = false;
+    start_uplink(all_others);
+    introduce();
+    const std::string payload = make_payload(3000);
+    for (int round = 0; round < 3; ++round) {
+        const FrameOptions options{.udp = true, .partial_checksum = true};
+        const std::string whole = frame(mac(0), kHostMac, payload, {.udp = true});
+        ASSERT_TRUE(guest(0).send(frame(mac(0), kHostMac, payload, options),
+                                  fragments_header_of(options, 1480)));
+        for (const size_t begin : {0U, 1480U, 2960U}) {
+            const auto piece = host_->take();
+            ASSERT_TRUE(piece);
+            EXPECT_EQ(piece->bytes,
+                      fragment_of(whole, begin, std::min<size_t>(begin + 1480, 3008)));
+            EXPECT_FALSE(piece->offload.needs_checksum);
+            EXPECT_EQ(piece->offload.segmentation, Segmentation::kNone);
+        }
+        // Whom they are for does not get them another way.
+        ASSERT_TRUE(guest(0).send(frame(mac(0), kHostMac, "behind")));
+        expect_at_host(frame(mac(0), kHostMac, "behind"));
     }
 }
 

@@ -52,6 +52,20 @@ TEST_P(NetUserTest, DatagramsPassInFragments) {
     }
 }
 
+// UFO: what becomes fragments for the library's sake is made whole again before it.
+TEST_P(NetUserTest, DatagramsThatAreToBecomeFragmentsReachTheHost) {
+    serve();
+    LoopbackSocket server(AF_INET, SOCK_DGRAM);
+    FrameOptions options = to(ip4("10.0.2.2"), server.port(), true);
+    options.partial_checksum = true;
+    for (const size_t bytes : {size_t{3000}, size_t{60'000}, size_t{100}}) {
+        const std::string payload = make_payload(bytes);
+        ASSERT_TRUE(guest().send(make_frame(payload, options), fragments_header_of(options, 1480)));
+        EXPECT_EQ(server.receive(), payload);
+    }
+    EXPECT_EQ(counters().dropped.total(), 0U);
+}
+
 TEST_P(NetUserTest, DatagramsPassOverIp6) {
     serve();
     LoopbackSocket server(AF_INET6, SOCK_DGRAM);

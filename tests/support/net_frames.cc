@@ -43,6 +43,27 @@ std::string address(bool ip6, int last) {
     return bytes;
 }
 
+size_t extension_bytes_of(const FrameOptions& options) {
+    return (options.hop_by_hop ? size_t{8} : 0) + options.destination_option_bytes;
+}
+
+/// An extension header of so many bytes of padding (RFC 8200, 4.2).
+std::string extension(uint32_t next, size_t bytes) {
+    std::string header{static_cast<char>(next), static_cast<char>(bytes / 8 - 1)};
+    header += '\x01';
+    header += static_cast<char>(bytes - 4);
+    return header + std::string(bytes - 4, '\0');
+}
+
+/// Where the network's header begins.
+size_t network_start_of(std::string_view frame) {
+    size_t at = kEthernet - 2;
+    while (be16_at(frame, at) == 0x8100) {
+        at += 4;
+    }
+    return at + 2;
+}
+
 std::string pseudo_header(bool ip6, std::string_view addresses, uint32_t protocol, size_t bytes) {
     const auto length = static_cast<uint32_t>(bytes);
     std::string header(addresses);
@@ -63,7 +84,7 @@ std::string make_payload(size_t bytes, uint32_t seed) {
 size_t transport_start_of(const FrameOptions& options) {
     const size_t network = kEthernet + 4 * static_cast<size_t>(options.vlan_tags);
     return network +
-           (options.ip6 ? 40 + (options.hop_by_hop ? 8 : 0) : 20 + options.ip_option_bytes);
+           (options.ip6 ? 40 + extension_bytes_of(options) : 20 + options.ip_option_bytes);
 }
 
 std::string make_frame(std::string_view payload, const FrameOptions& options) {
@@ -93,14 +114,15 @@ std::string make_frame(std::string_view payload, const FrameOptions& options) {
 
     std::string network;
     if (options.ip6) {
-        const size_t extension = options.hop_by_hop ? 8 : 0;
-        network = be32(6U << 28) + be16(static_cast<uint32_t>(extension + transport.size()));
-        network += static_cast<char>(options.hop_by_hop ? 0 : protocol);
+        const size_t extensions = extension_bytes_of(options);
+        const uint32_t behind = options.destination_option_bytes > 0 ? 60 : protocol;
+        network = be32(6U << 28) + be16(static_cast<uint32_t>(extensions + transport.size()));
+        network += static_cast<char>(options.hop_by_hop ? 0 : behind);
         network += '\x40' + addresses;
-        if (options.hop_by_hop) {
-            network += static_cast<char>(protocol);
-            network += std::string("\0\x01\x04\0\0\0\0", 7);  // one option of padding
-        }
+        network += options.hop_by_hop ? extension(behind, 8) : "";
+        network += options.destination_option_bytes > 0
+                       ? extension(protocol, options.destination_option_bytes)
+                       : "";
     } else {
         const auto words = static_cast<uint32_t>(5 + options.ip_option_bytes / 4);
         network = be16(0x4000 | words << 8);
@@ -118,25 +140,22 @@ std::string make_frame(std::string_view payload, const FrameOptions& options) {
 }
 
 std::string fragment_of(std::string_view frame, size_t begin, size_t end) {
-    const size_t header = 4 * (byte_at(frame, kEthernet) & 0xf);
-    const std::string_view payload = frame.substr(kEthernet + header);
+    const size_t at = network_start_of(frame);
+    const size_t header = 4 * (byte_at(frame, at) & 0xf);
+    const std::string_view payload = frame.substr(at + header);
     const uint32_t more = end < payload.size() ? 0x2000 : 0;
-    std::string network(frame.substr(kEthernet, header));
+    std::string network(frame.substr(at, header));
     network.replace(2, 2, be16(static_cast<uint32_t>(header + end - begin)));
     network.replace(6, 2, be16(static_cast<uint32_t>(begin / 8) | more));
     network.replace(10, 2, be16(0));
     network.replace(10, 2, be16(sum_of(network) ^ 0xffffU));
-    return std::string(frame.substr(0, kEthernet)) + network +
+    return std::string(frame.substr(0, at)) + network +
            std::string(payload.substr(begin, end - begin));
 }
 
 std::optional<ReadFrame> read_frame(std::string_view frame) {
-    size_t at = 12;
-    while (be16_at(frame, at) == 0x8100) {
-        at += 4;
-    }
-    const bool ip6 = be16_at(frame, at) == 0x86dd;
-    const size_t network = at + 2;
+    const size_t network = network_start_of(frame);
+    const bool ip6 = be16_at(frame, network - 2) == 0x86dd;
     ReadFrame read;
     uint32_t protocol = 0;
     std::string_view addresses;
@@ -146,9 +165,9 @@ std::optional<ReadFrame> read_frame(std::string_view frame) {
         }
         protocol = byte_at(frame, network + 6);
         read.transport_start = network + 40;
-        if (protocol == 0) {
+        while (protocol == 0 || protocol == 60) {
             protocol = byte_at(frame, read.transport_start);
-            read.transport_start += 8;
+            read.transport_start += 8 * (byte_at(frame, read.transport_start + 1) + 1);
         }
         addresses = frame.substr(network + 8, 32);
     } else {

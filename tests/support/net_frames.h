@@ -15,9 +15,10 @@ struct FrameOptions {
     bool ip6 = false;
     bool udp = false;
     int vlan_tags = 0;
-    size_t ip_option_bytes = 0;   ///< IPv4: a multiple of 4, at most 40
-    size_t tcp_option_bytes = 0;  ///< a multiple of 4, at most 40
-    bool hop_by_hop = false;      ///< IPv6: an extension header
+    size_t ip_option_bytes = 0;           ///< IPv4: a multiple of 4, at most 40
+    size_t tcp_option_bytes = 0;          ///< a multiple of 4, at most 40
+    bool hop_by_hop = false;              ///< IPv6: an extension header
+    size_t destination_option_bytes = 0;  ///< IPv6: one of so many bytes, a multiple of 8
     uint16_t source_port = 4000;
     uint16_t destination_port = 5000;
     uint32_t sequence = 1000;
@@ -37,7 +38,6 @@ struct FrameOptions {
 [[nodiscard]] std::string make_frame(std::string_view payload, const FrameOptions& options = {});
 
 /// The part of what an IPv4 packet carries from byte `begin` to `end`, as a fragment of its own.
-/// `frame` has no tags.
 [[nodiscard]] std::string fragment_of(std::string_view frame, size_t begin, size_t end);
 
 /// What a frame is, as far as it is right.

@@ -131,7 +131,9 @@ INSTANTIATE_TEST_SUITE_P(
                       Shape{"tcp6twotags", {.ip6 = true, .vlan_tags = 2}},
                       Shape{"tcp4options", {.ip_option_bytes = 40, .tcp_option_bytes = 40}},
                       Shape{"tcp6options", {.ip6 = true, .tcp_option_bytes = 12}},
-                      Shape{"udp6hopbyhop", {.ip6 = true, .udp = true, .hop_by_hop = true}}),
+                      Shape{"udp6hopbyhop", {.ip6 = true, .udp = true, .hop_by_hop = true}},
+                      Shape{"tcp6twoextensions",
+                            {.ip6 = true, .hop_by_hop = true, .destination_option_bytes = 24}}),
     [](const auto& row) { return row.param.name; });
 
 TEST(Segmenter, TcpCountsBytesAndKeepsEndsForTheLastSegment) {
@@ -235,8 +237,10 @@ std::vector<std::string> fragment(const std::string& payload,
 
 TEST(Fragments, OfIp4AreThoseOfTheWholeDatagram) {
     const std::string payload = make_payload(5001);
-    for (const size_t option_bytes : {0U, 8U}) {
-        const FrameOptions options{.udp = true, .ip_option_bytes = option_bytes};
+    for (const FrameOptions& options : {FrameOptions{.udp = true},
+                                        FrameOptions{.udp = true, .ip_option_bytes = 8},
+                                        FrameOptions{.udp = true, .vlan_tags = 1},
+                                        FrameOptions{.udp = true, .vlan_tags = 2}}) {
         const std::string whole = make_frame(payload, options);
         const std::vector<std::string> fragments = fragment(payload, options, 1480);
         ASSERT_EQ(fragments.size(), 4U);
@@ -247,32 +251,58 @@ TEST(Fragments, OfIp4AreThoseOfTheWholeDatagram) {
     }
 }
 
-TEST(Fragments, OfIp6HaveAHeaderOfTheirOwn) {
+/// What is before the fragment's own header is that of the datagram, but for the length, and for
+/// the last header, at `last_at`, which says that such a one comes.
+std::string headers_before_fragment(const std::string& whole,
+                                    const FrameOptions& options,
+                                    size_t last_at,
+                                    size_t fragment_bytes) {
+    const size_t network = 14 + 4 * static_cast<size_t>(options.vlan_tags);
+    std::string headers = whole.substr(0, testing::transport_start_of(options));
+    write_be16(
+        bytes_of(headers), network + 4, static_cast<uint16_t>(fragment_bytes - network - 40));
+    headers[last_at] = 44;
+    return headers;
+}
+
+/// `last_at`: of the byte that says what comes behind the last header.
+void expect_fragments_of_ip6(FrameOptions options, size_t last_at) {
+    options.ip6 = true;
+    options.udp = true;
     const std::string payload = make_payload(3000);
-    for (const bool extended : {false, true}) {
-        const FrameOptions options{.ip6 = true, .udp = true, .hop_by_hop = extended};
-        const std::string whole = make_frame(payload, options);
-        const size_t start = testing::transport_start_of(options);
-        const size_t next_header_at = extended ? 14 + 40 : 14 + 6;
-        const std::vector<std::string> fragments = fragment(payload, options, 1448);
-        ASSERT_EQ(fragments.size(), 3U);
-        std::string datagram;
-        for (const std::string& each : fragments) {
-            const bool is_last = &each == &fragments.back();
-            EXPECT_EQ(each[next_header_at], 44);
-            EXPECT_EQ(each[start], 17);
-            const auto at = [&](size_t offset) {
-                return read_be16(std::as_bytes(std::span(each)), offset);
-            };
-            EXPECT_EQ(at(14 + 4), each.size() - 14 - 40);
-            EXPECT_EQ(at(start + 2), datagram.size() | (is_last ? 0U : 1U));
-            EXPECT_EQ(each.substr(start + 4, 4), fragments.front().substr(start + 4, 4));
-            datagram += each.substr(start + 8);
-        }
-        EXPECT_EQ(datagram, whole.substr(start));
-        const auto others = fragment(payload, options, 1448);
-        EXPECT_NE(others.front().substr(start + 4, 4), fragments.front().substr(start + 4, 4));
+    const std::string whole = make_frame(payload, options);
+    const size_t start = testing::transport_start_of(options);
+    const std::vector<std::string> fragments = fragment(payload, options, 1448);
+    ASSERT_EQ(fragments.size(), 3U);
+    std::string datagram;
+    for (const std::string& each : fragments) {
+        const bool is_last = &each == &fragments.back();
+        EXPECT_EQ(each.substr(0, start),
+                  headers_before_fragment(whole, options, last_at, each.size()));
+        EXPECT_EQ(each[start], 17);
+        EXPECT_EQ(read_be16(std::as_bytes(std::span(each)), start + 2),
+                  datagram.size() | (is_last ? 0U : 1U));
+        EXPECT_EQ(each.substr(start + 4, 4), fragments.front().substr(start + 4, 4));
+        datagram += each.substr(start + 8);
     }
+    EXPECT_EQ(datagram, whole.substr(start));
+    const auto others = fragment(payload, options, 1448);
+    EXPECT_NE(others.front().substr(start + 4, 4), fragments.front().substr(start + 4, 4));
+}
+
+TEST(Fragments, OfIp6HaveAHeaderOfTheirOwn) {
+    expect_fragments_of_ip6({}, 14 + 6);
+}
+
+TEST(Fragments, OfIp6HaveItBehindExtensionHeaders) {
+    expect_fragments_of_ip6({.hop_by_hop = true}, 14 + 40);
+    expect_fragments_of_ip6({.destination_option_bytes = 24}, 14 + 40);
+    expect_fragments_of_ip6({.hop_by_hop = true, .destination_option_bytes = 24}, 14 + 40 + 8);
+}
+
+TEST(Fragments, OfIp6HaveItBehindTags) {
+    expect_fragments_of_ip6({.vlan_tags = 1}, 18 + 6);
+    expect_fragments_of_ip6({.vlan_tags = 2, .hop_by_hop = true}, 22 + 40);
 }
 
 TEST(Fragments, DatagramThatFitsStaysWhole) {
