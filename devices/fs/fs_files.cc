@@ -251,11 +251,15 @@ Result<std::shared_ptr<const UniqueFd>, Errno> FsServer::synced_by(const Inode& 
         OUTRIGGER_TRY(share_.reopen(inode.fd.get(), inode.type, O_RDONLY)));
     // A file would not end as long as it is kept, and the host could not unmount what is no part
     // of a mount of our own.
+    std::shared_ptr<const UniqueFd> late;
     if (inode.type == S_IFDIR && share_.is_own_mount() && part_.has_room(held_count())) {
         const std::lock_guard lock(syncs_mutex_);
         if (syncs_.size() < kMountsMax) {
-            // Who came first has the earlier one.
-            fd = syncs_.emplace(inode.key.mount, std::move(fd)).first->second;
+            // Who came first has the earlier one; ours is closed behind the lock.
+            const auto [place, is_new] = syncs_.try_emplace(inode.key.mount, fd);
+            if (!is_new) {
+                late = std::exchange(fd, place->second);
+            }
             syncs_count_.store(syncs_.size(), std::memory_order_relaxed);
         }
     }

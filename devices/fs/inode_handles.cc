@@ -157,6 +157,7 @@ void InodeHandles::note_open(const InodeRef& inode) {
     while (open_.size() >= open_max && close_one()) {
     }
     open_.push_back(inode.id());
+    open_count_.store(open_.size(), std::memory_order_relaxed);
 }
 
 /// Called with the lock. False: all are in use.
@@ -181,11 +182,6 @@ void InodeHandles::keep_in(FsKeeper& keeper) {
 void InodeHandles::restore_mount(uint64_t mount, UniqueFd fd) {
     const std::lock_guard lock(mounts_mutex_);
     (void)mounts_.emplace(mount, std::move(fd));
-}
-
-size_t InodeHandles::open_count() const {
-    const std::lock_guard lock(open_mutex_);
-    return open_.size();
 }
 
 }  // namespace outrigger::fs

@@ -4,6 +4,7 @@
 /// asked for, and of those that are open the ones that nobody asked for lately are closed again.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -75,8 +76,8 @@ class InodeHandles final {
     /// Something open on a mount, of an earlier process.
     void restore_mount(uint64_t mount, UniqueFd fd);
 
-    /// Kept open, for tests.
-    [[nodiscard]] size_t open_count() const;
+    /// Kept open. Waits for no file that is closed meanwhile.
+    [[nodiscard]] size_t open_count() const { return open_count_.load(std::memory_order_relaxed); }
 
   private:
     [[nodiscard]] Result<void, Errno> reopen(const InodeRef& inode);
@@ -98,8 +99,9 @@ class InodeHandles final {
     std::optional<int> root_mount_;        // of them: of the share's root
 
     mutable std::mutex open_mutex_;
-    std::vector<uint64_t> open_;  // node ids, in no order; some may be gone
-    size_t hand_ = 0;             // of open_: who is looked at next
+    std::vector<uint64_t> open_;          // node ids, in no order; some may be gone
+    size_t hand_ = 0;                     // of open_: who is looked at next
+    std::atomic<size_t> open_count_ = 0;  // of open_, for whoever does not lock
 };
 
 }  // namespace outrigger::fs
