@@ -86,7 +86,7 @@ Verdict FsServer::list(Call& call, bool plus) {
         return failed(ENOTDIR);
     }
     if (args.size > call.reply.room() || args.size > kReadBytesMax) {
-        return failed(EINVAL);
+        return failed(Malformed(EINVAL));
     }
     // A part of a listing is an answer, too.
     args.size = std::min(args.size, kTransferBytesMax);

@@ -280,8 +280,10 @@ Verdict FsServer::read(Call& call) {
     if (file->is_directory()) {
         return failed(EISDIR);
     }
-    if (!lies_in_a_file(args.offset, args.size) || args.size > call.reply.room() ||
-        args.size > kReadBytesMax) {
+    if (args.size > call.reply.room() || args.size > kReadBytesMax) {
+        return failed(Malformed(EINVAL));
+    }
+    if (!lies_in_a_file(args.offset, args.size)) {
         return failed(EINVAL);
     }
     std::span<iovec> segments = call.reply.iovecs(args.size);
@@ -346,8 +348,10 @@ Verdict FsServer::write(Call& call) {
     if (file->is_directory()) {
         return failed(EISDIR);
     }
-    if (!lies_in_a_file(args.offset, args.size) || args.size > kTransferBytesMax ||
-        call.reply.room() < sizeof(fuse_write_out)) {
+    if (args.size > kTransferBytesMax || call.reply.room() < sizeof(fuse_write_out)) {
+        return failed(Malformed(EINVAL));
+    }
+    if (!lies_in_a_file(args.offset, args.size)) {
         return failed(EINVAL);
     }
     drop_mapped_capabilities(file->fd.get());

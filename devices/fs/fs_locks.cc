@@ -175,13 +175,12 @@ Verdict FsServer::setlkw(Call& call) {
 /// Only locks wait for longer than the disk does, so nothing else looks for its interruption. An
 /// interruption that comes before or behind its request is forgotten when 64 others have come.
 Verdict FsServer::interrupt(Call& call) {
-    if (const auto args = parse_fixed<fuse_interrupt_in>(call.body)) {
-        const std::lock_guard lock(interrupts_mutex_);
-        const size_t place = next_interrupt_++ % interrupts_.size();
-        interrupts_[place] = args->unique;
-        if (keeper_ != nullptr) {
-            keeper_->note_interrupt(place, args->unique);
-        }
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_interrupt_in>(call.body));
+    const std::lock_guard lock(interrupts_mutex_);
+    const size_t place = next_interrupt_++ % interrupts_.size();
+    interrupts_[place] = args.unique;
+    if (keeper_ != nullptr) {
+        keeper_->note_interrupt(place, args.unique);
     }
     return Verdict::kSilent;
 }

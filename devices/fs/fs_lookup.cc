@@ -183,26 +183,23 @@ Verdict FsServer::close_later(Call& call, SlowClose slow, Verdict verdict) {
 }
 
 Verdict FsServer::forget(Call& call) {
-    const auto args = parse_fixed<fuse_forget_in>(call.body);
-    if (args && !earlier_intent(call)) {
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_forget_in>(call.body));
+    if (!earlier_intent(call)) {
         note_intent(call, {});
         SlowClose slow(slow_closes_);
-        forget(call.header.node, args->nlookup, slow);
+        forget(call.header.node, args.nlookup, slow);
         return close_later(call, std::move(slow), Verdict::kSilent);
     }
     return Verdict::kSilent;
 }
 
 Verdict FsServer::batch_forget(Call& call) {
-    const auto args = parse_fixed<fuse_batch_forget_in>(call.body);
-    if (!args) {
-        return Verdict::kSilent;
-    }
+    const auto args = OUTRIGGER_FS_TRY(parse_fixed<fuse_batch_forget_in>(call.body));
     constexpr size_t kBatch = 64;
     // As many as fit the longest request; whoever says more is not believed, and holds up nobody.
     constexpr size_t kForgetsMax = kTransferBytesMax / sizeof(fuse_forget_one);
     std::array<fuse_forget_one, kBatch> batch;
-    size_t left = std::min<size_t>(args->count, kForgetsMax);
+    size_t left = std::min<size_t>(args.count, kForgetsMax);
     // An earlier process forgot so many: at most the last of them it did not.
     const Intent earlier = earlier_intent(call).value_or(Intent{});
     Intent progress;

@@ -85,11 +85,18 @@ void FsQueue::serve(DescriptorChain chain) {
     }
     chain_ = &chain;
     reader_ = &reader;
-    const Verdict verdict = head ? carry_out(*head) : failed(Malformed(EINVAL));
+    Verdict verdict = head ? carry_out(*head) : failed(Malformed(EINVAL));
     chain_ = nullptr;
     reader_ = nullptr;
     if (verdict == Verdict::kLater) {
         return;
+    }
+    if (head && is_silent(head->opcode)) {
+        // Nobody waits to hear of it.
+        if (is_malformed(verdict)) {
+            environment_.counters.malformed.add();
+        }
+        verdict = Verdict::kSilent;
     }
     if (!can_answer && verdict != Verdict::kSilent) {
         environment_.counters.unanswerable.add();
@@ -102,7 +109,7 @@ void FsQueue::serve(DescriptorChain chain) {
 Verdict FsQueue::carry_out(const InHeader& head) {
     const auto header = parse_header(head, reader_->remaining() + sizeof head);
     if (!header) {
-        return is_silent(head.opcode) ? Verdict::kSilent : failed(header.error());
+        return failed(header.error());
     }
     FsCounters& counters = environment_.counters;
     counters.operations[header->opcode < kOpcodeCount ? header->opcode : 0].add();
@@ -122,7 +129,7 @@ Verdict FsQueue::carry_out(const InHeader& head) {
         body_bytes = sizeof(fuse_batch_forget_in);
     }
     if (body_bytes > header->body_bytes || body_bytes > kBodyBytesMax) {
-        return is_silent(header->opcode) ? Verdict::kSilent : failed(Malformed(EINVAL));
+        return failed(Malformed(EINVAL));
     }
     const std::span body(body_.get(), body_bytes);
     reader_->read(body);

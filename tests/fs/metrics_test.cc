@@ -156,16 +156,23 @@ TEST_F(FsMetrics, CountWhatIsRefusedByWhy) {
     FuseRequest escape = ask::lookup(FUSE_ROOT_ID, "../secret");
     EXPECT_EQ(error_of(escape), EINVAL);
     EXPECT_EQ(error_of(ask::lookup(FUSE_ROOT_ID, std::string(300, 'n'))), ENAMETOOLONG);
+    FuseRequest long_read = ask::read(file.node, file.fh, 0, 4096);
+    long_read.room = 4095;
+    EXPECT_EQ(error_of(long_read), EINVAL);
+    // Which have no answer.
+    for (const uint32_t opcode : {FUSE_FORGET, FUSE_BATCH_FORGET, FUSE_INTERRUPT}) {
+        EXPECT_TRUE(call({.opcode = opcode, .arguments = Bytes(3), .answered = false}).used);
+    }
     FuseRequest deaf = ask::getattr(FUSE_ROOT_ID);
     deaf.answered = false;
     EXPECT_EQ(call(deaf).length, 0U);
     EXPECT_EQ(refusals("unknown-node"), "2");
     EXPECT_EQ(refusals("unknown-handle"), "3");
-    EXPECT_EQ(refusals("malformed"), "4");
+    EXPECT_EQ(refusals("malformed"), "8");
     EXPECT_EQ(refusals("unanswerable"), "1");
     EXPECT_EQ(failures("ESTALE"), "2");
     EXPECT_EQ(failures("EBADF"), "3");
-    EXPECT_EQ(failures("EINVAL"), "4");
+    EXPECT_EQ(failures("EINVAL"), "5");
     EXPECT_EQ(failures("ENAMETOOLONG"), "1");
     EXPECT_EQ(bytes("write"), "7");
     expect_alive();
