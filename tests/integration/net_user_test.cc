@@ -63,6 +63,8 @@ TEST_P(NetUserTest, DatagramsThatAreToBecomeFragmentsReachTheHost) {
         ASSERT_TRUE(guest().send(make_frame(payload, options), fragments_header_of(options, 1480)));
         EXPECT_EQ(server.receive(), payload);
     }
+    // It was given fragments: of 1480 bytes, with the header of the datagram.
+    EXPECT_EQ(counters().frames_sent.value(), 3U + 41 + 1);
     EXPECT_EQ(counters().dropped.total(), 0U);
 }
 
