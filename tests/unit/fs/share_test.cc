@@ -180,6 +180,24 @@ TEST_F(ShareTest, AListingOfWhatCannotBeEnteredStaysOutside) {
     }).join();
 }
 
+/// What a keeper had of the process before.
+TEST_F(ShareTest, GoesOnWithAMountOfItsOwnOrWithTheHosts) {
+    const auto before = Share::open(settings_);
+    ASSERT_TRUE(before);
+    const auto own = Share::go_on(settings_, before->duplicate_root());
+    ASSERT_TRUE(own);
+    EXPECT_EQ(own->is_own_mount(), before->is_own_mount());
+    const auto of_the_host = Share::go_on(settings_, open("", O_PATH));
+    ASSERT_TRUE(of_the_host);
+    EXPECT_FALSE(of_the_host->is_own_mount());
+}
+
+TEST_F(ShareTest, GoesOnWithNoOtherDirectory) {
+    std::filesystem::create_directory(path_of("below"));
+    EXPECT_FALSE(Share::go_on(settings_, open("below", O_PATH)));
+    EXPECT_FALSE(Share::go_on(settings_, UniqueFd()));
+}
+
 TEST_F(ShareTest, AKindThatIsNotKnownPromisesNothing) {
     const UniqueFd proc(::open("/proc/self", O_PATH | O_CLOEXEC));
     ASSERT_TRUE(proc.valid());
