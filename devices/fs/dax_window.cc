@@ -112,6 +112,16 @@ void DaxWindow::call(Ended& ended) {
     }
 }
 
+std::shared_ptr<UniqueFd> DaxWindow::keep_open(UniqueFd fd) const {
+    if (closer_ == nullptr) {
+        return std::make_shared<UniqueFd>(std::move(fd));
+    }
+    return {new UniqueFd(std::move(fd)), [closer = closer_](UniqueFd* closed) {
+                closer->close(std::move(*closed));
+                delete closed;
+            }};
+}
+
 void DaxWindow::use(std::shared_ptr<Frontend> frontend) {
     const std::lock_guard lock(mutex_);
     frontend_ = std::move(frontend);
@@ -134,7 +144,7 @@ void DaxWindow::open_again(const Open& open) {
             if (!piece.is_certain) {
                 operation->ranges.push_back({.offset = offset, .bytes = piece.bytes});
             } else if (UniqueFd fd = open(piece.node, piece.writable); fd.valid()) {
-                piece.fd = std::make_shared<UniqueFd>(std::move(fd));
+                piece.fd = keep_open(std::move(fd));
             }
         }
     }
@@ -152,7 +162,7 @@ void DaxWindow::map(const Range& range, Source source, Done done) {
                              .node = source.node,
                              .file_offset = source.offset,
                              .writable = source.writable,
-                             .fd = std::make_shared<UniqueFd>(std::move(source.fd))};
+                             .fd = keep_open(std::move(source.fd))};
     operation->done = std::move(done);
     submit(std::move(operation));
 }

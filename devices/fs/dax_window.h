@@ -29,6 +29,7 @@
 
 #include "devices/fs/dax_records.h"
 #include "devices/fs/fuse_request.h"
+#include "devices/fs/late_closer.h"
 
 namespace outrigger::fs {
 
@@ -75,6 +76,10 @@ class DaxWindow final : public std::enable_shared_from_this<DaxWindow> {
 
     /// Whole pages of the window, one at least?
     [[nodiscard]] bool has(const Range& range) const;
+
+    /// Files that are not mapped any more are closed by this, and not by whoever is told: before
+    /// anything is mapped.
+    void close_by(std::shared_ptr<LateCloser> closer) { closer_ = std::move(closer); }
 
     /// From now on this one is asked; null: nobody.
     void use(std::shared_ptr<Frontend> frontend);
@@ -146,6 +151,7 @@ class DaxWindow final : public std::enable_shared_from_this<DaxWindow> {
     void note(Operation& operation, Result<void, FrontendError> answer);
     void end(const OperationPtr& operation, Ended& ended);
     void count_descriptors();
+    [[nodiscard]] std::shared_ptr<UniqueFd> keep_open(UniqueFd fd) const;
     static void call(Ended& ended);
 
     template <class Each>
@@ -153,6 +159,7 @@ class DaxWindow final : public std::enable_shared_from_this<DaxWindow> {
 
     const uint64_t bytes_;
     const std::unique_ptr<DaxRecords> records_;
+    std::shared_ptr<LateCloser> closer_;  // null: who is the last to have a file closes it
     std::atomic<size_t> descriptors_{0};
     std::mutex mutex_;  // what follows
     std::shared_ptr<Frontend> frontend_;

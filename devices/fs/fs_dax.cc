@@ -26,6 +26,13 @@ uint32_t FsServer::attribute_flags(uint32_t mode, uint64_t size) const {
                : 0;
 }
 
+void FsServer::show_in(std::shared_ptr<DaxWindow> window) {
+    window_ = std::move(window);
+    if (window_ != nullptr) {
+        window_->close_by(closer_);
+    }
+}
+
 /// With no more rights than the handle has; without one, with those that OPEN would give.
 Result<DaxWindow::Source, Errno> FsServer::open_for_window(const fuse_setupmapping_in& args,
                                                            uint64_t node) {

@@ -75,6 +75,7 @@ void FsDevice::read_config(ConfigOffset at, std::span<std::byte> out) const {
 Result<void> FsDevice::start_queue(QueueIndex index, Virtqueue& queue, Worker& worker) {
     OUTRIGGER_TRY(server_.adopt_thread());
     OUTRIGGER_TRY(pool_.start(settings_.pool_threads));
+    OUTRIGGER_TRY(server_.start_closing());
     server_.open_again();
     server_.open_window_again();
     server_.take_locks();

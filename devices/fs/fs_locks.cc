@@ -242,7 +242,7 @@ std::vector<SavedLock> FsServer::held_locks() const {
 
 /// The other process may be of the same host, and needs them. No request runs.
 void FsServer::let_go_of_locks() const {
-    lock_owners_.clear();
+    lock_owners_.clear(*closer_);
     files_.for_each([](OpenFileRef& file) {
         if (file->flock.load(std::memory_order_relaxed) != F_UNLCK) {
             (void)try_flock(*file, F_UNLCK);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/sysmacros.h>
 
 namespace outrigger::fs {
@@ -148,8 +149,14 @@ void FsServer::reset() {
         wanted_locks_.clear();
     }
     forget_interrupts();
-    lock_owners_.clear();
-    files_.clear();
+    // Who resets the device waits for nothing that is closed here, but for locks to go.
+    lock_owners_.clear(*closer_);
+    files_.clear(*closer_);
+    inodes_.for_each([this](InodeRef& inode) {
+        if (inode->type == S_IFREG && SlowClose::is_slow(inode->fd.get())) {
+            closer_->close(UniqueFd(::fcntl(inode->fd.get(), F_DUPFD_CLOEXEC, 0)));
+        }
+    });
     inodes_.clear();
     forget_syncs();
 }
@@ -240,7 +247,7 @@ uint64_t FsServer::opened_by_handle_max() const {
 
 uint64_t FsServer::held_count() const {
     return inodes_.held_count() + files_.size() + lock_owners_.size() + opened_by_handle_max() +
-           slow_closes_.load(std::memory_order_relaxed) +
+           slow_closes_.load(std::memory_order_relaxed) + closer_->count() +
            syncs_count_.load(std::memory_order_relaxed) +
            (window_ == nullptr ? 0 : window_->descriptors());
 }

@@ -25,6 +25,7 @@
 #include "devices/fs/fs_state.h"
 #include "devices/fs/inode_handles.h"
 #include "devices/fs/inode_table.h"
+#include "devices/fs/late_closer.h"
 #include "devices/fs/lock_owners.h"
 #include "devices/fs/open_files.h"
 #include "devices/fs/share.h"
@@ -55,6 +56,9 @@ class FsServer final {
     /// Before the first request, on the thread of each queue.
     [[nodiscard]] Result<void> adopt_thread();
 
+    /// The same, behind that: starts the thread that closes what may take long.
+    [[nodiscard]] Result<void> start_closing() { return closer_->start(); }
+
     /// Carries out one request.
     [[nodiscard]] Verdict serve(Call& call);
 
@@ -83,7 +87,7 @@ class FsServer final {
     void go_on(FsKeeper& keeper);
 
     /// The DAX window; null where there is none. Control thread, before the first request.
-    void show_in(std::shared_ptr<DaxWindow> window) { window_ = std::move(window); }
+    void show_in(std::shared_ptr<DaxWindow> window);
 
     /// Before a queue starts, on its thread, which is confined: opens what that process had open.
     void open_again();
@@ -382,6 +386,7 @@ class FsServer final {
     std::shared_ptr<DaxWindow> window_;
     std::mutex open_again_mutex_;
     bool is_to_open_again_ = false;  // guarded by it
+    const std::shared_ptr<LateCloser> closer_ = std::make_shared<LateCloser>();
     OwnCapabilities capabilities_;
     std::once_flag capabilities_read_;
     std::atomic<bool> initialized_{false};

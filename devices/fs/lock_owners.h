@@ -25,6 +25,7 @@
 
 #include "devices/fs/fs_keeper.h"
 #include "devices/fs/held_ranges.h"
+#include "devices/fs/late_closer.h"
 
 namespace outrigger::fs {
 
@@ -68,7 +69,21 @@ class LockOwners final {
         OpenDescription(const OpenDescription&) = delete;
         OpenDescription& operator=(const OpenDescription&) = delete;
 
-        ~OpenDescription() { resize(held.all().size(), 0); }
+        ~OpenDescription() {
+            if (closer != nullptr) {
+                let_go();
+                closer->close(std::move(fd));
+            }
+            resize(held.all().size(), 0);
+        }
+
+        /// Of all that is locked.
+        void let_go() const {
+            struct flock all = {};
+            all.l_type = F_UNLCK;
+            all.l_whence = SEEK_SET;
+            (void)::fcntl(fd.get(), F_OFD_SETLK, &all);
+        }
 
         /// There are to be `next` ranges in place of `now`. False: those would be too many.
         [[nodiscard]] bool reserve(size_t now, size_t next) {
@@ -97,6 +112,7 @@ class LockOwners final {
         uint64_t handle = 0;                   ///< by which the owner had it opened
         uint32_t pid = 0;                      ///< in the guest
         std::optional<uint32_t> kept_place{};  ///< where the keeper has it, too
+        LateCloser* closer = nullptr;          ///< who closes it; null: who uses it last
         std::mutex mutex{};  ///< held while it is locked, too: so the kernel and `held` agree
         HeldRanges held{};
         std::shared_ptr<RangeCount> of_all{};
@@ -205,9 +221,11 @@ class LockOwners final {
     /// Descriptions that are kept: each holds a descriptor. Waits for nobody.
     [[nodiscard]] size_t size() const { return count_.load(std::memory_order_relaxed); }
 
-    void clear() {
+    /// All of them, of any file. Their descriptors are closed by `closer`, which outlives this.
+    void clear(LateCloser& closer) {
         const std::lock_guard lock(mutex_);
         for (auto at = descriptions_.begin(); at != descriptions_.end();) {
+            at->second->closer = &closer;
             at = erase(at);
         }
         note_count();
@@ -235,10 +253,7 @@ class LockOwners final {
     Descriptions::iterator erase(Descriptions::iterator at) {
         OpenDescription& description = *at->second;
         if (description.kept_place) {
-            struct flock all = {};
-            all.l_type = F_UNLCK;
-            all.l_whence = SEEK_SET;
-            (void)::fcntl(description.fd.get(), F_OFD_SETLK, &all);
+            description.let_go();
             keeper_->remove_lock_owner(*description.kept_place);
         }
         return descriptions_.erase(at);

@@ -15,8 +15,10 @@
 
 #include "devices/fs/directory_stream.h"
 #include "devices/fs/fs_keeper.h"
+#include "devices/fs/late_closer.h"
 #include "devices/fs/share.h"
 #include "devices/fs/slot_table.h"
+#include "devices/fs/slow_close.h"
 
 namespace outrigger::fs {
 
@@ -34,12 +36,19 @@ struct OpenFile {
     std::atomic<uint32_t> flock{F_UNLCK};        ///< what of flock() it has on the host
     std::atomic<bool> is_kept{false};            ///< the keeper has its descriptor, too
     bool is_to_open = false;                     ///< an earlier process had it open
+    std::atomic<LateCloser*> closer{nullptr};    ///< who closes it; null: who uses it last
     std::unique_ptr<DirectoryStream> directory;  ///< of a directory, else null
 
     [[nodiscard]] bool is_directory() const { return directory != nullptr; }
 
     void clear() {
         directory.reset();
+        if (LateCloser* const later = closer.exchange(nullptr, std::memory_order_relaxed)) {
+            if (flock.load(std::memory_order_relaxed) != F_UNLCK) {
+                (void)::flock(fd.get(), LOCK_UN);  // whoever waits for that waits for no server
+            }
+            later->close(std::move(fd));
+        }
         fd.reset();
         flock.store(F_UNLCK, std::memory_order_relaxed);
         is_kept.store(false, std::memory_order_relaxed);
@@ -135,8 +144,16 @@ class OpenFiles final {
         return file && retire(file) ? std::move(file) : OpenFileRef();
     }
 
-    void clear() {
-        slots_.for_each([this](OpenFileRef& file) { (void)retire(file); });
+    /// None is found any more. Those whose closing may wait are closed by `closer`, which outlives
+    /// this, as soon as nobody uses them.
+    void clear(LateCloser& closer) {
+        slots_.for_each([&](OpenFileRef& file) {
+            if (!file->ignores_closes || SlowClose::is_slow(file->fd.get())) {
+                // Relaxed: who uses it last comes behind this one, which lets go of it.
+                file->closer.store(&closer, std::memory_order_relaxed);
+            }
+            (void)retire(file);
+        });
     }
 
     [[nodiscard]] size_t size() const { return slots_.size(); }

@@ -14,15 +14,15 @@ constexpr uint64_t kSlowBytes = uint64_t{1} << 20;
 
 constexpr uint64_t kBlockBytes = 512;  // of stx_blocks
 
-bool is_slow(int fd) {
+}  // namespace
+
+bool SlowClose::is_slow(int fd) {
     struct statx status = {};
     // What is known already: a server far away is not asked for this.
     const int flags = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
     return ::statx(fd, "", flags, STATX_NLINK | STATX_BLOCKS, &status) == 0 &&
            status.stx_nlink == 0 && status.stx_blocks >= kSlowBytes / kBlockBytes;
 }
-
-}  // namespace
 
 void SlowClose::take(int fd) {
     if (fd < 0 || !is_slow(fd)) {

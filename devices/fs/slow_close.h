@@ -31,6 +31,9 @@ class SlowClose final {
 
     ~SlowClose() { close(); }
 
+    /// Whether the last close of what `fd` has open would take long.
+    [[nodiscard]] static bool is_slow(int fd);
+
     /// `fd` is about to be closed: keeps its file until close(), if that would take long.
     void take(int fd);
 

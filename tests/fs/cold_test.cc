@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of a read that waits for its file system when its ring stops, its guest goes, its
 // daemon ends or is killed, or its memory is gone.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <future>
@@ -12,12 +13,15 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "tests/fs/fs_test.h"
 #include "tests/fs/held_file.h"
+#include "tests/support/metrics_samples.h"
+#include "tests/support/process_counts.h"
 
 namespace outrigger::testing {
 namespace {
@@ -170,6 +174,97 @@ TEST_F(FsCold, AResetAsksNothingOfTheServerOfTheShare) {
     connect({});
     expect_alive();
     EXPECT_EQ(held_->held_count(), 0U);
+}
+
+/// Of what the guest left open its server is told by a thread that may wait, and nobody else waits
+/// for that thread, or has another one started.
+TEST_F(FsCold, AResetWaitsForNoServerThatIsToldOfCloses) {
+    begin({.arguments = {"--metrics=unix:" + (home_ / "metrics"), "--name=share"}});
+    if (IsSkipped()) {
+        return;
+    }
+    const auto descriptors = [&] {
+        return std::stoul(
+            read_metrics(home_ / "metrics")["outrigger_fs_descriptors{device=\"share\"}"]);
+    };
+    held_->hold_closes();
+    (void)open();
+    connect({});
+    ASSERT_TRUE(eventually([&] { return held_->held_count() == 1; }));
+    const size_t threads = ProcessCounts::of(daemon().pid()).threads;
+    const size_t before = descriptors();
+    constexpr size_t kResets = 5;
+    for (size_t i = 0; i < kResets; ++i) {
+        node_ = node_of("f", node_of("slow"));
+        (void)open();
+        connect({});
+        expect_alive();
+    }
+    EXPECT_EQ(held_->held_count(), 1U) << "one after the other";
+    EXPECT_EQ(ProcessCounts::of(daemon().pid()).threads, threads);
+    EXPECT_EQ(descriptors(), before + kResets) << "they count as long as they are open";
+    held_->let_go();
+    EXPECT_TRUE(eventually([&] { return descriptors() == before - 1; })) << descriptors();
+}
+
+/// Which somebody else on the host may wait for.
+TEST_F(FsCold, LocksGoWithAResetThoughFilesAreClosedLater) {
+    const Options options{.arguments = {"--flock", "--posix-lock"}};
+    begin(options);
+    if (IsSkipped()) {
+        return;
+    }
+    fuse_file_lock whole{.start = 0, .end = INT64_MAX, .type = F_WRLCK, .pid = 1};
+    const uint64_t fh = open(O_RDWR);
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, node_, fh, 1, whole)), 0);
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, node_, fh, 1, whole, FUSE_LK_FLOCK)), 0);
+    const UniqueFd host(::open(in_share("slow/f").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(host.valid());
+    // Whose own close is one of those that wait.
+    const std::shared_ptr<void> before_that(nullptr, [&](void*) { held_->let_go(); });
+    struct flock wanted = {};
+    wanted.l_type = F_WRLCK;
+    wanted.l_whence = SEEK_SET;
+    EXPECT_NE(::fcntl(host.get(), F_OFD_SETLK, &wanted), 0);
+    EXPECT_NE(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
+    held_->hold_closes();
+    connect(options);
+    EXPECT_EQ(::fcntl(host.get(), F_OFD_SETLK, &wanted), 0);
+    EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
+    EXPECT_TRUE(eventually([&] { return held_->held_count() == 1; }));
+}
+
+/// The last close of a large file without a name frees its blocks.
+TEST_F(FsCold, AResetFreesNoLargeFile) {
+    begin({});
+    if (IsSkipped()) {
+        return;
+    }
+    write_in_share("large", std::string(size_t{4} << 20, 'x'));
+    write_in_share("small", "x");
+    ASSERT_NE(node_of("large"), 0U);
+    ASSERT_NE(node_of("small"), 0U);
+    std::filesystem::remove(in_share("large"));
+    std::filesystem::remove(in_share("small"));
+    const auto has_open = [&](const std::string& name) {
+        const std::filesystem::path links = "/proc/" + std::to_string(daemon().pid()) + "/fd";
+        return std::ranges::any_of(std::filesystem::directory_iterator(links),
+                                   [&](const auto& link) {
+                                       std::error_code gone;
+                                       return std::filesystem::read_symlink(link, gone)
+                                           .string()
+                                           .ends_with("/" + name + " (deleted)");
+                                   });
+    };
+    EXPECT_TRUE(has_open("small"));
+    // What is closed behind this one waits for it.
+    (void)open();
+    held_->hold_closes();
+    connect({});
+    EXPECT_TRUE(has_open("large"));
+    EXPECT_FALSE(has_open("small"));
+    held_->let_go();
+    EXPECT_TRUE(eventually([&] { return !has_open("large"); }));
 }
 
 TEST_F(FsCold, ASyncThatWaitsForItsServerHoldsUpNoOther) {

@@ -73,20 +73,29 @@ void HeldFile::hold_directory() {
     holds_directory_ = true;
 }
 
+void HeldFile::hold_closes() {
+    const std::lock_guard lock(mutex_);
+    holds_closes_ = true;
+}
+
 size_t HeldFile::held_count() const {
     const std::lock_guard lock(mutex_);
-    return held_.size() + opens_.size();
+    return held_.size() + opens_.size() + closes_.size();
 }
 
 void HeldFile::let_go() {
     const std::lock_guard lock(mutex_);
     holds_ = false;
     holds_directory_ = false;
+    holds_closes_ = false;
     for (const Held& read : std::exchange(held_, {})) {
         answer_read(read);
     }
     for (const uint64_t unique : std::exchange(opens_, {})) {
         answer_open(unique);
+    }
+    for (const uint64_t unique : std::exchange(closes_, {})) {
+        answer(unique, EIO);
     }
 }
 
@@ -184,8 +193,16 @@ void HeldFile::answer_request() {
             }
             return;
         }
+        case FUSE_FLUSH: {
+            const std::lock_guard lock(mutex_);
+            if (holds_closes_) {
+                closes_.push_back(header.unique);
+            } else {
+                answer(header.unique, EIO);
+            }
+            return;
+        }
         case FUSE_WRITE:
-        case FUSE_FLUSH:
             answer(header.unique, EIO);
             return;
         case FUSE_RELEASE:

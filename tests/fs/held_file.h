@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/// A file system of the kernel's FUSE client that has one file, whose reads (and the opening of its
-/// directory) take as long as the test likes, and which cannot be written, as whoever closes it is
-/// told: for requests that wait for a disk while something else happens.
+/// A file system of the kernel's FUSE client that has one file, whose reads and closes (and the
+/// opening of its directory) take as long as the test likes, and which cannot be written, as
+/// whoever closes it is told: for requests that wait for a disk while something else happens.
 #pragma once
 
 #include <cstddef>
@@ -34,6 +34,9 @@ class HeldFile final {
     /// Whoever opens the directory waits from now on.
     void hold_directory();
 
+    /// Whoever closes the file waits from now on.
+    void hold_closes();
+
     /// How many wait.
     [[nodiscard]] size_t held_count() const;
 
@@ -61,8 +64,10 @@ class HeldFile final {
     mutable std::mutex mutex_;
     bool holds_ = false;            // guarded by it
     bool holds_directory_ = false;  // guarded by it
+    bool holds_closes_ = false;     // guarded by it
     std::vector<Held> held_;        // guarded by it
     std::vector<uint64_t> opens_;   // guarded by it: of the directory
+    std::vector<uint64_t> closes_;  // guarded by it
     std::thread thread_;
 };
 
