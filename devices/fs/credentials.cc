@@ -24,14 +24,19 @@ constexpr uint64_t kOfFileSystems =
 
 }  // namespace
 
-OwnCapabilities OwnCapabilities::read() {
+OwnCapabilities OwnCapabilities::read(uint32_t user) {
     OwnCapabilities own;
+    own.user_ = user;
     __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
     CapabilityData data{};
     if (::syscall(SYS_capget, &header, data.data()) == 0) {
         own.permitted_ = data[0].permitted | uint64_t{data[1].permitted} << 32;
     }
     return own;
+}
+
+bool OwnCapabilities::change_users() const {
+    return user_ == 0 && has(CAP_SETUID) && has(CAP_SETGID);
 }
 
 void OwnCapabilities::set_effective(uint64_t effective) const {

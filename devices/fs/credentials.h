@@ -13,12 +13,14 @@ namespace outrigger::fs {
 /// What the process may do at all; read once, before threads exist.
 class OwnCapabilities final {
   public:
-    [[nodiscard]] static OwnCapabilities read();
+    /// Of a process that is `user` (geteuid(), which a confined thread cannot ask).
+    [[nodiscard]] static OwnCapabilities read(uint32_t user);
 
     [[nodiscard]] bool has(int capability) const { return (permitted_ >> capability & 1) != 0; }
 
-    /// Whether a thread can make files for others at all.
-    [[nodiscard]] bool change_users() const { return has(CAP_SETUID) && has(CAP_SETGID); }
+    /// Whether a thread makes files for others at all. Nobody but root: what is root's in the guest
+    /// would not be root's here.
+    [[nodiscard]] bool change_users() const;
 
     /// Sets the effective set of the calling thread to what is permitted, without `dropped`.
     void set_effective_without(uint64_t dropped) const;
@@ -30,6 +32,7 @@ class OwnCapabilities final {
 
   private:
     uint64_t permitted_ = 0;
+    uint32_t user_ = 0;
 };
 
 struct GuestUser {

@@ -128,7 +128,8 @@ FsServer::FsServer(const FsSettings& settings, Share share)
 }
 
 Result<void> FsServer::adopt_thread() {
-    std::call_once(capabilities_read_, [this] { capabilities_ = OwnCapabilities::read(); });
+    std::call_once(capabilities_read_,
+                   [this] { capabilities_ = OwnCapabilities::read(share_.own_user()); });
     return share_.adopt_thread();
 }
 

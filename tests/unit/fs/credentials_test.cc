@@ -7,6 +7,7 @@
 #include <future>
 
 #include <sched.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,7 +39,7 @@ TEST(ScopedUser, IsTheGuestsUserAndThenRootAgain) {
     if (::geteuid() != 0) {
         GTEST_SKIP() << "this needs root";
     }
-    const OwnCapabilities own = OwnCapabilities::read();
+    const OwnCapabilities own = OwnCapabilities::read(::geteuid());
     {
         const ScopedUser as(own, {.uid = kSomebody, .gid = kSomebody});
         EXPECT_TRUE(as.holds());
@@ -56,7 +57,7 @@ TEST(ScopedUser, IsOfItsThreadAlone) {
         changed.get_future().wait();
         return file_system_user();
     });
-    const OwnCapabilities own = OwnCapabilities::read();
+    const OwnCapabilities own = OwnCapabilities::read(::geteuid());
     const ScopedUser as(own, {.uid = kSomebody, .gid = kSomebody});
     changed.set_value();
     EXPECT_EQ(other.get(), 0U);
@@ -76,6 +77,30 @@ bool enter_namespace_of_one() {
     return ::geteuid() == 0;
 }
 
+/// Behind it the thread would be root, which it was not.
+TEST(ScopedUser, IsNobodyElseOfAProcessThatIsNotRoot) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "this needs root";
+    }
+    EXPECT_EQ(in_a_child([] {
+                  // It keeps all capabilities, and may use them.
+                  if (::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0 ||
+                      ::setresuid(kSomebody, kSomebody, kSomebody) != 0) {
+                      return 1;
+                  }
+                  const OwnCapabilities own = OwnCapabilities::read(::geteuid());
+                  own.set_effective(own.permitted());
+                  {
+                      const ScopedUser as(own, {.uid = kSomebody + 1, .gid = kSomebody});
+                      if (!as.holds() || file_system_user() != kSomebody) {
+                          return 2;
+                      }
+                  }
+                  return file_system_user() == kSomebody ? 0 : 3;
+              }),
+              0);
+}
+
 TEST(ScopedUser, DoesNotHoldForANumberThatIsNobodyHere) {
     // There setfsuid() fails without a word, and the file would be root's.
     if (in_a_child([] { return enter_namespace_of_one() ? 0 : 1; }) != 0) {
@@ -83,7 +108,7 @@ TEST(ScopedUser, DoesNotHoldForANumberThatIsNobodyHere) {
     }
     EXPECT_EQ(in_a_child([] {
                   (void)enter_namespace_of_one();
-                  const OwnCapabilities own = OwnCapabilities::read();
+                  const OwnCapabilities own = OwnCapabilities::read(::geteuid());
                   const ScopedUser as(own, {.uid = kSomebody, .gid = 0});
                   return as.holds() ? 1 : 0;
               }),
@@ -106,7 +131,7 @@ TEST(ScopedUser, TakesNothingFromTheThreadWhereItDoesNotHold) {
     EXPECT_EQ(
         in_a_child([] {
             (void)enter_namespace_of_one();
-            const OwnCapabilities own = OwnCapabilities::read();
+            const OwnCapabilities own = OwnCapabilities::read(::geteuid());
             const uint64_t before = effective_capabilities();
             for (const bool checks : {false, true}) {
                 const ScopedUser as(

@@ -234,7 +234,7 @@ TEST(InodeHandlesCheck, RefusesWhereFilesCannotBeOpenedByThem) {
     ASSERT_TRUE(share.has_value());
     // Capabilities are of a thread.
     std::thread([&] {
-        OwnCapabilities::read().set_effective(0);
+        OwnCapabilities::read(::geteuid()).set_effective(0);
         EXPECT_FALSE(InodeHandles::check(HandlePolicy::kMandatory, *share));
         EXPECT_EQ(*InodeHandles::check(HandlePolicy::kPrefer, *share), HandlePolicy::kNever);
         EXPECT_EQ(*InodeHandles::check(HandlePolicy::kNever, *share), HandlePolicy::kNever);
