@@ -4,6 +4,12 @@
 #include <span>
 #include <utility>
 
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
@@ -124,18 +130,48 @@ Result<std::optional<Tap>> take_named_tap(const TapWish& wish, DeviceKeeper& kee
     return std::nullopt;
 }
 
-/// Nothing: none was kept.
-Result<std::optional<Tap>> take_kept_tap(const TapWish& wish, DeviceKeeper& keeper) {
-    if (wish.name) {
-        return take_named_tap(wish, keeper);
+/// The tap of a descriptor that this process was passed. Nothing: what has that number is no tap,
+/// or one that was opened since, or came from the keeper, which is close-on-exec.
+std::optional<std::string> passed_tap(int number) {
+    const int flags = ::fcntl(number, F_GETFD);
+    ifreq found{};
+    if (flags < 0 || (flags & FD_CLOEXEC) != 0 || ::ioctl(number, TUNGETIFF, &found) != 0) {
+        return std::nullopt;
     }
+    return found.ifr_name;
+}
+
+/// Nothing: none was kept, or the given ones are of another tap.
+Result<std::optional<Tap>> take_given_before(const TapWish& wish, DeviceKeeper& keeper) {
     UniqueFd fd = keeper.take(wish.key);
     if (!fd.valid()) {
         return std::nullopt;
     }
     Tap tap = OUTRIGGER_TRY(take_tap(std::move(fd)));
+    const auto passed = passed_tap(wish.fds.front());
+    if (passed && *passed != tap.name) {
+        if (keeper.can_hand_back()) {
+            // It would not find its own again.
+            return failure(Error{.message = "the device has the tap " + tap.name +
+                                            ", and is given " + *passed +
+                                            ": give that to a device of another name"});
+        }
+        forget_queues(wish, wish.key, 0, keeper);
+        return std::nullopt;
+    }
     OUTRIGGER_TRY(take_kept_queues(wish, wish.key, keeper, tap));
+    // A service manager's programs are given their own at each start. Nobody would read these.
+    for (const int number : wish.fds) {
+        if (passed_tap(number)) {
+            ::close(number);
+        }
+    }
     return std::optional(std::move(tap));
+}
+
+/// Nothing: there is none to go on with.
+Result<std::optional<Tap>> take_kept_tap(const TapWish& wish, DeviceKeeper& keeper) {
+    return wish.name ? take_named_tap(wish, keeper) : take_given_before(wish, keeper);
 }
 
 /// All queues are used; the first goes on to be.

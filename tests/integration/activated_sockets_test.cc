@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sockets that a service manager passes by name, for operators and for metrics: they are served,
 // whoever is killed meanwhile, stay where they are, and what is wrong with them is said.
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <memory>
@@ -9,6 +10,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -407,6 +409,50 @@ TEST_F(ActivatedSocketsTest, SectionsOfAFileNameThem) {
     ChildProcess check(program_,
                        {.arguments = {"--check", "--config=" + path("config"), kControl}});
     EXPECT_EQ(check.wait(), kClean) << check.complained();
+}
+
+/// Connections, and who is at their other ends.
+class PassedConnectionsTest : public ActivatedSocketsTest {
+  protected:
+    void pass(const std::string& name) {
+        std::array<int, 2> ends{};
+        ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+        passed_.add(name, UniqueFd(ends[0]));
+        peers_.emplace_back(ends[1]);
+        sections_ += "[" + name + "]\nfd-name = " + name + "\n";
+    }
+
+    void reload(const std::string& sections) {
+        write_config(sections);
+        daemon_->send_signal(SIGHUP);
+    }
+
+    /// Do all of them see that they are connected to nobody?
+    [[nodiscard]] bool are_hung_up() const {
+        return std::ranges::all_of(peers_, [](const UniqueFd& peer) {
+            pollfd entry{.fd = peer.get(), .events = 0, .revents = 0};
+            return ::poll(&entry, 1, 0) == 1 && (entry.revents & POLLHUP) != 0;
+        });
+    }
+
+    static constexpr const char* kOne = "[one]\nfd-name = vhost-user\n";
+    std::vector<UniqueFd> peers_;
+    std::string sections_;  // of the connections
+};
+
+// Their numbers are not those of anything else then.
+TEST_F(PassedConnectionsTest, FileThatNamesThemNoMoreIsServed) {
+    for (const char* const name : {"a", "b", "c", "d", "e", "f"}) {
+        pass(name);
+    }
+    write_config(kOne + sections_);
+    serve({"--config=" + path("config")});
+    passed_.forget();
+    reload(kOne);
+    EXPECT_TRUE(eventually([&] { return are_hung_up(); })) << daemon_->complained();
+    EXPECT_TRUE(daemon_->wait_complained("the new program has taken over"))
+        << daemon_->complained();
+    EXPECT_TRUE(connect().get_features()) << daemon_->complained();
 }
 
 // --- The store of systemd ------------------------------------------------------------------------

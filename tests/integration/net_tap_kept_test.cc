@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tap that another process of the device has left to its keeper.
 #include <fstream>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "vhost-user-backend/daemon/device_keeper.h"
 
@@ -28,7 +30,12 @@ class NetKeptTapTest : public NetTapQueuesTest {
         write_config(lines);
         options.arguments = {"--config=" + path("c"), "--keeper=fork", "--sandbox=log"};
         daemon_ = std::make_unique<ChildProcess>(program_, options);
+        ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
+    }
+
+    void connect() {
         connect_guest({});
+        configure();
     }
 
     [[nodiscard]] size_t count_said(const std::string& what) const {
@@ -56,9 +63,11 @@ class NetKeptTapTest : public NetTapQueuesTest {
 /// Keeps what it is given for whoever comes next, behind settle().
 class PlayedKeeper final : public DeviceKeeper {
   public:
+    explicit PlayedKeeper(bool can_hand_back = false) : can_hand_back_(can_hand_back) {}
+
     [[nodiscard]] bool goes_on() const override { return true; }
 
-    [[nodiscard]] bool can_hand_back() const override { return false; }
+    [[nodiscard]] bool can_hand_back() const override { return can_hand_back_; }
 
     [[nodiscard]] Result<UniqueFd> keep(std::string_view /*name*/, size_t /*bytes*/) override {
         return failure(Error{.message = "no memory"});
@@ -95,6 +104,7 @@ class PlayedKeeper final : public DeviceKeeper {
   private:
     static UniqueFd copy_of(int fd) { return UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
 
+    bool can_hand_back_;
     std::map<std::string, UniqueFd, std::less<>> given_;
     std::map<std::string, UniqueFd, std::less<>> kept_;
 };
@@ -112,18 +122,6 @@ TEST_F(NetKeptTapTest, KeptTapHasAQueueForPairsThatAreNew) {
         for (const UniqueFd& other : tap->others) {
             EXPECT_FALSE(net::is_tap_queue_used(other.get()));
         }
-    }
-}
-
-TEST_F(NetKeptTapTest, KeptTapOfOneQueueServesAllPairs) {
-    PlayedKeeper keeper;
-    for (const uint16_t pairs : {uint16_t{1}, uint16_t{4}}) {
-        const net::TapWish wish{.key = "tap", .name = kTap, .queue_count = pairs};
-        const auto tap = net::open_wished_tap(wish, &keeper);
-        ASSERT_TRUE(tap) << tap.error().message;
-        keeper.settle();
-        EXPECT_TRUE(tap->others.empty());
-        EXPECT_EQ(keeper.count(), 1U);
     }
 }
 
@@ -197,7 +195,7 @@ TEST_F(NetKeptTapTest, TapThatWasGivenIsFoundByItsName) {
 TEST_F(NetKeptTapTest, DeviceIsMovedToAnotherTap) {
     const std::string lines = "backend = tap\ntap = ";
     serve_config(lines + kTap);
-    configure();
+    connect();
     expect_traffic();
     reload(lines + kOtherTap);
     EXPECT_NE(::if_nametoindex(kOtherTap), 0U);
@@ -215,6 +213,130 @@ TEST_F(NetKeptTapTest, DeviceIsMovedToAnotherTap) {
     reload(lines + kOtherTap, "going back to the program before");
     expect_traffic();
     EXPECT_EQ(::if_nametoindex(kTap), index);
+}
+
+TEST_F(NetKeptTapTest, TapOfOneQueueServesPairsThatAreNew) {
+    // A guest has seen how many pairs there are, so it cannot be there meanwhile.
+    serve_config(std::string("backend = tap\ntap = ") + kTap);
+    EXPECT_EQ(count_said("has one queue"), 0U);
+    reload(std::string("backend = tap\nqueue-pairs = 4\ntap = ") + kTap);
+    EXPECT_EQ(count_said("has one queue"), 1U);
+    connect();
+    expect_traffic();
+    EXPECT_EQ(queues_of(daemon_->pid()), (Queues{.used = 1, .unused = 0}));
+}
+
+/// Queues that are inherited under the numbers from 11 on.
+class NetGivenQueuesTest : public NetKeptTapTest {
+  protected:
+    static constexpr int kFirstNumber = 11;
+
+    void serve_given(const std::string& lines) {
+        std::vector<UniqueFd> queues;
+        ChildProcess::Options options;
+        for (int i = 0; i < kPairs; ++i) {
+            queues.push_back(open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE));
+            options.descriptors.emplace_back(queues.back().get(), kFirstNumber + i);
+        }
+        serve_config(lines, std::move(options));
+    }
+
+    static std::string lines_of(int pairs) {
+        std::string lines = "backend = tap\nqueue-pairs = " + std::to_string(pairs) + "\n";
+        for (int i = 0; i < pairs; ++i) {
+            lines += "tap-fd = " + std::to_string(kFirstNumber + i) + "\n";
+        }
+        return lines;
+    }
+
+    /// Of the keeper.
+    [[nodiscard]] size_t kept() const {
+        const Queues queues = queues_of(daemon_->pid());
+        return queues.used + queues.unused;
+    }
+};
+
+TEST_F(NetGivenQueuesTest, FewerPairsHaveFewerQueues) {
+    serve_given(lines_of(kPairs));
+    expect_used(1, kPairs - 1);
+    reload(lines_of(2));
+    expect_used(1, 1);
+    EXPECT_EQ(kept(), 2U);
+    reload("backend = null");
+    EXPECT_EQ(kept(), 0U);
+    EXPECT_TRUE(eventually([] { return ::if_nametoindex(kTap) == 0; }));
+}
+
+TEST_F(NetGivenQueuesTest, DeviceThatIsGivenThemLaterLetsThemGo) {
+    serve_given("backend = null");
+    EXPECT_EQ(kept(), kPairs);  // of which nobody knows
+    reload(lines_of(kPairs));
+    expect_used(1, kPairs - 1);
+    connect();
+    expect_traffic();
+    kill_worker();
+    expect_traffic();
+    expect_used(1, kPairs - 1);
+    EXPECT_EQ(kept(), kPairs);
+    guest_.reset();
+    ASSERT_TRUE(daemon_->wait_complained("disconnected")) << daemon_->complained();
+    reload("backend = null");
+    EXPECT_EQ(kept(), 0U);
+    EXPECT_TRUE(eventually([] { return ::if_nametoindex(kTap) == 0; }));
+}
+
+/// A copy, as a program inherits it.
+int passed(const UniqueFd& fd) {
+    return ::fcntl(fd.get(), F_DUPFD, 3);
+}
+
+// A service manager starts the program with descriptors of its own each time.
+TEST_F(NetGivenQueuesTest, TapThatGoesOnNeedsNoneThatAreGivenAgain) {
+    PlayedKeeper keeper;
+    const int first = passed(open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE));
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {first}}, &keeper));
+    keeper.settle();
+    const int second = passed(open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE));
+    const auto tap = net::open_wished_tap({.key = "tap", .fds = {second}}, &keeper);
+    ASSERT_TRUE(tap) << tap.error().message;
+    EXPECT_EQ(::fcntl(second, F_GETFD), -1);
+    // What has that number otherwise is somebody else's.
+    keeper.settle();
+    const UniqueFd ours = open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE);
+    const UniqueFd file(passed(home_));
+    for (const UniqueFd* const other : {&ours, &file}) {
+        ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {other->get()}}, &keeper));
+        EXPECT_GE(::fcntl(other->get(), F_GETFD), 0);
+        keeper.settle();
+    }
+    EXPECT_EQ(keeper.count(), 1U);
+}
+
+TEST_F(NetGivenQueuesTest, AnotherTapThatIsGivenIsTaken) {
+    PlayedKeeper keeper;
+    const int first = passed(open_kernel_tap(IFF_VNET_HDR));
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {first}}, &keeper));
+    keeper.settle();
+    const auto other = net::open_tap(kOtherTap, 1);
+    ASSERT_TRUE(other) << other.error().message;
+    {
+        const net::TapWish wish{.key = "tap", .fds = {passed(other->fd)}};
+        const auto tap = net::open_wished_tap(wish, &keeper);
+        ASSERT_TRUE(tap) << tap.error().message;
+        EXPECT_EQ(tap->name, kOtherTap);
+    }
+    keeper.settle();
+    EXPECT_EQ(::if_nametoindex(kTap), 0U);
+    // Who takes over and may have to hand it back refuses.
+    PlayedKeeper careful(true);
+    const int again = passed(open_kernel_tap(IFF_VNET_HDR));
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {again}}, &careful));
+    careful.settle();
+    const UniqueFd another(passed(other->fd));
+    const auto refused = net::open_wished_tap({.key = "tap", .fds = {another.get()}}, &careful);
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find(kOtherTap), std::string::npos);
+    EXPECT_EQ(careful.count(), 1U);
 }
 
 }  // namespace

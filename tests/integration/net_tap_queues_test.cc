@@ -159,6 +159,9 @@ TEST_F(NetTapQueuesTest, QueuesMayBeGiven) {
     expect_flows_stay();
     kill_worker();
     expect_flows_stay();
+    // Those that were given are nobody's any more.
+    expect_used(kPairs, 0);
+    EXPECT_EQ(queues_of(daemon_->pid()), (Queues{.used = kPairs, .unused = 0}));
 }
 
 TEST_F(NetTapQueuesTest, TapOfOneQueueServesAllPairs) {

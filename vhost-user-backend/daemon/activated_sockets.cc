@@ -212,16 +212,6 @@ Result<UniqueFd> prepare(const ActivatedRequest& request, int number) {
     return UniqueFd(number);
 }
 
-/// In place of what was passed under that number, so that nothing else is taken for it by the
-/// programs of a keeper, which do not inherit this.
-void reserve(int number) {
-    const UniqueFd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    if (!nothing.valid() || ::dup2(nothing.get(), number) < 0 ||
-        ::fcntl(number, F_SETFD, FD_CLOEXEC) != 0) {
-        ::close(number);
-    }
-}
-
 void drop(int number, bool is_stored, Unnamed unnamed) {
     switch (unnamed) {
         case Unnamed::kClosed:
@@ -233,17 +223,25 @@ void drop(int number, bool is_stored, Unnamed unnamed) {
             }
             return;
         case Unnamed::kReserved:
-            reserve(number);
+            reserve_number(number);
             return;
         case Unnamed::kLeft:
             if (is_stored) {
-                reserve(number);
+                reserve_number(number);
             }
             return;
     }
 }
 
 }  // namespace
+
+void reserve_number(int number) {
+    const UniqueFd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    if (!nothing.valid() || ::dup2(nothing.get(), number) < 0 ||
+        ::fcntl(number, F_SETFD, FD_CLOEXEC) != 0) {
+        ::close(number);
+    }
+}
 
 Result<void> find_activated_socket(const ActivatedRequest& request) {
     const auto names = passed_names();

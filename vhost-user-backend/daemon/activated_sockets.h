@@ -81,6 +81,10 @@ void note_activated_sockets(std::span<const ActivatedRequest> requests,
 /// Where those that were noted are in the file system, also behind taking them.
 [[nodiscard]] std::vector<std::string> activated_paths(const ActivatedRequest& request);
 
+/// Closes what was passed under that number, and has nothing else get it: it might be taken for
+/// what was passed by the programs of a keeper, which do not inherit what is there in its place.
+void reserve_number(int number);
+
 /// The numbers of connections that were noted.
 [[nodiscard]] std::vector<int> activated_connections();
 

@@ -60,6 +60,13 @@ std::vector<KeeperSettings::SocketPath> socket_paths(const CommandLine& line) {
     return paths;
 }
 
+/// What listens each program is passed anew: it is the service manager's, which has it open, too.
+KeeperSettings::Named named_by(const CommandLine& line) {
+    KeeperSettings::Named named{.socket_paths = socket_paths(line), .inherited = line.inherited};
+    std::ranges::copy(activated_connections(), std::back_inserter(named.inherited));
+    return named;
+}
+
 /// What a keeper process is to know. `arguments` with the program's name.
 KeeperSettings keeper_settings(const DeviceProgram& program,
                                const CommandLine& line,
@@ -69,24 +76,16 @@ KeeperSettings keeper_settings(const DeviceProgram& program,
                             .is_confined = line.sandbox != SandboxMode::kNone,
                             .needed_calls = program.keeper_calls,
                             .arguments = {arguments.begin(), arguments.end()},
-                            .inherited = {},
-                            .socket_paths = socket_paths(line),
+                            .named = named_by(line),
                             .config_path = line.config_path};
-    for (const DeviceSettings& device : line.devices) {
-        if (device.fd) {
-            settings.inherited.push_back(*device.fd);
-        }
-    }
-    if (line.control.fd) {
-        settings.inherited.push_back(*line.control.fd);
-    }
-    // What listens each program is passed anew: it is the service manager's, which has it open,
-    // too.
-    std::ranges::copy(activated_connections(), std::back_inserter(settings.inherited));
-    settings.socket_paths_with = [&program, arguments](const std::string& config_text) {
+    settings.named_with = [&program, arguments](const std::string& config_text) {
         const auto with =
             parse_command_line(arguments.subspan(arguments.empty() ? 0 : 1), program, config_text);
-        return with ? socket_paths(*with) : std::vector<KeeperSettings::SocketPath>();
+        if (!with) {
+            return KeeperSettings::Named();
+        }
+        note_activated_sockets(with->activated, with->inherited, Unnamed::kLeft);
+        return named_by(*with);
     };
     return settings;
 }

@@ -66,8 +66,7 @@ struct Worker {
 
 class Keeper final {
   public:
-    explicit Keeper(const KeeperSettings& settings)
-        : settings_(settings), store_(settings.socket_paths) {}
+    explicit Keeper(const KeeperSettings& settings) : settings_(settings), store_(settings.named) {}
 
     [[nodiscard]] Result<void> prepare();
 
@@ -319,9 +318,7 @@ void Keeper::give_all(Worker& worker, std::string_view go) {
 /// Workers have what they need of ours in the store by now.
 void Keeper::on_ready() {
     if (!std::exchange(served_, true)) {
-        for (const int each : settings_.inherited) {
-            ::close(each);
-        }
+        store_.close_inherited();
     }
 }
 
@@ -529,7 +526,7 @@ void Keeper::use_config(UniqueFd config) {
     config_ = std::move(config);
     if (config_.valid()) {
         if (const auto text = read_config_copy(config_.get())) {
-            store_.set_socket_paths(settings_.socket_paths_with(*text));
+            store_.set_named(settings_.named_with(*text));
         }
     }
 }
@@ -564,10 +561,11 @@ void Keeper::end_take_over(bool taken_over) {
     TakeOver over = *std::exchange(take_over_, std::nullopt);
     if (taken_over) {
         store_.settle(true);
-        log(LogLevel::kInfo, "keeper: the new program has taken over");
         program_ = std::move(over.program);
         worker_ = std::move(over.standby);
         use_config(std::move(over.config));
+        store_.close_inherited();
+        log(LogLevel::kInfo, "keeper: the new program has taken over");
         control::answer_take_over(over.asked_by, kTaken);
         return;
     }

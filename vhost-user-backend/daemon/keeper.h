@@ -20,9 +20,6 @@ struct KeeperSettings {
     bool is_confined = true;                           ///< false: --sandbox=none
     std::span<const std::string_view> needed_calls{};  ///< DeviceProgram::keeper_calls
     std::vector<std::string> arguments;                ///< argv of the program that is started
-    /// Inherited sockets that the program takes (--fd): as long as we had them open, too, nobody
-    /// would see them closed.
-    std::vector<int> inherited;
 
     /// Sockets that the program makes, and the names under which it keeps a descriptor of each
     /// file: to remove them when no worker can any more.
@@ -31,14 +28,23 @@ struct KeeperSettings {
         std::string file_name;
     };
 
-    std::vector<SocketPath> socket_paths;
+    /// What a program's options name.
+    struct Named {
+        std::vector<SocketPath> socket_paths{};
+        /// Numbers of inherited descriptors that it takes (--fd, --tap-fd): as long as we had them
+        /// open, too, nobody would see a socket closed, and queues of a tap would be there that
+        /// nobody reads.
+        std::vector<int> inherited{};
+    };
+
+    Named named;
 
     /// The file that each program is to find as the keeper has read it ($OUTRIGGER_CONFIG, see
     /// config_file.h); SIGHUP has it read anew, and the program started with it, in place of being
     /// passed on. Empty: there is none.
     std::string config_path{};
-    /// `socket_paths` of a program that finds that text there.
-    std::function<std::vector<SocketPath>(const std::string& config_text)> socket_paths_with{};
+    /// `named` of a program that finds that text there.
+    std::function<Named(const std::string& config_text)> named_with{};
 };
 
 /// Runs the program under a keeper, which this process becomes; returns when the program has ended

@@ -8,6 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include <fcntl.h>
+
+#include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
 #include "vhost-user-backend/daemon/socket_file.h"
@@ -21,6 +24,16 @@ constexpr size_t kNameBytesMax = 64;
 static_assert(kKeeperFdsMax * (kNameBytesMax + 1) + 16 <= kKeeperTextMax);
 
 }  // namespace
+
+void KeeperStore::close_inherited() const {
+    for (const int number : named_.inherited) {
+        // It came to us through an exec, which nothing that is our own would.
+        const int flags = ::fcntl(number, F_GETFD);
+        if (flags >= 0 && (flags & FD_CLOEXEC) == 0) {
+            reserve_number(number);
+        }
+    }
+}
 
 void KeeperStore::store(const KeeperMessage& message, UniqueFd fd) {
     const std::string name(message.field("FDNAME"));
@@ -81,8 +94,9 @@ void KeeperStore::close() {
         find_device_sockets();
     }
     std::erase_if(stored_, [this](const auto& item) {
-        return std::ranges::none_of(
-            socket_paths_, [&](const auto& socket) { return socket.file_name == item.first; });
+        return std::ranges::none_of(named_.socket_paths, [&](const auto& socket) {
+            return socket.file_name == item.first;
+        });
     });
 }
 
@@ -96,13 +110,14 @@ void KeeperStore::find_device_sockets() {
         }
         const auto socket = stored_.find(name.substr(0, name.size() - kSuffix.size()));
         if (socket != stored_.end()) {
-            socket_paths_.push_back({.path = bound_path(socket->second.get()), .file_name = name});
+            named_.socket_paths.push_back(
+                {.path = bound_path(socket->second.get()), .file_name = name});
         }
     }
 }
 
 void KeeperStore::remove_socket_files() const {
-    for (const KeeperSettings::SocketPath& socket : socket_paths_) {
+    for (const KeeperSettings::SocketPath& socket : named_.socket_paths) {
         const auto kept = stored_.find(socket.file_name);
         if (kept != stored_.end()) {
             // Gone as soon as it is ours, if it still is what the program made.

@@ -9,7 +9,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include "vhost-user-backend/base/unique_fd.h"
 #include "vhost-user-backend/daemon/keeper.h"
@@ -19,13 +18,13 @@ namespace outrigger {
 
 class KeeperStore final {
   public:
-    explicit KeeperStore(std::vector<KeeperSettings::SocketPath> socket_paths)
-        : socket_paths_(std::move(socket_paths)) {}
+    explicit KeeperStore(KeeperSettings::Named named) : named_(std::move(named)) {}
 
-    /// The program has others from now on.
-    void set_socket_paths(std::vector<KeeperSettings::SocketPath> socket_paths) {
-        socket_paths_ = std::move(socket_paths);
-    }
+    /// The program names others from now on.
+    void set_named(KeeperSettings::Named named) { named_ = std::move(named); }
+
+    /// The program serves: what it inherited through us is its own, or stored.
+    void close_inherited() const;
 
     /// Takes `fd` under the FDNAME of `message`, if that is one of a program of ours and there is
     /// room.
@@ -55,7 +54,7 @@ class KeeperStore final {
   private:
     void find_device_sockets();
 
-    std::vector<KeeperSettings::SocketPath> socket_paths_;
+    KeeperSettings::Named named_;
     std::map<std::string, UniqueFd, std::less<>> stored_;
     std::set<std::string, std::less<>> removed_later_;
     bool closed_ = false;
