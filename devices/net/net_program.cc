@@ -175,17 +175,13 @@ Result<void> check_tap_options(const std::string& prefix, const OptionValues& va
                                         " is no name of an interface: it has 1 to 15 characters, "
                                         "and none of / : %"});
     }
-    std::vector<int> fds = fds_of(prefix, values);
+    const std::vector<int> fds = fds_of(prefix, values);
     const uint64_t pairs = *values.number("queue-pairs");
     if (fds.size() > 1 && fds.size() != pairs) {
         return failure(Error{.message = "--" + prefix + "-fd is given " +
                                         std::to_string(fds.size()) +
                                         " times, and --queue-pairs=" + std::to_string(pairs) +
                                         ": give one descriptor, or one for each pair"});
-    }
-    std::ranges::sort(fds);
-    if (std::ranges::adjacent_find(fds) != fds.end()) {
-        return failure(Error{.message = "--" + prefix + "-fd is given the same descriptor twice"});
     }
     return {};
 }

@@ -266,6 +266,18 @@ Result<void> find_activated_socket(const ActivatedRequest& request) {
     return {};
 }
 
+std::vector<int> activated_numbers(std::string_view name) {
+    std::vector<int> numbers;
+    int number = service_manager::kFirstListenFd;
+    for (const std::string& each : passed_names().value_or(std::vector<std::string>())) {
+        if (each == name) {
+            numbers.push_back(number);
+        }
+        ++number;
+    }
+    return numbers;
+}
+
 void note_activated_sockets(std::span<const ActivatedRequest> requests,
                             std::span<const int> others,
                             Unnamed unnamed) {

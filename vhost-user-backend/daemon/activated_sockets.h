@@ -55,6 +55,9 @@ struct ActivatedSocket {
 /// and the same environment.
 [[nodiscard]] Result<void> find_activated_socket(const ActivatedRequest& request);
 
+/// The numbers of what it passes under that name, by the environment.
+[[nodiscard]] std::vector<int> activated_numbers(std::string_view name);
+
 /// What becomes of passed descriptors that no request names, and no number of `others`.
 enum class Unnamed : uint8_t {
     kClosed,

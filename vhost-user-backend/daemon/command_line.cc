@@ -514,7 +514,7 @@ Result<CommandLine> parse(std::span<const char* const> arguments,
     if (given.process.flag("check")) {
         line.action = CommandAction::kCheck;
     }
-    name_descriptors(given.process, program, line);
+    OUTRIGGER_TRY(name_descriptors(given.process, program, line));
     OUTRIGGER_TRY(check_activated(line));
     return line;
 }

@@ -108,5 +108,24 @@ TEST(CommandSockets, DescriptorsThatAreGivenSeveralTimesAreAllInherited) {
     EXPECT_EQ(line->inherited, (std::vector<int>{7, 3, 31, 5, 6}));
 }
 
+TEST(CommandSockets, DescriptorsAreTakenOnce) {
+    const std::string twice = "--queue-fd takes descriptor 3 twice: give each its own";
+    EXPECT_EQ(refusal({"--check", "--socket-path=/s", "--queue-fd=3", "--queue-fd=0x3"}), twice);
+    EXPECT_EQ(refusal({"--check",
+                       "--device=socket-path=/s,queue-fd=3",
+                       "--device=socket-path=/t,queue-fd=3"}),
+              twice);
+    // It is for all devices.
+    EXPECT_EQ(
+        refusal({"--check", "--queue-fd=3", "--device=socket-path=/s", "--device=socket-path=/t"}),
+        twice);
+    EXPECT_EQ(refusal({"--check", "--socket-path=/s", "--queue-fd=3", "--control-fd=3"}),
+              "--control-fd and --queue-fd both take descriptor 3: give each its own");
+    EXPECT_EQ(refusal({"--check", "--device=fd=3", "--device=socket-path=/t,queue-fd=3"}),
+              "--fd and --queue-fd both take descriptor 3: give each its own");
+    EXPECT_EQ(refusal({"--check", "--socket-path=/s", "--queue-fd=3", "--control-fd=4"}),
+              "accepted");
+}
+
 }  // namespace
 }  // namespace outrigger
