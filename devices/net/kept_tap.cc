@@ -50,8 +50,8 @@ bool keep_queues(const std::string& key, const Tap& tap, size_t first, DeviceKee
     return is_kept;
 }
 
-void warn_of_end(const Tap& tap) {
-    log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
+void warn_of_lost_queues(const Tap& tap) {
+    log(LogLevel::kWarning, "net: queues of the tap {} end with this process", tap.name);
 }
 
 /// Gives up those from `first` on, until the guest uses their pairs.
@@ -93,7 +93,7 @@ Result<bool> take_queues(const TapWish& wish,
     }
     OUTRIGGER_TRY(give_up_queues(tap, kept));
     if (!keep_queues(key, tap, kept, keeper)) {
-        warn_of_end(tap);
+        warn_of_lost_queues(tap);
     }
     return true;
 }
@@ -196,9 +196,10 @@ Result<Tap> open_new_tap(const TapWish& wish, DeviceKeeper* keeper) {
                                              : take_given_tap(wish));
     OUTRIGGER_TRY(give_up_queues(tap, 0));
     const std::string key = key_of_name(wish);
-    if (keeper != nullptr &&
-        (!keeper->keep_open(key, tap.fd.get()) || !keep_queues(key, tap, 0, *keeper))) {
-        warn_of_end(tap);
+    if (keeper != nullptr && !keeper->keep_open(key, tap.fd.get())) {
+        log(LogLevel::kWarning, "net: the tap {} ends with this process", tap.name);
+    } else if (keeper != nullptr && !keep_queues(key, tap, 0, *keeper)) {
+        warn_of_lost_queues(tap);
     }
     return tap;
 }

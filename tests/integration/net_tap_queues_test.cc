@@ -180,6 +180,7 @@ TEST_F(NetTapQueuesTest, QueueThatIsSoAlreadyIsNotAskedForAgain) {
     const auto port = net::TapPort::create(std::move(tap)).value();
     ASSERT_TRUE(net::use_tap_queue(second, false));
     port->use_pair(1, false);
+    port->use_pair(1, false);
     ASSERT_TRUE(net::use_tap_queue(second, true));
     // It is believed to be given up.
     port->use_pair(1, true);
