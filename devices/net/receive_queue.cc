@@ -91,7 +91,7 @@ ReceiveQueue::Written ReceiveQueue::write_all(std::span<const Frame> frames) {
         chains[count++]->prefetch_writable();
     }
     if (count == frames.size()) {
-        ring_->prefetch(kTogether);  // not where the driver is about to write
+        ring_->prefetch(kTogether);  // not where the ring was found empty
     }
     const size_t whole = fits ? count : count - 1;
     for (size_t i = 0; i < whole; ++i) {
@@ -205,6 +205,12 @@ void ReceiveQueue::fill(const Frame& frame) {
         left -= bytes;
         room_ -= chain.writable_bytes();
         chain.complete(static_cast<uint32_t>(written + bytes));
+    }
+    // The next frame's header is not cut to what is left.
+    for (; count < gathered_.size() && gathered_[count].writable_bytes() < format_.header_bytes;
+         ++count) {
+        room_ -= gathered_[count].writable_bytes();
+        gathered_[count].complete(0);
     }
     gathered_.erase(gathered_.begin(), gathered_.begin() + static_cast<ptrdiff_t>(count));
 }

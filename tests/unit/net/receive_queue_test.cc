@@ -228,6 +228,39 @@ TEST_P(ReceiveQueueTest, BufferShorterThanAHeaderComesBackEmpty) {
               (std::vector{with_header(1, "one"), std::string(), with_header(1, "three")}));
 }
 
+/// Gathered for a long frame, and left over by a shorter one.
+TEST_P(ReceiveQueueTest, BufferShorterThanAHeaderIsNeverTheFirstOfAFrame) {
+    start();
+    offer(100);
+    offer(11);
+    const auto waiting = write_all({kLong});
+    EXPECT_EQ(waiting.count, 0U);
+    EXPECT_EQ(waiting.outcome, Outcome::kNoBuffer);
+    EXPECT_EQ(write_all({std::string(88, 's')}).count, 1U);
+    EXPECT_FALSE(queue_.has_gathered());
+    offer(100, 2);
+    EXPECT_EQ(write_all({"one"}).count, 1U);
+    EXPECT_EQ(write_all({"two"}).count, 1U);
+    EXPECT_EQ(take_used(),
+              (std::vector{with_header(1, std::string(88, 's')),
+                           std::string(),
+                           with_header(1, "one"),
+                           with_header(1, "two")}));
+    EXPECT_EQ(ring_->in_flight(), 0U);
+}
+
+TEST_P(ReceiveQueueTest, BufferShorterThanAHeaderServesInTheMiddle) {
+    start();
+    offer(100);
+    offer(11);
+    offer(100);
+    EXPECT_EQ(write_all({kLong}).count, 1U);
+    EXPECT_EQ(
+        take_used(),
+        (std::vector{
+            with_header(3, std::string(88, 'l')), std::string(11, 'l'), std::string(51, 'l')}));
+}
+
 TEST_P(ReceiveQueueTest, FramesBeforeOneThatBreaksTheRingAreCounted) {
     start();
     offer(100, 2);
