@@ -265,7 +265,7 @@ QueueProgress NetDevice::transmit(uint16_t pair) {
             }
         }
         if (!is_drained) {
-            queue.ring->prefetch(kFetchedTogether);  // not where the driver is about to write
+            queue.ring->prefetch(kFetchedTogether);  // not where the ring was found empty
         }
         for (size_t i = 0; i < count; ++i) {
             take_chain(pair, *std::move(chains[i]), allowed);

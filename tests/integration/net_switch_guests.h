@@ -65,7 +65,7 @@ class NetSwitchGuests : public ::testing::TestWithParam<SwitchRow> {
     size_t join(const NetGuestOptions& guest = {}, std::span<const StateSection> state = {}) {
         auto port = std::make_unique<SwitchPort>(options_);
         Station station{.port = port.get()};
-        station.device = std::make_unique<NetDevice>(NetOptions{.mtu = 65535}, std::move(port));
+        station.device = std::make_unique<NetDevice>(device_options_, std::move(port));
         EXPECT_TRUE(state.empty() || station.device->load_state(state));
         station.host = std::make_unique<testing::SessionHost>(
             *station.device,
@@ -129,6 +129,7 @@ class NetSwitchGuests : public ::testing::TestWithParam<SwitchRow> {
     }
 
     SwitchOptions options_{.name = "test"};
+    NetOptions device_options_{.mtu = 65535};
     std::unique_ptr<Worker> worker_;
     std::vector<Station> stations_;
 };

@@ -63,7 +63,8 @@ TEST_F(PackedVirtqueueTest, EmptyRingYieldsNothing) {
     EXPECT_FALSE(queue_->broken().has_value());
 }
 
-/// It is a hint: of an empty ring, beyond its end, and of one that is broken, too.
+/// Whatever is fetched, of an empty ring and of a broken one, too: what is popped is the same.
+/// Which lines are fetched nobody sees from here.
 TEST_F(PackedVirtqueueTest, FetchingAheadTakesNothing) {
     create();
     queue_->prefetch(1);
