@@ -7,7 +7,7 @@
 
 #include <device_state.pb.h>
 
-#include "vhost-user-backend/state/crc32c.h"
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/state/device_state.h"
 
 #include "devices/blk/blk_state.h"

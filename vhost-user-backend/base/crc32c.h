@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78): what guards what is written down: an
-/// overlay's metadata, the journal of a session.
+/// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78; RFC 3720, B.4): what guards what is
+/// written down: an overlay's metadata, the journal of a session, the state of a device that moves.
 #pragma once
 
 #include <cstddef>

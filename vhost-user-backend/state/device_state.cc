@@ -6,8 +6,8 @@
 
 #include <device_state.pb.h>
 
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/base/little_endian.h"
-#include "vhost-user-backend/state/crc32c.h"
 #include "vhost-user-backend/state/state_schema.h"
 
 namespace outrigger {

@@ -11,7 +11,7 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
 
-#include "vhost-user-backend/state/crc32c.h"
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/state/device_state.h"
 #include "vhost-user-backend/state/state_schema.h"
 

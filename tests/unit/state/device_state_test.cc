@@ -8,7 +8,7 @@
 #include <device_state.pb.h>
 #include <gtest/gtest.h>
 
-#include "vhost-user-backend/state/crc32c.h"
+#include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/state/state_schema.h"
 #include "vhost-user-backend/state/state_text.h"
 
