@@ -4,7 +4,6 @@
 #include <span>
 #include <utility>
 
-#include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -13,6 +12,7 @@
 #include "vhost-user-backend/base/crc32c.h"
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/daemon/device_keeper.h"
+#include "vhost-user-backend/daemon/passed_descriptor.h"
 
 namespace outrigger::net {
 namespace {
@@ -131,11 +131,10 @@ Result<std::optional<Tap>> take_named_tap(const TapWish& wish, DeviceKeeper& kee
 }
 
 /// The tap of a descriptor that this process was passed. Nothing: what has that number is no tap,
-/// or one that was opened since, or came from the keeper, which is close-on-exec.
+/// or one that was opened since, or came from the keeper.
 std::optional<std::string> passed_tap(int number) {
-    const int flags = ::fcntl(number, F_GETFD);
     ifreq found{};
-    if (flags < 0 || (flags & FD_CLOEXEC) != 0 || ::ioctl(number, TUNGETIFF, &found) != 0) {
+    if (!is_passed(number) || ::ioctl(number, TUNGETIFF, &found) != 0) {
         return std::nullopt;
     }
     return found.ifr_name;
@@ -174,8 +173,24 @@ Result<std::optional<Tap>> take_kept_tap(const TapWish& wish, DeviceKeeper& keep
     return wish.name ? take_named_tap(wish, keeper) : take_given_before(wish, keeper);
 }
 
+/// What was passed to an earlier process of the daemon is kept for the section that named it, and
+/// its number is free: by now it may be another device's tap, or anything that is our own.
+Result<void> check_passed(const TapWish& wish) {
+    for (const int number : wish.fds) {
+        if (!is_passed(number)) {
+            return failure(
+                Error{.message = "--" + wish.key + "-fd=" + std::to_string(number) +
+                                 ": this process is not passed that descriptor, which the section "
+                                 "that named it first has: give a tap by name, or start the "
+                                 "program anew"});
+        }
+    }
+    return {};
+}
+
 /// All queues are used; the first goes on to be.
 Result<Tap> take_given_tap(const TapWish& wish) {
+    OUTRIGGER_TRY(check_passed(wish));
     Tap tap;
     for (const int number : wish.fds) {
         UniqueFd fd(number);

@@ -178,10 +178,10 @@ class NetTapDaemonTest : public NetDaemonTest {
 
 /// A tap of the kernel's, opened as one that makes it or as one of its queues; `flags`: beside
 /// IFF_TAP and IFF_NO_PI.
-inline UniqueFd open_kernel_tap(int flags) {
+inline UniqueFd open_kernel_tap(int flags, const char* name = kTap) {
     UniqueFd tap(::open("/dev/net/tun", O_RDWR | O_CLOEXEC));
     ifreq made{};
-    std::strncpy(made.ifr_name, kTap, IFNAMSIZ - 1);
+    std::strncpy(made.ifr_name, name, IFNAMSIZ - 1);
     made.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | flags);
     EXPECT_EQ(::ioctl(tap.get(), TUNSETIFF, &made), 0) << std::strerror(errno);
     return tap;

@@ -26,8 +26,13 @@ class NetKeptTapTest : public NetTapQueuesTest {
         std::ofstream(path("c")) << "[net]\nsocket-path = " + path("s") + "\n" + lines + "\n";
     }
 
-    void serve_config(const std::string& lines, ChildProcess::Options options = {}) {
+    void serve_config(const std::string& lines) {
         write_config(lines);
+        serve_file({});
+    }
+
+    /// What is in the file.
+    void serve_file(ChildProcess::Options options) {
         options.arguments = {"--config=" + path("c"), "--keeper=fork", "--sandbox=log"};
         daemon_ = std::make_unique<ChildProcess>(program_, options);
         ASSERT_TRUE(daemon_->wait_complained("listening")) << daemon_->complained();
@@ -51,14 +56,26 @@ class NetKeptTapTest : public NetTapQueuesTest {
     /// says `outcome`.
     void reload(const std::string& lines, const std::string& outcome) {
         write_config(lines);
+        reload_file(outcome);
+    }
+
+    void reload_file(const std::string& outcome) {
         const size_t before = count_said(outcome);
         daemon_->send_signal(SIGHUP);
         ASSERT_TRUE(eventually([&] { return count_said(outcome) > before; }))
             << daemon_->complained();
     }
 
-    void reload(const std::string& lines) { reload(lines, "the new program has taken over"); }
+    void reload(const std::string& lines) { reload(lines, kTakenOver); }
+
+    static constexpr const char* kTakenOver = "the new program has taken over";
+    static constexpr const char* kGoneBack = "going back to the program before";
 };
+
+/// A copy, as a program inherits it.
+int passed(const UniqueFd& fd) {
+    return ::fcntl(fd.get(), F_DUPFD, 3);
+}
 
 /// Keeps what it is given for whoever comes next, behind settle().
 class PlayedKeeper final : public DeviceKeeper {
@@ -176,7 +193,7 @@ TEST_F(NetKeptTapTest, TapThatGotAnotherNameIsTheSame) {
 TEST_F(NetKeptTapTest, TapThatWasGivenIsFoundByItsName) {
     PlayedKeeper keeper;
     // It has one queue, so nobody could open it anew.
-    const int number = ::fcntl(open_kernel_tap(IFF_VNET_HDR).get(), F_DUPFD_CLOEXEC, 0);
+    const int number = passed(open_kernel_tap(IFF_VNET_HDR));
     ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {number}}, &keeper));
     keeper.settle();
     const unsigned index = ::if_nametoindex(kTap);
@@ -210,7 +227,7 @@ TEST_F(NetKeptTapTest, DeviceIsMovedToAnotherTap) {
     std::strncpy(other.ifr_name, kOtherTap, IFNAMSIZ - 1);
     other.ifr_flags = IFF_TAP | IFF_NO_PI;
     ASSERT_EQ(::ioctl(taken.get(), TUNSETIFF, &other), 0);
-    reload(lines + kOtherTap, "going back to the program before");
+    reload(lines + kOtherTap, kGoneBack);
     expect_traffic();
     EXPECT_EQ(::if_nametoindex(kTap), index);
 }
@@ -238,7 +255,8 @@ class NetGivenQueuesTest : public NetKeptTapTest {
             queues.push_back(open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE));
             options.descriptors.emplace_back(queues.back().get(), kFirstNumber + i);
         }
-        serve_config(lines, std::move(options));
+        write_config(lines);
+        serve_file(std::move(options));
     }
 
     static std::string lines_of(int pairs) {
@@ -283,11 +301,6 @@ TEST_F(NetGivenQueuesTest, DeviceThatIsGivenThemLaterLetsThemGo) {
     reload("backend = null");
     EXPECT_EQ(kept(), 0U);
     EXPECT_TRUE(eventually([] { return ::if_nametoindex(kTap) == 0; }));
-}
-
-/// A copy, as a program inherits it.
-int passed(const UniqueFd& fd) {
-    return ::fcntl(fd.get(), F_DUPFD, 3);
 }
 
 // A service manager starts the program with descriptors of its own each time.
@@ -338,6 +351,60 @@ TEST_F(NetGivenQueuesTest, AnotherTapThatIsGivenIsTaken) {
     EXPECT_NE(refused.error().message.find(kOtherTap), std::string::npos);
     EXPECT_EQ(careful.count(), 1U);
 }
+
+/// Taps of two sections, inherited under numbers that are low: a next process, which does not
+/// inherit them, has descriptors of its own there.
+class NetGivenNumbersTest : public NetKeptTapTest, public ::testing::WithParamInterface<int> {
+  protected:
+    /// The second tap has that number, and the first one 3.
+    void serve_both() {
+        write_sections({"a", "b"});
+        const UniqueFd first = open_kernel_tap(IFF_VNET_HDR);
+        const UniqueFd second = open_kernel_tap(IFF_VNET_HDR, kOtherTap);
+        serve_file({.descriptors = {{first.get(), 3}, {second.get(), GetParam()}}});
+        expect_taps({kTap, kOtherTap});
+    }
+
+    /// Of the two numbers, each with a socket of its own.
+    void write_sections(const std::vector<std::string>& names) const {
+        std::ofstream file(path("c"));
+        int number = 3;
+        for (const std::string& name : names) {
+            file << "[" << name << "]\nsocket-path = " << path("s-" + name)
+                 << "\nbackend = tap\ntap-fd = " << std::exchange(number, GetParam()) << "\n";
+        }
+    }
+
+    /// The process that serves, and its keeper, have a descriptor of each of these.
+    void expect_taps(const std::vector<std::string>& names) const {
+        EXPECT_TRUE(eventually([&] { return taps_of(daemon_->first_child()) == names; }))
+            << ::testing::PrintToString(taps_of(daemon_->first_child())) << daemon_->complained();
+        EXPECT_TRUE(eventually([&] { return taps_of(daemon_->pid()) == names; }))
+            << ::testing::PrintToString(taps_of(daemon_->pid())) << daemon_->complained();
+    }
+};
+
+TEST_P(NetGivenNumbersTest, SectionOfAnotherNameGetsNoOtherDescriptor) {
+    serve_both();
+    write_sections({"a", "c"});
+    reload_file(kGoneBack);
+    expect_taps({kTap, kOtherTap});
+    kill_worker();
+    expect_taps({kTap, kOtherTap});
+}
+
+TEST_P(NetGivenNumbersTest, SectionThatComesBackGetsNoOtherDescriptor) {
+    serve_both();
+    write_sections({"a"});
+    reload_file(kTakenOver);
+    expect_taps({kTap});
+    write_sections({"a", "b"});
+    reload_file(kGoneBack);
+    expect_taps({kTap});
+}
+
+// 5 and 8 are those of what a keeper sends.
+INSTANTIATE_TEST_SUITE_P(Numbers, NetGivenNumbersTest, ::testing::Values(4, 5, 6, 8, 30));
 
 }  // namespace
 }  // namespace outrigger::testing

@@ -2,6 +2,7 @@
 /// outrigger-net on a tap with a queue for each pair of the guest's.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <system_error>
@@ -25,8 +26,9 @@ class NetTapQueuesTest : public NetTapDaemonTest {
         friend bool operator==(const Queues&, const Queues&) = default;
     };
 
-    [[nodiscard]] static Queues queues_of(pid_t process) {
-        Queues queues;
+    /// What the kernel says of those that a process has open.
+    [[nodiscard]] static std::vector<ifreq> find_queues(pid_t process) {
+        std::vector<ifreq> queues;
         const UniqueFd other(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
         std::error_code gone;
         const std::filesystem::path folder = "/proc/" + std::to_string(process) + "/fd";
@@ -36,11 +38,29 @@ class NetTapQueuesTest : public NetTapDaemonTest {
                 static_cast<int>(::syscall(SYS_pidfd_getfd, other.get(), number, 0)));
             ifreq found{};
             if (copy.valid() && ::ioctl(copy.get(), TUNGETIFF, &found) == 0) {
-                const bool is_used = (found.ifr_flags & IFF_DETACH_QUEUE) == 0;
-                ++(is_used ? queues.used : queues.unused);
+                queues.push_back(found);
             }
         }
         return queues;
+    }
+
+    [[nodiscard]] static Queues queues_of(pid_t process) {
+        Queues queues;
+        for (const ifreq& found : find_queues(process)) {
+            const bool is_used = (found.ifr_flags & IFF_DETACH_QUEUE) == 0;
+            ++(is_used ? queues.used : queues.unused);
+        }
+        return queues;
+    }
+
+    /// Of each queue that a process has open, the tap's name; sorted.
+    [[nodiscard]] static std::vector<std::string> taps_of(pid_t process) {
+        std::vector<std::string> names;
+        for (const ifreq& found : find_queues(process)) {
+            names.emplace_back(found.ifr_name);
+        }
+        std::ranges::sort(names);
+        return names;
     }
 
     /// Of the process that serves, by and by.

@@ -8,11 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
-
 #include "vhost-user-backend/daemon/activated_sockets.h"
 #include "vhost-user-backend/daemon/descriptor_store.h"
 #include "vhost-user-backend/daemon/listening_socket.h"
+#include "vhost-user-backend/daemon/passed_descriptor.h"
 #include "vhost-user-backend/daemon/socket_file.h"
 
 namespace outrigger {
@@ -28,8 +27,7 @@ static_assert(kKeeperFdsMax * (kNameBytesMax + 1) + 16 <= kKeeperTextMax);
 void KeeperStore::close_inherited() const {
     for (const int number : named_.inherited) {
         // It came to us through an exec, which nothing that is our own would.
-        const int flags = ::fcntl(number, F_GETFD);
-        if (flags >= 0 && (flags & FD_CLOEXEC) == 0) {
+        if (is_passed(number)) {
             reserve_number(number);
         }
     }

@@ -16,6 +16,7 @@
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/platform.h"
+#include "vhost-user-backend/daemon/passed_descriptor.h"
 
 namespace outrigger {
 namespace {
@@ -195,6 +196,12 @@ Result<InheritedSocket> take_inherited_socket(int number, std::string_view optio
     if (::fstat(number, &status) != 0) {
         return failure(Error{.message = name + " is not open: pass a socket under that number",
                              .os_error = EBADF});
+    }
+    if (!is_passed(number)) {
+        // It may be a socket all the same, of another device of ours.
+        return failure(Error{.message = name +
+                                        " is not passed to this process: give a path, or start the "
+                                        "program anew"});
     }
     if (!S_ISSOCK(status.st_mode) || !is_unix_socket(number) ||
         socket_option(number, SO_TYPE) != SOCK_STREAM) {

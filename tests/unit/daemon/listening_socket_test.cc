@@ -210,6 +210,7 @@ TEST_F(ListenAt, TakesARelativePath) {
 TEST_F(ListenAt, InheritedListenerIsRecognised) {
     UniqueFd fd = bind_socket(path_, SOCK_STREAM);
     ASSERT_EQ(::listen(fd.get(), 1), 0);
+    ASSERT_EQ(::fcntl(fd.get(), F_SETFD, 0), 0);
 
     const auto socket = take_inherited_socket(fd.release());
 
@@ -237,14 +238,27 @@ TEST(InheritedSocket, RefusesAClosedNumber) {
     EXPECT_NE(socket.error().message.find("--fd=99999 is not open"), std::string::npos);
 }
 
+// As what listens of another device, which the keeper has sent.
+TEST_F(ListenAt, InheritedSocketIsNoneOfOurOwn) {
+    const UniqueFd fd = bind_socket(path_, SOCK_STREAM);
+    ASSERT_EQ(::listen(fd.get(), 1), 0);
+    ASSERT_EQ(::fcntl(fd.get(), F_SETFD, FD_CLOEXEC), 0);
+
+    const auto socket = take_inherited_socket(fd.get());
+
+    ASSERT_FALSE(socket);
+    EXPECT_NE(socket.error().message.find("is not passed"), std::string::npos);
+    EXPECT_TRUE((::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC) != 0);
+}
+
 TEST(InheritedSocket, RefusesAFile) {
-    const UniqueFd file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+    const UniqueFd file(::open("/proc/self/exe", O_RDONLY));
 
     EXPECT_FALSE(take_inherited_socket(file.get()));
 }
 
 TEST(InheritedSocket, RefusesAnUnconnectedSocket) {
-    const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM, 0));
 
     EXPECT_FALSE(take_inherited_socket(fd.get()));
 }
@@ -259,7 +273,7 @@ TEST(InheritedSocket, RefusesADatagramSocket) {
 }
 
 TEST(InheritedSocket, RefusesAnInternetSocket) {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM, 0));
     ASSERT_TRUE(fd.valid());
 
     EXPECT_FALSE(take_inherited_socket(fd.get()));
