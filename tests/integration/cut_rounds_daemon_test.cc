@@ -75,11 +75,11 @@ class CutRoundsDaemon : public ::testing::TestWithParam<LoopKind> {
     };
 
     /// Taken while a front end is served that has shared nothing yet: one at a time is, so all
-    /// that was of the ones before is gone, or will not go.
+    /// that was of the ones before is gone or about to go, or will not go.
     [[nodiscard]] Measure measure() const {
         driver::Frontend frontend = connect();
         EXPECT_TRUE(frontend.get_features());
-        return {.counts = ProcessCounts::of(daemon_->pid()),
+        return {.counts = settled_counts_of(daemon_->pid()),
                 .mappings = mappings_of(daemon_->pid()),
                 .own_memory_bytes = own_memory_bytes_of(daemon_->pid())};
     }

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include <unistd.h>
 
@@ -90,15 +91,14 @@ size_t mappings_of(pid_t process) {
     return count;
 }
 
-size_t settled_descriptors_of(pid_t process) {
-    size_t count = ProcessCounts::of(process).descriptors;
+ProcessCounts settled_counts_of(pid_t process) {
+    ProcessCounts counts = ProcessCounts::of(process);
     (void)eventually([&] {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));
-        const size_t before = count;
-        count = ProcessCounts::of(process).descriptors;
-        return count == before;
+        const ProcessCounts before = std::exchange(counts, ProcessCounts::of(process));
+        return counts == before;
     });
-    return count;
+    return counts;
 }
 
 size_t own_memory_bytes_of(pid_t process) {

@@ -52,18 +52,19 @@ inline constexpr bool kMemoryIsOurs = true;
 /// Memory of its own that a process has in use (RssAnon): heap and stacks, not the guest's memory.
 [[nodiscard]] size_t own_memory_bytes_of(pid_t process);
 
-/// Descriptors of another process when it has opened and closed none for 50 ms, or at the end of
-/// kPatience. 0 where we may not look, as above.
-[[nodiscard]] size_t settled_descriptors_of(pid_t process);
+/// Those of another process when nothing has come or gone for 50 ms, or at the end of kPatience: a
+/// thread that was joined a moment ago may still be counted, as above. All zeroes where we may not
+/// look.
+[[nodiscard]] ProcessCounts settled_counts_of(pid_t process);
 
 /// What `make` returns, when `process` has more descriptors than before for it: a keeper has what
 /// was accepted then, and who is killed earlier takes it along. Where we may not look, 50 ms later.
 template <class Make>
 [[nodiscard]] auto make_and_hold(pid_t process, Make make) {
-    const size_t before = settled_descriptors_of(process);
+    const size_t before = settled_counts_of(process).descriptors;
     auto made = make();
     EXPECT_TRUE(eventually([&] {
-        const size_t now = settled_descriptors_of(process);
+        const size_t now = settled_counts_of(process).descriptors;
         return now > before || before == 0;
     }));
     return made;
