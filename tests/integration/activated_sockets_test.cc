@@ -455,6 +455,75 @@ TEST_F(PassedConnectionsTest, FileThatNamesThemNoMoreIsServed) {
     EXPECT_TRUE(connect().get_features()) << daemon_->complained();
 }
 
+// --- Numbers -------------------------------------------------------------------------------------
+
+/// A control socket that is passed under a number, which the file names or does not.
+class ControlNumberTest : public ActivatedSocketsTest {
+  protected:
+    /// vhost-user has 3.
+    static constexpr const char* kNamed = "control-fd = 4\n[one]\nfd-name = vhost-user\n";
+    static constexpr const char* kUnnamed = "[one]\nfd-name = vhost-user\n";
+
+    void serve_file(const std::string& text) {
+        write_config(text);
+        serve({"--config=" + path("config")});
+        passed_.forget();
+    }
+
+    void reload(const std::string& text, const std::string& outcome) {
+        const auto count = [&] {
+            const std::string said = daemon_->complained();
+            size_t found = 0;
+            for (size_t at = 0; (at = said.find(outcome, at)) != std::string::npos; ++at) {
+                ++found;
+            }
+            return found;
+        };
+        write_config(text);
+        const size_t before = count();
+        daemon_->send_signal(SIGHUP);
+        ASSERT_TRUE(eventually([&] { return count() > before; })) << daemon_->complained();
+        EXPECT_TRUE(connect().get_features()) << daemon_->complained();
+    }
+
+    static constexpr const char* kTakenOver = "the new program has taken over";
+    static constexpr const char* kGoneBack = "going back to the program before";
+};
+
+TEST_F(ControlNumberTest, OneThatIsNamedLaterIsServedAndKept) {
+    passed_.add_unix("control", path("control"));
+    serve_file(kUnnamed);
+    reload(kNamed, kTakenOver);
+    expect_answers();
+    kill_worker();
+    expect_answers();
+    reload(kNamed, kTakenOver);
+    expect_answers();
+}
+
+TEST_F(ControlNumberTest, OneThatIsNamedAgainIsRefused) {
+    passed_.add_unix("control", path("control"));
+    serve_file(kNamed);
+    expect_answers();
+    reload(kUnnamed, kTakenOver);
+    reload(kNamed, kGoneBack);
+    kill_worker();
+    EXPECT_TRUE(connect().get_features()) << daemon_->complained();
+}
+
+TEST_F(ControlNumberTest, ConnectionThatHasGoneIsNoneThatIsNamedAgain) {
+    std::array<int, 2> pair{};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()), 0);
+    const UniqueFd operators_end(pair[0]);
+    passed_.add("control", UniqueFd(pair[1]));
+    serve_file(kNamed);
+    reload(kNamed, kTakenOver);
+    kill_worker();
+    reload(kNamed, kTakenOver);
+    reload(kUnnamed, kTakenOver);
+    reload(kNamed, kGoneBack);
+}
+
 // --- The store of systemd ------------------------------------------------------------------------
 
 class StoredTest : public ActivatedSocketsTest {

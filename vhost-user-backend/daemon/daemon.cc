@@ -8,12 +8,14 @@
 #include <string>
 #include <utility>
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include "vhost-user-backend/base/log.h"
 #include "vhost-user-backend/base/platform.h"
 #include "vhost-user-backend/daemon/io_end.h"
+#include "vhost-user-backend/daemon/passed_descriptor.h"
 #include "vhost-user-backend/daemon/privileges.h"
 #include "vhost-user-backend/daemon/standard_descriptors.h"
 #include "vhost-user-backend/daemon/termination.h"
@@ -58,6 +60,28 @@ class KeeperOfDevice final : public DeviceKeeper {
     DescriptorStore& store_;
     const std::string prefix_;
 };
+
+/// That this was a connection, which nobody is passed a second time.
+std::string connection_mark(std::string_view key) {
+    return std::string(kStorePrefix) + "l" + std::string(key) + ".connection";
+}
+
+/// Has a process before served that connection? Its session goes on, or it has gone.
+bool was_connection(DescriptorStore& store, std::string_view key) {
+    const std::string mark = connection_mark(key);
+    if (store.open(mark).valid()) {
+        store.claim(mark);
+        return true;
+    }
+    // A device of then, of an older program.
+    return !store.names(std::string(kStorePrefix) + "s" + std::string(key) + ".").empty();
+}
+
+void mark_connection(DescriptorStore& store, std::string_view key) {
+    if (const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC)); nothing.valid()) {
+        (void)store.keep(connection_mark(key), nothing.get());
+    }
+}
 
 }  // namespace
 
@@ -185,8 +209,8 @@ void Daemon::add_extras(const OptionValues& values) {
 
 /// What a service manager, or a keeper in its place, passes to each process is nothing to keep.
 Result<Endpoint> Daemon::open_endpoint(const EndpointSource& source) {
-    const bool is_passed = source.activated && has_activated_listener(*source.activated);
-    if (store_ == nullptr || is_passed) {
+    const bool comes_again = source.activated && has_activated_listener(*source.activated);
+    if (store_ == nullptr || comes_again) {
         return make_endpoint(source);
     }
     const ListenerNames names = listener_names(source.key);
@@ -198,10 +222,16 @@ Result<Endpoint> Daemon::open_endpoint(const EndpointSource& source) {
         store_->claim(names.file);
         return endpoint;
     }
-    if ((source.fd || source.activated) && store_->goes_on() && store_->is_parent()) {
-        return Endpoint();  // a connection: its session goes on, or it has gone
+    // What a file names later, and nobody has named before, is passed still.
+    const bool is_of_before = source.activated || (source.fd && !is_passed(*source.fd));
+    if (is_of_before && store_->goes_on() && store_->is_parent() &&
+        (was_connection(*store_, source.key) || source.activated || !store_->takes_over())) {
+        return Endpoint();
     }
     Endpoint endpoint = OUTRIGGER_TRY(make_endpoint(source));
+    if (endpoint.connection.valid() && store_->is_parent()) {
+        mark_connection(*store_, source.key);
+    }
     if (endpoint.listener && endpoint.listener->file) {
         const UniqueFd file = SocketFile::open_file(source.path);
         (void)store_->keep(names.file, file.get());
