@@ -193,10 +193,16 @@ bool DatagramPort::is_of_peer(const sockaddr_un& from, socklen_t bytes) {
     const auto* const address = reinterpret_cast<const sockaddr*>(&from);
     if (::connect(socket_, address, std::min<socklen_t>(bytes, sizeof from)) != 0) {
         // Its file has gone, say, or is where the sandbox shows us nothing.
+        const int os_error = errno;
+        const std::string_view advice =
+            os_error == ENOENT ? ": if it is there, it is in another folder than our socket, and "
+                                 "the sandbox hides it: give --peer, or have its socket in ours"
+                               : "";
         limiter_.log(LogLevel::kWarning,
-                     "net: a peer at {} cannot be answered: {}",
+                     "net: a peer at {} cannot be answered: {}{}",
                      readable(name),
-                     std::strerror(errno));
+                     std::strerror(os_error),
+                     advice);
         return true;
     }
     learned_ = name;

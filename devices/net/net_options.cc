@@ -178,7 +178,7 @@ constexpr std::array kOptions = {
                .value_name = "PATH",
                .help = "Of stream: let a program connect here, one at a time. Of dgram: take "
                        "frames at this socket, and without --peer answer to whoever sends first "
-                       "and has a socket below the same first folder (all of /run, say)"},
+                       "and has its socket in the same folder"},
     OptionSpec{.name = "listen-fd-name",
                .value_name = "NAME",
                .help = "Of stream and dgram: take the socket of --listen from the service manager, "

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "devices/net/net_program.h"
 
-#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -45,9 +45,8 @@
 namespace outrigger::net {
 namespace {
 
-/// Of the worker, for sockets to peers and for taps.
+/// Of the worker, for sockets of peers and for taps.
 constexpr SystemCallRule kSystemCalls[] = {
-    {.name = "socket", .tests = {argument_is(0, AF_UNIX)}},
     {.name = "connect"},
     {.name = "accept4"},
     {.name = "sendmsg"},
@@ -57,6 +56,11 @@ constexpr SystemCallRule kSystemCalls[] = {
     {.name = "ioctl", .tests = {argument_is(1, TUNSETOFFLOAD)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_SNDBUF)}},
     {.name = "setsockopt", .tests = {argument_is(1, SOL_SOCKET), argument_is(2, SO_RCVBUF)}},
+};
+
+/// Beside them, of one that connects to its peer by streams: each connection is another socket.
+constexpr SystemCallRule kStreamPeerCalls[] = {
+    {.name = "socket", .tests = {argument_is(0, AF_UNIX), argument_is(2, 0)}},
 };
 
 /// Beside them, of one whose tap may have a queue for each pair.
@@ -69,6 +73,9 @@ constexpr size_t kDescriptorsOfRing = 3;
 
 /// Of a tap's queue: itself, and what watches it.
 constexpr size_t kDescriptorsOfTapQueue = 2;
+
+/// What stays beside these: a program of one device has some thirty open.
+constexpr size_t kDescriptorsSpared = 64;
 
 #ifdef OUTRIGGER_SLIRP
 /// The largest packet of the user network.
@@ -361,35 +368,30 @@ Result<std::unique_ptr<Port>> open_port(const OptionValues& values, DeviceKeeper
     return std::make_unique<NullPort>();
 }
 
-/// For the queues of its tap, without which there is no device, and for what front ends pass.
-Result<void> make_room_for_queues(const OptionValues& values) {
+/// For the queues of its tap and for what front ends pass. Whether there is enough for a device
+/// shows when it is opened.
+void make_room_for_queues(const OptionValues& values) {
     const size_t pairs = *values.number("queue-pairs");
     const bool is_uplink = values.has("switch-tap") || values.has("switch-tap-fd");
     const size_t tap_queues = values.text("backend") == "tap" ? pairs : is_uplink ? 1 : 0;
-    const size_t of_tap = kDescriptorsOfTapQueue * tap_queues;
-    const size_t wanted = of_tap + kDescriptorsOfRing * (2 * pairs + 1);
-    const size_t room = make_room_for_descriptors(wanted);
-    if (room < of_tap) {
-        return failure(Error{.message = "the process may have too few descriptors for the queues "
-                                        "of a tap: raise LimitNOFILE or lower --queue-pairs"});
-    }
-    if (room < wanted) {
+    const size_t wanted =
+        kDescriptorsOfTapQueue * tap_queues + kDescriptorsOfRing * (2 * pairs + 1);
+    if (make_room_for_descriptors(wanted, kDescriptorsSpared) < wanted) {
         log(LogLevel::kWarning,
             "net: the process may have so few descriptors that no front end can start all {} "
             "pairs: raise LimitNOFILE or lower --queue-pairs",
             pairs);
     }
-    return {};
 }
 
-Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
+Result<std::unique_ptr<Device>> make_device(const OptionValues& values, DeviceKeeper* keeper) {
     NetOptions options{.backend = *values.text("backend")};
     if (const auto mac = values.text("mac")) {
         options.mac = parse_mac(*mac);
     }
     options.mtu = static_cast<uint16_t>(*values.number("mtu"));
     options.queue_pairs = static_cast<uint16_t>(*values.number("queue-pairs"));
-    OUTRIGGER_TRY(make_room_for_queues(values));
+    make_room_for_queues(values);
     std::unique_ptr<Port> port = OUTRIGGER_TRY(open_port(values, keeper));
     auto capture = std::make_unique<Capture>();
     port = std::make_unique<CapturedPort>(std::move(port), *capture);
@@ -404,6 +406,16 @@ Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKe
     return device;
 }
 
+Result<std::unique_ptr<Device>> create_with(const OptionValues& values, DeviceKeeper* keeper) {
+    auto device = make_device(values, keeper);
+    if (!device && device.error().os_error == EMFILE) {
+        return failure(
+            Error{.message = device.error().message + ": raise LimitNOFILE or lower --queue-pairs",
+                  .os_error = EMFILE});
+    }
+    return device;
+}
+
 Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
     return create_with(values, nullptr);
 }
@@ -411,6 +423,29 @@ Result<std::unique_ptr<Device>> create_device(const OptionValues& values) {
 Result<std::unique_ptr<Device>> create_kept_device(const OptionValues& values,
                                                    DeviceKeeper& keeper) {
     return create_with(values, &keeper);
+}
+
+std::string folder_of(const std::string& path) {
+    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    return folder.empty() ? "." : folder.string();
+}
+
+/// Others may name a folder as links do not: /run/vm1 for /var/run/vm1.
+void add_real_name(const std::string& folder, std::vector<std::string>& folders) {
+    std::error_code error;
+    const std::string real = std::filesystem::canonical(folder, error).string();
+    if (!error && std::filesystem::absolute(folder, error) != real) {
+        folders.push_back(real);
+    }
+}
+
+/// Of a socket that a service manager made, maybe long ago: the folder may have gone.
+void add_passed_folder(const std::string& folder, std::vector<std::string>& folders) {
+    std::error_code error;
+    if (std::filesystem::is_directory(folder, error)) {
+        folders.push_back(folder);
+        add_real_name(folder, folders);
+    }
 }
 
 SandboxExtras sandbox_extras(const OptionValues& values) {
@@ -424,21 +459,28 @@ SandboxExtras sandbox_extras(const OptionValues& values) {
     if (values.text("backend") == "tap" && values.number("queue-pairs") > 1U) {
         extras.system_calls = kTapQueueCalls;
     }
-    if (const auto path = values.text("peer")) {
-        extras.connect_paths.push_back(*path);
+    const bool has_peer = values.has("peer");
+    if (values.text("backend") == "stream" && has_peer) {
+        extras.system_calls = kStreamPeerCalls;
     }
-    // Answers to datagrams go to whoever sent some, and is somewhere near our own socket.
-    const bool answers = values.text("backend") == "dgram" && !values.has("peer");
+    if (has_peer) {
+        extras.connect_paths.push_back(*values.text("peer"));
+    }
+    // Whoever sends datagrams without being named is answered in our socket's own folder: who
+    // takes the worker over may connect to all that is shown.
+    const bool answers = values.text("backend") == "dgram" && !has_peer;
     if (const auto path = values.text("listen")) {
-        std::filesystem::path folder = std::filesystem::path(*path).parent_path();
-        extras.removable_directories.push_back(folder.empty() ? "." : folder);
+        const std::string folder = folder_of(*path);
+        extras.removable_directories.push_back(folder);
         if (answers) {
-            extras.connect_paths.push_back(*path);
+            add_real_name(folder, extras.removable_directories);
         }
     }
     if (answers) {
         for (const ActivatedRequest& request : activated_sockets(values)) {
-            std::ranges::move(activated_paths(request), std::back_inserter(extras.connect_paths));
+            for (const std::string& path : activated_paths(request)) {
+                add_passed_folder(folder_of(path), extras.readable_paths);
+            }
         }
     }
     return extras;

@@ -106,6 +106,26 @@ Result<UniqueFd> open_queue(const std::string& name, bool is_one_of_many) {
     return fd;
 }
 
+/// Of a tap that may have several.
+Result<void> open_others(Tap& tap, uint16_t queue_count) {
+    ifreq found{};
+    if (::ioctl(tap.fd.get(), TUNGETIFF, &found) != 0 ||
+        (static_cast<unsigned short>(found.ifr_flags) & IFF_MULTI_QUEUE) == 0) {
+        return {};
+    }
+    while (tap.others.size() + 1 < queue_count) {
+        tap.others.push_back(OUTRIGGER_TRY(open_queue(tap.name, true)));
+    }
+    return {};
+}
+
+void use_one_queue_without(const Result<void>& opened, Tap& tap) {
+    if (!opened) {
+        log(LogLevel::kWarning, "net: {}: it is used with one queue", opened.error().message);
+        tap.others.clear();
+    }
+}
+
 }  // namespace
 
 bool is_interface_name(std::string_view name) {
@@ -135,25 +155,16 @@ Result<Tap> open_tap(const std::string& name, uint16_t queue_count) {
         lengthen_send_queue(name);
     }
     Tap tap = OUTRIGGER_TRY(prepare_tap(*std::move(fd), found));
-    open_tap_queues(tap, queue_count);
+    const auto opened = open_others(tap, queue_count);
+    if (!opened && opened.error().os_error == EMFILE) {
+        return failure(opened.error());  // a limit of ours, not what this tap is like
+    }
+    use_one_queue_without(opened, tap);
     return tap;
 }
 
 void open_tap_queues(Tap& tap, uint16_t queue_count) {
-    ifreq found{};
-    if (::ioctl(tap.fd.get(), TUNGETIFF, &found) != 0 ||
-        (static_cast<unsigned short>(found.ifr_flags) & IFF_MULTI_QUEUE) == 0) {
-        return;
-    }
-    while (tap.others.size() + 1 < queue_count) {
-        auto other = open_queue(tap.name, true);
-        if (!other) {
-            log(LogLevel::kWarning, "net: {}: it is used with one queue", other.error().message);
-            tap.others.clear();
-            return;
-        }
-        tap.others.push_back(*std::move(other));
-    }
+    use_one_queue_without(open_others(tap, queue_count), tap);
 }
 
 Result<Tap> take_tap(UniqueFd fd) {

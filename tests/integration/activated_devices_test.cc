@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -12,6 +13,7 @@
 
 #include <signal.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -19,6 +21,7 @@
 #include "tests/support/net_frames.h"
 #include "tests/support/net_guest.h"
 #include "tests/support/passed_sockets.h"
+#include "tests/support/shown_names.h"
 #include "tests/support/unix_peer.h"
 #include "tests/support/vsock_guest.h"
 #include "tests/support/wait.h"
@@ -430,6 +433,43 @@ TEST_F(ActivatedNetTest, APeerSendsDatagramsToIt) {
     EXPECT_EQ(received->bytes, make_frame("of another"));
     expect_good_end();
     EXPECT_TRUE(fs::exists(path("ours"))) << "it is the service manager's";
+}
+
+TEST_F(ActivatedNetTest, OnlyTheFolderOfTheSocketIsSeen) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "takes root to look at what the process sees";
+    }
+    fs::create_directory(path("a"));
+    fs::create_directory(path("b"));
+    passed_.add_unix("peers", path("a/ours"), SOCK_DGRAM);
+    start_net({"--backend=dgram", "--listen-fd-name=peers"});
+    const auto guest = boot();
+    if (daemon_->complained().find("the other layers stand without") != std::string::npos) {
+        GTEST_SKIP() << "no namespaces here: " << daemon_->complained();
+    }
+    using Names = std::set<std::string>;
+    const pid_t worker = daemon_->first_child();
+    EXPECT_EQ(names_shown_to(worker, folder_), Names{"a"});
+    EXPECT_EQ(names_shown_to(worker, folder_.parent_path()), Names{folder_.filename()});
+    const UnixPeer peer = UnixPeer::bind_at(path("a/peer"));
+    ASSERT_TRUE(peer.connect(path("a/ours")));
+    peer.send(make_frame("to the guest"));
+    const auto received = guest->receive();
+    ASSERT_TRUE(received) << daemon_->complained();
+    ASSERT_TRUE(guest->send(make_frame("to the peer")));
+    EXPECT_EQ(peer.receive_datagram(), make_frame("to the peer"));
+    expect_good_end();
+}
+
+/// It may have gone since the service manager made the socket: the sandbox is as it is otherwise.
+TEST_F(ActivatedNetTest, FolderOfTheSocketMayHaveGone) {
+    fs::create_directory(path("a"));
+    passed_.add_unix("peers", path("a/ours"), SOCK_DGRAM);
+    fs::remove_all(path("a"));
+    start_net({"--backend=dgram", "--listen-fd-name=peers"});
+    const auto guest = boot();
+    EXPECT_EQ(daemon_->complained().find("a/"), std::string::npos) << daemon_->complained();
+    expect_good_end();
 }
 
 TEST_F(ActivatedNetTest, WhatIsWrongWithThemIsSaid) {

@@ -4,11 +4,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
 
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include "tests/support/shown_names.h"
 #include "tests/support/unix_peer.h"
 
 namespace outrigger::testing {
@@ -97,11 +101,11 @@ TEST_F(NetDaemonTest, DatagramsPassBothWays) {
     expect_good_end();
 }
 
-TEST_F(NetDaemonTest, PeerThatComesByItselfMayBeInAnotherFolder) {
+TEST_F(NetDaemonTest, PeerOptionNamesAPeerInAnotherFolder) {
     std::filesystem::create_directory(path("a"));
     std::filesystem::create_directory(path("b"));
     const UnixPeer peer = UnixPeer::bind_at(path("b/peer"));
-    serve({"--backend=dgram", "--listen=" + path("a/ours")});
+    serve({"--backend=dgram", "--listen=" + path("a/ours"), "--peer=" + path("b/peer")});
     ASSERT_TRUE(peer.connect(path("a/ours")));
     peer.send(make_frame("in"));
     expect_received(make_frame("in"));
@@ -109,6 +113,37 @@ TEST_F(NetDaemonTest, PeerThatComesByItselfMayBeInAnotherFolder) {
     EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
     expect_good_end();
     EXPECT_FALSE(std::filesystem::exists(path("a/ours")));
+}
+
+/// Whoever takes the process over may connect to all that it sees.
+TEST_F(NetDaemonTest, WithoutPeerOnlyTheFolderOfOurSocketIsSeen) {
+    if (::geteuid() != 0) {
+        GTEST_SKIP() << "takes root to look at what the process sees";
+    }
+    std::filesystem::create_directory(path("a"));
+    std::filesystem::create_directory(path("b"));
+    std::filesystem::create_directory_symlink(path("a"), path("link"));
+    const UnixPeer hidden = UnixPeer::bind_at(path("b/peer"));
+    serve({"--keeper=none", "--backend=dgram", "--listen=" + path("link/ours")});
+    if (daemon_->complained().find("the other layers stand without") != std::string::npos) {
+        GTEST_SKIP() << "no namespaces here: " << daemon_->complained();
+    }
+    using Names = std::set<std::string>;
+    EXPECT_EQ(names_shown_to(daemon_->pid(), folder_), (Names{"a", "link"}));
+    EXPECT_EQ(names_shown_to(daemon_->pid(), folder_.parent_path()), Names{folder_.filename()});
+    ASSERT_TRUE(hidden.connect(path("a/ours")));
+    hidden.send(make_frame("in"));
+    expect_received(make_frame("in"));
+    EXPECT_TRUE(daemon_->wait_complained("the sandbox hides it: give --peer, or"))
+        << daemon_->complained();
+    // One that names the folder as the link does not.
+    const UnixPeer peer = UnixPeer::bind_at(path("a/peer"));
+    ASSERT_TRUE(peer.connect(path("a/ours")));
+    peer.send(make_frame("of another"));
+    expect_received(make_frame("of another"));
+    ASSERT_TRUE(guest_->send(make_frame("out")));
+    EXPECT_EQ(peer.receive_datagram(), make_frame("out"));
+    expect_good_end();
 }
 
 TEST_F(NetDaemonTest, PeerThatCannotBeAnsweredIsHeardAndNamed) {

@@ -46,7 +46,7 @@ TEST_F(NetTapQueuesTest, LowSoftLimitOfDescriptorsHasRoomForAllQueues) {
 TEST_F(NetTapQueuesTest, TooFewDescriptorsForAllQueuesAreAnError) {
     ChildProcess child("/bin/sh",
                        {.arguments = {"-c",
-                                      "ulimit -n 300 && exec \"$@\"",
+                                      "ulimit -n 100 && exec \"$@\"",
                                       "limited",
                                       program_,
                                       "--socket-path=" + path("s"),
@@ -57,6 +57,28 @@ TEST_F(NetTapQueuesTest, TooFewDescriptorsForAllQueuesAreAnError) {
                         .descriptors = {}});
     EXPECT_EQ(child.wait(), Ended{.status = 1});
     EXPECT_NE(child.complained().find("LimitNOFILE"), std::string::npos) << child.complained();
+}
+
+/// The limit of a service, or of a container, that cannot be raised.
+TEST_F(NetTapQueuesTest, LowHardLimitOfDescriptorsIsEnoughForOnePair) {
+    daemon_ = std::make_unique<ChildProcess>(
+        "/bin/sh",
+        ChildProcess::Options{.arguments = {"-c",
+                                            "ulimit -n 256 && exec \"$@\"",
+                                            "limited",
+                                            program_,
+                                            "--socket-path=" + path("s"),
+                                            "--sandbox=log",
+                                            "--keeper=none",
+                                            "--backend=tap",
+                                            std::string("--tap=") + kTap},
+                              .descriptors = {}});
+    connect_guest({});
+    configure();
+    EXPECT_EQ(daemon_->complained().find("descriptors"), std::string::npos)
+        << daemon_->complained();
+    ASSERT_TRUE(guest_->send(make_frame("out")));
+    expect_good_end();
 }
 
 TEST_F(NetTapQueuesTest, GuestWithOnePairHasAllOnIt) {
