@@ -146,8 +146,14 @@ Result<std::optional<Tap>> take_given_before(const TapWish& wish, DeviceKeeper& 
     if (!fd.valid()) {
         return std::nullopt;
     }
-    Tap tap = OUTRIGGER_TRY(take_tap(std::move(fd)));
     const auto passed = passed_tap(wish.fds.front());
+    auto kept = take_tap(std::move(fd));
+    if (!kept && passed) {
+        // Somebody has deleted it: no process before could go on with it either.
+        forget_queues(wish, wish.key, 0, keeper);
+        return std::nullopt;
+    }
+    Tap tap = OUTRIGGER_TRY(std::move(kept));
     if (passed && *passed != tap.name) {
         if (keeper.can_hand_back()) {
             // It would not find its own again.
@@ -194,9 +200,7 @@ Result<Tap> take_given_tap(const TapWish& wish) {
     Tap tap;
     for (const int number : wish.fds) {
         UniqueFd fd(number);
-        if (wish.fds.size() > 1) {
-            (void)use_tap_queue(number, true);  // whoever had it may have given it up
-        }
+        (void)use_tap_queue(number, true);  // whoever had it may have given it up
         if (tap.fd.valid()) {
             OUTRIGGER_TRY(add_tap_queue(tap, std::move(fd)));
         } else {

@@ -100,6 +100,7 @@ void TapPort::detach() {
     for (Queue& queue : queues_) {
         queue.watch.detach();
         queue.is_wanted = queue.is_used;
+        queue.is_refused = false;  // the next guest may ask
     }
     following_.cancel();
     telling_of_room_.cancel();

@@ -352,6 +352,29 @@ TEST_F(NetGivenQueuesTest, AnotherTapThatIsGivenIsTaken) {
     EXPECT_EQ(careful.count(), 1U);
 }
 
+TEST_F(NetGivenQueuesTest, OnlyOneMayHaveBeenGivenUp) {
+    const UniqueFd queue = open_kernel_tap(IFF_VNET_HDR | IFF_MULTI_QUEUE);
+    ASSERT_TRUE(net::use_tap_queue(queue.get(), false));
+    const auto tap = net::open_wished_tap({.key = "tap", .fds = {passed(queue)}}, nullptr);
+    ASSERT_TRUE(tap) << tap.error().message;
+    EXPECT_TRUE(net::is_tap_queue_used(tap->fd.get()));
+}
+
+// A service manager's store would have it at each start.
+TEST_F(NetGivenQueuesTest, TapThatWasDeletedIsInNobodysWay) {
+    PlayedKeeper keeper;
+    const int first = passed(open_kernel_tap(IFF_VNET_HDR));
+    ASSERT_TRUE(net::open_wished_tap({.key = "tap", .fds = {first}}, &keeper));
+    keeper.settle();
+    delete_tap();
+    const int second = passed(open_kernel_tap(IFF_VNET_HDR, kOtherTap));
+    const auto tap = net::open_wished_tap({.key = "tap", .fds = {second}}, &keeper);
+    ASSERT_TRUE(tap) << tap.error().message;
+    EXPECT_EQ(tap->name, kOtherTap);
+    keeper.settle();
+    EXPECT_EQ(keeper.count(), 1U);
+}
+
 /// Taps of two sections, inherited under numbers that are low: a next process, which does not
 /// inherit them, has descriptors of its own there.
 class NetGivenNumbersTest : public NetKeptTapTest, public ::testing::WithParamInterface<int> {
