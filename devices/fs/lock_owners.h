@@ -74,15 +74,25 @@ class LockOwners final {
                 let_go();
                 closer->close(std::move(fd));
             }
-            resize(held.all().size(), 0);
+            forget_held();
         }
 
-        /// Of all that is locked.
-        void let_go() const {
+        /// Of all that is locked. The file's server may be asked, so not where nothing is.
+        void let_go() {
+            const std::lock_guard lock(mutex);
+            if (held.all().empty()) {
+                return;
+            }
             struct flock all = {};
             all.l_type = F_UNLCK;
             all.l_whence = SEEK_SET;
             (void)::fcntl(fd.get(), F_OFD_SETLK, &all);
+            forget_held();
+        }
+
+        void forget_held() {
+            resize(held.all().size(), 0);
+            held.clear();
         }
 
         /// There are to be `next` ranges in place of `now`. False: those would be too many.

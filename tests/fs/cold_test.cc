@@ -37,9 +37,9 @@ class FsCold : public FsTest {
     }
 
     /// A daemon of a share with a file in it whose reads can be held.
-    void begin(const Options& options) {
+    void begin(const Options& options, HeldFile::Locks locks = HeldFile::Locks::kKernel) {
         std::filesystem::create_directory(in_share("slow"));
-        held_ = HeldFile::mount(in_share("slow"), content_);
+        held_ = HeldFile::mount(in_share("slow"), content_, locks);
         if (held_ == nullptr) {
             GTEST_SKIP() << "this needs root and /dev/fuse";
         }
@@ -232,6 +232,26 @@ TEST_F(FsCold, LocksGoWithAResetThoughFilesAreClosedLater) {
     EXPECT_EQ(::fcntl(host.get(), F_OFD_SETLK, &wanted), 0);
     EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
     EXPECT_TRUE(eventually([&] { return held_->held_count() == 1; }));
+}
+
+/// The keeper's descriptor of one that has locks is closed later than the reset.
+TEST_F(FsCold, AServerThatKeepsLocksIsAskedToUnlockOnceAndOnlyWhatIsLocked) {
+    const Options options{.arguments = {"--posix-lock"}, .keeper = true};
+    begin(options, HeldFile::Locks::kServer);
+    if (IsSkipped()) {
+        return;
+    }
+    fuse_file_lock whole{.start = 0, .end = INT64_MAX, .type = F_WRLCK, .pid = 1};
+    const uint64_t fh = open(O_RDWR);
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, node_, fh, 1, whole)), 0);
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, node_, fh, 2, whole)), 0);
+    whole.type = F_UNLCK;
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, node_, fh, 2, whole)), 0);
+    const size_t before = held_->locks_asked();
+    EXPECT_EQ(before, 3U);
+    connect(options);
+    expect_alive();
+    EXPECT_EQ(held_->locks_asked(), before + 1) << "the first owner's";
 }
 
 /// The last close of a large file without a name frees its blocks.

@@ -36,7 +36,9 @@ fuse_attr attributes_of(uint64_t node, uint64_t size) {
 
 }  // namespace
 
-std::unique_ptr<HeldFile> HeldFile::mount(const std::string& directory, std::string content) {
+std::unique_ptr<HeldFile> HeldFile::mount(const std::string& directory,
+                                          std::string content,
+                                          Locks locks) {
     UniqueFd fuse(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
     const std::string data =
         "fd=" + std::to_string(fuse.get()) + ",rootmode=40000,user_id=0,group_id=0,allow_other";
@@ -44,13 +46,18 @@ std::unique_ptr<HeldFile> HeldFile::mount(const std::string& directory, std::str
         ::mount("held", directory.c_str(), "fuse", MS_NOSUID | MS_NODEV, data.c_str()) != 0) {
         return nullptr;
     }
-    return std::unique_ptr<HeldFile>(new HeldFile(
-        directory, std::move(content), std::move(fuse), UniqueFd(::eventfd(0, EFD_CLOEXEC))));
+    return std::unique_ptr<HeldFile>(new HeldFile(directory,
+                                                  std::move(content),
+                                                  locks,
+                                                  std::move(fuse),
+                                                  UniqueFd(::eventfd(0, EFD_CLOEXEC))));
 }
 
-HeldFile::HeldFile(std::string directory, std::string content, UniqueFd fuse, UniqueFd stop)
+HeldFile::HeldFile(
+    std::string directory, std::string content, Locks locks, UniqueFd fuse, UniqueFd stop)
     : directory_(std::move(directory)),
       content_(std::move(content)),
+      locks_(locks),
       fuse_(std::move(fuse)),
       stop_(std::move(stop)),
       thread_([this] { serve(); }) {}
@@ -149,6 +156,7 @@ void HeldFile::answer_request() {
             out.major = FUSE_KERNEL_VERSION;
             out.minor = FUSE_KERNEL_MINOR_VERSION;
             out.max_write = 4096;
+            out.flags = locks_ == Locks::kServer ? FUSE_POSIX_LOCKS : 0;
             answer(header.unique, 0, &out, sizeof out);
             return;
         }
@@ -202,6 +210,10 @@ void HeldFile::answer_request() {
             }
             return;
         }
+        case FUSE_SETLK:
+            ++locks_asked_;
+            answer(header.unique, 0);
+            return;
         case FUSE_WRITE:
             answer(header.unique, EIO);
             return;
