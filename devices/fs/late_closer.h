@@ -29,8 +29,8 @@ class LateCloser final {
     /// Starts the thread, unless it runs. On a queue's worker.
     [[nodiscard]] Result<void> start();
 
-    /// Waits for nothing. Before start(), when no guest has opened anything yet, `fd` is closed
-    /// here.
+    /// Waits for nothing. Before start() `fd` is closed here, which may wait: of a guest that moved
+    /// here, or of an earlier process, that goes before a queue has started.
     void close(UniqueFd fd);
 
     /// Given, and not closed yet.
