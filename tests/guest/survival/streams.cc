@@ -28,7 +28,9 @@
 #include <vector>
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -134,6 +136,18 @@ bool send_all(int fd, const char* data, size_t count) {
     return true;
 }
 
+/// Until the other side's system has all that was sent, and the end of it: a guest that is off by
+/// then sends nothing again that was lost. Where a socket cannot tell (vsock before Linux 6.11)
+/// not at all, and for 10 s at most, which is less than it takes to be called stuck.
+void wait_until_taken(int fd) {
+    constexpr int kSteps = 1000;
+    constexpr useconds_t kStepUs = 10'000;
+    int waiting = 0;
+    for (int i = 0; i < kSteps && ::ioctl(fd, SIOCOUTQ, &waiting) == 0 && waiting > 0; ++i) {
+        ::usleep(kStepUs);
+    }
+}
+
 void send_blocks(Stream& stream) {
     while (!stream.known) {
         ::usleep(1000);
@@ -155,6 +169,7 @@ void send_blocks(Stream& stream) {
         ++stream.sent;
     }
     (void)::shutdown(stream.fd, SHUT_WR);
+    wait_until_taken(stream.fd);
 }
 
 /// So many bytes of a stream, or less before its end.

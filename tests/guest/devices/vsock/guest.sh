@@ -28,7 +28,8 @@ vsock_receives() {
 prove_vsock() {
     prove_negotiated vsock vmw_vsock_virtio_transport
     vsock_result refused "$(/bin/traffic refused vsock:2:9 100)"
-    vsock_result beside_full "$(/bin/traffic beside vsock:2:6004 vsock:2:6005 100)"
+    # The calls of the full port wait for 2 s.
+    vsock_result beside_full "$(/bin/traffic beside vsock:2:6004 vsock:2:6005 1000)"
     vsock_result echo "$(/bin/traffic echo vsock:2:6000 2000)"
     vsock_result to_host "$(/bin/traffic send vsock:2:6001 $vsock_connections $vsock_bytes)"
     vsock_result packets_to_host \
