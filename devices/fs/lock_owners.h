@@ -80,9 +80,10 @@ class LockOwners final {
         /// Of all that is locked. The file's server may be asked, so not where nothing is.
         void let_go() {
             const std::lock_guard lock(mutex);
-            if (held.all().empty()) {
+            if (held.all().empty() && !may_hold_more) {
                 return;
             }
+            may_hold_more = false;
             struct flock all = {};
             all.l_type = F_UNLCK;
             all.l_whence = SEEK_SET;
@@ -125,6 +126,9 @@ class LockOwners final {
         LateCloser* closer = nullptr;          ///< who closes it; null: who uses it last
         std::mutex mutex{};  ///< held while it is locked, too: so the kernel and `held` agree
         HeldRanges held{};
+        /// An earlier process may have locked what the kernel does not show: FUSE leaves that to a
+        /// server that says so.
+        bool may_hold_more = false;
         std::shared_ptr<RangeCount> of_all{};
         std::shared_ptr<RangeCount> of_file{};
     };
@@ -179,6 +183,7 @@ class LockOwners final {
         description->of_all->add(held.all().size());
         description->of_file->add(held.all().size());
         description->held = std::move(held);
+        description->may_hold_more = true;
         const bool is_new =
             descriptions_.size() < kDescriptionsMax &&
             descriptions_.emplace(Key{.node = kept.node, .owner = kept.owner}, description).second;

@@ -439,10 +439,11 @@ void add_real_name(const std::string& folder, std::vector<std::string>& folders)
     }
 }
 
-/// Of a socket that a service manager made, maybe long ago: the folder may have gone.
+/// Of a socket that a service manager made, maybe long ago: the folder may have gone. A name that
+/// is relative is so to a folder that nobody knows here.
 void add_passed_folder(const std::string& folder, std::vector<std::string>& folders) {
     std::error_code error;
-    if (std::filesystem::is_directory(folder, error)) {
+    if (folder.starts_with('/') && std::filesystem::is_directory(folder, error)) {
         folders.push_back(folder);
         add_real_name(folder, folders);
     }

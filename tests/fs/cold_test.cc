@@ -254,6 +254,26 @@ TEST_F(FsCold, AServerThatKeepsLocksIsAskedToUnlockOnceAndOnlyWhatIsLocked) {
     EXPECT_EQ(held_->locks_asked(), before + 1) << "the first owner's";
 }
 
+/// The kernel keeps no list of those locks, so the next process cannot know of them.
+TEST_F(FsCold, AServerThatKeepsLocksIsAskedToUnlockBehindAKill) {
+    const Options options{.arguments = {"--posix-lock"}, .keeper = true};
+    begin(options, HeldFile::Locks::kServer);
+    if (IsSkipped()) {
+        return;
+    }
+    const fuse_file_lock whole{.start = 0, .end = INT64_MAX, .type = F_WRLCK, .pid = 1};
+    const uint64_t fh = open(O_RDWR);
+    ASSERT_EQ(error_of(ask::lock(FUSE_SETLK, node_, fh, 1, whole)), 0);
+    kill();
+    expect_alive();
+    const size_t before = held_->locks_asked();
+    (void)call(ask::flush(node_, fh, 1));
+    EXPECT_EQ(held_->locks_asked(), before + 1);
+    connect(options);
+    expect_alive();
+    EXPECT_EQ(held_->locks_asked(), before + 1) << "once is enough";
+}
+
 /// The last close of a large file without a name frees its blocks.
 TEST_F(FsCold, AResetFreesNoLargeFile) {
     begin({});

@@ -222,10 +222,12 @@ Result<Endpoint> Daemon::open_endpoint(const EndpointSource& source) {
         store_->claim(names.file);
         return endpoint;
     }
-    // What a file names later, and nobody has named before, is passed still.
+    // What a file names later, and nobody has named before, is passed still. Without a file it was
+    // named before, also to an older program, which left no mark.
+    const bool may_be_named_again = store_->takes_over() && !settings_.config_path.empty();
     const bool is_of_before = source.activated || (source.fd && !is_passed(*source.fd));
     if (is_of_before && store_->goes_on() && store_->is_parent() &&
-        (was_connection(*store_, source.key) || source.activated || !store_->takes_over())) {
+        (was_connection(*store_, source.key) || source.activated || !may_be_named_again)) {
         return Endpoint();
     }
     Endpoint endpoint = OUTRIGGER_TRY(make_endpoint(source));
